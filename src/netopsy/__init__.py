@@ -1,0 +1,1 @@
+"""Netopsy: the autopsy of trained deep networks."""
