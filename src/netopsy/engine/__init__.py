@@ -1,0 +1,1 @@
+"""The ways to run a network: observe it, sweep edits over it; and the arithmetic that studies share."""

@@ -1,0 +1,158 @@
+"""Export a module to a graph of ATen operators and give every operation a name.
+
+The graph is functional: no operator writes to its input, so every node's value may be kept, compared or replaced.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter, defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, export
+
+from netopsy.errors import NetworkError
+
+aten = torch.ops.aten
+
+
+def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
+    """The forward pass of `module` in eval mode as a graph of ATen operators with a dynamic batch.
+
+    input_shape: one input without its batch, as (channels, height, width).
+    Every call of an operation is a node; `node.meta["name"]` holds the name made by `name_nodes`.
+    """
+    tensor = next(module.parameters(), None)
+    device = tensor.device if tensor is not None else torch.device("cpu")
+    example = torch.zeros(2, *input_shape, device=device)
+    try:
+        with torch.no_grad():
+            program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+            graph = program.run_decompositions({}).module()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NetworkError(
+            f"{type(module).__name__} cannot be exported for inputs of shape (batch, {', '.join(map(str, input_shape))}): "
+            f"{reason[:300]} Check the input size, and that the forward pass has no data-dependent branches."
+        ) from error
+    assert isinstance(graph, fx.GraphModule)
+    _restore_batch_norm(graph)
+    _drop_checks(graph)
+    _canonical_parameters(graph, module)
+    name_nodes(graph)
+    graph.recompile()
+    return graph
+
+
+def name_nodes(graph: fx.GraphModule) -> None:
+    """Name nodes by module path.
+
+    A module with submodules, or with several kinds of operation, adds the operator; a repeated name adds a count.
+    """
+    kinds = defaultdict(set)
+    containers = set()
+    operations = [node for node in graph.graph.nodes if node.op == "call_function" and is_tensor(node)]
+    for node in operations:
+        path = module_path(node)
+        containers.update(path[:i] for i, letter in enumerate(path) if letter == ".")
+        if node.target is not operator.getitem:
+            kinds[path].add(operator_name(node))
+    taken: Counter[str] = Counter()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            node.meta["name"] = "input"
+        elif node.op == "call_function":
+            path, kind = module_path(node), operator_name(node)
+            plain = path and path not in containers and kinds[path] == {kind}
+            base = path if plain else ".".join(filter(None, (path, kind)))
+            if not is_tensor(node):
+                base = f"{base}:symbol"
+            node.meta["name"] = base if not taken[base] else f"{base}_{taken[base]}"
+            taken[base] += 1
+        elif node.op == "get_attr":
+            node.meta["name"] = f"parameter:{node.target}"
+        else:
+            node.meta["name"] = node.op
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module that holds `node`; empty at the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def operator_name(node: fx.Node) -> str:
+    """`conv2d` for `aten.conv2d.default`, `getitem` for the Python built-in."""
+    target: Any = node.target
+    name = target._schema.name.split("::")[-1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
+    return name.lstrip("_")
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Whether the node's value is one tensor (and not a size, a list or a tuple)."""
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def shape_of(node: fx.Node, batch: int = 1) -> tuple[int, ...]:
+    """Shape of the node's value for a batch of `batch`."""
+    shape = []
+    for size in node.meta["val"].shape:
+        expression = getattr(getattr(size, "node", None), "expr", None)
+        shape.append(int(expression.subs({s: batch for s in expression.free_symbols})) if expression is not None else int(size))
+    return tuple(shape)
+
+
+def data_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose value depends on the content of the input (and not on its batch size alone)."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder" or (
+            any(parent in found for parent in node.all_input_nodes) and "sym_size" not in str(node.target)
+        ):
+            found.add(node)
+    return found
+
+
+def _restore_batch_norm(graph: fx.GraphModule) -> None:
+    """Undo the one decomposition that functionalisation brings: batch norm becomes one node with one value again."""
+    for node in list(graph.graph.nodes):
+        if node.target is not aten._native_batch_norm_legit_no_training.default:
+            continue
+        first = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
+        if len(first) != len(node.users):
+            continue
+        x, weight, bias, mean, variance, momentum, eps = node.args
+        with graph.graph.inserting_before(node):
+            new = graph.graph.call_function(
+                aten.batch_norm.default, (x, weight, bias, mean, variance, False, momentum, eps, True)
+            )
+        new.meta = {**node.meta, "val": node.meta["val"][0]}
+        for user in first:
+            user.replace_all_uses_with(new)
+            graph.graph.erase_node(user)
+        graph.graph.erase_node(node)
+
+
+def _drop_checks(graph: fx.GraphModule) -> None:
+    """Remove shape guards and assertions, which constrain the batch and compute nothing."""
+    for node in reversed(list(graph.graph.nodes)):
+        check = node.op == "call_module" or any(
+            word in str(node.target) for word in ("_assert", "sym_constrain", "_check", "assert_tensor_metadata")
+        )
+        if (check or node.op in ("get_attr", "call_function")) and not node.users and node.op != "output":
+            graph.graph.erase_node(node)
+
+
+def _canonical_parameters(graph: fx.GraphModule, module: nn.Module) -> None:
+    """Name each parameter as `module.named_parameters()` does, also where two names share one tensor."""
+    first: dict[int, str] = {}
+    for name, tensor in [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]:
+        canonical = first.setdefault(id(tensor), name)
+        for node in graph.graph.nodes:
+            if node.op == "get_attr" and node.target == name != canonical:
+                node.target = canonical

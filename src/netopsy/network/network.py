@@ -1,0 +1,122 @@
+"""A network on the table: the module, its graph, its names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from netopsy.errors import NetworkError, UnknownLayer, nearest
+from netopsy.network.graph import data_nodes, export_graph, is_tensor, shape_of
+from netopsy.network.layers import Layer, find_layers
+from netopsy.network.preprocessing import Preprocessing
+
+
+class Network:
+    """A trained network, its preprocessing and where it came from.
+
+    name: as the user gave it, e.g. `netopsy:resnet20`.
+    module: the plain torch module, put into eval mode.
+    provenance: source, weights file and its digest, seed of a random initialisation; plain data.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, preprocessing: Preprocessing, provenance: dict[str, Any] | None = None
+    ) -> None:
+        self.name = name
+        self.module = module.eval()
+        self.preprocessing = preprocessing
+        self.provenance = provenance or {}
+
+    @cached_property
+    def graph(self) -> fx.GraphModule:
+        """The forward pass as a graph of functional ATen operators with a dynamic batch."""
+        return export_graph(self.module, self.preprocessing.input_shape)
+
+    @cached_property
+    def nodes(self) -> dict[str, fx.Node]:
+        """Every operation whose value is one tensor that depends on the input, by name, in order of execution."""
+        data = data_nodes(self.graph)
+        return {n.meta["name"]: n for n in self.graph.graph.nodes if n in data and (n.op == "placeholder" or is_tensor(n))}
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The weight-bearing layers in order of execution."""
+        return find_layers(self.graph, self.tensors)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All parameters and buffers by name; the module's own, not copies."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned values."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(iter(self.tensors.values())).device
+
+    @cached_property
+    def output(self) -> str:
+        """Name of the node whose value is the network's (first) output."""
+        (node,) = (n for n in self.graph.graph.nodes if n.op == "output")
+        value = node.all_input_nodes[0]
+        if "name" not in value.meta or value.meta["name"] not in self.nodes:
+            raise NetworkError(f"{self.name} does not return a tensor that depends on its input.")
+        return value.meta["name"]
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs (the size of the output's last axis)."""
+        return shape_of(self.nodes[self.output])[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, shapes, types and bytes of all parameters and buffers."""
+        total = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return total.hexdigest()
+
+    def node(self, name: str) -> fx.Node:
+        """The node called `name`; a layer's name gives its first call, a module's path the last operation inside."""
+        if name in self.nodes:
+            return self.nodes[name]
+        for layer in self.layers:
+            if layer.name == name:
+                return self.nodes[layer.nodes[0]]
+        inside = [other for other in self.nodes if other.startswith(f"{name}.")]
+        if inside:
+            return self.nodes[inside[-1]]
+        raise UnknownLayer(f"no node '{name}' in {self.name}; nearest: {nearest(name, self.nodes)}.")
+
+    def layer(self, name: str) -> Layer:
+        """The weight-bearing layer called `name`."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = [layer.name for layer in self.layers]
+        raise UnknownLayer(
+            f"no layer '{name}' in {self.name}; nearest: {nearest(name, names)}. "
+            f"`netopsy layers {self.name}` lists all {len(names)}."
+        )
+
+    def select(self, names: Iterable[str] | None = None, kind: str | None = None) -> tuple[Layer, ...]:
+        """The layers called `names` (None: all), of one `kind` if given, in order of execution."""
+        wanted = None if names is None else {self.layer(name).name for name in names}
+        return tuple(
+            layer
+            for layer in self.layers
+            if (wanted is None or layer.name in wanted) and (kind is None or layer.kind == kind)
+        )
+
+    def __repr__(self) -> str:
+        return f"Network({self.name}, {self.parameters:,} parameters, input {self.preprocessing.input_shape})"
