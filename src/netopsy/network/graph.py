@@ -86,7 +86,9 @@ def module_path(node: fx.Node) -> str:
 def operator_name(node: fx.Node) -> str:
     """`conv2d` for `aten.conv2d.default`, `getitem` for the Python built-in."""
     target: Any = node.target
-    name = target._schema.name.split("::")[-1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
+    name = (
+        target._schema.name.split("::")[-1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
+    )
     return name.lstrip("_")
 
 
@@ -100,7 +102,9 @@ def shape_of(node: fx.Node, batch: int = 1) -> tuple[int, ...]:
     shape = []
     for size in node.meta["val"].shape:
         expression = getattr(getattr(size, "node", None), "expr", None)
-        shape.append(int(expression.subs({s: batch for s in expression.free_symbols})) if expression is not None else int(size))
+        shape.append(
+            int(expression.subs({s: batch for s in expression.free_symbols})) if expression is not None else int(size)
+        )
     return tuple(shape)
 
 

@@ -41,7 +41,9 @@ class Network:
     def nodes(self) -> dict[str, fx.Node]:
         """Every operation whose value is one tensor that depends on the input, by name, in order of execution."""
         data = data_nodes(self.graph)
-        return {n.meta["name"]: n for n in self.graph.graph.nodes if n in data and (n.op == "placeholder" or is_tensor(n))}
+        return {
+            n.meta["name"]: n for n in self.graph.graph.nodes if n in data and (n.op == "placeholder" or is_tensor(n))
+        }
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -1,0 +1,32 @@
+"""The studies: one file or folder each, none imports another. `STUDIES` is the table of them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from netopsy.errors import SettingsError, nearest
+
+if TYPE_CHECKING:
+    from netopsy.studies.study import Study
+
+# name -> (module, class, one line); in the order of a full examination
+STUDIES: dict[str, tuple[str, str, str]] = {
+    "parameters": ("parameters", "Parameters", "Where the parameters are: Tables I and II."),
+    "distributions": ("distributions", "Distributions", "How the weights are distributed: Figures 1 and 3."),
+    "filters": ("filters", "Filters", "How varied the filters are: Equation 1, Figure 2; their pictures."),
+    "sparsity": ("sparsity", "Sparsity", "How many activations are zero: Figure 4; dead and always-on units."),
+    "noise": ("noise", "Noise", "What Gaussian noise on the weights costs: Figure 5."),
+    "rounding": ("rounding", "Rounding", "What fewer decimals and smaller number formats cost: Table III."),
+    "codebook": ("codebook", "Codebook", "What K shared weights a layer cost: Figure 6."),
+    "filter_codebook": ("filter_codebook", "FilterCodebook", "What K shared filters a layer cost: Figure 7."),
+}
+
+
+def study_class(name: str) -> type[Study]:
+    """The class of the study called `name`; imports it."""
+    key = name.replace("-", "_")
+    if key not in STUDIES:
+        raise SettingsError(f"no study '{name}'; nearest: {nearest(key, STUDIES)}. All: {', '.join(STUDIES)}.")
+    module, kind, _ = STUDIES[key]
+    return getattr(importlib.import_module(f"netopsy.studies.{module}"), kind)

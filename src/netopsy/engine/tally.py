@@ -1,0 +1,49 @@
+"""What an observation accumulates: a commutative monoid."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class Tally(ABC):
+    """Something that is counted over the samples, batch by batch, in any order and in any number of parts.
+
+    Merging the tallies of two parts equals one tally over both. Attributes that are tensors, ints or floats are its
+    state; they are created by the first `update`, so that an empty tally is the neutral element of `merge`.
+    """
+
+    @abstractmethod
+    def update(self, values: Tensor, indices: Tensor) -> None:
+        """Add one batch. values: (batch, channel, *space) or (batch, neuron); indices: int64 (batch,), the samples.
+
+        `values` may be overwritten after the call: keep copies only.
+        """
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Add all that `other` has counted."""
+
+    @abstractmethod
+    def result(self) -> Any:
+        """The figure that the tally stands for."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that has been counted, as tensors, for a checkpoint."""
+        return {
+            name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=_DTYPES[type(value)])
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor | int | float)
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up a `state`."""
+        for name, value in state.items():
+            old = vars(self).get(name)
+            setattr(self, name, value.item() if isinstance(old, int | float) else value)
+
+
+_DTYPES = {int: torch.int64, float: torch.float64, bool: torch.bool}

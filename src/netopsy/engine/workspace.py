@@ -1,0 +1,95 @@
+"""Where long work keeps its checkpoints and shows its progress.
+
+    with workspace("case/.work"):
+        netopsy.noise(network, samples)      # killed and run again, it goes on where it was
+
+Without a workspace nothing is written and nothing is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """folder: where checkpoints lie, or None. progress: called with (label, done, total), or None."""
+
+    folder: Path | None = None
+    progress: Progress | None = None
+
+    def report(self, label: str, done: int, total: int) -> None:
+        """Show how far the work called `label` has come."""
+        if self.progress:
+            self.progress(label, done, total)
+
+    def checkpoint(self, kind: str, spec: dict[str, Any]) -> Checkpoint:
+        """The checkpoint of the work that `spec` (plain data: digests, settings, version) describes."""
+        text = json.dumps(spec, sort_keys=True, default=str)
+        name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+        return Checkpoint(None if self.folder is None else self.folder / name)
+
+
+_current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
+
+
+def current_workspace() -> Workspace:
+    """The workspace that surrounds the caller, or an idle one."""
+    return _current.get() or Workspace()
+
+
+@contextmanager
+def workspace(folder: str | Path | None = None, progress: Progress | None = None) -> Iterator[Workspace]:
+    """Keep checkpoints in `folder` and call `progress(label, done, total)` within the block."""
+    path = None if folder is None else Path(folder)
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+    token = _current.set(Workspace(path, progress))
+    try:
+        yield current_workspace()
+    finally:
+        _current.reset(token)
+
+
+class Checkpoint:
+    """The state of one pass over the samples: how many are done, and the tensors accumulated so far."""
+
+    def __init__(self, path: Path | None, every: float = 5.0) -> None:
+        self.path, self.every, self._saved = path, every, time.monotonic()
+
+    def load(self) -> tuple[int, dict[str, Tensor]]:
+        """(samples done, tensors); (0, {}) where there is none or it is damaged."""
+        if self.path is None or not self.path.exists():
+            return 0, {}
+        try:
+            tensors = safetensors.torch.load_file(self.path)
+            return int(tensors.pop("__done__").item()), tensors
+        except (SafetensorError, KeyError, OSError):
+            return 0, {}
+
+    def save(self, done: int, state: Callable[[], dict[str, Tensor]], *, final: bool = False) -> None:
+        """Write `state()` if `every` seconds have passed since the last time, or if this is the `final` one."""
+        if self.path is None or (not final and time.monotonic() - self._saved < self.every):
+            return
+        import torch
+
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state().items()}
+        part = self.path.with_suffix(f".{os.getpid()}.part")
+        safetensors.torch.save_file({**tensors, "__done__": torch.tensor(done)}, part)
+        os.replace(part, self.path)
+        self._saved = time.monotonic()

@@ -1,0 +1,52 @@
+"""Where a result came from: versions, digests, time."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netopsy.network.network import Network
+    from netopsy.samples import Samples
+
+_PACKAGES = ("netopsy", "torch", "torchvision", "timm", "numpy", "polars", "scikit-learn")
+
+
+def provenance(network: Network, samples: Samples | None, seconds: float) -> dict[str, Any]:
+    """Plain data that says what was examined, on what, with what, when, and for how long."""
+    from dataclasses import asdict
+
+    return {
+        "network": {
+            "name": network.name,
+            "parameters": network.parameters,
+            "digest": network.digest,
+            "preprocessing": asdict(network.preprocessing),
+            **network.provenance,
+        },
+        "samples": None
+        if samples is None
+        else {
+            "name": samples.name,
+            "count": len(samples),
+            "classes": len(samples.classes),
+            "digest": samples.digest,
+        },
+        "versions": versions(),
+        "device": str(network.device),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
