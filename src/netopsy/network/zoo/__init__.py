@@ -1,0 +1,41 @@
+"""The architectures that the papers use and torchvision lacks; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from netopsy.errors import NetworkError, nearest
+
+if TYPE_CHECKING:
+    from netopsy.network.zoo.architecture import Architecture
+
+ZOO: dict[str, str] = {
+    "alexnet": "alexnet:ALEXNET",
+    "digits_a": "digits:DIGITS_A",
+    "digits_b": "digits:DIGITS_B",
+    "googlenet": "googlenet:GOOGLENET",
+    "lenet5": "lenet:LENET_5",
+    "lenet_300_100": "lenet:LENET_300_100",
+    "mnist_mlp": "mnist_mlp:MNIST_MLP",
+    "resnet20": "cifar_resnet:RESNET_20",
+    "resnet20_projection": "cifar_resnet:RESNET_20_PROJECTION",
+    "resnet32": "cifar_resnet:RESNET_32",
+    "resnet44": "cifar_resnet:RESNET_44",
+    "resnet56": "cifar_resnet:RESNET_56",
+    "resnet110": "cifar_resnet:RESNET_110",
+    "vgg16_bn": "vgg16_bn:VGG_16_BN",
+    "vgg_m": "vgg_m:VGG_M",
+}
+
+
+def architecture(name: str) -> Architecture:
+    """The entry of the zoo called `name`; `-` and `_` are alike.
+
+    Raises NetworkError with the nearest names.
+    """
+    key = name.lower().replace("-", "_")
+    if key not in ZOO:
+        raise NetworkError(f"no network 'netopsy:{name}'; nearest: {nearest(key, ZOO)}; all: {', '.join(ZOO)}.")
+    module, constant = ZOO[key].split(":")
+    return getattr(import_module(f"{__name__}.{module}"), constant)
