@@ -1,1 +1,78 @@
-"""Netopsy: the autopsy of trained deep networks."""
+"""Netopsy: the autopsy of trained deep networks.
+
+What is in a network, what can it lose, and how small can it get?
+Names are imported when they are first used, so that `import netopsy` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from netopsy.studies import STUDIES
+
+if TYPE_CHECKING:
+    from netopsy.case import Case as Case
+    from netopsy.engine.edits import Replace as Replace
+    from netopsy.engine.edits import Shift as Shift
+    from netopsy.engine.kmeans1d import Codebook as Codebook
+    from netopsy.engine.kmeans1d import kmeans1d as kmeans1d
+    from netopsy.engine.observe import observe as observe
+    from netopsy.engine.sweep import Variant as Variant
+    from netopsy.engine.sweep import score as score
+    from netopsy.engine.sweep import sweep as sweep
+    from netopsy.engine.workspace import workspace as workspace
+    from netopsy.examination import examine as examine
+    from netopsy.network.listing import list_layers as list_layers
+    from netopsy.network.load import load_network as load_network
+    from netopsy.network.network import Network as Network
+    from netopsy.network.preprocessing import Preprocessing as Preprocessing
+    from netopsy.result import Figure as Figure
+    from netopsy.result import Image as Image
+    from netopsy.result import Result as Result
+    from netopsy.samples import Samples as Samples
+    from netopsy.samples import load_samples as load_samples
+    from netopsy.studies.listing import list_studies as list_studies
+
+_HOMES = {
+    "Case": "case",
+    "Codebook": "engine.kmeans1d",
+    "Figure": "result",
+    "Image": "result",
+    "Network": "network.network",
+    "Preprocessing": "network.preprocessing",
+    "Replace": "engine.edits",
+    "Result": "result",
+    "Samples": "samples",
+    "Shift": "engine.edits",
+    "Variant": "engine.sweep",
+    "examine": "examination",
+    "kmeans1d": "engine.kmeans1d",
+    "list_layers": "network.listing",
+    "list_studies": "studies.listing",
+    "load_network": "network.load",
+    "load_samples": "samples",
+    "observe": "engine.observe",
+    "score": "engine.sweep",
+    "sweep": "engine.sweep",
+    "workspace": "engine.workspace",
+}
+
+__all__ = [*_HOMES, *STUDIES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in STUDIES:
+        from netopsy.studies.study import study_function
+
+        value: Any = study_function(name)
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"netopsy.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'netopsy' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

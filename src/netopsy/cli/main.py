@@ -1,0 +1,178 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import cyclopts
+from cyclopts import App
+
+from netopsy.cli import options as o
+from netopsy.cli.output import print_result, print_table, progress
+from netopsy.errors import NetopsyError, SettingsError
+from netopsy.studies import STUDIES
+
+_HELP = "What is in a network, what can it lose, and how small can it get?"
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Run one command; a user's mistake is one sentence on the error stream and exit code 2."""
+    words = sys.argv[1:] if tokens is None else tokens
+    try:
+        build(words[0] if words else "")(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except (NetopsyError, cyclopts.CycloptsError) as error:
+        print(f"netopsy: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("netopsy: stopped. The same command with the same --out goes on where it was.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def build(first: str) -> App:
+    """The application; only the study called `first` is imported, the others are names with one line of help."""
+    app = App(name="netopsy", help=_HELP, version=_version, version_flags=["--version"])
+    app.command(o.command("examine", _EXAMINE, _examine_options(), _examine), name="examine")
+    for name, (_, _, line) in STUDIES.items():
+        key = first.replace("-", "_") == name
+        function = _study_command(name) if key else o.command(name, line, [o.NETWORK], lambda network: None)
+        app.command(function, name=[name, name.replace("_", "-")] if "_" in name else name)
+    layers = [o.NETWORK, *o.NETWORK_OPTIONS, o.JSON]
+    app.command(o.command("layers", _LAYERS, layers, _layers), name="layers")
+    app.command(o.command("report", _REPORT, [o.argument("case", "A case folder.")], _report), name="report")
+    app.command(o.command("run", _RUN, _run_options(), _run), name="run")
+    return app
+
+
+_EXAMINE = "Run a set of studies on one network and write a report."
+_LAYERS = "List the weight-bearing layers in order of execution."
+_REPORT = "Write the report of a case folder anew, without network and images."
+_RUN = "Run the whole experiment that a protocol (a TOML file) describes."
+
+
+def _examine_options() -> list[o.Option]:
+    studies = o.option("studies", tuple[str, ...] | None, f"Which: {', '.join(STUDIES)}. All by default.", None)
+    out = o.option("out", str, "Case folder to write, or to go on with.")
+    precision = o.option("precision", float | None, "Stop each score at +- this many points (adaptive).", None)
+    return [o.NETWORK, o.SAMPLES, out, studies, precision, *o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS]
+
+
+def _run_options() -> list[o.Option]:
+    weights = o.NETWORK_OPTIONS[0]
+    samples = o.option("samples", str | None, "Use these images instead of the protocol's.", None)
+    count, out = o.SAMPLES_OPTIONS[1], o.option("out", str, "Case folder to write, or to go on with.")
+    return [o.argument("protocol", "A TOML file."), out, weights, samples, count]
+
+
+def _study_command(name: str) -> Any:
+    """The command of one study: its settings beside the options of network and samples."""
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    from netopsy.studies import study_class
+
+    cls = study_class(name)
+    defaults = {f.name: f.default for f in fields(cls)}
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    samples = o.SAMPLES if cls.needs_samples else o.option("samples", str | None, "Not needed.", None)
+    shared = [o.NETWORK, samples, o.OUT, o.JSON, *o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS]
+    settings = o.setting_options(get_type_hints(cls), defaults, doc)
+
+    def body(network: str, *, samples: str | None, out: str | None, json: bool, **given: Any) -> None:
+        from netopsy.case import Case
+        from netopsy.examination import run_study
+
+        study = cls(**{key: value for key, value in given.items() if key in defaults})
+        net, images = _network(network, given), _samples(samples, given)
+        with progress() as show:
+            case = Case(out) if out else None
+            result = run_study(study, net, images, case, show)
+            if case:
+                case.write_report()
+        print_result(result, json)
+
+    return o.command(name, doc.split("\n\n")[0], [*shared, *settings], body)
+
+
+def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **given: Any) -> None:
+    from netopsy.examination import examine
+
+    net, images = _network(network, given), _samples(samples, given)
+    settings = {"seed": given["seed"]} | ({} if precision is None else {"precision": precision})
+    with progress() as show:
+        case = examine(net, images, studies=studies, out=out, settings=settings, progress=show)
+    _print_case(case)
+
+
+def _run(protocol: str, *, out: str, weights: str | None, samples: str | None, count: int | None) -> None:
+    from netopsy.protocol import run_protocol
+
+    with progress() as show:
+        case = run_protocol(protocol, out=out, weights=weights, samples=samples, count=count, progress=show)
+    _print_case(case)
+
+
+def _print_case(case: Any) -> None:
+    for result in case.results:
+        for finding in result.findings[:3]:
+            print(f"{result.study}: {finding}")
+    print(f"\nReport: {case.path / 'index.html'}")
+
+
+def _layers(network: str, *, json: bool, **given: Any) -> None:
+    from netopsy.network.listing import list_layers
+
+    net = _network(network, given)
+    frame = list_layers(net)
+    if json:
+        print(frame.write_json())
+        return
+    print_table(frame, net.name, rows=frame.height)
+    held = int(frame["parameters"].sum())
+    print(
+        f"\n{frame.height} layers hold {held:,} of {net.parameters:,} parameters; norms and embeddings hold the rest."
+    )
+
+
+def _report(case: str) -> None:
+    from netopsy.case import Case
+
+    print(Case(case, create=False).write_report())
+
+
+def _network(source: str, given: dict[str, Any]) -> Any:
+    """Load the network that the options describe."""
+    from netopsy.network.load import load_network
+
+    names = [option.name for option in (*o.NETWORK_OPTIONS, *o.PREPROCESSING)]
+    chosen = {name: given[name] for name in names if given.get(name) is not None and name != "device"}
+    if "size" in chosen:
+        size = chosen["size"]
+        chosen["size"] = (size[0], size[-1])
+    network = load_network(source, **chosen)
+    if given.get("device"):
+        try:
+            network.module.to(given["device"])
+        except (RuntimeError, AssertionError) as error:
+            raise SettingsError(f"device '{given['device']}' is not to be had here: {error}".splitlines()[0]) from error
+    return network
+
+
+def _samples(source: str | None, given: dict[str, Any]) -> Any:
+    """Load the images that the options describe."""
+    if source is None:
+        return None
+    from netopsy.samples import load_samples
+
+    names = [option.name for option in o.SAMPLES_OPTIONS]
+    return load_samples(source, **{name: given[name] for name in names if given.get(name) is not None})
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("netopsy")

@@ -1,0 +1,110 @@
+"""Options that commands share, as parameters that cyclopts reads."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from cyclopts import Parameter
+
+Option = inspect.Parameter
+
+
+def _element(kind: Any) -> Any:
+    """Type of a tuple's elements, or None where `kind` is no tuple."""
+    for part in get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+        if get_origin(part) is tuple:
+            return get_args(part)[0]
+    return None
+
+
+def _commas(kind: Any, tokens: Any) -> tuple[Any, ...]:
+    element = _element(kind)
+    if element not in (int, float, str):
+        element = str
+    return tuple(element(part.strip()) for token in tokens for part in token.value.split(",") if part.strip())
+
+
+def option(name: str, kind: Any, help: str, default: Any = Option.empty) -> Option:
+    """A keyword option; a tuple takes its values separated by commas."""
+    many = _element(kind)
+    extra = {} if many is None else {"converter": _commas, "n_tokens": 1, "allow_leading_hyphen": True}
+    annotation = Annotated[kind, Parameter(help=help, negative_iterable=(), **extra)]  # type: ignore[arg-type]
+    return Option(name, Option.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def argument(name: str, help: str) -> Option:
+    """A required argument."""
+    return Option(name, Option.POSITIONAL_ONLY, annotation=Annotated[str, Parameter(help=help)])
+
+
+def command(name: str, doc: str, options: Iterable[Option], body: Callable[..., Any]) -> Callable[..., Any]:
+    """`body` as a function that cyclopts sees with these options and this help."""
+
+    parameters = list({parameter.name: parameter for parameter in options}.values())
+    signature = inspect.Signature(parameters)
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return body(*bound.args, **bound.kwargs)
+
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    function.__name__ = name
+    function.__doc__ = doc
+    return function
+
+
+NETWORK = argument("network", "torchvision:NAME, timm:NAME, netopsy:NAME or package.module:factory.")
+
+PREPROCESSING = [
+    option("size", tuple[int, ...] | None, "Input size: one number, or height,width.", None),
+    option("resize", int | None, "Shorter side before the central crop.", None),
+    option("mean", tuple[float, ...] | None, "Mean of each channel, after scaling.", None),
+    option("std", tuple[float, ...] | None, "Standard deviation of each channel, after scaling.", None),
+    option("channels", Literal["RGB", "BGR", "L"] | None, "Order of the channels.", None),
+    option("scale", float | None, "Factor on the pixels 0..255 before mean and std.", None),
+    option("interpolation", Literal["nearest", "bilinear", "bicubic"] | None, "How images are resized.", None),
+]
+NETWORK_OPTIONS = [
+    option("weights", str | None, "A file (safetensors, pt, pth, th, onnx) or the name of published weights.", None),
+    option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
+    *PREPROCESSING,
+    option("device", str | None, "cpu, cuda, cuda:1, ...", None),
+]
+SAMPLES_OPTIONS = [
+    option("split", str | None, "Part of the image set, where it has parts.", None),
+    option("count", int | None, "Take this many images, spread evenly over the classes.", None),
+    option("labels", str | None, "CSV file of labels, for a flat folder of images.", None),
+    option("root", str | None, "Where torchvision finds its data sets.", None),
+    option("seed", int, "Seed of every random choice.", 0),
+]
+SAMPLES = option("samples", str, "Folder, .npz, digits, or torchvision:NAME.")
+OUT = option("out", str | None, "Case folder that the result is added to.", None)
+JSON = option("json", bool, "Print tables as JSON.", False)
+
+
+def setting_options(hints: dict[str, Any], defaults: dict[str, Any], doc: str) -> list[Option]:
+    """A study's settings as options, with the help that its docstring gives."""
+    texts = setting_texts(doc, list(defaults))
+    return [option(name, hints[name], texts.get(name, ""), default) for name, default in defaults.items()]
+
+
+def setting_texts(doc: str, names: list[str]) -> dict[str, str]:
+    """The lines `name: text` or `name, other: text` of a docstring, with their continuation lines."""
+    found: dict[str, str] = {}
+    current: list[str] = []
+    for line in inspect.cleandoc(doc).splitlines():
+        match = re.match(r"(\w+(?:, \w+)*): (.+)", line)
+        if match and set(match[1].split(", ")) <= set(names):
+            current = match[1].split(", ")
+            found.update(dict.fromkeys(current, match[2]))
+        elif current and line.startswith("    "):
+            found.update({name: f"{found[name]} {line.strip()}" for name in current})
+        else:
+            current = []
+    return found

@@ -1,0 +1,88 @@
+"""Run a set of studies on one network and write the case."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from netopsy.case import Case
+from netopsy.engine.workspace import Progress, workspace
+from netopsy.network.network import Network
+from netopsy.provenance import versions
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies import STUDIES, study_class
+from netopsy.studies.study import Study, perform
+
+
+def examine(
+    network: Network,
+    samples: Samples | None,
+    *,
+    studies: Iterable[str | Study] | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Case:
+    """Run `studies` (all by default) on `network` and `samples`; returns the case with its report written.
+
+    studies: names from `list_studies()`, or study objects with settings of their own.
+    out: the case folder; one that exists is gone on with, and finished studies are not run again. A temporary
+        folder by default.
+    settings: settings for those of the named studies that have them, e.g. {"seed": 1, "precision": 0.5}.
+    progress: called with (label, done, total).
+    """
+    chosen = [_study(entry, settings or {}) for entry in (STUDIES if studies is None else studies)]
+    case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
+    try:
+        for number, study in enumerate(chosen):
+            if progress:
+                progress("examine", number, len(chosen))
+            run_study(study, network, samples, case, progress)
+    finally:
+        if case.names:
+            case.write_report()
+    return case
+
+
+def run_study(
+    study: Study, network: Network, samples: Samples | None, case: Case | None = None, progress: Progress | None = None
+) -> Result:
+    """Run one study; with a case, take a finished result from there, keep checkpoints there, and add the result."""
+    if case is None:
+        with workspace(None, progress):
+            return perform(study, network, samples)
+    if study.name in case.names:
+        done = case.load(study.name)
+        if _same(done, study, network, samples):
+            return done
+    with workspace(case.path / ".work", progress):
+        result = perform(study, network, samples)
+    case.add(result)
+    return result
+
+
+def _study(entry: str | Study, settings: Mapping[str, Any]) -> Study:
+    if isinstance(entry, Study):
+        return entry
+    cls = study_class(entry)
+    known = {f.name for f in fields(cls)}
+    return cls(**{name: value for name, value in settings.items() if name in known})
+
+
+def _same(done: Result, study: Study, network: Network, samples: Samples | None) -> bool:
+    """Whether `done` is what `study` would give: same settings, weights, preprocessing, images and version."""
+    import json
+
+    from netopsy.provenance import provenance
+
+    def key(settings: Any, source: dict[str, Any]) -> str:
+        kept = {name: source[name] for name in ("network", "samples")} | {"version": source["versions"]["netopsy"]}
+        return json.dumps([settings, kept], sort_keys=True, default=str)
+
+    if done.provenance.get("versions", {}).get("netopsy") != versions()["netopsy"]:
+        return False
+    return key(done.settings, done.provenance) == key(study.result().settings, provenance(network, samples, 0.0))
