@@ -1,0 +1,150 @@
+"""Stores of pictures: arrays in memory, files on disk, any indexable dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+from PIL import Image
+
+from netopsy.errors import SamplesError
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.samples.pixels import Pixels, array_of, fit, match_depth, plain
+
+
+class Images(Protocol):
+    """Pictures by row. `workers` is how many threads may read at once; None leaves it to the machine."""
+
+    workers: int | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> Pixels:
+        """The pixels (height, width, channel) of one picture, 0..255."""
+
+    def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
+        """Pixels (batch, height, width, channel) at the network's size and depth, 0..255, RGB or gray."""
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        """Bytes whose hash tells these pictures, in this order, from any others."""
+
+
+class ArrayImages:
+    """Pictures in one array (n, height, width, channel), uint8, or float32 in 0..255."""
+
+    workers: int | None = None
+
+    def __init__(self, array: Pixels) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, row: int) -> Pixels:
+        return self.array[row]
+
+    def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
+        if self.array.shape[1:3] == preprocessing.size:
+            return match_depth(self.array[rows], preprocessing.depth)
+        return np.stack([fit(self.array[row], preprocessing) for row in rows])
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        yield f"{self.array.dtype} {self.array.shape[1:]};".encode()
+        for start in range(0, len(rows), 1024):
+            yield self.array[rows[start : start + 1024]].tobytes()
+
+
+class FileImages:
+    """Pictures in files, decoded when asked for. The digest is over the files' contents, not their names or dates."""
+
+    workers: int | None = None
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int) -> Pixels:
+        contents = io.BytesIO(self._contents(row))
+        try:
+            with Image.open(contents) as image:
+                return array_of(plain(image))
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            reason = "not in a format that Pillow reads" if isinstance(error, Image.UnidentifiedImageError) else error
+            raise SamplesError(f"cannot read the image {self.paths[row]}: {reason}; mend or remove it.") from error
+
+    def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
+        return np.stack([fit(self.read(row), preprocessing) for row in rows])
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="netopsy-digest") as pool:
+            for start in range(0, len(rows), 256):  # a part at a time: an interrupt ends after one
+                yield from pool.map(self._hash, rows[start : start + 256])
+
+    def _hash(self, row: int) -> bytes:
+        return hashlib.blake2b(self._contents(row)).digest()
+
+    def _contents(self, row: int) -> bytes:
+        try:
+            return self.paths[row].read_bytes()
+        except OSError as error:
+            raise SamplesError(f"cannot read the image {self.paths[row]}: {error.strerror or error}.") from error
+
+
+class DatasetImages:
+    """Pictures of anything that gives (picture, label) by index. One thread reads, unless it is known to allow more."""
+
+    def __init__(self, dataset: Any, name: str, workers: int | None = 1) -> None:
+        self.dataset, self.name, self.workers = dataset, name, workers
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, row: int) -> Pixels:
+        try:
+            picture = self.dataset[int(row)][0]
+        except Exception as error:
+            raise SamplesError(
+                f"{self.name} gives no picture at index {row}: {error or type(error).__name__}."
+            ) from error
+        return pixels_of(picture, f"{self.name}[{row}]")
+
+    def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
+        return np.stack([fit(self.read(row), preprocessing) for row in rows])
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        for row in rows:
+            pixels = self.read(row)
+            yield f"{pixels.shape};".encode() + pixels.tobytes()
+
+
+def pixels_of(picture: Any, name: str) -> NDArray[np.uint8]:
+    """The pixels (height, width, channel) of a Pillow image, a tensor (channel, height, width) or an array."""
+    if isinstance(picture, Image.Image):
+        return array_of(plain(picture))
+    pixels = None
+    if isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
+        pixels = picture.movedim(0, -1).cpu().numpy() if picture.ndim == 3 else picture.cpu().numpy()
+    elif isinstance(picture, np.ndarray):
+        pixels = picture
+    if pixels is not None and pixels.dtype == np.uint8:
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        if pixels.ndim == 3 and pixels.shape[-1] in (1, 3, 4) and pixels.size:
+            return pixels
+    what = f"{getattr(picture, 'dtype', '')} {type(picture).__name__} {tuple(getattr(picture, 'shape', ()))}".strip()
+    raise SamplesError(
+        f"the picture {name} is a {what}; give Pillow images, uint8 tensors (channel, height, width) or uint8 arrays "
+        "(height, width, channel) of 1, 3 or 4 channels: leave out transforms that make floats, Netopsy normalises."
+    )

@@ -1,0 +1,113 @@
+"""Labels and class names, checked."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from numpy.typing import NDArray
+
+from netopsy.errors import SamplesError, nearest
+from netopsy.samples.strata import Labels
+
+MOST = 100_000  # classes; a larger index without names is an identifier, not a class
+INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The class names in a UTF-8 text file, one a line, verbatim; empty lines at the end do not count."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SamplesError(
+            f"cannot read the class names in {path}: {error}; give UTF-8 text, one name a line."
+        ) from error
+    names = [line.removesuffix("\r") for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise SamplesError(f"{path} holds no class names; give one name a line.")
+    return tuple(names)
+
+
+def given_classes(classes: str | Path | Sequence[str] | None, beside: Path | None = None) -> tuple[str, ...] | None:
+    """Class names from a sequence, from a file, or from `classes.txt` in the folder `beside`, if there is one."""
+    if isinstance(classes, str | Path):
+        return read_classes(Path(classes))
+    if classes is not None:
+        return tuple(str(name) for name in classes)
+    if beside is not None and (beside / "classes.txt").is_file():
+        return read_classes(beside / "classes.txt")
+    return None
+
+
+def checked_labels(values: NDArray[np.generic], name: str) -> Labels:
+    """Labels as Samples hold them: int64 (n,) from whole numbers (n,) or (n, 1), float32 (n, classes) from 0 and 1."""
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 2 and values.dtype.kind in "biuf":
+        if not np.isin(values, (0, 1)).all():
+            raise SamplesError(f"the labels of {name} are a table {values.shape} with other values than 0 and 1.")
+        return values.astype(np.float32)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise SamplesError(
+            f"the labels of {name} are {values.dtype} of shape {values.shape}; give whole numbers (n,), "
+            "or 0 and 1 (n, classes) where an image may have several."
+        )
+    if values.size and values.min() < 0:
+        raise SamplesError(f"the labels of {name} go down to {values.min()}; number the classes from 0.")
+    if values.size and values.max() > np.iinfo(np.int64).max:
+        raise SamplesError(f"the labels of {name} go up to {values.max()}; number the classes from 0.")
+    return values.astype(np.int64)
+
+
+def named(labels: Labels, classes: tuple[str, ...] | None, name: str) -> tuple[str, ...]:
+    """The class names for `labels`: those given, if there are enough, or else the indices as text."""
+    needed = labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
+    if classes is None:
+        if needed > MOST:
+            raise SamplesError(
+                f"the labels of {name} go up to {needed - 1}; number the classes from 0, below {MOST:,}."
+            )
+        return tuple(str(index) for index in range(needed))
+    if len(classes) < needed or (labels.ndim == 2 and len(classes) != needed):
+        raise SamplesError(f"{name} has labels for {needed} classes, but {len(classes)} class names are given.")
+    return classes
+
+
+def indices_of(
+    words: Sequence[str], classes: tuple[str, ...] | None, name: str
+) -> tuple[Int64[np.ndarray, " n"], tuple[str, ...]]:
+    """Class indices and class names from labels as text: indices where all are whole numbers, else names.
+
+    Without `classes`, names are numbered in alphabetical order.
+    """
+    if words and all(INTEGER.fullmatch(word) for word in words):
+        if max(map(len, words)) > 18:
+            raise SamplesError(f"the labels of {name} have numbers of over 18 digits; number the classes from 0.")
+        labels = checked_labels(np.array([int(word) for word in words], np.int64), name)
+        return labels, named(labels, classes, name)
+    if classes is None:
+        classes = tuple(sorted(set(words)))
+    index = {word: i for i, word in enumerate(classes)}
+    twice = {word for word, count in Counter(classes).items() if count > 1}
+    for word in words:
+        if word not in index:
+            raise SamplesError(
+                f"{name} has the label '{word}', not among its classes; nearest: {nearest(word, index)}."
+            )
+        if word in twice:
+            raise SamplesError(f"{name} has the label '{word}', the name of several classes; give class indices.")
+    return np.array([index[word] for word in words], np.int64), classes
+
+
+def multi_hot(rows: Sequence[Int64[np.ndarray, " held"]], width: int) -> Float32[np.ndarray, "n classes"]:
+    """One row of 0 and 1 for each row of class indices."""
+    table = np.zeros((len(rows), width), np.float32)
+    for hot, row in zip(table, rows, strict=True):
+        hot[row] = 1
+    return table
