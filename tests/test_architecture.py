@@ -1,0 +1,92 @@
+"""The house keeps its order: imports point one way, files stay small, public names are known."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import netopsy
+
+ROOT = Path(netopsy.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+# what each part may import, besides itself
+ALLOWED = {
+    "errors": set(),
+    "result": {"report"},  # a result shows itself in a notebook, when asked
+    "charts": {"errors", "result"},
+    "provenance": {"network", "samples"},  # for its types
+    "network": {"errors", "studies"},
+    "samples": {"errors", "network"},
+    "engine": {"errors", "network", "samples"},
+    "studies": {"errors", "result", "charts", "provenance", "network", "samples", "engine"},
+    "case": {"errors", "result", "report"},
+    "report": {"errors", "result", "charts", "case"},
+    "examination": {"errors", "result", "case", "provenance", "network", "samples", "engine", "studies"},
+    "protocol": {"errors", "case", "network", "samples", "engine", "studies", "examination"},
+    "cli": {"errors", "result", "case", "network", "samples", "engine", "studies", "examination", "protocol"},
+}
+
+
+def parts(path: Path) -> str:
+    """The part of the house that a file belongs to."""
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Names below `netopsy.` that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("netopsy"):
+            assert node.level == 0
+            module = (node.module or "").split(".")
+            found.update([module[1]] if len(module) > 1 else [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("netopsy."))
+    return found
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if parts(f) != "__init__"], ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = parts(path)
+    assert imported(path) - {part} <= ALLOWED[part], f"{path} reaches outside its part"
+
+
+def test_no_study_imports_another() -> None:
+    base = {"study", "listing", "__init__"}
+    for path in (ROOT / "studies").rglob("*.py"):
+        own = path.relative_to(ROOT / "studies").with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = (getattr(node, "module", None) or "") if isinstance(node, ast.ImportFrom) else ""
+            if own not in base and module.startswith("netopsy.studies."):
+                assert module.split(".")[2] in base | {own}, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_no_file_is_over_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(netopsy.__all__) == sorted(
+        """Case Codebook Figure Image Network Preprocessing Replace Result Samples Shift Variant codebook
+        distributions examine filter_codebook filters kmeans1d list_layers list_studies load_network load_samples
+        noise observe parameters rounding score sparsity sweep workspace""".split()
+    )
+    for name in netopsy.__all__:
+        assert callable(getattr(netopsy, name))
+
+
+@pytest.mark.parametrize("code", ["import netopsy.cli", "import netopsy", "import netopsy.case, netopsy.report.notebook"])
+def test_light_imports_bring_no_torch(code: str) -> None:
+    check = f"import sys; {code}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_nothing_unpickles_without_bounds() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert "import pickle" not in text and "weights_only=False" not in text and "allow_pickle=True" not in text
