@@ -28,7 +28,7 @@ SEEDS = {"a": 0, "b": 1}
 
 
 def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 (n, 32, 32), and labels, int64 (n,), of the fixed stratified `train` (1257) or `test` (540) split."""
+    """Images, uint8 (n, 32, 32), and labels, int64 (n,), of the stratified split `train` (1257) or `test` (540)."""
     data = load_digits()
     parts = train_test_split(np.arange(len(data.target)), test_size=540, stratify=data.target, random_state=0)
     rows = np.sort(parts[split == "test"])

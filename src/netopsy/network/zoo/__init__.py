@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from netopsy.errors import NetworkError, nearest
 
 if TYPE_CHECKING:
-    from netopsy.network.zoo.architecture import Architecture
+    from netopsy.network.zoo.entry import Architecture
 
 ZOO: dict[str, str] = {
     "alexnet": "alexnet:ALEXNET",

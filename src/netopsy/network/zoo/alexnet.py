@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.zoo.architecture import Architecture
+from netopsy.network.zoo.entry import Architecture
 
 
 class AlexNet(nn.Module):
-    """AlexNet as Caffe trains it: groups in conv2, conv4 and conv5, local response normalisation; 60,965,224 parameters.
+    """AlexNet as Caffe trains it: groups in conv2, conv4, conv5, local response normalisation; 60,965,224 parameters.
 
     Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 2012, in the
     layout of Caffe's `models/bvlc_alexnet/deploy.prototxt`, whose layer names it keeps. The normalisation comes before

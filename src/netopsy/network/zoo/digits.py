@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.zoo.architecture import Architecture
+from netopsy.network.zoo.entry import Architecture
 from netopsy.network.zoo.vgg16_bn import VGG16BN
 
 digits_vgg = partial(VGG16BN, width=8, in_channels=1)
