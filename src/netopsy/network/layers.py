@@ -10,21 +10,11 @@ import torch
 from torch import fx
 
 from netopsy.network.graph import data_nodes, is_tensor, operator_name, shape_of
+from netopsy.network.macs import CONVOLUTIONS, PRODUCTS, argument, node_macs
 
 _KINDS = {
-    "conv1d": "conv",
-    "conv2d": "conv",
-    "conv3d": "conv",
-    "convolution": "conv",
-    "conv_transpose1d": "conv_transpose",
-    "conv_transpose2d": "conv_transpose",
-    "conv_transpose3d": "conv_transpose",
-    "linear": "linear",
-    "addmm": "linear",
-    "matmul": "linear",
-    "mm": "linear",
-    "bmm": "linear",
-    "einsum": "linear",
+    **CONVOLUTIONS,
+    **dict.fromkeys(("linear", "addmm", "baddbmm", "matmul", "mm", "bmm", "einsum"), "linear"),
 }
 
 
@@ -61,7 +51,9 @@ def find_layers(graph: fx.GraphModule, tensors: dict[str, torch.Tensor]) -> tupl
     for node in graph.graph.nodes:
         if node.op != "call_function" or operator_name(node) not in _KINDS or node not in data or not is_tensor(node):
             continue
-        weight = _parameter(_weight_argument(node, data), tensors)
+        operand = _weight_argument(node, data)
+        named = argument(node, "weight") is not None
+        weight = _parameter(operand, data, tensors) or (_parameter(operand, data, tensors, True) if named else None)
         if weight is not None:
             calls.setdefault(weight, []).append(node)
     return tuple(_layer(weight, nodes, data, tensors) for weight, nodes in calls.items())
@@ -69,67 +61,41 @@ def find_layers(graph: fx.GraphModule, tensors: dict[str, torch.Tensor]) -> tupl
 
 def _layer(weight: str, nodes: list[fx.Node], data: set[fx.Node], tensors: dict[str, torch.Tensor]) -> Layer:
     first, shape = nodes[0], tuple(tensors[weight].shape)
-    schema = _arguments(first)
-    bias_node = schema.get("bias") if operator_name(first) != "addmm" else schema.get("self")
-    bias = _parameter(bias_node, tensors) if isinstance(bias_node, fx.Node) and bias_node not in data else None
+    kind = _KINDS[operator_name(first)]
+    bias_node = argument(first, "self" if operator_name(first) in ("addmm", "baddbmm") else "bias")
+    bias = _parameter(bias_node, data, tensors)
+    groups = argument(first, "groups")
     return Layer(
         name=_strip(weight),
-        kind=_KINDS[operator_name(first)],
+        kind="conv_transpose" if argument(first, "transposed") else kind,
         nodes=tuple(node.meta["name"] for node in nodes),
         weight=weight,
-        bias=bias,
+        bias=bias if bias != weight else None,
         weight_shape=shape,
-        groups=int(schema.get("groups", 1)),
+        groups=1 if groups is None else int(groups),
         output_shape=shape_of(first)[1:],
-        parameters=math.prod(shape) + (tensors[bias].numel() if bias else 0),
-        macs=sum(_macs(node, data) for node in nodes),
+        parameters=math.prod(shape) + (tensors[bias].numel() if bias and bias != weight else 0),
+        macs=sum(node_macs(node) for node in nodes),
     )
 
 
-def _macs(node: fx.Node, data: set[fx.Node]) -> int:
-    """Multiply-accumulates of one call for a batch of one."""
-    kind = operator_name(node)
-    weight = shape_of(_weight_argument(node, data))
-    output = math.prod(shape_of(node))
-    if kind.startswith("conv_transpose"):
-        return math.prod(shape_of(node.all_input_nodes[0])) * math.prod(weight[1:])
-    if kind.startswith("conv"):
-        return output * math.prod(weight[1:])
-    if kind == "linear":
-        return output * weight[-1]
-    if kind == "einsum":
-        # every index of the formula is summed or kept once: the product of all distinct sizes
-        operands = node.args[1]
-        terms = str(node.args[0]).replace(" ", "").split("->")[0].split(",")
-        assert isinstance(operands, list | tuple)
-        sizes = {i: n for term, x in zip(terms, operands, strict=True) for i, n in zip(term, shape_of(x), strict=False)}  # type: ignore[arg-type]
-        return math.prod(sizes.values())
-    inner = shape_of(next(x for x in node.all_input_nodes if x in data))[-1]
-    return output * inner
-
-
-def _weight_argument(node: fx.Node, data: set[fx.Node]) -> Any:
-    """The operand that is learned: `weight` where the operator names it, else the one free of the input."""
-    named = _arguments(node).get("weight")
+def _weight_argument(node: fx.Node, data: set[fx.Node]) -> fx.Node | None:
+    """The operand that is learned: `weight` where the operator names it, else the largest one free of the input."""
+    named = argument(node, "weight")
     if isinstance(named, fx.Node):
         return named
-    fixed = [x for x in node.all_input_nodes if x not in data and is_tensor(x)]
+    summand = argument(node, "self") if operator_name(node) in ("addmm", "baddbmm") else None
+    fixed = [x for x in node.all_input_nodes if x not in data and x is not summand and is_tensor(x)]
     return max(fixed, key=lambda x: math.prod(shape_of(x)), default=None)
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """The node's arguments by the names of the operator's schema."""
-    schema = getattr(node.target, "_schema", None)
-    names = [argument.name for argument in schema.arguments] if schema else []
-    values: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    if operator_name(node) == "convolution" or "groups" in names:
-        values.setdefault("groups", 1)
-    return values
+def _parameter(node: Any, data: set[fx.Node], tensors: dict[str, torch.Tensor], products: bool = False) -> str | None:
+    """The largest parameter that `node` is computed from, through reshapes, scalings or standardisation.
 
-
-def _parameter(node: Any, tensors: dict[str, torch.Tensor]) -> str | None:
-    """The largest parameter that `node` is computed from, through reshapes, scalings or standardisation."""
-    seen, stack, found = set(), [node] if isinstance(node, fx.Node) else [], []
+    A value that depends on the input (a weight that is predicted) is no parameter, nor is a product of several
+    parameters, unless `products`.
+    """
+    seen, stack, found = set(), [node] if isinstance(node, fx.Node) and node not in data else [], []
     while stack:
         current = stack.pop()
         if current in seen:
@@ -137,7 +103,8 @@ def _parameter(node: Any, tensors: dict[str, torch.Tensor]) -> str | None:
         seen.add(current)
         if current.op == "get_attr" and isinstance(tensors.get(str(current.target)), torch.nn.Parameter):
             found.append(str(current.target))
-        stack.extend(current.all_input_nodes)
+        if products or operator_name(current) not in PRODUCTS:
+            stack.extend(current.all_input_nodes)
     return max(found, key=lambda name: tensors[name].numel(), default=None)
 
 
