@@ -17,6 +17,7 @@ from netopsy.samples.labels import checked_labels, given_classes, named
 from netopsy.samples.samples import Samples
 
 GENERIC = {"VisionDataset", "ImageFolder", "DatasetFolder"}
+ATTRIBUTES = ("targets", "labels", "_labels", "_samples")  # where torchvision's datasets keep labels
 
 
 def from_dataset(
@@ -25,7 +26,7 @@ def from_dataset(
     """A map-style dataset of (picture, label): Pillow images, or uint8 tensors (channel, height, width), or arrays.
 
     label: a whole number, or a row of 0 and 1. workers: how many threads may index the dataset at once.
-    Labels come from its `targets` or `labels` if nothing transforms them; else every item is read once.
+    Labels come from an attribute such as `targets` if nothing transforms them; else every item is read once.
     """
     name = name or type(dataset).__name__
     try:
@@ -60,10 +61,21 @@ def from_torchvision(
         raise SamplesError(f"no dataset '{which}' in torchvision; nearest: {nearest(which, sorted(allowed))}.")
     make = getattr(datasets, which)
     name = f"torchvision:{which}" + (f"[{split}]" if split else "")
+    takes = set(inspect.signature(make).parameters)
+    if "kwargs" in takes:  # EMNIST and QMNIST pass on to MNIST
+        takes |= {"train", "download"}
+    arguments: dict[str, Any] = {"root": str(root)} if "root" in takes else {}
+    if "download" in takes:
+        arguments["download"] = download
+    if which == "EMNIST":
+        arguments["split"] = variant or "balanced"
+    elif variant is not None:
+        raise SamplesError(f"{name} has no variants; leave variant out.")
+    parts = takes & {"train", "split", "image_set"}
     errors: list[Exception] = []
-    for chosen in [split] if split else ["test", "val", None]:
+    for chosen in [split] if split or not parts else ["test", "val", None]:
         try:
-            dataset = make(**_arguments(make, name, chosen, root, download, variant))
+            dataset = make(**arguments, **_part(takes, chosen, name))
         except (ValueError, KeyError, AssertionError) as error:  # a split that it does not have
             errors.append(error)
             continue
@@ -75,43 +87,31 @@ def from_torchvision(
     raise SamplesError(f"{name} cannot be loaded: {_first_sentence(errors[0])}.") from errors[0]
 
 
-def _arguments(
-    make: Any, name: str, split: str | None, root: str | Path, download: bool, variant: str | None
-) -> dict[str, Any]:
-    takes = set(inspect.signature(make).parameters)
-    if "kwargs" in takes:  # EMNIST and QMNIST pass on to MNIST
-        takes |= {"train", "download"}
-    arguments: dict[str, Any] = {"root": str(root)} if "root" in takes else {}
-    if "download" in takes:
-        arguments["download"] = download
-    if make.__name__ == "EMNIST":
-        arguments["split"] = variant or "balanced"
-    elif variant is not None:
-        raise SamplesError(f"{name} has no variants; leave variant out.")
+def _part(takes: set[str], split: str | None, name: str) -> dict[str, Any]:
+    """The argument by which a dataset that `takes` these chooses its part; {} for its own default."""
+    if split is None:
+        return {}
     if "train" in takes:
-        if split not in ("train", "test", "val", None):
-            raise SamplesError(f"{name} has no such split; give train or test.")
-        arguments["train"] = split == "train"
-    elif "split" in takes and split is not None:
-        arguments["split"] = split
-    elif "image_set" in takes and split is not None:
-        arguments["image_set"] = split
-    elif split not in ("test", "val", None):
-        raise SamplesError(f"{name} has no splits; leave the split out.")
-    return arguments
+        if split not in ("train", "test"):
+            raise SamplesError(f"{name} has no split '{split}'; give train or test.")
+        return {"train": split == "train"}
+    for argument in ("split", "image_set"):
+        if argument in takes:
+            return {argument: split}
+    raise SamplesError(f"{name} has no splits; leave split '{split}' out.")
 
 
 def _labels(dataset: Any, name: str) -> NDArray[np.generic]:
-    """All labels, (n,) or (n, classes)."""
-    if all(getattr(dataset, hook, None) is None for hook in ("target_transform", "transforms")):
-        for attribute in ("targets", "labels"):
-            values = getattr(dataset, attribute, None)
-            if isinstance(values, list | np.ndarray | torch.Tensor) and len(values) == len(dataset):
-                try:
-                    return np.asarray(values)
-                except (ValueError, RuntimeError):
-                    break
+    """All labels, (n,) or (n, classes): from an attribute that agrees with the first item, or from every item."""
     try:
+        first = np.asarray(dataset[0][1])
+        if all(getattr(dataset, hook, None) is None for hook in ("target_transform", "transforms")):
+            for held in (getattr(dataset, attribute, None) for attribute in ATTRIBUTES):
+                if isinstance(held, list | np.ndarray | torch.Tensor) and len(held) == len(dataset):
+                    pairs = isinstance(held[0], tuple) and len(held[0]) == 2
+                    values = np.asarray([pair[1] for pair in held] if pairs else held)
+                    if np.array_equal(values[0], first):
+                        return values
         return np.array([np.asarray(dataset[row][1]) for row in range(len(dataset))])
     except Exception as error:
         raise SamplesError(

@@ -1,0 +1,206 @@
+"""A user's mistake with samples gets one sentence that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from netopsy.errors import SamplesError
+from netopsy.samples import load_samples
+
+X = np.zeros((4, 5, 6, 3), np.uint8)
+Y = np.arange(4)
+
+
+def refusal(source: object, **options: object) -> str:
+    with pytest.raises(SamplesError) as caught:
+        load_samples(source, **options)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and len(message) < 400
+    return message
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "says"),
+    [
+        (X, Y[:3], r"4 images and 3 labels"),
+        (X, Y - 1, r"down to -1; number the classes from 0"),
+        (X, Y / 3, r"float64 of shape \(4,\); give whole numbers"),
+        (X, np.array(list("abcd")), r"<U1 of shape \(4,\); give whole numbers"),
+        (X, Y[:, None].repeat(3, 1), r"other values than 0 and 1"),
+        (X, Y * 10**9, r"up to 3000000000; number the classes"),
+        (X, np.array([2**63] * 4, np.uint64), r"up to 9223372036854775808"),
+        (X.transpose(0, 3, 1, 2), Y, r"\(4, 3, 5, 6\).*move the channels last"),
+        (X[:, :, :, :2], Y, r"\(4, 5, 6, 2\).*1, 3 or 4 channels"),
+        (X[0, 0], Y, r"uint8 of shape \(6, 3\)"),
+        (X.astype(np.int64), Y, r"int64 of shape .*give uint8, or floats in 0\.\.1"),
+        (X.astype(bool), Y, r"bool"),
+        (X.astype(complex), Y, r"complex128"),
+        (X - np.float32(2.5), Y, r"floats from -2\.5 to -2\.5; give 0\.\.1"),
+        (X + 255.0, Y, r"from 255 to 255"),
+        (np.where(np.arange(6)[:, None] == 3, np.nan, X), Y, r"NaN"),
+        (X[:0], Y[:0], r"no images"),
+        (X[:, :0], Y, r"\(4, 0, 6, 3\)"),
+        ([[1, 2], [3]], Y, r"differing lengths"),
+    ],
+)
+def test_arrays_that_cannot_be(x, y, says, tmp_path):
+    with pytest.raises(SamplesError, match=says):
+        load_samples((x, y))
+    if isinstance(x, np.ndarray):
+        np.savez(tmp_path / "bad.npz", x=x, y=y)
+        with pytest.raises(SamplesError, match=says):
+            load_samples(tmp_path / "bad.npz")
+
+
+def test_damaged_npz(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.random.default_rng(0).integers(0, 255, (50, 9, 9), dtype=np.uint8), y=np.arange(50))
+    whole = path.read_bytes()
+    damaged = [b"", b"junk\n", whole[:200], whole[: len(whole) // 2], whole[:1000] + bytes(64) + whole[1064:]]
+    damaged.append(whole.replace(b"NUMPY", b"NUMPI"))
+    for contents in damaged:
+        path.write_bytes(contents)
+        assert "damaged" in refusal(path)
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    np.savez(tmp_path / "a.npz", x=np.array([Trap()], dtype=object), y=Y, allow_pickle=True)
+    assert "pickled objects" in refusal(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", x=X, y=Y, classes=np.array([Trap()], dtype=object), allow_pickle=True)
+    assert "pickled objects" in refusal(tmp_path / "a.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_npz_without_the_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", images=X, y=Y)
+    assert "no array 'x_test'; it holds images, y" in refusal(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", x=X, y=Y)
+    assert "no array 'x_train'; it holds x, y" in refusal(tmp_path / "b.npz", split="train")
+    assert "no array 'pixels'" in refusal(tmp_path / "b.npz", x="pixels")
+
+
+def test_folders_that_hold_no_samples(tmp_path):
+    assert "is empty" in refusal(tmp_path)
+    (tmp_path / "cat").mkdir()
+    assert "is empty" in refusal(str(tmp_path))
+    Image.new("L", (4, 4)).save(tmp_path / "loose.png")
+    assert "has images but no labels" in refusal(tmp_path)
+    assert "no subfolder 'test'; nearest: cat" in refusal(tmp_path, split="test")
+    (tmp_path / "classes.txt").write_text("dog\ncow\n")
+    Image.new("L", (4, 4)).save(tmp_path / "cat" / "a.png")
+    assert "subfolder 'cat', not among its class names; nearest: cow" in refusal(tmp_path)
+    (tmp_path / "classes.txt").write_text("\n\n")
+    assert "holds no class names" in refusal(tmp_path)
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in refusal(tmp_path)
+    assert "cannot read the class names" in refusal(tmp_path, classes="nowhere.txt")
+
+
+def test_parts_are_not_classes(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / part / "cat" / "a.png")
+    assert "split='val'" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("file,label\na.png,0\nb.png,1\nc.png,1\n", {}, r"names 2 of 3 files that are not in .*, the first 'b\.png'"),
+        ("file,label\n", {}, r"no rows"),
+        ("", {}, r"no column 'file'"),
+        ("file\na.png\n", {}, r"no labels"),
+        ("name,label\na.png,0\n", {}, r"no column 'file'; it has name, label"),
+        ("file,label\na.png,0\n", {"label": "kind"}, r"no column 'kind'; it has file, label"),
+        ("file,label\na.png,0,1\n", {}, r"3 cells in row 2"),
+        ("file,label\na.png,-1\n", {}, r"down to -1"),
+        ("file,label\na.png,\n", {}, r"no label in row 2"),
+        ("file,label\na.png,1234567890123456789012\n", {}, r"over 18 digits"),
+        ("file,label\na.png,3\n", {"classes": ["x", "y"]}, r"labels for 4 classes, but 2 class names"),
+        ("file,label\na.png,cut\n", {"classes": ["dog", "cat"]}, r"label 'cut', not among its classes; nearest: cat"),
+        ("file,label\na.png,crane\n", {"classes": ["crane", "crane"]}, r"'crane', the name of several classes"),
+        ("file,cat,dog\na.png,1,2\n", {}, r"'2' in one of its label columns cat, dog"),
+        ("file,label\na.png,0\n", {"labels": "nowhere.csv"}, r"cannot read the labels in .*nowhere\.csv: No such file"),
+    ],
+)
+def test_tables_that_cannot_be(tmp_path, text, options, says):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(SamplesError, match=says):
+        load_samples(tmp_path, **options)
+
+
+def test_tables_in_no_known_encoding(tmp_path):
+    (tmp_path / "labels.csv").write_bytes("file,label\nä.png,0\n".encode("latin-1"))
+    assert "UTF-8 CSV" in refusal(tmp_path)
+
+
+def test_files_that_are_no_pictures(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,label\nlabels.csv,0\n")
+    samples = load_samples(tmp_path)
+    with pytest.raises(SamplesError, match=r"labels\.csv: not in a format that Pillow reads; mend or remove it\."):
+        samples.image(0)
+    for index in (1, -2):
+        with pytest.raises(SamplesError, match="no image"):
+            samples.image(index)
+
+
+def test_sources_that_are_none(tmp_path):
+    assert "no samples 'nowhere': it is no file or folder" in refusal("nowhere")
+    (tmp_path / "a.txt").write_text("")
+    assert "is a .txt" in refusal(tmp_path / "a.txt")
+    assert "a int is no source" in refusal(3)
+    assert "of 3 is no pair" in refusal((X, Y, Y))
+    assert "no option 'colour'; they have name, classes" in refusal((X, Y), colour=1)
+    assert "no option 'x'; they have none" in refusal("digits", x="y")
+    assert "no split 'valid'; give train, test, all" in refusal("digits", split="valid")
+    assert "has no splits" in refusal((X, Y), split="test")
+    assert "give 1 to 4" in refusal((X, Y), count=0)
+    assert "give 1 to 4" in refusal((X, Y), count=5)
+
+
+def test_torchvision_datasets_that_are_none(tmp_path):
+    assert "nearest: CIFAR10, " in refusal("torchvision:CIFAR11")
+    assert "nearest" in refusal("torchvision:ImageFolder")
+    message = refusal("torchvision:CIFAR10", root=tmp_path)
+    assert "download=True" in message and str(tmp_path) in message
+    assert "no split 'val'; give train or test" in refusal("torchvision:MNIST", root=tmp_path, split="val")
+    assert "Valid values are" in refusal("torchvision:SVHN", root=tmp_path, split="nosuch")
+    assert "has no splits" in refusal("torchvision:EuroSAT", root=tmp_path, split="train")
+    assert "no variants" in refusal("torchvision:MNIST", root=tmp_path, variant="letters")
+    for name in ("EMNIST", "Flowers102", "ImageNet", "Caltech101", "STL10", "CelebA", "PCAM", "USPS"):
+        assert str(tmp_path) in refusal(f"torchvision:{name}", root=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+class Odd:
+    """A dataset of whatever items it is given."""
+
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def test_torch_datasets_of_other_things():
+    assert "is empty" in refusal(Odd())
+    assert "no length" in refusal(type("Endless", (), {"__getitem__": lambda self, index: (X[0], 0)})())
+    assert "not (picture, label)" in refusal(Odd(3, 4))
+    assert "not (picture, label) with labels of one kind" in refusal(Odd((X[0], [0, 1]), (X[0], [1])))
+    assert "<U3" in refusal(Odd((X[0], "cat")))
+    for picture, says in ((X[0] / 255, "float64 ndarray"), ("a.png", "a str"), (X[0, :, :, :2], "uint8 ndarray")):
+        samples = load_samples(Odd((picture, 0)))
+        with pytest.raises(SamplesError, match=rf"{says}.*give Pillow images"):
+            samples.image(0)
