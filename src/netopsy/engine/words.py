@@ -1,0 +1,32 @@
+"""Numbers and names as the findings spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """`1 layer`, `3 layers`; `nouns` where the plural is irregular."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def listing(names: Sequence[str], most: int = 5) -> str:
+    """`a, b and c`; of more than `most` names the first ones and how many more there are."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points: 0.0123 is `1.23 points`."""
+    return f"{100 * share + 0.0:.2f} points"
+
+
+def size(bytes: float) -> str:
+    """`1.5 MB` (10^6 bytes), `27.2 kB`."""
+    return f"{bytes / 1e6:,.1f} MB" if bytes >= 1e6 else f"{bytes / 1e3:,.1f} kB"
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,261 @@
+"""How the weights and biases of a network are distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+
+from netopsy import charts
+from netopsy.engine.filters import CONVOLUTIONS
+from netopsy.engine.fits import FEWEST, Fit, fit_all
+from netopsy.engine.values import describe, histogram
+from netopsy.engine.words import listing, plural
+from netopsy.errors import SettingsError
+from netopsy.network.layers import Layer
+from netopsy.network.network import Network
+from netopsy.result import Figure, Result
+from netopsy.samples import Samples
+from netopsy.studies.study import Study
+
+REACH = 5.0  # standard deviations on either side of the mean that the bins cover
+GROUPS = {"all conv": CONVOLUTIONS, "all linear": ("linear",)}
+SHOWN = 24  # layers drawn; the tables hold all
+LINE = 41  # points of a fitted line
+
+MOMENTS = {
+    "layer": pl.String,
+    "part": pl.String,
+    "values": pl.Int64,
+    "mean": pl.Float64,
+    "std": pl.Float64,
+    "skewness": pl.Float64,
+    "kurtosis": pl.Float64,
+    "minimum": pl.Float64,
+    "maximum": pl.Float64,
+    "zeros": pl.Float64,
+}
+FITS = {
+    "layer": pl.String,
+    "part": pl.String,
+    "fit": pl.String,
+    "location": pl.Float64,
+    "scale": pl.Float64,
+    "shape": pl.Float64,
+    "log_likelihood": pl.Float64,
+    "bic": pl.Float64,
+    "ks": pl.Float64,
+    "best": pl.Boolean,
+}
+BINS = {
+    "layer": pl.String,
+    "part": pl.String,
+    "left": pl.Float64,
+    "right": pl.Float64,
+    "count": pl.Int64,
+    "density": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Distributions(Study):
+    """How weights and biases are distributed, layer by layer (Lorieul et al., Figures 1 and 3).
+
+    Each layer's weights and biases, and those of all convolutions and of all linear layers together (`all conv`,
+    `all linear`): population moments (kurtosis in excess of the normal's 3), share of exact zeros, a histogram, and
+    normal, Laplace and skew-normal densities fitted by maximum likelihood. The best fit has the lowest Bayesian
+    information criterion; `ks` is the Kolmogorov-Smirnov distance.
+
+    bins: bins of equal width within 5 standard deviations of the mean; values beyond fall into one more bin at either end.
+
+    Tables: `moments`, `fits`, `histograms`.
+    """
+
+    name: ClassVar[str] = "distributions"
+    needs_samples: ClassVar[bool] = False
+
+    bins: int = 100
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise SettingsError(f"bins {self.bins} is too few for a histogram; give at least 2.")
+
+    def run(self, network: Network, samples: Samples | None = None) -> Result:
+        """Describe the weights of `network`; needs no images."""
+        moments: list[dict[str, Any]] = []
+        fits: list[dict[str, Any]] = []
+        bins: list[dict[str, Any]] = []
+        for layer, part, values in _parts(network):
+            values.sort()
+            about = describe(values)
+            keys = {"layer": layer, "part": part}
+            moments.append(keys | asdict(about))
+            fits += [keys | row for row in _fit_rows(fit_all(values, about))]
+            edges, counts = histogram(values, about.mean, REACH * about.std, self.bins)
+            widths = np.diff(edges)
+            density = np.divide(counts / len(values), widths, out=np.full(len(widths), np.nan), where=widths > 0)
+            rows = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), density.tolist(), strict=True)
+            bins += [keys | {"left": a, "right": b, "count": c, "density": d} for a, b, c, d in rows]
+        tables = {
+            "moments": pl.DataFrame(moments, schema=MOMENTS).fill_nan(None),
+            "fits": pl.DataFrame(fits, schema=FITS),
+            "histograms": pl.DataFrame(bins, schema=BINS).fill_nan(None),
+        }
+        return self.result(tables=tables, figures=_figures(network, tables), findings=_findings(network, tables))
+
+
+def _parts(network: Network) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(layer or group, part, a fresh copy of its values), one at a time."""
+    for part in ("weights", "biases"):
+        for group, kinds in GROUPS.items():
+            chosen = [layer for layer in network.layers if layer.kind in kinds]
+            values = _values(network, chosen, part)
+            if len(values):
+                yield group, part, values
+        for layer in network.layers:
+            values = _values(network, [layer], part)
+            if len(values):
+                yield layer.name, part, values
+
+
+def _values(network: Network, layers: Sequence[Layer], part: str) -> np.ndarray:
+    tensors = network.tensors
+    names = dict.fromkeys(layer.weight if part == "weights" else layer.bias for layer in layers)
+    found = [tensors[name].detach().reshape(-1) for name in names if name is not None]
+    if not found:
+        return np.empty(0, np.float32)
+    wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in found) else torch.float32
+    return torch.cat([tensor.to("cpu", wide) for tensor in found]).numpy()
+
+
+def _fit_rows(fits: Sequence[Fit]) -> list[dict[str, Any]]:
+    best = min((fit.bic for fit in fits), default=None)
+    return [
+        {
+            "fit": fit.density.label,
+            "location": fit.density.location,
+            "scale": fit.density.scale,
+            "shape": fit.density.shape,
+            "log_likelihood": fit.log_likelihood,
+            "bic": fit.bic,
+            "ks": fit.ks,
+            "best": fit.bic == best,
+        }
+        for fit in fits
+    ]
+
+
+def _figures(network: Network, tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    linear = [layer.name for layer in network.layers if layer.kind == "linear"]
+    conv = [layer.name for layer in network.layers if layer.kind in CONVOLUTIONS]
+    source = "Lorieul et al., Figure {}"
+    figures = {
+        "groups": _histograms(tables, list(GROUPS), "All convolutions and all linear layers", source.format(1)),
+        "linear": _histograms(tables, linear, "Weights of the linear layers", source.format(3)),
+        "conv": _histograms(tables, conv, "Weights of the convolutions", f"after {source.format(3)}"),
+    }
+    layers = tables["moments"].filter(~pl.col("layer").is_in(list(GROUPS)) & (pl.col("part") == "weights"))
+    if layers.height > 1:
+        figures["std"] = charts.curve(
+            layers, "layer", "std", title="Standard deviation of the weights", zero=True,
+            reading="One point a layer, in order of execution: the lower, the closer its weights lie together.",
+            source="after Lorieul et al., Section II.A", y_title="standard deviation",
+        )
+        figures["skewness"] = charts.curve(
+            layers.drop_nulls("skewness"), "layer", "skewness", title="Skewness of the weights", reference=0.0,
+            reference_label="symmetric",
+            reading="Above the dashed line a layer has its long tail on the positive side, below it on the negative side.",
+            source="after Lorieul et al., Section II.C",
+        )
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _histograms(tables: dict[str, pl.DataFrame], layers: list[str], title: str, source: str) -> Figure | None:
+    """Small histograms of the weights of `layers` under their fitted densities; the outermost, wider bins are left out."""
+    weights = pl.col("part") == "weights"
+    widths = pl.col("right") - pl.col("left")
+    bins = tables["histograms"].filter(weights & pl.col("layer").is_in(layers)).drop_nulls("density")
+    bins = bins.filter(widths <= 1.001 * widths.median().over("layer"))
+    present = bins["layer"].unique(maintain_order=True).to_list()
+    if not present:
+        return None
+    shown = present[:SHOWN]
+    bins = bins.filter(pl.col("layer").is_in(shown))
+    fits = tables["fits"].filter(weights & pl.col("layer").is_in(shown))
+    spans = {layer: (part["left"].min(), part["right"].max()) for (layer,), part in bins.group_by("layer")}
+    more = f" The first {SHOWN} of {len(present)} layers." if len(present) > SHOWN else ""
+    return charts.histogram(
+        bins, "left", "right", "density", facet="layer", fits=_lines(fits, spans) if fits.height else None,
+        title=title, reading=f"Bars: density of the weights. Lines: the fitted densities.{more}", source=source,
+        x_title="weight",
+    )
+
+
+def _lines(fits: pl.DataFrame, spans: dict[Any, Any]) -> pl.DataFrame:
+    from netopsy.engine.fits import Laplace, Normal, SkewNormal
+
+    kinds: dict[str, Any] = {kind.label: kind for kind in (Normal, Laplace, SkewNormal)}
+    rows = []
+    for row in fits.iter_rows(named=True):
+        density = kinds[row["fit"]](row["location"], row["scale"], row["shape"])
+        at = np.linspace(*spans[row["layer"]], LINE)
+        height = np.exp(density.log_density(at))
+        rows += [(row["layer"], row["fit"], x, y) for x, y in zip(at.tolist(), height.tolist(), strict=True)]
+    return pl.DataFrame(rows, schema=["layer", "fit", "x", "y"], orient="row")
+
+
+def _findings(network: Network, tables: dict[str, pl.DataFrame]) -> list[str]:
+    weights = tables["moments"].filter(pl.col("part") == "weights")
+    if weights.is_empty():
+        return [f"{network.name} has no convolution and no linear layer: there are no weights to describe."]
+    rows = {row["layer"]: row for row in weights.iter_rows(named=True)}
+    findings = []
+    groups = [f"{name.removeprefix('all ')} weights {rows[name]['std']:.3g}" for name in GROUPS if name in rows]
+    findings.append(f"Standard deviation: {listing(groups)}.")
+    layers = weights.filter(~pl.col("layer").is_in(list(GROUPS)))
+    findings += _best(tables["fits"], layers)
+    findings += _skewness(network, rows)
+    pruned = layers.filter(pl.col("zeros") > 0.01)
+    if pruned.height:
+        top = pruned.sort("zeros", descending=True).row(0, named=True)
+        findings.append(
+            f"In {plural(pruned.height, 'layer')} more than 1 % of the weights are exactly zero, most in {top['layer']} "
+            f"({top['zeros']:.1%}): no smooth density fits those."
+        )
+    flat = layers.filter(pl.col("std") == 0)["layer"].to_list()
+    if flat:
+        findings.append(f"All weights are equal in {listing(flat)}: no density is fitted there.")
+    unfitted = layers.filter(
+        (pl.col("std") > 0) & ~pl.col("layer").is_in(tables["fits"]["layer"].unique().to_list())
+    )["layer"].to_list()
+    if unfitted:
+        findings.append(f"Fewer than {FEWEST} distinct weights in {listing(unfitted)}: no density is fitted there.")
+    return findings
+
+
+def _best(fits: pl.DataFrame, layers: pl.DataFrame) -> list[str]:
+    """How often each density fits a layer's weights best, and how far off it is."""
+    best = fits.filter((pl.col("part") == "weights") & pl.col("best") & pl.col("layer").is_in(layers["layer"].to_list()))
+    if best.is_empty():
+        return []
+    counts = best.group_by("fit").agg(pl.len(), pl.col("ks").median()).sort("len", "fit", descending=[True, False])
+    parts = [f"{row['fit']} in {row['len']} (median KS distance {row['ks']:.3f})" for row in counts.iter_rows(named=True)]
+    return [f"Best fit of the weights, over {plural(best.height, 'layer')}: {listing(parts)}."]
+
+
+def _skewness(network: Network, rows: dict[str, Any]) -> list[str]:
+    """Whether the skewness of the linear layers grows from the first to the last."""
+    linear = [layer.name for layer in network.layers if layer.kind == "linear"]
+    values = [(name, rows[name]["skewness"]) for name in linear if rows[name]["skewness"] is not None]
+    if len(values) < 2:
+        return []
+    steps = [b > a for (_, a), (_, b) in zip(values, values[1:], strict=False)]
+    verdict = "it grows at every step" if all(steps) else f"it grows at {sum(steps)} of {plural(len(steps), 'step')}"
+    (first, low), (last, high) = values[0], values[-1]
+    if abs(high - low) < 0.05:
+        verdict = "it hardly changes"
+    return [f"The skewness of the linear layers goes from {low:+.2f} ({first}) to {high:+.2f} ({last}); {verdict}."]

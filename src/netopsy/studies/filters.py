@@ -1,0 +1,214 @@
+"""How varied the filters of each convolution are, and what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from scipy import stats
+
+from netopsy import charts
+from netopsy.engine.filters import CONVOLUTIONS, filter_shape, filters_of
+from netopsy.engine.mosaic import grid, normalise
+from netopsy.engine.pca import components_for, cumulative_share, eigenvalues
+from netopsy.engine.words import listing
+from netopsy.errors import SettingsError
+from netopsy.network.layers import Layer
+from netopsy.network.network import Network
+from netopsy.result import Figure, Image, Result
+from netopsy.samples import Samples
+from netopsy.studies.study import Study
+
+DRAWN = 60  # points of a curve; the table holds all
+SHEET = 640  # screen pixels that a sheet of filters fills, about
+
+
+@dataclass(frozen=True)
+class Filters(Study):
+    """How varied the filters of each convolution are: principal components, and pictures (Lorieul et al., Figure 2).
+
+    Each filter of a layer is one vector (depth per group times kernel). The eigenvalues of the covariance of a layer's
+    filters about their mean, in descending order, give the cumulative share of variance alpha_k of the first k
+    components (Equation 1; the sum over i < k is read with i from 0). n filters of d values have min(n - 1, d)
+    components. A layer with few filters, or with small ones, has few components: compare layers by the share of components.
+
+    shares: the shares of variance, above 0 up to 1, for which the components needed are counted.
+    layer: the layer whose filters are drawn; the first convolution by default. A first layer of depth 3 is drawn in
+        true colours, any other in gray: a row a filter, a column an input channel.
+    most_filters, most_channels: how many filters and input channels a gray picture shows at most.
+
+    Tables: `components` (needed for each share), `variance` (alpha_k for every k).
+    """
+
+    name: ClassVar[str] = "filters"
+    needs_samples: ClassVar[bool] = False
+
+    shares: tuple[float, ...] = (0.5, 0.9, 0.99)
+    layer: str | None = None
+    most_filters: int = 64
+    most_channels: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.shares or min(self.shares) <= 0 or max(self.shares) > 1:
+            raise SettingsError(f"shares {self.shares} must be above 0 and at most 1, for instance 0.5,0.9,0.99.")
+        if self.most_filters < 1 or self.most_channels < 1:
+            raise SettingsError(
+                f"most_filters {self.most_filters} and most_channels {self.most_channels} must be at least 1."
+            )
+
+    def run(self, network: Network, samples: Samples | None = None) -> Result:
+        """Take the filters of `network` apart; needs no images."""
+        convolutions = [layer for layer in network.layers if layer.kind in CONVOLUTIONS]
+        drawn = self._drawn(network, convolutions)
+        curves = {layer.name: variance_shares(network, layer) for layer in convolutions}
+        tables = {"components": self._components(convolutions, curves), "variance": _variance(curves)}
+        return self.result(
+            tables=tables,
+            figures=_figures(tables, self.shares),
+            images={} if drawn is None else {"filters": self._picture(network, drawn)},
+            findings=self._findings(network, tables["components"]),
+        )
+
+    def _drawn(self, network: Network, convolutions: Sequence[Layer]) -> Layer | None:
+        if self.layer is None:
+            return next(iter(convolutions), None)
+        chosen = network.layer(self.layer)
+        if chosen.kind not in CONVOLUTIONS:
+            names = [layer.name for layer in convolutions]
+            raise SettingsError(
+                f"layer '{self.layer}' of {network.name} is a {chosen.kind} layer and has no filters; "
+                f"its convolutions: {listing(names) or 'none'}."
+            )
+        return chosen
+
+    def _components(self, convolutions: Sequence[Layer], curves: dict[str, np.ndarray]) -> pl.DataFrame:
+        """layer, filters, dimensions, components, then for each share components_50 and (of all components) share_50."""
+        rows: list[dict[str, Any]] = []
+        for layer in convolutions:
+            alpha = curves[layer.name]
+            filters, *rest = filter_shape(layer)
+            count = len(alpha) - 1
+            row: dict[str, Any] = {"layer": layer.name, "filters": filters, "dimensions": int(np.prod(rest)), "components": count}
+            for share in self.shares:
+                needed = None if np.isnan(alpha[-1]) else components_for(alpha, share)
+                row[f"components_{_percent(share)}"] = needed
+                row[f"share_{_percent(share)}"] = None if needed is None else needed / count
+            rows.append(row)
+        columns: dict[str, Any] = {"layer": pl.String} | dict.fromkeys(("filters", "dimensions", "components"), pl.Int64)
+        for share in self.shares:
+            columns |= {f"components_{_percent(share)}": pl.Int64, f"share_{_percent(share)}": pl.Float64}
+        return pl.DataFrame(rows, schema=columns)
+
+    def _picture(self, network: Network, layer: Layer) -> Image:
+        weight = network.tensors[layer.weight].detach().to("cpu", torch.float32)
+        filters = filters_of(layer, weight).numpy()
+        number, depth = filters.shape[:2]
+        filters = filters.reshape(number, depth, *_square(filters.shape[2:]))
+        first = layer.nodes[0] == network.layers[0].nodes[0]
+        if first and depth == network.preprocessing.depth == 3:
+            shown = filters[:, ::-1] if network.preprocessing.channels == "BGR" else filters
+            squares = normalise(shown).transpose(0, 2, 3, 1)
+            sheet, how = grid(squares), "one square a filter, in the colours it answers to"
+            title = f"The {number} filters of {layer.name}"
+        elif depth == 1:
+            sheet, how = grid(normalise(filters)[:, 0]), "one square a filter"
+            title = f"The {number} filters of {layer.name}"
+        else:
+            few = normalise(filters)[: self.most_filters, : self.most_channels]
+            sheet = grid(few.reshape(-1, *few.shape[2:]), columns=few.shape[1])
+            how = "one row a filter, one column an input channel"
+            title = f"{few.shape[0]} of {number} filters of {layer.name}, {few.shape[1]} of {depth} channels"
+        reading = f"{how[0].upper()}{how[1:]}; mid-gray is 0, and each filter is scaled to its own largest weight."
+        zoom = max(1, min(12, SHEET // max(sheet.shape[:2])))
+        return Image(sheet, title, reading, "after Lorieul et al., Section II.B", alt=f"{title}: {how}", zoom=zoom)
+
+    def _findings(self, network: Network, table: pl.DataFrame) -> list[str]:
+        if table.is_empty():
+            return [f"{network.name} has no convolution: there are no filters to compare."]
+        share = min(self.shares, key=lambda s: abs(s - 0.9))
+        needed, part = f"components_{_percent(share)}", f"share_{_percent(share)}"
+        known = table.drop_nulls(part)
+        findings = []
+        if known.height:
+            first, last = known.row(0, named=True), known.row(-1, named=True)
+            rows = [first] if known.height == 1 else [first, last]
+            parts = [f"{r['layer']} needs {r[needed]} of {r['components']} components ({r[part]:.0%})" for r in rows]
+            findings.append(f"For {_percent(share)} % of the variance of its filters {' and '.join(parts)}.")
+        if known.height >= 4:
+            findings.append(_trend(known, part, share))
+        single = table.filter(pl.col(part).is_null())["layer"].to_list()
+        if single:
+            findings.append(f"No variance among the filters of {listing(single)}: one filter, or all filters alike.")
+        return findings
+
+
+def variance_shares(network: Network, layer: Layer) -> np.ndarray:
+    """Equation 1 for one convolution: float64 (components + 1,), from 0 to 1."""
+    filters = filters_of(layer, network.tensors[layer.weight].detach())
+    return cumulative_share(eigenvalues(filters.flatten(1)))
+
+
+def _variance(curves: dict[str, np.ndarray]) -> pl.DataFrame:
+    """layer, k, position (k over the number of components), variance (alpha_k); null where there is no variance."""
+    frames = []
+    for name, alpha in curves.items():
+        k = np.arange(len(alpha))
+        position = k / max(len(alpha) - 1, 1)
+        frames.append(pl.DataFrame({"layer": [name] * len(k), "k": k, "position": position, "variance": alpha}))
+    empty = pl.DataFrame(
+        schema={"layer": pl.String, "k": pl.Int64, "position": pl.Float64, "variance": pl.Float64}
+    )
+    return pl.concat([empty, *frames]).fill_nan(None)
+
+
+def _figures(tables: dict[str, pl.DataFrame], shares: tuple[float, ...]) -> dict[str, Figure]:
+    points = tables["variance"].drop_nulls("variance")
+    if points.is_empty():
+        return {}
+    # evenly spread ranks, always with the first and the last
+    stride = (pl.len().over("layer") - 1).clip(1, None) / (DRAWN - 1)
+    kept = (pl.len().over("layer") <= DRAWN) | ((pl.col("k") / stride).round() != ((pl.col("k") - 1) / stride).round())
+    thin = points.filter(kept)
+    share = min(shares, key=lambda s: abs(s - 0.9))
+    return {
+        "variance": charts.curve(
+            thin, "position", "variance", color="layer", percent=True, percent_x=True, points=False,
+            title="Variance of the filters in their first principal components",
+            reading="The sooner a layer's curve rises, the more alike its filters are; a diagonal would mean no likeness at all.",
+            source="Lorieul et al., Figure 2 and Equation 1",
+            x_title="share of components kept", y_title="share of variance",
+        ),
+        "components": charts.bars(
+            tables["components"].drop_nulls(f"share_{_percent(share)}"), "layer", f"share_{_percent(share)}", percent=True,
+            title=f"Components needed for {_percent(share)} % of the variance",
+            reading="One bar a layer, in order of execution: the share of its components that the variance needs.",
+            source="after Lorieul et al., Figure 2", value_title="share of components",
+        ),
+    }
+
+
+def _trend(known: pl.DataFrame, part: str, share: float) -> str:
+    """Whether deeper layers need a larger share of their components (Spearman's rank correlation with depth)."""
+    rank = float(stats.spearmanr(np.arange(known.height), known[part].to_numpy()).statistic)
+    if np.isnan(rank):
+        return "All layers need the same share of their components."
+    word = "grows" if rank > 0.3 else "falls" if rank < -0.3 else "neither grows nor falls"
+    return (
+        f"The share of components needed for {_percent(share)} % {word} with depth "
+        f"(rank correlation {rank:+.2f} over {known.height} layers)."
+    )
+
+
+def _square(kernel: Sequence[int]) -> tuple[int, int]:
+    """A kernel of one, two or three dimensions as (height, width)."""
+    if len(kernel) == 1:
+        return 1, kernel[0]
+    return int(np.prod(kernel[:-1])), kernel[-1]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g}"
