@@ -158,13 +158,17 @@ def test_sources_that_are_none(tmp_path):
     (tmp_path / "a.txt").write_text("")
     assert "is a .txt" in refusal(tmp_path / "a.txt")
     assert "a int is no source" in refusal(3)
+    with pytest.raises(SamplesError, match="it is no file or folder"):
+        load_samples("x" * 300)
+    assert "it is no file or folder" in refusal("nul\0")
     assert "of 3 is no pair" in refusal((X, Y, Y))
     assert "no option 'colour'; they have name, classes" in refusal((X, Y), colour=1)
     assert "no option 'x'; they have none" in refusal("digits", x="y")
     assert "no split 'valid'; give train, test, all" in refusal("digits", split="valid")
     assert "has no splits" in refusal((X, Y), split="test")
-    assert "give 1 to 4" in refusal((X, Y), count=0)
-    assert "give 1 to 4" in refusal((X, Y), count=5)
+    assert "seed -1" in refusal((X, Y), count=2, seed=-1)
+    assert "from 1 to 4" in refusal((X, Y), count=0)
+    assert "from 1 to 4" in refusal((X, Y), count=5)
 
 
 def test_torchvision_datasets_that_are_none(tmp_path):
@@ -204,3 +208,11 @@ def test_torch_datasets_of_other_things():
         samples = load_samples(Odd((picture, 0)))
         with pytest.raises(SamplesError, match=rf"{says}.*give Pillow images"):
             samples.image(0)
+
+
+def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    assert "Permission denied" in refusal(tmp_path)

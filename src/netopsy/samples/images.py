@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.pixels import Pixels, array_of, fit, match_depth, plain
 
 
+@runtime_checkable
 class Images(Protocol):
     """Pictures by row. `workers` is how many threads may read at once; None leaves it to the machine."""
 
@@ -55,7 +56,7 @@ class ArrayImages:
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
         if self.array.shape[1:3] == preprocessing.size:
             return match_depth(self.array[rows], preprocessing.depth)
-        return np.stack([fit(self.array[row], preprocessing) for row in rows])
+        return np.stack([fit(self.array[row], preprocessing) for row in rows.tolist()])
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         yield f"{self.array.dtype} {self.array.shape[1:]};".encode()
@@ -86,12 +87,12 @@ class FileImages:
             raise SamplesError(f"cannot read the image {self.paths[row]}: {reason}; mend or remove it.") from error
 
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
-        return np.stack([fit(self.read(row), preprocessing) for row in rows])
+        return np.stack([fit(self.read(row), preprocessing) for row in rows.tolist()])
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="netopsy-digest") as pool:
             for start in range(0, len(rows), 256):  # a part at a time: an interrupt ends after one
-                yield from pool.map(self._hash, rows[start : start + 256])
+                yield from pool.map(self._hash, rows[start : start + 256].tolist())
 
     def _hash(self, row: int) -> bytes:
         return hashlib.blake2b(self._contents(row)).digest()
@@ -114,7 +115,7 @@ class DatasetImages:
 
     def read(self, row: int) -> Pixels:
         try:
-            picture = self.dataset[int(row)][0]
+            picture = self.dataset[row][0]
         except Exception as error:
             raise SamplesError(
                 f"{self.name} gives no picture at index {row}: {error or type(error).__name__}."
@@ -122,10 +123,10 @@ class DatasetImages:
         return pixels_of(picture, f"{self.name}[{row}]")
 
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
-        return np.stack([fit(self.read(row), preprocessing) for row in rows])
+        return np.stack([fit(self.read(row), preprocessing) for row in rows.tolist()])
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
-        for row in rows:
+        for row in rows.tolist():
             pixels = self.read(row)
             yield f"{pixels.shape};".encode() + pixels.tobytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ def _from_name(source: str | Path, split: str | None, options: dict[str, Any]) -
     if name.startswith("torchvision:"):
         return _call(from_torchvision, name, options, name.removeprefix("torchvision:"), split)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # not path.is_dir(), which raises on names that no file can have
         return _call(from_folder, name, options, path, split)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SamplesError(f"no samples '{name}': it is no file or folder; give {FORMS}.")
     if path.suffix == ".npz":
         return _call(from_npz, name, options, path, split)
@@ -82,4 +83,7 @@ def _call(loader: Callable[..., Samples], name: str, options: dict[str, Any], *a
             raise SamplesError(
                 f"samples {name} have no option '{option}'; they have {', '.join(parameters) or 'none'}."
             )
-    return loader(*arguments, **options)
+    try:
+        return loader(*arguments, **options)
+    except OSError as error:
+        raise SamplesError(f"cannot read samples {name}: {error}.") from error

@@ -19,7 +19,7 @@ FILTERS = {
 }
 LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601-2 in 1/65536, as Pillow has it
 
-Pixels = UInt8[np.ndarray, "*shape"] | Float32[np.ndarray, "*shape"]
+Pixels = UInt8[np.ndarray, "..."] | Float32[np.ndarray, "..."]
 
 
 def plain(image: Image.Image) -> Image.Image:

@@ -89,7 +89,11 @@ class Samples:
         Errors: SamplesError for a count below 1 or above their number.
         """
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or not 1 <= count <= len(self):
-            raise SamplesError(f"count {count!r} cannot be drawn from {self.name}; give 1 to {len(self):,}.")
+            raise SamplesError(
+                f"count {count!r} cannot be drawn from {self.name}; give a whole number from 1 to {len(self):,}."
+            )
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise SamplesError(f"seed {seed!r} cannot seed a draw; give a whole number from 0.")
         if count == len(self):
             return self
         rows = stratified(self.labels, int(count), seed)
@@ -114,7 +118,7 @@ class Samples:
         """The picture at `index` as it came, before any resizing: 1 (gray), 3 or 4 channels."""
         if not -len(self) <= index < len(self):
             raise SamplesError(f"no image {index} in {self.name}; give 0 to {len(self) - 1}.")
-        pixels = self._images.read(self._rows[index])
+        pixels = self._images.read(int(self._rows[index]))
         return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
     def batches(
