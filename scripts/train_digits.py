@@ -12,36 +12,23 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netopsy.network.zoo.digits import PREPROCESSING, digits_vgg
+from netopsy.samples import load_samples
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "netopsy" / "network" / "shipped"
 SEEDS = {"a": 0, "b": 1}
 
 
-def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 (n, 32, 32), and labels, int64 (n,), of the stratified split `train` (1257) or `test` (540)."""
-    data = load_digits()
-    parts = train_test_split(np.arange(len(data.target)), test_size=540, stratify=data.target, random_state=0)
-    rows = np.sort(parts[split == "test"])
-    grey = np.rint(data.images[rows] * 255 / 16).astype(np.uint8)
-    images = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in grey]
-    return np.stack(images), data.target[rows].astype(np.int64)
-
-
 def load(split: str) -> tuple[Tensor, Tensor]:
     """Normalised images, float32 (n, 1, 32, 32), and labels, int64 (n,)."""
-    x, y = digits(split)
-    images = torch.from_numpy(x).float()[:, None] * PREPROCESSING.scale
-    return (images - PREPROCESSING.mean[0]) / PREPROCESSING.std[0], torch.from_numpy(y)
+    samples = load_samples("digits", split=split)
+    (batch,) = samples.batches(PREPROCESSING, len(samples))
+    return batch.images, batch.labels
 
 
 def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ class TorchvisionSource:
     """
 
     shipped: Path | None = None
-    unused = ("aux1.", "aux2.", "AuxLogits.")
+    unused: tuple[str, ...] = ("aux1.", "aux2.", "AuxLogits.")
 
     def __init__(self, name: str) -> None:
         names = torchvision.models.list_models(module=torchvision.models)
