@@ -1,0 +1,103 @@
+"""Edits of a network's weights: what a variant changes, computed when it is needed and never written to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netopsy.errors import EditError, nearest
+
+Tensors = Mapping[str, Tensor]
+Function = Callable[[Tensors], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Other values for some parameters.
+
+    tensors: names of the parameters or buffers that change.
+    function: from all tensors of the network, by name, to the new values of `tensors`, of the same shapes.
+    key: plain text that tells this edit from any other, for going on after an interruption.
+    """
+
+    tensors: tuple[str, ...]
+    function: Function = field(compare=False)
+    key: str
+
+
+@dataclass(frozen=True)
+class Shift:
+    """`weight + scale * direction`. Shifts of the same tensors with the same key share their direction.
+
+    direction: from all tensors of the network, by name, to the direction of each of `tensors`, of the same shapes.
+    """
+
+    tensors: tuple[str, ...]
+    direction: Function = field(compare=False)
+    scale: float
+    key: str
+
+
+Edit = Replace | Shift
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One version of the network: `settings` are the columns of its row; an edit of None leaves it as it is."""
+
+    settings: dict[str, Any]
+    edit: Edit | None
+
+
+def identity(variant: Variant) -> list[Any]:
+    """Plain data that tells this variant from others, for a checkpoint's name."""
+    edit = variant.edit
+    if edit is None:
+        return [variant.settings, None]
+    kind = type(edit).__name__
+    return [variant.settings, kind, list(edit.tensors), edit.key, edit.scale if isinstance(edit, Shift) else None]
+
+
+def computed(edit: Edit, tensors: Tensors) -> dict[str, Tensor]:
+    """The values that the edit's function gives: new weights of a Replace, the direction of a Shift.
+
+    The function sees copies of the tensors that it changes, so that it may work in place.
+    Errors: EditError where a name is unknown, missing in the answer, or a shape differs.
+    """
+    for name in edit.tensors:
+        if name not in tensors:
+            raise EditError(f"no parameter '{name}' to edit; nearest: {nearest(name, tensors)}.")
+    if not edit.tensors:
+        raise EditError(f"the edit '{edit.key}' names no tensors; name the parameters that it changes.")
+    seen = {name: tensor.detach() for name, tensor in tensors.items()}
+    seen |= {name: seen[name].clone() for name in edit.tensors}
+    function = edit.function if isinstance(edit, Replace) else edit.direction
+    given = function(seen)
+    if set(given) != set(edit.tensors):
+        raise EditError(f"the edit '{edit.key}' gave {sorted(given)}; it must give {sorted(edit.tensors)}.")
+    for name, value in given.items():
+        if value.shape != tensors[name].shape:
+            raise EditError(
+                f"the edit '{edit.key}' gave {name} the shape {tuple(value.shape)}; it must stay {tuple(tensors[name].shape)}."
+            )
+    return {name: value.detach().to(tensors[name]) for name, value in given.items()}
+
+
+def edited(edit: Edit, values: Mapping[str, Tensor], tensors: Tensors) -> dict[str, Tensor]:
+    """The edited weights, from what `computed` gave."""
+    if isinstance(edit, Replace):
+        return dict(values)
+    return {name: tensors[name].detach() + edit.scale * values[name] for name in edit.tensors}
+
+
+def check_change(variant: Variant, weights: Mapping[str, Tensor], tensors: Tensors) -> None:
+    """Raise EditError where no weight differs from the network's own."""
+    if all(torch.equal(weights[name], tensors[name]) for name in weights):
+        settings = ", ".join(f"{name}={value}" for name, value in variant.settings.items())
+        raise EditError(
+            f"the variant with {settings or 'no settings'} changes no weight; leave it out or choose a stronger setting."
+        )
