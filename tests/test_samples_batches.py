@@ -62,6 +62,13 @@ def test_a_pass_from_any_start_is_the_tail_of_the_whole_pass(count, batch_size, 
     assert whole.images.dtype == torch.float32 and whole.labels.dtype == whole.indices.dtype == torch.int64
 
 
+def test_arrays_may_be_views():
+    x = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
+    (ours,) = load_samples((x[::-1], np.arange(10)[::-2])).batches(SMALL, 5)
+    (expected,) = load_samples((x[::-1].copy(), np.array([9, 7, 5, 3, 1]))).batches(SMALL, 5)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
 def test_a_pass_from_the_end_is_empty():
     assert list(samples_of(5).batches(SMALL, 2, start=5)) == []
 

@@ -123,6 +123,7 @@ def test_parts_are_not_classes(tmp_path):
         ("file,label\na.png,0,1\n", {}, r"3 cells in row 2"),
         ("file,label\na.png,-1\n", {}, r"down to -1"),
         ("file,label\na.png,\n", {}, r"no label in row 2"),
+        ("file,label\na.png,;\n", {}, r"no label in any row"),
         ("file,label\na.png,1234567890123456789012\n", {}, r"over 18 digits"),
         ("file,label\na.png,3\n", {"classes": ["x", "y"]}, r"labels for 4 classes, but 2 class names"),
         ("file,label\na.png,cut\n", {"classes": ["dog", "cat"]}, r"label 'cut', not among its classes; nearest: cat"),

@@ -130,6 +130,8 @@ def _cells(
         return indices_of(cells, classes, str(table))
     parts = [[word.strip() for word in cell.split(separator) if word.strip()] for cell in cells]
     flat, names = indices_of([word for row in parts for word in row], classes, str(table))
+    if not names:
+        raise SamplesError(f"{table} has no label in any row; give class names, or the classes themselves.")
     ends = np.cumsum([len(row) for row in parts])
     return multi_hot(np.split(flat, ends[:-1]), len(names)), names
 
