@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, export
 
-from netopsy.errors import NetworkError
+from netopsy.network.capture import capture
 
 aten = torch.ops.aten
 
@@ -24,20 +23,7 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMod
     input_shape: one input without its batch, as (channels, height, width).
     Every call of an operation is a node; `node.meta["name"]` holds the name made by `name_nodes`.
     """
-    tensor = next(module.parameters(), None)
-    device = tensor.device if tensor is not None else torch.device("cpu")
-    example = torch.zeros(2, *input_shape, device=device)
-    try:
-        with torch.no_grad():
-            program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
-            graph = program.run_decompositions({}).module()
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NetworkError(
-            f"{type(module).__name__} cannot be exported for inputs of shape (batch, {', '.join(map(str, input_shape))}): "
-            f"{reason[:300]} Check the input size, and that the forward pass has no data-dependent branches."
-        ) from error
-    assert isinstance(graph, fx.GraphModule)
+    graph = capture(module, input_shape)
     _restore_batch_norm(graph)
     _drop_checks(graph)
     _canonical_parameters(graph, module)

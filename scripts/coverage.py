@@ -1,0 +1,195 @@
+"""Which networks Netopsy can open and which study can treat them: writes docs/coverage.md.
+
+    python scripts/coverage.py [--out docs/coverage.md] [--cache FOLDER] [--seconds 600] [--workers 2] [--only PATTERN]
+
+All classification networks of torchvision, and of each family of timm (the architecture's name up to its first
+underscore) the architecture with the fewest parameters; random weights. Every network is opened in a process of its own
+kind with a limit of time; each answer is a line in FOLDER/coverage.jsonl, so a second run goes on where the first ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from coverage_page import page
+
+
+def torchvision_names() -> list[str]:
+    """All classification networks of torchvision."""
+    import torchvision
+
+    return [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+
+
+def timm_names(cache: Path) -> list[str]:
+    """Of each family of timm the architecture with the fewest parameters (built without memory, on the meta device)."""
+    import timm
+    import torch
+
+    file = cache / f"timm-{timm.__version__}.json"
+    if not file.exists():
+        sizes = {}
+        for name in timm.list_models():
+            with torch.device("meta"):
+                sizes[name] = sum(p.numel() for p in timm.create_model(name, pretrained=False).parameters())
+        file.write_text(json.dumps(sizes))
+    smallest: dict[str, tuple[int, str]] = {}
+    for name, size in json.loads(file.read_text()).items():
+        family = name.split("_")[0]
+        smallest[family] = min(smallest.get(family, (size, name)), (size, name))
+    return [f"timm:{name}" for _, name in sorted(smallest.values())]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What the table says of one network; `error` where it cannot be opened."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from netopsy.errors import NetopsyError
+    from netopsy.network.listing import list_layers
+    from netopsy.network.load import load_network
+    from netopsy.network.macs import graph_macs
+    from netopsy.network.treatable import obstacles
+    from netopsy.studies import STUDIES
+
+    row: dict[str, Any] = {"network": name}
+    begun = time.monotonic()
+    try:
+        network = load_network(name)
+        row["parameters"] = network.parameters
+        row["input"] = list(network.preprocessing.input_shape)
+        layers = list_layers(network)
+        row |= {"layers": layers.height, "in_layers": int(layers["parameters"].sum())}
+        row |= {"macs": graph_macs(network.graph), "exact_fields": int(layers["field_exact"].sum())}
+        row["obstacles"] = {study: obstacles(network, study) for study in STUDIES}
+        row["seconds"] = round(time.monotonic() - begun, 1)
+    except NetopsyError as error:
+        return row | {"error": str(error), "seconds": round(time.monotonic() - begun, 1)}
+    except Exception as error:
+        return row | {"error": f"{type(error).__name__}: {error}"[:500], "crash": True}
+    network.module.requires_grad_(False)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            network.module(torch.zeros(1, *network.preprocessing.input_shape))
+        row["flop_counter"] = counter.get_total_flops() // 2
+    except Exception as error:
+        row["flop_counter_error"] = f"{type(error).__name__}: {error}"[:300]
+    return row
+
+
+def serve() -> None:
+    """Worker: names on standard input, one line of JSON each on standard output."""
+    import warnings
+
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(describe(line.strip())), flush=True)
+
+
+class Worker:
+    """A process that answers for one network after another; replaced when it is late or dies."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        self.answers = 0
+
+    def ask(self, name: str, seconds: float) -> dict[str, Any]:
+        if self.process is None or self.answers >= 40:
+            self.stop()
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, "--worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        self.answers += 1
+        assert self.process.stdin and self.process.stdout
+        timer = threading.Timer(seconds, self.process.kill)
+        timer.start()
+        try:
+            self.process.stdin.write(f"{name}\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        finally:
+            late = not timer.is_alive()
+            timer.cancel()
+        if line:
+            return json.loads(line)
+        self.stop()
+        return {"network": name, "error": f"No answer after {seconds:g} s." if late else "The process died."}
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process, self.answers = None, 0
+
+
+def sweep(names: list[str], answers: Path, seconds: float, workers: int) -> dict[str, dict[str, Any]]:
+    """Answers for all `names`, those in the file first."""
+    known = {}
+    if answers.exists():
+        known = {row["network"]: row for row in map(json.loads, answers.read_text().splitlines())}
+    left: queue.Queue[str] = queue.Queue()
+    for name in names:
+        if name not in known:
+            left.put(name)
+    lock = threading.Lock()
+
+    def work() -> None:
+        worker = Worker()
+        while True:
+            try:
+                name = left.get_nowait()
+            except queue.Empty:
+                return worker.stop()
+            row = worker.ask(name, seconds)
+            with lock, answers.open("a") as file:
+                known[name] = row
+                file.write(json.dumps(row) + "\n")
+                print(f"{len(known)}/{len(names)} {name}: {row.get('error', 'ok')[:150]}", flush=True)
+
+    threads = [threading.Thread(target=work) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {name: known[name] for name in names if name in known}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "coverage.md")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "netopsy" / "coverage")
+    parser.add_argument("--seconds", type=float, default=600, help="limit for one network")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", default="*", help="pattern of names, as timm:res*; writes no page")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        return serve()
+    given.cache.mkdir(parents=True, exist_ok=True)
+    names = [*timm_names(given.cache), *torchvision_names()]
+    names = [name for name in names if fnmatch.fnmatch(name, given.only)]
+    rows = sweep(names, given.cache / "coverage.jsonl", given.seconds, given.workers)
+    if given.only == "*":
+        given.out.write_text(page(list(rows.values())))
+        print(f"wrote {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The page docs/coverage.md from the answers of scripts/coverage.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a summary, then a table of networks by studies for torchvision and for timm, then the reasons."""
+    import timm
+    import torch
+    import torchvision
+
+    lines = [
+        "# Coverage",
+        "",
+        "Which networks Netopsy opens, and which study can treat them. This page is written by `python scripts/coverage.py`",
+        f"(torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, timm {timm.__version__}),",
+        "with random weights. It holds all classification networks of torchvision, and of each family of timm (the",
+        "architecture's name up to its first underscore) the architecture with the fewest parameters.",
+        "",
+    ]
+    reasons: dict[str, int] = {}
+    parts = []
+    for source, title in (("torchvision:", "torchvision"), ("timm:", "timm")):
+        part = sorted((r for r in rows if r["network"].startswith(source)), key=lambda r: r["network"])
+        lines.append(f"- {title}: {_summary(part)}")
+        parts += [f"## {title}", "", *_table(part, reasons), ""]
+    lines += [
+        "",
+        "MACs are multiply-accumulates for one image over all products of the graph, attention included.",
+        "In the columns of the studies `yes` means that the study treats the network; a number names the reason why it",
+        "cannot, below the tables. What an open network's layers look like: `netopsy layers NETWORK`.",
+        "",
+        *parts,
+        "## Reasons",
+        "",
+        *(f"{number}. {reason}" for reason, number in reasons.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    opened = [row for row in rows if "error" not in row]
+    counted = [row for row in opened if "flop_counter" in row]
+    agree = sum(row["flop_counter"] == row["macs"] for row in counted)
+    exact = sum(row["exact_fields"] for row in opened)
+    layers = sum(row["layers"] for row in opened)
+    treated = Counter(study for row in opened for study, reason in row["obstacles"].items() if reason is None)
+    studies = ", ".join(f"{study} {count}" for study, count in treated.items())
+    return (
+        f"{len(opened)} of {len(rows)} open. The MACs equal those of `torch.utils.flop_counter` for {agree} of the "
+        f"{len(counted)} that it can run. {exact:,} of {layers:,} receptive fields are exact, the others upper bounds. "
+        f"Treated by {studies}."
+    )
+
+
+def _table(rows: list[dict[str, Any]], reasons: dict[str, int]) -> list[str]:
+    studies = next((list(row["obstacles"]) for row in rows if "obstacles" in row), [])
+    head = ["network", "input", "layers", "parameters", "MACs", *studies]
+    lines = [f"| {' | '.join(head)} |", f"| --- | --- | {' | '.join(['---:'] * 3 + ['---'] * len(studies))} |"]
+    for row in rows:
+        name = row["network"].split(":")[1]
+        size = "x".join(map(str, row.get("input", ["?"])))
+        if "error" in row:
+            number = _number(row["error"], reasons)
+            cells = [name, size, "-", f"{row['parameters']:,}" if "parameters" in row else "-", "-"]
+            cells += [f"[{number}](#reasons)"] * len(studies)
+        else:
+            macs = f"{row['macs'] / 1e6:,.0f} M"
+            cells = [name, size, str(row["layers"]), f"{row['parameters']:,}", macs]
+            cells += [_cell(row["obstacles"][study], reasons) for study in studies]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(reason: str | None, reasons: dict[str, int]) -> str:
+    return "yes" if reason is None else f"[{_number(reason, reasons)}](#reasons)"
+
+
+def _number(reason: str, reasons: dict[str, int]) -> int:
+    return reasons.setdefault(" ".join(reason.split()), len(reasons) + 1)
