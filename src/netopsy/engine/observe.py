@@ -1,0 +1,120 @@
+"""One pass over the samples, any number of tallies on any nodes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netopsy.engine.tally import Tally
+from netopsy.engine.walk import plan
+from netopsy.engine.workspace import current_workspace
+from netopsy.errors import SettingsError
+from netopsy.network.graph import shape_of
+from netopsy.network.network import Network
+from netopsy.provenance import versions
+from netopsy.samples import Samples
+
+_LARGEST = 8 * 2**20  # values of the largest node that a batch may hold: more falls out of the cache
+
+
+def observe(
+    network: Network,
+    samples: Samples,
+    tallies: Mapping[str, tuple[str, Tally]],
+    *,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """The result of every tally, by its name, after one pass over the samples.
+
+    tallies: name -> (node, tally); several may watch one node. The tallies themselves stay empty: copies count.
+    batch_size: images a step; by default as many as keep the largest activation in the processor's cache.
+    Nodes that no tally needs are not run, and memory does not grow with the number of samples. In a `workspace` a pass
+    that was stopped goes on from its last checkpoint.
+    Errors: UnknownLayer for a node that the network does not have, SettingsError for anything that is no tally.
+    """
+    counted, watched = _copies(network, tallies)
+    size = default_batch_size(network) if batch_size is None else batch_size
+    if size < 1:
+        raise SettingsError(f"batch size {size} must be at least 1.")
+    walk = plan(network, (), watched=watched)
+    place = current_workspace()
+    saved = place.checkpoint("observe", _spec(network, samples, counted, watched, size) if place.folder else {})
+    done, state = saved.load()
+    for name, tally in counted.items():
+        tally.restore({key.removeprefix(f"{name}\0"): v for key, v in state.items() if key.startswith(f"{name}\0")})
+
+    def gather() -> dict[str, Tensor]:
+        return {f"{name}\0{key}": value for name, tally in counted.items() for key, value in tally.state().items()}
+
+    device, indices = network.device, torch.empty(0, dtype=torch.int64)
+
+    def visit(node: str, values: Tensor) -> None:
+        for tally in watched[node]:
+            tally.update(values, indices)
+
+    place.report("observe", done, len(samples))
+    with torch.inference_mode():
+        for batch in samples.batches(network.preprocessing, size, start=done):
+            indices = batch.indices
+            walk.run({"input": batch.images.to(device)}, batch=len(indices), visit=visit)
+            done += len(indices)
+            saved.save(done, gather)
+            place.report("observe", done, len(samples))
+    saved.save(done, gather, final=True)
+    return {name: tally.result() for name, tally in counted.items()}
+
+
+def default_batch_size(network: Network) -> int:
+    """Images a step: the largest activation stays in the processor's cache; 1 to 64."""
+    largest = max(torch.Size(shape_of(node)).numel() for node in network.nodes.values())
+    return max(1, min(64, _LARGEST // largest))
+
+
+def _copies(
+    network: Network, tallies: Mapping[str, tuple[str, Tally]]
+) -> tuple[dict[str, Tally], dict[str, list[Tally]]]:
+    """Copies of the tallies by name, and by the node that they watch."""
+    counted: dict[str, Tally] = {}
+    watched: dict[str, list[Tally]] = {}
+    for name, entry in tallies.items():
+        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], Tally)):
+            raise SettingsError(f"tally '{name}' is {entry!r}; give (node name, tally), for example ('relu', Sparsity()).")
+        counted[name] = copy.deepcopy(entry[1])
+        watched.setdefault(network.node(entry[0]).meta["name"], []).append(counted[name])
+    if not counted:
+        raise SettingsError("there is no tally to count; give at least one as {name: (node name, tally)}.")
+    return counted, watched
+
+
+def _spec(
+    network: Network, samples: Samples, counted: dict[str, Tally], watched: dict[str, list[Tally]], size: int
+) -> dict[str, Any]:
+    """All that the outcome depends on: a checkpoint of anything else is not taken up."""
+    nodes = {id(tally): node for node, tallies in watched.items() for tally in tallies}
+    return {
+        "network": network.digest,
+        "graph": hashlib.sha256(network.graph.code.encode()).hexdigest(),
+        "preprocessing": asdict(network.preprocessing),
+        "samples": samples.digest,
+        "tallies": {name: [nodes[id(tally)], *_description(tally)] for name, tally in counted.items()},
+        "batch_size": size,
+        "versions": {package: versions().get(package) for package in ("netopsy", "torch")},
+    }
+
+
+def _description(tally: Tally) -> tuple[str, dict[str, str]]:
+    """Kind and settings of a tally that has counted nothing yet."""
+    kind = type(tally)
+    return f"{kind.__module__}.{kind.__qualname__}", {name: _text(value) for name, value in vars(tally).items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return hashlib.sha256(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    return repr(value)

@@ -1,0 +1,7 @@
+"""What `observe` can count: one tally a file."""
+
+from netopsy.engine.tallies.histogram import Buckets, Histogram
+from netopsy.engine.tallies.moments import Moments, MomentsResult
+from netopsy.engine.tallies.sparsity import Sparsity, SparsityResult
+
+__all__ = ["Buckets", "Histogram", "Moments", "MomentsResult", "Sparsity", "SparsityResult"]

@@ -1,0 +1,258 @@
+"""How many activations are zero (Lorieul et al., Section III.B, Figure 4), and which units never or always answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+from torch import fx
+
+from netopsy import charts
+from netopsy.engine.observe import observe
+from netopsy.engine.tallies import Moments
+from netopsy.engine.tallies import Sparsity as ZeroShare
+from netopsy.engine.tally import Tally
+from netopsy.errors import SettingsError
+from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.network import Network
+from netopsy.result import Figure, Result
+from netopsy.samples import Samples
+from netopsy.studies.sparsity_findings import findings
+from netopsy.studies.study import Study
+
+_RECTIFIERS = {"relu", "relu6", "hardswish", "hardsigmoid", "threshold"}
+_NEVER_ZERO = {
+    *("gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "softplus", "softsign"),
+    *("sigmoid", "log_sigmoid", "tanh", "softmax", "log_softmax", "glu"),
+}
+_CLAMPS = {"hardtanh", "clamp", "clamp_min"}
+_LAST_AXIS = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
+_AXIS_ONE = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "batch_norm", "group_norm"}
+_SOURCE = "Lorieul et al., Figure 4"
+_FACETS = 24  # more small charts than this are drawn as one map
+_BINS = 20
+
+
+@dataclass(frozen=True)
+class Sparsity(Study):
+    """The share of zeros in the output of every activation, per layer and per unit (Lorieul et al., Figure 4).
+
+    threshold: values of at most this magnitude count as zeros; 0 counts exact zeros, as the paper does.
+    """
+
+    threshold: float = 0.0
+
+    name: ClassVar[str] = "sparsity"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < math.inf:
+            raise SettingsError(f"threshold {self.threshold} must be 0 or more: the largest magnitude taken for zero.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        assert samples is not None
+        nodes = activations(network)
+        tallies: dict[str, tuple[str, Tally]] = {}
+        for name, node in nodes.items():
+            axis = channel_axis(node)
+            tallies[f"zeros {name}"] = (name, ZeroShare(self.threshold, axis))
+            tallies[f"moments {name}"] = (name, Moments(axis=axis))
+        probabilities = network.output not in nodes
+        if probabilities:
+            tallies["output"] = (network.output, ZeroShare(self.threshold, softmax=True))
+        counted = observe(network, samples, tallies)
+        layers, units = [], []
+        for name, node in nodes.items():
+            zeros, moments = counted[f"zeros {name}"], counted[f"moments {name}"]
+            rows = _units(name, zeros, moments)
+            units.append(rows)
+            layers.append(_layer(name, node, network, rows, int(zeros.zeros.sum()), zeros.seen))
+        if probabilities:
+            zeros, node = counted["output"], network.nodes[network.output]
+            rows = pl.DataFrame({"sparsity": zeros.share.numpy()})
+            row = _layer(network.output, node, network, rows, int(zeros.zeros.sum()), zeros.seen)
+            layers.append({**row, "operator": "softmax of the output", "rectifies": False})
+        frame = pl.DataFrame(layers, schema=_LAYERS)
+        table = pl.concat(units) if units else pl.DataFrame(schema=_UNITS)
+        flagged = _extremes(frame, table)
+        return self.result(
+            tables={"layers": frame, "units": table, "extreme_units": flagged},
+            figures=_figures(frame, table, self.threshold),
+            findings=findings(frame, flagged, len(samples), self.threshold),
+        )
+
+
+_LAYERS: dict[str, Any] = {
+    "node": pl.String,
+    "layer": pl.String,
+    "operator": pl.String,
+    "shape": pl.String,
+    "units": pl.Int64,
+    "sparsity": pl.Float64,
+    "dead": pl.Int64,
+    "always_on": pl.Int64,
+    "rectifies": pl.Boolean,
+}
+_UNITS: dict[str, Any] = {
+    "node": pl.String,
+    "channel": pl.Int64,
+    "sparsity": pl.Float64,
+    "mean": pl.Float64,
+    "max": pl.Float64,
+}
+
+
+def activations(network: Network) -> dict[str, fx.Node]:
+    """The nodes that apply an activation function, by name, in order of execution."""
+    known = _RECTIFIERS | _NEVER_ZERO
+    return {
+        name: node
+        for name, node in network.nodes.items()
+        if operator_name(node).rstrip("_") in known or operator_name(node) in _CLAMPS
+    }
+
+
+def rectifies(node: fx.Node) -> bool:
+    """Whether the node's function sends a whole interval to exactly zero."""
+    kind = operator_name(node)
+    if kind in _CLAMPS:
+        low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", node.kwargs.get("min"))
+        return low == 0
+    return kind in _RECTIFIERS
+
+
+def channel_axis(node: fx.Node) -> int:
+    """Where the units of `node` are: last behind a linear map or a layer norm, 1 behind a convolution."""
+    current = node
+    while current.op == "call_function":
+        kind = operator_name(current)
+        if kind in _LAST_AXIS:
+            return -1
+        if kind in _AXIS_ONE or not current.all_input_nodes:
+            return 1
+        current = current.all_input_nodes[0]
+    return 1
+
+
+def weight_layer(network: Network, node: fx.Node) -> str:
+    """Name of the last weight-bearing layer in front of `node`; empty where there is none."""
+    owners = {call: layer.name for layer in network.layers for call in layer.nodes}
+    order = {name: position for position, name in enumerate(network.nodes)}
+    found: set[str] = set()
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        name = current.meta["name"]
+        if name in owners:
+            found.add(name)
+        elif current not in seen:
+            seen.add(current)
+            stack.extend(current.all_input_nodes)
+    return owners[max(found, key=order.__getitem__)] if found else ""
+
+
+def _units(name: str, zeros: Any, moments: Any) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "node": [name] * len(zeros.share),
+            "channel": range(len(zeros.share)),
+            "sparsity": zeros.share.numpy(),
+            "mean": moments.mean.numpy(),
+            "max": moments.max.numpy(),
+        },
+        schema=_UNITS,
+    )
+
+
+def _layer(name: str, node: fx.Node, network: Network, units: pl.DataFrame, zeros: int, seen: int) -> dict[str, Any]:
+    share = units["sparsity"]
+    return {
+        "node": name,
+        "layer": weight_layer(network, node),
+        "operator": operator_name(node),
+        "shape": "x".join(map(str, shape_of(node)[1:])),
+        "units": len(share),
+        "sparsity": zeros / max(1, seen * len(share)),
+        "dead": int((share == 1).sum()),
+        "always_on": int((share == 0).sum()),
+        "rectifies": rectifies(node),
+    }
+
+
+def _extremes(layers: pl.DataFrame, units: pl.DataFrame) -> pl.DataFrame:
+    """Units that were zero on every image, and units of rectifiers that were never zero."""
+    joined = units.join(layers.select("node", "layer", "rectifies"), on="node", how="left", maintain_order="left")
+    dead, on = pl.col("sparsity") == 1, (pl.col("sparsity") == 0) & pl.col("rectifies")
+    kind = pl.when(dead).then(pl.lit("dead")).otherwise(pl.lit("always on")).alias("kind")
+    return joined.filter(dead | on).select("kind", "node", "layer", "channel", "mean", "max")
+
+
+def _figures(layers: pl.DataFrame, units: pl.DataFrame, threshold: float) -> dict[str, Figure]:
+    what = "zeros" if not threshold else f"values of magnitude up to {threshold:g}"
+    figures = {
+        "sparsity": charts.bars(
+            layers,
+            "node",
+            "sparsity",
+            title=f"Share of {what} in the output of each activation",
+            reading="Each bar is the share over all images and units; layers run from the input (top) to the output.",
+            source=_SOURCE,
+            percent=True,
+            reference=0.8,
+            reference_label="80 %",
+            category_title="activation",
+            value_title=f"share of {what}",
+        )
+    }
+    if not units.height:
+        return figures
+    bins = _binned(units)
+    if layers.height <= _FACETS:
+        figures["units"] = charts.histogram(
+            bins,
+            "left",
+            "right",
+            "units",
+            title="How sparse the units of each activation are",
+            reading="Each small chart counts a layer's units by their own share of zeros; the far right holds dead units.",
+            facet="node",
+            x_title="share of zeros",
+            y_title="units",
+            shared_x=True,
+        )
+    else:
+        figures["units"] = charts.heatmap(
+            bins.with_columns(pl.col("left").alias("share of zeros, from")),
+            "share of zeros, from",
+            "node",
+            "share",
+            title="How sparse the units of each activation are",
+            reading="Each row is a layer: a bright cell holds many of its units; the far right holds dead units.",
+            percent=True,
+            percent_x=True,
+            y_title="activation",
+            value_title="share of units",
+            labels=False,
+        )
+    return figures
+
+
+def _binned(units: pl.DataFrame) -> pl.DataFrame:
+    """Units counted by their share of zeros: node, left, right, units, share."""
+    bin_ = (pl.col("sparsity") * _BINS).floor().clip(0, _BINS - 1).cast(pl.Int64).alias("bin")
+    counted = units.group_by("node", bin_, maintain_order=True).agg(pl.len().cast(pl.Int64).alias("units"))
+    every = units.select(pl.col("node").unique(maintain_order=True)).join(
+        pl.DataFrame({"bin": range(_BINS)}), how="cross", maintain_order="left_right"
+    )
+    full = every.join(counted, on=["node", "bin"], how="left", maintain_order="left").with_columns(
+        pl.col("units").fill_null(0)
+    )
+    return full.select(
+        "node",
+        (pl.col("bin") / _BINS).alias("left"),
+        ((pl.col("bin") + 1) / _BINS).alias("right"),
+        "units",
+        (pl.col("units") / pl.col("units").sum().over("node")).alias("share"),
+    )
