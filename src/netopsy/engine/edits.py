@@ -82,7 +82,8 @@ def computed(edit: Edit, tensors: Tensors) -> dict[str, Tensor]:
     for name, value in given.items():
         if value.shape != tensors[name].shape:
             raise EditError(
-                f"the edit '{edit.key}' gave {name} the shape {tuple(value.shape)}; it must stay {tuple(tensors[name].shape)}."
+                f"the edit '{edit.key}' gave {name} the shape {tuple(value.shape)}; "
+                f"it must stay {tuple(tensors[name].shape)}."
             )
     return {name: value.detach().to(tensors[name]) for name, value in given.items()}
 
@@ -99,5 +100,5 @@ def check_change(variant: Variant, weights: Mapping[str, Tensor], tensors: Tenso
     if all(torch.equal(weights[name], tensors[name]) for name in weights):
         settings = ", ".join(f"{name}={value}" for name, value in variant.settings.items())
         raise EditError(
-            f"the variant with {settings or 'no settings'} changes no weight; leave it out or choose a stronger setting."
+            f"the variant with {settings or 'no settings'} changes no weight; leave it out or choose a stronger one."
         )

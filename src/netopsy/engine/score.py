@@ -18,12 +18,12 @@ from torch import Tensor
 
 from netopsy.engine.intervals import paired_difference, wilson
 
-Z_TIE = 1e-4
+TIE = 1e-4
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """For each image (n,): predicted class int64 (-1 where the output is not finite), top1 and top5 bool, loss float64."""
+    """For each image (n,): top1 and top5 bool; loss float64; predicted int64, -1 where the output is not finite."""
 
     predicted: Tensor
     top1: Tensor
@@ -48,7 +48,7 @@ def judge(outputs: Tensor, labels: Tensor) -> Verdicts:
     return Verdicts(predicted, held[:, 0] & finite, held.any(dim=1) & finite, loss)
 
 
-def near_ties(outputs: Tensor, tolerance: float = Z_TIE) -> Tensor:
+def near_ties(outputs: Tensor, tolerance: float = TIE) -> Tensor:
     """Which rows (n,) of outputs (n, classes) hold two outputs so close that rounding may swap a verdict.
 
     tolerance: as a share of the row's largest absolute output.

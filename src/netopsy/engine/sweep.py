@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import polars as pl
 import torch
 
-from netopsy.engine.edits import Edit, Replace, Shift, Variant, check_change, computed, edited
-from netopsy.engine.score import judge, row
-from netopsy.engine.walk import affected, boundary, plan
+from netopsy.engine.edits import Edit, Replace, Shift, Variant, identity
+from netopsy.engine.exact import exact
+from netopsy.engine.rerun import Rerun
 from netopsy.engine.workspace import current_workspace
+from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples import Samples
 
@@ -27,48 +29,46 @@ def sweep(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """One row a variant, in the order given: its settings, then its scores."""
-    device = network.device
-    weights, plans, given = [], [], set()
-    for variant in variants:
-        if variant.edit is None:
-            weights.append({})
-            plans.append(None)
-            continue
-        new = edited(variant.edit, computed(variant.edit, network.tensors), network.tensors)
-        check_change(variant, new, network.tensors)
-        weights.append(new)
-        changed = affected(network, variant.edit.tensors)
-        edges = boundary(network, changed)
-        plans.append(plan(network, [network.output], given=edges))
-        given.update(edges)
-    base = plan(network, [network.output, *given])
-    sums = [dict.fromkeys(("top1", "top5", "agreement", "loss", "losses", "gains"), 0.0) for _ in variants]
-    done = 0
-    for batch in samples.batches(network.preprocessing, batch_size or 64):
-        images, labels = batch.images.to(device), batch.labels.to(device)
-        values = base.run({"input": images}, batch=len(images))
-        values["input"] = images
-        plain = judge(values[network.output], labels)
-        for total, new, step in zip(sums, weights, plans, strict=True):
-            verdicts = plain
-            if step is not None:
-                edges = {node.meta["name"]: values[node.meta["name"]] for node in step.given}
-                out = step.run(edges, batch=len(images), overrides=new)[network.output]
-                verdicts = judge(out, labels)
-            total["top1"] += int(verdicts.top1.sum())
-            total["top5"] += int(verdicts.top5.sum())
-            total["agreement"] += int(((verdicts.predicted == plain.predicted) & (plain.predicted >= 0)).sum())
-            total["loss"] += float(verdicts.loss.sum())
-            total["losses"] += int((plain.top1 & ~verdicts.top1).sum())
-            total["gains"] += int((~plain.top1 & verdicts.top1).sum())
-        done += len(images)
-        current_workspace().report("sweep", done, len(samples))
-    return pl.DataFrame(
-        [{**variant.settings, **row(**total, images=len(samples))} for variant, total in zip(variants, sums, strict=True)]
-    )
+    """One row a variant, in the order given: its settings, then its scores (shares run from 0 to 1).
+
+    precision: None scores every variant on all samples; a number of points (0.5 is a share of 0.005) stops a variant
+    once the 95 % interval of its accuracy drop on all samples is within +- that.
+    batch_size: images times variants that run at once; None chooses by the size of the activations.
+    seed: of the order in which images are drawn where `precision` is given.
+
+    Columns: top1, top5; top1_low, top1_high: 95 % Wilson interval; agreement: share of images with the prediction of
+    the unedited network; loss: mean cross-entropy; images: how many were used; drop: top1 of the unedited network less
+    top1, on the same images; drop_low, drop_high: its 95 % interval. Without `precision` that is the interval of Bonett
+    and Price for the drop on other images of the same kind; with it, it is the interval for the drop on all of
+    `samples`, valid whenever the variant stopped. See `engine/score.py` for labels of several classes and for outputs
+    that are not finite.
+    Errors: EditError for a variant that changes no weight or names an unknown parameter; SettingsError.
+    """
+    if precision is not None and not 0 < precision <= 100:
+        raise SettingsError(f"precision {precision} must be more than 0 and at most 100 points; 0.5 is usual.")
+    if batch_size is not None and batch_size < 1:
+        raise SettingsError(f"batch size {batch_size} must be at least 1.")
+    if not variants:
+        return pl.DataFrame()
+    if len(network.nodes[network.output].meta["val"].shape) != 2:
+        raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
+    samples.check(network.classes)
+    rerun = Rerun(network, variants, batch_size)
+    block = rerun.block_size
+    spec = {
+        "version": version("netopsy"),
+        "network": network.digest,
+        "samples": samples.digest,
+        "variants": [identity(variant) for variant in variants],
+        "precision": precision,
+        "seed": seed,
+        "block": [block, batch_size],
+    }
+    checkpoint = current_workspace().checkpoint("sweep", spec)
+    scores = exact(network, samples, variants, rerun, block, checkpoint)
+    return pl.DataFrame([{**variant.settings, **own} for variant, own in zip(variants, scores, strict=True)])
 
 
 def score(network: Network, samples: Samples) -> pl.DataFrame:
-    """One row: the scores of the unedited network."""
+    """One row: the scores of the unedited network, in the columns of `sweep`."""
     return sweep(network, samples, [Variant({}, None)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from netopsy.network.network import Network
 Visit = Callable[[str, Tensor], None]
 
 # Operators that return fresh memory: nobody else can hold a view of their result.
+_FOLDABLE = {"conv1d", "conv2d", "conv3d"}
 _FRESH = {"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "batch_norm", "add", "mul", "cat", "layer_norm"}
 _IN_PLACE = {
     aten.relu.default: aten.relu_.default,
@@ -24,15 +25,21 @@ _IN_PLACE = {
     aten.gelu.default: aten.gelu_.default,
     aten.add.Tensor: aten.add_.Tensor,
 }
+# A graph is exported from contiguous values; reshape gives the same where the memory lies otherwise (channels last).
+_ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node to run; `target` is its operator (the in-place twin where nobody reads the operand again)."""
+    """One node to run; `target` is its operator (the in-place twin where nobody reads the operand again).
+
+    convolution: for a batch norm that is folded into the convolution before it, that convolution.
+    """
 
     node: fx.Node
     target: Any
     drop: tuple[fx.Node, ...]
+    convolution: fx.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Plan:
     given: tuple[fx.Node, ...]
     targets: tuple[str, ...]
     watched: frozenset[str]
+    _folded: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     def run(
         self,
@@ -77,10 +85,13 @@ class Plan:
             if "sym_size" in str(node.target):
                 values[node] = batch
                 continue
-            args = fx.node.map_arg(node.args, values.__getitem__)
-            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-            target = node.target if torch.is_grad_enabled() else step.target
-            value = values[node] = target(*args, **kwargs)
+            if step.convolution is not None:
+                value = values[node] = self._convolve(node, step.convolution, values, overrides or {})
+            else:
+                args = fx.node.map_arg(node.args, values.__getitem__)
+                kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+                target: Any = node.target if torch.is_grad_enabled() else step.target
+                value = values[node] = target(*args, **kwargs)
             name = node.meta["name"]
             if visit and name in self.watched:
                 visit(name, value)
@@ -90,6 +101,40 @@ class Plan:
                 del values[dead]
         return results
 
+    def _convolve(
+        self, norm: fx.Node, convolution: fx.Node, values: Mapping[fx.Node, Any], overrides: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The convolution with the batch norm `norm` folded into its weights."""
+        x, weight, *rest = convolution.args
+        parameters = [weight, rest[0] if rest else None, *norm.args[1:5]]
+        own = not any(str(p.target) in overrides for p in parameters if isinstance(p, fx.Node))
+        folded = self._folded.get(norm) if own else None
+        if folded is None:
+            folded = fold(*(values[p] if isinstance(p, fx.Node) else p for p in parameters), eps=float(norm.args[7]))  # type: ignore[arg-type]
+            if own:
+                self._folded[norm] = folded
+        operator: Any = convolution.target
+        return operator(values[x], *folded, *rest[1:])  # type: ignore[index]
+
+
+def fold(
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals a convolution followed by a batch norm in eval mode."""
+    scale = (var + eps).rsqrt() if gamma is None else gamma * (var + eps).rsqrt()
+    shift = (-mean if bias is None else bias - mean) * scale
+    folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    if folded.ndim == 4:
+        folded = folded.contiguous(memory_format=torch.channels_last)
+    return folded, shift if beta is None else shift + beta
+
 
 def plan(
     network: Network,
@@ -97,35 +142,69 @@ def plan(
     *,
     given: Collection[str] = ("input",),
     watched: Collection[str] = (),
+    consumed: Collection[str] = (),
+    folded: bool = False,
 ) -> Plan:
-    """The shortest plan that computes `targets` and `watched` nodes when the values of `given` are supplied."""
+    """The shortest plan that computes `targets` and `watched` nodes when the values of `given` are supplied.
+
+    consumed: names in `given` whose tensors are fresh memory that the run may overwrite.
+    folded: fold each batch norm into the convolution before it, where nothing else reads the convolution. The values
+    differ by rounding, and such a plan is stale once the network's weights change.
+    """
     targets, given, watched = tuple(targets), set(given), frozenset(watched)
     supplied = {network.node(name) for name in given}
     wanted = {network.node(name) for name in (*targets, *watched)}
+    foldable = _foldable(network, supplied | wanted) if folded else {}
     needed: set[fx.Node] = set()
     stack = [node for node in wanted if node not in supplied]
     while stack:
         node = stack.pop()
         if node not in needed:
             needed.add(node)
-            # the batch size is known without the input, so a size does not pull its operand in
-            parents = [] if "sym_size" in str(node.target) else node.all_input_nodes
-            stack.extend(parent for parent in parents if parent not in supplied)
+            stack.extend(parent for parent in _reads(node, foldable) if parent not in supplied)
     order = [node for node in network.graph.graph.nodes if node in needed]
-    last: dict[fx.Node, fx.Node] = {}
-    for node in order:
-        for parent in [] if "sym_size" in str(node.target) else node.all_input_nodes:
-            last[parent] = node
+    last = {parent: node for node in order for parent in _reads(node, foldable)}
     dying: dict[fx.Node, list[fx.Node]] = {}
     for parent, node in last.items():
         dying.setdefault(node, []).append(parent)
-    kept = {network.node(name) for name in targets} | supplied
+    disposable = {network.node(name) for name in consumed}
+    kept = ({network.node(name) for name in targets} | supplied) - disposable
     steps = []
     for node in order:
-        dead = dying.get(node, [])
-        overwritable = bool(node.args) and node.args[0] in dead and node.args[0] not in kept
-        steps.append(Step(node, _in_place(node) if overwritable else node.target, tuple(dead)))
+        dead, operand = dying.get(node, []), node.args[0] if node.args else None
+        target: Any = node.target
+        if isinstance(operand, fx.Node) and operand in dead and operand not in kept:
+            target = _in_place(node, operand, fresh=operand in disposable)
+        steps.append(Step(node, _ANY_LAYOUT.get(target, target), tuple(dead), foldable.get(node)))
     return Plan(network, tuple(steps), tuple(supplied), targets, watched)
+
+
+def _reads(node: fx.Node, foldable: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
+    """The nodes whose values a step reads."""
+    if "sym_size" in str(node.target):
+        return []  # the batch size is known without the input, so a size does not pull its operand in
+    if node in foldable:
+        convolution = foldable[node]
+        return [*convolution.all_input_nodes, *(parent for parent in node.all_input_nodes if parent is not convolution)]
+    return node.all_input_nodes
+
+
+def _foldable(network: Network, separate: Collection[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Batch norm -> the convolution that it can be folded into; none whose value is in `separate`."""
+    found = {}
+    for node in network.graph.graph.nodes:
+        if node.target is not aten.batch_norm.default or node.args[5]:
+            continue
+        source = node.args[0]
+        if (
+            operator_name(source) in _FOLDABLE
+            and source not in separate
+            and len(source.users) == 1
+            and not source.kwargs
+            and all(p is None or p.op == "get_attr" for p in (*source.args[1:3], *node.args[1:5]))
+        ):
+            found[node] = source
+    return found
 
 
 def affected(network: Network, tensors: Collection[str]) -> set[fx.Node]:
@@ -139,31 +218,46 @@ def affected(network: Network, tensors: Collection[str]) -> set[fx.Node]:
     return changed
 
 
-def boundary(network: Network, changed: Collection[fx.Node]) -> tuple[str, ...]:
-    """Names of the unchanged nodes that `changed` ones read: what a re-run of the changed part must be given."""
+def boundary(
+    network: Network, changed: Collection[fx.Node], usable: Callable[[fx.Node], bool] = lambda node: True
+) -> tuple[str, ...]:
+    """Names of the unchanged nodes that `changed` ones read: what a re-run of the changed part must be given.
+
+    usable: says of a node whether its value can be given; where it cannot, the nodes that it is made from are.
+    """
     data = data_nodes(network.graph)
     outside: set[fx.Node] = set()
+    seen: set[fx.Node] = set()
     stack = [parent for node in changed for parent in node.all_input_nodes]
     while stack:
         node = stack.pop()
-        if node in data and node not in changed and node not in outside:
-            outside.add(node)
+        if node in data and node not in changed and node not in seen:
+            seen.add(node)
             # a list of tensors is no value to keep: keep what it was made from
-            if node.meta["name"] not in network.nodes:
+            if node.meta["name"] in network.nodes and usable(node):
+                outside.add(node)
+            else:
                 stack.extend(node.all_input_nodes)
     names = {node.meta["name"] for node in outside}
     return tuple(name for name in network.nodes if name in names)
 
 
-def _in_place(node: fx.Node) -> Any:
+def _in_place(node: fx.Node, source: fx.Node, fresh: bool) -> Any:
     """The operator's in-place twin, where the first operand is fresh memory that no other node (or view) reads."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    if source.op != "call_function" or operator_name(source) not in _FRESH or len(source.users) > 1:
+    if not fresh and (source.op != "call_function" or operator_name(source) not in _FRESH):
         return node.target
-    before, after = source.meta.get("val"), node.meta.get("val")
+    # a list or view of the operand may live on in another node: any second reader rules the twin out
+    if len(source.users) > 1 and not (fresh and _only_arithmetic(source)):
+        return node.target
+    target: Any = node.target
+    before, after = source.meta["val"], node.meta["val"]
     same = isinstance(before, Tensor) and isinstance(after, Tensor) and before.dtype == after.dtype
-    return _IN_PLACE.get(node.target, node.target) if same and before.shape == after.shape else node.target
+    return _IN_PLACE.get(target, target) if same and before.shape == after.shape else target
+
+
+def _only_arithmetic(source: fx.Node) -> bool:
+    """Whether all readers of `source` make new memory, so that the last of them may overwrite it."""
+    return all(user.op == "call_function" and operator_name(user) in _FRESH | {"relu"} for user in source.users)
 
 
 def _constant(network: Network, node: fx.Node) -> Tensor:

@@ -1,0 +1,82 @@
+"""A sweep that shows every image to every variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netopsy.engine.edits import Variant
+from netopsy.engine.rerun import Rerun
+from netopsy.engine.score import Verdicts, judge, row
+from netopsy.engine.workspace import Checkpoint, current_workspace
+from netopsy.network.network import Network
+from netopsy.samples import Samples
+
+COUNTS = ("top1", "top5", "agreement", "loss", "losses", "gains")
+
+
+class Block:
+    """The verdicts on one block of images: a row a variant; `finished` tells which groups are done."""
+
+    def __init__(self, variants: int, images: int, groups: int) -> None:
+        self.predicted = torch.full((variants, images), -1, dtype=torch.int32)
+        self.top1 = torch.zeros(variants, images, dtype=torch.bool)
+        self.top5 = torch.zeros(variants, images, dtype=torch.bool)
+        self.loss = torch.zeros(variants, images, dtype=torch.float64)
+        self.finished = torch.zeros(groups, dtype=torch.bool)
+
+    def write(self, position: int, verdicts: Verdicts) -> None:
+        for name in ("predicted", "top1", "top5", "loss"):
+            getattr(self, name)[position] = getattr(verdicts, name).cpu()
+
+    def counts(self, plain: Verdicts) -> Tensor:
+        """float64 (variants, COUNTS) against the verdicts on the unedited network."""
+        predicted, right = plain.predicted.cpu(), plain.top1.cpu()
+        agreement = (self.predicted == predicted) & (predicted >= 0)
+        each = (self.top1, self.top5, agreement, self.loss, right & ~self.top1, ~right & self.top1)
+        return torch.stack([value.double().sum(dim=1) for value in each], dim=1)
+
+
+def exact(
+    network: Network, samples: Samples, variants: Sequence[Variant], rerun: Rerun, block: int, checkpoint: Checkpoint
+) -> list[dict[str, Any]]:
+    """The scores of each variant on all samples."""
+    done, state = checkpoint.load()
+    totals = state.pop("totals", torch.zeros(len(variants), len(COUNTS), dtype=torch.float64))
+    grouped = {p for group in rerun.groups for p in group.members}
+    alone = [p for p in range(len(variants)) if p not in grouped]
+    pieces = max(1, len(rerun.groups))
+    for batch in samples.batches(network.preprocessing, block, start=done) if done < len(samples) else ():
+        images, labels = batch.images.to(network.device), batch.labels.to(network.device)
+        current = Block(len(variants), len(images), len(rerun.groups))
+        vars(current).update(state)
+        state = {}
+
+        def take(
+            group: int,
+            outputs: dict[int, Tensor],
+            current: Block = current,
+            labels: Tensor = labels,
+            done: int = done,
+            totals: Tensor = totals,
+        ) -> None:
+            for position, values in outputs.items():
+                current.write(position, judge(values, labels))
+            current.finished[group] = True
+            checkpoint.save(done, partial(dict, vars(current), totals=totals))
+            part = len(labels) * int(current.finished.sum()) // pieces
+            current_workspace().report("sweep", done + part, len(samples))
+
+        skip = set(current.finished.nonzero()[:, 0].tolist())
+        plain = judge(rerun.run(images, take, active=grouped, skip=skip), labels)
+        for position in alone:
+            current.write(position, plain)
+        totals = totals + current.counts(plain)
+        done += len(images)
+        checkpoint.save(done, partial(dict, totals=totals), final=done == len(samples))
+        current_workspace().report("sweep", done, len(samples))
+    return [row(**dict(zip(COUNTS, counts, strict=True)), images=len(samples)) for counts in totals.tolist()]
