@@ -1,0 +1,172 @@
+"""A case: a folder that holds the Results of one network, and their report. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image as Picture
+
+from netopsy.errors import CaseError
+from netopsy.result import Figure, Image, Result
+
+FORMAT = 1
+
+
+class Case:
+    """A folder with one subfolder a study.
+
+        case.json                  format, and the studies in the order they came
+        index.html, STUDY.html     the report
+        STUDY/result.json          settings, findings, provenance, and what lies in the folders beside it
+        STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png     STUDY/artifacts/*
+
+    A Result is written beside the old one and takes its place by renaming: a killed write leaves the former state.
+
+    path: the folder. create: whether to make one that is not there yet.
+    Raises CaseError where the folder is missing, no case, damaged, or of another format.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = True) -> None:
+        self.path = Path(path)
+        if not self.path.exists() and not create:
+            raise CaseError(f"no case at '{path}': give the folder that `netopsy examine --out` wrote.")
+        if self.path.exists() and not self.path.is_dir():
+            raise CaseError(f"'{path}' is a file, not a case folder: give another --out.")
+        manifest = self.path / "case.json"
+        if manifest.exists():
+            self._manifest: dict[str, Any] = _read_json(manifest)
+            if self._manifest.get("format") != FORMAT:
+                raise CaseError(
+                    f"case '{path}' has format {self._manifest.get('format')}, this version reads {FORMAT}: "
+                    f"examine the network again into another folder."
+                )
+            for name in self.names:
+                old = self.path / f"{name}.old"
+                if old.exists() and not (self.path / name).exists():  # killed between two renames
+                    os.replace(old, self.path / name)
+            return
+        if not create or any(entry.name != ".work" for entry in self.path.glob("*")):
+            raise CaseError(
+                f"'{path}' holds no case.json, so it is no case: give a case folder, or a new or empty one."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._manifest = {"format": FORMAT, "studies": []}
+        self._write_manifest()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the studies, in the order they came."""
+        return list(self._manifest["studies"])
+
+    @property
+    def results(self) -> list[Result]:
+        """All Results, in the order they came."""
+        return [self.load(name) for name in self.names]
+
+    def add(self, result: Result) -> None:
+        """Write `result`, in place of an older one of the same study."""
+        part, final, old = (self.path / f"{result.study}{end}" for end in (".part", "", ".old"))
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for folder in ("tables", "figures", "images", "artifacts"):
+            (part / folder).mkdir(parents=True)
+        for name, frame in result.tables.items():
+            frame.write_parquet(part / "tables" / f"{name}.parquet")
+        for name, figure in result.figures.items():
+            (part / "figures" / f"{name}.vl.json").write_text(json.dumps(figure.spec), encoding="utf-8")
+            (part / "figures" / f"{name}.svg").write_text(_svg(figure.spec), encoding="utf-8")
+        for name, image in result.images.items():
+            Picture.fromarray(image.pixels).save(part / "images" / f"{name}.png", optimize=True)
+        for name, path in result.artifacts.items():
+            shutil.copy(path, part / "artifacts" / name)
+        (part / "result.json").write_text(json.dumps(_index(result), indent=1, default=str), encoding="utf-8")
+        if final.exists():
+            os.replace(final, old)
+        os.replace(part, final)
+        shutil.rmtree(old, ignore_errors=True)
+        if result.study not in self._manifest["studies"]:
+            self._manifest["studies"].append(result.study)
+        self._manifest |= {key: result.provenance.get(key) for key in ("network", "samples", "versions")}
+        self._write_manifest()
+
+    def load(self, name: str) -> Result:
+        """The Result of the study called `name`."""
+        folder = self.path / name
+        if name not in self.names:
+            raise CaseError(f"no study '{name}' in case '{self.path}'; it holds: {', '.join(self.names) or 'none'}.")
+        index = _read_json(folder / "result.json")
+        try:
+            figures = {
+                key: Figure(spec=_read_json(folder / "figures" / f"{key}.vl.json"), **words)
+                for key, words in index["figures"].items()
+            }
+            images = {
+                key: Image(pixels=np.asarray(Picture.open(folder / "images" / f"{key}.png")), **words)
+                for key, words in index["images"].items()
+            }
+            return Result(
+                study=name,
+                settings=index["settings"],
+                tables={key: pl.read_parquet(folder / "tables" / f"{key}.parquet") for key in index["tables"]},
+                figures=figures,
+                images=images,
+                artifacts={key: folder / "artifacts" / key for key in index["artifacts"]},
+                findings=index["findings"],
+                provenance=index["provenance"],
+            )
+        except (OSError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+            raise CaseError(f"the study '{name}' of case '{self.path}' is damaged ({error}): run it again.") from error
+
+    def write_report(self) -> Path:
+        """Write the HTML pages; returns the path of the index."""
+        from netopsy.report import write_report
+
+        return write_report(self.results, self.path)
+
+    def _write_manifest(self) -> None:
+        part = self.path / f"case.{os.getpid()}.part"
+        part.write_text(json.dumps(self._manifest, indent=1, default=str), encoding="utf-8")
+        os.replace(part, self.path / "case.json")
+
+    def __repr__(self) -> str:
+        return f"Case({str(self.path)!r}, studies: {', '.join(self.names) or 'none'})"
+
+
+def _index(result: Result) -> dict[str, Any]:
+    """What `result.json` holds: all but the contents of tables, charts and pictures."""
+
+    def words(thing: Figure | Image, content: str) -> dict[str, Any]:
+        return {key: value for key, value in asdict(thing).items() if key != content}
+
+    return {
+        "study": result.study,
+        "settings": result.settings,
+        "findings": result.findings,
+        "provenance": result.provenance,
+        "tables": list(result.tables),
+        "figures": {name: words(figure, "spec") for name, figure in result.figures.items()},
+        "images": {name: words(image, "pixels") for name, image in result.images.items()},
+        "artifacts": list(result.artifacts),
+    }
+
+
+def _svg(spec: dict[str, Any]) -> str:
+    """The chart as it looks in print; a responsive width becomes a fixed one."""
+    import vl_convert
+
+    fixed = {**spec, "width": 560} if spec.get("width") == "container" else spec
+    return str(vl_convert.vegalite_to_svg(fixed))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CaseError(f"'{path}' is missing or damaged ({error}): examine the network again.") from error
