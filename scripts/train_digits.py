@@ -9,6 +9,7 @@ deterministic kernels make the files repeat bit for bit on one machine.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def accuracy(module: nn.Module, split: str) -> float:
     return float((module(images).argmax(1) == labels).float().mean())
 
 
+def sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes them in another order each time."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30)
@@ -90,6 +102,7 @@ def main() -> None:
             "std": str(PREPROCESSING.std[0]),
         }
         save_file({name: t.contiguous() for name, t in module.state_dict().items()}, path, metadata=metadata)
+        sort_metadata(path)
         print(
             f"{path.name}: {score:.2%} held out, {accuracy(module, 'train'):.2%} on the training digits, "
             f"{path.stat().st_size:,} bytes, {time.time() - start:.0f} s"

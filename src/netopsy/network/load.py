@@ -14,7 +14,7 @@ from netopsy.errors import SettingsError, WeightsError, nearest
 from netopsy.network.network import Network
 from netopsy.network.options import FIELDS, override, read_size
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.sources import ModuleSource, Source, find_source, is_weights_path, named_architecture
+from netopsy.network.sources import Source, find_source, is_weights_path, named_architecture
 from netopsy.network.weights import (
     Weights,
     check_values,
@@ -36,8 +36,8 @@ def load_network(
 
     source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `package.module:factory`, a torch module (it is copied), or
         the path of a safetensors file whose metadata names its architecture.
-    weights: None takes the shipped weights where there are any, and a module's own, else draws them at random;
-        "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
+    weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws them
+        at random; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict is taken as it is.
     seed: of random weights.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
@@ -68,7 +68,7 @@ def load_network(
     if file is not None:
         prepared, said_by = _from_metadata(prepared, said_by, file)
     changed = override(_fit_depth(prepared, module), overrides)
-    provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, weights, seed, options)}
+    provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
     if file is not None:
         module, notes = _put(module, build, file, changed, origin, options)
         provenance |= notes
@@ -102,6 +102,10 @@ def _choose_weights(weights: Any, origin: Source, file: Weights | None) -> tuple
     if isinstance(weights, Mapping):
         return None, Weights("state dict", {str(name): t for name, t in weights.items() if isinstance(t, Tensor)})
     if weights is False or weights == "random":
+        if origin.fresh != "random":
+            raise WeightsError(
+                f"{origin.name} brings {origin.fresh} weights; leave weights out, or give the path of a file."
+            )
         return None, None
     if weights is True:
         return "hub", None
@@ -115,7 +119,7 @@ def _choose_weights(weights: Any, origin: Source, file: Weights | None) -> tuple
 
 
 def _weights_record(
-    origin: Source, hub: str | None, file: Weights | None, weights: Any, seed: int, options: dict[str, Any]
+    origin: Source, hub: str | None, file: Weights | None, seed: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     record: dict[str, Any] = {"options": options} if options else {}
     if file is not None:
@@ -125,9 +129,7 @@ def _weights_record(
         return record
     if hub is not None:
         return record | {"weights": f"hub: {hub}"}
-    if isinstance(origin, ModuleSource) and weights is None:
-        return record | {"weights": "the module's own"}
-    return record | {"weights": "random", "seed": seed}
+    return record | {"weights": origin.fresh} | ({} if origin.fresh == "the module's own" else {"seed": seed})
 
 
 def _from_metadata(prepared: Preprocessing, said_by: str, file: Weights) -> tuple[Preprocessing, str]:

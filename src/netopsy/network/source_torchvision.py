@@ -23,6 +23,7 @@ class TorchvisionSource:
 
     shipped: Path | None = None
     unused: tuple[str, ...] = ("aux1.", "aux2.", "AuxLogits.")
+    fresh = "random"
 
     def __init__(self, name: str) -> None:
         names = torchvision.models.list_models(module=torchvision.models)

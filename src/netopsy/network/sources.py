@@ -29,12 +29,14 @@ class Source(Protocol):
 
     name: as reports call it. options: names of the settings of the architecture. shipped: weights in the package.
     unused: beginnings of the names of tensors that serve training alone; a file may hold them.
+    fresh: what the weights are called that `build` gives by itself.
     """
 
     name: str
     options: tuple[str, ...]
     shipped: Path | None
     unused: tuple[str, ...]
+    fresh: str
 
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
@@ -51,6 +53,7 @@ class ZooSource:
     """`netopsy:NAME`."""
 
     unused: tuple[str, ...] = ()
+    fresh = "random"
 
     def __init__(self, name: str) -> None:
         self.entry = architecture(name)
@@ -77,7 +80,9 @@ class FactorySource:
     def __init__(self, path: str, attribute: str) -> None:
         self.name = f"{path}:{attribute}"
         self.factory = _import(path, attribute)
-        self.options = () if isinstance(self.factory, nn.Module) else _keywords(self.factory)
+        made = isinstance(self.factory, nn.Module)
+        self.options = () if made else _keywords(self.factory)
+        self.fresh = "the module's own" if made else "the factory's own"
 
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
@@ -100,6 +105,7 @@ class ModuleSource:
     options: tuple[str, ...] = ()
     shipped: Path | None = None
     unused: tuple[str, ...] = ()
+    fresh = "the module's own"
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
