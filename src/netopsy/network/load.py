@@ -36,8 +36,8 @@ def load_network(
 
     source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `package.module:factory`, a torch module (it is copied), or
         the path of a safetensors file whose metadata names its architecture.
-    weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws them
-        at random; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
+    weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws
+        them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict is taken as it is.
     seed: of random weights.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
