@@ -14,6 +14,8 @@ import polars as pl
 from PIL import Image as Picture
 
 from netopsy.errors import CaseError
+from netopsy.report import write_report
+from netopsy.report.notebook import chart_svg
 from netopsy.result import Figure, Image, Result
 
 FORMAT = 1
@@ -81,7 +83,7 @@ class Case:
             frame.write_parquet(part / "tables" / f"{name}.parquet")
         for name, figure in result.figures.items():
             (part / "figures" / f"{name}.vl.json").write_text(json.dumps(figure.spec), encoding="utf-8")
-            (part / "figures" / f"{name}.svg").write_text(_svg(figure.spec), encoding="utf-8")
+            (part / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
         for name, image in result.images.items():
             Picture.fromarray(image.pixels).save(part / "images" / f"{name}.png", optimize=True)
         for name, path in result.artifacts.items():
@@ -126,8 +128,6 @@ class Case:
 
     def write_report(self) -> Path:
         """Write the HTML pages; returns the path of the index."""
-        from netopsy.report import write_report
-
         return write_report(self.results, self.path)
 
     def _write_manifest(self) -> None:
@@ -155,14 +155,6 @@ def _index(result: Result) -> dict[str, Any]:
         "images": {name: words(image, "pixels") for name, image in result.images.items()},
         "artifacts": list(result.artifacts),
     }
-
-
-def _svg(spec: dict[str, Any]) -> str:
-    """The chart as it looks in print; a responsive width becomes a fixed one."""
-    import vl_convert
-
-    fixed = {**spec, "width": 560} if spec.get("width") == "container" else spec
-    return str(vl_convert.vegalite_to_svg(fixed))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

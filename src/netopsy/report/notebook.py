@@ -1,0 +1,46 @@
+"""A Result as a fragment of HTML for notebooks: charts as drawn SVG, no scripts."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from netopsy.report.summary import image_summary, table_summary
+from netopsy.report.theme import THEMES
+from netopsy.result import Result
+
+ROWS = 8
+WIDTH = 560  # pixels of a chart whose width was left to its place
+
+
+def result_html(result: Result) -> str:
+    """Findings, charts, pictures and the heads of the tables."""
+    parts = [f"<h3>{escape(result.study.replace('_', ' '))}</h3>"]
+    parts += ["<ul>", *(f"<li>{escape(finding)}</li>" for finding in result.findings), "</ul>"]
+    for figure in result.figures.values():
+        parts.append(f"<figure><figcaption><b>{escape(figure.title)}</b></figcaption>{chart_svg(figure.spec)}")
+        parts.append(f"<figcaption>{escape(figure.reading)} {escape(figure.source)}</figcaption></figure>")
+    for name, image in result.images.items():
+        shown = image_summary(name, image)
+        parts.append(f'<figure><img src="{shown["url"]}" width="{shown["width"]}" alt="{escape(shown["alt"])}">')
+        parts.append(f"<figcaption>{escape(image.title)}. {escape(image.reading)}</figcaption></figure>")
+    parts += [
+        _table(table_summary(result.study, name, frame.head(ROWS)), frame.height)
+        for name, frame in result.tables.items()
+    ]
+    return f'<div class="netopsy">{"".join(parts)}</div>'
+
+
+def chart_svg(spec: dict[str, Any]) -> str:
+    """A chart drawn on white."""
+    import vl_convert
+
+    fixed = {**spec, "width": WIDTH} if spec.get("width") == "container" else spec
+    return str(vl_convert.vegalite_to_svg(fixed, config={**THEMES["light"], "background": "white"}))
+
+
+def _table(table: dict[str, Any], total: int) -> str:
+    head = "".join(f"<th>{escape(column['name'])}</th>" for column in table["columns"])
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in table["rows"])
+    caption = f"{escape(table['name'])}: {min(total, ROWS)} of {total:,} rows"
+    return f"<details><summary>{caption}</summary><table><tr>{head}</tr>{rows}</table></details>"

@@ -1,0 +1,112 @@
+"""Draw the pages: one a study, and an index that reads like a doctor's report."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from netopsy.errors import CaseError
+from netopsy.report.summary import summarise
+from netopsy.report.theme import THEMES
+from netopsy.result import Result
+
+INDEX_FIGURES = 2  # charts a study has on the index; its page has all
+
+
+def write_report(results: list[Result], folder: Path) -> Path:
+    """Write `STUDY.html` for each result and `index.html` into `folder`; returns the path of the index."""
+    if not results:
+        raise CaseError(f"the case '{folder}' holds no study yet: run one with `--out {folder}`.")
+    summaries = [summarise(result) for result in results]
+    head = _head(results)
+    for summary in summaries:
+        _write(folder / f"{summary['study']}.html", study_page(summary, head, summaries))
+    _write(folder / "index.html", index_page(summaries, head))
+    return folder / "index.html"
+
+
+def study_page(summary: dict[str, Any], head: dict[str, str], summaries: list[dict[str, Any]]) -> str:
+    """The page of one study."""
+    figures = {figure["id"]: figure["spec"] for figure in summary["figures"]}
+    return _render("study.html.j2", summary=summary, head=head, summaries=summaries, figures=figures)
+
+
+def index_page(summaries: list[dict[str, Any]], head: dict[str, str]) -> str:
+    """The page that opens a case: findings, then key charts, then settings and provenance."""
+    chosen = [(summary, summary["figures"][:INDEX_FIGURES]) for summary in summaries]
+    figures = {figure["id"]: figure["spec"] for _, some in chosen for figure in some}
+    return _render("index.html.j2", summaries=summaries, chosen=chosen, head=head, figures=figures)
+
+
+def _head(results: list[Result]) -> dict[str, str]:
+    """What the head of every page says of the case."""
+    source = results[0].provenance
+    network, samples = (
+        source.get("network") or {},
+        next((r.provenance["samples"] for r in results if r.provenance.get("samples")), {}),
+    )
+    return {
+        "network": str(network.get("name", "a network")),
+        "parameters": f"{network.get('parameters', 0):,}",
+        "weights": str(network.get("weights", "")),
+        "samples": str(samples.get("name", "no images")),
+        "count": f"{samples.get('count', 0):,}",
+        "classes": str(samples.get("classes", "")),
+        "date": max((str(r.provenance.get("finished", "")) for r in results), default="")[:16].replace("T", " "),
+        "version": str((source.get("versions") or {}).get("netopsy", "")),
+    }
+
+
+def _render(template: str, *, figures: dict[str, Any], **context: Any) -> str:
+    folder = files("netopsy.report") / "templates"
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            style=Markup((folder / "style.css").read_text(encoding="utf-8")),
+            script=Markup((folder / "charts.js").read_text(encoding="utf-8")),
+            vega=Markup(_vega()) if figures else "",
+            data=Markup(script_json({"figures": figures, "themes": THEMES})),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("netopsy.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script without a closing tag inside."""
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def script_json(data: Any) -> str:
+    """JSON that may stand inside a script element, whatever names it holds."""
+    text = json.dumps(data, separators=(",", ":"), default=str)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

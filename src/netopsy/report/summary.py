@@ -1,0 +1,105 @@
+"""What the pages show, as plain data: made once, then drawn."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image as Picture
+
+from netopsy.result import Figure, Image, Result
+
+TABLE_ROWS = 100  # a page shows so many rows; the Parquet file beside it holds all
+
+
+def summarise(result: Result) -> dict[str, Any]:
+    """One study as plain data for its page."""
+    return {
+        "study": result.study,
+        "title": result.study.replace("_", " "),
+        "findings": result.findings,
+        "figures": [figure_summary(result.study, name, figure) for name, figure in result.figures.items()],
+        "images": [image_summary(name, image) for name, image in result.images.items()],
+        "tables": [table_summary(result.study, name, frame) for name, frame in result.tables.items()],
+        "artifacts": [f"{result.study}/artifacts/{name}" for name in result.artifacts],
+        "settings": [(name, plain(value)) for name, value in result.settings.items()],
+        "provenance": flatten(result.provenance),
+    }
+
+
+def figure_summary(study: str, name: str, figure: Figure) -> dict[str, Any]:
+    """A chart: its specification and its words."""
+    return {
+        "id": f"{study}-{name}",
+        "spec": figure.spec,
+        "title": figure.title,
+        "reading": figure.reading,
+        "source": figure.source,
+    }
+
+
+def image_summary(name: str, image: Image) -> dict[str, Any]:
+    """A picture as a PNG inside the page."""
+    buffer = io.BytesIO()
+    Picture.fromarray(np.ascontiguousarray(image.pixels)).save(buffer, "PNG", optimize=True)
+    height, width = image.pixels.shape[:2]
+    return {
+        "name": name,
+        "url": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        "width": width * image.zoom,
+        "height": height * image.zoom,
+        "title": image.title,
+        "reading": image.reading,
+        "source": image.source,
+        "alt": image.alt or image.title,
+    }
+
+
+def table_summary(study: str, name: str, frame: pl.DataFrame) -> dict[str, Any]:
+    """The first rows of a table as text."""
+    return {
+        "name": name.replace("_", " "),
+        "file": f"{study}/tables/{name}.parquet",
+        "columns": [{"name": c.replace("_", " "), "number": t.is_numeric()} for c, t in frame.schema.items()],
+        "rows": [[cell(value) for value in row] for row in frame.head(TABLE_ROWS).iter_rows()],
+        "total": frame.height,
+        "shown": min(frame.height, TABLE_ROWS),
+    }
+
+
+def cell(value: Any) -> str:
+    """A table's cell as text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            return {True: "∞", False: "−∞"}.get(value > 0, "–") if value == value else "–"
+        return (
+            f"{value:.3g}"
+            if value and (abs(value) < 1e-3 or abs(value) >= 1e6)
+            else f"{value:.4f}".rstrip("0").rstrip(".")
+        )
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return " × ".join(map(str, value))
+    return str(value)
+
+
+def plain(value: Any) -> str:
+    """A setting as text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return "–" if value is None else str(value)
+
+
+def flatten(data: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested plain data as (path, text) pairs."""
+    if isinstance(data, dict):
+        return [pair for key, value in data.items() for pair in flatten(value, f"{prefix} {key}".strip())]
+    return [(prefix, plain(data))]
