@@ -16,6 +16,8 @@ from netopsy.errors import SettingsError
 
 Start = Literal["dp", "linear", "density", "random"]
 LARGEST_K = 4096
+BINS_A_CELL = 32
+"""With 8, K = 256 ends up to 0.3 % above the least error: whole families of cuts are a cell off, which no zoom mends."""
 ITERATIONS = 20_000
 
 
@@ -25,7 +27,7 @@ def kmeans1d(values: np.ndarray | Tensor, k: int, *, start: Start = "dp", seed: 
     values: numbers of any shape (flattened), numpy or torch, of any real type; finite, not empty.
     k: 1 to 4096. Where the values hold no more than k distinct numbers, those are the centroids and nothing is lost.
     start: "dp", an exact dynamic programme on a coarse histogram, then on ever finer windows around each cut: within
-    1e-5 of the least error possible. Or, followed by plain Lloyd iterations, "linear" (equal steps from least to
+    1e-5 of the least error possible for k up to 256. Or, followed by plain Lloyd iterations, "linear" (equal steps from least to
     greatest), "density" (equally many values each) or "random" (values drawn with `seed`); these find a local optimum.
 
     Float64 values and wide integers give float64 centroids, all others float32. Raises SettingsError.
@@ -63,7 +65,7 @@ class SortedValues:
         return self._codebook(cuts)
 
     def _programme(self, k: int) -> tuple[CoarseProgramme, bool]:
-        bins = 1 << max(10, (min(8 * k, max(2048, 4 * k)) - 1).bit_length())
+        bins = 1 << max(10, (min(BINS_A_CELL * k, max(8192, 4 * k)) - 1).bit_length())
         if bins not in self._programmes:
             edges, exact = coarse_edges(self.sorted, bins)
             self._programmes[bins] = CoarseProgramme(edges, self.moments.sums_before(edges)), exact

@@ -44,10 +44,11 @@ def best_last_cuts(ends: Places, cuts: Places, gains: FLOATS, low: INTEGERS, hig
         cut = np.arange(lengths.sum()) + np.repeat(floor - starts, lengths)
         total = np.repeat(ends.sums[wanted], lengths) - cuts.sums[cut]
         total *= total
-        total /= np.repeat(ends.ranks[wanted], lengths) - cuts.ranks[cut]
+        total /= np.maximum(np.repeat(ends.ranks[wanted], lengths) - cuts.ranks[cut], 1)
         total += gains[cut]
         totals[wanted] = np.maximum.reduceat(total, starts)
         hits = np.flatnonzero(total == np.repeat(totals[wanted], lengths))
         best[wanted] = cut[hits[np.searchsorted(hits, starts)]]
+        totals[wanted[high[wanted] < low[wanted]]] = -np.inf
         known = every
     return best, totals

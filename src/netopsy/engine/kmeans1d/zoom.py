@@ -12,6 +12,8 @@ from netopsy.engine.kmeans1d.monotone import Places, best_last_cuts
 
 SIDE = 512
 """Places on either side of a cut."""
+CELLS = 2
+"""How many cells away a cut may go in one step."""
 NARROWER = 8
 REPEATS = 6
 """How often windows follow cuts that went to their ends, before they narrow all the same."""
@@ -20,29 +22,33 @@ REPEATS = 6
 def zoom(cuts: INTEGERS, moments: BlockMoments) -> INTEGERS:
     """Ranks of the best cuts within reach of coarse ones, (k+1,), from 0 to n.
 
-    Each inner cut may go to 512 places on either side, at first as far as the next cuts, a whole number of blocks
-    apart; then to places ever closer to the one chosen; then to single ranks. All cuts are chosen jointly at every
+    Each inner cut may go to 512 places on either side, at first as far as the second next cuts, a whole number of
+    blocks apart; then to places ever closer to the one chosen; then to single ranks. All cuts are chosen jointly at every
     level: the error is so flat when neighbouring cuts drift together, and so rough from one value to the next, that
     Lloyd's iteration needs thousands of steps and then stops in a local optimum.
     """
     if len(cuts) < 3:
         return cuts
-    reach = int(np.diff(cuts).max())
     steps = [1]
-    while steps[-1] * SIDE < reach:
+    while steps[-1] * SIDE < _reach(cuts).max():
         steps.append(max(steps[-1] * NARROWER, BLOCK))
-    for step in reversed(steps):
+    for coarsest in range(len(steps), 0, -1):
         for _ in range(REPEATS):
             before = cuts
-            cuts, at_end = _choose(before, step, moments)
+            cuts, at_end = _choose(before, np.array(steps[:coarsest]), moments)
             if not at_end or np.array_equal(cuts, before):
                 break
     return cuts
 
 
-def _choose(cuts: INTEGERS, step: int, moments: BlockMoments) -> tuple[INTEGERS, bool]:
-    """The jointly best cuts among places `step` apart, and whether any is the last place offered on its side."""
-    windows = [_window(cuts, m, step) for m in range(1, len(cuts) - 1)]
+def _choose(cuts: INTEGERS, steps: INTEGERS, moments: BlockMoments) -> tuple[INTEGERS, bool]:
+    """The jointly best cuts among places around each, and whether any is the last place offered on its side.
+
+    Places lie as close as one of `steps` allows without falling short of the second next cuts, or else the largest of them.
+    """
+    fit = np.searchsorted(steps * SIDE, _reach(cuts))
+    own = steps[np.minimum(fit, len(steps) - 1)]
+    windows = [_window(cuts, m, int(step)) for m, step in enumerate(own, start=1)]
     places = [Places(window.astype(np.float64), moments.sums_along(window)) for window in windows]
     gains: FLOATS = places[0].sums ** 2 / places[0].ranks
     trail = []
@@ -67,4 +73,10 @@ def _window(cuts: INTEGERS, m: int, step: int) -> INTEGERS:
     window = np.arange(base - SIDE, base + SIDE + 1) * step
     if base * step != cut:
         window = np.insert(window, SIDE + 1, cut)
-    return window[(window > cuts[m - 1]) & (window < cuts[m + 1])]
+    return window[(window > cuts[max(m - CELLS, 0)]) & (window < cuts[min(m + CELLS, len(cuts) - 1)])]
+
+
+def _reach(cuts: INTEGERS) -> INTEGERS:
+    """Ranks from each inner cut to the farther of the cuts `CELLS` cells away, (k-1,)."""
+    m = np.arange(1, len(cuts) - 1)
+    return np.maximum(cuts[m] - cuts[np.maximum(m - CELLS, 0)], cuts[np.minimum(m + CELLS, len(cuts) - 1)] - cuts[m])
