@@ -23,9 +23,9 @@ def zoom(cuts: INTEGERS, moments: BlockMoments) -> INTEGERS:
     """Ranks of the best cuts within reach of coarse ones, (k+1,), from 0 to n.
 
     Each inner cut may go to 512 places on either side, at first as far as the second next cuts, a whole number of
-    blocks apart; then to places ever closer to the one chosen; then to single ranks. All cuts are chosen jointly at every
-    level: the error is so flat when neighbouring cuts drift together, and so rough from one value to the next, that
-    Lloyd's iteration needs thousands of steps and then stops in a local optimum.
+    blocks apart; then to places ever closer to the one chosen; then to single ranks. All cuts are chosen jointly at
+    every level: the error is so flat when neighbouring cuts drift together, and so rough from one value to the next,
+    that Lloyd's iteration needs thousands of steps and then stops in a local optimum.
     """
     if len(cuts) < 3:
         return cuts
@@ -44,7 +44,7 @@ def zoom(cuts: INTEGERS, moments: BlockMoments) -> INTEGERS:
 def _choose(cuts: INTEGERS, steps: INTEGERS, moments: BlockMoments) -> tuple[INTEGERS, bool]:
     """The jointly best cuts among places around each, and whether any is the last place offered on its side.
 
-    Places lie as close as one of `steps` allows without falling short of the second next cuts, or else the largest of them.
+    Places lie as close as one of `steps` allows without falling short of the second next cuts, or are the largest.
     """
     fit = np.searchsorted(steps * SIDE, _reach(cuts))
     own = steps[np.minimum(fit, len(steps) - 1)]
