@@ -47,7 +47,8 @@ def observe(
     saved = place.checkpoint("observe", _spec(network, samples, counted, watched, size) if place.folder else {})
     done, state = saved.load()
     for name, tally in counted.items():
-        tally.restore({key.removeprefix(f"{name}\0"): v for key, v in state.items() if key.startswith(f"{name}\0")})
+        mark = f"{name}\0"
+        tally.restore({k.removeprefix(mark): v.to(network.device) for k, v in state.items() if k.startswith(mark)})
 
     def gather() -> dict[str, Tensor]:
         return {f"{name}\0{key}": value for name, tally in counted.items() for key, value in tally.state().items()}
@@ -84,7 +85,7 @@ def _copies(
     watched: dict[str, list[Tally]] = {}
     for name, entry in tallies.items():
         if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], Tally)):
-            raise SettingsError(f"tally '{name}' is {entry!r}; give (node name, tally), for example ('relu', Sparsity()).")
+            raise SettingsError(f"tally '{name}' is {entry!r}; give (node name, tally), e.g. ('relu', Sparsity()).")
         counted[name] = copy.deepcopy(entry[1])
         watched.setdefault(network.node(entry[0]).meta["name"], []).append(counted[name])
     if not counted:
@@ -116,5 +117,6 @@ def _description(tally: Tally) -> tuple[str, dict[str, str]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, Tensor):
-        return hashlib.sha256(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        return hashlib.sha256(content).hexdigest()
     return repr(value)

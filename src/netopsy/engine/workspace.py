@@ -28,10 +28,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Workspace:
-    """folder: where checkpoints lie, or None. progress: called with (label, done, total), or None."""
+    """folder: where checkpoints lie, or None. progress: called with (label, done, total), or None.
+
+    every: seconds between two checkpoints of one piece of work, which is the most that a killed run has to do again.
+    """
 
     folder: Path | None = None
     progress: Progress | None = None
+    every: float = 5.0
 
     def report(self, label: str, done: int, total: int) -> None:
         """Show how far the work called `label` has come."""
@@ -42,7 +46,7 @@ class Workspace:
         """The checkpoint of the work that `spec` (plain data: digests, settings, version) describes."""
         text = json.dumps(spec, sort_keys=True, default=str)
         name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
-        return Checkpoint(None if self.folder is None else self.folder / name)
+        return Checkpoint(None if self.folder is None else self.folder / name, self.every)
 
 
 _current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
@@ -54,12 +58,14 @@ def current_workspace() -> Workspace:
 
 
 @contextmanager
-def workspace(folder: str | Path | None = None, progress: Progress | None = None) -> Iterator[Workspace]:
-    """Keep checkpoints in `folder` and call `progress(label, done, total)` within the block."""
+def workspace(
+    folder: str | Path | None = None, progress: Progress | None = None, *, every: float = 5.0
+) -> Iterator[Workspace]:
+    """Keep checkpoints in `folder`, one `every` so many seconds, and call `progress(label, done, total)`."""
     path = None if folder is None else Path(folder)
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
-    token = _current.set(Workspace(path, progress))
+    token = _current.set(Workspace(path, progress, every))
     try:
         yield current_workspace()
     finally:

@@ -118,7 +118,7 @@ def rectifies(node: fx.Node) -> bool:
     kind = operator_name(node)
     if kind in _CLAMPS:
         low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", node.kwargs.get("min"))
-        return low == 0
+        return isinstance(low, int | float) and low == 0
     return kind in _RECTIFIERS
 
 
@@ -186,7 +186,7 @@ def _extremes(layers: pl.DataFrame, units: pl.DataFrame) -> pl.DataFrame:
     joined = units.join(layers.select("node", "layer", "rectifies"), on="node", how="left", maintain_order="left")
     dead, on = pl.col("sparsity") == 1, (pl.col("sparsity") == 0) & pl.col("rectifies")
     kind = pl.when(dead).then(pl.lit("dead")).otherwise(pl.lit("always on")).alias("kind")
-    return joined.filter(dead | on).select("kind", "node", "layer", "channel", "mean", "max")
+    return joined.filter(dead | on).select(kind, "node", "layer", "channel", "mean", "max")
 
 
 def _figures(layers: pl.DataFrame, units: pl.DataFrame, threshold: float) -> dict[str, Figure]:
@@ -216,7 +216,7 @@ def _figures(layers: pl.DataFrame, units: pl.DataFrame, threshold: float) -> dic
             "right",
             "units",
             title="How sparse the units of each activation are",
-            reading="Each small chart counts a layer's units by their own share of zeros; the far right holds dead units.",
+            reading="Each chart counts a layer's units by their own share of zeros; dead units are at the far right.",
             facet="node",
             x_title="share of zeros",
             y_title="units",

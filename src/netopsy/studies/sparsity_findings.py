@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 _SPARSE = 0.8  # what the paper calls sparse
@@ -18,7 +20,7 @@ def findings(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, threshol
     found: list[str] = []
     if layers.filter(~pl.col("operator").str.contains(" ")).is_empty():
         found.append(
-            "The network applies no activation function that Netopsy knows (ReLU and its relatives, GELU, SiLU, sigmoid, "
+            "The network applies no activation function that Netopsy knows (ReLU and its kin, GELU, SiLU, sigmoid, "
             "softmax and so on), so there is no sparsity to report but that of its output."
         )
     if counted.height:
@@ -34,9 +36,8 @@ def findings(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, threshol
 
 def _range(layers: pl.DataFrame, images: int, zero: str) -> str:
     low, high = layers.sort("sparsity", maintain_order=True)[[0, -1]].iter_rows(named=True)
-    size = pl.col("shape").str.split("x").list.eval(pl.element().cast(pl.Float64)).list.eval(pl.element().product())
-    values = layers.select(size.list.first().alias("size"), "sparsity")
-    overall = (values["size"] * values["sparsity"]).sum() / max(values["size"].sum(), 1)
+    sizes = [math.prod(map(int, shape.split("x"))) for shape in layers["shape"]]
+    overall = sum(size * share for size, share in zip(sizes, layers["sparsity"], strict=True)) / sum(sizes)
     return (
         f"Over {images:,} images, {overall:.1%} of the values behind {layers.height} activations are {zero}; "
         f"the least sparse is {low['node']} ({low['sparsity']:.1%}), the most sparse {high['node']} "
@@ -67,9 +68,7 @@ def _dead(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) 
     dead = extremes.filter(pl.col("kind") == "dead")
     units = layers["units"].sum()
     if not dead.height:
-        return f"No unit of {units:,} is dead: each was more than {zero} at least once on these {images:,} images." if (
-            zero != "zero"
-        ) else f"No unit of {units:,} is dead: each answered at least once on these {images:,} images."
+        return f"No unit of {units:,} is dead: each answered at least once on these {images:,} images."
     return (
         f"{dead.height:,} of {units:,} units are dead, never other than {zero} on these {images:,} images: "
         f"{_where(dead)}. More images may still wake some."

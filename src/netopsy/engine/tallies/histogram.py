@@ -32,7 +32,7 @@ class Buckets:
 class Histogram(Tally):
     """Values of a whole node in buckets of floating-point width: 16 an octave, for any range, known or not.
 
-    per_sample: about how many values of each sample are counted, evenly spaced over channels and space; None counts all.
+    per_sample: about how many values of each sample are counted, evenly spaced over channels and space; None for all.
     update: (batch, ...). result: `Buckets`.
     """
 

@@ -76,7 +76,8 @@ class Moments(Tally):
         self._close()
         count, central = other.closed_count, other.closed
         if other.open is not None:
-            count, central = _merge(count, central, other.open_count, _central(other.open, other.open_count, other.shift))
+            fresh = _central(other.open, other.open_count, other.shift)
+            count, central = _merge(count, central, other.open_count, fresh)
         if central is None or other.low is None or other.high is None:
             return
         self.closed_count, self.closed = _merge(self.closed_count, self.closed, count, central)
