@@ -169,3 +169,38 @@ def test_a_file_of_another_network_lists_what_does_not_fit(tmp_path: Path) -> No
     save(tmp_path / "w.onnx")
     with pytest.raises(WeightsError, match=r"do not fit netopsy:lenet5: 8 missing .*8 unexpected \(first.weight"):
         load_network("netopsy:lenet5", weights=tmp_path / "w.onnx")
+
+
+def test_tensors_stored_once_under_two_names(tmp_path: Path) -> None:
+    weight, bias = np.ones((3, 3, 3, 3), np.float32) / 9, np.zeros(3, np.float32)
+    pads = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    nodes = [
+        helper.make_node("Identity", ["first.bias"], ["second.bias"]),
+        helper.make_node("Conv", ["x", "first.weight", "first.bias"], ["a"], **pads),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "second.weight", "second.bias"], ["y"], **pads),
+    ]
+    values = {"first.weight": weight, "second.weight": -weight, "first.bias": bias}
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 4, 4]) for name in "xy"]
+    stored = [numpy_helper.from_array(array, name) for name, array in values.items()]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], stored)
+    onnx.save(helper.make_model(graph, ir_version=9), tmp_path / "w.onnx")
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).relu())
+
+    network = load_network(Two(), weights=tmp_path / "w.onnx", size=4)
+    assert torch.equal(network.module.second.weight, -network.module.first.weight)
+    assert network.module.second.bias.count_nonzero() == 0
+
+    folded = nn.Sequential()
+    for name in ("first", "second"):
+        folded.add_module(name, nn.Conv2d(3, 3, 3))
+        folded.add_module(f"{name}_bn", nn.BatchNorm2d(3))
+    with pytest.raises(WeightsError, match="the export has folded batch normalisation into the convolutions"):
+        load_network(folded, weights=tmp_path / "w.onnx", size=8)

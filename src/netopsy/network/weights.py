@@ -197,6 +197,11 @@ def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], label: str, na
     if mismatch:
         fitting = next(zoo_fits(tensors), None)
         advice = f"they fit netopsy:{fitting}" if fitting else "choose the architecture that they were trained for"
+        if label.endswith(".onnx") and any(missing.endswith("running_var") for missing in mismatch.missing):
+            advice = (
+                "the export has folded batch normalisation into the convolutions, so export again in training mode "
+                "with do_constant_folding=False"
+            )
         raise WeightsError(f"weights '{label}' do not fit {name}: {mismatch}; {advice}.")
     for key, tensor in module.state_dict().items():
         if key in tensors and tensor.is_floating_point() and not tensors[key].is_floating_point():

@@ -15,7 +15,8 @@ from netopsy.errors import MissingExtra, NetworkError, WeightsError
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.weights import strip_prefixes
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization", "InstanceNormalization", "PRelu")
+NORMALISATIONS = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "PRelu", *NORMALISATIONS)
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Use:
     """One initialiser as one operator applies it.
 
     name: the initialiser's. tensor: in torch's layout, a linear map as (outputs, inputs). raw: as the file holds it.
+    ordered: whether a layer's operator applies it, so that its place among the others tells something.
     """
 
     name: str
     tensor: Tensor
     raw: Tensor
+    ordered: bool = True
 
 
 def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor]]:
@@ -60,7 +63,8 @@ def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor]]:
         elif node.op_type in ("Identity", "Transpose") and node.input[0] in values:
             array = values[node.input[0]]
             values[output] = array if node.op_type == "Identity" else array.transpose(attributes.get("perm"))
-            roots[output] = roots[node.input[0]]
+            # identical tensors are stored once and given their other names by Identity
+            roots[output] = output if node.op_type == "Identity" else roots[node.input[0]]
         elif node.op_type in WEIGHTED:
             for index, name in enumerate(node.input):
                 given = values.get(name)
@@ -68,6 +72,10 @@ def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor]]:
                     root = roots[name]
                     tensor = _torch_layout(node.op_type, index, attributes, given)
                     uses.setdefault(root, Use(root, _tensor(tensor), _tensor(values[root])))
+    for tensor in model.graph.initializer:
+        array = values[tensor.name]
+        if tensor.name not in uses and array.dtype.kind == "f" and array.ndim:
+            uses[tensor.name] = Use(tensor.name, _tensor(array), _tensor(array), ordered=False)
     return tuple(uses.values()), {use.name: use.tensor for use in uses.values()}
 
 
@@ -97,7 +105,11 @@ def name_onnx(
     """
     wanted = {k: t for k, t in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     by_name = strip_prefixes({use.name: use.tensor for use in uses}, set(wanted))
-    given = {k: _for_owner(use, k, wanted, module) for k, use in zip(by_name, uses, strict=True)}
+    given = {
+        k: _for_owner(use, k, wanted, module)
+        for k, use in zip(by_name, uses, strict=True)
+        if use.ordered or k in wanted
+    }
     named = {k: t for k, t in given.items() if k in wanted and t.shape == wanted[k].shape}
     left = {k: t for k, t in given.items() if k not in named}
     open_names = [k for k in wanted if k not in named]
