@@ -117,6 +117,6 @@ def _description(tally: Tally) -> tuple[str, dict[str, str]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         return hashlib.sha256(content).hexdigest()
     return repr(value)
