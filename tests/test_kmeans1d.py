@@ -222,6 +222,11 @@ def test_tensors_of_any_shape_and_precision(dtype: torch.dtype) -> None:
     assert np.array_equal(found.codes, plain.codes)
 
 
+def test_arrays_are_clustered_without_loading_torch() -> None:
+    code = "import sys, netopsy; netopsy.kmeans1d([1.0, 2.0, 5.0], 2); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_the_values_given_stay_as_they_were(normal: np.ndarray) -> None:
     before = normal.copy()
     kmeans1d(normal, 5)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from netopsy.engine.kmeans1d.codebook import FLOATS, INTEGERS, Codebook, encode
 from netopsy.engine.kmeans1d.moments import BlockMoments
 from netopsy.engine.kmeans1d.programme import CoarseProgramme, coarse_edges
 from netopsy.engine.kmeans1d.zoom import zoom
 from netopsy.errors import SettingsError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a tensor can come only from where torch is loaded; loading it here takes a second
 
 Start = Literal["dp", "linear", "density", "random"]
 LARGEST_K = 4096
@@ -113,9 +114,9 @@ class SortedValues:
 
 def _flat(values: np.ndarray | Tensor) -> FLOATS:
     """Values as a flat array of float32 or float64, whichever holds them; not copied where they are one."""
-    if isinstance(values, Tensor):
+    if hasattr(values, "detach"):
         values = values.detach().cpu()
-        values = (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).numpy()
+        values = (values.float() if values.dtype.itemsize < 4 else values).numpy()
     values = np.asarray(values)
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind not in "fiub":
