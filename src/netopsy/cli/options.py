@@ -32,7 +32,7 @@ def option(name: str, kind: Any, help: str, default: Any = Option.empty) -> Opti
     """A keyword option; a tuple takes its values separated by commas."""
     many = _element(kind)
     extra = {} if many is None else {"converter": _commas, "n_tokens": 1, "allow_leading_hyphen": True}
-    annotation = Annotated[kind, Parameter(help=help, negative_iterable=(), **extra)]  # type: ignore[arg-type]
+    annotation = Annotated[kind, Parameter(help=help, negative_iterable=(), **extra)]
     return Option(name, Option.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

@@ -48,10 +48,8 @@ def index_page(summaries: list[dict[str, Any]], head: dict[str, str]) -> str:
 def _head(results: list[Result]) -> dict[str, str]:
     """What the head of every page says of the case."""
     source = results[0].provenance
-    network, samples = (
-        source.get("network") or {},
-        next((r.provenance["samples"] for r in results if r.provenance.get("samples")), {}),
-    )
+    network: dict[str, Any] = source.get("network") or {}
+    samples: dict[str, Any] = next((r.provenance["samples"] for r in results if r.provenance.get("samples")), {})
     return {
         "network": str(network.get("name", "a network")),
         "parameters": f"{network.get('parameters', 0):,}",
@@ -95,7 +93,7 @@ def _vega() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script without a closing tag inside."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return str(vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")).replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def script_json(data: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,12 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            return {True: "∞", False: "−∞"}.get(value > 0, "–") if value == value else "–"
-        return (
-            f"{value:.3g}"
-            if value and (abs(value) < 1e-3 or abs(value) >= 1e6)
-            else f"{value:.4f}".rstrip("0").rstrip(".")
-        )
+        if math.isnan(value):
+            return "–"
+        if math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        tiny_or_huge = value != 0 and not 1e-3 <= abs(value) < 1e6
+        return f"{value:.3g}" if tiny_or_huge else f"{value:.4f}".rstrip("0").rstrip(".")
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list | tuple):

@@ -1,0 +1,97 @@
+"""One bar a category."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from netopsy.charts.parts import (
+    are_short,
+    color_channel,
+    field_name,
+    in_order,
+    inline,
+    make_figure,
+    reference_line,
+    tip,
+    unique_columns,
+    value_axis,
+    whole_labels,
+)
+from netopsy.result import Figure
+
+ROW = 22  # pixels of a row of a heat map or of a bar
+
+
+def bars(
+    frame: pl.DataFrame,
+    category: str,
+    value: str,
+    *,
+    title: str,
+    reading: str,
+    source: str = "",
+    color: str | None = None,
+    stack: bool = False,
+    low: str | None = None,
+    high: str | None = None,
+    horizontal: bool = True,
+    percent: bool = False,
+    category_title: str | None = None,
+    value_title: str | None = None,
+    color_title: str | None = None,
+    reference: float | None = None,
+    reference_label: str = "unedited",
+    labels: bool = True,
+    height: int = 300,
+) -> Figure:
+    """One bar a `category`, as long as `value`; side by side by `color`, or on one another with `stack`.
+
+    `low` and `high` draw an interval on each bar. `labels` prints the values at the ends of single bars.
+    """
+    columns = unique_columns([category, value, color, low, high])
+    side = alt.Y if horizontal else alt.X
+    length = alt.X if horizontal else alt.Y
+    keys: dict[str, Any] = {}
+    place, size = ("y", "x") if horizontal else ("x", "y")
+    keys[place] = side(
+        field=field_name(category),
+        type="ordinal",
+        sort=in_order(frame, category),
+        title=category_title or category,
+        axis=whole_labels() if horizontal else alt.Axis(labelAngle=0 if are_short(frame, category) else -40),
+    )
+    keys[size] = length(
+        field=field_name(value),
+        type="quantitative",
+        title=value_title or value,
+        axis=value_axis(percent),
+        stack="zero" if stack else None,
+    )
+    keys["tooltip"] = [tip(frame, c, percent=percent and c in (value, low, high)) for c in columns]
+    groups = 1
+    base = alt.Chart(inline(frame, columns))
+    drawn = base.mark_bar(cornerRadiusEnd=1).encode(**keys)
+    if color is not None:
+        drawn = drawn.encode(color=color_channel(frame, color, color_title))
+        if not stack:
+            offset = alt.YOffset if horizontal else alt.XOffset
+            keys[f"{place}Offset"] = offset(field=field_name(color), type="nominal", sort=in_order(frame, color))
+            drawn = drawn.encode(**{f"{place}Offset": keys[f"{place}Offset"]})
+            groups = frame[color].n_unique()
+    layers = [drawn]
+    if low is not None and high is not None:
+        span = {**keys, size: length(field=field_name(low), type="quantitative")}
+        span[f"{size}2"] = (alt.X2 if horizontal else alt.Y2)(field=field_name(high))
+        layers.append(base.mark_rule(strokeWidth=1.5).encode(**span))
+    elif labels and groups == 1 and not stack and frame.height <= 60:
+        text = alt.Text(field=field_name(value), type="quantitative", format=".2~%" if percent else ",.4~g")
+        above: dict[str, Any] = {"align": "center", "baseline": "bottom", "dy": -3}
+        where: dict[str, Any] = {"align": "left", "dx": 4} if horizontal else above
+        layers.append(base.mark_text(fontSize=10, **where).encode(**keys, text=text))
+    if reference is not None:
+        layers += reference_line(reference, reference_label, percent, axis=size)
+    step: Any = alt.Step(ROW if groups == 1 else max(ROW, 12 * groups + 6)) if horizontal else height
+    return make_figure(alt.layer(*layers), title, reading, source, height=step)

@@ -1,0 +1,87 @@
+"""A map of cells, for example strength by layer."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from netopsy.charts.parts import (
+    are_short,
+    field_name,
+    in_order,
+    inline,
+    label_ink,
+    make_figure,
+    tip,
+    to_float,
+    unique_columns,
+    whole_labels,
+)
+from netopsy.result import Figure
+
+LABELLED_CELLS = 400  # a map of at most this many cells prints its values
+
+ROW = 22  # pixels of a row of a heat map or of a bar
+
+
+def heatmap(
+    frame: pl.DataFrame,
+    x: str,
+    y: str,
+    value: str,
+    *,
+    title: str,
+    reading: str,
+    source: str = "",
+    percent: bool = False,
+    percent_x: bool = False,
+    middle: float | None = None,
+    reverse: bool = False,
+    domain: tuple[float, float] | None = None,
+    x_title: str | None = None,
+    y_title: str | None = None,
+    value_title: str | None = None,
+    labels: bool | None = None,
+) -> Figure:
+    """`value` as the colour of the cell at column `x` and row `y`, for example strength by layer.
+
+    Columns and rows stand in order of appearance, numbers too. `middle` takes a diverging scale around that value;
+    else dark is low and bright is high (`reverse` turns it round). `labels` prints the values; by default in maps of
+    at most 400 cells with at most 12 columns.
+    """
+    values = frame[value].cast(pl.Float64).fill_nan(None).drop_nulls()
+    lowest, highest = domain or ((to_float(values.min()), to_float(values.max())) if len(values) else (0.0, 1.0))
+    columns, rows = frame[x].n_unique(), frame[y].n_unique()
+    if labels is None:
+        labels = columns <= 12 and columns * rows <= LABELLED_CELLS
+    scale = alt.Scale(scheme="viridis", domain=[lowest, highest], reverse=reverse, clamp=True)
+    if middle is not None:
+        reach = max(highest - middle, middle - lowest) or 1.0
+        scale = alt.Scale(
+            scheme="blueorange", domain=[middle - reach, middle, middle + reach], reverse=reverse, clamp=True
+        )
+    form = ".1%" if percent else ".3~g"
+    color = alt.Color(
+        field=field_name(value),
+        type="quantitative",
+        scale=scale,
+        legend=alt.Legend(title=value_title or value, format=".2~%" if percent else "~g", gradientLength=160),
+    )
+    across = alt.X(
+        field=field_name(x),
+        type="ordinal",
+        sort=in_order(frame, x),
+        title=x_title or x,
+        axis=alt.Axis(orient="top", labelAngle=0 if are_short(frame, x) else -40, format=".3~%", labelOverlap=True)
+        if percent_x
+        else alt.Axis(orient="top", labelAngle=0 if are_short(frame, x) else -40, labelOverlap=True),
+    )
+    down = alt.Y(field=field_name(y), type="ordinal", sort=in_order(frame, y), title=y_title or y, axis=whole_labels())
+    tooltip = [tip(frame, x, percent=percent_x), tip(frame, y), tip(frame, value, percent=percent)]
+    base = alt.Chart(inline(frame, unique_columns([x, y, value]))).encode(x=across, y=down, tooltip=tooltip)
+    layers = [base.mark_rect().encode(color=color)]
+    if labels:
+        ink = label_ink(value, lowest, highest, middle, reverse)
+        text = alt.Text(field=field_name(value), type="quantitative", format=form)
+        layers.append(base.mark_text(fontSize=10, tooltip=True).encode(text=text, color=ink))
+    return make_figure(alt.layer(*layers), title, reading, source, height=alt.Step(ROW))
