@@ -93,7 +93,8 @@ def _vega() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script without a closing tag inside."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    script = str(vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;"))
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def script_json(data: Any) -> str:
