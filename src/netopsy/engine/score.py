@@ -48,6 +48,23 @@ def judge(outputs: Tensor, labels: Tensor) -> Verdicts:
     return Verdicts(predicted, held[:, 0] & finite, held.any(dim=1) & finite, loss)
 
 
+def margins(outputs: Tensor, labels: Tensor) -> Tensor:
+    """How far each verdict on outputs (n, classes) is from turning: float32 (n,); infinite where it is not known.
+
+    Labels of one class: the label's output against the highest other. Labels of several: the highest against the next.
+    """
+    outputs = outputs.float()
+    if outputs.shape[1] < 2:
+        return torch.full((len(outputs),), torch.inf)
+    if labels.ndim == 2:
+        first, second = outputs.topk(2, dim=1).values.unbind(1)
+        gap = first - second
+    else:
+        own = outputs.gather(1, labels[:, None])
+        gap = (own - outputs.scatter(1, labels[:, None], -torch.inf).amax(dim=1, keepdim=True))[:, 0].abs()
+    return torch.where(gap.isfinite(), gap, torch.inf)
+
+
 def near_ties(outputs: Tensor, tolerance: float = TIE) -> Tensor:
     """Which rows (n,) of outputs (n, classes) hold two outputs so close that rounding may swap a verdict.
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import polars as pl
 import torch
 
+from netopsy.engine.adaptive import Adaptive
 from netopsy.engine.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.exact import exact
 from netopsy.engine.rerun import Rerun
@@ -65,7 +66,10 @@ def sweep(
         "block": [block, batch_size],
     }
     checkpoint = current_workspace().checkpoint("sweep", spec)
-    scores = exact(network, samples, variants, rerun, block, checkpoint)
+    if precision is None:
+        scores = exact(network, samples, variants, rerun, block, checkpoint)
+    else:
+        scores = Adaptive(network, samples, variants, rerun, block, checkpoint, precision / 100, seed).run()
     return pl.DataFrame([{**variant.settings, **own} for variant, own in zip(variants, scores, strict=True)])
 
 

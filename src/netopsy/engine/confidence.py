@@ -1,0 +1,84 @@
+"""A confidence sequence for the mean of a finite set, drawn with chosen probabilities and without replacement.
+
+Source: Shekhar, Xu, Lipton, Liang & Ramdas, "Risk-limiting financial audits via weighted sampling without replacement",
+UAI 2023, with the bets of Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86
+(2024). At step t item I is drawn from those that remain with probability p(I), and
+
+    Z = d(I) / (N p(I)) + (sum of the d drawn before) / N
+
+has, given all that went before, the mean of d over the set as its expectation. So for the true mean m the wealth
+prod (1 + bet * (Z - m)) of a gambler whose bets are fixed before each draw is a nonnegative martingale with mean 1, and
+by Ville's inequality it ever reaches 1 / alpha with probability at most alpha. Every m whose wealth has reached that is
+ruled out for good, at whatever step one looks or stops.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import NDArray
+
+ALPHA = 0.05
+BOLDNESS = 0.9  # share of the largest bet that cannot lose more than everything
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Steps of the sampling, known before the outcomes.
+
+    ratio: 1 / (N p) of the item drawn, float64 (steps,).
+    up, down: largest 1 / (N p) of the remaining items whose value may be +1, and of those that may be -1; 0 for none.
+    """
+
+    ratio: Float64[np.ndarray, " steps"]
+    up: Float64[np.ndarray, " steps"]
+    down: Float64[np.ndarray, " steps"]
+
+    def part(self, start: int, stop: int) -> Draws:
+        return Draws(self.ratio[start:stop], self.up[start:stop], self.down[start:stop])
+
+
+class ConfidenceSequence:
+    """An interval for the mean of `size` values in {-1, 0, 1}: with probability 1 - alpha it holds at all steps at once.
+
+    least, most: bounds on the mean that are known beforehand.
+    resolution: width of the cells of means that are ruled out together (a cell's wealth is that of its worst mean).
+    """
+
+    def __init__(self, size: int, least: float, most: float, resolution: float, alpha: float = ALPHA) -> None:
+        self.size, self.limit, self.total = size, math.log(1 / alpha), 0.0
+        edges = np.linspace(least, most, max(2, math.ceil((most - least) / resolution) + 1))
+        self.below, self.above = edges[:-1], edges[1:]
+        self.wealth = np.zeros(len(self.below))
+        self.low, self.high = least, most
+
+    def update(self, values: NDArray[np.float64], draws: Draws, mean: float, variance: float) -> None:
+        """Take up outcomes (steps,). mean, variance: of Z, guessed before the outcomes were seen."""
+        past = self.total + (np.cumsum(values) - values) / self.size
+        z = values * draws.ratio + past
+        # of a cell, the mean that is nearest to the guess: a bet wins least against it
+        edge = np.clip(mean, self.below, self.above)
+        gap = mean - edge
+        bet = np.broadcast_to(gap / (variance + gap * gap + 1e-12), (len(z), len(edge)))
+        room_above = np.maximum((past + draws.up)[:, None] - edge, 1e-9)
+        room_below = np.maximum(edge - (past - draws.down)[:, None], 1e-9)
+        bet = np.clip(bet, -BOLDNESS / room_above, BOLDNESS / room_below)
+        wealth = self.wealth + np.cumsum(np.log1p(bet * (z[:, None] - edge)), axis=0)
+        alive = wealth.max(axis=0) < self.limit
+        self.wealth = wealth[-1]
+        if alive.any():  # a set that is empty has missed already: keep the last one
+            self.below, self.above, self.wealth = self.below[alive], self.above[alive], self.wealth[alive]
+        self.total += float(values.sum()) / self.size
+
+    def narrow(self, ups: int, downs: int) -> tuple[float, float]:
+        """(low, high) when `ups` items remain that may be +1 and `downs` that may be -1; never wider than before."""
+        low = max(self.low, float(self.below[0]), self.total - downs / self.size)
+        high = min(self.high, float(self.above[-1]), self.total + ups / self.size)
+        if low <= high:
+            self.low, self.high = low, high
+        if ups == downs == 0:
+            self.low = self.high = self.total
+        return self.low, self.high
