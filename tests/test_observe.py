@@ -154,7 +154,7 @@ def test_errors_say_what_to_give(network: Network, samples: Samples) -> None:
 
 def test_batches_shrink_as_activations_grow(network: Network) -> None:
     large = Network("large", nn.Sequential(nn.Conv2d(3, 64, 3)), Preprocessing(size=(258, 258)))
-    assert default_batch_size(network) == 64 and default_batch_size(large) == 2
+    assert default_batch_size(network) == 32 and default_batch_size(large) == 1
 
 
 def test_progress_runs_from_nothing_to_all(network: Network, samples: Samples) -> None:

@@ -20,7 +20,7 @@ from netopsy.network.network import Network
 from netopsy.provenance import versions
 from netopsy.samples import Samples
 
-_LARGEST = 8 * 2**20  # values of the largest node that a batch may hold: more falls out of the cache
+_LARGEST = 4 * 2**20  # values of the largest node that a batch may hold: more falls out of the cache
 
 
 def observe(
@@ -72,9 +72,9 @@ def observe(
 
 
 def default_batch_size(network: Network) -> int:
-    """Images a step: the largest activation stays in the processor's cache; 1 to 64."""
+    """Images a step: the largest activation stays in the processor's cache; 1 to 32."""
     largest = max(torch.Size(shape_of(node)).numel() for node in network.nodes.values())
-    return max(1, min(64, _LARGEST // largest))
+    return max(1, min(32, _LARGEST // largest))
 
 
 def _copies(
