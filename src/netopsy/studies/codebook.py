@@ -1,0 +1,177 @@
+"""What K shared weights a layer cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from netopsy.charts import curve, heatmap
+from netopsy.engine.edits import Replace
+from netopsy.engine.kmeans1d import Codebook as Codes
+from netopsy.engine.kmeans1d import SortedValues
+from netopsy.engine.scopes import Scope, scopes, sweep_edits
+from netopsy.engine.verdicts import fragile, unchanged, verdict
+from netopsy.engine.words import size
+from netopsy.errors import SettingsError
+from netopsy.network.layers import Layer
+from netopsy.network.network import Network
+from netopsy.result import Figure, Result
+from netopsy.samples import Samples
+from netopsy.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Codebook(Study):
+    """Accuracy with K shared weights a layer, from 1-D k-means (Lorieul et al., Section III.D, Figure 6).
+
+    Each layer has a codebook of its own, learned on its weights; every weight becomes the nearest centroid. Biases and
+    norms are left alone.
+
+    sizes: the values of K, 2 or more.
+    start: of the k-means: `dp` (a dynamic programme, the optimum to about 1e-5), `linear`, `density` or `random`.
+    one_layer_at_a_time: also share the weights of one layer at a time.
+    layers: names of the layers to edit; all by default.
+    precision: None scores on all images; else stop each score at +- so many points.
+    seed: of random starts, and of the order of the images where `precision` is given.
+
+    Tables: `scores` (by k), `codebooks` (distortion, a row a layer and k), `sizes` (bits a weight, by k).
+    """
+
+    name: ClassVar[str] = "codebook"
+
+    sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
+    start: Literal["dp", "linear", "density", "random"] = "dp"
+    one_layer_at_a_time: bool = True
+    layers: tuple[str, ...] | None = None
+    precision: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > 4096:
+            raise SettingsError(f"sizes {self.sizes} must lie between 1 and 4096, for instance 16,32,64.")
+        if self.start not in ("dp", "linear", "density", "random"):
+            raise SettingsError(f"no start '{self.start}'; give dp, linear, density or random.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        """Score `network` with shared weights."""
+        assert samples is not None
+        chosen = network.select(self.layers)
+        if not chosen:
+            return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to share."])
+        codebooks = {layer.weight: self._codebooks(network, layer) for layer in chosen}
+        edits: list[tuple[dict[str, Any], Replace | None]] = [({"layer": "all", "k": None}, None)]
+        for scope in scopes(chosen, self.one_layer_at_a_time):
+            for k in self.sizes:
+                edits.append(({"layer": scope.name, "k": k}, _share(scope, k, codebooks, f"{self.start} {self.seed}")))
+        scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
+        scores = scores.with_columns(pl.col("k").cast(pl.Int64))
+        quality = pl.DataFrame(
+            [_quality(network, layer, k, codebooks[layer.weight][k]) for layer in chosen for k in self.sizes]
+        )
+        sizes = _sizes(chosen, self.sizes, codebooks)
+        return self.result(
+            tables={"scores": scores, "codebooks": quality, "sizes": sizes},
+            figures=_figures(scores),
+            findings=_findings(scores, sizes),
+        )
+
+    def _codebooks(self, network: Network, layer: Layer) -> dict[int, Codes]:
+        """A codebook for every K from one sort of the layer's weights."""
+        values = SortedValues(network.tensors[layer.weight].detach().float().cpu().numpy())
+        return {k: values.kmeans(k, start=self.start, seed=self.seed) for k in self.sizes}
+
+
+def _share(scope: Scope, k: int, codebooks: dict[str, dict[int, Codes]], how: str) -> Replace:
+    def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: torch.from_numpy(codebooks[name][k].decode()).reshape(tensors[name].shape).to(tensors[name])
+            for name in scope.tensors()
+        }
+
+    return Replace(scope.tensors(), edit, f"codebook {how} {k} {scope.name}")
+
+
+def _quality(network: Network, layer: Layer, k: int, codebook: Codes) -> dict[str, Any]:
+    """How near a codebook comes to its weights; noise-to-signal is distortion over variance."""
+    variance = float(network.tensors[layer.weight].detach().double().var(correction=0))
+    return {
+        "layer": layer.name,
+        "k": k,
+        "centroids": len(codebook.centroids),
+        "distortion": codebook.distortion,
+        "noise_to_signal": codebook.distortion / variance if variance > 0 else 0.0,
+    }
+
+
+def _sizes(layers: tuple[Layer, ...], counts: tuple[int, ...], codebooks: dict[str, dict[int, Codes]]) -> pl.DataFrame:
+    """Bytes of the layers' weights as codes of whole bits and float32 centroids, without entropy coding."""
+    rows = []
+    weights = sum(int(np.prod(layer.weight_shape)) for layer in layers)
+    for k in counts:
+        bits = 0
+        for layer in layers:
+            centroids = len(codebooks[layer.weight][k].centroids)
+            bits += int(np.prod(layer.weight_shape)) * max(1, (centroids - 1).bit_length()) + 32 * centroids
+        rows.append(
+            {"k": k, "bytes": bits / 8, "bits_per_weight": bits / weights, "share_of_float32": bits / (32 * weights)}
+        )
+    return pl.DataFrame(rows)
+
+
+def _figures(scores: pl.DataFrame) -> dict[str, Figure]:
+    edited = scores.filter(pl.col("k").is_not_null())
+    together, alone = edited.filter(pl.col("layer") == "all"), edited.filter(pl.col("layer") != "all")
+    figures = {
+        "all": curve(
+            together,
+            "k",
+            "top1",
+            low="top1_low",
+            high="top1_high",
+            log_x=True,
+            percent=True,
+            reference=float(scores["top1"][0]),
+            x_title="weights that differ in each layer (K)",
+            y_title="top-1 accuracy",
+            title="Shared weights, all layers",
+            reading="The dashed line is the unedited network; the band is the 95 % interval.",
+            source="Lorieul et al., Figure 6",
+        )
+    }
+    if alone.height:
+        figures["layers"] = heatmap(
+            alone,
+            "k",
+            "layer",
+            "drop",
+            percent=True,
+            value_title="points lost",
+            title="Shared weights, one layer at a time",
+            reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
+            source="after Lorieul et al., Figure 6",
+        )
+    return figures
+
+
+def _findings(scores: pl.DataFrame, sizes: pl.DataFrame) -> list[str]:
+    share = dict(zip(sizes["k"].to_list(), sizes["share_of_float32"].to_list(), strict=True))
+    total = dict(zip(sizes["k"].to_list(), sizes["bytes"].to_list(), strict=True))
+
+    @cache
+    def described(k: int) -> str:
+        return f"K = {k} ({size(total[k])}, {100 * share[k]:.1f} % of float32)"
+
+    describe: Callable[[dict[str, Any]], str] = lambda row: described(row["k"])  # noqa: E731
+    short: Callable[[dict[str, Any]], str] = lambda row: f"K = {row['k']}"  # noqa: E731
+    edited = scores.filter(pl.col("k").is_not_null())
+    together = edited.filter(pl.col("layer") == "all").sort("k", descending=True)
+    alone = edited.filter(pl.col("layer") != "all")
+    findings = verdict(together, describe, "smallest codebook")
+    return findings + (fragile(alone, short) if alone.height else []) + unchanged(edited, short)

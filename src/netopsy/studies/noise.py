@@ -1,0 +1,186 @@
+"""What Gaussian noise on the weights costs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from netopsy.charts import curve, heatmap
+from netopsy.engine.edits import Shift
+from netopsy.engine.scopes import Scope, scopes, sweep_edits
+from netopsy.engine.verdicts import fragile, unchanged, verdict
+from netopsy.engine.words import points
+from netopsy.errors import SettingsError
+from netopsy.network.layers import Layer
+from netopsy.network.network import Network
+from netopsy.result import Figure, Result
+from netopsy.samples import Samples
+from netopsy.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Noise(Study):
+    """Accuracy with Gaussian noise on the parameters (Lorieul et al., Section III.C, Figure 5).
+
+    The noise on a layer has mean 0 and a standard deviation of `strength` times that of the layer's own parameters,
+    weights and biases taken together. Norms are left alone. One draw serves all strengths of a repeat.
+
+    strengths: standard deviations of the noise as shares of each layer's own, above 0.
+    repeats: independent draws with all layers noisy at once.
+    layer_repeats: independent draws for each layer alone.
+    one_layer_at_a_time: also make one layer noisy at a time (the paper's future work).
+    biases: whether biases take part.
+    layers: names of the layers to edit; all by default.
+    precision: None scores on all images; else stop each score at +- so many points.
+    seed: of the noise.
+
+    Tables: `scores` (a row a draw), `summary` (mean and spread over the draws).
+    """
+
+    name: ClassVar[str] = "noise"
+
+    strengths: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    repeats: int = 5
+    layer_repeats: int = 1
+    one_layer_at_a_time: bool = True
+    biases: bool = True
+    layers: tuple[str, ...] | None = None
+    precision: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.strengths or min(self.strengths) <= 0:
+            raise SettingsError(f"strengths {self.strengths} must be above 0, for instance 0.1,0.2,0.4.")
+        if self.repeats < 1 or self.layer_repeats < 1:
+            raise SettingsError(f"repeats {self.repeats} and layer_repeats {self.layer_repeats} must be at least 1.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        """Score `network` under noise."""
+        assert samples is not None
+        chosen = network.select(self.layers)
+        if not chosen:
+            return self.result(findings=[f"{network.name} has no convolution or linear layer to make noisy."])
+        edits: list[tuple[dict[str, Any], Shift | None]] = [({"layer": "all", "strength": 0.0, "repeat": 0}, None)]
+        for scope in scopes(chosen, self.one_layer_at_a_time):
+            for repeat in range(self.repeats if scope.name == "all" else self.layer_repeats):
+                direction = partial(draw, scope=scope, biases=self.biases, seed=self.seed, repeat=repeat)
+                key = f"noise {self.seed} {repeat} {self.biases} {scope.name}"
+                for strength in self.strengths:
+                    shift = Shift(scope.tensors(self.biases), direction, strength, key)
+                    edits.append(({"layer": scope.name, "strength": strength, "repeat": repeat}, shift))
+        scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
+        summary = summarise(scores)
+        return self.result(
+            tables={"scores": scores, "summary": summary},
+            figures=_figures(summary),
+            findings=_findings(scores, summary),
+        )
+
+
+def draw(tensors: Mapping[str, Tensor], scope: Scope, biases: bool, seed: int, repeat: int) -> dict[str, Tensor]:
+    """Noise of one standard deviation of each layer's own parameters, for the parameters of `scope`.
+
+    A layer's draw depends on seed, repeat and its name alone, so it is the same whichever layers are noisy beside it.
+    """
+    return {
+        name: values
+        for layer in scope.layers
+        for name, values in _draw_layer(tensors, layer, biases, seed, repeat).items()
+    }
+
+
+def _draw_layer(tensors: Mapping[str, Tensor], layer: Layer, biases: bool, seed: int, repeat: int) -> dict[str, Tensor]:
+    names = Scope(layer.name, (layer,)).tensors(biases)
+    spread = torch.cat([tensors[name].detach().double().flatten() for name in names]).std(correction=0)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {repeat} {layer.name}".encode()))
+    noise = {}
+    for name in names:
+        tensor = tensors[name]
+        values = torch.randn(tensor.shape, generator=generator, dtype=torch.float32) * float(spread)
+        noise[name] = values.to(tensor)
+    return noise
+
+
+def summarise(scores: pl.DataFrame) -> pl.DataFrame:
+    """Mean and standard deviation over the draws of each layer and strength."""
+    spread = pl.when(pl.len() > 1).then(pl.col("top1").std()).alias("top1_std")
+    return scores.group_by("layer", "strength", maintain_order=True).agg(
+        repeats=pl.len(),
+        top1=pl.col("top1").mean(),
+        spread=spread,
+        lowest=pl.col("top1").min(),
+        highest=pl.col("top1").max(),
+        drop=pl.col("drop").mean(),
+        agreement=pl.col("agreement").mean(),
+        loss=pl.col("loss").mean(),
+        images=pl.col("images").max(),
+    )
+
+
+def _figures(summary: pl.DataFrame) -> dict[str, Figure]:
+    together = summary.filter(pl.col("layer") == "all")
+    figures = {
+        "all": curve(
+            together,
+            "strength",
+            "top1",
+            low="lowest",
+            high="highest",
+            percent=True,
+            percent_x=True,
+            reference=float(together["top1"][0]),
+            x_title="strength of the noise (share of each layer's standard deviation)",
+            y_title="top-1 accuracy",
+            title="Noise on all layers",
+            reading="The line is the mean over the draws, the band from the lowest to the highest.",
+            source="Lorieul et al., Figure 5",
+        )
+    }
+    alone = summary.filter(pl.col("layer") != "all")
+    if alone.height:
+        figures["layers"] = heatmap(
+            alone,
+            "strength",
+            "layer",
+            "drop",
+            percent=True,
+            percent_x=True,
+            value_title="points lost",
+            title="Noise on one layer at a time",
+            reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
+            source="the future work of Lorieul et al., Section III.C",
+        )
+    return figures
+
+
+def _findings(scores: pl.DataFrame, summary: pl.DataFrame) -> list[str]:
+    describe: Callable[[dict[str, Any]], str] = lambda row: f"strength {100 * row['strength']:g} %"  # noqa: E731
+    together = scores.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
+    mean = summary.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
+    # one row a strength: the mean drop, with the interval of the first draw's width
+    first = together.filter(pl.col("repeat") == 0)
+    shift = mean["drop"] - first["drop"]
+    rows = first.with_columns(
+        drop=pl.col("drop") + shift, drop_low=pl.col("drop_low") + shift, drop_high=pl.col("drop_high") + shift
+    ).sort("strength")
+    findings = verdict(rows, describe, "strongest noise") + _slope(mean)
+    alone = scores.filter(pl.col("layer") != "all")
+    return findings + (fragile(alone, describe) if alone.height else []) + unchanged(scores, describe)
+
+
+def _slope(mean: pl.DataFrame) -> list[str]:
+    """The paper's two claims: little loss up to 10 %, a steep fall from 20 to 60 %."""
+    lost = dict(zip(mean["strength"].to_list(), mean["drop"].to_list(), strict=True))
+    if not {0.1, 0.2, 0.6} <= set(lost):
+        return []
+    return [
+        f"Noise of 10 % costs {points(lost[0.1])}, of 20 % {points(lost[0.2])}, of 60 % {points(lost[0.6])} "
+        "of top-1 accuracy."
+    ]

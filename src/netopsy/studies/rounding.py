@@ -1,0 +1,167 @@
+"""What fewer decimals and smaller number formats cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+from torch import Tensor
+
+from netopsy.charts import curve, heatmap
+from netopsy.engine.edits import Replace
+from netopsy.engine.formats import number_format, round_decimals
+from netopsy.engine.scopes import Scope, scopes, sweep_edits
+from netopsy.engine.verdicts import fragile, unchanged, verdict
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.result import Figure, Result
+from netopsy.samples import Samples
+from netopsy.studies.study import Study
+
+FORMATS = (
+    "fp16",
+    "bf16",
+    "fp8_e4m3",
+    "fp8_e5m2",
+    *(f"int{bits}_{scale}" for bits in (8, 6, 4, 3, 2) for scale in ("tensor", "channel")),
+)
+
+
+@dataclass(frozen=True)
+class Rounding(Study):
+    """Accuracy with every parameter rounded to a number of decimals (Lorieul et al., Section III.D, Table III).
+
+    Decimals are digits after the point, not significant ones; weights and biases of the layers are rounded, norms are
+    left alone. Beside that, so that the reader can compare, the weights alone in smaller number formats: floats, and
+    symmetric integers with one scale a layer (`_tensor`) or one an output channel (`_channel`).
+
+    decimals: digits kept after the point, 0 or more.
+    formats: number formats, see `netopsy.engine.formats.number_format`.
+    one_layer_at_a_time: also round one layer at a time.
+    biases: whether biases are rounded to decimals too.
+    layers: names of the layers to edit; all by default.
+    precision: None scores on all images; else stop each score at +- so many points.
+    seed: of the order of the images where `precision` is given.
+
+    Tables: `scores` (by decimals; null is the unedited network), `formats`.
+    """
+
+    name: ClassVar[str] = "rounding"
+
+    decimals: tuple[int, ...] = (1, 2, 3, 4, 5)
+    formats: tuple[str, ...] = FORMATS
+    one_layer_at_a_time: bool = True
+    biases: bool = True
+    layers: tuple[str, ...] | None = None
+    precision: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if any(count < 0 for count in self.decimals) or not (self.decimals or self.formats):
+            raise SettingsError(f"decimals {self.decimals} must be 0 or more, for instance 1,2,3.")
+        for name in self.formats:
+            number_format(name)
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        """Score `network` with rounded weights."""
+        assert samples is not None
+        chosen = network.select(self.layers)
+        if not chosen:
+            return self.result(findings=[f"{network.name} has no convolution or linear layer to round."])
+        covered = scopes(chosen, self.one_layer_at_a_time)
+        blank = {"layer": "all", "decimals": None, "format": None}
+        edits: list[tuple[dict[str, Any], Replace | None]] = [(blank, None)]
+        for scope in covered:
+            for count in self.decimals:
+                edits.append(
+                    ({**blank, "layer": scope.name, "decimals": count}, _to_decimals(scope, count, self.biases))
+                )
+            for name in self.formats:
+                edits.append(({**blank, "layer": scope.name, "format": name}, _to_format(scope, name)))
+        scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
+        scores = scores.with_columns(pl.col("decimals").cast(pl.Int64), pl.col("format").cast(pl.String))
+        decimals = scores.filter(pl.col("format").is_null()).drop("format")
+        formats = scores.filter(pl.col("format").is_not_null()).drop("decimals")
+        if formats.height:
+            bits = {name: number_format(name).bits for name in self.formats}
+            formats = formats.insert_column(
+                2, formats["format"].replace_strict(bits, return_dtype=pl.Int64).alias("bits")
+            )
+        return self.result(
+            tables={"scores": decimals, "formats": formats},
+            figures=_figures(decimals, formats),
+            findings=_findings(decimals, formats),
+        )
+
+
+def _to_decimals(scope: Scope, count: int, biases: bool) -> Replace:
+    def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: round_decimals(tensors[name], count) for name in names}
+
+    names = scope.tensors(biases)
+    return Replace(names, edit, f"decimals {count} {biases} {scope.name}")
+
+
+def _to_format(scope: Scope, name: str) -> Replace:
+    kind = number_format(name)
+
+    def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {weight: kind.apply(tensors[weight]) for weight in scope.tensors()}
+
+    return Replace(scope.tensors(), edit, f"format {name} {scope.name}")
+
+
+def _figures(decimals: pl.DataFrame, formats: pl.DataFrame) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    unedited = float(decimals["top1"][0])
+    for name, scores, setting, title, source in (
+        ("decimals", decimals.filter(pl.col("decimals").is_not_null()), "decimals", "Decimals kept", "Table III"),
+        ("formats", formats, "format", "Number formats", "Table III, with number formats"),
+    ):
+        together, alone = scores.filter(pl.col("layer") == "all"), scores.filter(pl.col("layer") != "all")
+        if together.height:
+            shown = together.with_columns(pl.col(setting).cast(pl.String))
+            figures[name] = curve(
+                shown,
+                setting,
+                "top1",
+                low="top1_low",
+                high="top1_high",
+                percent=True,
+                reference=unedited,
+                y_title="top-1 accuracy",
+                title=f"{title}, all layers",
+                reading="The dashed line is the unedited network; the band is the 95 % interval.",
+                source=f"Lorieul et al., {source}",
+            )
+        if alone.height:
+            figures[f"{name}_layers"] = heatmap(
+                alone,
+                setting,
+                "layer",
+                "drop",
+                percent=True,
+                value_title="points lost",
+                title=f"{title}, one layer at a time",
+                reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
+                source=f"after Lorieul et al., {source}",
+            )
+    return figures
+
+
+def _findings(decimals: pl.DataFrame, formats: pl.DataFrame) -> list[str]:
+    by_count: Callable[[dict[str, Any]], str] = lambda row: f"{row['decimals']} decimals"  # noqa: E731
+    by_format: Callable[[dict[str, Any]], str] = lambda row: str(row["format"])  # noqa: E731
+    edited = decimals.filter(pl.col("decimals").is_not_null())
+    findings = []
+    together = edited.filter(pl.col("layer") == "all").sort("decimals", descending=True)
+    findings += verdict(together, by_count, "fewest decimals")
+    # the fewest bits last; among formats of as many bits, the one that loses more comes first
+    order = formats.filter(pl.col("layer") == "all").sort("bits", "drop", descending=[True, True])
+    findings += verdict(order, by_format, "smallest number format")[:1]
+    for scores, describe in ((edited, by_count), (formats, by_format)):
+        alone = scores.filter(pl.col("layer") != "all")
+        findings += (fragile(alone, describe) if alone.height else []) + unchanged(scores, describe)
+    return findings
