@@ -12,7 +12,7 @@ from torch import fx
 from netopsy.errors import SettingsError
 from netopsy.network import window_moves, window_rules
 from netopsy.network.graph import data_nodes, is_tensor, operator_name, shape_of
-from netopsy.network.windows import Digit, Number, Windows
+from netopsy.network.windows import Digit, Windows
 
 if TYPE_CHECKING:
     from netopsy.network.network import Network
@@ -27,12 +27,13 @@ class Field:
     """Where in the image the units of a node look. All pairs are (vertical, horizontal).
 
     size: height and width of one unit's field in pixels, not cut to the image; the whole image where the unit sees all.
-    stride: pixels that the field moves from one unit to the next; 0 where it does not move.
+    stride: pixels that the field moves from one unit to the next, on average where the steps differ; 0 if it stays.
     start: top left corner of the field of unit (0, 0); negative where it lies in the padding.
-    grid: rows and columns of units whose fields differ.
+    grid: rows and columns of units.
     reach: (top, left, bottom, right) of all that the node sees, half open; fields are cut to it.
-    exact: whether each field is the smallest box; else it is a larger one that holds it, because an operator mixes
-        positions in a way not followed here (the node `because`), or because the boxes do not move by a constant step.
+    exact: whether each field is the smallest box (at the image's edge a dilated window may leave a margin); else it is a
+        larger one that holds it, because an operator mixes positions in a way not followed here: the node `because`.
+    steps: for rows and for columns the digits of the index, outermost first, as (number of values, pixels a step).
     """
 
     size: tuple[float, float]
@@ -41,7 +42,8 @@ class Field:
     grid: tuple[int, int]
     reach: tuple[int, int, int, int]
     exact: bool
-    because: str | None = None
+    because: str | None
+    steps: tuple[tuple[tuple[int, float], ...], tuple[tuple[int, float], ...]]
 
     def at(self, y: int = 0, x: int = 0, *, cut: bool = True) -> tuple[int, int, int, int]:
         """(top, left, bottom, right) in pixels, half open, of the unit in row `y` and column `x` of the grid.
@@ -55,7 +57,10 @@ class Field:
             )
         ends = []
         for k, index in enumerate((y, x)):
-            low = self.start[k] + index * self.stride[k]
+            low = self.start[k]
+            for count, step in reversed(self.steps[k]):
+                index, place = divmod(index, count)
+                low += place * step
             low, high = math.floor(low), math.ceil(low + self.size[k])
             ends.append((max(low, self.reach[k]), min(high, self.reach[k + 2])) if cut else (low, high))
         return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
@@ -117,7 +122,9 @@ def _apply(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     if is_tensor(node):
         return whole.everywhere(shape_of(node))
     values = node.meta.get("val")
-    return [whole.everywhere(tuple(int(n) for n in v.shape)) for v in values] if isinstance(values, list | tuple) else None
+    return (
+        [whole.everywhere(tuple(int(n) for n in v.shape)) for v in values] if isinstance(values, list | tuple) else None
+    )
 
 
 def _flat(value: Any) -> list[Windows]:
@@ -137,34 +144,38 @@ def _pixels(shape: tuple[int, ...]) -> Windows:
 
 
 def _field(w: Windows, because: str | None) -> Field:
-    sizes: list[Number] = []
-    starts: list[Number] = []
-    strides: list[Number] = []
-    grid: list[int] = []
-    loose = not w.exact
-    for k in (0, 1):
-        digits = sorted(
-            (d for axis in w.axes for d in axis if d.step[k]), key=lambda d: abs(d.step[k]), reverse=True
-        )
-        # digits of a window partition, spelt outermost first, count the rows of the image again
-        regular = all(a.step[k] == b.step[k] * b.size for a, b in zip(digits, digits[1:], strict=False))
-        lone = Windows((tuple(Digit(d.size, d.step) for d in digits),), w.start, w.size, w.reach)
-        if not regular:
-            count = math.prod(d.size for d in digits)
-            lone = lone.gathered(0, [(i, i) for i in range(count)])
-            loose = loose or not lone.exact
-        steps = [d for axis in lone.axes for d in axis]
-        sizes.append(lone.size[k])
-        starts.append(lone.start[k])
-        strides.append(digits[-1].step[k] if digits and regular else steps[0].step[k] if steps else 0)
-        grid.append(math.prod(d.size for d in digits))
+    if len(w.axes) == 4 and any(digit.step != (0, 0) for axis in w.axes[2:] for digit in axis):
+        # a unit is a channel at a place; the field of a place holds those of all its channels
+        w = w.frozen(1)
+    rows, columns = (_digits(w, k) for k in (0, 1))
     box = w.box()
     return Field(
-        size=(float(sizes[0]), float(sizes[1])),
-        stride=(float(strides[0]), float(strides[1])),
-        start=(float(starts[0]), float(starts[1])),
-        grid=(grid[0], grid[1]),
+        size=(float(w.size[0]), float(w.size[1])),
+        stride=(_mean_step(rows), _mean_step(columns)),
+        start=(float(w.start[0]), float(w.start[1])),
+        grid=(math.prod(n for n, _ in rows), math.prod(n for n, _ in columns)),
         reach=(math.floor(box[0][0]), math.floor(box[1][0]), math.ceil(box[0][1]), math.ceil(box[1][1])),
-        exact=not loose,
-        because=(because or "its grid") if loose else None,
+        exact=w.exact,
+        because=because if not w.exact else None,
+        steps=(rows, columns),
     )
+
+
+def _digits(w: Windows, k: int) -> tuple[tuple[int, float], ...]:
+    """The digits that count the rows (k = 0) or columns (k = 1) of units."""
+    moving = [axis for axis in w.axes if any(digit.step[k] for digit in axis)]
+    if not moving and len(w.axes) == 4:
+        moving = [w.axes[2 + k]]
+    if len(moving) == 1 and not any(digit.step[1 - k] for digit in moving[0]):
+        return tuple((digit.size, float(digit.step[k])) for digit in moving[0])
+    # rows spread over several axes, as by a window partition, are counted by the size of their step
+    digits = [digit for axis in moving for digit in axis if digit.step[k]]
+    digits.sort(key=lambda digit: abs(digit.step[k]), reverse=True)
+    return tuple((digit.size, float(digit.step[k])) for digit in digits)
+
+
+def _mean_step(digits: tuple[tuple[int, float], ...]) -> float:
+    if not any(step for _, step in digits):
+        return 0.0
+    outer = next(i for i, (_, step) in enumerate(digits) if step)
+    return digits[outer][1] / math.prod(n for n, _ in digits[outer + 1 :])

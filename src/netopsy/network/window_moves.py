@@ -12,7 +12,18 @@ from netopsy.network.window_rules import Known, _expanded, _spread, first, rule
 from netopsy.network.windows import Digit, Windows, union
 
 
-@rule("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "unsafe_view", "view_as", "reshape_as", "view_copy")
+@rule(
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "unsafe_view",
+    "view_as",
+    "reshape_as",
+    "view_copy",
+)
 def reshape(node: fx.Node, known: Known) -> Windows:
     """The same elements in the same order."""
     return first(node, known).reshaped(shape_of(node))
@@ -172,7 +183,11 @@ def pad(node: fx.Node, known: Known) -> Windows:
             continue
         last = w.shape[axis] - 1
         if mode == "constant":
-            w = w.gathered(axis, [(j - before,) * 2 for j in range(count)]) if w.axes[axis] else w.with_axis(axis, (Digit(count),))
+            w = (
+                w.gathered(axis, [(j - before,) * 2 for j in range(count)])
+                if w.axes[axis]
+                else w.with_axis(axis, (Digit(count),))
+            )
         elif mode == "replicate":
             w = w.gathered(axis, [(min(max(j - before, 0), last),) * 2 for j in range(count)])
         elif mode == "reflect":
@@ -253,7 +268,9 @@ def shuffle(node: fx.Node, known: Known) -> Windows:
     n, c, *space = w.shape
     if "channel" in name:
         groups = int(argument(node, "groups"))
-        return w.reshaped((n, groups, c // groups, *space)).permuted((0, 2, 1, *range(3, 3 + len(space)))).reshaped(shape)
+        return (
+            w.reshaped((n, groups, c // groups, *space)).permuted((0, 2, 1, *range(3, 3 + len(space)))).reshaped(shape)
+        )
     if "unshuffle" in name:
         r = int(argument(node, "downscale_factor"))
         cut_up = w.reshaped((n, c, space[0] // r, r, space[1] // r, r))
@@ -273,5 +290,3 @@ def getitem(node: fx.Node, known: Known) -> Any:
 
 def _any(source: Any) -> Windows:
     return next(w for w in source if isinstance(w, Windows)) if isinstance(source, list) else source
-
-

@@ -90,7 +90,9 @@ def reduce_several(node: fx.Node, known: Known) -> Any:
 def along(node: fx.Node, known: Known) -> Any:
     """Every element along the axis sees all along it."""
     w = first(node, known)
-    for axis in dimensions(argument(node, "dim") if argument(node, "dim") is not None else argument(node, "dims"), len(w.axes)):
+    for axis in dimensions(
+        argument(node, "dim") if argument(node, "dim") is not None else argument(node, "dims"), len(w.axes)
+    ):
         w = w.frozen(axis)
     return w if is_tensor(node) else [w, w]
 
@@ -120,7 +122,14 @@ def convolution(node: fx.Node, known: Known) -> Windows:
     if argument(node, "transposed"):
         return transposed(node, known)
     kernel = shape_of(argument(node, "weight"))[2:]
-    return _slide(node, first(node, known), kernel, argument(node, "padding"), argument(node, "stride"), argument(node, "dilation"))
+    return _slide(
+        node,
+        first(node, known),
+        kernel,
+        argument(node, "padding"),
+        argument(node, "stride"),
+        argument(node, "dilation"),
+    )
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices")
@@ -185,7 +194,15 @@ def adaptive(node: fx.Node, known: Known) -> Any:
     return w if is_tensor(node) else [w, w]
 
 
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_bilinear2d_aa", "upsample_bicubic2d_aa")
+@rule(
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest_exact2d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_bilinear2d_aa",
+    "upsample_bicubic2d_aa",
+)
 def upsample(node: fx.Node, known: Known) -> Windows:
     """Interpolation: nearest sees one input, linear two, cubic four (more where it shrinks with antialiasing)."""
     w, shape, name = first(node, known), shape_of(node), operator_name(node)

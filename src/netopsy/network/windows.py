@@ -168,9 +168,7 @@ class Windows:
         """Pixels that the window moves from index 0 to each index along `axis`."""
         found: list[Pair] = [(0, 0)]
         for digit in self.axes[axis]:
-            found = [
-                (y + i * digit.step[0], x + i * digit.step[1]) for y, x in found for i in range(digit.size)
-            ]
+            found = [(y + i * digit.step[0], x + i * digit.step[1]) for y, x in found for i in range(digit.size)]
         return found
 
     def gathered(self, axis: int, ranges: list[tuple[int, int]]) -> Windows:
@@ -185,8 +183,9 @@ class Windows:
             if not any(offset[k] for offset in offsets):
                 continue
             column = [offset[k] for offset in offsets]
-            cut = [(j, column[max(a, 0) : min(b, last) + 1]) for j, (a, b) in enumerate(ranges)]
-            spans = [(j, min(part), max(part)) for j, part in cut if part]
+            inside = [(j, max(a, 0), min(b, last)) for j, (a, b) in enumerate(ranges)]
+            cut = [(j, column[a : b + 1]) for j, a, b in inside if a <= b]
+            spans = [(j, min(part), max(part)) for j, part in cut]
             step[k], low, high, bad = _line(spans)
             start[k] += low
             size[k] += high - low
@@ -310,9 +309,7 @@ def union(operands: list[Windows]) -> Windows:
             y, x = steps[i, d]
             digits.append(Digit(max(axis[d].size if axis else 1 for axis in column), (y, x), loose))
         result.append(merged(tuple(digits)))
-    window = Windows(
-        tuple(result), (low[0], low[1]), (high[0] - low[0], high[1] - low[1]), (reach[0], reach[1])
-    )
+    window = Windows(tuple(result), (low[0], low[1]), (high[0] - low[0], high[1] - low[1]), (reach[0], reach[1]))
     return window.settled()
 
 
