@@ -42,7 +42,7 @@ class Draws:
 
 
 class ConfidenceSequence:
-    """An interval for the mean of `size` values in {-1, 0, 1}: with probability 1 - alpha it holds at all steps at once.
+    """An interval for the mean of `size` values in {-1, 0, 1}: at all steps at once with probability 1 - alpha.
 
     least, most: bounds on the mean that are known beforehand.
     resolution: width of the cells of means that are ruled out together (a cell's wealth is that of its worst mean).

@@ -80,3 +80,31 @@ def exact(
         checkpoint.save(done, partial(dict, totals=totals), final=done == len(samples))
         current_workspace().report("sweep", done, len(samples))
     return [row(**dict(zip(COUNTS, counts, strict=True)), images=len(samples)) for counts in totals.tolist()]
+
+
+@torch.inference_mode()
+def predictions(
+    network: Network, samples: Samples, variants: Sequence[Variant], batch_size: int | None = None
+) -> Tensor:
+    """Predicted classes, int32 (variants, n), of each variant on all samples; -1 where an output is not finite."""
+    rerun, parts = Rerun(network, variants, batch_size), []
+    for batch in samples.batches(network.preprocessing, rerun.block_size):
+        current, labels = Block(len(variants), len(batch.labels), len(rerun.groups)), batch.labels.to(network.device)
+        run = set[int]()
+
+        def take(
+            group: int,
+            outputs: dict[int, Tensor],
+            current: Block = current,
+            labels: Tensor = labels,
+            run: set[int] = run,
+        ) -> None:
+            for position, values in outputs.items():
+                current.write(position, judge(values, labels))
+                run.add(position)
+
+        plain = judge(rerun.run(batch.images.to(network.device), take, active=range(len(variants))), labels)
+        for position in set(range(len(variants))) - run:
+            current.write(position, plain)
+        parts.append(current.predicted)
+    return torch.cat(parts, dim=1)

@@ -106,13 +106,13 @@ class Rerun:
             cuts = self._cuts(group, members, {name: held[name][start:stop] for name in group.needs}, stop - start)
             if group.tail is None:
                 for p in members:
-                    parts[p].append(cuts(p, self.network.output, 0, stop - start))
+                    parts[p].append(cuts([p], self.network.output, 0, stop - start))
                 continue
             for i in range(0, stop - start, images):
                 j, count = min(stop - start, i + images), max(1, fold // images)
                 for first in range(0, len(members), count):
                     folded = members[first : first + count]
-                    given = {name: torch.cat([cuts(p, name, i, j) for p in folded]) for name in group.cut}
+                    given = {name: cuts(folded, name, i, j) for name in group.cut}
                     given |= {
                         name: torch.cat([held[name][start + i : start + j]] * len(folded)) for name in group.beside
                     }
@@ -123,8 +123,8 @@ class Rerun:
 
     def _cuts(
         self, group: Group, members: list[int], given: Mapping[str, Tensor], n: int
-    ) -> Callable[[int, str, int, int], Tensor]:
-        """Where the members' runs meet: (member, node, from, to) -> the node's value for these images of the block."""
+    ) -> Callable[[list[int], str, int, int], Tensor]:
+        """Where runs meet: (members, node, from, to) -> the node's values, member after member, in fresh memory."""
         if group.linear is not None:
             deltas, scales = {}, {}
             for p in members:
@@ -135,11 +135,25 @@ class Rerun:
                 if edit.key not in deltas:
                     deltas[edit.key] = group.linear.deltas(given, self.weights.computed(edit), batch=n)
             keys = {p: self.variants[p].edit.key for p in members}  # type: ignore[union-attr]
-            return lambda p, name, i, j: torch.add(given[name][i:j], deltas[keys[p]][name][i:j], alpha=scales[p])
+
+            def shifted(folded: list[int], name: str, i: int, j: int) -> Tensor:
+                base = given[name][i:j]
+                last = base.ndim == 4 and base.is_contiguous(memory_format=torch.channels_last)
+                value = torch.empty(
+                    (len(folded) * (j - i), *base.shape[1:]),
+                    dtype=base.dtype,
+                    device=base.device,
+                    memory_format=torch.channels_last if last else torch.contiguous_format,
+                )
+                for p, own in zip(folded, value.split(j - i), strict=True):
+                    torch.add(base, deltas[keys[p]][name][i:j], alpha=scales[p], out=own)
+                return value
+
+            return shifted
         assert group.head is not None
         edges = {node.meta["name"]: given[node.meta["name"]] for node in group.head.given}
         values = {p: group.head.run(edges, batch=n, overrides=self.weights.edited(p)) for p in members}
-        return lambda p, name, i, j: values[p][name][i:j]
+        return lambda folded, name, i, j: torch.cat([values[p][name][i:j] for p in folded])
 
     def _fold(self, group: Group) -> int:
         """Images times variants that a piece of the tail holds."""
