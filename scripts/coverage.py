@@ -3,8 +3,9 @@
     python scripts/coverage.py [--out docs/coverage.md] [--cache FOLDER] [--seconds 600] [--workers 2] [--only PATTERN]
 
 All classification networks of torchvision, and of each family of timm (the architecture's name up to its first
-underscore) the architecture with the fewest parameters; random weights. Every network is opened in a process of its own
-kind with a limit of time; each answer is a line in FOLDER/coverage.jsonl, so a second run goes on where the first ended.
+underscore) the architecture with the fewest parameters; random weights. Worker processes open one network after
+another, each within a limit of time; each answer is a line in FOLDER/coverage.jsonl, so a second run goes on where the
+first ended.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def sweep(names: list[str], answers: Path, seconds: float, workers: int) -> dict
             with lock, answers.open("a") as file:
                 known[name] = row
                 file.write(json.dumps(row) + "\n")
-                print(f"{len(known)}/{len(names)} {name}: {row.get('error', 'ok')[:150]}", flush=True)
+                print(f"{sum(n in known for n in names)}/{len(names)} {name}: {row.get('error', 'ok')[:150]}", flush=True)
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
     for thread in threads:

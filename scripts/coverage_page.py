@@ -15,8 +15,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Coverage",
         "",
-        "Which networks Netopsy opens, and which study can treat them. This page is written by `python scripts/coverage.py`",
-        f"(torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, timm {timm.__version__}),",
+        "Which networks Netopsy opens, and which study can treat them. This page is written by",
+        f"`python scripts/coverage.py` (torch {_version(torch)}, torchvision {_version(torchvision)},",
+        f"timm {_version(timm)}),",
         "with random weights. It holds all classification networks of torchvision, and of each family of timm (the",
         "architecture's name up to its first underscore) the architecture with the fewest parameters.",
         "",
@@ -40,6 +41,10 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _version(package: Any) -> str:
+    return package.__version__.split("+")[0]
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

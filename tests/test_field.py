@@ -6,7 +6,6 @@ import random
 
 import pytest
 import torch
-from reference_field import box, positive, seen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +14,7 @@ from netopsy.network.field import receptive_field
 from netopsy.network.load import load_network
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from reference_field import box, positive, seen
 
 
 class Branches(nn.Module):

@@ -42,7 +42,7 @@ def counted(network: Network, batch: int = 1) -> int:
 
 
 class Everything(nn.Module):
-    """Each kind of product once: convolutions plain, grouped, depthwise, transposed; linear, matmul, einsum, attention."""
+    """Each kind of product once: convolutions of every sort, linear, matmul, einsum, attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,6 +188,14 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     network = network_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(320, 2)).to(dtype))
     assert list_layers(network)["layer"].to_list() == ["0", "3"]
     assert network.nodes[network.output].meta["val"].dtype == dtype
+
+
+def test_a_moved_network_is_exported_again() -> None:
+    network = network_of(nn.Sequential(nn.Flatten(), nn.Linear(360, 2)))
+    before = network.nodes[network.output]
+    assert before.meta["val"].dtype == torch.float32
+    after = network.to(torch.float64).nodes[network.output]
+    assert after.meta["val"].dtype == torch.float64 and after is not before
 
 
 def test_one_input_channel() -> None:

@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram, export
 
 from netopsy.errors import NetworkError
 
-# Tried in this order: (batch of the example, further arguments of export). Some modules compare the batch with their own
-# sizes, some hold Python that only the strict tracer follows, some checks can only be made when the graph runs.
+# Tried in this order: (batch of the example, further arguments of export). Some modules compare the batch with sizes of
+# their own, some checks can only be made when the graph runs, some Python only the strict tracer follows.
 _WAYS: tuple[tuple[int, dict[str, Any]], ...] = (
     (2, {"strict": False}),
     (3, {"strict": False, "prefer_deferred_runtime_asserts_over_guards": True}),

@@ -12,7 +12,7 @@ from torch import fx
 from netopsy.errors import SettingsError
 from netopsy.network import window_moves, window_rules
 from netopsy.network.graph import data_nodes, is_tensor, operator_name, shape_of
-from netopsy.network.windows import Digit, Windows
+from netopsy.network.windows import Digit, Windows, magnitude
 
 if TYPE_CHECKING:
     from netopsy.network.network import Network
@@ -31,8 +31,8 @@ class Field:
     start: top left corner of the field of unit (0, 0); negative where it lies in the padding.
     grid: rows and columns of units.
     reach: (top, left, bottom, right) of all that the node sees, half open; fields are cut to it.
-    exact: whether each field is the smallest box (at the image's edge a dilated window may leave a margin); else it is a
-        larger one that holds it, because an operator mixes positions in a way not followed here: the node `because`.
+    exact: whether each field is the smallest box (at the image's edge a dilated window may leave a margin); else it is
+        a larger one that holds it, because an operator mixes positions in a way not followed here: node `because`.
     steps: for rows and for columns the digits of the index, outermost first, as (number of values, pixels a step).
     """
 
@@ -139,7 +139,7 @@ def _pixels(shape: tuple[int, ...]) -> Windows:
     """Each input value sees its own pixel; the last two axes are the image's (one axis: a single row)."""
     height, width = (1, 1, *shape[2:])[-2:]
     steps = [(0, 0)] * (len(shape) - 2) + [(1, 0), (0, 1)] if len(shape) > 3 else [(0, 0), (0, 0), (0, 1)][: len(shape)]
-    axes = tuple((Digit(n, step),) if n > 1 else () for n, step in zip(shape, steps, strict=True))  # type: ignore[arg-type]
+    axes = tuple((Digit(n, step),) if n > 1 else () for n, step in zip(shape, steps, strict=True))
     return Windows(axes, (0, 0), (1, 1), ((0, height), (0, width)))
 
 
@@ -170,7 +170,7 @@ def _digits(w: Windows, k: int) -> tuple[tuple[int, float], ...]:
         return tuple((digit.size, float(digit.step[k])) for digit in moving[0])
     # rows spread over several axes, as by a window partition, are counted by the size of their step
     digits = [digit for axis in moving for digit in axis if digit.step[k]]
-    digits.sort(key=lambda digit: abs(digit.step[k]), reverse=True)
+    digits.sort(key=lambda digit: magnitude(digit.step[k]), reverse=True)
     return tuple((digit.size, float(digit.step[k])) for digit in digits)
 
 

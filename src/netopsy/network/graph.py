@@ -38,7 +38,7 @@ def name_nodes(graph: fx.GraphModule) -> None:
     A module with submodules, or with several kinds of operation, adds the operator; a repeated name adds a count.
     """
     kinds = defaultdict(set)
-    containers = set()
+    containers: set[str] = set()
     operations = [node for node in graph.graph.nodes if node.op == "call_function" and is_tensor(node)]
     for node in operations:
         path = module_path(node)

@@ -65,6 +65,13 @@ class Network:
         """Where the weights lie."""
         return next(iter(self.tensors.values())).device
 
+    def to(self, place: torch.device | str | torch.dtype) -> Network:
+        """Move the module to a device or type; the graph, which names both, is exported again when next asked for."""
+        self.module.to(place)
+        for name in ("graph", "nodes", "layers", "output", "digest"):
+            self.__dict__.pop(name, None)
+        return self
+
     @cached_property
     def output(self) -> str:
         """Name of the node whose value is the network's (first) output."""

@@ -20,14 +20,24 @@ Known = dict[fx.Node, Any]
 Rule = Callable[[fx.Node, Known], Any]
 RULES: dict[str, Rule] = {}
 
-_ELEMENTWISE = """relu relu6 hardtanh clamp clamp_min clamp_max leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid
-sigmoid tanh softplus log_sigmoid threshold prelu exp log log2 log1p sqrt rsqrt pow abs neg sign sin cos erf reciprocal
-square floor ceil round add sub mul div rsub where maximum minimum lerp addcmul addcdiv dropout alpha_dropout
-feature_dropout clone contiguous to to_copy detach alias lift_fresh_copy type_as float batch_norm isnan nan_to_num
-logical_and logical_or logical_not eq ne lt le gt ge masked_fill bitwise_not fill full_like zeros_like ones_like trunc
-remainder fmod atan expm1 softshrink hardshrink tanhshrink softsign identity copy expand_as native_dropout
-assert_tensor_metadata""".split()
-_REDUCE = "mean sum amax amin var std prod logsumexp norm linalg_vector_norm argmax argmin any all".split()
+# fmt: off
+_ELEMENTWISE = [
+    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "elu", "selu", "celu", "gelu",
+    "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "log_sigmoid", "threshold", "prelu",
+    "exp", "log", "log2", "log1p", "sqrt", "rsqrt", "pow", "abs", "neg", "sign", "sin", "cos", "erf", "reciprocal",
+    "square", "floor", "ceil", "round", "add", "sub", "mul", "div", "rsub", "where", "maximum", "minimum", "lerp",
+    "addcmul", "addcdiv", "dropout", "alpha_dropout", "feature_dropout", "clone", "contiguous", "to", "to_copy",
+    "detach", "alias", "lift_fresh_copy", "type_as", "float", "batch_norm", "isnan", "nan_to_num", "logical_and",
+    "logical_or", "logical_not", "eq", "ne", "lt", "le", "gt", "ge", "masked_fill", "bitwise_not", "fill",
+    "full_like", "zeros_like", "ones_like", "trunc", "remainder", "fmod", "atan", "expm1", "softshrink",
+    "hardshrink", "tanhshrink", "softsign", "identity", "copy", "expand_as", "native_dropout",
+    "assert_tensor_metadata",
+]
+_REDUCE = [
+    "mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp", "norm", "linalg_vector_norm", "argmax",
+    "argmin", "any", "all",
+]
+# fmt: on
 _SEVERAL = {"max", "min", "var_mean", "std_mean", "median"}
 _ALONG = {"softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "flip"}
 
@@ -241,9 +251,8 @@ def matmul(node: fx.Node, known: Known) -> Windows:
     output = batch + ("i" if ranks[0] > 1 else "") + ("j" if ranks[1] > 1 else "")
     product = contract([left, right], output, [a, b], known)
     summand = known.get(node.args[0]) if added else None  # type: ignore[arg-type]
-    if product is None or summand is None:
-        return product or _expanded(summand, shape_of(node))
-    return union([product, summand])
+    both = [w for w in (product, summand) if isinstance(w, Windows)]
+    return _expanded(union(both), shape_of(node))
 
 
 @rule("einsum")

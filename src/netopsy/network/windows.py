@@ -1,8 +1,8 @@
 """Which pixels each element of a tensor sees: an algebra of moving windows.
 
 An index along an axis is written as digits of mixed radix, the outermost first: after `flatten` a token's number has a
-row digit and a column digit, after a window partition a row has a window digit and a digit inside the window. Each digit
-moves the window by a fixed step, so reshapes, transposes and partitions lose nothing.
+row digit and a column digit, after a window partition a row has a window digit and a digit inside the window. Each
+digit moves the window by a fixed step, so reshapes, transposes and partitions lose nothing.
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ class Windows:
     axes: the digits of each axis of the tensor; an axis of size one has none.
     start, size: of the window at index zero, in pixels (y, x); it may reach over the image's edge.
     reach: (first, end) per image axis of the pixels that any element can see.
+    bound: whether one element was taken out of a loose axis, so that its window may be too large.
     """
 
     axes: tuple[Axis, ...]
     start: Pair
     size: Pair
     reach: tuple[Pair, Pair]
+    bound: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,13 +67,15 @@ class Windows:
     @property
     def exact(self) -> bool:
         """Whether every window is the smallest box around the pixels seen."""
-        return not any(digit.loose for axis in self.axes for digit in axis)
+        return not self.bound and not any(digit.loose for axis in self.axes for digit in axis)
 
     def hull(self, image_axis: int) -> Pair:
         """(first, end) of the pixels that all elements see together, not cut to the image."""
         moves = [(d.size - 1) * d.step[image_axis] for axis in self.axes for d in axis]
-        low = self.start[image_axis] + sum(min(0, move) for move in moves)
-        return low, self.start[image_axis] + self.size[image_axis] + sum(max(0, move) for move in moves)
+        low, high = self.start[image_axis], self.start[image_axis] + self.size[image_axis]
+        for move in moves:
+            low, high = (low + move, high) if move < 0 else (low, high + move)
+        return low, high
 
     def box(self) -> tuple[Pair, Pair]:
         """The hull cut to the reach, per image axis."""
@@ -99,8 +103,8 @@ class Windows:
         for digit in self.axes[axis]:
             for k in (0, 1):
                 move = (digit.size - 1) * digit.step[k]
-                start[k] += min(0, move)
-                extent[k] += abs(move)
+                start[k] += move if move < 0 else 0
+                extent[k] += magnitude(move)
         size = self.shape[axis] if size is None else size
         still = (Digit(size, loose=loose),) if size > 1 else ()
         moved = replace(self, start=(start[0], start[1]), size=(extent[0], extent[1])).with_axis(axis, still)
@@ -162,7 +166,7 @@ class Windows:
         loose = Loose(next(_fresh), 0, False)
         axes = tuple((Digit(n, loose=loose),) if n > 1 else () for n in shape) if shape else ()
         (top, bottom), (left, right) = self.box()
-        return Windows(axes, (top, left), (bottom - top, right - left), self.reach)
+        return Windows(axes, (top, left), (bottom - top, right - left), self.reach, self.bound)
 
     def offsets(self, axis: int) -> list[Pair]:
         """Pixels that the window moves from index 0 to each index along `axis`."""
@@ -172,12 +176,13 @@ class Windows:
         return found
 
     def gathered(self, axis: int, ranges: list[tuple[int, int]]) -> Windows:
-        """Element j along `axis` sees what the elements first..last of ranges[j] saw; ranges may be empty (last < first).
+        """Element j along `axis` sees what the elements first..last of ranges[j] saw; last < first: nothing.
 
         Exact where the new windows move by a constant step; else the smallest moving window around them, loose.
         """
         offsets = self.offsets(axis)
-        start, size, step, uneven = list(self.start), list(self.size), [0, 0], False  # type: ignore[var-annotated]
+        start, size, uneven = list(self.start), list(self.size), False
+        step: list[Number] = [0, 0]
         last = len(offsets) - 1
         for k in (0, 1):
             if not any(offset[k] for offset in offsets):
@@ -194,30 +199,38 @@ class Windows:
         digits = (Digit(len(ranges), (step[0], step[1]), loose),) if len(ranges) > 1 else ()
         carried = next((d.loose for d in self.axes[axis] if d.loose), None)
         if carried and digits and not loose:
-            digits = (replace(digits[0], loose=carried),)
-        return replace(self, start=(start[0], start[1]), size=(size[0], size[1])).with_axis(axis, digits).settled()
+            digits = (replace(digits[0], loose=replace(carried, clears=False)),)
+        bound = self.bound or (carried is not None and not digits)
+        moved = replace(self, start=(start[0], start[1]), size=(size[0], size[1]), bound=bound)
+        return moved.with_axis(axis, digits).settled()
 
     def slid(self, axis: int, kernel: int, stride: int, padding: int, dilation: int, count: int) -> Windows:
         """A sliding window (convolution, pooling) along `axis` with `count` positions; `padding` at the low end."""
         digits = self.axes[axis]
         if len(digits) == 1 and not digits[0].loose:
             step = digits[0].step
-            start = tuple(s - padding * t for s, t in zip(self.start, step, strict=True))
-            size = tuple(n + (kernel - 1) * dilation * t for n, t in zip(self.size, step, strict=True))
+            start = self.start[0] - padding * step[0], self.start[1] - padding * step[1]
+            extent = (kernel - 1) * dilation
+            size = self.size[0] + extent * step[0], self.size[1] + extent * step[1]
             new = (Digit(count, (step[0] * stride, step[1] * stride)),) if count > 1 else ()
             return replace(self, start=start, size=size).with_axis(axis, new).settled()
         first = [j * stride - padding for j in range(count)]
         return self.gathered(axis, [(i, i + (kernel - 1) * dilation) for i in first])
 
 
+def magnitude(number: Number) -> Number:
+    """The absolute value."""
+    return -number if number < 0 else number
+
+
 def _line(spans: list[tuple[int, Number, Number]]) -> tuple[Number, Number, Number, bool]:
-    """Step, low and high of the smallest window, moving by a constant step, around (index, low, high); and if loose."""
+    """Step, low and high of the smallest evenly moving window around all (index, low, high); and if loose."""
     if len(spans) < 2:
         return 0, spans[0][1] if spans else 0, spans[0][2] if spans else 0, False
     inner = spans[1:-1] if len(spans) > 4 else spans
     (i, a, _), (j, b, _) = inner[0], inner[-1]
-    step = Fraction(b - a, j - i) if isinstance(b - a, int) else (b - a) / (j - i)
-    step = step.numerator if step.denominator == 1 else step
+    ratio = Fraction(b - a) / (j - i)
+    step = ratio.numerator if ratio.denominator == 1 else ratio
     lows, highs = [low - j * step for j, low, _ in spans], [high - j * step for j, _, high in spans]
     # at the edges a window is cut short by the tensor's end, which the reach accounts for
     body = range(1, len(spans) - 1) if len(spans) > 4 else range(len(spans))
@@ -252,7 +265,7 @@ def merged(digits: Axis) -> Axis:
 def union(operands: list[Windows]) -> Windows:
     """Windows of an elementwise combination with broadcasting: the box around what each operand sees.
 
-    Where two operands move differently, neither position is kept, and the result is loose unless one of them sees it all.
+    Where two operands move differently, neither position is kept; the result is loose unless one of them sees it all.
     """
     rank = max(len(w.axes) for w in operands)
     padded = [replace(w, axes=((),) * (rank - len(w.axes)) + w.axes) for w in operands]
@@ -275,8 +288,8 @@ def union(operands: list[Windows]) -> Windows:
                     continue
                 for m, digit in enumerate(found):
                     move = (digit.size - 1) * digit.step[k]
-                    starts[m][k] += min(0, move)
-                    sizes[m][k] += abs(move)
+                    starts[m][k] += move if move < 0 else 0
+                    sizes[m][k] += magnitude(move)
                     if move:
                         frozen[m].add((i, d))
     low = [min(start[k] for start in starts) for k in (0, 1)]
@@ -292,6 +305,7 @@ def union(operands: list[Windows]) -> Windows:
         )
 
     tight = any(fills(m) and not frozen[m] and w.exact for m, w in enumerate(padded))
+    bound = not tight and any(w.bound for w in padded)
     owner: dict[tuple[int, int], int] = {}
     shared: set[int] = set()
     for m, w in enumerate(padded):
@@ -303,13 +317,13 @@ def union(operands: list[Windows]) -> Windows:
     for i, column in enumerate(axes):
         digits = []
         for d in range(max(len(axis) for axis in column)):
-            m = owner.get((i, d)) if not tight else None
+            whose = owner.get((i, d)) if not tight else None
             # summed over all digits that it owns, an operand is exact; if it fills the union, so is the union
-            loose = Loose(event, m, fills(m) and m not in shared) if m is not None else None
+            loose = Loose(event, whose, fills(whose) and whose not in shared) if whose is not None else None
             y, x = steps[i, d]
             digits.append(Digit(max(axis[d].size if axis else 1 for axis in column), (y, x), loose))
         result.append(merged(tuple(digits)))
-    window = Windows(tuple(result), (low[0], low[1]), (high[0] - low[0], high[1] - low[1]), (reach[0], reach[1]))
+    window = Windows(tuple(result), (low[0], low[1]), (high[0] - low[0], high[1] - low[1]), (reach[0], reach[1]), bound)
     return window.settled()
 
 
