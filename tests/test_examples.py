@@ -22,7 +22,7 @@ def test_the_notebook_runs(path: Path, tmp_path: Path) -> None:
 
 def test_the_study_of_your_own_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "write-a-study.md").read_text(), re.S)
-    exec(compile(code, "write-a-study.md", "exec"), {"__name__": "example"})
+    exec(compile(code, "write-a-study.md", "exec", dont_inherit=True), {"__name__": "__main__"})
     assert "accuracy falls by" in capsys.readouterr().out
 
 
@@ -31,4 +31,4 @@ def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
     for code in blocks:
-        exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+        exec(compile(code, "README.md", "exec", dont_inherit=True), {"__name__": "__main__"})
