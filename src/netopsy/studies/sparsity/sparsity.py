@@ -19,7 +19,7 @@ from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples import Samples
-from netopsy.studies.sparsity_findings import findings
+from netopsy.studies.sparsity.findings import findings
 from netopsy.studies.study import Study
 
 _RECTIFIERS = {"relu", "relu6", "hardswish", "hardsigmoid", "threshold"}
