@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from netopsy._version import __version__ as __version__
 from netopsy.studies import STUDIES
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from netopsy._version import __version__
 from netopsy.case import Case
 from netopsy.engine.workspace import Progress, workspace
 from netopsy.network.network import Network
-from netopsy.provenance import versions
 from netopsy.result import Result
 from netopsy.samples import Samples
 from netopsy.studies import STUDIES, study_class
@@ -83,6 +83,6 @@ def _same(done: Result, study: Study, network: Network, samples: Samples | None)
         kept = {name: source[name] for name in ("network", "samples")} | {"version": source["versions"]["netopsy"]}
         return json.dumps([settings, kept], sort_keys=True, default=str)
 
-    if done.provenance.get("versions", {}).get("netopsy") != versions()["netopsy"]:
+    if done.provenance.get("versions", {}).get("netopsy") != __version__:
         return False
     return key(done.settings, done.provenance) == key(study.result().settings, provenance(network, samples, 0.0))

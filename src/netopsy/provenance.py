@@ -7,11 +7,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from netopsy._version import __version__
+
 if TYPE_CHECKING:
     from netopsy.network.network import Network
     from netopsy.samples import Samples
 
-_PACKAGES = ("netopsy", "torch", "torchvision", "timm", "numpy", "polars", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "polars", "scikit-learn")
 
 
 def provenance(network: Network, samples: Samples | None, seconds: float) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def provenance(network: Network, samples: Samples | None, seconds: float) -> dic
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the numbers depend on."""
-    found = {"python": platform.python_version()}
+    found = {"netopsy": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

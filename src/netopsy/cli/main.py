@@ -9,6 +9,7 @@ from typing import Any
 import cyclopts
 from cyclopts import App
 
+from netopsy._version import __version__
 from netopsy.cli import options as o
 from netopsy.cli.output import print_result, print_table, progress
 from netopsy.errors import NetopsyError, SettingsError
@@ -35,7 +36,7 @@ def main(tokens: list[str] | None = None) -> None:
 
 def build(first: str) -> App:
     """The application; only the study called `first` is imported, the others are names with one line of help."""
-    app = App(name="netopsy", help=_HELP, version=_version, version_flags=["--version"])
+    app = App(name="netopsy", help=_HELP, version=__version__, version_flags=["--version"])
     app.command(o.command("examine", _EXAMINE, _examine_options(), _examine), name="examine")
     for name, (_, _, line) in STUDIES.items():
         key = first.replace("-", "_") == name
@@ -171,8 +172,3 @@ def _samples(source: str | None, given: dict[str, Any]) -> Any:
     names = [option.name for option in o.SAMPLES_OPTIONS]
     return load_samples(source, **{name: given[name] for name in names if given.get(name) is not None})
 
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("netopsy")

@@ -17,7 +17,6 @@ from netopsy.engine.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
-from netopsy.provenance import versions
 from netopsy.samples import Samples
 
 _LARGEST = 4 * 2**20  # values of the largest node that a batch may hold: more falls out of the cache
@@ -105,7 +104,7 @@ def _spec(
         "samples": samples.digest,
         "tallies": {name: [nodes[id(tally)], *_description(tally)] for name, tally in counted.items()},
         "batch_size": size,
-        "versions": {package: versions().get(package) for package in ("netopsy", "torch")},
+        "versions": {"netopsy": __version__, "torch": torch.__version__},
     }
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import polars as pl
 import torch
 
+from netopsy._version import __version__
 from netopsy.engine.adaptive import Adaptive
 from netopsy.engine.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.exact import exact
@@ -57,7 +57,7 @@ def sweep(
     rerun = Rerun(network, variants, batch_size)
     block = rerun.block_size
     spec = {
-        "version": version("netopsy"),
+        "version": __version__,
         "network": network.digest,
         "samples": samples.digest,
         "variants": [identity(variant) for variant in variants],
