@@ -1,6 +1,7 @@
 """Which networks Netopsy can open and which study can treat them: writes docs/coverage.md.
 
-    python scripts/coverage.py [--out docs/coverage.md] [--cache FOLDER] [--seconds 600] [--workers 2] [--only PATTERN]
+    python scripts/coverage.py [--out docs/coverage.md] [--cache FOLDER] [--seconds 600]
+        [--workers 2] [--only PATTERN] [--page]
 
 All classification networks of torchvision, and of each family of timm (the architecture's name up to its first
 underscore) the architecture with the fewest parameters; random weights. Worker processes open one network after
@@ -162,7 +163,9 @@ def sweep(names: list[str], answers: Path, seconds: float, workers: int) -> dict
             with lock, answers.open("a") as file:
                 known[name] = row
                 file.write(json.dumps(row) + "\n")
-                print(f"{sum(n in known for n in names)}/{len(names)} {name}: {row.get('error', 'ok')[:150]}", flush=True)
+                print(
+                    f"{sum(n in known for n in names)}/{len(names)} {name}: {row.get('error', 'ok')[:150]}", flush=True
+                )
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
     for thread in threads:
@@ -179,6 +182,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="limit for one network")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="*", help="pattern of names, as timm:res*; writes no page")
+    parser.add_argument("--page", action="store_true", help="write the page from the answers so far")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -186,9 +190,10 @@ def main() -> None:
     given.cache.mkdir(parents=True, exist_ok=True)
     names = [*timm_names(given.cache), *torchvision_names()]
     names = [name for name in names if fnmatch.fnmatch(name, given.only)]
-    rows = sweep(names, given.cache / "coverage.jsonl", given.seconds, given.workers)
+    workers = 0 if given.page else given.workers
+    rows = sweep(names, given.cache / "coverage.jsonl", given.seconds, workers)
     if given.only == "*":
-        given.out.write_text(page(list(rows.values())))
+        given.out.write_text(page(list(rows.values()), len(names)))
         print(f"wrote {given.out}")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a summary, then a table of networks by studies for torchvision and for timm, then the reasons."""
+def page(rows: list[dict[str, Any]], total: int) -> str:
+    """Markdown: a summary, then a table of networks by studies for torchvision and for timm, then the reasons.
+
+    total: number of networks to try; where `rows` are fewer the page says that it is not complete.
+    """
     import timm
     import torch
     import torchvision
@@ -22,6 +26,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "architecture's name up to its first underscore) the architecture with the fewest parameters.",
         "",
     ]
+    if len(rows) < total:
+        lines += [f"Not complete: {len(rows)} of {total} networks have been tried so far.", ""]
     reasons: dict[str, int] = {}
     parts = []
     for source, title in (("torchvision:", "torchvision"), ("timm:", "timm")):
@@ -54,7 +60,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     exact = sum(row["exact_fields"] for row in opened)
     layers = sum(row["layers"] for row in opened)
     treated = Counter(study for row in opened for study, reason in row["obstacles"].items() if reason is None)
-    studies = ", ".join(f"{study} {count}" for study, count in treated.items())
+    studies = ", ".join(f"`{study}` {count}" for study, count in treated.items())
     return (
         f"{len(opened)} of {len(rows)} open. The MACs equal those of `torch.utils.flop_counter` for {agree} of the "
         f"{len(counted)} that it can run. {exact:,} of {layers:,} receptive fields are exact, the others upper bounds. "
@@ -64,7 +70,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 def _table(rows: list[dict[str, Any]], reasons: dict[str, int]) -> list[str]:
     studies = next((list(row["obstacles"]) for row in rows if "obstacles" in row), [])
-    head = ["network", "input", "layers", "parameters", "MACs", *studies]
+    head = ["network", "input", "layers", "parameters", "MACs", *(f"`{study}`" for study in studies)]
     lines = [f"| {' | '.join(head)} |", f"| --- | --- | {' | '.join(['---:'] * 3 + ['---'] * len(studies))} |"]
     for row in rows:
         name = row["network"].split(":")[1]
@@ -86,4 +92,6 @@ def _cell(reason: str | None, reasons: dict[str, int]) -> str:
 
 
 def _number(reason: str, reasons: dict[str, int]) -> int:
-    return reasons.setdefault(" ".join(reason.split()), len(reasons) + 1)
+    # how many of each activation a network has would make a reason of its own for each
+    text = re.sub(r"\b\d+ (?=[a-z_]+[,.])", "", " ".join(reason.split()))
+    return reasons.setdefault(text, len(reasons) + 1)

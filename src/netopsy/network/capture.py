@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,8 @@ def _attempts(
     for batch, ways in _WAYS:
         example = torch.zeros(batch, *input_shape, **options)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), **ways)
         except Exception as error:
             reasons.append(error)
