@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netopsy._version import __version__
 from netopsy.engine.tally import Tally
 from netopsy.engine.walk import plan
 from netopsy.engine.workspace import current_workspace
