@@ -109,7 +109,7 @@ class Worker:
         self.answers = 0
 
     def ask(self, name: str, seconds: float) -> dict[str, Any]:
-        if self.process is None or self.answers >= 40:
+        if self.process is None or self.answers >= 10:
             self.stop()
             self.process = subprocess.Popen(
                 [sys.executable, __file__, "--worker"],
