@@ -93,5 +93,6 @@ def bars(
         layers.append(base.mark_text(fontSize=10, **where).encode(**keys, text=text))
     if reference is not None:
         layers += reference_line(reference, reference_label, percent, axis=size)
-    step: Any = alt.Step(ROW if groups == 1 else max(ROW, 12 * groups + 6)) if horizontal else height
-    return make_figure(alt.layer(*layers), title, reading, source, height=step)
+    row = ROW if groups == 1 else max(ROW, 12 * groups + 6)
+    tall = row * frame[category].n_unique() if horizontal else height
+    return make_figure(alt.layer(*layers), title, reading, source, height=tall)

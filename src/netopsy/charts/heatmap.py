@@ -84,4 +84,4 @@ def heatmap(
         ink = label_ink(value, lowest, highest, middle, reverse)
         text = alt.Text(field=field_name(value), type="quantitative", format=form)
         layers.append(base.mark_text(fontSize=10, tooltip=True).encode(text=text, color=ink))
-    return make_figure(alt.layer(*layers), title, reading, source, height=alt.Step(ROW))
+    return make_figure(alt.layer(*layers), title, reading, source, height=rows * ROW)

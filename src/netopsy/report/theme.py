@@ -13,6 +13,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-se
 def theme(*, dark: bool) -> dict[str, Any]:
     """A Vega-Lite configuration without a background of its own."""
     ink, faint, grid = ("#e4e8ec", "#a3adb7", "#343c45") if dark else ("#1d252d", "#5b6771", "#e6e9ec")
+    accent = (_DARK if dark else _LIGHT)[0]
     return {
         "background": "transparent",
         "font": _FONT,
@@ -34,7 +35,10 @@ def theme(*, dark: bool) -> dict[str, Any]:
         "header": {"labelColor": ink, "titleColor": faint},
         "text": {"color": ink},
         "rule": {"color": faint},
-        "line": {"strokeWidth": 2},
+        "line": {"strokeWidth": 2, "color": accent},
+        "bar": {"color": accent},
+        "point": {"color": accent},
+        "area": {"color": accent},
     }
 
 
