@@ -50,6 +50,7 @@ def build(first: str) -> App:
 
 
 _EXAMINE = "Run a set of studies on one network and write a report."
+_COLUMNS = ["layer", "kind", "weight", "groups", "parameters", "share", "output", "macs", "field"]
 _LAYERS = "List the weight-bearing layers in order of execution."
 _REPORT = "Write the report of a case folder anew, without network and images."
 _RUN = "Run the whole experiment that a protocol (a TOML file) describes."
@@ -125,18 +126,16 @@ def _print_case(case: Any) -> None:
 
 
 def _layers(network: str, *, json: bool, **given: Any) -> None:
-    from netopsy.network.listing import list_layers
+    from netopsy.network.listing import list_layers, other_parameters
 
     net = _network(network, given)
     frame = list_layers(net)
     if json:
         print(frame.write_json())
         return
-    print_table(frame, net.name, rows=frame.height)
-    held = int(frame["parameters"].sum())
-    print(
-        f"\n{frame.height} layers hold {held:,} of {net.parameters:,} parameters; norms and embeddings hold the rest."
-    )
+    print_table(frame.select(_COLUMNS), net.name, rows=frame.height)
+    rest = sum(other_parameters(net).values())
+    print(f"\n{frame.height} layers hold {net.parameters - rest:,} of {net.parameters:,} parameters, others {rest:,}.")
 
 
 def _report(case: str) -> None:
