@@ -11,6 +11,7 @@ from netopsy.engine.sampling import Sampler
 
 PRIOR = 2.0  # draws that the first guess of a stratum's rate of flips is worth
 CELLS = 40  # cells to a precision
+FINEST = 1e-4
 
 
 class Audit:
@@ -23,7 +24,9 @@ class Audit:
         self.sampler, self.precision = sampler, precision
         n, self.right = sampler.size, sampler.right
         share = float(self.right.mean())
-        self.sequences = [ConfidenceSequence(n, share - 1, share, precision / CELLS) for _ in range(variants)]
+        self.sequences = [
+            ConfidenceSequence(n, share - 1, share, max(precision / CELLS, FINEST)) for _ in range(variants)
+        ]
         self.flips = np.zeros((variants, len(sampler.sizes)))
         self.seen = np.zeros((variants, len(sampler.sizes)))
         self.active = np.ones(variants, bool)

@@ -39,6 +39,10 @@ class Rerun:
         self.network, self.variants, self.piece = network, variants, piece
         self.weights = Weights(network, variants)
         self.groups = make_groups(network, variants)
+        grouped = {p for group in self.groups for p in group.members}
+        for position, variant in enumerate(variants):
+            if variant.edit is not None and position not in grouped:
+                self.weights.check(position)  # it cannot reach the output, or names no parameter
         self.rank = {name: i for i, name in enumerate(network.nodes)}
         self.plain = plan(network, [network.output])
         self.settled = 0
