@@ -131,7 +131,7 @@ def test_adaptive_sweep_agrees_with_the_exact_one() -> None:
     assert min(table["images"]) < len(samples)
     for got, true in zip(table.iter_rows(named=True), exact.iter_rows(named=True), strict=True):
         assert got["drop_low"] <= true["drop"] + 1e-9 and true["drop"] <= got["drop_high"] + 1e-9
-        assert max(got["drop_high"] - got["drop"], got["drop"] - got["drop_low"]) <= 0.025
+        assert got["drop_low"] <= got["drop"] <= got["drop_high"] <= got["drop_low"] + 0.05
         assert got["top1"] == pytest.approx(exact["top1"][0] - got["drop"])
         assert got["top1_low"] <= true["top1"] <= got["top1_high"]
         assert abs(got["agreement"] - true["agreement"]) < 0.06

@@ -17,7 +17,7 @@ FINEST = 1e-4
 class Audit:
     """A confidence sequence a variant, and the counts that its bets and estimates are made from.
 
-    precision: a variant may stop once both ends of its interval are this near to its estimate, as a share.
+    precision: half the width of the interval at which a variant may stop, as a share.
     """
 
     def __init__(self, variants: int, sampler: Sampler, precision: float) -> None:
@@ -69,8 +69,7 @@ class Audit:
         ups, downs = (int(sampler.left[sampler.sign == sign].sum()) for sign in (1, -1))
         for v in np.flatnonzero(self.active):
             low, high = self.sequences[v].narrow(ups, downs)
-            estimate = self.estimate(int(v))
-            self.active[v] = max(high - estimate, estimate - low) > self.precision and ups + downs > 0
+            self.active[v] = high - low > 2 * self.precision and ups + downs > 0
 
     def estimate(self, v: int) -> float:
         """Drop over all images: the strata's mean drops, each with the stratum's share; within the interval."""

@@ -33,7 +33,7 @@ def sweep(
     """One row a variant, in the order given: its settings, then its scores (shares run from 0 to 1).
 
     precision: None scores every variant on all samples; a number of points (0.5 is a share of 0.005) stops a variant
-    once the 95 % interval of its accuracy drop on all samples is within +- that.
+    once the 95 % interval of its accuracy drop on all samples is +- that or narrower.
     batch_size: images times variants that run at once; None chooses by the size of the activations.
     seed: of the order in which images are drawn where `precision` is given.
 
