@@ -1,7 +1,7 @@
 """A map of noise, every layer alone at 8 strengths: the naive loop, the exact sweep and the adaptive sweep.
 
-    python benchmarks/sweep.py [--networks resnet20,vgg16_bn,digits] [--images N] [--cells 16] [--threads 2] [--ways exact,adaptive]
-        [--quick]
+    python benchmarks/sweep.py [--networks resnet20,vgg16_bn,digits] [--images N] [--cells 16] [--threads 2]
+        [--ways exact,adaptive] [--quick]
 
 Naive: deep copy, write the noisy weights, evaluate all images, from preprocessed tensors in memory, with the batch size
 that is fastest here. Every cell costs it the same, so it is timed on `--cells` of them, spread evenly, and scaled.

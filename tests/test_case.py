@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_case import evil_result
 
 from netopsy.case import Case
 from netopsy.errors import CaseError
+from sample_case import evil_result
 
 
 def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
         Case(tmp_path / "file")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(CaseError, match="no case.json"):
+    with pytest.raises(CaseError, match=r"no case\.json"):
         Case(tmp_path / "full")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "case.json").write_text('{"format": 99, "studies": []}')
