@@ -170,4 +170,3 @@ def _samples(source: str | None, given: dict[str, Any]) -> Any:
 
     names = [option.name for option in o.SAMPLES_OPTIONS]
     return load_samples(source, **{name: given[name] for name in names if given.get(name) is not None})
-

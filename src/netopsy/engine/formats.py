@@ -42,7 +42,7 @@ class NumberFormat:
     def apply(self, weight: Float[Tensor, "channel *rest"]) -> Float[Tensor, "channel *rest"]:
         """The weight as it comes back from the format, in its own precision.
 
-        Integers are symmetric: q = round(w / s) within +-(2^(bits - 1) - 1), half to even, s = max|w| / (2^(bits - 1) - 1).
+        Integers are symmetric: q = round(w / s), half to even, with s = max|w| / (2^(bits - 1) - 1).
         Floats round half to even; magnitudes beyond the format's largest become the largest.
         """
         kind = self.name.split("_tensor")[0].split("_channel")[0]

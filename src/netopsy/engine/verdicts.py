@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.engine.words import listing, plural, points
+from netopsy.engine.words import capital, listing, plural, points
 
 THRESHOLDS = (0.001, 0.005, 0.01)
 """Losses of top-1 accuracy that count as small: 0.1, 0.5 and 1 point."""
@@ -26,26 +26,29 @@ def harshest_within(rows: pl.DataFrame, threshold: float) -> Row | None:
 def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[str]:
     """The harshest settings that lose less than 0.1, 0.5 and 1 point, with their intervals.
 
-    rows: scores of all layers together, from the mildest setting to the harshest, with drop, drop_low, drop_high and images.
-    describe: a row's setting in words, as `K = 32`. superlative: as `smallest codebook`.
+    rows: scores of all layers together, from the mildest setting to the harshest, with drop, drop_low, drop_high and
+    images. describe: a row's setting in words, as `K = 32`. superlative: as `smallest codebook`.
     """
     if rows.is_empty():
         return []
     found = [(threshold, harshest_within(rows, threshold)) for threshold in THRESHOLDS]
-    parts: list[str] = []
+    findings: list[str] = []
     while found:
         row = found[0][1]
         same = [threshold for threshold, other in found if other == row]
         found = found[len(same) :]
-        limits = listing([f"{100 * threshold:g}" for threshold in same])
-        parts.append(f"less than {limits}: " + ("none of those tried" if row is None else _told(rows, row, describe, same[0])))
-    findings = [f"The {superlative} that loses few points of top-1, of all layers together: {'; '.join(parts)}."]
+        limits = listing([f"{100 * threshold:g}" for threshold in same]) + (" point" if same == [0.01] else " points")
+        if row is None:
+            findings.append(f"With all layers edited, no setting tried loses less than {limits} of top-1 accuracy.")
+        else:
+            told = _told(rows, row, describe, same[0])
+            findings.append(f"With all layers edited, the {superlative} that loses less than {limits} is {told}.")
     return findings + caveat(rows)
 
 
 def _told(rows: pl.DataFrame, row: Row, describe: Describe, threshold: float) -> str:
     """The setting with its loss and interval, and a milder one that loses more, if there is one."""
-    text = f"{describe(row)} (loses {100 * row['drop'] + 0.0:.2f}, 95 % interval {_interval(row)}"
+    text = f"{describe(row)} (it loses {100 * row['drop'] + 0.0:.2f}, 95 % interval {_interval(row)}"
     worse = [other for other in rows.to_dicts() if other["drop"] >= threshold]
     index = rows.to_dicts().index(row)
     milder = [other for other in worse if rows.to_dicts().index(other) < index]
@@ -72,23 +75,24 @@ def caveat(rows: pl.DataFrame) -> list[str]:
     ]
 
 
-def fragile(rows: pl.DataFrame, describe: Describe) -> list[str]:
+def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited") -> list[str]:
     """The layers that lose most when they alone are edited, by their mean loss over the settings.
 
-    rows: scores of one layer at a time, with layer and drop.
+    rows: scores of one layer at a time, with layer and drop. how: what was done to the layers, as `rounded`.
     """
     layers = rows["layer"].unique(maintain_order=True).to_list()
     if len(layers) < 2:
         return []
     means = rows.group_by("layer", maintain_order=True).agg(mean=pl.col("drop").mean(), worst=pl.col("drop").max())
     if means["worst"].max() < THRESHOLDS[0]:  # type: ignore[operator]
-        return [f"One at a time, none of the {len(layers)} layers loses 0.1 points in any setting tried."]
+        return [f"{capital(how)} one at a time, no layer of {len(layers)} loses 0.1 points in any setting tried."]
     parts = []
     for row in means.sort("mean", descending=True, maintain_order=True).head(FRAGILE).to_dicts():
         worst = rows.filter(pl.col("layer") == row["layer"]).sort("drop", maintain_order=True).row(-1, named=True)
-        parts.append(f"{row['layer']} (loses {points(row['mean'])} on average, {points(worst['drop'])} with {describe(worst)})")
+        loss = f"loses {points(row['mean'])} on average, {points(worst['drop'])} with {describe(worst)}"
+        parts.append(f"{row['layer']} ({loss})")
     unhurt = means.filter(pl.col("worst") < THRESHOLDS[0]).height
-    sentence = f"Most fragile, edited one at a time: {listing(parts)}."
+    sentence = f"Most fragile, {how} one at a time: {listing(parts)}."
     if unhurt:
         sentence += f" {unhurt} of {len(layers)} layers lose less than 0.1 points in every setting tried."
     return [sentence]

@@ -63,7 +63,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return next(iter(self.tensors.values())).device
+        return next((t.device for t in self.tensors.values()), torch.device("cpu"))
 
     def to(self, place: torch.device | str | torch.dtype) -> Network:
         """Move the module to a device or type; the graph, which names both, is exported again when next asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -70,7 +71,7 @@ class Distributions(Study):
     normal, Laplace and skew-normal densities fitted by maximum likelihood. The best fit has the lowest Bayesian
     information criterion; `ks` is the Kolmogorov-Smirnov distance.
 
-    bins: bins of equal width within 5 standard deviations of the mean; values beyond fall into one more bin at either end.
+    bins: bins of equal width within 5 standard deviations of the mean; what lies beyond has one more at each end.
 
     Tables: `moments`, `fits`, `histograms`.
     """
@@ -161,21 +162,30 @@ def _figures(network: Network, tables: dict[str, pl.DataFrame]) -> dict[str, Fig
     layers = tables["moments"].filter(~pl.col("layer").is_in(list(GROUPS)) & (pl.col("part") == "weights"))
     if layers.height > 1:
         figures["std"] = charts.curve(
-            layers, "layer", "std", title="Standard deviation of the weights", zero=True,
+            layers,
+            "layer",
+            "std",
+            title="Standard deviation of the weights",
+            zero=True,
             reading="One point a layer, in order of execution: the lower, the closer its weights lie together.",
-            source="after Lorieul et al., Section II.A", y_title="standard deviation",
+            source="after Lorieul et al., Section II.A",
+            y_title="standard deviation",
         )
         figures["skewness"] = charts.curve(
-            layers.drop_nulls("skewness"), "layer", "skewness", title="Skewness of the weights", reference=0.0,
+            layers.drop_nulls("skewness"),
+            "layer",
+            "skewness",
+            title="Skewness of the weights",
+            reference=0.0,
             reference_label="symmetric",
-            reading="Above the dashed line a layer has its long tail on the positive side, below it on the negative side.",
+            reading="Above the dashed line a layer's long tail is on the positive side, below it on the negative side.",
             source="after Lorieul et al., Section II.C",
         )
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _histograms(tables: dict[str, pl.DataFrame], layers: list[str], title: str, source: str) -> Figure | None:
-    """Small histograms of the weights of `layers` under their fitted densities; the outermost, wider bins are left out."""
+    """Small histograms of the weights of `layers` under their fitted densities, without the outermost, wider bins."""
     weights = pl.col("part") == "weights"
     widths = pl.col("right") - pl.col("left")
     bins = tables["histograms"].filter(weights & pl.col("layer").is_in(layers)).drop_nulls("density")
@@ -189,8 +199,15 @@ def _histograms(tables: dict[str, pl.DataFrame], layers: list[str], title: str, 
     spans = {layer: (part["left"].min(), part["right"].max()) for (layer,), part in bins.group_by("layer")}
     more = f" The first {SHOWN} of {len(present)} layers." if len(present) > SHOWN else ""
     return charts.histogram(
-        bins, "left", "right", "density", facet="layer", fits=_lines(fits, spans) if fits.height else None,
-        title=title, reading=f"Bars: density of the weights. Lines: the fitted densities.{more}", source=source,
+        bins,
+        "left",
+        "right",
+        "density",
+        facet="layer",
+        fits=_lines(fits, spans) if fits.height else None,
+        title=title,
+        reading=f"Bars: density of the weights. Lines: the fitted densities.{more}",
+        source=source,
         x_title="weight",
     )
 
@@ -223,15 +240,15 @@ def _findings(network: Network, tables: dict[str, pl.DataFrame]) -> list[str]:
     if pruned.height:
         top = pruned.sort("zeros", descending=True).row(0, named=True)
         findings.append(
-            f"In {plural(pruned.height, 'layer')} more than 1 % of the weights are exactly zero, most in {top['layer']} "
+            f"In {plural(pruned.height, 'layer')} over 1 % of the weights are exactly zero, most in {top['layer']} "
             f"({top['zeros']:.1%}): no smooth density fits those."
         )
     flat = layers.filter(pl.col("std") == 0)["layer"].to_list()
     if flat:
         findings.append(f"All weights are equal in {listing(flat)}: no density is fitted there.")
-    unfitted = layers.filter(
-        (pl.col("std") > 0) & ~pl.col("layer").is_in(tables["fits"]["layer"].unique().to_list())
-    )["layer"].to_list()
+    unfitted = layers.filter((pl.col("std") > 0) & ~pl.col("layer").is_in(tables["fits"]["layer"].unique().to_list()))[
+        "layer"
+    ].to_list()
     if unfitted:
         findings.append(f"Fewer than {FEWEST} distinct weights in {listing(unfitted)}: no density is fitted there.")
     return findings
@@ -239,11 +256,13 @@ def _findings(network: Network, tables: dict[str, pl.DataFrame]) -> list[str]:
 
 def _best(fits: pl.DataFrame, layers: pl.DataFrame) -> list[str]:
     """How often each density fits a layer's weights best, and how far off it is."""
-    best = fits.filter((pl.col("part") == "weights") & pl.col("best") & pl.col("layer").is_in(layers["layer"].to_list()))
+    named = pl.col("layer").is_in(layers["layer"].to_list())
+    best = fits.filter((pl.col("part") == "weights") & pl.col("best") & named)
     if best.is_empty():
         return []
     counts = best.group_by("fit").agg(pl.len(), pl.col("ks").median()).sort("len", "fit", descending=[True, False])
-    parts = [f"{row['fit']} in {row['len']} (median KS distance {row['ks']:.3f})" for row in counts.iter_rows(named=True)]
+    rows = counts.iter_rows(named=True)
+    parts = [f"{row['fit']} in {row['len']} (median KS distance {row['ks']:.3f})" for row in rows]
     return [f"Best fit of the weights, over {plural(best.height, 'layer')}: {listing(parts)}."]
 
 
@@ -253,7 +272,7 @@ def _skewness(network: Network, rows: dict[str, Any]) -> list[str]:
     values = [(name, rows[name]["skewness"]) for name in linear if rows[name]["skewness"] is not None]
     if len(values) < 2:
         return []
-    steps = [b > a for (_, a), (_, b) in zip(values, values[1:], strict=False)]
+    steps = [b > a for (_, a), (_, b) in itertools.pairwise(values)]
     verdict = "it grows at every step" if all(steps) else f"it grows at {sum(steps)} of {plural(len(steps), 'step')}"
     (first, low), (last, high) = values[0], values[-1]
     if abs(high - low) < 0.05:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -164,9 +164,11 @@ def _figures(scores: pl.DataFrame) -> dict[str, Figure]:
 
 
 def _findings(scores: pl.DataFrame) -> list[str]:
-    describe: Callable[[dict[str, Any]], str] = lambda row: f"{100 * row['share']:g} % of the filters"  # noqa: E731
+    def describe(row: dict[str, Any]) -> str:
+        return f"{100 * row['share']:g} %" if row["share"] else "2 clusters"
+
     edited = scores.filter(pl.col("share").is_not_null())
-    together = edited.filter(pl.col("layer") == "all").sort("share", descending=True)
+    together = edited.filter((pl.col("layer") == "all") & (pl.col("share") < 1)).sort("share", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
-    findings = verdict(together, describe, "fewest clusters of filters")
+    findings = verdict(together, describe, "smallest share of filters")
     return findings + (fragile(alone, describe) if alone.height else []) + unchanged(edited, describe)

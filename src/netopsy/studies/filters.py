@@ -34,7 +34,7 @@ class Filters(Study):
     Each filter of a layer is one vector (depth per group times kernel). The eigenvalues of the covariance of a layer's
     filters about their mean, in descending order, give the cumulative share of variance alpha_k of the first k
     components (Equation 1; the sum over i < k is read with i from 0). n filters of d values have min(n - 1, d)
-    components. A layer with few filters, or with small ones, has few components: compare layers by the share of components.
+    components. A layer with few filters, or with small ones, has few components: compare layers by the share of them.
 
     shares: the shares of variance, above 0 up to 1, for which the components needed are counted.
     layer: the layer whose filters are drawn; the first convolution by default. A first layer of depth 3 is drawn in
@@ -86,19 +86,21 @@ class Filters(Study):
         return chosen
 
     def _components(self, convolutions: Sequence[Layer], curves: dict[str, np.ndarray]) -> pl.DataFrame:
-        """layer, filters, dimensions, components, then for each share components_50 and (of all components) share_50."""
+        """layer, filters, dimensions, components, then for each share components_50 and, of all of them, share_50."""
         rows: list[dict[str, Any]] = []
         for layer in convolutions:
             alpha = curves[layer.name]
             filters, *rest = filter_shape(layer)
             count = len(alpha) - 1
-            row: dict[str, Any] = {"layer": layer.name, "filters": filters, "dimensions": int(np.prod(rest)), "components": count}
+            row: dict[str, Any] = {"layer": layer.name, "filters": filters, "dimensions": int(np.prod(rest))}
+            row["components"] = count
             for share in self.shares:
                 needed = None if np.isnan(alpha[-1]) else components_for(alpha, share)
                 row[f"components_{_percent(share)}"] = needed
                 row[f"share_{_percent(share)}"] = None if needed is None else needed / count
             rows.append(row)
-        columns: dict[str, Any] = {"layer": pl.String} | dict.fromkeys(("filters", "dimensions", "components"), pl.Int64)
+        counts = ("filters", "dimensions", "components")
+        columns: dict[str, Any] = {"layer": pl.String} | dict.fromkeys(counts, pl.Int64)
         for share in self.shares:
             columns |= {f"components_{_percent(share)}": pl.Int64, f"share_{_percent(share)}": pl.Float64}
         return pl.DataFrame(rows, schema=columns)
@@ -159,9 +161,7 @@ def _variance(curves: dict[str, np.ndarray]) -> pl.DataFrame:
         k = np.arange(len(alpha))
         position = k / max(len(alpha) - 1, 1)
         frames.append(pl.DataFrame({"layer": [name] * len(k), "k": k, "position": position, "variance": alpha}))
-    empty = pl.DataFrame(
-        schema={"layer": pl.String, "k": pl.Int64, "position": pl.Float64, "variance": pl.Float64}
-    )
+    empty = pl.DataFrame(schema={"layer": pl.String, "k": pl.Int64, "position": pl.Float64, "variance": pl.Float64})
     return pl.concat([empty, *frames]).fill_nan(None)
 
 
@@ -176,17 +176,28 @@ def _figures(tables: dict[str, pl.DataFrame], shares: tuple[float, ...]) -> dict
     share = min(shares, key=lambda s: abs(s - 0.9))
     return {
         "variance": charts.curve(
-            thin, "position", "variance", color="layer", percent=True, percent_x=True, points=False,
+            thin,
+            "position",
+            "variance",
+            color="layer",
+            percent=True,
+            percent_x=True,
+            points=False,
             title="Variance of the filters in their first principal components",
-            reading="The sooner a layer's curve rises, the more alike its filters are; a diagonal would mean no likeness at all.",
+            reading="The sooner a layer's curve rises, the more alike its filters are; a diagonal means no likeness.",
             source="Lorieul et al., Figure 2 and Equation 1",
-            x_title="share of components kept", y_title="share of variance",
+            x_title="share of components kept",
+            y_title="share of variance",
         ),
         "components": charts.bars(
-            tables["components"].drop_nulls(f"share_{_percent(share)}"), "layer", f"share_{_percent(share)}", percent=True,
+            tables["components"].drop_nulls(f"share_{_percent(share)}"),
+            "layer",
+            f"share_{_percent(share)}",
+            percent=True,
             title=f"Components needed for {_percent(share)} % of the variance",
             reading="One bar a layer, in order of execution: the share of its components that the variance needs.",
-            source="after Lorieul et al., Figure 2", value_title="share of components",
+            source="after Lorieul et al., Figure 2",
+            value_title="share of components",
         ),
     }
 

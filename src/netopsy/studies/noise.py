@@ -56,7 +56,7 @@ class Noise(Study):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.strengths or min(self.strengths) <= 0:
+        if not self.strengths or not all(0 < strength < float("inf") for strength in self.strengths):
             raise SettingsError(f"strengths {self.strengths} must be above 0, for instance 0.1,0.2,0.4.")
         if self.repeats < 1 or self.layer_repeats < 1:
             raise SettingsError(f"repeats {self.repeats} and layer_repeats {self.layer_repeats} must be at least 1.")
@@ -80,7 +80,7 @@ class Noise(Study):
         return self.result(
             tables={"scores": scores, "summary": summary},
             figures=_figures(summary),
-            findings=_findings(scores, summary),
+            findings=_findings(scores),
         )
 
 
@@ -160,17 +160,14 @@ def _figures(summary: pl.DataFrame) -> dict[str, Figure]:
     return figures
 
 
-def _findings(scores: pl.DataFrame, summary: pl.DataFrame) -> list[str]:
+def _findings(scores: pl.DataFrame) -> list[str]:
     describe: Callable[[dict[str, Any]], str] = lambda row: f"strength {100 * row['strength']:g} %"  # noqa: E731
     together = scores.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
-    mean = summary.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
-    # one row a strength: the mean drop, with the interval of the first draw's width
-    first = together.filter(pl.col("repeat") == 0)
-    shift = mean["drop"] - first["drop"]
-    rows = first.with_columns(
-        drop=pl.col("drop") + shift, drop_low=pl.col("drop_low") + shift, drop_high=pl.col("drop_high") + shift
-    ).sort("strength")
-    findings = verdict(rows, describe, "strongest noise") + _slope(mean)
+    # the mean over the draws, and the intervals of all of them
+    rows = together.group_by("strength", maintain_order=True).agg(
+        pl.col("drop").mean(), pl.col("drop_low").min(), pl.col("drop_high").max(), pl.col("images").max()
+    )
+    findings = verdict(rows.sort("strength"), describe, "strongest noise") + _slope(rows)
     alone = scores.filter(pl.col("layer") != "all")
     return findings + (fragile(alone, describe) if alone.height else []) + unchanged(scores, describe)
 

@@ -47,7 +47,7 @@ class Parameters(Study):
 
 
 def layer_table(network: Network) -> pl.DataFrame:
-    """One row a layer: layer, kind, parameters, share (0..1), weights, biases, bytes. The counts add up to the network's."""
+    """A row a layer: layer, kind, parameters, share (0..1), weights, biases, bytes. The counts add up to the total."""
     total = network.parameters
     rows: list[dict[str, Any]] = []
     counted: set[str] = set()
@@ -154,4 +154,5 @@ def _few(largest: pl.DataFrame) -> str | None:
     needed = int((largest["share"].cum_sum() < 0.5).sum()) + 1
     if needed < 2 or needed > largest.height:
         return None
-    return f"Half of all parameters are in {needed} of the {largest.height} layers: {listing(largest['layer'][:needed].to_list())}."
+    names = listing(largest["layer"][:needed].to_list())
+    return f"Half of all parameters are in {needed} of the {largest.height} layers: {names}."

@@ -14,6 +14,7 @@ from netopsy.engine.edits import Replace
 from netopsy.engine.formats import number_format, round_decimals
 from netopsy.engine.scopes import Scope, scopes, sweep_edits
 from netopsy.engine.verdicts import fragile, unchanged, verdict
+from netopsy.engine.words import plural
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
@@ -152,16 +153,17 @@ def _figures(decimals: pl.DataFrame, formats: pl.DataFrame) -> dict[str, Figure]
 
 
 def _findings(decimals: pl.DataFrame, formats: pl.DataFrame) -> list[str]:
-    by_count: Callable[[dict[str, Any]], str] = lambda row: f"{row['decimals']} decimals"  # noqa: E731
+    by_count: Callable[[dict[str, Any]], str] = lambda row: plural(row["decimals"], "decimal")  # noqa: E731
     by_format: Callable[[dict[str, Any]], str] = lambda row: str(row["format"])  # noqa: E731
     edited = decimals.filter(pl.col("decimals").is_not_null())
     findings = []
     together = edited.filter(pl.col("layer") == "all").sort("decimals", descending=True)
-    findings += verdict(together, by_count, "fewest decimals")
+    findings += verdict(together, by_count, "smallest number of decimals")
     # the fewest bits last; among formats of as many bits, the one that loses more comes first
     order = formats.filter(pl.col("layer") == "all").sort("bits", "drop", descending=[True, True])
-    findings += verdict(order, by_format, "smallest number format")[:1]
-    for scores, describe in ((edited, by_count), (formats, by_format)):
+    findings += [told for told in verdict(order, by_format, "smallest number format") if told not in findings]
+    ways = ((edited, by_count, "rounded to decimals"), (formats, by_format, "put into a number format"))
+    for scores, describe, how in ways:
         alone = scores.filter(pl.col("layer") != "all")
-        findings += (fragile(alone, describe) if alone.height else []) + unchanged(scores, describe)
+        findings += (fragile(alone, describe, how) if alone.height else []) + unchanged(scores, describe)
     return findings
