@@ -88,7 +88,7 @@ Density = Normal | Laplace | SkewNormal
 class Fit:
     """A fitted density and its goodness.
 
-    log_likelihood: mean over the values, in nats a value. bic: Bayesian information criterion, likewise; lower is better.
+    log_likelihood: mean over the values, in nats a value. bic: Bayesian information criterion, lower is better.
     ks: largest distance between the density's distribution function and the values' (Kolmogorov-Smirnov), 0 to 1;
         exact up to 8,192 values, beyond that within 0.00013.
     """

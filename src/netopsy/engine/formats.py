@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -71,7 +71,8 @@ def number_format(name: str) -> NumberFormat:
     """
     match = re.fullmatch(r"(bf16|fp16|fp8_e4m3|fp8_e5m2|int\d+)(?:_(tensor|channel))?", name)
     if match:
-        kind, scale = match[1], match[2]
+        kind = match[1]
+        scale: Any = match[2]
         if kind in FLOATS and (scale is None or kind.startswith("fp8")):
             return NumberFormat(name, FLOATS[kind][1], scale or "none")
         if kind not in FLOATS and 2 <= int(kind[3:]) <= 16:
