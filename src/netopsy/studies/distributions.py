@@ -219,7 +219,8 @@ def _lines(fits: pl.DataFrame, spans: dict[Any, Any]) -> pl.DataFrame:
     rows = []
     for row in fits.iter_rows(named=True):
         density = kinds[row["fit"]](row["location"], row["scale"], row["shape"])
-        at = np.linspace(*spans[row["layer"]], LINE)
+        low, high = spans[row["layer"]]
+        at = np.linspace(low, high, LINE)
         height = np.exp(density.log_density(at))
         rows += [(row["layer"], row["fit"], x, y) for x, y in zip(at.tolist(), height.tolist(), strict=True)]
     return pl.DataFrame(rows, schema=["layer", "fit", "x", "y"], orient="row")
