@@ -6,6 +6,8 @@ import math
 
 import polars as pl
 
+from netopsy.engine.words import plural
+
 _SPARSE = 0.8  # what the paper calls sparse
 _NAMED = 5
 
@@ -70,7 +72,7 @@ def _dead(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) 
     if not dead.height:
         return f"No unit of {units:,} is dead: each answered at least once on these {images:,} images."
     return (
-        f"{dead.height:,} of {units:,} units are dead, never other than {zero} on these {images:,} images: "
+        f"{dead.height:,} of {units:,} units never other than {zero} on these {images:,} images (dead): "
         f"{_where(dead)}. More images may still wake some."
     )
 
@@ -80,7 +82,7 @@ def _always_on(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: 
     if not always.height:
         return f"No rectified unit is always on: each was {zero} somewhere on these {images:,} images."
     return (
-        f"{always.height:,} rectified units are always on, never {zero} at any place on these {images:,} images: "
+        f"{plural(always.height, 'rectified unit')} never {zero} at any place on these {images:,} images (always on): "
         f"{_where(always)}. Their rectifier does nothing here."
     )
 
