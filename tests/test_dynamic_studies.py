@@ -24,7 +24,7 @@ from reference_studies import integers, naive_top1
 LAYERS = ("block2.conv1", "fc")
 FEW: dict[str, dict[str, Any]] = {
     "noise": {"strengths": (0.3, 0.8), "repeats": 2},
-    "rounding": {"decimals": (0, 1), "formats": ("bf16", "int3_channel")},
+    "rounding": {"decimals": (0, 1), "formats": ("bf16", "int3_channel"), "layer_formats": ("int3_channel",)},
     "codebook": {"sizes": (2, 4)},
     "filter_codebook": {"shares": (0.25, 0.75)},
 }
@@ -121,8 +121,8 @@ def test_edits_that_change_nothing_are_flagged_not_scored_quietly(samples: Sampl
     module[1].weight.data.fill_(0.5)
     module[1].bias.data.fill_(0.5)
     network = Network("flat", module, Preprocessing(size=(32, 32), mean=(0.0,), std=(1.0,), channels="L"))
-    result = netopsy.rounding(network, samples, decimals=(1,), formats=("bf16",))
-    assert result.tables["scores"]["changed"].to_list() == [True, False, False]
+    result = netopsy.rounding(network, samples, decimals=(1,), formats=("bf16",), one_layer_at_a_time=False)
+    assert result.tables["scores"]["changed"].to_list() == [True, False]
     assert any("No weight changes" in finding for finding in result.findings)
     constant = netopsy.noise(network, samples, strengths=(0.1,), repeats=1)
     assert not constant.tables["scores"].filter(pl.col("strength") > 0)["changed"].any()

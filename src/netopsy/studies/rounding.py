@@ -39,7 +39,8 @@ class Rounding(Study):
     symmetric integers with one scale a layer (`_tensor`) or one an output channel (`_channel`).
 
     decimals: digits kept after the point, 0 or more.
-    formats: number formats, see `netopsy.engine.formats.number_format`.
+    formats: number formats for all layers together, see `netopsy.engine.formats.number_format`.
+    layer_formats: number formats for one layer at a time; few, since each costs half a pass a layer.
     one_layer_at_a_time: also round one layer at a time.
     biases: whether biases are rounded to decimals too.
     layers: names of the layers to edit; all by default.
@@ -53,6 +54,7 @@ class Rounding(Study):
 
     decimals: tuple[int, ...] = (1, 2, 3, 4, 5)
     formats: tuple[str, ...] = FORMATS
+    layer_formats: tuple[str, ...] = ("int4_channel", "int2_channel")
     one_layer_at_a_time: bool = True
     biases: bool = True
     layers: tuple[str, ...] | None = None
@@ -62,7 +64,7 @@ class Rounding(Study):
     def __post_init__(self) -> None:
         if any(count < 0 for count in self.decimals) or not (self.decimals or self.formats):
             raise SettingsError(f"decimals {self.decimals} must be 0 or more, for instance 1,2,3.")
-        for name in self.formats:
+        for name in (*self.formats, *self.layer_formats):
             number_format(name)
 
     def run(self, network: Network, samples: Samples | None) -> Result:
@@ -79,14 +81,14 @@ class Rounding(Study):
                 edits.append(
                     ({**blank, "layer": scope.name, "decimals": count}, _to_decimals(scope, count, self.biases))
                 )
-            for name in self.formats:
+            for name in self.formats if scope.name == "all" else self.layer_formats:
                 edits.append(({**blank, "layer": scope.name, "format": name}, _to_format(scope, name)))
         scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         scores = scores.with_columns(pl.col("decimals").cast(pl.Int64), pl.col("format").cast(pl.String))
         decimals = scores.filter(pl.col("format").is_null()).drop("format")
         formats = scores.filter(pl.col("format").is_not_null()).drop("decimals")
         if formats.height:
-            bits = {name: number_format(name).bits for name in self.formats}
+            bits = {name: number_format(name).bits for name in (*self.formats, *self.layer_formats)}
             formats = formats.insert_column(
                 2, formats["format"].replace_strict(bits, return_dtype=pl.Int64).alias("bits")
             )
