@@ -129,6 +129,7 @@ def test_the_page_works_by_keyboard_and_on_a_phone(case: Path, browser) -> None:
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.locator("details.data summary").first.click()
+    page.locator("details.data table").first.wait_for()  # the toggle event comes after the click
     assert page.locator("details.data table").first.locator("tr").count() == 13
     assert page.evaluate("document.documentElement.scrollWidth") <= 400, "the page scrolls sideways"
     page.close()
