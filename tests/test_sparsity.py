@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, sparsity
 from netopsy.errors import SettingsError
+from netopsy.network.activations import activations, rectifies
+from netopsy.network.units import channel_axis, weight_layer
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.sparsity import activations, channel_axis, rectifies, weight_layer
 
 SIZE = 8
 

@@ -1,5 +1,5 @@
 """How many activations are zero."""
 
-from netopsy.studies.sparsity.sparsity import Sparsity, activations, channel_axis, rectifies, weight_layer
+from netopsy.studies.sparsity.sparsity import Sparsity
 
-__all__ = ["Sparsity", "activations", "channel_axis", "rectifies", "weight_layer"]
+__all__ = ["Sparsity"]

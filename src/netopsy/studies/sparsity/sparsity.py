@@ -15,21 +15,15 @@ from netopsy.engine.tallies import Moments
 from netopsy.engine.tallies import Sparsity as ZeroShare
 from netopsy.engine.tally import Tally
 from netopsy.errors import SettingsError
+from netopsy.network.activations import activations, rectifies
 from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
+from netopsy.network.units import channel_axis, weight_layer
 from netopsy.result import Figure, Result
 from netopsy.samples import Samples
 from netopsy.studies.sparsity.findings import findings
 from netopsy.studies.study import Study
 
-_RECTIFIERS = {"relu", "relu6", "hardswish", "hardsigmoid", "threshold"}
-_NEVER_ZERO = {
-    *("gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "softplus", "softsign"),
-    *("sigmoid", "log_sigmoid", "tanh", "softmax", "log_softmax", "glu"),
-}
-_CLAMPS = {"hardtanh", "clamp", "clamp_min"}
-_LAST_AXIS = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
-_AXIS_ONE = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "batch_norm", "group_norm"}
 _SOURCE = "Lorieul et al., Figure 4"
 _FACETS = 24  # more small charts than this are drawn as one map
 _BINS = 20
@@ -101,56 +95,6 @@ _UNITS: dict[str, Any] = {
     "mean": pl.Float64,
     "max": pl.Float64,
 }
-
-
-def activations(network: Network) -> dict[str, fx.Node]:
-    """The nodes that apply an activation function, by name, in order of execution."""
-    known = _RECTIFIERS | _NEVER_ZERO
-    return {
-        name: node
-        for name, node in network.nodes.items()
-        if operator_name(node).rstrip("_") in known or operator_name(node) in _CLAMPS
-    }
-
-
-def rectifies(node: fx.Node) -> bool:
-    """Whether the node's function sends a whole interval to exactly zero."""
-    kind = operator_name(node)
-    if kind in _CLAMPS:
-        low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", node.kwargs.get("min"))
-        return isinstance(low, int | float) and low == 0
-    return kind in _RECTIFIERS
-
-
-def channel_axis(node: fx.Node) -> int:
-    """Where the units of `node` are: last behind a linear map or a layer norm, 1 behind a convolution."""
-    current = node
-    while current.op == "call_function":
-        kind = operator_name(current)
-        if kind in _LAST_AXIS:
-            return -1
-        if kind in _AXIS_ONE or not current.all_input_nodes:
-            return 1
-        current = current.all_input_nodes[0]
-    return 1
-
-
-def weight_layer(network: Network, node: fx.Node) -> str:
-    """Name of the last weight-bearing layer in front of `node`; empty where there is none."""
-    owners = {call: layer.name for layer in network.layers for call in layer.nodes}
-    order = {name: position for position, name in enumerate(network.nodes)}
-    found: set[str] = set()
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        name = current.meta["name"]
-        if name in owners:
-            found.add(name)
-        elif current not in seen:
-            seen.add(current)
-            stack.extend(current.all_input_nodes)
-    return owners[max(found, key=order.__getitem__)] if found else ""
 
 
 def _units(name: str, zeros: Any, moments: Any) -> pl.DataFrame:

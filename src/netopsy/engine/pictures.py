@@ -1,0 +1,58 @@
+"""From the network's input space back to pictures: images, signed maps, frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image as Picture
+from torch import Tensor
+
+from netopsy.engine.mosaic import normalise
+from netopsy.network.preprocessing import Preprocessing
+
+
+def pictures(
+    images: Float[Tensor, "n channel height width"], preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "n height width 3"]:
+    """Preprocessed images as the pictures that they were made from, after resizing and cropping."""
+    shape = (1, -1, 1, 1)
+    std, mean = (torch.tensor(v, device=images.device).reshape(shape) for v in (preprocessing.std, preprocessing.mean))
+    pixels = (images.detach() * std + mean) / preprocessing.scale
+    return _colours(pixels.round().clamp(0, 255).to("cpu", torch.uint8).numpy(), preprocessing)
+
+
+def map_pictures(
+    maps: Float[Tensor, "n channel height width"], preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "n height width 3"]:
+    """Signed maps as pictures: 0 is mid-gray, and each map is scaled to its own largest magnitude."""
+    return _colours(normalise(maps.detach().cpu().numpy()), preprocessing)
+
+
+def _colours(values: UInt8[np.ndarray, "n channel height width"], preprocessing: Preprocessing) -> np.ndarray:
+    if preprocessing.channels == "BGR":
+        values = values[:, ::-1]
+    return np.ascontiguousarray(np.broadcast_to(values.transpose(0, 2, 3, 1), (len(values), *values.shape[2:], 3)))
+
+
+def framed(
+    picture: UInt8[np.ndarray, "height width 3"],
+    box: tuple[int, int, int, int],
+    colour: tuple[int, int, int] = (230, 60, 40),
+    width: int = 1,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A copy with the edge of `box`, (top, left, bottom, right) half open, drawn inside it."""
+    marked = picture.copy()
+    top, left, bottom, right = box
+    inside = marked[top:bottom, left:right]
+    for side in (inside[:width], inside[-width:], inside[:, :width], inside[:, -width:]):
+        side[...] = colour
+    return marked
+
+
+def resized(
+    picture: UInt8[np.ndarray, "height width *channel"], size: tuple[int, int], *, smooth: bool = True
+) -> UInt8[np.ndarray, "height2 width2 *channel"]:
+    """The picture at `size` (height, width)."""
+    how = Picture.Resampling.LANCZOS if smooth else Picture.Resampling.NEAREST
+    return np.asarray(Picture.fromarray(picture).resize((size[1], size[0]), how))

@@ -1,0 +1,33 @@
+"""The activation functions of a network: the nodes that apply one, and what they do to small values."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from netopsy.network.graph import operator_name
+from netopsy.network.network import Network
+
+_RECTIFIERS = {"relu", "relu6", "hardswish", "hardsigmoid", "threshold"}
+_SMOOTH = {"gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "softplus", "softsign"}
+_SATURATING = {"sigmoid", "log_sigmoid", "tanh"}
+_MIXING = {"softmax", "log_softmax", "glu"}  # a value depends on others than its own operand
+_CLAMPS = {"hardtanh", "clamp", "clamp_min"}
+ELEMENTWISE = _RECTIFIERS | _SMOOTH | _SATURATING | _CLAMPS
+
+
+def activations(network: Network, *, mixing: bool = True) -> dict[str, fx.Node]:
+    """The nodes that apply an activation function, by name, in order of execution.
+
+    mixing: with softmax and gated linear units, whose values are not functions of one operand value each.
+    """
+    known = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
+    return {name: node for name, node in network.nodes.items() if operator_name(node).rstrip("_") in known}
+
+
+def rectifies(node: fx.Node) -> bool:
+    """Whether the node's function sends a whole interval to exactly zero."""
+    kind = operator_name(node)
+    if kind in _CLAMPS:
+        low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", node.kwargs.get("min"))
+        return isinstance(low, int | float) and low == 0
+    return kind in _RECTIFIERS
