@@ -52,14 +52,15 @@ def find_unit(network: Network, unit: UnitLike) -> Unit:
         raise UnknownLayer(f"no unit {channel} in node '{name}' of {network.name}; give 0 to {channels - 1}.")
     if place is None and not shape:
         place = ()
-    if place is not None and (
-        len(place) != len(shape) or any(not 0 <= p < n for p, n in zip(place, shape, strict=True))
-    ):
-        size = " x ".join(map(str, shape)) or "no places, a neuron is (node, neuron)"
-        raise UnknownLayer(
-            f"no place {', '.join(map(str, place))} in node '{name}' of {network.name}; its units lie on {size}."
-        )
+    if place is not None and not _inside(place, shape):
+        given, size = ", ".join(map(str, place)), " x ".join(map(str, shape))
+        places = f"its places are {size}" if shape else "a neuron is (node, neuron)"
+        raise UnknownLayer(f"no place {given} in node '{name}' of {network.name}; {places}.")
     return Unit(name, channel, place)
+
+
+def _inside(place: tuple[int, ...], shape: Sequence[int]) -> bool:
+    return len(place) == len(shape) and all(0 <= p < n for p, n in zip(place, shape, strict=True))
 
 
 def _parts(unit: UnitLike) -> tuple[str, int, tuple[int, ...] | None]:
