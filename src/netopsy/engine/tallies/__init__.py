@@ -3,5 +3,15 @@
 from netopsy.engine.tallies.histogram import Buckets, Histogram
 from netopsy.engine.tallies.moments import Moments, MomentsResult
 from netopsy.engine.tallies.sparsity import Sparsity, SparsityResult
+from netopsy.engine.tallies.strongest import Strongest, StrongestImages
 
-__all__ = ["Buckets", "Histogram", "Moments", "MomentsResult", "Sparsity", "SparsityResult"]
+__all__ = [
+    "Buckets",
+    "Histogram",
+    "Moments",
+    "MomentsResult",
+    "Sparsity",
+    "SparsityResult",
+    "Strongest",
+    "StrongestImages",
+]
