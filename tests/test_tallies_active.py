@@ -1,0 +1,171 @@
+"""The tallies `Active` and `Patterns` against plain counting in numpy."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from netopsy.engine.tallies import Active, Patterns
+from netopsy.engine.tallies.patterns import mix
+from netopsy.engine.tally import Tally
+from netopsy.errors import SettingsError
+
+SHAPES = [(40, 5, 6, 7), (40, 48, 3, 3), (40, 30), (40, 1, 9, 9), (40, 101, 2)]
+
+
+def sample(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Values whose channels differ in how often they are on; some images are copies of others."""
+    generator = torch.Generator().manual_seed(seed)
+    ease = torch.randn(shape[1], generator=generator).view(1, -1, *[1] * (len(shape) - 2))
+    values = (torch.randn(shape, generator=generator) + ease).relu_()
+    values[7] = values[3] * 2
+    values[20:23] = values[0]
+    return values
+
+
+def count(tally: Tally, values: Tensor, order: Tensor | None = None, batch: int = 6) -> Tally:
+    order = torch.arange(len(values)) if order is None else order
+    for indices in order.split(batch):
+        tally.update(values[indices].clone(), indices)
+    return tally
+
+
+def masks(values: Tensor, threshold: float = 0.0) -> np.ndarray:
+    """bool (image, channel, place)."""
+    return (values.numpy() > threshold).reshape(*values.shape[:2], -1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threshold", [0.0, 0.7])
+def test_active_counts_are_those_of_plain_numpy(shape: tuple[int, ...], threshold: float) -> None:
+    values = sample(shape)
+    on = masks(values, threshold)
+    found = count(Active(40, threshold), values).result()
+    anywhere = on.any(2)
+    assert found.images == 40 and found.places == on.shape[2]
+    np.testing.assert_array_equal(found.by_channels, np.bincount(anywhere.sum(1), minlength=shape[1] + 1))
+    np.testing.assert_array_equal(found.by_place, np.bincount(on.sum(1).ravel(), minlength=shape[1] + 1))
+    np.testing.assert_array_equal(found.channel_images, anywhere.sum(0))
+    shares = on.reshape(40, -1).mean(1)
+    assert found.share_mean == pytest.approx(shares.mean(), abs=1e-12)
+    assert found.share_variance == pytest.approx(shares.var(), abs=1e-12)
+    edges = np.flatnonzero(found.by_share)
+    assert found.by_share.sum() == 40 and edges[0] / 1000 <= shares.min() <= shares.max() <= (edges[-1] + 1) / 1000
+    np.testing.assert_array_equal(found.record, np.stack([anywhere.sum(1), on.sum((1, 2))], 1))
+    assert found.recorded.all()
+
+
+def test_active_keeps_the_figures_of_evenly_spread_images_only() -> None:
+    values = sample(SHAPES[0])
+    found = count(Active(40, records=15), values).result()
+    on = masks(values)
+    np.testing.assert_array_equal(found.record[:, 1], on.sum((1, 2))[::3])
+    assert len(found.record) == 14
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equal_patterns_and_only_those_have_equal_hashes(shape: tuple[int, ...]) -> None:
+    values = sample(shape)
+    found = count(Patterns(40), values).result()
+    expected = Counter(mask.tobytes() for mask in masks(values))
+    np.testing.assert_array_equal(found.indices, np.arange(40))
+    assert sorted(Counter(found.images.tolist()).values()) == sorted(expected.values())
+    for a, b in [(3, 7), (0, 20), (20, 22)]:
+        assert found.images[a] == found.images[b]
+
+
+def test_one_unit_anywhere_changes_the_hash_and_moving_a_pattern_does_too() -> None:
+    """All 1,728 patterns with one unit on, the empty one, and pairs that a sum without order would confuse."""
+    channels, places = 48, 36
+    lone = torch.eye(channels * places).view(-1, channels, 6, 6)
+    swapped = torch.zeros(2, channels, 6, 6)
+    swapped[0, 3, 0, 0] = swapped[0, 40, 5, 5] = swapped[1, 40, 0, 0] = swapped[1, 3, 5, 5] = 1
+    values = torch.cat([lone, torch.zeros(1, channels, 6, 6), swapped])
+    found = count(Patterns(len(values)), values, batch=100).result()
+    assert len(found.images.unique()) == len(values)
+
+
+def test_the_patterns_of_drawn_places_are_those_of_the_channels_there() -> None:
+    values = sample(SHAPES[0])
+    found = count(Patterns(40, places=10**6), values).result()  # more than there are: every place is drawn
+    expected = Counter(column.tobytes() for mask in masks(values) for column in np.ascontiguousarray(mask.T))
+    assert len(found.places) == 40 * 42
+    assert sorted(Counter(found.places.tolist()).values()) == sorted(expected.values())
+
+
+@pytest.mark.parametrize(("places", "drawn"), [(100, 80), (40, 40), (39, 20), (7, 7), (1, 1)])
+def test_no_more_places_are_drawn_than_asked_for(places: int, drawn: int) -> None:
+    found = count(Patterns(40, places=places), sample(SHAPES[0])).result()
+    assert len(found.places) == drawn <= places
+
+
+def test_a_layer_without_places_draws_none() -> None:
+    assert len(count(Patterns(40), sample((40, 30))).result().places) == 0
+
+
+@pytest.mark.parametrize("kind", [Active, Patterns])
+@pytest.mark.parametrize("shape", [SHAPES[0], (40, 30)])
+def test_the_tallies_are_commutative_monoids(kind: type[Active] | type[Patterns], shape: tuple[int, ...]) -> None:
+    values = sample(shape)
+    whole = count(kind(40), values).state()
+    shuffled = torch.randperm(40)
+    parts = [count(kind(40), values, order) for order in shuffled.split([9, 20, 11])]
+
+    def same(tally: Tally) -> None:
+        assert tally.state().keys() == whole.keys()
+        for name, value in tally.state().items():
+            assert torch.allclose(value, whole[name], rtol=1e-12, atol=0), name
+
+    for order in [(0, 1, 2), (2, 0, 1)]:
+        merged = copy.deepcopy(parts[order[0]])
+        for index in order[1:]:
+            merged.merge(parts[index])  # type: ignore[arg-type]
+        same(merged)
+    empty = kind(40)
+    empty.merge(copy.deepcopy(parts[0]))  # type: ignore[arg-type]
+    empty.merge(kind(40))  # type: ignore[arg-type]
+    for index in (1, 2):
+        empty.merge(parts[index])  # type: ignore[arg-type]
+    same(empty)
+    taken_up = kind(40)
+    taken_up.restore(parts[0].state())
+    for index in (1, 2):
+        taken_up.merge(parts[index])  # type: ignore[arg-type]
+    same(taken_up)
+
+
+@pytest.mark.parametrize("kind", [Active, Patterns])
+def test_tokens_are_counted_along_their_last_axis(kind: type[Active] | type[Patterns]) -> None:
+    values = sample((40, 30, 4))
+    tokens = values.transpose(1, 2).contiguous()
+    first, second = count(kind(40), values).state(), count(kind(40, axis=-1), tokens).state()
+    for name in first.keys() - {"axis"}:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_nan_is_neither_active_nor_on() -> None:
+    values = sample(SHAPES[0])
+    broken = values.clone()
+    broken[broken == 0] = float("nan")
+    for kind in (Active, Patterns):
+        first, second = count(kind(40), values).state(), count(kind(40), broken).state()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", [Active, Patterns])
+def test_nothing_counted_gives_empty_results(kind: type[Active] | type[Patterns]) -> None:
+    assert kind(3).state().keys() == {n for n, v in vars(kind(3)).items() if isinstance(v, int | float)}
+    assert kind(3).result() is not None
+    with pytest.raises(SettingsError, match="at least 1"):
+        kind(0)
+
+
+def test_mixing_keeps_distinct_numbers_distinct_and_is_splitmix() -> None:
+    numbers = torch.cat([torch.arange(2**14), 1 << torch.arange(63), torch.tensor([-1, -(2**63)])])
+    assert len(mix(numbers.unique()).unique()) == len(numbers.unique())
+    assert mix(torch.tensor([0x9E3779B97F4A7C15 - 2**64])).item() % 2**64 == 0xE220A8397B1DCDAF  # SplitMix64, seed 0
