@@ -14,6 +14,7 @@ from netopsy.studies import STUDIES
 
 if TYPE_CHECKING:
     from netopsy.case import Case as Case
+    from netopsy.engine.backward import backproject as backproject
     from netopsy.engine.edits import Replace as Replace
     from netopsy.engine.edits import Shift as Shift
     from netopsy.engine.kmeans1d import Codebook as Codebook
@@ -47,6 +48,7 @@ _HOMES = {
     "Samples": "samples",
     "Shift": "engine.edits",
     "Variant": "engine.sweep",
+    "backproject": "engine.backward",
     "examine": "examination",
     "kmeans1d": "engine.kmeans1d",
     "list_layers": "network.listing",

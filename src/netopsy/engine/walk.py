@@ -26,7 +26,7 @@ _IN_PLACE = {
     aten.add.Tensor: aten.add_.Tensor,
 }
 # A graph is exported from contiguous values; reshape gives the same where the memory lies otherwise (channels last).
-_ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Plan:
         for step in self.steps:
             node = step.node
             if node.op == "get_attr":
-                values[node] = tensors[str(node.target)] if node.target in tensors else _constant(self.network, node)
+                values[node] = tensors[str(node.target)] if node.target in tensors else constant(self.network, node)
                 continue
             if "sym_size" in str(node.target):
                 values[node] = batch
@@ -175,7 +175,7 @@ def plan(
         target: Any = node.target
         if isinstance(operand, fx.Node) and operand in dead and operand not in kept:
             target = _in_place(node, operand, fresh=operand in disposable)
-        steps.append(Step(node, _ANY_LAYOUT.get(target, target), tuple(dead), foldable.get(node)))
+        steps.append(Step(node, ANY_LAYOUT.get(target, target), tuple(dead), foldable.get(node)))
     return Plan(network, tuple(steps), tuple(supplied), targets, watched)
 
 
@@ -260,7 +260,7 @@ def _only_arithmetic(source: fx.Node) -> bool:
     return all(user.op == "call_function" and operator_name(user) in _FRESH | {"relu"} for user in source.users)
 
 
-def _constant(network: Network, node: fx.Node) -> Tensor:
+def constant(network: Network, node: fx.Node) -> Tensor:
     """A tensor that the export lifted out of the forward pass."""
     value: Any = network.graph
     for part in str(node.target).split("."):

@@ -1,0 +1,117 @@
+"""Units of one node in batches: those whose trees differ by shifts alone run together, forward and back.
+
+The forward values come from the cheaper of two ways: the trees' own crops of the image, or one pass over each whole
+image that all its units share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from netopsy.engine.backward.tree import Tree, Trunk
+from netopsy.network.graph import shape_of
+from netopsy.network.units import Unit
+
+_VALUES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
+
+
+class Job(NamedTuple):
+    """One unit on one image, with its tree. number: its position in what was asked for."""
+
+    number: int
+    image: int
+    unit: Unit
+    tree: Tree
+
+
+Prepared = tuple[list[Job], Tree, dict[fx.Node, Any]]
+
+
+def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node]) -> Iterator[Prepared]:
+    """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
+    wanted = {*keep, trunk.target}
+    distinct = len({job.image for job in jobs})
+    # a copy of the image for each unit is dearer than one pass a picture unless the crops are small
+    if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in wanted):
+        yield from _shared(trunk, images, jobs, wanted)
+        return
+    for group in _alike(jobs):
+        tree = group[0].tree
+        for some in _chunks(group, tree, images.device):
+            yield some, tree, tree.forward(torch.stack([_cut(images[job.image], job.tree) for job in some]), wanted)
+
+
+def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node]) -> Iterator[Prepared]:
+    whole = trunk.tree()
+    by_image: dict[int, list[Job]] = {}
+    for job in jobs:
+        by_image.setdefault(job.image, []).append(job)
+    room = _room(whole, images.device)
+    numbers = list(by_image)
+    for first in range(0, len(numbers), room):
+        some = numbers[first : first + room]
+        row = {image: r for r, image in enumerate(some)}
+        values = whole.forward(images[some], wanted)
+        for group in _alike([job for image in some for job in by_image[image]]):
+            tree = group[0].tree
+            for part in _chunks(group, tree, images.device):
+                rows = [row[job.image] for job in part]
+                yield part, tree, {node: _gather(values[node], node, part, rows) for node in wanted if node in values}
+
+
+def _gather(value: Tensor, node: fx.Node, jobs: list[Job], rows: list[int]) -> Tensor:
+    """The jobs' boxes of one node, as a batch."""
+    boxes = [job.tree.box(node) for job in jobs]
+    if boxes[0] is None or all(_whole(box, value) for box in boxes):
+        axis = next(i for i, (a, b) in enumerate(zip(shape_of(node, 2), shape_of(node, 3), strict=True)) if a != b)
+        return (
+            value
+            if rows == list(range(value.shape[axis]))
+            else value.index_select(axis, torch.tensor(rows, device=value.device))
+        )
+    return torch.stack([value[r, ..., y0:y1, x0:x1] for r, (y0, x0, y1, x1) in zip(rows, boxes, strict=True)])  # type: ignore[misc]
+
+
+def _whole(box: tuple[int, int, int, int] | None, value: Tensor) -> bool:
+    return box is not None and box == (0, 0, *value.shape[-2:])
+
+
+def _by_image(node: fx.Node) -> bool:
+    """Whether one axis of the value counts the images, so that a unit's can be picked out."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return False
+    one, two = shape_of(node, 2), shape_of(node, 3)
+    changed = [i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
+    return len(changed) == 1 and one[changed[0]] == 2 and (changed[0] == 0 or len(one) < 4)
+
+
+def _alike(jobs: list[Job]) -> list[list[Job]]:
+    """The jobs by the signature of their trees."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.tree.signature, []).append(job)
+    return list(groups.values())
+
+
+def _cut(image: Tensor, tree: Tree) -> Tensor:
+    top, left, bottom, right = tree.field
+    return image[..., top:bottom, left:right]
+
+
+def _chunks(jobs: list[Job], tree: Tree, device: torch.device) -> Iterator[list[Job]]:
+    room = _room(tree, device)
+    for first in range(0, len(jobs), room):
+        yield jobs[first : first + room]
+
+
+def _room(tree: Tree, device: torch.device) -> int:
+    """Units a batch: bounds the memory, and keeps the largest value in the cache."""
+    largest = max(
+        torch.Size(tree.size(node)).numel() for node in tree.trunk.data if isinstance(node.meta["val"], Tensor)
+    )
+    return max(1, _VALUES.get(device.type, _VALUES["cuda"]) // largest)

@@ -1,0 +1,217 @@
+"""From units back to the image: the same flow for one unit or thousands, over as little of the network as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from netopsy.engine.backward.batching import Job, batches
+from netopsy.engine.backward.reverse import needed, reverse
+from netopsy.engine.backward.rules import Rule, RuleName, find_rule
+from netopsy.engine.backward.tree import Tree, Trunk
+from netopsy.engine.walk import plan
+from netopsy.errors import SettingsError
+from netopsy.network.activations import activations
+from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.network import Network
+from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass
+class Trace:
+    """What went back from each unit to the image.
+
+    units: as they were asked for, with their places. values: their activations. of: the image of each unit.
+    crops: one map a unit, (channel, height, width), cut to its field. fields: (top, left, bottom, right) in pixels.
+    touched: the activations that the rule acted on, by node, with how many units' flows met each.
+    untreated: activations that the rule does not know, by node with their operator; the flow met their derivative.
+    """
+
+    shape: tuple[int, int, int]
+    units: list[Unit]
+    of: list[int]
+    values: Float[Tensor, " units"]
+    crops: list[Tensor]
+    fields: list[Box]
+    touched: dict[str, int]
+    untreated: dict[str, str]
+
+    @property
+    def maps(self) -> Float[Tensor, "units channel height width"]:
+        """One image-shaped map a unit; zero outside its field."""
+        maps = self.values.new_zeros(len(self.units), *self.shape)
+        for whole, crop, (top, left, bottom, right) in zip(maps, self.crops, self.fields, strict=True):
+            whole[:, top:bottom, left:right] = crop
+        return maps
+
+
+def backproject(
+    network: Network,
+    images: Float[Tensor, "n channel height width"],
+    units: Sequence[UnitLike],
+    rule: RuleName | Rule = "masked",
+    *,
+    of: Sequence[int] | None = None,
+    start: str | None = None,
+    seed: int = 0,
+) -> Float[Tensor, "units channel height width"]:
+    """One image-shaped map a unit: what `rule` brings back from it to the image.
+
+    images: preprocessed (Samples.batches gives such), (n, channel, height, width).
+    units: (node, channel, y, x); (node, channel) for its strongest place on the image; (node, neuron) of a linear
+        layer; or the same as text, `node:channel:y:x`.
+    rule: gradient (Palmieri et al., Equations 8-9), deconvnet (4-5), masked (6-7, guided backpropagation), guided (the
+        same for any activation function), masked_random (6-7 with Gaussian weights of matched mean and variance).
+    of: for each unit the index of its image; by default one image serves all, or each unit has its own.
+    start: `activation` starts the flow at the unit's own value, `one` at 1; by default as the rule is published:
+        gradient and guided at 1, the others at the activation.
+    seed: of the random weights.
+
+    Only the units' receptive fields are run. Equations 4 and 6 read at i = 1 rectify the image too; as is usual, the
+    map here keeps its sign: `.clamp(min=0)` gives the letter of the equations. `trace` returns more.
+    Errors: UnknownLayer for a unit that the network does not have; SettingsError for images of another shape, NaN
+    pixels, an unknown rule, or a rule that meets no activation that it could act on.
+    """
+    return trace(network, images, units, rule, of=of, start=start, seed=seed).maps
+
+
+def trace(
+    network: Network,
+    images: Float[Tensor, "n channel height width"],
+    units: Sequence[UnitLike],
+    rule: RuleName | Rule = "masked",
+    *,
+    of: Sequence[int] | None = None,
+    start: str | None = None,
+    seed: int = 0,
+) -> Trace:
+    """As `backproject`, with the units' values, places and fields, and what the rule acted on."""
+    how = find_rule(rule, seed)
+    begin = how.start if start is None else start
+    if begin not in ("activation", "one"):
+        raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
+    pictures = checked_images(network, images)
+    found = [find_unit(network, unit) for unit in units]
+    where = _pairing(len(pictures), len(found), of)
+    result = Trace(
+        network.preprocessing.input_shape, found, where, pictures.new_zeros(len(found)), [torch.empty(0)] * len(found),
+        [(0, 0, 0, 0)] * len(found), {}, {},
+    )  # fmt: skip
+    with torch.no_grad():
+        overrides = how.weights(network)
+        for node in dict.fromkeys(unit.node for unit in found):
+            members = [i for i, unit in enumerate(found) if unit.node == node]
+            trunk = Trunk(network, node)
+            _require_batch_first(network, trunk.target)
+            _account(network, trunk, how, len(members), result)
+            _place(network, pictures, members, result)
+            jobs = [Job(i, where[i], result.units[i], trunk.tree(result.units[i].place)) for i in members]
+            for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
+                _back(tree, group, values, how, begin, overrides, result)
+    return result
+
+
+def _back(
+    tree: Tree, group: list[Job], values: dict[fx.Node, Any], rule: Rule, begin: str, overrides: Any, result: Trace
+) -> None:
+    """Send one batch of units back and note what comes."""
+    target, count = tree.trunk.target, len(group)
+    activation = values[target]
+    seed = torch.zeros_like(activation)
+    for row, job in enumerate(group):
+        place = _position(target, job.unit, tree)
+        result.values[job.number] = activation[(row, *place)]
+        seed[(row, *place)] = activation[(row, *place)] if begin == "activation" else 1
+    constants = tree.trunk.constants(count, overrides)
+    maps = reverse(tree, values, constants, seed, rule)
+    for row, job in enumerate(group):
+        result.crops[job.number], result.fields[job.number] = maps[row], job.tree.field
+
+
+def _position(target: fx.Node, unit: Unit, tree: Tree) -> tuple[int, ...]:
+    """Index of the unit in its node's value on the tree's box, without the batch."""
+    place = list(unit.place or ())
+    if tree.box(target) is not None and len(place) == 2:
+        # the last two axes are cut: to one place for a map, not at all elsewhere
+        size = tree.size(target)[-2:]
+        place = [0 if n == 1 else p for p, n in zip(place, size, strict=True)] if channel_axis(target) == 1 else place
+    axis = channel_axis(target) % len(shape_of(target)) - 1
+    return (*place[:axis], unit.channel, *place[axis:])
+
+
+def _place(network: Network, images: Tensor, members: list[int], result: Trace) -> None:
+    """Give each unit without a place the strongest on its image."""
+    open_ = [i for i in members if result.units[i].place is None]
+    if not open_:
+        return
+    node = result.units[open_[0]].node
+    walk = plan(network, [node])
+    for image in dict.fromkeys(result.of[i] for i in open_):
+        value = walk.run({"input": images[image : image + 1]}, batch=1)[node][0]
+        for i in open_:
+            if result.of[i] == image:
+                unit = result.units[i]
+                slice_ = value.select(channel_axis(network.nodes[node]) % (value.ndim + 1) - 1, unit.channel)
+                place = torch.unravel_index(slice_.argmax(), slice_.shape)
+                result.units[i] = Unit(node, unit.channel, tuple(int(p) for p in place))
+
+
+def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Trace) -> None:
+    """Note which activations the rule acts on; none where it needs some is an error."""
+    inside = set(trunk.data)
+    met = {name: node for name, node in activations(network).items() if node in inside}
+    treated = [name for name, node in met.items() if rule.treats(node)]
+    if rule.needs_activations and not treated:
+        kinds = ", ".join(sorted({operator_name(node) for node in met.values()}))
+        has = f"only {kinds}, which it does not know: use the rule 'guided'" if met else "no activation: use 'gradient'"
+        raise SettingsError(
+            f"the rule '{rule.name}' acts on activations, and between the image and '{trunk.target.meta['name']}' of "
+            f"{network.name} there is {has}."
+        )
+    for name in treated:
+        result.touched[name] = result.touched.get(name, 0) + count
+    result.untreated |= {name: operator_name(node) for name, node in met.items() if name not in treated}
+
+
+def checked_images(network: Network, images: Any) -> Tensor:
+    """Preprocessed images as one tensor on the network's device; (channel, height, width) counts as one image."""
+    batch = torch.as_tensor(images)
+    batch = batch[None] if batch.ndim == 3 else batch
+    if tuple(batch.shape[1:]) != network.preprocessing.input_shape or not len(batch):
+        raise SettingsError(
+            f"images have shape {tuple(batch.shape)}; {network.name} takes (n, "
+            f"{', '.join(map(str, network.preprocessing.input_shape))}): preprocess them, as Samples.batches does."
+        )
+    kind = next((t.dtype for t in network.tensors.values() if t.is_floating_point()), torch.float32)
+    batch = batch.detach().to(network.device, kind)
+    if not torch.isfinite(batch).all():
+        raise SettingsError("the images hold NaN or infinite values: look at how they were preprocessed.")
+    return batch
+
+
+def _pairing(images: int, units: int, of: Sequence[int] | None) -> list[int]:
+    """The image of each unit."""
+    if not units:
+        raise SettingsError("there is no unit to start from: give at least one as (node, channel).")
+    if of is not None:
+        if len(of) != units or not all(0 <= i < images for i in of):
+            raise SettingsError(f"`of` must name for each of the {units} units an image from 0 to {images - 1}.")
+        return [int(i) for i in of]
+    if images not in (1, units):
+        raise SettingsError(f"{images} images and {units} units: give one image, one image a unit, or `of`.")
+    return [0] * units if images == 1 else list(range(units))
+
+
+def _require_batch_first(network: Network, node: fx.Node) -> None:
+    if shape_of(node, 3)[0] != 3:
+        raise SettingsError(
+            f"node '{node.meta['name']}' of {network.name} does not hold one image a row (shape {shape_of(node)} for "
+            "one image): choose a unit of the node before or behind it."
+        )
