@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +37,61 @@ class Image:
     zoom: int = 1
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """Small pictures of one size, side by side in one WebP picture, row by row.
+
+    data: the WebP file. tile: (height, width) of each. columns: of them in a row. count: how many there are.
+    """
+
+    data: bytes
+    tile: tuple[int, int]
+    columns: int
+    count: int
+
+    @classmethod
+    def of(cls, tiles: np.ndarray, *, quality: int = 60) -> Sheet:
+        """The sheet of `tiles`, uint8 (n, height, width, 3); small ones lose nothing, larger ones as in a JPEG."""
+        from PIL import Image as Picture
+
+        n, height, width, _ = tiles.shape
+        columns = max(1, math.ceil(math.sqrt(n * height / width)))
+        pixels = np.full((max(1, math.ceil(n / columns)) * height, columns * width, 3), 128, np.uint8)
+        for i, tile in enumerate(tiles):
+            top, left = i // columns * height, i % columns * width
+            pixels[top : top + height, left : left + width] = tile
+        buffer = io.BytesIO()
+        lossless = max(height, width) < 16  # the codec's blocks
+        Picture.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=4, lossless=lossless)
+        return cls(buffer.getvalue(), (height, width), columns, n)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Units of many layers, each with what excites it, as a page to look things up in.
+
+    units: one row a unit, a layer's units together: `node`, `layer`, `channel`, `label` (its class, or empty), then any
+        number of figures to sort by. stimuli: one row a picture: `node`, `channel`, `rank`, `value`, `image`, `class`.
+    sheets: by node; its units' pictures in the order of `units`, `top` patches then, if `reconstructed`, as many
+        reconstructions a unit, and each sheet holding whole units.
+    """
+
+    units: pl.DataFrame
+    stimuli: pl.DataFrame
+    sheets: dict[str, tuple[Sheet, ...]]
+    top: int
+    reconstructed: bool
+    title: str
+    reading: str
+    source: str = ""
+
+
 @dataclass
 class Result:
     """What one study found on one network.
 
-    `tables` maps names to polars frames, `figures` to `Figure`, `images` to `Image`, `artifacts` to files.
+    `tables` maps names to polars frames, `figures` to `Figure`, `images` to `Image`, `atlases` to `Atlas`, `artifacts`
+    to files.
     `findings` are plain sentences with their numbers, the most important first.
     `provenance` holds network, samples, versions, seed, digests and time (see `netopsy.provenance`).
     """
@@ -49,6 +101,7 @@ class Result:
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     images: dict[str, Image] = field(default_factory=dict)
+    atlases: dict[str, Atlas] = field(default_factory=dict)
     artifacts: dict[str, Path] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """What `observe` can count: one tally a file."""
 
 from netopsy.engine.tallies.active import Active, ActiveResult
+from netopsy.engine.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.engine.tallies.histogram import Buckets, Histogram
 from netopsy.engine.tallies.moments import Moments, MomentsResult
 from netopsy.engine.tallies.patterns import Patterns, PatternsResult
@@ -11,6 +12,8 @@ __all__ = [
     "Active",
     "ActiveResult",
     "Buckets",
+    "ClassMeans",
+    "ClassMeansResult",
     "Histogram",
     "Moments",
     "MomentsResult",

@@ -1,0 +1,5 @@
+"""What excites each unit most."""
+
+from netopsy.studies.stimuli.stimuli import Stimuli
+
+__all__ = ["Stimuli"]
