@@ -124,7 +124,7 @@ def test_the_tallies_are_commutative_monoids(kind: type[Active] | type[Patterns]
     for order in [(0, 1, 2), (2, 0, 1)]:
         merged = copy.deepcopy(parts[order[0]])
         for index in order[1:]:
-            merged.merge(parts[index])  # type: ignore[arg-type]
+            merged.merge(parts[index])
         same(merged)
     empty = kind(40)
     empty.merge(copy.deepcopy(parts[0]))  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ class ActiveResult:
     share_mean: float
     share_variance: float
     channel_images: Int64[Tensor, " channel"]
+    every: int
     record: Int64[Tensor, "row 2"]
     recorded: Bool[Tensor, " row"]
 
@@ -78,12 +79,13 @@ class Active(Tally):
         there = on.sum(1)
         anywhere = on.amax(2)
         number = anywhere.sum(1).long()
-        total = there.sum(1, dtype=torch.float64)
-        share = total / (channels * places)
+        total = there.sum(1, dtype=torch.float64).long()
+        share = total.double() / (channels * places)
+        bins = total * SHARE_BINS // (channels * places)
         counts = {
             "by_channels": torch.bincount(number, minlength=channels + 1),
             "by_place": torch.bincount(there.long().view(-1), minlength=channels + 1),
-            "by_share": torch.bincount((share * SHARE_BINS).long().clamp_(max=SHARE_BINS - 1), minlength=SHARE_BINS),
+            "by_share": torch.bincount(bins.clamp_(max=SHARE_BINS - 1), minlength=SHARE_BINS),
             "sums": torch.stack([share.sum(), share.square().sum()]),
             "channel_images": anywhere.sum(0).long(),
         }
@@ -97,7 +99,7 @@ class Active(Tally):
             self.recorded = torch.zeros(self.rows, dtype=torch.bool, device=x.device)
         kept = (indices % self.every == 0).to(x.device)
         rows = indices.to(x.device)[kept] // self.every
-        self.record[rows] = torch.stack([number, total.long()], 1)[kept]
+        self.record[rows] = torch.stack([number, total], 1)[kept]
         self.recorded[rows] = True
 
     def merge(self, other: Active) -> None:
@@ -129,6 +131,7 @@ class Active(Tally):
             mean,
             max(0.0, square - mean**2),
             each,
+            self.every,
             record,
             recorded,
         )

@@ -101,7 +101,7 @@ class Patterns(Tally):
 
 
 def mix(numbers: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
-    """A bijection of 64-bit numbers that spreads every bit over all (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """A bijection of 64-bit numbers that spreads every bit over all (SplitMix64, Steele et al., 2014)."""
     numbers = (numbers ^ _shifted(numbers, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     numbers = (numbers ^ _shifted(numbers, 27)) * (0x94D049BB133111EB - 2**64)
     return numbers ^ _shifted(numbers, 31)

@@ -1,0 +1,117 @@
+"""Which features answer, layer by layer (Palmieri et al., Section 5, Figures 2 and 6), and how many linear regions the
+samples meet (Montufar et al., 2014)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+from torch import fx
+
+from netopsy.engine.observe import observe
+from netopsy.engine.tallies import Active, Patterns
+from netopsy.engine.tally import Tally
+from netopsy.errors import SettingsError
+from netopsy.network.activations import activations, rectifies
+from netopsy.network.graph import operator_name
+from netopsy.network.network import Network
+from netopsy.network.units import channel_axis, unit_nodes
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies.activations import counts, figures, regions
+from netopsy.studies.activations.findings import findings
+from netopsy.studies.activations.one import look, typical
+from netopsy.studies.activations.slices import Slices
+from netopsy.studies.study import Study
+
+_KINKED = {"leaky_relu", "prelu"}  # linear on either side of zero, as a rectifier is
+
+
+@dataclass(frozen=True)
+class Activations(Study):
+    """Which features answer, layer by layer, and which patterns of active units occur (Palmieri et al., Section 5).
+
+    A value is active if it is above `threshold`; a channel (feature) is active on an image if any place is.
+    Counted are the outputs of all elementwise activation functions, in one pass over the samples.
+
+    threshold: values above this are active.
+    images: numbers of the images whose counts and maps are shown; by default the one nearest to the medians.
+    maps: nodes, or single channels as node:channel, whose maps are shown; by default five nodes spread over the depth.
+    channels: how many channels of a node are shown.
+    order: which ones: `active` for those of the largest mean on the image, `first` for the first ones.
+    places: at most so many places a layer are drawn for the patterns of single places.
+    seed: of that draw.
+    """
+
+    threshold: float = 0.0
+    images: tuple[int, ...] = ()
+    maps: tuple[str, ...] = ()
+    channels: int = 8
+    order: str = "active"
+    places: int = 20_000
+    seed: int = 0
+
+    name: ClassVar[str] = "activations"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.threshold):
+            raise SettingsError(f"threshold {self.threshold} must be a finite number; values above it are active.")
+        if not 1 <= self.channels <= 64:
+            raise SettingsError(f"channels {self.channels} must be 1 to 64: the maps shown of a node.")
+        if self.order not in ("active", "first"):
+            raise SettingsError(f"order '{self.order}' must be 'active' or 'first'.")
+        if self.places < 1:
+            raise SettingsError(f"places {self.places} must be at least 1: the places drawn for patterns.")
+        if len(self.images) > 16:
+            raise SettingsError(f"{len(self.images)} images are too many to show; give at most 16.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        assert samples is not None
+        for index in self.images:
+            if not 0 <= index < len(samples):
+                raise SettingsError(f"no image {index} in {samples.name}; give 0 to {len(samples) - 1}.")
+        nodes = activations(network, mixing=False)
+        slices = Slices(network, nodes or unit_nodes(network), self.maps, self.channels, self.order)
+        if not nodes:
+            pictures = slices.pictures(look(network, samples, self.images or (0,), {}, slices.nodes, self.threshold))
+            return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), len(samples)))
+        counted = observe(network, samples, self._tallies(nodes, len(samples)))
+        active = {name: counted[f"active {name}"] for name in nodes}
+        hashes = {name: counted[f"patterns {name}"] for name, node in nodes.items() if kinked(node)}
+        patterns = regions.table(hashes)
+        layers = counts.layers(network, nodes, active, patterns)
+        shown = self.images or (typical(active),)
+        seen = look(network, samples, shown, nodes, slices.nodes, self.threshold)
+        tables = {
+            "layers": layers,
+            "activity": counts.activity(active),
+            "patterns": patterns,
+            "image_layers": seen.layers,
+            "image_places": seen.places,
+            "image_values": seen.values,
+            "histograms": counts.histograms(active),
+            "channels": counts.channels(active),
+        }
+        return self.result(
+            tables=tables,
+            figures=figures.draw(tables, len(samples), shown[0], own=not self.images),
+            images=slices.pictures(seen),
+            findings=findings(layers, patterns, len(samples), self.threshold),
+        )
+
+    def _tallies(self, nodes: dict[str, fx.Node], images: int) -> dict[str, tuple[str, Tally]]:
+        tallies: dict[str, tuple[str, Tally]] = {}
+        for name, node in nodes.items():
+            settings: dict[str, Any] = {"threshold": self.threshold, "axis": channel_axis(node)}
+            tallies[f"active {name}"] = (name, Active(images, **settings))
+            if kinked(node):
+                tally = Patterns(images, **settings, places=self.places, seed=self.seed)
+                tallies[f"patterns {name}"] = (name, tally)
+        return tallies
+
+
+def kinked(node: fx.Node) -> bool:
+    """Whether the signs of the node's values say which linear piece of its function each one is on."""
+    return rectifies(node) or operator_name(node).rstrip("_") in _KINKED

@@ -1,0 +1,142 @@
+"""The tables of how many features answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor, fx
+
+from netopsy.engine.tallies import ActiveResult
+from netopsy.network.activations import rectifies
+from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.network import Network
+from netopsy.network.units import weight_layer
+
+BINS = 25  # of a histogram in a table, at most
+_QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+_LAYERS: dict[str, Any] = {
+    "node": pl.String,
+    "layer": pl.String,
+    "operator": pl.String,
+    "rectifies": pl.Boolean,
+    "shape": pl.String,
+    "channels": pl.Int64,
+    "places": pl.Int64,
+    "channels_active": pl.Float64,
+    "channels_share": pl.Float64,
+    "at_a_place": pl.Float64,
+    "share": pl.Float64,
+    "never_active": pl.Int64,
+    "on_every_image": pl.Int64,
+}
+
+
+def layers(
+    network: Network, nodes: Mapping[str, fx.Node], active: Mapping[str, ActiveResult], patterns: pl.DataFrame
+) -> pl.DataFrame:
+    """One row a node: means over the images, and the patterns met."""
+    rows = []
+    for name, node in nodes.items():
+        found = active[name]
+        channels = len(found.channel_images)
+        number = float(_mean(found.by_channels))
+        rows.append(
+            {
+                "node": name,
+                "layer": weight_layer(network, node),
+                "operator": operator_name(node),
+                "rectifies": rectifies(node),
+                "shape": "x".join(map(str, shape_of(node)[1:])),
+                "channels": channels,
+                "places": found.places,
+                "channels_active": number,
+                "channels_share": number / max(1, channels),
+                "at_a_place": found.share_mean * channels,
+                "share": found.share_mean,
+                "never_active": int((found.channel_images == 0).sum()),
+                "on_every_image": int((found.channel_images == found.images).sum()),
+            }
+        )
+    frame = pl.DataFrame(rows, schema=_LAYERS)
+    columns = ("patterns", "unique_share", "cumulative_patterns", "cumulative_unique_share")
+    return frame.join(patterns.select("node", *columns), on="node", how="left", maintain_order="left")
+
+
+def activity(active: Mapping[str, ActiveResult]) -> pl.DataFrame:
+    """Shares 0..1, one row a node and measure: of `of` channels active anywhere on an image, of `of` values of an image
+    that are active, and of `of` channels active at one place (over all places of all images).
+
+    Quantiles are the smallest share that at least so many images (places) do not exceed; that of the values is
+    rounded down to a thousandth.
+    """
+    rows = []
+    for name, found in active.items():
+        channels = len(found.channel_images)
+        measures = {
+            "channels on an image": (channels, found.by_channels, None),
+            "values on an image": (channels * found.places, found.by_share, found),
+        }
+        if found.places > 1:
+            measures["channels at a place"] = (channels, found.by_place, None)
+        for measure, (of, histogram, exact) in measures.items():
+            top = len(histogram) - (0 if exact else 1)
+            mean, variance = (exact.share_mean, exact.share_variance) if exact else _moments(histogram, top)
+            quantiles = {key: quantile(histogram, q) / max(1, top) for key, q in _QUANTILES.items()}
+            rows.append({"node": name, "measure": measure, "of": of, "mean": mean, "sd": variance**0.5, **quantiles})
+    schema: dict[str, Any] = {"node": pl.String, "measure": pl.String, "of": pl.Int64}
+    return pl.DataFrame(rows, schema=schema | dict.fromkeys(("mean", "sd", *_QUANTILES), pl.Float64))
+
+
+def histograms(active: Mapping[str, ActiveResult]) -> pl.DataFrame:
+    """Images by their number of channels active, and places by theirs: node, measure, left, right (open), count."""
+    frames = []
+    for name, found in active.items():
+        frames.append(binned(found.by_channels, node=name, measure="channels on an image"))
+        if found.places > 1:
+            frames.append(binned(found.by_place, node=name, measure="channels at a place"))
+    return pl.concat(frames)
+
+
+def binned(counts: Tensor, **labels: Any) -> pl.DataFrame:
+    """Counts by whole number, 0 upwards, in at most `BINS` bins of equal width: left, right (half open), count."""
+    width = -(-len(counts) // BINS)
+    padded = torch.nn.functional.pad(counts, (0, -len(counts) % width))
+    left = range(0, len(counts), width)
+    columns = {"left": left, "right": [n + width for n in left], "count": padded.view(-1, width).sum(1).tolist()}
+    return pl.DataFrame(columns).select(*(pl.lit(value).alias(key) for key, value in labels.items()), pl.all())
+
+
+def channels(active: Mapping[str, ActiveResult]) -> pl.DataFrame:
+    """One row a channel: the share of images on which it was active anywhere."""
+    frames = [
+        pl.DataFrame(
+            {
+                "node": [name] * len(found.channel_images),
+                "channel": range(len(found.channel_images)),
+                "images_share": (found.channel_images / max(1, found.images)).tolist(),
+            }
+        )
+        for name, found in active.items()
+    ]
+    return pl.concat(frames)
+
+
+def quantile(counts: Tensor, share: float) -> int:
+    """The smallest number that at least a `share` of all counted do not exceed."""
+    reached = counts.cumsum(0).double() >= share * counts.sum().double()
+    return int(reached.long().argmax())
+
+
+def _mean(counts: Tensor) -> Tensor:
+    return (counts * torch.arange(len(counts))).sum().double() / counts.sum().clamp(min=1)
+
+
+def _moments(counts: Tensor, top: int) -> tuple[float, float]:
+    """Mean and population variance of number / top."""
+    shares = torch.arange(len(counts), dtype=torch.float64) / max(1, top)
+    weights = counts / counts.sum().clamp(min=1)
+    mean = (shares * weights).sum()
+    return float(mean), float(((shares - mean).square() * weights).sum())

@@ -1,0 +1,153 @@
+"""The sentences of the study `activations`."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+from scipy import stats
+
+from netopsy.engine.words import listing, plural, points
+
+_HALF = (0.4, 0.6)  # what passes for the paper's "about a half"
+_CHANGE = 0.02  # a share that moves by less hardly moves
+
+
+def findings(layers: pl.DataFrame, patterns: pl.DataFrame, images: int, threshold: float = 0.0) -> list[str]:
+    """Plain sentences, the most important first. layers, patterns: the study's tables."""
+    if layers.is_empty():
+        return [
+            "The network applies no elementwise activation function that Netopsy knows, so no feature is on or off."
+        ]
+    found = [_depth(layers), _claim(layers), _features(layers, images), *_network(patterns), *_weakest(patterns)]
+    found += [*_places(patterns), *_silent(layers, images), *_smooth(layers, threshold)]
+    return [sentence for sentence in found if sentence]
+
+
+def _depth(layers: pl.DataFrame) -> str:
+    """Whether the code grows sparse with depth."""
+    first, last = layers.row(0, named=True), layers.row(-1, named=True)
+    text = f"{first['share']:.1%} of the values behind {first['node']}"
+    if layers.height == 1:
+        return f"On an average image {text} are active."
+    ends = f"On an average image {text} are active and {last['share']:.1%} behind {last['node']}"
+    if layers.height < 4:
+        return f"{ends}."
+    third = layers.height // 3
+    early, late = _mean(layers.head(third), "share"), _mean(layers.tail(third), "share")
+    rank = float(stats.spearmanr(range(layers.height), layers["share"].to_numpy()).statistic)
+    trend = "" if math.isnan(rank) else f", rank correlation with depth {rank:+.2f}"
+    return f"{ends}; the first {third} activations average {early:.1%}, the last {third} {late:.1%}{trend}."
+
+
+def _claim(layers: pl.DataFrame) -> str:
+    """The paper's Section 5, held against this network."""
+    spatial = layers.filter(pl.col("places") > 1)
+    if spatial.height < 4:
+        return ""
+    first = spatial.row(0, named=True)
+    third = spatial.height // 3
+    change = _mean(spatial.tail(third), "share") - _mean(spatial.head(third), "share")
+    half = _HALF[0] <= first["share"] <= _HALF[1]
+    sparser = change < -_CHANGE
+    how = "falls" if sparser else "rises" if change > _CHANGE else "stays"
+    end = f"by {points(abs(change))}" if how != "stays" else "where it was"
+    verdict = {
+        (True, True): "both hold",
+        (True, False): "only the first holds",
+        (False, True): "only the second holds",
+        (False, False): "neither holds",
+    }[half, sparser]
+    return (
+        "The paper sees about a half of the features active in the first layer and a sparser code towards the end; "
+        f"here {verdict}: at an average place {first['at_a_place']:.1f} of the {first['channels']} features of "
+        f"{first['node']} ({first['share']:.0%}) are active, and from the first third of the layers with places to "
+        f"the last the share {how} {end}."
+    )
+
+
+def _features(layers: pl.DataFrame, images: int) -> str:
+    """Features that are active somewhere on an image."""
+    low, high = layers.sort("channels_share", maintain_order=True)[[0, -1]].iter_rows(named=True)
+    if low["node"] == high["node"]:
+        return ""
+    parts = [
+        f"{row['node']} ({row['channels_active']:.1f} of {row['channels']}, {row['channels_share']:.0%})"
+        for row in (high, low)
+    ]
+    return (
+        f"Features active anywhere on an image, over {plural(images, 'image')}: most are in use in {parts[0]}, "
+        f"fewest in {parts[1]}."
+    )
+
+
+def _network(patterns: pl.DataFrame) -> list[str]:
+    """Linear regions of the whole network."""
+    if patterns.is_empty():
+        return []
+    images, last = patterns["images"][0], patterns.row(-1, named=True)
+    text = (
+        f"The {plural(images, 'image')} fall into {plural(last['cumulative_patterns'], 'linear region')} of the net, "
+        f"{last['cumulative_unique_share']:.1%} of them alone in theirs"
+    )
+    apart = patterns.filter(pl.col("cumulative_patterns") == images)
+    if images > 1 and apart.height:
+        text += f"; the patterns up to {apart['node'][0]} tell all images apart"
+    return [f"{text}."]
+
+
+def _weakest(patterns: pl.DataFrame) -> list[str]:
+    if patterns.is_empty() or patterns["images"][0] < 2:
+        return []
+    images = patterns["images"][0]
+    whole = patterns.filter(pl.col("patterns") == images)
+    some = patterns.filter(pl.col("patterns") < images).sort("patterns", maintain_order=True)
+    text = f"{whole.height} of {plural(patterns.height, 'activation')} give each image a pattern of its own"
+    if some.height:
+        parts = [f"{node} ({number:,})" for node, number in some.select("node", "patterns").head(3).iter_rows()]
+        text += f"; the fewest distinct patterns are those of {listing(parts)}"
+    return [f"{text}."]
+
+
+def _places(patterns: pl.DataFrame) -> list[str]:
+    drawn = patterns.drop_nulls("place_patterns") if patterns.height else patterns
+    if drawn.is_empty():
+        return []
+    share = drawn.with_columns((pl.col("place_patterns") / pl.col("places_drawn")).alias("s")).sort("s")
+    low, high = share[[0, -1]].iter_rows(named=True)
+    first = (
+        f"Of {low['places_drawn']:,} places drawn in {low['node']}, {low['place_patterns']:,} patterns of features are "
+        f"distinct ({low['s']:.0%})"
+    )
+    if low["node"] == high["node"]:
+        return [f"{first}."]
+    return [
+        f"{first}, the lowest share; the highest is {high['node']}'s with {high['s']:.0%} of {high['places_drawn']:,}."
+    ]
+
+
+def _silent(layers: pl.DataFrame, images: int) -> list[str]:
+    never = layers.filter(pl.col("never_active") > 0)
+    if never.is_empty():
+        return []
+    parts = [f"{node} ({number:,})" for node, number in never.select("node", "never_active").iter_rows()]
+    return [
+        f"{plural(int(never['never_active'].sum()), 'feature')} active on none of {images:,} images: {listing(parts)}."
+    ]
+
+
+def _smooth(layers: pl.DataFrame, threshold: float) -> list[str]:
+    smooth = layers.filter(~pl.col("rectifies"))
+    if smooth.is_empty():
+        return []
+    kinds = ", ".join(smooth["operator"].unique(maintain_order=True))
+    text = (
+        f"{plural(smooth.height, 'activation')} ({kinds}) have no zeros by their formula: "
+        f"active means above {threshold:g}"
+    )
+    bare = smooth.filter(pl.col("patterns").is_null())
+    return [f"{text}, and {bare.height} of them are left out of the patterns." if bare.height else f"{text}."]
+
+
+def _mean(layers: pl.DataFrame, column: str) -> float:
+    return float(layers[column].to_numpy().mean())
