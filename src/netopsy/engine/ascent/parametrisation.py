@@ -1,0 +1,85 @@
+"""What an ascent climbs in: the pixels themselves, or the Fourier coefficients of decorrelated colours.
+
+Both give images of pixel shares, 0 (black) to 1 (white), in the network's own order of channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EDGE = 1e-3  # a sigmoid comes this near to black and white when a picture is turned into coefficients
+
+
+class Parametrisation(Protocol):
+    """Parameters (n, ...) <-> images (n, channel, height, width) of pixel shares."""
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Random parameters of one image, (1, ...), on the processor."""
+        ...
+
+    def images(self, parameters: Tensor) -> Tensor:
+        """The images that the parameters stand for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The pixel shares themselves: Eq. 10 of Palmieri et al., where the image is the argument.
+
+    shape: (channel, height, width). A start is uniform noise of +- `contrast` around mid-gray.
+    """
+
+    shape: tuple[int, int, int]
+    contrast: float = 0.5
+
+    def start(self, generator: torch.Generator) -> Float[Tensor, "1 channel height width"]:
+        return 0.5 + self.contrast * (2 * torch.rand(1, *self.shape, generator=generator) - 1)
+
+    def images(self, parameters: Tensor) -> Float[Tensor, "n channel height width"]:
+        return parameters.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Fourier:
+    """Fourier coefficients with 1/f amplitudes, mixed into correlated colours, through a sigmoid.
+
+    A step of one size on every coefficient changes low frequencies more than high ones, as natural pictures have them
+    (Olah, Mordvintsev, Schubert, "Feature Visualization", 2017, "Preconditioning and Parameterization").
+    The amplitudes are scaled so that coefficients of unit variance give pixels of unit variance before the mixing.
+
+    shape: (channel, height, width). mixing: (channel, channel), decorrelated colours to colours (`colours.mixing`).
+    contrast: standard deviation of the start's coefficients.
+    parameters: float (n, channel, height, width // 2 + 1, 2), real and imaginary parts.
+    """
+
+    shape: tuple[int, int, int]
+    mixing: Tensor
+    contrast: float = 0.02
+
+    def start(self, generator: torch.Generator) -> Float[Tensor, "1 channel height half 2"]:
+        channels, height, width = self.shape
+        return self.contrast * torch.randn(1, channels, height, width // 2 + 1, 2, generator=generator)
+
+    def images(self, parameters: Tensor) -> Float[Tensor, "n channel height width"]:
+        spectrum = torch.view_as_complex(parameters.contiguous()) * self.amplitudes().to(parameters)
+        plain = torch.fft.irfft2(spectrum, s=self.shape[1:], norm="ortho")
+        return torch.sigmoid(torch.einsum("dc,nchw->ndhw", self.mixing.to(plain), plain))
+
+    def parameters(self, images: Float[Tensor, "n channel height width"]) -> Float[Tensor, "n channel height half 2"]:
+        """The coefficients of `images` (shares at most 0.001 from black or white are drawn in): the way back."""
+        colours = torch.logit(images.clamp(EDGE, 1 - EDGE))
+        plain = torch.einsum("cd,ndhw->nchw", torch.linalg.inv(self.mixing.to(colours)), colours)
+        return torch.view_as_real(torch.fft.rfft2(plain, norm="ortho") / self.amplitudes().to(plain))
+
+    def amplitudes(self) -> Float[Tensor, "height half"]:
+        """1 / f per coefficient, f in cycles a pixel and no less than one cycle over the longer side."""
+        height, width = self.shape[1:]
+        rows, columns = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.fftfreq(width, dtype=torch.float64)
+        falling = 1 / torch.hypot(rows[:, None], columns).clamp(min=1 / max(height, width))
+        # half of a real image's coefficients stand for all of them; the mean is over all
+        return (falling / falling.square().mean().sqrt())[:, : width // 2 + 1].float()
