@@ -70,17 +70,17 @@ class Sheet:
 class Atlas:
     """Units of many layers, each with what excites it, as a page to look things up in.
 
-    units: one row a unit, a layer's units together: `node`, `layer`, `channel`, `label` (its class, or empty), then any
-        number of figures to sort by. stimuli: one row a picture: `node`, `channel`, `rank`, `value`, `image`, `class`.
-    sheets: by node; its units' pictures in the order of `units`, `top` patches then, if `reconstructed`, as many
-        reconstructions a unit, and each sheet holding whole units.
+    units: one row a unit, a layer's units together: `node`, `layer`, `channel`, `class` (its commonest, or null), then
+        figures to sort by. stimuli: one row a picture: `node`, `channel`, `rank`, `value`, `image`, `class`.
+    sheets: by node; its units' pictures in the order of `units`: for each unit `top` patches, then as many
+        reconstructions if `rules` names a rule for the node; each sheet holds whole units.
     """
 
     units: pl.DataFrame
     stimuli: pl.DataFrame
     sheets: dict[str, tuple[Sheet, ...]]
     top: int
-    reconstructed: bool
+    rules: dict[str, str]
     title: str
     reading: str
     source: str = ""

@@ -77,12 +77,12 @@ def units_table(counted: Counted, samples: Samples) -> pl.DataFrame:
         "entropy": entropy,
         "selectivity": counted.selectivity,
     }
-    return pl.DataFrame(rows, schema=UNITS).with_columns(pl.col("value", "share", "entropy", "selectivity").fill_nan(None))
+    return pl.DataFrame(rows, schema=UNITS).with_columns(
+        pl.col("value", "share", "entropy", "selectivity").fill_nan(None)
+    )
 
 
-def make_up(
-    images: np.ndarray, stimuli: np.ndarray, samples: Samples
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_up(images: np.ndarray, stimuli: np.ndarray, samples: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Share of each unit's commonest class, entropy of its classes in bits, and that class; all (channel,).
 
     images, stimuli: (channel, top). Of equally common classes the one of the stronger image counts. NaN and -1 where

@@ -1,0 +1,78 @@
+"""What a rule brings back from units to the images that excite them, cut as their patches are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from netopsy.engine.backward import Trace, trace
+from netopsy.engine.mosaic import NEUTRAL
+from netopsy.engine.patches import Window
+from netopsy.engine.pictures import map_pictures
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.network.units import Unit
+from netopsy.samples import Samples
+
+RULES = ("masked", "guided", "gradient")  # the paper's; for activations that it does not know; where there are none
+_IMAGES = 32
+_UNITS = 64  # sent back in one go
+
+
+def usable_rule(network: Network, node: str, place: tuple[int, ...]) -> str:
+    """The first of `RULES` that can bring the units of `node` back to the image; empty where none can."""
+    blank = torch.zeros(1, *network.preprocessing.input_shape)
+    for rule in RULES:
+        try:
+            trace(network, blank, [Unit(node, 0, place)], rule)  # type: ignore[arg-type]
+        except SettingsError:
+            continue
+        return rule
+    return ""
+
+
+def reconstructions(
+    network: Network,
+    samples: Samples,
+    units: Sequence[Unit],
+    images: Sequence[int],
+    window: Window,
+    rule: str,
+    done: Callable[[int], None] = lambda count: None,
+) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
+    """One picture a unit: mid-gray is 0, each map scaled to its own largest magnitude, cut and shrunk as its patch.
+
+    units: with places, all of one node. images: the index of each one's image. done: told how many more are drawn.
+    """
+    found = np.full((len(units), *window.tile, 3), NEUTRAL, np.uint8)
+    members: dict[int, list[int]] = {}
+    for position, image in enumerate(images):
+        members.setdefault(int(image), []).append(position)
+    order = sorted(members)
+    for batch in samples.batches(network.preprocessing, _IMAGES, order=order) if order else ():
+        jobs = [(row, i) for row, image in enumerate(batch.indices.tolist()) for i in members[image]]
+        for start in range(0, len(jobs), _UNITS):
+            part = jobs[start : start + _UNITS]
+            went = trace(network, batch.images, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
+            for k, (_, i) in enumerate(part):
+                found[i] = _cut(went, k, window, network)
+            done(len(part))
+    return found
+
+
+def _cut(went: Trace, k: int, window: Window, network: Network) -> np.ndarray:
+    """The map of unit `k` as a picture, at the window of its patch."""
+    crop, (top, left, bottom, right) = went.crops[k], went.fields[k]
+    whole = np.full((*window.image, 3), NEUTRAL, np.uint8)
+    whole[top:bottom, left:right] = map_pictures(crop.nan_to_num()[None], network.preprocessing)[0]
+    return window.cut(whole, _flat(went.units[k], window))
+
+
+def _flat(unit: Unit, window: Window) -> int:
+    place = unit.place or ()
+    if len(place) == 2:
+        return place[0] * window.places[1] + place[1]
+    return place[0] if place else 0

@@ -1,0 +1,112 @@
+"""What excites each unit most: the strongest images of every unit (Zeiler and Fergus 2014; the lecture's slides)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.result import Atlas, Image, Result
+from netopsy.samples import Samples
+from netopsy.studies.stimuli import drawing
+from netopsy.studies.stimuli.charting import figures
+from netopsy.studies.stimuli.counting import choose, count
+from netopsy.studies.stimuli.findings import findings
+from netopsy.studies.stimuli.makeup import STIMULI, UNITS, chance, stimuli_table, units_table
+from netopsy.studies.study import Study
+
+_PICTURED = 4  # layers in the figure of the paper's kind
+_NO_UNITS = "has no units whose values belong to one image each, so no image can be named as a unit's stimulus."
+
+
+@dataclass(frozen=True)
+class Stimuli(Study):
+    """The strongest images of every unit in one pass, as patches beside reconstructions; how selective each unit is.
+
+    top: how many images are kept for each unit, one place an image.
+    layers: the layers or nodes to look at; by default every activation, and every layer that none follows.
+    most_units: units drawn a layer, evenly spaced among those that answer at all; 0 draws them all. The tables hold
+        every unit in any case.
+    reconstruct: whether to project each unit back to its images (the rule `masked`; `guided` or `gradient` where
+        there is no rectifier on the way).
+    tile: pixels on the longer side of a patch in the atlas, at most.
+    most_classes: up to how many classes the class-selectivity index is counted; its memory grows with them.
+    seed: of the draws that say what share of one class chance alone would give.
+    """
+
+    top: int = 9
+    layers: tuple[str, ...] = ()
+    most_units: int = 12
+    reconstruct: bool = True
+    tile: int = 48
+    most_classes: int = 100
+    seed: int = 0
+
+    name: ClassVar[str] = "stimuli"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top <= 100:
+            raise SettingsError(f"top {self.top} must be 1 to 100: how many images are kept for each unit.")
+        if self.most_units < 0:
+            raise SettingsError(f"most_units {self.most_units} must be at least 1, or 0 to draw every unit.")
+        if not 8 <= self.tile <= 512:
+            raise SettingsError(f"tile {self.tile} must be 8 to 512 pixels.")
+        if self.seed < 0 or self.most_classes < 0:
+            raise SettingsError(f"seed {self.seed} and most_classes {self.most_classes} must be 0 or more.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        assert samples is not None
+        nodes, left = choose(network, self.layers)
+        if not nodes:
+            tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}
+            return self.result(tables=tables, findings=[f"{network.name} {_NO_UNITS}"])
+        counted = count(network, samples, nodes, self.top, self.most_classes)
+        stimuli = pl.concat([stimuli_table(c, samples) for c in counted.values()])
+        units = pl.concat([units_table(c, samples) for c in counted.values()])
+        random = chance(samples, self.top, self.seed)
+        live = [node for node, c in counted.items() if len(c.alive)]
+        pictured = drawing.shown_nodes(live, _PICTURED)
+        sheets, shown, kept, rules = {}, [], [], {}
+        for drawn in drawing.draw(
+            network, samples, counted, most=self.most_units, tile=self.tile, reconstruct=self.reconstruct
+        ):
+            node = drawn.counted.node
+            sheets[node] = drawing.sheets(drawn)
+            rules[node] = drawn.rule
+            kept.append(units.filter((pl.col("node") == node) & pl.col("channel").is_in(drawn.channels.tolist())))
+            if node in pictured:
+                shown.append(drawing.few(drawn))
+        return self.result(
+            tables={"stimuli": stimuli, "units": units},
+            figures=figures(units, random, self.top),
+            images=self._images(shown),
+            atlases=self._atlases(pl.concat(kept), stimuli, sheets, rules) if kept else {},
+            findings=findings(units, random, samples, self.top, left, rules if self.reconstruct else {}),
+        )
+
+    def _images(self, shown: list[drawing.Drawn]) -> dict[str, Image]:
+        return {"stimuli": drawing.figure(shown, self.top)} if shown else {}
+
+    def _atlases(
+        self, units: pl.DataFrame, stimuli: pl.DataFrame, sheets: dict[str, Any], rules: dict[str, str]
+    ) -> dict[str, Atlas]:
+        back = any(rules.values())
+        reading = (
+            "One card a unit: the patches of the images that excite it most, strongest first, row by row"
+            f"{', beside what is projected back from the unit to each of them' if back else ''}. A patch is the part "
+            "of the image that the unit sees; gray lies beyond the image's edge."
+        )
+        atlas = Atlas(
+            units=units,
+            stimuli=drawing.captions(stimuli, units),
+            sheets=sheets,
+            top=self.top,
+            rules=rules,
+            title="Atlas of units",
+            reading=reading,
+            source="after Zeiler and Fergus, Figure 2",
+        )
+        return {"atlas": atlas}
