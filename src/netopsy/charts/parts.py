@@ -40,7 +40,7 @@ def json_value(value: Any) -> Any:
 def position(kind: Any, frame: pl.DataFrame, column: str, title: str | None, **how: bool) -> Any:
     """An axis for `column`: text stands in order of appearance, numbers on a linear or logarithmic scale."""
     if not frame[column].dtype.is_numeric():
-        axis = alt.Axis(labelAngle=0 if are_short(frame, column) else -40)
+        axis = alt.Axis(labelAngle=0 if are_short(frame, column) else -40, labelOverlap=True)
         return kind(
             field=field_name(column), type="ordinal", sort=in_order(frame, column), title=title or column, axis=axis
         )

@@ -14,7 +14,7 @@ from netopsy.engine.pictures import resized
 from netopsy.errors import SettingsError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, find_unit
+from netopsy.network.units import channel_axis, find_unit, weight_layer
 from netopsy.result import Image
 from netopsy.studies.activations.one import Seen
 
@@ -32,7 +32,7 @@ class Slices:
     def __init__(
         self, network: Network, nodes: Mapping[str, fx.Node], maps: Sequence[str], channels: int, order: str
     ) -> None:
-        self.channels, self.order = channels, order
+        self.network, self.channels, self.order = network, channels, order
         self.nodes: dict[str, list[int]] = {}
         for text in maps:
             head, _, tail = text.rpartition(":")
@@ -84,7 +84,9 @@ class Slices:
             chosen = maps.mean((1, 2)).argsort(descending=True, stable=True)[: self.channels].tolist()
         active = int((maps > 0).flatten(1).any(1).sum())
         words = "the most active" if not asked and self.order == "active" else "channels"
-        text = f"{name}: {active} of {len(maps)} channels active, maps of {maps.shape[1]} x {maps.shape[2]}; {words} "
+        layer = weight_layer(self.network, self.network.nodes[name])
+        known = f"{name}, behind {layer}" if layer and layer != name else name
+        text = f"{known}: {active} of {len(maps)} channels active, maps of {maps.shape[1]} x {maps.shape[2]}; {words} "
         tiles = [_gray(maps[channel]) for channel in chosen]
         sheet = grid(np.stack(tiles), columns=len(tiles), gap=4)
         return below([caption(text + ", ".join(map(str, chosen)), max(sheet.shape[1], 8 * _TILE)), sheet])
