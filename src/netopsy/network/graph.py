@@ -85,13 +85,20 @@ def is_tensor(node: fx.Node) -> bool:
 
 def shape_of(node: fx.Node, batch: int = 1) -> tuple[int, ...]:
     """Shape of the node's value for a batch of `batch`."""
-    shape = []
-    for size in node.meta["val"].shape:
-        expression = getattr(getattr(size, "node", None), "expr", None)
-        shape.append(
-            int(expression.subs({s: batch for s in expression.free_symbols})) if expression is not None else int(size)
-        )
-    return tuple(shape)
+    known: dict[int, tuple[int, ...]] = node.meta.setdefault("shapes", {})
+    if batch not in known:
+        known[batch] = tuple(_size(size, batch) for size in node.meta["val"].shape)
+    return known[batch]
+
+
+def _size(size: Any, batch: int) -> int:
+    expression = getattr(getattr(size, "node", None), "expr", None)
+    return int(size) if expression is None else int(expression.subs({s: batch for s in expression.free_symbols}))
+
+
+def batch_first(node: fx.Node) -> bool:
+    """Whether the first axis of the node's value counts the images, one each, and no other axis does."""
+    return isinstance(node.meta.get("val"), Tensor) and shape_of(node, 3) == (3, *shape_of(node)[1:])
 
 
 def data_nodes(graph: fx.GraphModule) -> set[fx.Node]:

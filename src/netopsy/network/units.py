@@ -9,7 +9,7 @@ from torch import fx
 
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.activations import activations
-from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.graph import batch_first, operator_name, shape_of
 from netopsy.network.network import Network
 
 _LAST_AXIS = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
@@ -45,8 +45,11 @@ def find_unit(network: Network, unit: UnitLike) -> Unit:
     node, channel, place = _parts(unit)
     found = network.node(node)
     name, axis, shape = found.meta["name"], channel_axis(found), list(shape_of(found)[1:])
-    if not shape:
-        raise UnknownLayer(f"node '{name}' of {network.name} holds one value an image and has no units.")
+    if not shape or not batch_first(found):
+        raise UnknownLayer(
+            f"node '{name}' of {network.name} has no units of one image each (shape {shape_of(found)} for one image); "
+            "choose the node before or behind it."
+        )
     channels = shape.pop(axis - 1 if axis > 0 else axis)
     if not 0 <= channel < channels:
         raise UnknownLayer(f"no unit {channel} in node '{name}' of {network.name}; give 0 to {channels - 1}.")
@@ -98,7 +101,8 @@ def channels(node: fx.Node) -> int:
 def unit_nodes(network: Network) -> dict[str, fx.Node]:
     """The nodes whose values are what the layers say: by name, in order of execution.
 
-    Every elementwise activation, and every weight-bearing layer (with the norm behind it) that none follows directly.
+    Every elementwise activation, and every weight-bearing layer (with the norm behind it) that none follows directly;
+    but not values that mix the batch with other axes, as inside attention.
     """
     chosen = set(activations(network, mixing=False))
     for layer in network.layers:
@@ -108,7 +112,7 @@ def unit_nodes(network: Network) -> dict[str, fx.Node]:
                 node = follower
             if not any(user.meta.get("name") in chosen for user in node.users):
                 chosen.add(node.meta["name"])
-    return {name: node for name, node in network.nodes.items() if name in chosen}
+    return {name: node for name, node in network.nodes.items() if name in chosen and batch_first(node)}
 
 
 def weight_layer(network: Network, node: fx.Node) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from netopsy.network.graph import aten, operator_name, shape_of
+from netopsy.network.graph import aten, batch_first, operator_name, shape_of
 from netopsy.network.macs import argument
 
 
@@ -36,7 +36,7 @@ _KEEPING |= {"slice", "permute", "expand", "avg_pool3d", "pad", "constant_pad_nd
 
 def is_spatial(node: fx.Node) -> bool:
     """Whether the last two axes of the node's value can be those of an image."""
-    return isinstance(node.meta.get("val"), Tensor) and len(node.meta["val"].shape) >= 4
+    return batch_first(node) and len(shape_of(node)) >= 4
 
 
 def windows(node: fx.Node, data: Collection[fx.Node]) -> tuple[Window, Window] | None:

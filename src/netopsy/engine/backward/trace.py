@@ -109,7 +109,6 @@ def trace(
         for node in dict.fromkeys(unit.node for unit in found):
             members = [i for i, unit in enumerate(found) if unit.node == node]
             trunk = Trunk(network, node)
-            _require_batch_first(network, trunk.target)
             _account(network, trunk, how, len(members), result)
             _place(network, pictures, members, result)
             jobs = [Job(i, where[i], result.units[i], trunk.tree(result.units[i].place)) for i in members]
@@ -122,45 +121,58 @@ def _back(
     tree: Tree, group: list[Job], values: dict[fx.Node, Any], rule: Rule, begin: str, overrides: Any, result: Trace
 ) -> None:
     """Send one batch of units back and note what comes."""
-    target, count = tree.trunk.target, len(group)
-    activation = values[target]
-    seed = torch.zeros_like(activation)
-    for row, job in enumerate(group):
-        place = _position(target, job.unit, tree)
-        result.values[job.number] = activation[(row, *place)]
-        seed[(row, *place)] = activation[(row, *place)] if begin == "activation" else 1
-    constants = tree.trunk.constants(count, overrides)
-    maps = reverse(tree, values, constants, seed, rule)
-    for row, job in enumerate(group):
-        result.crops[job.number], result.fields[job.number] = maps[row], job.tree.field
+    numbers = [job.number for job in group]
+    start, activation = start_at(tree, [job.unit for job in group], values[tree.trunk.target], begin)
+    maps = reverse(tree, values, tree.trunk.constants(len(group), overrides), start, rule)
+    result.values[numbers] = activation
+    for crop, job in zip(maps, group, strict=True):
+        result.crops[job.number], result.fields[job.number] = crop, job.tree.field
 
 
-def _position(target: fx.Node, unit: Unit, tree: Tree) -> tuple[int, ...]:
-    """Index of the unit in its node's value on the tree's box, without the batch."""
-    place = list(unit.place or ())
-    if tree.box(target) is not None and len(place) == 2:
-        # the last two axes are cut: to one place for a map, not at all elsewhere
-        size = tree.size(target)[-2:]
-        place = [0 if n == 1 else p for p, n in zip(place, size, strict=True)] if channel_axis(target) == 1 else place
-    axis = channel_axis(target) % len(shape_of(target)) - 1
-    return (*place[:axis], unit.channel, *place[axis:])
+def start_at(tree: Tree, units: list[Unit], value: Tensor, begin: str) -> tuple[Tensor, Tensor]:
+    """(the flow that starts at each row's unit, the units' activations). value: (units, *target on its box)."""
+    target = tree.trunk.target
+    start, activations = torch.zeros_like(value), []
+    axis = channel_axis(target) % value.ndim - 1
+    cut = value.shape[1:] != shape_of(target)[1:]
+    for row, unit in enumerate(units):
+        # the box of a unit with a place of its own is that place
+        place = tuple(0 for _ in unit.place or ()) if cut else unit.place or ()
+        at = (row, *place[:axis], unit.channel, *place[axis:])
+        activations.append(value[at])
+        start[at] = value[at] if begin == "activation" else 1
+    return start, torch.stack(activations)
+
+
+def resolved(network: Network, image: Tensor, unit: UnitLike) -> Unit:
+    """The unit with its place: the strongest on the one `image` where it has none."""
+    found = find_unit(network, unit)
+    value = plan(network, [found.node]).run({"input": image}, batch=1)[found.node][0]
+    return _strongest(network, found, value)
+
+
+def _strongest(network: Network, unit: Unit, value: Tensor) -> Unit:
+    """The unit at the place where `value`, (*node without the batch), is largest in its channel."""
+    if unit.place is not None:
+        return unit
+    one = value.select(channel_axis(network.nodes[unit.node]) % (value.ndim + 1) - 1, unit.channel)
+    return Unit(unit.node, unit.channel, tuple(int(p) for p in torch.unravel_index(one.argmax(), one.shape)))
 
 
 def _place(network: Network, images: Tensor, members: list[int], result: Trace) -> None:
     """Give each unit without a place the strongest on its image."""
-    open_ = [i for i in members if result.units[i].place is None]
-    if not open_:
+    by_image: dict[int, list[int]] = {}
+    for i in members:
+        if result.units[i].place is None:
+            by_image.setdefault(result.of[i], []).append(i)
+    if not by_image:
         return
-    node = result.units[open_[0]].node
+    node = result.units[members[0]].node
     walk = plan(network, [node])
-    for image in dict.fromkeys(result.of[i] for i in open_):
+    for image, some in by_image.items():
         value = walk.run({"input": images[image : image + 1]}, batch=1)[node][0]
-        for i in open_:
-            if result.of[i] == image:
-                unit = result.units[i]
-                slice_ = value.select(channel_axis(network.nodes[node]) % (value.ndim + 1) - 1, unit.channel)
-                place = torch.unravel_index(slice_.argmax(), slice_.shape)
-                result.units[i] = Unit(node, unit.channel, tuple(int(p) for p in place))
+        for i in some:
+            result.units[i] = _strongest(network, result.units[i], value)
 
 
 def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Trace) -> None:
@@ -207,11 +219,3 @@ def _pairing(images: int, units: int, of: Sequence[int] | None) -> list[int]:
     if images not in (1, units):
         raise SettingsError(f"{images} images and {units} units: give one image, one image a unit, or `of`.")
     return [0] * units if images == 1 else list(range(units))
-
-
-def _require_batch_first(network: Network, node: fx.Node) -> None:
-    if shape_of(node, 3)[0] != 3:
-        raise SettingsError(
-            f"node '{node.meta['name']}' of {network.name} does not hold one image a row (shape {shape_of(node)} for "
-            "one image): choose a unit of the node before or behind it."
-        )

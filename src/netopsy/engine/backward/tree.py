@@ -120,10 +120,10 @@ class Tree:
         """Multiply-accumulates of the tree over those of the trunk on the whole image; at most 1."""
         cut = whole = 0.0
         for node, macs in self.trunk.macs.items():
-            shape = shape_of(node)
             part = 1.0
             if macs and node in self.rows.first:
-                part = self.rows.length[node] * self.columns.length[node] / max(1, shape[-2] * shape[-1])
+                height, width = shape_of(node)[-2:]
+                part = self.rows.length[node] * self.columns.length[node] / (height * width)
             cut, whole = cut + macs * part, whole + macs
         return cut / whole if whole else 1.0
 
