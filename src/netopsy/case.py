@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image as Picture
 from netopsy.errors import CaseError
 from netopsy.report import write_report
 from netopsy.report.notebook import chart_svg
-from netopsy.result import Figure, Image, Result
+from netopsy.result import Atlas, Figure, Image, Result, Sheet
 
 FORMAT = 1
 
@@ -28,6 +29,7 @@ class Case:
         index.html, STUDY.html     the report
         STUDY/result.json          settings, findings, provenance, and what lies in the folders beside it
         STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png     STUDY/artifacts/*
+        STUDY/atlases/NAME/units.parquet, stimuli.parquet, *.webp
 
     A Result is written beside the old one and takes its place by renaming: a killed write leaves the former state.
 
@@ -77,7 +79,7 @@ class Case:
         part, final, old = (self.path / f"{result.study}{end}" for end in (".part", "", ".old"))
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        for folder in ("tables", "figures", "images", "artifacts"):
+        for folder in ("tables", "figures", "images", "atlases", "artifacts"):
             (part / folder).mkdir(parents=True)
         for name, frame in result.tables.items():
             frame.write_parquet(part / "tables" / f"{name}.parquet")
@@ -86,6 +88,8 @@ class Case:
             (part / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
         for name, image in result.images.items():
             Picture.fromarray(image.pixels).save(part / "images" / f"{name}.png", optimize=True)
+        for name, atlas in result.atlases.items():
+            _write_atlas(atlas, part / "atlases" / name)
         for name, path in result.artifacts.items():
             shutil.copy(path, part / "artifacts" / name)
         (part / "result.json").write_text(json.dumps(_index(result), indent=1, default=str), encoding="utf-8")
@@ -119,6 +123,9 @@ class Case:
                 tables={key: pl.read_parquet(folder / "tables" / f"{key}.parquet") for key in index["tables"]},
                 figures=figures,
                 images=images,
+                atlases={
+                    key: _read_atlas(folder / "atlases" / key, words) for key, words in index.get("atlases", {}).items()
+                },
                 artifacts={key: folder / "artifacts" / key for key in index["artifacts"]},
                 findings=index["findings"],
                 provenance=index["provenance"],
@@ -153,8 +160,40 @@ def _index(result: Result) -> dict[str, Any]:
         "tables": list(result.tables),
         "figures": {name: words(figure, "spec") for name, figure in result.figures.items()},
         "images": {name: words(image, "pixels") for name, image in result.images.items()},
+        "atlases": {name: _atlas_words(atlas) for name, atlas in result.atlases.items()},
         "artifacts": list(result.artifacts),
     }
+
+
+def _atlas_words(atlas: Atlas) -> dict[str, Any]:
+    """All of an atlas but its tables and pictures."""
+    words = {key: getattr(atlas, key) for key in ("top", "rules", "title", "reading", "source")}
+    sheets = {
+        node: [{"tile": sheet.tile, "columns": sheet.columns, "count": sheet.count} for sheet in own]
+        for node, own in atlas.sheets.items()
+    }
+    return {**words, "sheets": sheets}
+
+
+def _write_atlas(atlas: Atlas, folder: Path) -> None:
+    folder.mkdir()
+    atlas.units.write_parquet(folder / "units.parquet")
+    atlas.stimuli.write_parquet(folder / "stimuli.parquet")
+    for number, sheet in enumerate(sheet for own in atlas.sheets.values() for sheet in own):
+        (folder / f"{number}.webp").write_bytes(sheet.data)
+
+
+def _read_atlas(folder: Path, words: dict[str, Any]) -> Atlas:
+    number = itertools.count()
+    sheets = {
+        node: tuple(
+            Sheet((folder / f"{next(number)}.webp").read_bytes(), tuple(w["tile"]), w["columns"], w["count"])
+            for w in own
+        )
+        for node, own in words["sheets"].items()
+    }
+    tables: dict[str, Any] = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("units", "stimuli")}
+    return Atlas(**{**words, "sheets": sheets}, **tables)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from netopsy.samples import Samples
 RULES = ("masked", "guided", "gradient")  # the paper's; for activations that it does not know; where there are none
 _IMAGES = 32
 _UNITS = 64  # sent back in one go
+_REACH = 0.995  # of a map's magnitudes lie inside the scale: few large ones would leave the rest gray
 
 
 def usable_rule(network: Network, node: str, place: tuple[int, ...]) -> str:
@@ -43,7 +44,7 @@ def reconstructions(
     rule: str,
     done: Callable[[int], None] = lambda count: None,
 ) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
-    """One picture a unit: mid-gray is 0, each map scaled to its own largest magnitude, cut and shrunk as its patch.
+    """One picture a unit: mid-gray is 0, cut and shrunk as its patch, scaled so that 0.5 % of the values reach the ends.
 
     units: with places, all of one node. images: the index of each one's image. done: told how many more are drawn.
     """
@@ -57,18 +58,23 @@ def reconstructions(
         for start in range(0, len(jobs), _UNITS):
             part = jobs[start : start + _UNITS]
             went = trace(network, batch.images, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
-            for k, (_, i) in enumerate(part):
-                found[i] = _cut(went, k, window, network)
+            found[[i for _, i in part]] = _pictures(went, window, network)
             done(len(part))
     return found
 
 
-def _cut(went: Trace, k: int, window: Window, network: Network) -> np.ndarray:
-    """The map of unit `k` as a picture, at the window of its patch."""
-    crop, (top, left, bottom, right) = went.crops[k], went.fields[k]
-    whole = np.full((*window.image, 3), NEUTRAL, np.uint8)
-    whole[top:bottom, left:right] = map_pictures(crop.nan_to_num()[None], network.preprocessing)[0]
-    return window.cut(whole, _flat(went.units[k], window))
+def _pictures(went: Trace, window: Window, network: Network) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
+    """The maps at the windows of their patches, shrunk before they are scaled, so that faint ones can be seen."""
+    maps = torch.zeros(len(went.units), went.shape[0], *window.size)
+    for k, (crop, field) in enumerate(zip(went.crops, went.fields, strict=True)):
+        box = window.box(_flat(went.units[k], window))
+        top, left, bottom, right = (f(a, b) for f, a, b in zip((max, max, min, min), box, field, strict=True))
+        part = crop[:, top - field[0] : bottom - field[0], left - field[1] : right - field[1]]
+        maps[k, :, top - box[0] : bottom - box[0], left - box[1] : right - box[1]] = part.nan_to_num()
+    if window.tile != window.size:
+        maps = torch.nn.functional.interpolate(maps, window.tile, mode="bilinear", antialias=True)
+    reach = maps.abs().flatten(1).quantile(_REACH, dim=1)[:, None, None, None]
+    return map_pictures(maps.clamp(-reach, reach), network.preprocessing)
 
 
 def _flat(unit: Unit, window: Window) -> int:

@@ -13,9 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from netopsy.errors import CaseError
+from netopsy.report.atlas import atlas_data
 from netopsy.report.summary import summarise
 from netopsy.report.theme import THEMES
-from netopsy.result import Result
+from netopsy.result import Atlas, Result
 
 INDEX_FIGURES = 2  # charts a study has on the index; its page has all
 
@@ -28,6 +29,9 @@ def write_report(results: list[Result], folder: Path) -> Path:
     head = _head(results)
     for summary in summaries:
         _write(folder / f"{summary['study']}.html", study_page(summary, head, summaries))
+    for result, summary in zip(results, summaries, strict=True):
+        for words, atlas in zip(summary["atlases"], result.atlases.values(), strict=True):
+            _write(folder / f"{words['page']}.html", atlas_page(atlas, words, summary, head, summaries))
     _write(folder / "index.html", index_page(summaries, head))
     return folder / "index.html"
 
@@ -36,6 +40,32 @@ def study_page(summary: dict[str, Any], head: dict[str, str], summaries: list[di
     """The page of one study."""
     figures = {figure["id"]: figure["spec"] for figure in summary["figures"]}
     return _render("study.html.j2", summary=summary, head=head, summaries=summaries, figures=figures)
+
+
+def atlas_page(
+    atlas: Atlas,
+    words: dict[str, Any],
+    summary: dict[str, Any],
+    head: dict[str, str],
+    summaries: list[dict[str, Any]],
+) -> str:
+    """The page of one atlas; its pictures lie in it as text and are decoded when they are looked at."""
+    data, sheets = atlas_data(atlas)
+    folder = files("netopsy.report") / "templates"
+    return (
+        _environment()
+        .get_template("atlas.html.j2")
+        .render(
+            atlas={**words, "sheets": sheets},
+            summary=summary,
+            head=head,
+            summaries=summaries,
+            style=Markup((folder / "style.css").read_text(encoding="utf-8")),
+            atlas_style=Markup((folder / "atlas.css").read_text(encoding="utf-8")),
+            script=Markup((folder / "atlas.js").read_text(encoding="utf-8")),
+            data=Markup(script_json(data)),
+        )
+    )
 
 
 def index_page(summaries: list[dict[str, Any]], head: dict[str, str]) -> str:

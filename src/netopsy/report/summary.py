@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from PIL import Image as Picture
 
+from netopsy.report.atlas import atlas_words
 from netopsy.result import Figure, Image, Result
 
 TABLE_ROWS = 100  # a page shows so many rows; the Parquet file beside it holds all
@@ -24,6 +25,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "findings": result.findings,
         "figures": [figure_summary(result.study, name, figure) for name, figure in result.figures.items()],
         "images": [image_summary(name, image) for name, image in result.images.items()],
+        "atlases": [atlas_words(result.study, name, atlas) for name, atlas in result.atlases.items()],
         "tables": [table_summary(result.study, name, frame) for name, frame in result.tables.items()],
         "artifacts": [f"{result.study}/artifacts/{name}" for name in result.artifacts],
         "settings": [(name, plain(value)) for name, value in result.settings.items()],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from netopsy.engine.captions import below, caption
+from netopsy.engine.captions import below, beside, caption
 from netopsy.engine.mosaic import PAPER
 from netopsy.engine.patches import Window, patches, window
 from netopsy.engine.pictures import resized
@@ -24,6 +24,7 @@ from netopsy.studies.stimuli.counting import Counted
 _BUDGET = 2**28  # bytes of patches held at a time
 _SHEET = 2**22  # pixels of one sheet: what a browser decodes at once
 _SHOWN = 9  # units of a layer in the figure
+_LINE = 190  # the gray between a unit's patches: some are white
 _SIDE = 48  # screen pixels of a patch in the figure, about
 
 
@@ -166,21 +167,16 @@ def _block(tiles: np.ndarray, top: int) -> np.ndarray:
     height, width = tiles.shape[1:3]
     zoom = max(1, round(_SIDE / max(height, width)))
     large = [resized(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles]
-    halves = [
-        _rows(large[start : start + top], math.ceil(math.sqrt(top)), gap=1) for start in range(0, len(large), top)
-    ]
-    return np.concatenate([half for pair in zip(halves, _gaps(halves), strict=True) for half in pair][:-1], 1)
+    columns = math.ceil(math.sqrt(top))
+    halves = [_rows(large[start : start + top], columns, 1, _LINE) for start in range(0, len(large), top)]
+    return beside([np.pad(half, ((1, 1), (1, 1), (0, 0)), constant_values=_LINE) for half in halves], gap=4)
 
 
-def _gaps(halves: list[np.ndarray]) -> list[np.ndarray]:
-    return [np.full((len(half), 4, 3), PAPER, np.uint8) for half in halves]
-
-
-def _rows(squares: list[np.ndarray], columns: int, gap: int = 14) -> np.ndarray:
-    """Pictures of one size row by row, white between them and none around."""
+def _rows(squares: list[np.ndarray], columns: int, gap: int = 14, ground: int = PAPER) -> np.ndarray:
+    """Pictures of one size row by row, `gap` pixels of `ground` between them and none around."""
     height, width, _ = squares[0].shape
     rows, columns = math.ceil(len(squares) / columns), min(columns, len(squares))
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), PAPER, np.uint8)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), ground, np.uint8)
     for i, square in enumerate(squares):
         y, x = i // columns * (height + gap), i % columns * (width + gap)
         sheet[y : y + height, x : x + width] = square

@@ -100,7 +100,7 @@ class Stimuli(Study):
             "of the image that the unit sees; gray lies beyond the image's edge."
         )
         atlas = Atlas(
-            units=units,
+            units=units.rename({"value": "activation"}).drop("stimuli"),
             stimuli=drawing.captions(stimuli, units),
             sheets=sheets,
             top=self.top,

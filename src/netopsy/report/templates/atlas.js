@@ -1,0 +1,183 @@
+"use strict";
+(() => {
+  const atlas = JSON.parse(document.getElementById("data").textContent);
+  const at = (id) => document.getElementById(id);
+  const STEP = 24, KEPT = 12, GAP = 2;
+  const side = Math.ceil(Math.sqrt(atlas.top));
+  const units = atlas.layers.flatMap((layer, l) => layer.units.map((row, i) => ({
+    layer, l, i, channel: row[0], group: row[1], figures: row.slice(2), stimuli: layer.stimuli[i],
+  })));
+  const lower = atlas.classes.map((name) => name.toLowerCase());
+  const sheets = new Map();
+  let found = [], shown = 0, open = -1;
+
+  const option = (value, text) => { const o = document.createElement("option"); o.value = value; o.textContent = text; return o; };
+  const element = (tag, text) => { const e = document.createElement(tag); e.textContent = text; return e; };
+  const number = (value) => value === null ? "–" : String(Number(value.toPrecision(3)));
+
+  at("layer").append(option("", `all ${atlas.layers.length} layers`));
+  atlas.layers.forEach((layer, l) => at("layer").append(option(l, `${layer.node} (${layer.units.length})`)));
+  at("sort").append(option("channel", "unit"), ...atlas.figures.map((name, k) => option(k, name.replaceAll("_", " "))), option("match", "images of the class"));
+  at("classes").append(...atlas.classes.slice(0, 2000).map((name) => option(name, "")));
+
+  function sheet(id) {
+    let image = sheets.get(id);
+    if (image) sheets.delete(id); // the ones used last stay
+    else {
+      const fresh = new Image();
+      fresh.src = "data:image/webp;base64," + at(`sheet-${id}`).textContent.trim();
+      image = fresh.decode().then(() => fresh);
+    }
+    sheets.set(id, image);
+    if (sheets.size > KEPT) sheets.delete(sheets.keys().next().value);
+    return image;
+  }
+
+  const back = (unit) => unit.layer.back && (at("back")?.checked ?? true);
+
+  // Draws the unit's pictures `numbers`, in a grid, at (left, top) of the canvas.
+  async function paint(context, unit, numbers, columns, left, top, width, height) {
+    const { layer, i } = unit, [h, w] = layer.tile;
+    const image = await sheet(layer.sheets[Math.floor(i / layer.held)]);
+    const first = (i % layer.held) * atlas.top * (layer.back ? 2 : 1);
+    const across = image.naturalWidth / w;
+    context.imageSmoothingEnabled = width < w * 4 && w > 12; // a small field is shown pixel by pixel
+    context.imageSmoothingQuality = "high";
+    numbers.forEach((n, k) => {
+      const tile = first + n;
+      context.drawImage(image, (tile % across) * w, Math.floor(tile / across) * h, w, h,
+        left + (k % columns) * (width + GAP), top + Math.floor(k / columns) * (height + GAP), width, height);
+    });
+  }
+
+  function canvasFor(unit, rows, columns, halves, size) {
+    const [h, w] = unit.layer.tile, scale = size / Math.max(h, w);
+    const width = Math.round(w * scale), height = Math.round(h * scale);
+    const canvas = document.createElement("canvas");
+    canvas.width = halves * columns * (width + GAP) - GAP + (halves - 1) * 6;
+    canvas.height = rows * (height + GAP) - GAP;
+    return { canvas, width, height };
+  }
+
+  const range = (start, count) => Array.from({ length: count }, (_, k) => start + k);
+
+  async function draw(unit, size) {
+    const n = unit.stimuli.length, both = back(unit);
+    const { canvas, width, height } = canvasFor(unit, Math.ceil(atlas.top / side), side, both ? 2 : 1, size);
+    const context = canvas.getContext("2d");
+    await paint(context, unit, range(0, n), side, 0, 0, width, height);
+    if (both) await paint(context, unit, range(atlas.top, n), side, side * (width + GAP) + 6, 0, width, height);
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", `The ${n} strongest stimuli of unit ${unit.channel} of ${unit.layer.node}${both ? ", and their reconstructions" : ""}`);
+    return canvas;
+  }
+
+  function words(unit) {
+    const p = document.createElement("p");
+    const name = unit.group >= 0 ? atlas.classes[unit.group] : "no class";
+    p.append(element("strong", name));
+    atlas.figures.forEach((figure, k) => {
+      if (unit.figures[k] !== null) p.append(` · ${figure.replaceAll("_", " ")} ${number(unit.figures[k])}`);
+    });
+    return p;
+  }
+
+  async function card(unit, position) {
+    const article = document.createElement("article");
+    article.className = "unit";
+    article.append(element("h2", `${unit.layer.node} : ${unit.channel}`));
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(await draw(unit, 64));
+    button.addEventListener("click", () => view(position));
+    article.append(button, words(unit));
+    return article;
+  }
+
+  let turn = 0; // a slower, older drawing must not add its cards to a newer one
+  async function more(count = STEP) {
+    const mine = turn, start = shown;
+    shown = Math.min(found.length, shown + count);
+    for (let k = start; k < shown; k += 1) {
+      const fresh = await card(found[k], k);
+      if (mine !== turn) return;
+      at("cards").append(fresh);
+    }
+    at("more").hidden = shown >= found.length;
+  }
+
+  function matches(unit, wanted) {
+    if (!wanted) return 0;
+    if (at("main-class").checked) return unit.group >= 0 && wanted.has(unit.group) ? unit.stimuli.length : 0;
+    return unit.stimuli.filter((s) => wanted.has(s[2])).length;
+  }
+
+  function apply() {
+    turn += 1;
+    const layer = at("layer").value, channel = at("unit").value, text = at("class").value.trim().toLowerCase();
+    const low = at("low").value === "" ? -Infinity : Number(at("low").value);
+    const high = at("high").value === "" ? Infinity : Number(at("high").value);
+    const exact = lower.indexOf(text);
+    const wanted = text && new Set(exact >= 0 ? [exact] : lower.flatMap((name, k) => name.includes(text) ? [k] : []));
+    found = [];
+    for (const unit of units) {
+      unit.match = matches(unit, wanted);
+      const strongest = unit.stimuli[0][0];
+      if ((layer === "" || unit.l === Number(layer)) && (channel === "" || unit.channel === Number(channel)) &&
+        (!text || unit.match) && strongest >= low && strongest <= high) found.push(unit);
+    }
+    const sort = at("sort").value, sign = Number(at("order").value);
+    const key = sort === "channel" ? null : sort === "match" ? (unit) => unit.match : (unit) => unit.figures[sort];
+    if (key) {
+      const last = (value) => value === null ? sign * Infinity : value; // units without the figure come last
+      found.sort((a, b) => { const x = last(key(a)), y = last(key(b)); return x === y ? 0 : sign * (x < y ? -1 : 1); });
+    } else if (sign < 0) found.reverse();
+    at("cards").replaceChildren();
+    at("count").textContent = `${found.length.toLocaleString("en")} of ${units.length.toLocaleString("en")} units${text ? ` with “${text}” among their strongest images` : ""}`;
+    at("more").hidden = true;
+    shown = 0;
+    return more();
+  }
+
+  async function view(position) {
+    open = position;
+    const unit = found[position], both = back(unit);
+    at("view-title").textContent = `${unit.layer.node} : ${unit.channel}`;
+    at("view-words").replaceChildren(...words(unit).childNodes);
+    at("previous").disabled = position === 0;
+    at("next").disabled = position === found.length - 1;
+    const figures = await Promise.all(unit.stimuli.map(async (stimulus, k) => {
+      const { canvas, width, height } = canvasFor(unit, 1, 1, both ? 2 : 1, 144);
+      const context = canvas.getContext("2d");
+      await paint(context, unit, [k], 1, 0, 0, width, height);
+      if (both) await paint(context, unit, [atlas.top + k], 1, width + GAP + 6, 0, width, height);
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", `Stimulus ${k + 1}`);
+      const figure = document.createElement("figure");
+      const [value, image, group] = stimulus;
+      figure.append(canvas, element("figcaption", `${k + 1}. ${group >= 0 ? atlas.classes[group] : "no class"} · ${number(value)} · image ${image}`));
+      return figure;
+    }));
+    if (open !== position) return;
+    at("view").replaceChildren(...figures);
+    if (!at("unit-view").open) at("unit-view").showModal();
+  }
+
+  const step = (by) => { const next = open + by; if (next >= 0 && next < found.length) view(next); };
+  at("previous").addEventListener("click", () => step(-1));
+  at("next").addEventListener("click", () => step(1));
+  at("close").addEventListener("click", () => at("unit-view").close());
+  at("unit-view").addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+  at("more").addEventListener("click", () => more());
+  const form = document.querySelector("form.controls");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", (event) => {
+    if (event.target.id === "sort") at("order").value = at("sort").value === "channel" ? "1" : "-1";
+    apply();
+  });
+  form.addEventListener("reset", () => setTimeout(apply));
+  apply().then(() => { document.documentElement.dataset.ready = "yes"; });
+})();
