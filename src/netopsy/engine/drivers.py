@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -148,7 +149,7 @@ def find_drive(network: Network, unit: Unit) -> Drive | str:
 def _branch(node: fx.Node, channel: int) -> tuple[fx.Node, int] | None:
     """The operand of a join of channels that holds `channel`, and its number there."""
     axis = channel_axis(node)
-    dim = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[call-overload]
+    dim: Any = node.args[1] if len(node.args) > 1 else 0
     rank = len(shape_of(node))
     if dim % rank != axis % rank:
         return None
