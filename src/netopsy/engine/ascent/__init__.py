@@ -5,7 +5,7 @@ from netopsy.engine.ascent.colours import ColourCovariance, mixing, root
 from netopsy.engine.ascent.diversity import likeness
 from netopsy.engine.ascent.parametrisation import Fourier, Pixels
 from netopsy.engine.ascent.stage import Stage
-from netopsy.engine.ascent.target import Target, find_target
+from netopsy.engine.ascent.target import Target, find_targets
 from netopsy.engine.ascent.transforms import draw, move
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "Target",
     "ascend",
     "draw",
-    "find_target",
+    "find_targets",
     "likeness",
     "mixing",
     "move",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 from netopsy.engine.ascent.diversity import likeness
 from netopsy.engine.ascent.parametrisation import Fourier, Parametrisation, Pixels
 from netopsy.engine.ascent.stage import Stage
-from netopsy.engine.ascent.target import Target
 from netopsy.engine.ascent.transforms import draw, move
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # Kingma and Ba, "Adam", 2015
@@ -64,16 +63,14 @@ class Climb:
     woken: Bool[Tensor, " run"]
 
 
-def ascend(
-    stage: Stage, targets: Sequence[Target], recipe: Recipe, report: Callable[[int], None] = lambda steps: None
-) -> list[Climb]:
-    """The runs of every target, all images of all runs in one batch; targets of one node and one size of field.
+def ascend(stage: Stage, recipe: Recipe, report: Callable[[int], None] = lambda steps: None) -> list[Climb]:
+    """The runs of every target of the stage, all images of all runs in one batch.
 
     Source: Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; Palmieri et al., Eq. 10.
     An image's random numbers depend on the seed, its unit and its run alone, not on what else is in the batch.
     report: called with the number of steps done.
     """
-    device, runs = stage.network.device, recipe.runs
+    device, runs, targets = stage.network.device, recipe.runs, stage.targets
     shape = (stage.network.preprocessing.depth, *targets[0].size)
     form = recipe.parametrisation(shape)
     rows = [target for target in targets for _ in range(runs)]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, fx
 
+from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.errors import SettingsError
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.field import receptive_field
 from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
 
 Objective = Literal["unit", "channel"]
-Box = tuple[int, int, int, int]
 
 _THROUGH = ELEMENTWISE | {"softmax", "log_softmax"}
 
@@ -30,66 +29,73 @@ class Target:
     node: where the value is taken: the operand of the unit's activation function, else the unit's own node. A rectifier
         that is off passes no gradient, its operand always does; a softmax's operand is the class score (Simonyan et
         al. 2014, Section 2).
-    axis: of the channels. box: (top, left, bottom, right) of the pixels that the value can depend on, half open.
+    axis: of the channels. tree: the part of the network that the value depends on.
     centred: whether the place is the centre because none was given.
     """
 
     unit: Unit
     node: str
     axis: int
-    box: Box
+    tree: Tree = field(repr=False)
     centred: bool
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) of the pixels that the value can depend on, half open."""
+        return self.tree.field
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the field in pixels."""
-        return self.box[2] - self.box[0], self.box[3] - self.box[1]
+        top, left, bottom, right = self.box
+        return bottom - top, right - left
 
     def value(self, values: Float[Tensor, "n *unit"]) -> Float[Tensor, " n"]:
-        """The unit's value in each row of its node's values; the mean over all places without a place."""
+        """The unit's value in each row of its node's values in the tree; the mean over all places without a place."""
         rows = values.select(self.axis, self.unit.channel).reshape(len(values), -1)
         if self.unit.place is None:
             return rows.mean(1)
-        shape = list(values.shape[1:])
-        shape.pop(self.axis - 1 if self.axis > 0 else self.axis)
-        return rows[:, flat_place(self.unit.place, shape)]
+        cut = rows.shape[1] == 1
+        return rows[:, 0 if cut else flat_place(self.unit.place, places(self.tree.trunk.target, self.axis))]
 
 
-def flat_place(place: tuple[int, ...], shape: list[int]) -> int:
-    """Row-major index of `place` in a grid of `shape`."""
-    index = 0
-    for p, n in zip(place, shape, strict=True):
-        index = index * n + p
-    return index
+def find_targets(network: Network, units: Sequence[UnitLike], objective: Objective = "unit") -> list[Target]:
+    """The target of each unit; without a place the centre of its map.
+
+    Raises UnknownLayer for a unit that is not there, SettingsError for a pixel, and for a place where the objective is
+    the mean over all places.
+    """
+    trunks: dict[str, Trunk] = {}
+    return [_target(network, find_unit(network, unit), objective, trunks) for unit in units]
 
 
-def find_target(network: Network, unit: UnitLike, objective: Objective = "unit") -> Target:
-    """The target of `unit`; without a place the centre of its map. Raises UnknownLayer for a unit that is not there."""
-    found = find_unit(network, unit)
-    node = network.nodes[found.node]
-    axis, grid = channel_axis(node), list(shape_of(node)[1:])
+def _target(network: Network, unit: Unit, objective: Objective, trunks: dict[str, Trunk]) -> Target:
+    node = network.nodes[unit.node]
     if node.op == "placeholder":
-        raise SettingsError(f"unit '{found}' is a pixel of the input; choose one of another node.")
-    grid.pop(axis - 1 if axis > 0 else axis)
+        raise SettingsError(f"unit '{unit}' is a pixel of the input; choose one of another node.")
+    taken, axis = operand(network, node).meta["name"], channel_axis(node)
+    grid = places(node, axis)
+    trunk = trunks.setdefault(taken, Trunk(network, taken))
     if objective == "channel" and grid:
-        if found.place is not None:
+        if unit.place is not None:
             raise SettingsError(
-                f"unit '{found}' names a place, and the objective 'channel' is the mean over all places: "
-                f"give '{found.node}:{found.channel}', or the objective 'unit'."
+                f"unit '{unit}' names a place, and the objective 'channel' is the mean over all places: "
+                f"give '{unit.node}:{unit.channel}', or the objective 'unit'."
             )
-        box = whole(network, found.node)
-        return Target(found, operand(network, node).meta["name"], axis, box, False)
-    centred = found.place is None
-    place = tuple(n // 2 for n in grid) if found.place is None else found.place
-    placed = Unit(found.node, found.channel, place)
-    return Target(placed, operand(network, node).meta["name"], axis, field_of(network, placed, grid), centred)
+        return Target(unit, taken, axis, trunk.tree(), False)
+    place = tuple(n // 2 for n in grid) if unit.place is None else unit.place
+    return Target(Unit(unit.node, unit.channel, place), taken, axis, trunk.tree(place), unit.place is None)
 
 
 def operand(network: Network, node: fx.Node) -> fx.Node:
     """The node in front of the activation function that `node` applies; `node` itself where it applies none."""
     while operator_name(node).rstrip("_") in _THROUGH:
         before = node.args[0] if node.args else None
-        if not isinstance(before, fx.Node) or before.meta.get("name") not in network.nodes or before.op == "placeholder":
+        if (
+            not isinstance(before, fx.Node)
+            or before.meta.get("name") not in network.nodes
+            or before.op == "placeholder"
+        ):
             break
         if shape_of(before) != shape_of(node):
             break
@@ -97,14 +103,16 @@ def operand(network: Network, node: fx.Node) -> fx.Node:
     return node
 
 
-def field_of(network: Network, unit: Unit, grid: list[int]) -> Box:
-    """The pixels that the unit at its place can depend on; all that its node sees where places are no grid."""
-    field = receptive_field(network, unit.node)
-    if math.prod(field.grid) != math.prod(grid) or not unit.place:
-        return whole(network, unit.node)
-    return field.at(*divmod(flat_place(unit.place, grid), field.grid[1]))
+def places(node: fx.Node, axis: int) -> list[int]:
+    """The sizes of the grid of places of a node whose channels are at `axis`."""
+    shape = list(shape_of(node)[1:])
+    shape.pop(axis - 1 if axis > 0 else axis)
+    return shape
 
 
-def whole(network: Network, node: str) -> Box:
-    """All pixels that the units of `node` can depend on."""
-    return receptive_field(network, node).reach
+def flat_place(place: tuple[int, ...], grid: list[int]) -> int:
+    """Row-major index of `place` in a grid of places."""
+    index = 0
+    for p, n in zip(place, grid, strict=True):
+        index = index * n + p
+    return index

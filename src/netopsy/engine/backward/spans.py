@@ -61,7 +61,7 @@ def spans(order: Sequence[fx.Node], windows: Windows, data: Collection[fx.Node],
 
     for node in reversed(order):
         window = windows[node]
-        if window is None and is_spatial(node):
+        if window is None and is_spatial(node) and node.all_input_nodes:
             needed[node] = (0, size(node))
         for operand in node.all_input_nodes:
             if operand in data and is_spatial(operand):
