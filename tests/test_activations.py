@@ -102,8 +102,8 @@ def test_linear_regions_are_the_distinct_masks_of_the_plain_module(samples: Samp
     """The second layer has few units that ever answer, so that many images share its pattern."""
     net = relus()
     with torch.no_grad():
-        net.module[0][3].bias[3:] = -50.0  # type: ignore[index]
-        net.module[0][3].bias[:3] = -0.6  # type: ignore[index]
+        net.module[0][3].bias[3:] = -50.0
+        net.module[0][3].bias[:3] = -0.6
     table = activations(net, samples).tables["patterns"]
     together: list[bytes] = [b""] * COUNT
     for row, value in zip(table.iter_rows(named=True), values(net, samples), strict=True):
@@ -124,7 +124,7 @@ def test_images_of_one_region_see_the_same_affine_map(samples: Samples) -> None:
     net = network(nn.Conv2d(3, 4, 8), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.ReLU())
     table = activations(net, samples).tables["patterns"]
     (batch,) = samples.batches(net.preprocessing, COUNT)
-    slopes = torch.func.vmap(torch.func.jacrev(lambda x: net.module[0](x[None])[0]))(batch.images)  # type: ignore[index]
+    slopes = torch.func.vmap(torch.func.jacrev(lambda x: net.module[0](x[None])[0]))(batch.images)
     assert table["cumulative_patterns"][1] >= len(slopes.detach().flatten(1).round(decimals=5).unique(dim=0)) > 2
 
 
@@ -259,9 +259,9 @@ def test_a_network_without_activations_gets_a_finding_and_maps(samples: Samples)
 def test_nan_and_constant_activations_are_no_trouble(samples: Samples) -> None:
     net = relus()
     with torch.no_grad():
-        net.module[0][0].bias[0] = float("nan")  # type: ignore[index]
-        net.module[0][0].weight[1:] = 0  # type: ignore[index]
-        net.module[0][0].bias[1:] = -1  # type: ignore[index]
+        net.module[0][0].bias[0] = float("nan")
+        net.module[0][0].weight[1:] = 0
+        net.module[0][0].bias[1:] = -1
     result = activations(net, samples)
     assert result.tables["layers"]["share"].to_list() == [0, 0]
     assert result.tables["patterns"]["patterns"].to_list() == [1, 1]
