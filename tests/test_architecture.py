@@ -74,7 +74,7 @@ def test_no_file_is_over_400_lines(path: Path) -> None:
 
 def test_the_public_names_are_these() -> None:
     known = """activations Case Codebook Figure Image Network Preprocessing Replace Result Samples Shift Variant backproject codebook
-        distributions examine filter_codebook filters kmeans1d list_layers list_studies load_network load_samples
+        distributions examine field filter_codebook filters kmeans1d list_layers list_studies load_network load_samples maximize
         noise observe parameters rounding score sparsity sweep workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:

@@ -17,6 +17,8 @@ STUDIES: dict[str, tuple[str, str, str]] = {
     "filters": ("filters", "Filters", "How varied the filters are: Equation 1, Figure 2; their pictures."),
     "sparsity": ("sparsity", "Sparsity", "How many activations are zero: Figure 4; dead and always-on units."),
     "activations": ("activations", "Activations", "Which features answer and which patterns they make: Figures 2, 6."),
+    "maximize": ("maximize", "Maximize", "Which image excites a unit most: Equation 10, Figure 5."),
+    "field": ("field", "Field", "What units see: theoretical and effective fields, the activation tree of Figure 3."),
     "noise": ("noise", "Noise", "What Gaussian noise on the weights costs: Figure 5."),
     "rounding": ("rounding", "Rounding", "What fewer decimals and smaller number formats cost: Table III."),
     "codebook": ("codebook", "Codebook", "What K shared weights a layer cost: Figure 6."),

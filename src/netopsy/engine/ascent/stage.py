@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from netopsy.engine.ascent.target import Target
 from netopsy.network.activations import activations
@@ -19,7 +20,7 @@ _MAP = 3  # sides of a map whose Gram matrix says something about places
 class Stage:
     """Runs the part of a network that some targets depend on: fields in, values out.
 
-    targets: of one node, their trees alike but for shifts of the image. What lies outside a field is not run at all.
+    targets: of one node, of one `signature`. What lies outside a field is not run, where the network can be cut.
     features: whether the map that judges likeness is wanted: the last activation of at least 3 x 3 places in the tree.
     Parameters are used detached, so that they can get no gradient.
     """
@@ -32,7 +33,8 @@ class Stage:
         self, images: Float[Tensor, "n channel height width"], targets: Sequence[Target]
     ) -> tuple[Float[Tensor, " n"], Tensor | None]:
         """Each image's own unit, and the map that judges likeness; images: pixel shares in each target's field."""
-        x = network_input(images, self.network.preprocessing)
+        # beyond the field lies the mean colour, which is 0 in the network's input
+        x = F.pad(network_input(images, self.network.preprocessing), self.targets[0].margins)
         kept = [self.features] if self.features else []
         found = self.tree.forward(x, keep=kept)
         reached = found[self.tree.trunk.target]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,11 +13,13 @@ from torch import Tensor, fx
 from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.errors import SettingsError
 from netopsy.network.activations import ELEMENTWISE
+from netopsy.network.field import receptive_field
 from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
 
 Objective = Literal["unit", "channel"]
+Box = tuple[int, int, int, int]
 
 _THROUGH = ELEMENTWISE | {"softmax", "log_softmax"}
 
@@ -30,6 +33,7 @@ class Target:
         that is off passes no gradient, its operand always does; a softmax's operand is the class score (Simonyan et
         al. 2014, Section 2).
     axis: of the channels. tree: the part of the network that the value depends on.
+    box: (top, left, bottom, right) of the pixels that the value can depend on, half open: the unit's receptive field.
     centred: whether the place is the centre because none was given.
     """
 
@@ -37,18 +41,25 @@ class Target:
     node: str
     axis: int
     tree: Tree = field(repr=False)
+    box: Box
     centred: bool
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right) of the pixels that the value can depend on, half open."""
-        return self.tree.field
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the field in pixels."""
         top, left, bottom, right = self.box
         return bottom - top, right - left
+
+    @property
+    def margins(self) -> tuple[int, int, int, int]:
+        """What the tree takes of the image beyond the field: left, right, top, bottom."""
+        top, left, bottom, right = self.tree.field
+        return self.box[1] - left, right - self.box[3], self.box[0] - top, bottom - self.box[2]
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """Equal for targets that can be one batch."""
+        return self.node, self.size, self.margins, self.tree.signature
 
     def value(self, values: Float[Tensor, "n *unit"]) -> Float[Tensor, " n"]:
         """The unit's value in each row of its node's values in the tree; the mean over all places without a place."""
@@ -82,9 +93,18 @@ def _target(network: Network, unit: Unit, objective: Objective, trunks: dict[str
                 f"unit '{unit}' names a place, and the objective 'channel' is the mean over all places: "
                 f"give '{unit.node}:{unit.channel}', or the objective 'unit'."
             )
-        return Target(unit, taken, axis, trunk.tree(), False)
+        return Target(unit, taken, axis, trunk.tree(), receptive_field(network, unit.node).reach, False)
     place = tuple(n // 2 for n in grid) if unit.place is None else unit.place
-    return Target(Unit(unit.node, unit.channel, place), taken, axis, trunk.tree(place), unit.place is None)
+    placed = Unit(unit.node, unit.channel, place)
+    return Target(placed, taken, axis, trunk.tree(place), field_box(network, placed, grid), unit.place is None)
+
+
+def field_box(network: Network, unit: Unit, grid: list[int]) -> Box:
+    """The pixels that the unit at its place can depend on; all that its node sees where places are no grid."""
+    seen = receptive_field(network, unit.node)
+    if not unit.place or math.prod(seen.grid) != math.prod(grid):
+        return seen.reach
+    return seen.at(*divmod(flat_place(unit.place, grid), seen.grid[1]))
 
 
 def operand(network: Network, node: fx.Node) -> fx.Node:

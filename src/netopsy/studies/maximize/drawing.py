@@ -1,0 +1,153 @@
+"""The pictures and curves of the study `maximize`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+
+from netopsy import charts
+from netopsy.engine.ascent import Climb, Target
+from netopsy.engine.ascent.ascend import shares
+from netopsy.engine.ascent.stage import network_input
+from netopsy.engine.captions import below, beside, caption
+from netopsy.engine.patches import patches
+from netopsy.engine.pictures import framed, pictures, resized
+from netopsy.network.network import Network
+from netopsy.result import Figure, Image
+from netopsy.samples import Samples
+from netopsy.studies.maximize.records import Strongest
+
+_TILE = 224  # screen pixels of a picture's longer side
+_CROP = 0.6  # fields larger than this share of the image's sides are shown within the image
+_ROWS = 6  # units a sheet
+_DRAWN = 64  # steps of a curve that are drawn
+_CURVES = 24
+_SOURCE = {
+    "plain": "Palmieri et al., Equation 10 and Figure 5",
+    "fourier": "after Palmieri et al., Equation 10, and Olah, Mordvintsev, Schubert 2017",
+}
+
+
+def sheets(
+    network: Network,
+    samples: Samples | None,
+    targets: Sequence[Target],
+    climbs: Sequence[Climb],
+    strongest: Strongest,
+    way: str,
+) -> dict[str, Image]:
+    """A row a unit, a column a run, then what the unit sees of the sample that drives it hardest; a few rows a sheet."""
+    beaten = _patches(network, samples, targets, strongest)
+    found = {}
+    for first in range(0, len(targets), _ROWS):
+        part = range(first, min(first + _ROWS, len(targets)))
+        rows = [_row(network, targets[i], climbs[i], strongest[i], beaten.get(i)) for i in part]
+        key = "pictures" if first == 0 else f"pictures_{first // _ROWS + 1}"
+        names = ", ".join(str(targets[i].unit) for i in part)
+        compared = " The last column is the sample that drives the unit hardest." if beaten else ""
+        found[key] = Image(
+            below(rows, 12),
+            title=f"Images that excite units most ({way})",
+            reading="Each row is a unit, each column a run from another random image; the number is the value reached. "
+            "A small field of view is shown alone and enlarged, a large one framed within the image." + compared,
+            source=_SOURCE[way],
+            alt=f"Maximised images of {names}",
+        )
+    return found
+
+
+def _row(
+    network: Network, target: Target, climb: Climb, best: tuple[float, int, int] | None, patch: np.ndarray | None
+) -> np.ndarray:
+    tiles = [
+        below([_tile(network, target, picture), caption(f"run {run}: {float(climb.reached[run]):.4g}", size=12)], 2)
+        for run, picture in enumerate(pictures_of(network, climb.pictures))
+    ]
+    if best is not None and patch is not None:
+        tiles.append(below([_enlarged(patch), caption(f"image {best[1]}: {best[0]:.4g}", size=12)], 2))
+    row = beside(tiles, 8)
+    where = "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""
+    height, width = target.size
+    note = f"{target.unit}{f' ({where})' if where else ''}, sees {height} x {width} pixels"
+    return below([caption(note, max(row.shape[1], 420)), row], 2)
+
+
+def pictures_of(network: Network, pixels: torch.Tensor) -> np.ndarray:
+    """uint8 (n, height, width, 3) in true colours of pixels 0..255 in the network's order of channels."""
+    return pictures(network_input(shares(pixels), network.preprocessing), network.preprocessing)
+
+
+def _tile(network: Network, target: Target, picture: np.ndarray) -> np.ndarray:
+    """The field alone, or framed on the mean colour of the whole image where it fills most of it."""
+    height, width = network.preprocessing.size
+    if target.size == (height, width) or max(target.size[0] / height, target.size[1] / width) <= _CROP:
+        return _enlarged(picture)
+    mean = torch.zeros(1, network.preprocessing.depth, height, width)
+    canvas = pictures(mean, network.preprocessing)[0].copy()
+    top, left, bottom, right = target.box
+    canvas[top:bottom, left:right] = picture
+    return _enlarged(framed(canvas, target.box, width=max(1, height // 112)))
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    scale = _TILE / max(picture.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return resized(np.ascontiguousarray(picture), (height, width), smooth=scale < 1)
+
+
+def _patches(
+    network: Network, samples: Samples | None, targets: Sequence[Target], strongest: Strongest
+) -> dict[int, np.ndarray]:
+    """What each unit sees of its strongest sample, by the target's index; the whole image without a place."""
+    if samples is None:
+        return {}
+    wanted: dict[str, list[tuple[int, int, int]]] = {}
+    for index, (target, best) in enumerate(zip(targets, strongest, strict=True)):
+        if best is not None:
+            node = target.unit.node if best[2] >= 0 else network.output
+            wanted.setdefault(node, []).append((index, best[1], max(best[2], 0)))
+    cut = patches(
+        network,
+        samples,
+        {node: ([image for _, image, _ in rows], [place for *_, place in rows]) for node, rows in wanted.items()},
+        tile=_TILE,
+    )
+    return {rows[k][0]: cut[node][k] for node, rows in wanted.items() for k in range(len(rows))}
+
+
+def figures(runs: pl.DataFrame, steps: pl.DataFrame, way: str) -> dict[str, Figure]:
+    """The ascent of every run."""
+    shown = steps.drop_nulls("share")
+    units = shown["unit"].unique(maintain_order=True).to_list()[:_CURVES]
+    if not units:
+        return {}
+    last = int(steps["step"].max())  # type: ignore[arg-type]
+    stride = max(1, (last + 1) // _DRAWN)
+    shown = shown.filter(pl.col("unit").is_in(units) & ((pl.col("step") % stride == 0) | (pl.col("step") == last)))
+    curves = shown.group_by("unit", "step", maintain_order=True).agg(
+        pl.col("share").mean(), pl.col("share").min().alias("low"), pl.col("share").max().alias("high")
+    )
+    compared = runs["strongest"].is_not_null().any()
+    what = "strongest in the samples" if compared else "best run's last value"
+    moved = " Values are those of the moved images." if way == "fourier" else ""
+    return {
+        "ascent": charts.curve(
+            curves,
+            "step",
+            "share",
+            color="unit",
+            low="low",
+            high="high",
+            points=False,
+            title="The ascent",
+            reading=f"Each line is a unit's mean over its runs, its band their range; 1 is the {what}.{moved}",
+            source="Palmieri et al., Equation 10",
+            x_title="step",
+            y_title=f"value / {what}",
+            reference=1.0 if compared else None,
+            reference_label="strongest in the samples",
+        )
+    }

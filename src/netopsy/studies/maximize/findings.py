@@ -1,0 +1,150 @@
+"""The sentences of the study `maximize`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import polars as pl
+
+from netopsy.engine.ascent import Climb, Recipe, Target
+from netopsy.engine.words import capital, listing, plural
+from netopsy.network.network import Network
+from netopsy.samples import Samples
+
+_STILL = 0.05  # share of the gain that the last tenth of the steps may bring to an ascent that has levelled off
+
+
+def findings(
+    runs: pl.DataFrame,
+    targets: Sequence[Target],
+    climbs: Sequence[Climb],
+    recipe: Recipe,
+    network: Network,
+    samples: Samples | None,
+    *,
+    chosen: bool,
+) -> list[str]:
+    """Plain sentences, the most important first. chosen: whether the study chose the units by itself."""
+    if not targets:
+        return [f"{network.name} has no node whose units can be maximised (none holds units of one image each)."]
+    risen = runs.filter(pl.col("state") == "risen")
+    found = _failed(runs)
+    found += _compared(risen, samples) if risen.height else []
+    found += _agreement(risen)
+    found += _limits(risen, recipe)
+    found += _levelled(climbs, runs)
+    found += _where(targets, samples, chosen)
+    if recipe.way == "fourier" and samples is None and network.preprocessing.depth > 1:
+        found.append("Without samples the colours' covariance is unknown: the three channels were climbed apart.")
+    return found
+
+
+def _failed(runs: pl.DataFrame) -> list[str]:
+    """Runs of which it cannot be said that they maximised anything."""
+    found = []
+    for kind, words in (
+        ("no gradient", "got no gradient from their random start (every path from the unit to the image is off)"),
+        ("not finite", "met values that are no finite numbers"),
+        ("not risen", "ended no higher than they began"),
+    ):
+        part = runs.filter(pl.col("state") == kind)
+        if part.height:
+            units = part["unit"].unique(maintain_order=True).to_list()
+            found.append(
+                f"{plural(part.height, 'run')} of {listing(units)} {words}: their pictures are not maxima of anything."
+            )
+    return found
+
+
+def _compared(risen: pl.DataFrame, samples: Samples | None) -> list[str]:
+    if samples is None:
+        return ["No samples were given, so the values reached were compared with none."]
+    known = risen.drop_nulls("ratio")
+    found = []
+    if known.height:
+        ratios = known["ratio"]
+        above = int((ratios > 1).sum())
+        found.append(
+            f"{above} of {plural(known.height, 'run')} reached more than the strongest of {len(samples):,} samples: "
+            f"{_number(ratios.median())} times as much in the median, from {_number(ratios.min())} to "
+            f"{_number(ratios.max())} times."
+        )
+    silent = risen.filter(pl.col("ratio").is_null())["unit"].unique(maintain_order=True).to_list()
+    if silent:
+        found.append(f"No ratio is given for {listing(silent)}: the value reached or the samples' is not above zero.")
+    return found
+
+
+def _agreement(risen: pl.DataFrame) -> list[str]:
+    """Whether another start gives another picture (Palmieri et al., Section 4)."""
+    several = risen.filter(pl.len().over("unit") > 1).drop_nulls("similarity")
+    if several.is_empty():
+        return []
+    units = several.group_by("unit", maintain_order=True).agg(
+        pl.col("similarity").mean(), (pl.col("reached").max() - pl.col("reached").min()).alias("spread"),
+        pl.col("reached").abs().max().alias("most"), pl.col("start_kept").mean(),
+    )  # fmt: skip
+    mean = float(units["similarity"].to_numpy().mean())
+    word = "different pictures" if mean < 0.3 else "alike pictures" if mean > 0.7 else "partly alike pictures"
+    spread = float((units["spread"] / units["most"]).to_numpy().mean())
+    kept = units["start_kept"].drop_nulls()
+    start = f" A picture correlates {float(kept.to_numpy().mean()):.2f} with its own random start." if len(kept) else ""
+    return [
+        f"Other starts lead to {word}: the runs of one unit correlate {mean:.2f} on average over "
+        f"{plural(units.height, 'unit')} (from {units['similarity'].min():.2f} to {units['similarity'].max():.2f}), "
+        f"while the values that they reach differ by {spread:.0%}.{start}"
+    ]
+
+
+def _limits(risen: pl.DataFrame, recipe: Recipe) -> list[str]:
+    if risen.is_empty():
+        return []
+    share = float(risen["at_limits"].to_numpy().mean())
+    how = "each step is cut to it" if recipe.way == "plain" else "a sigmoid keeps them there"
+    return [f"All pictures lie within the range of valid pixels ({how}); {share:.1%} of their values are 0 or 255."]
+
+
+def _levelled(climbs: Sequence[Climb], runs: pl.DataFrame) -> list[str]:
+    """Whether the ascents were still rising when they were stopped."""
+    states = iter(runs["state"].to_list())
+    gains = []
+    for climb in climbs:
+        for curve in climb.curve:
+            if next(states) != "risen" or len(curve) < 20:
+                continue
+            tenth = len(curve) // 10
+            # means over a tenth, because moved images make a jagged curve
+            first, before, last = curve[:1].mean(), curve[-2 * tenth : -tenth].mean(), curve[-tenth:].mean()
+            if float(last - first) > 0:
+                gains.append(float((last - before) / (last - first)))
+    rising = sum(gain > _STILL for gain in gains)
+    if not rising:
+        return []
+    return [
+        f"{rising} of {plural(len(gains), 'ascent')} still gained more than {_STILL:.0%} of all their gain in the last "
+        "tenth of the steps: more steps would reach more."
+    ]
+
+
+def _where(targets: Sequence[Target], samples: Samples | None, chosen: bool) -> list[str]:
+    """Which units, at which places, and at which node the value was taken."""
+    found = []
+    if chosen:
+        how = "those of the highest values in the samples" if samples is not None else "evenly spread ones"
+        found.append(f"The units were chosen by the study: of each of its nodes {how}.")
+    centred = [str(target.unit) for target in targets if target.centred and target.unit.place]
+    if centred:
+        found.append(f"No place was given for {listing(centred)}: the centre of the map was taken.")
+    before = list(dict.fromkeys(t.unit.node for t in targets if t.node != t.unit.node))
+    if before:
+        found.append(
+            f"{capital('for' if len(before) == 1 else 'for the')} units of {listing(before)} what enters the activation "
+            "function was climbed and compared, since a rectifier that is off passes no gradient."
+        )
+    return found
+
+
+def _number(value: object) -> str:
+    number = float(value)  # type: ignore[arg-type]
+    return f"{number:.3g}" if math.isfinite(number) else "-"

@@ -1,0 +1,167 @@
+"""Activation maximisation: gradient ascent to the image that excites a unit most (Palmieri et al., Section 4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from netopsy._version import __version__
+from netopsy.engine.ascent import Climb, Recipe, Stage, Target, ascend, find_targets, mixing
+from netopsy.engine.workspace import current_workspace
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.network.units import find_unit
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies.maximize.choosing import candidates, choose, look, strongest_of
+from netopsy.studies.maximize.drawing import figures, sheets
+from netopsy.studies.maximize.findings import findings
+from netopsy.studies.maximize.records import run_table, step_table
+from netopsy.studies.study import Study
+
+_BYTES = 2**30  # of activations that a batch of images may hold on the way
+_STEPS = {"plain": 100, "fourier": 128}
+_SIZES = {"plain": 0.02, "fourier": 0.04}
+_CONTRAST = {"plain": 0.1, "fourier": 0.02}
+
+
+@dataclass(frozen=True)
+class Maximize(Study):
+    """The images that excite units most, by gradient ascent from random images (Palmieri et al., Equation 10, Fig. 5).
+
+    The value climbed is the unit's own; for a unit behind an activation function it is the operand of that function,
+    because a rectifier that is off passes no gradient. `plain` is the equation by the letter: steps along the gradient
+    in the pixels, kept between black and white, nothing else (Erhan et al. 2009). `fourier` is the way in which
+    pictures become legible (Olah, Mordvintsev, Schubert 2017): Fourier coefficients with 1/f amplitudes, the samples'
+    decorrelated colours, a sigmoid into the pixels' range, random moves each step, runs pushed apart, Adam.
+
+    units: which, as node:channel:y:x, node:channel (the centre of the map) or node:neuron; by default a few channels
+        of the last map and a few outputs.
+    way: plain or fourier.
+    objective: unit climbs one unit; channel climbs the mean of a channel over all its places.
+    runs: random starts a unit.
+    steps: of the ascent; by default 100 plain, 128 fourier.
+    step_size: plain: root mean square change of the field's pixels a step, as a share of the range from black to
+        white; fourier: Adam's step. By default 0.02 plain, 0.04 fourier.
+    diversity: fourier: weight of the likeness of a unit's runs, which is held against them; 0 for none.
+    movement: fourier: strength of the random moves, 1 for up to 5 % jitter, 10 % scale, 10 degrees; 0 for none.
+    seed: of the random starts and moves.
+    """
+
+    name: ClassVar[str] = "maximize"
+    needs_samples: ClassVar[bool] = False
+
+    units: tuple[str, ...] = ()
+    way: Literal["plain", "fourier"] = "plain"
+    objective: Literal["unit", "channel"] = "unit"
+    runs: int = 3
+    steps: int | None = None
+    step_size: float | None = None
+    diversity: float = 0.5
+    movement: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.units, str):
+            raise SettingsError(f"units '{self.units}' must be a tuple of texts, for instance ('{self.units}',).")
+        if self.way not in _STEPS:
+            raise SettingsError(f"way '{self.way}' is not known; give plain or fourier.")
+        if self.objective not in ("unit", "channel"):
+            raise SettingsError(f"objective '{self.objective}' is not known; give unit or channel.")
+        if self.runs < 1 or (self.steps is not None and self.steps < 1):
+            raise SettingsError(f"runs {self.runs} and steps {self.steps} must be at least 1.")
+        if self.step_size is not None and not 0 < self.step_size < math.inf:
+            raise SettingsError(f"step_size {self.step_size} must be above 0, for instance {_SIZES[self.way]}.")
+        if not 0 <= self.diversity < math.inf:
+            raise SettingsError(f"diversity {self.diversity} must be 0 (none) or more.")
+        if not 0 <= self.movement <= 5:
+            raise SettingsError(f"movement {self.movement} must be from 0 (none) to 5.")
+
+    def run(self, network: Network, samples: Samples | None = None) -> Result:
+        """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
+        named = list(dict.fromkeys(str(find_unit(network, unit)) for unit in self.units))
+        find_targets(network, named, self.objective)  # a mistake is said before the pass over the samples
+        counts = {} if named else candidates(network)
+        nodes = list(dict.fromkeys([find_unit(network, unit).node for unit in named] + list(counts)))
+        seen = look(network, samples, nodes, self.objective, self.way == "fourier")
+        targets = find_targets(network, named or choose(network, counts, seen), self.objective)
+        recipe = self.recipe(mixing(seen.covariance, network.preprocessing.depth))
+        climbs = self.climb(network, targets, recipe)
+        strongest = [strongest_of(target, seen) for target in targets]
+        runs = run_table(targets, climbs, strongest, recipe.steps)
+        steps = step_table(targets, climbs, strongest)
+        return self.result(
+            tables={"runs": runs, "steps": steps},
+            figures=figures(runs, steps, self.way),
+            images=sheets(network, samples, targets, climbs, strongest, self.way),
+            findings=findings(runs, targets, climbs, recipe, network, samples, chosen=not named),
+        )
+
+    def recipe(self, colours: torch.Tensor) -> Recipe:
+        """The settings as the engine takes them."""
+        fourier = self.way == "fourier"
+        return Recipe(
+            way=self.way,
+            runs=self.runs,
+            steps=self.steps or _STEPS[self.way],
+            step_size=self.step_size or _SIZES[self.way],
+            contrast=_CONTRAST[self.way],
+            diversity=self.diversity if fourier else 0.0,
+            movement=self.movement if fourier else 0.0,
+            mixing=colours,
+            seed=self.seed,
+        )
+
+    def climb(self, network: Network, targets: list[Target], recipe: Recipe) -> list[Climb]:
+        """The climbs of all targets in their order; a batch that was finished before a kill is not climbed again."""
+        place = current_workspace()
+        batches = _batches(network, targets, recipe)
+        saved = place.checkpoint("maximize", self._spec(network, batches, recipe) if place.folder else {})
+        done, state = saved.load()
+        found: dict[int, Climb] = {}
+        for number in range(done):
+            for index in batches[number]:
+                found[index] = Climb(**{part: state[f"{index} {part}"] for part in Climb.__dataclass_fields__})
+
+        def gather() -> dict[str, torch.Tensor]:
+            return {f"{index} {part}": value for index, climb in found.items() for part, value in vars(climb).items()}
+
+        images = recipe.runs * recipe.steps
+        climbed, total = sum(len(batches[n]) for n in range(done)) * images, len(targets) * images
+        for number in range(done, len(batches)):
+            stage = Stage(network, [targets[i] for i in batches[number]], features=recipe.diversity > 0)
+
+            def report(steps: int, before: int = climbed, size: int = len(batches[number])) -> None:
+                place.report("maximize", before + steps * size * recipe.runs, total)
+
+            found.update(zip(batches[number], ascend(stage, recipe, report), strict=True))
+            climbed += len(batches[number]) * images
+            saved.save(number + 1, gather, final=number + 1 == len(batches))
+        return [found[index] for index in range(len(targets))]
+
+    def _spec(self, network: Network, batches: list[list[int]], recipe: Recipe) -> dict[str, object]:
+        """All that the climbs depend on."""
+        return {
+            "network": network.digest,
+            "preprocessing": vars(network.preprocessing),
+            "study": vars(self),
+            "batches": batches,
+            "mixing": recipe.mixing.tolist(),
+            "versions": {"netopsy": __version__, "torch": torch.__version__},
+        }
+
+
+def _batches(network: Network, targets: list[Target], recipe: Recipe) -> list[list[int]]:
+    """Indices of targets that are climbed together: alike in shape, and few enough for the memory; runs stay together."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for index, target in enumerate(targets):
+        alike.setdefault(target.signature, []).append(index)
+    batches = []
+    for group in alike.values():
+        size = Stage(network, [targets[group[0]]]).image_bytes() * recipe.runs
+        most = max(1, _BYTES // max(1, size))
+        batches += [group[first : first + most] for first in range(0, len(group), most)]
+    return batches
