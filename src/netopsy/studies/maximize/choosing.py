@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from netopsy.engine.ascent import ColourCovariance, Target, find_targets
-from netopsy.engine.ascent.target import Objective, operand, places
+from netopsy.engine.ascent.target import Objective, flat_place, operand, places
 from netopsy.engine.observe import observe
 from netopsy.engine.tallies import Strongest, StrongestImages
 from netopsy.engine.tally import Tally
@@ -24,32 +25,34 @@ _CHANNELS, _OUTPUTS = 3, 2
 class Seen:
     """What one pass over the samples told.
 
-    strongest: per node where values are taken, the strongest image of each channel. covariance: of the input's
-    channels. Both empty without samples.
+    strongest: the strongest image of each channel, by the node where values are taken (anywhere in the map), and by
+    node and place. covariance: of the input's channels. Both empty without samples.
     """
 
     strongest: dict[str, StrongestImages] = field(default_factory=dict)
     covariance: Tensor | None = None
 
 
-class StrongestMean(Tally):
-    """The image with the largest mean over each channel's places; result: `StrongestImages` with k = 1, no places.
+class StrongestAt(Tally):
+    """The image with the largest value of each channel at one place, or of its mean over all places.
 
-    update: (batch, channel, *space), the channels at `axis`. NaN never enters.
+    place: row-major index in the grid of places; None for the mean. axis: where the channels are.
+    update: (batch, channel, *space). result: `StrongestImages` with k = 1 and no places. NaN never enters.
     """
 
-    def __init__(self, axis: int = 1) -> None:
-        self.axis = axis
+    def __init__(self, place: int | None, axis: int = 1) -> None:
+        self.place, self.axis = place, axis
         self.best: Tensor | None = None
         self.images: Tensor | None = None
 
     def update(self, values: Tensor, indices: Tensor) -> None:
-        means = values.movedim(self.axis, 1).flatten(2).mean(2) if values.ndim > 2 else values
-        means = means.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        best, rows = means.max(0)
-        self._take(best, indices.to(rows.device)[rows])
+        rows = values.movedim(self.axis, 1)
+        rows = rows.reshape(*rows.shape[:2], -1).float()
+        one = rows.mean(2) if self.place is None else rows[:, :, self.place]
+        best, first = one.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).max(0)
+        self._take(best, indices.to(first.device)[first])
 
-    def merge(self, other: StrongestMean) -> None:
+    def merge(self, other: StrongestAt) -> None:
         if other.best is not None and other.images is not None:
             self._take(other.best, other.images)
 
@@ -79,7 +82,9 @@ def candidates(network: Network) -> dict[str, int]:
     names = [name for name in reversed(unit_nodes(network)) if _usable(network, name)]
     hidden = [name for name in names if name != network.output]
     before = [name for name in hidden if weight_layer(network, network.nodes[name]) != last] or hidden
-    maps = [name for name in before if max(places(network.nodes[name], channel_axis(network.nodes[name])), default=1) > 1]
+    maps = [
+        name for name in before if max(places(network.nodes[name], channel_axis(network.nodes[name])), default=1) > 1
+    ]
     if before:
         chosen[(maps or before)[0]] = _CHANNELS
     if _usable(network, network.output):
@@ -94,21 +99,36 @@ def _usable(network: Network, name: str) -> bool:
         return False
 
 
-def look(network: Network, samples: Samples | None, nodes: list[str], objective: Objective, colours: bool) -> Seen:
-    """One pass over the samples: the strongest value of every channel of `nodes`, and the colours if wanted."""
+def look(
+    network: Network, samples: Samples | None, units: list[str], nodes: list[str], objective: Objective, colours: bool
+) -> Seen:
+    """One pass over the samples: the strongest values of all channels at `units` and `nodes`; the colours if wanted."""
     if samples is None:
         return Seen()
     tallies: dict[str, tuple[str, Tally]] = {}
-    for name in nodes:
-        taken, axis = operand(network, network.nodes[name]).meta["name"], channel_axis(network.nodes[name])
-        tallies[taken] = (taken, Strongest(1, axis) if objective == "unit" else StrongestMean(axis))
+    for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
+        if objective == "unit":
+            tallies[target.node] = (target.node, Strongest(1, target.axis))
+        if (where := flat(target)) is not None or objective == "channel":
+            tallies[_here(target)] = (target.node, StrongestAt(where, target.axis))
     if colours:
-        tallies["colours\0"] = ("input", ColourCovariance())
+        tallies["colours"] = ("input", ColourCovariance())
     if not tallies:
         return Seen()
     found = observe(network, samples, tallies)
-    covariance = found.pop("colours\0", None)
+    covariance = found.pop("colours", None)
     return Seen(found, covariance)
+
+
+def flat(target: Target) -> int | None:
+    """Row-major index of the target's place; None where it has none, or is a neuron."""
+    if not target.unit.place:
+        return None
+    return flat_place(target.unit.place, places(target.tree.trunk.target, target.axis))
+
+
+def _here(target: Target) -> str:
+    return f"{target.node} at {flat(target)}"
 
 
 def choose(network: Network, counts: dict[str, int], seen: Seen) -> list[str]:
@@ -124,12 +144,28 @@ def choose(network: Network, counts: dict[str, int], seen: Seen) -> list[str]:
     return chosen
 
 
-def strongest_of(target: Target, seen: Seen) -> tuple[float, int, int] | None:
-    """The strongest value of the target's channel in the samples, its image and flat place; None where there is none."""
-    found = seen.strongest.get(target.node)
+@dataclass(frozen=True)
+class Best:
+    """What the samples do to one target.
+
+    value: the strongest of its channel anywhere in a map (of the mean, where that is climbed), in `image` at the flat
+    `place` (-1 for none). here: the strongest at the target's own place.
+    """
+
+    value: float
+    image: int
+    place: int
+    here: float
+
+
+def strongest_of(target: Target, seen: Seen) -> Best | None:
+    """The samples' strongest values for the target; None without samples, or where none is a finite number."""
+    here = seen.strongest.get(_here(target))
+    found = seen.strongest.get(target.node, here)
     if found is None or not len(found.values):
         return None
     channel = target.unit.channel
-    image = int(found.images[channel, 0])
-    value = float(found.values[channel, 0])
-    return None if image < 0 or value == -torch.inf else (value, image, int(found.places[channel, 0]))
+    value, image = float(found.values[channel, 0]), int(found.images[channel, 0])
+    if image < 0 or not math.isfinite(value):
+        return None
+    return Best(value, image, int(found.places[channel, 0]), value if here is None else float(here.values[channel, 0]))

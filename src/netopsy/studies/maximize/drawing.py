@@ -18,7 +18,7 @@ from netopsy.engine.pictures import framed, pictures, resized
 from netopsy.network.network import Network
 from netopsy.result import Figure, Image
 from netopsy.samples import Samples
-from netopsy.studies.maximize.records import Strongest
+from netopsy.studies.maximize.choosing import Best
 
 _TILE = 224  # screen pixels of a picture's longer side
 _CROP = 0.6  # fields larger than this share of the image's sides are shown within the image
@@ -36,10 +36,10 @@ def sheets(
     samples: Samples | None,
     targets: Sequence[Target],
     climbs: Sequence[Climb],
-    strongest: Strongest,
+    strongest: Sequence[Best | None],
     way: str,
 ) -> dict[str, Image]:
-    """A row a unit, a column a run, then what the unit sees of the sample that drives it hardest; a few rows a sheet."""
+    """A row a unit, a column a run, then what the unit sees of its strongest sample; a few rows a sheet."""
     beaten = _patches(network, samples, targets, strongest)
     found = {}
     for first in range(0, len(targets), _ROWS):
@@ -59,17 +59,17 @@ def sheets(
     return found
 
 
-def _row(
-    network: Network, target: Target, climb: Climb, best: tuple[float, int, int] | None, patch: np.ndarray | None
-) -> np.ndarray:
+def _row(network: Network, target: Target, climb: Climb, best: Best | None, patch: np.ndarray | None) -> np.ndarray:
     tiles = [
         below([_tile(network, target, picture), caption(f"run {run}: {float(climb.reached[run]):.4g}", size=12)], 2)
         for run, picture in enumerate(pictures_of(network, climb.pictures))
     ]
     if best is not None and patch is not None:
-        tiles.append(below([_enlarged(patch), caption(f"image {best[1]}: {best[0]:.4g}", size=12)], 2))
+        tiles.append(below([_enlarged(patch), caption(f"image {best.image}: {best.value:.4g}", size=12)], 2))
     row = beside(tiles, 8)
-    where = "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""
+    where = (
+        "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""
+    )
     height, width = target.size
     note = f"{target.unit}{f' ({where})' if where else ''}, sees {height} x {width} pixels"
     return below([caption(note, max(row.shape[1], 420)), row], 2)
@@ -99,7 +99,7 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
 
 
 def _patches(
-    network: Network, samples: Samples | None, targets: Sequence[Target], strongest: Strongest
+    network: Network, samples: Samples | None, targets: Sequence[Target], strongest: Sequence[Best | None]
 ) -> dict[int, np.ndarray]:
     """What each unit sees of its strongest sample, by the target's index; the whole image without a place."""
     if samples is None:
@@ -107,8 +107,8 @@ def _patches(
     wanted: dict[str, list[tuple[int, int, int]]] = {}
     for index, (target, best) in enumerate(zip(targets, strongest, strict=True)):
         if best is not None:
-            node = target.unit.node if best[2] >= 0 else network.output
-            wanted.setdefault(node, []).append((index, best[1], max(best[2], 0)))
+            node = target.unit.node if best.place >= 0 else network.output
+            wanted.setdefault(node, []).append((index, best.image, max(best.place, 0)))
     cut = patches(
         network,
         samples,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
 from netopsy.engine.ascent import Climb, Recipe, Target
-from netopsy.engine.words import capital, listing, plural
+from netopsy.engine.words import listing, plural
 from netopsy.network.network import Network
 from netopsy.samples import Samples
 
@@ -60,15 +61,22 @@ def _failed(runs: pl.DataFrame) -> list[str]:
 def _compared(risen: pl.DataFrame, samples: Samples | None) -> list[str]:
     if samples is None:
         return ["No samples were given, so the values reached were compared with none."]
-    known = risen.drop_nulls("ratio")
+    seen, known = risen.drop_nulls("strongest"), risen.drop_nulls("ratio")
     found = []
     if known.height:
         ratios = known["ratio"]
-        above = int((ratios > 1).sum())
+        above = int((seen["reached"] > seen["strongest"]).sum())
         found.append(
-            f"{above} of {plural(known.height, 'run')} reached more than the strongest of {len(samples):,} samples: "
+            f"{above} of {plural(seen.height, 'run')} reached more than the strongest of {len(samples):,} samples: "
             f"{_number(ratios.median())} times as much in the median, from {_number(ratios.min())} to "
             f"{_number(ratios.max())} times."
+        )
+    elsewhere = risen.filter(pl.col("strongest_here") < pl.col("strongest")).drop_nulls("ratio_here")
+    if elsewhere.height:
+        found.append(
+            f"Some samples drive these channels harder at another place than the one maximised: beside the samples' "
+            f"strongest at the unit's own place, the runs reached {_number(elsewhere['ratio_here'].median())} times as "
+            "much in the median."
         )
     silent = risen.filter(pl.col("ratio").is_null())["unit"].unique(maintain_order=True).to_list()
     if silent:
@@ -85,14 +93,15 @@ def _agreement(risen: pl.DataFrame) -> list[str]:
         pl.col("similarity").mean(), (pl.col("reached").max() - pl.col("reached").min()).alias("spread"),
         pl.col("reached").abs().max().alias("most"), pl.col("start_kept").mean(),
     )  # fmt: skip
-    mean = float(units["similarity"].to_numpy().mean())
+    similar = units["similarity"].to_numpy()
+    mean, low, high = similar.mean(), similar.min(), similar.max()
     word = "different pictures" if mean < 0.3 else "alike pictures" if mean > 0.7 else "partly alike pictures"
     spread = float((units["spread"] / units["most"]).to_numpy().mean())
     kept = units["start_kept"].drop_nulls()
     start = f" A picture correlates {float(kept.to_numpy().mean()):.2f} with its own random start." if len(kept) else ""
     return [
         f"Other starts lead to {word}: the runs of one unit correlate {mean:.2f} on average over "
-        f"{plural(units.height, 'unit')} (from {units['similarity'].min():.2f} to {units['similarity'].max():.2f}), "
+        f"{plural(units.height, 'unit')} (from {low:.2f} to {high:.2f}), "
         f"while the values that they reach differ by {spread:.0%}.{start}"
     ]
 
@@ -139,12 +148,12 @@ def _where(targets: Sequence[Target], samples: Samples | None, chosen: bool) -> 
     before = list(dict.fromkeys(t.unit.node for t in targets if t.node != t.unit.node))
     if before:
         found.append(
-            f"{capital('for' if len(before) == 1 else 'for the')} units of {listing(before)} what enters the activation "
-            "function was climbed and compared, since a rectifier that is off passes no gradient."
+            f"For units of {listing(before)} what enters the activation function was climbed and compared, since a "
+            "rectifier that is off passes no gradient."
         )
     return found
 
 
-def _number(value: object) -> str:
-    number = float(value)  # type: ignore[arg-type]
+def _number(value: Any) -> str:
+    number = float(value)
     return f"{number:.3g}" if math.isfinite(number) else "-"

@@ -85,8 +85,7 @@ class Maximize(Study):
         named = list(dict.fromkeys(str(find_unit(network, unit)) for unit in self.units))
         find_targets(network, named, self.objective)  # a mistake is said before the pass over the samples
         counts = {} if named else candidates(network)
-        nodes = list(dict.fromkeys([find_unit(network, unit).node for unit in named] + list(counts)))
-        seen = look(network, samples, nodes, self.objective, self.way == "fourier")
+        seen = look(network, samples, named, list(counts), self.objective, self.way == "fourier")
         targets = find_targets(network, named or choose(network, counts, seen), self.objective)
         recipe = self.recipe(mixing(seen.covariance, network.preprocessing.depth))
         climbs = self.climb(network, targets, recipe)
@@ -155,7 +154,7 @@ class Maximize(Study):
 
 
 def _batches(network: Network, targets: list[Target], recipe: Recipe) -> list[list[int]]:
-    """Indices of targets that are climbed together: alike in shape, and few enough for the memory; runs stay together."""
+    """Indices of targets that are climbed together: of one shape, and few enough for the memory."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, target in enumerate(targets):
         alike.setdefault(target.signature, []).append(index)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.ascent import Climb, Target
-
-Strongest = Sequence[tuple[float, int, int] | None]
+from netopsy.studies.maximize.choosing import Best
 
 _RUNS: dict[str, Any] = {
     "unit": pl.String,
@@ -26,6 +25,8 @@ _RUNS: dict[str, Any] = {
     "strongest": pl.Float64,
     "strongest_image": pl.Int64,
     "ratio": pl.Float64,
+    "strongest_here": pl.Float64,
+    "ratio_here": pl.Float64,
     "steps": pl.Int64,
     "similarity": pl.Float64,
     "start_kept": pl.Float64,
@@ -40,15 +41,17 @@ _STEPS: dict[str, Any] = {
 }
 
 
-def run_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: Strongest, steps: int) -> pl.DataFrame:
+def run_table(
+    targets: Sequence[Target], climbs: Sequence[Climb], strongest: Sequence[Best | None], steps: int
+) -> pl.DataFrame:
     """A row a run.
 
-    climbed_at: the node where the value is taken. state: `risen`, `not risen` (no better than its start), `no gradient`
-    (none came to the start, nor later) or `not finite`. start, reached: the value on the first and the last picture, in whole
-    pixel values. strongest: the largest value of the channel in the samples, in image `strongest_image`. ratio:
-    reached over strongest, null unless both are above 0. similarity: mean correlation of the picture with those of
-    the unit's other runs. start_kept: correlation of the picture with its own start. at_limits: share of black and
-    white values.
+    climbed_at: the node where the value is taken. state: `risen`, `not risen` (no better than its start),
+    `no gradient` (none came to the start, nor later) or `not finite`. start, reached: the value on the first and the
+    last picture, in whole pixel values. strongest: the largest value of the channel in the samples, anywhere in its
+    map, in image `strongest_image`; strongest_here: at the unit's own place. ratio, ratio_here: reached over these,
+    null unless both are above 0. similarity: mean correlation of the picture with those of the unit's other runs.
+    start_kept: correlation of the picture with its own start. at_limits: share of black and white values.
     """
     rows: list[dict[str, Any]] = []
     for target, climb, best in zip(targets, climbs, strongest, strict=True):
@@ -56,7 +59,6 @@ def run_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: Str
         runs = len(climb.pictures)
         for run in range(runs):
             reached, start = float(climb.reached[run]), float(climb.start[run])
-            comparable = best is not None and best[0] > 0 and reached > 0
             limits = (climb.pictures[run] == 0) | (climb.pictures[run] == 255)
             others = [float(alike[run, other]) for other in range(runs) if other != run]
             rows.append(
@@ -69,12 +71,16 @@ def run_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: Str
                     "state": state(start, reached, bool(climb.woken[run])),
                     "start": _finite(start),
                     "reached": _finite(reached),
-                    "strongest": None if best is None else _finite(best[0]),
-                    "strongest_image": None if best is None else best[1],
-                    "ratio": _finite(reached / best[0]) if comparable and best is not None else None,
+                    "strongest": None if best is None else best.value,
+                    "strongest_image": None if best is None else best.image,
+                    "ratio": None if best is None else _ratio(reached, best.value),
+                    "strongest_here": None if best is None else _finite(best.here),
+                    "ratio_here": None if best is None else _ratio(reached, best.here),
                     "steps": steps,
                     "similarity": _finite(sum(others) / len(others)) if others else None,
-                    "start_kept": _finite(float(correlations(torch.stack([climb.starts[run], climb.pictures[run]]))[0, 1])),
+                    "start_kept": _finite(
+                        float(correlations(torch.stack([climb.starts[run], climb.pictures[run]]))[0, 1])
+                    ),
                     "at_limits": float(limits.float().mean()),
                 }
             )
@@ -90,7 +96,7 @@ def state(start: float, reached: float, woken: bool) -> str:
     return "risen" if reached > start else "not risen"
 
 
-def step_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: Strongest) -> pl.DataFrame:
+def step_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: Sequence[Best | None]) -> pl.DataFrame:
     """A row a run and step: the value before the step (on the moved image, where images are moved).
 
     share: the value over the strongest in the samples, or, where there is none above 0, over the best of the unit's
@@ -100,7 +106,7 @@ def step_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: St
     for target, climb, best in zip(targets, climbs, strongest, strict=True):
         runs, steps = climb.curve.shape
         values = climb.curve.double().flatten()
-        scale = best[0] if best is not None and best[0] > 0 else float(climb.reached.max())
+        scale = best.value if best is not None and best.value > 0 else float(climb.reached.max())
         frame = pl.DataFrame(
             {
                 "unit": [str(target.unit)] * (runs * steps),
@@ -110,7 +116,9 @@ def step_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: St
             }
         )
         share = pl.col("value") / scale if scale > 0 and math.isfinite(scale) else pl.lit(None, dtype=pl.Float64)
-        parts.append(frame.with_columns(share.alias("share")).cast(_STEPS))
+        parts.append(
+            frame.with_columns(share.alias("share")).select(pl.col(name).cast(kind) for name, kind in _STEPS.items())
+        )
     return pl.concat(parts).with_columns(pl.col("value", "share").fill_nan(None))
 
 
@@ -120,6 +128,10 @@ def correlations(pictures: Tensor) -> Tensor:
     flat = flat - flat.mean(1, keepdim=True)
     norms = flat.norm(dim=1)
     return flat @ flat.T / (norms[:, None] * norms)
+
+
+def _ratio(reached: float, strongest: float) -> float | None:
+    return _finite(reached / strongest) if strongest > 0 and reached > 0 else None
 
 
 def _finite(value: float) -> float | None:
