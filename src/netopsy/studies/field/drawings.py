@@ -1,0 +1,149 @@
+"""The pictures of the study `field`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netopsy.engine.captions import below, beside, caption
+from netopsy.engine.mosaic import PAPER
+from netopsy.engine.pictures import framed, pictures, resized
+from netopsy.network.network import Network
+from netopsy.result import Image
+from netopsy.studies.field.effective import Effective
+from netopsy.studies.field.tree import Grown, Level
+
+_TILE = 150
+_ACROSS = 6  # probes side by side
+_LEVEL = 104
+_LEVELS = 8  # levels of a tree that are drawn
+_THEORY, _EFFECT = (230, 60, 40), (40, 110, 230)
+_ROWS = {"in the tree": (46, 125, 50), "active": (30, 100, 200), "contributing": (216, 80, 10)}
+_GROUND = 243
+
+
+def picture_of(network: Network, image: Tensor) -> np.ndarray:
+    """uint8 (height, width, 3) of one preprocessed image (1, channel, height, width); other inputs as a gray row."""
+    if image.ndim == 4 and image.shape[1] in (1, 3):
+        return pictures(image, network.preprocessing)[0]
+    rows = image.reshape(-1, image.shape[-1]).float()
+    low, high = rows.min(), rows.max()
+    shades = ((rows - low) / (high - low if high > low else 1) * 255).to(torch.uint8).cpu().numpy()
+    return np.repeat(shades[:, :, None], 3, 2)
+
+
+def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float) -> Image:
+    """For each probe the image with its fields, and the energy inside the theoretical one."""
+    blocks = []
+    for found in measured:
+        probe = found.probe
+        top, left, bottom, right = found.box
+        name = probe.shown if probe.channel is None else ":".join(map(str, (probe.shown, probe.channel, *probe.place)))
+        words = "no gradient" if found.side is None else f"{found.side:.0f} px square ({found.area_share:.0%})"
+        rows = [
+            caption(name, _TILE),
+            caption(f"{bottom - top} x {right - left}; {words}", _TILE, 11),
+            _marked(picture, found),
+            _inside(found),
+        ]
+        blocks.append(below(rows, 2))
+    rows = [beside(blocks[k : k + _ACROSS], 10) for k in range(0, len(blocks), _ACROSS)]
+    return Image(
+        below(rows, 12),
+        title="Theoretical and effective fields of view",
+        reading="Red: the pixels that a unit in the middle of the layer can depend on (the theoretical field). Below: "
+        "that field enlarged, bright where the gradient is (square root of its mean energy). Blue: two standard "
+        f"deviations about its centre. In words: the field, and a square as large as the pixels that hold {energy:.0%} "
+        "of the energy.",
+        source="after Luo et al., 2016",
+        alt=f"The fields of view of {len(measured)} units, framed on an image, and the gradient inside each.",
+    )
+
+
+def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
+    """Layers as columns: at each place the number of channels in the tree, active, and contributing."""
+    spread = np.unique(np.linspace(0, len(grown.rows) - 1, min(_LEVELS, len(grown.rows))).round().astype(int))
+    shown, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
+    labels = [caption("", 90), *(caption(words, 90) for words in _ROWS)]
+    heads = [caption("image", _LEVEL), shown]
+    columns = [below([*heads], 2)]
+    for index in spread:
+        level = grown.rows[index]
+        parts = [caption(level.node, _LEVEL, 11)]
+        for words, counts in zip(_ROWS, (level.in_tree, level.active, level.contributing), strict=True):
+            parts += [_level(level, counts, words), caption(f"{int(counts.sum()):,}", _LEVEL, 11)]
+        columns.append(below(parts, 2))
+    height = _LEVEL + 21
+    side = [labels[0], *(np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=PAPER) for p in labels[1:])]
+    return Image(
+        beside([columns[0], below(side, 2), *columns[1:]], 8),
+        title=f"The activation tree of {grown.unit} on image {image}",
+        reading="Each column is a layer, from the image to the unit. A square is all places of the layer, the frame "
+        "those that the unit depends on; the darker a place, the more of its features are connected to the unit (top), "
+        "of these active (middle), and on a path of active units and chosen maxima to it (bottom). Numbers: units.",
+        source="after Palmieri et al., Figure 3",
+        alt=f"Maps of the units in the tree of {grown.unit}, those active and those contributing, layer by layer.",
+    )
+
+
+def _level(level: Level, counts: Tensor, words: str) -> np.ndarray:
+    """One square of a tree: shades of the row's colour by the share of channels."""
+    if level.cells is not None and level.channels > 1:
+        across = math.ceil(level.channels**0.5)
+        cells = level.cells[list(_ROWS).index(words)].float()
+        strength = torch.nn.functional.pad(cells, (0, -level.channels % across), value=-1).view(-1, across)
+    else:
+        strength = (counts / max(1, int(level.in_tree.max()))).sqrt()
+    colour = np.array(_ROWS[words], float)
+    drawn = strength.clamp(min=0).numpy()[:, :, None]
+    shades = _GROUND + (colour - _GROUND) * drawn
+    shades[strength.numpy() < 0] = PAPER
+    tile, _ = _tile(shades.round().astype(np.uint8), level.box if level.cells is None else None, _LEVEL, (90, 90, 90))
+    return tile
+
+
+def _marked(picture: np.ndarray, found: Effective) -> np.ndarray:
+    """The image with the theoretical and the effective field."""
+    tile, scale = _tile(picture, found.box, _TILE, _THEORY)
+    return tile if found.sd is None else _ellipse_box(tile, found, scale, (0, 0))
+
+
+def _inside(found: Effective) -> np.ndarray:
+    """The energy inside the theoretical field."""
+    top, left, bottom, right = found.box
+    energy = found.energy[top:bottom, left:right]
+    peak = float(energy.max()) if energy.numel() else 0.0
+    shades = ((energy / (peak or 1)).sqrt() * 255).round().to(torch.uint8).numpy()
+    tile, scale = _tile(np.repeat(shades[:, :, None], 3, 2), None, _TILE, _THEORY)
+    return tile if found.sd is None else _ellipse_box(tile, found, scale, (top, left))
+
+
+def _ellipse_box(tile: np.ndarray, found: Effective, scale: float, corner: tuple[int, int]) -> np.ndarray:
+    """Frame two standard deviations about the centre of the energy."""
+    assert found.sd is not None and found.centre is not None
+    ends = []
+    for k in (0, 1):
+        middle = found.centre[k] + 0.5 - corner[k]
+        reach = max(2 * found.sd[k], 0.5)
+        low, high = (round(scale * (middle + sign * reach)) for sign in (-1, 1))
+        ends.append((max(0, low), min(tile.shape[k], max(high, low + 1))))
+    return framed(tile, (ends[0][0], ends[1][0], ends[0][1], ends[1][1]), _EFFECT)
+
+
+def _tile(
+    picture: np.ndarray, box: tuple[int, int, int, int] | None, side: int, colour: tuple[int, int, int]
+) -> tuple[np.ndarray, float]:
+    """The picture in a square of `side` pixels with `box` framed, and its scale."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    tile = resized(np.ascontiguousarray(picture), size, smooth=scale < 1)
+    if box is not None:
+        top, left, bottom, right = (round(scale * edge) for edge in box)
+        tile = framed(tile, (top, left, max(bottom, top + 2), max(right, left + 2)), colour)
+    padding = ((0, side - tile.shape[0]), (0, side - tile.shape[1]), (0, 0))
+    return np.pad(tile, padding, constant_values=PAPER), scale

@@ -1,0 +1,117 @@
+"""The fields of view of units: theoretical, effective (Luo et al., 2016), and the activation tree of one unit (Palmieri
+et al., Figure 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+import torch
+
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.network.units import find_unit
+from netopsy.result import Image, Result
+from netopsy.samples import Samples
+from netopsy.studies.field import drawings, figures
+from netopsy.studies.field.effective import Effective, averages
+from netopsy.studies.field.findings import findings
+from netopsy.studies.field.probes import Probe, chosen, spread
+from netopsy.studies.field.theory import fields
+from netopsy.studies.field.tree import Grown, grow, tree_table
+from netopsy.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Field(Study):
+    """What units see of the image: theoretical and effective receptive fields, and one unit's activation tree.
+
+    units: units whose fields are drawn first, as node:channel:y:x, or node:channel for the one in the middle.
+    layers: of so many nodes, spread over the depth, the effective field of the middle units is measured.
+    averaged: over so many images, drawn from the samples; each has another channel of the node.
+    energy: the effective area holds this share of the squared gradient.
+    tree: the unit whose activation tree is drawn; by default the strongest of the last activation that has places.
+    image: number of the image for drawings and the tree.
+    seed: of the draw of images and channels.
+    """
+
+    units: tuple[str, ...] = ()
+    layers: int = 12
+    averaged: int = 32
+    energy: float = 0.95
+    tree: str | None = None
+    image: int = 0
+    seed: int = 0
+
+    name: ClassVar[str] = "field"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.energy < 1:
+            raise SettingsError(f"energy {self.energy} must be between 0 and 1, for instance 0.95.")
+        if self.layers < 0 or self.averaged < 1:
+            raise SettingsError(f"layers {self.layers} must be 0 or more, averaged {self.averaged} at least 1.")
+        if len(self.units) > 24:
+            raise SettingsError(f"{len(self.units)} units are too many to draw; give at most 24.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        assert samples is not None
+        if not 0 <= self.image < len(samples):
+            raise SettingsError(f"no image {self.image} in {samples.name}; give 0 to {len(samples) - 1}.")
+        asked = [chosen(network, unit) for unit in self.units]
+        unit = None if self.tree is None else find_unit(network, self.tree)
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
+        probes: list[Probe] = [*asked, *spread(network, self.layers)]
+        measured = averages(network, samples, probes, drawn.tolist(), self.energy, generator)
+        (batch,) = samples.batches(network.preprocessing, 1, order=[self.image], workers=0)
+        grown = grow(network, batch.images, unit)
+        theory = fields(network)
+        tables = {"fields": theory, "effective": table(measured, len(drawn)), "tree": tree_table(grown)}
+        return self.result(
+            tables=tables,
+            figures=figures.draw(tables, grown),
+            images=self._images(network, batch.images, measured, grown),
+            findings=findings(network, tables, grown, self.image, self.energy, len(drawn)),
+        )
+
+    def _images(
+        self, network: Network, image: torch.Tensor, measured: list[Effective], grown: Grown
+    ) -> dict[str, Image]:
+        picture = drawings.picture_of(network, image)
+        images = {}
+        if measured:
+            images["effective"] = drawings.effective(picture, measured, self.energy)
+        if grown.rows:
+            images["tree"] = drawings.tree(picture, grown, self.image)
+        return images
+
+
+def table(measured: list[Effective], images: int) -> pl.DataFrame:
+    """One row a probe; sizes in pixels, for a field cut to the image."""
+    schema: dict[str, Any] = {
+        "node": pl.String,
+        "channel": pl.Int64,
+        "place": pl.String,
+        "images": pl.Int64,
+        "top": pl.Int64,
+        "left": pl.Int64,
+        "bottom": pl.Int64,
+        "right": pl.Int64,
+        "side": pl.Float64,
+        "cut": pl.Boolean,
+        "area_share": pl.Float64,
+        "effective_side": pl.Float64,
+        "sd_y": pl.Float64,
+        "sd_x": pl.Float64,
+        "centre_y": pl.Float64,
+        "centre_x": pl.Float64,
+    }
+    rows = []
+    for found in measured:
+        top, left, bottom, right = found.box
+        probe = found.probe
+        place = ":".join(map(str, probe.place))
+        side = ((bottom - top) * (right - left)) ** 0.5
+        rows.append([probe.shown, probe.channel, place, images, *found.box, side, found.cut, *found.measures])
+    return pl.DataFrame(rows, schema=schema, orient="row")

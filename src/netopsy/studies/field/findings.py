@@ -1,0 +1,106 @@
+"""The sentences of the study `field`."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+from scipy import stats
+
+from netopsy.engine.words import listing, plural
+from netopsy.network.network import Network
+from netopsy.studies.field.tree import Grown
+
+
+def findings(
+    network: Network, tables: dict[str, pl.DataFrame], grown: Grown, image: int, energy: float, images: int
+) -> list[str]:
+    """Plain sentences, the most important first."""
+    found = [*_tree(tables["tree"], grown, image), *_effective(tables["effective"], energy, images)]
+    return [*found, *_theory(tables["fields"], network)]
+
+
+def _tree(tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
+    if grown.unit is None or tree.is_empty():
+        return ["The network applies no activation function that Netopsy knows, so no unit has an activation tree."]
+    unit = str(grown.unit)
+    below = tree.filter(pl.col("node") != grown.unit.node)
+    if below.is_empty():
+        return [f"No activation lies between the image and {unit}: its tree is its weights."]
+    total, active, helpers = (int(below[column].sum()) for column in ("in_tree", "active", "contributing"))
+    if not helpers:
+        return [f"{unit} is silent on image {image} or reached by no active unit: nothing contributes to it there."]
+    text = (
+        f"{total:,} units in {plural(below.height, 'activation')} are connected to {unit}; on image {image}, where it "
+        f"is {grown.value:.3g}, {active:,} of them ({active / total:.0%}) are active and {helpers:,} "
+        f"({helpers / total:.0%}) contribute: {helpers / max(1, active):.0%} of the active ones."
+    )
+    sentences = [text]
+    lost = below.filter(pl.col("of_active") < 0.99).sort("of_active", maintain_order=True)
+    if lost.height:
+        parts = [f"{node} ({share:.0%})" for node, share in lost.select("node", "of_active").iter_rows()]
+        sentences.append(
+            "Active units that do not contribute lost to another in a max-pooling window, or reach only silent units; "
+            f"the share that contributes is below 99% in {listing(parts)}."
+        )
+    return sentences
+
+
+def _effective(effective: pl.DataFrame, energy: float, images: int) -> list[str]:
+    known = effective.filter(pl.col("area_share").is_not_null())
+    sentences = []
+    if known.height:
+        first, last = known.row(0, named=True), known.row(-1, named=True)
+        parts = [
+            f"{row['area_share']:.0%} of the field of {_name(row)} ({row['side']:.0f} pixels square, in effect "
+            f"{row['effective_side']:.0f})"
+            for row in ([first, last] if known.height > 1 else [first])
+        ]
+        text = f"Over {plural(images, 'image')}, {energy:.0%} of the squared gradient lies in {' and '.join(parts)}"
+        sentences.append(f"{text}.")
+        sentences += _shrinking(known.filter(~pl.col("cut"), pl.col("channel").is_null()))
+    silent = effective.filter(pl.col("area_share").is_null())
+    if silent.height:
+        names = [_name(row) for row in silent.iter_rows(named=True)]
+        sentences.append(f"No finite gradient other than zero reaches the image from {listing(names)}.")
+    return sentences
+
+
+def _shrinking(known: pl.DataFrame) -> list[str]:
+    """Whether the effective part of the field falls with depth, among fields that the image does not cut."""
+    if known.height < 3:
+        return []
+    shares = known["area_share"].to_numpy()
+    rank = float(stats.spearmanr(range(len(shares)), shares).statistic)
+    if math.isnan(rank):
+        return []
+    word = "shrinks" if rank < -0.3 else "grows" if rank > 0.3 else "neither grows nor shrinks"
+    return [
+        f"Luo et al. find that the effective part of the field shrinks with depth; among the {known.height} nodes "
+        f"whose fields fit into the image it {word}, from {shares[0]:.0%} to {shares[-1]:.0%} (rank correlation {rank:+.2f})."
+    ]
+
+
+def _theory(fields: pl.DataFrame, network: Network) -> list[str]:
+    if fields.is_empty():
+        return []
+    first, last = fields.row(0, named=True), fields.row(-1, named=True)
+    text = f"A unit of {first['node']} can depend on {first['height']:g} x {first['width']:g} pixels"
+    if fields.height > 1:
+        text += f", one of {last['node']} on {last['height']:g} x {last['width']:g}"
+    whole = fields.filter(pl.col("covers") >= 1)
+    if whole.height:
+        text += f"; the first whose middle units see the whole image is {whole['node'][0]}"
+    sentences = [f"{text}."]
+    loose = fields.filter(~pl.col("exact"))
+    if loose.height:
+        names = listing(loose["node"].to_list(), 3)
+        sentences.append(
+            f"The fields of {plural(loose.height, 'node')} ({names}) are upper bounds: {loose['because'][0]} mixes "
+            "positions in a way that is not followed."
+        )
+    return sentences
+
+
+def _name(row: dict[str, object]) -> str:
+    return str(row["node"]) if row["channel"] is None else f"{row['node']}:{row['channel']}:{row['place']}".rstrip(":")

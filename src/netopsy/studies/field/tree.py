@@ -1,0 +1,122 @@
+"""The activation tree of one unit on one image (Palmieri et al., Figure 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from netopsy.engine.backward import Contribution, contributing
+from netopsy.engine.walk import plan
+from netopsy.network.activations import activations
+from netopsy.network.field import receptive_field
+from netopsy.network.graph import shape_of
+from netopsy.network.network import Network
+from netopsy.network.units import Unit, channel_axis, unit_nodes
+from netopsy.studies.field.probes import places
+
+_SCHEMA: dict[str, Any] = {
+    "node": pl.String,
+    "top": pl.Int64,
+    "left": pl.Int64,
+    "bottom": pl.Int64,
+    "right": pl.Int64,
+    "units": pl.Int64,
+    "in_tree": pl.Int64,
+    "active": pl.Int64,
+    "contributing": pl.Int64,
+    "active_share": pl.Float64,
+    "contributing_share": pl.Float64,
+    "of_active": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One activation in the tree, over all its places: int64 (height, width), numbers of its `channels` at each place.
+
+    A node without places is (1, 1). cells: for such a node bool (3, neuron), in the tree, active and contributing.
+    units: of the node. box: the places that the unit depends on, half open.
+    """
+
+    node: str
+    units: int
+    channels: int
+    box: tuple[int, int, int, int] | None
+    in_tree: Tensor
+    active: Tensor
+    contributing: Tensor
+    cells: Tensor | None
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The unit with its place, its value, its field (top, left, bottom, right) in the image, and its tree's levels."""
+
+    unit: Unit | None
+    value: float
+    field: tuple[int, int, int, int]
+    rows: list[Level]
+
+
+def grow(network: Network, image: Tensor, unit: Unit | None) -> Grown:
+    """The tree of `unit`, or of the strongest unit of the last activation that has places. image: (1, ...)."""
+    image = image.to(network.device)
+    asked = strongest(network, image) if unit is None else unit
+    if asked is None:
+        return Grown(None, 0.0, (0, 0, 0, 0), [])
+    found, rows = contributing(network, image, asked)
+    value = _values(network, image, found.node)
+    field = receptive_field(network, found.node)
+    at = found.place or ()
+    box = field.at(*at) if len(at) == 2 and tuple(places(network, found.node)) == field.grid else field.reach
+    return Grown(found, float(value[(found.channel, *at)]), box, [_level(network, row) for row in rows])
+
+
+def strongest(network: Network, image: Tensor) -> Unit | None:
+    """The strongest unit on the image of the last activation that has places (else the last one, or the last layer)."""
+    names = list(activations(network, mixing=False)) or list(unit_nodes(network))
+    if not names:
+        return None
+    name = next((n for n in reversed(names) if max(places(network, n), default=1) > 1), names[-1])
+    value = _values(network, image, name).nan_to_num(-torch.inf)
+    channel, *place = (int(i) for i in torch.unravel_index(value.argmax(), value.shape))
+    return Unit(name, channel, tuple(place))
+
+
+def _values(network: Network, image: Tensor, name: str) -> Tensor:
+    """(channel, *place) of one image."""
+    with torch.no_grad():
+        value = plan(network, [name]).run({"input": image}, batch=1)[name]
+    return value.movedim(channel_axis(network.nodes[name]), 1)[0]
+
+
+def tree_table(grown: Grown) -> pl.DataFrame:
+    """One row an activation: its units, and how many of them are in the tree, active there, and contribute."""
+    rows = []
+    for level in grown.rows:
+        tree, active, helpers = (int(m.sum()) for m in (level.in_tree, level.active, level.contributing))
+        shares = (active / max(1, tree), helpers / max(1, tree), helpers / active if active else None)
+        rows.append([level.node, *(level.box or (None,) * 4), level.units, tree, active, helpers, *shares])
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+
+
+def _level(network: Network, row: Contribution) -> Level:
+    """Counts over the channels at each place of the whole node. Active counts units in the tree only."""
+    node = network.nodes[row.node]
+    masks = torch.stack([row.in_tree, row.in_tree & row.active, row.in_tree & row.contributing]).cpu()
+    shape = shape_of(node)[1:]
+    axis = channel_axis(node)
+    masks = masks.movedim(axis if axis > 0 else -1, 1)  # (3, channel, *place)
+    count = masks.shape[1]
+    cells = masks.reshape(3, count) if torch.Size(shape).numel() == count else None
+    flat = masks.reshape(3, count, *(masks.shape[2:] if masks.ndim == 4 else (1, -1))).sum(1)
+    if row.box is not None and len(shape) == 3 and axis == 1:
+        top, left, bottom, right = row.box
+        whole = torch.zeros(3, *shape[1:], dtype=flat.dtype)
+        whole[:, top:bottom, left:right] = flat
+        flat = whole
+    return Level(row.node, torch.Size(shape).numel(), count, row.box, flat[0], flat[1], flat[2], cells)
