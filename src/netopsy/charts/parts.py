@@ -12,6 +12,8 @@ from netopsy.result import Figure
 
 SYMBOLS = 8  # colours (Okabe-Ito) and point shapes that can be told apart; more series take a sequential ramp
 
+NAMES = 45  # names that fit side by side along an axis
+
 
 def make_figure(chart: Any, title: str, reading: str, source: str, *, height: Any) -> Figure:
     """The chart as a Figure: as wide as its place, described, and without a theme of its own."""
@@ -40,10 +42,11 @@ def json_value(value: Any) -> Any:
 def position(kind: Any, frame: pl.DataFrame, column: str, title: str | None, **how: bool) -> Any:
     """An axis for `column`: text stands in order of appearance, numbers on a linear or logarithmic scale."""
     if not frame[column].dtype.is_numeric():
-        axis = alt.Axis(labelAngle=0 if are_short(frame, column) else -40, labelOverlap=True)
-        return kind(
-            field=field_name(column), type="ordinal", sort=in_order(frame, column), title=title or column, axis=axis
-        )
+        order = in_order(frame, column)
+        # of very many names every so-many-th is written
+        shown = order[:: -(-len(order) // NAMES)] if len(order) > NAMES else alt.Undefined
+        axis = alt.Axis(labelAngle=0 if are_short(frame, column) else -40, values=shown)
+        return kind(field=field_name(column), type="ordinal", sort=order, title=title or column, axis=axis)
     axis = value_axis(how.get("percent", False))
     scale = alt.Scale(zero=how.get("zero", False), nice=True)
     if how.get("log"):

@@ -24,6 +24,13 @@ _LEVELS = 8  # levels of a tree that are drawn
 _THEORY, _EFFECT = (230, 60, 40), (40, 110, 230)
 _ROWS = {"in the tree": (46, 125, 50), "active": (30, 100, 200), "contributing": (216, 80, 10)}
 _GROUND = 243
+_BRIGHT = 0.995  # the brightest pixels beyond are all white
+
+
+def _name(name: str, width: int) -> np.ndarray:
+    """A node's name on two lines, parted at a dot where it is long."""
+    head, dot, tail = name.rpartition(".") if len(name) * 6 > width else ("", "", name)
+    return below([caption(head + dot, width, 11), caption(tail, width, 11)])
 
 
 def picture_of(network: Network, image: Tensor) -> np.ndarray:
@@ -43,10 +50,10 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
         probe = found.probe
         top, left, bottom, right = found.box
         name = probe.shown if probe.channel is None else ":".join(map(str, (probe.shown, probe.channel, *probe.place)))
-        words = "no gradient" if found.side is None else f"{found.side:.0f} px square ({found.area_share:.0%})"
+        words = "no gradient" if found.side is None else f"in effect {found.side:.0f} ({found.area_share:.0%})"
         rows = [
-            caption(name, _TILE),
-            caption(f"{bottom - top} x {right - left}; {words}", _TILE, 11),
+            _name(name, _TILE),
+            caption(f"{bottom - top} x {right - left}, {words}", _TILE, 11),
             _marked(picture, found),
             _inside(found),
         ]
@@ -57,8 +64,8 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
         title="Theoretical and effective fields of view",
         reading="Red: the pixels that a unit in the middle of the layer can depend on (the theoretical field). Below: "
         "that field enlarged, bright where the gradient is (square root of its mean energy). Blue: two standard "
-        f"deviations about its centre. In words: the field, and a square as large as the pixels that hold {energy:.0%} "
-        "of the energy.",
+        "deviations about its centre. In figures: the field, and the side of a square as large as the pixels that "
+        f"hold {energy:.0%} of the energy.",
         source="after Luo et al., 2016",
         alt=f"The fields of view of {len(measured)} units, framed on an image, and the gradient inside each.",
     )
@@ -68,16 +75,15 @@ def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
     """Layers as columns: at each place the number of channels in the tree, active, and contributing."""
     spread = np.unique(np.linspace(0, len(grown.rows) - 1, min(_LEVELS, len(grown.rows))).round().astype(int))
     shown, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
-    labels = [caption("", 90), *(caption(words, 90) for words in _ROWS)]
-    heads = [caption("image", _LEVEL), shown]
-    columns = [below([*heads], 2)]
+    labels = [_name("", 90), *(caption(words, 90) for words in _ROWS)]
+    columns = [below([_name("image", _LEVEL), shown], 2)]
     for index in spread:
         level = grown.rows[index]
-        parts = [caption(level.node, _LEVEL, 11)]
+        parts = [_name(level.node, _LEVEL)]
         for words, counts in zip(_ROWS, (level.in_tree, level.active, level.contributing), strict=True):
             parts += [_level(level, counts, words), caption(f"{int(counts.sum()):,}", _LEVEL, 11)]
         columns.append(below(parts, 2))
-    height = _LEVEL + 21
+    height = _LEVEL + 19  # a square, the gap, and the number below it
     side = [labels[0], *(np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=PAPER) for p in labels[1:])]
     return Image(
         beside([columns[0], below(side, 2), *columns[1:]], 8),
@@ -116,8 +122,8 @@ def _inside(found: Effective) -> np.ndarray:
     """The energy inside the theoretical field."""
     top, left, bottom, right = found.box
     energy = found.energy[top:bottom, left:right]
-    peak = float(energy.max()) if energy.numel() else 0.0
-    shades = ((energy / (peak or 1)).sqrt() * 255).round().to(torch.uint8).numpy()
+    peak = float(np.quantile(energy.numpy(), _BRIGHT)) if energy.numel() else 0.0
+    shades = ((energy / (peak or 1)).sqrt().clamp(max=1) * 255).round().to(torch.uint8).numpy()
     tile, scale = _tile(np.repeat(shades[:, :, None], 3, 2), None, _TILE, _THEORY)
     return tile if found.sd is None else _ellipse_box(tile, found, scale, (top, left))
 

@@ -48,17 +48,18 @@ def _tree(tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
 
 def _effective(effective: pl.DataFrame, energy: float, images: int) -> list[str]:
     known = effective.filter(pl.col("area_share").is_not_null())
+    asked, spread = known.filter(pl.col("channel").is_not_null()), known.filter(pl.col("channel").is_null())
     sentences = []
-    if known.height:
-        first, last = known.row(0, named=True), known.row(-1, named=True)
-        parts = [
-            f"{row['area_share']:.0%} of the field of {_name(row)} ({row['side']:.0f} pixels square, in effect "
-            f"{row['effective_side']:.0f})"
-            for row in ([first, last] if known.height > 1 else [first])
-        ]
-        text = f"Over {plural(images, 'image')}, {energy:.0%} of the squared gradient lies in {' and '.join(parts)}"
-        sentences.append(f"{text}.")
-        sentences += _shrinking(known.filter(~pl.col("cut"), pl.col("channel").is_null()))
+    for rows in (asked, spread[[0, -1]] if spread.height > 1 else spread):
+        if rows.height:
+            parts = [
+                f"{row['area_share']:.0%} of the field of {_name(row)} ({row['side']:.0f} pixels square, in effect "
+                f"{row['effective_side']:.0f})"
+                for row in rows.iter_rows(named=True)
+            ]
+            where = f"{energy:.0%} of the squared gradient lies in {listing(parts, len(parts))}"
+            sentences.append(f"Over {plural(images, 'image')}, {where}.")
+    sentences += _shrinking(spread.filter(~pl.col("cut")))
     silent = effective.filter(pl.col("area_share").is_null())
     if silent.height:
         names = [_name(row) for row in silent.iter_rows(named=True)]
@@ -77,7 +78,8 @@ def _shrinking(known: pl.DataFrame) -> list[str]:
     word = "shrinks" if rank < -0.3 else "grows" if rank > 0.3 else "neither grows nor shrinks"
     return [
         f"Luo et al. find that the effective part of the field shrinks with depth; among the {known.height} nodes "
-        f"whose fields fit into the image it {word}, from {shares[0]:.0%} to {shares[-1]:.0%} (rank correlation {rank:+.2f})."
+        f"whose fields fit into the image it {word}, from {shares[0]:.0%} to {shares[-1]:.0%} "
+        f"(rank correlation {rank:+.2f})."
     ]
 
 
