@@ -16,7 +16,7 @@ from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.network.graph import shape_of
 from netopsy.network.units import Unit
 
-_VALUES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
+_VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
 
 
 class Job(NamedTuple):
@@ -39,10 +39,12 @@ def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.N
     if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in wanted):
         yield from _shared(trunk, images, jobs, wanted)
         return
+    weights = trunk.weights()
     for group in _alike(jobs):
         tree = group[0].tree
         for some in _chunks(group, tree, images.device):
-            yield some, tree, tree.forward(torch.stack([_cut(images[job.image], job.tree) for job in some]), wanted)
+            crops = torch.stack([_cut(images[job.image], job.tree) for job in some])
+            yield some, tree, tree.forward(crops, wanted, weights)
 
 
 def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node]) -> Iterator[Prepared]:
@@ -51,11 +53,11 @@ def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node])
     for job in jobs:
         by_image.setdefault(job.image, []).append(job)
     room = _room(whole, images.device)
-    numbers = list(by_image)
+    numbers, weights = list(by_image), trunk.weights()
     for first in range(0, len(numbers), room):
         some = numbers[first : first + room]
         row = {image: r for r, image in enumerate(some)}
-        values = whole.forward(images[some], wanted)
+        values = whole.forward(images[some], wanted, weights)
         for group in _alike([job for image in some for job in by_image[image]]):
             tree = group[0].tree
             for part in _chunks(group, tree, images.device):
@@ -64,20 +66,19 @@ def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node])
 
 
 def _gather(value: Tensor, node: fx.Node, jobs: list[Job], rows: list[int]) -> Tensor:
-    """The jobs' boxes of one node, as a batch."""
+    """The jobs' boxes of one node, as a batch; a view where one job or the whole value allows it."""
     boxes = [job.tree.box(node) for job in jobs]
-    if boxes[0] is None or all(_whole(box, value) for box in boxes):
+    if boxes[0] is None or all(box == (0, 0, *value.shape[-2:]) for box in boxes):
         axis = next(i for i, (a, b) in enumerate(zip(shape_of(node, 2), shape_of(node, 3), strict=True)) if a != b)
-        return (
-            value
-            if rows == list(range(value.shape[axis]))
-            else value.index_select(axis, torch.tensor(rows, device=value.device))
-        )
-    return torch.stack([value[r, ..., y0:y1, x0:x1] for r, (y0, x0, y1, x1) in zip(rows, boxes, strict=True)])  # type: ignore[misc]
-
-
-def _whole(box: tuple[int, int, int, int] | None, value: Tensor) -> bool:
-    return box is not None and box == (0, 0, *value.shape[-2:])
+        if rows == list(range(value.shape[axis])):
+            return value
+        return value.index_select(axis, torch.tensor(rows, device=value.device))
+    cuts = [value[r : r + 1, ..., y0:y1, x0:x1] for r, (y0, x0, y1, x1) in zip(rows, boxes, strict=True)]  # type: ignore[misc]
+    if len(cuts) == 1:
+        return cuts[0]
+    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+    batch = torch.empty((len(cuts), *cuts[0].shape[1:]), dtype=value.dtype, device=value.device, memory_format=layout)
+    return torch.cat(cuts, out=batch)
 
 
 def _by_image(node: fx.Node) -> bool:

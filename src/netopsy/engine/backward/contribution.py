@@ -55,7 +55,9 @@ def contributing(
         for masks in (True, False):
             rule = Reach(masks)
             seen: dict[fx.Node, Tensor] = {}
-            reverse(tree, values, trunk.constants(1, rule.weights(network)), start, rule, seen.__setitem__)
+            reverse(
+                tree, values, trunk.constants(1, trunk.weights(rule.weights(network))), start, rule, seen.__setitem__
+            )
             flows[masks] = seen
     rows = []
     for node in trunk.data:

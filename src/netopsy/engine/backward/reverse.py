@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from netopsy.engine.backward.operators import MaxPool, factors
 from netopsy.engine.backward.rules import Rule
-from netopsy.engine.backward.tree import SHAPED, Tree, call
+from netopsy.engine.backward.tree import SHAPED, Tree, call, norm_scale
 from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.graph import aten, operator_name, shape_of
 from netopsy.network.macs import argument
@@ -75,11 +75,13 @@ def _transposed(
         if isinstance(operator, MaxPool) and not rule.switches:
             operator = operator.everywhere()
         x = tree.operand(node, operand, values[operand]) if isinstance(operator, MaxPool) else None
-        return [(operand, operator.backward(g, x, tree.padding(node, operand), *factors(node, constants)))]
+        weights = (constants[node], None) if node in constants else factors(node, constants)
+        return [(operand, operator.backward(g, x, tree.padding(node, operand), *weights))]
     if not _linear(tree, node):
         return _by_autograd(tree, node, g, values, constants)
     if node.target is aten.batch_norm.default:
-        return [(operand, g * _scale(node, constants).reshape(-1, *[1] * (g.ndim - 2)))]
+        folded = operand in tree.trunk.folded
+        return [(operand, g if folded else g * norm_scale(node, constants).reshape(-1, *[1] * (g.ndim - 2)))]
     if node.target is aten.linear.default:
         return [(operand, g @ constants[node.args[1]])]  # type: ignore[index]
     if kind == "add":
@@ -112,13 +114,6 @@ def _like(tree: Tree, node: fx.Node, part: Any) -> bool:
 def _read_size(tree: Tree, node: fx.Node, operand: fx.Node) -> tuple[int, ...]:
     size, rows = tree.size(operand), tree.rows.reads.get((node, operand))
     return size if rows is None else (*size[:-2], rows.length, tree.columns.reads[node, operand].length)
-
-
-def _scale(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Tensor:
-    """gamma / sqrt(variance + eps) of a batch norm."""
-    gamma, _, _, variance = (constants[a] if isinstance(a, fx.Node) else a for a in node.args[1:5])
-    scale = (variance + float(node.args[7])).rsqrt()  # type: ignore[arg-type,union-attr,operator]
-    return scale if gamma is None else scale * gamma
 
 
 def _derivative(

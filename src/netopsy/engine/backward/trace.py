@@ -112,18 +112,25 @@ def trace(
             _account(network, trunk, how, len(members), result)
             _place(network, pictures, members, result)
             jobs = [Job(i, where[i], result.units[i], trunk.tree(result.units[i].place)) for i in members]
+            weights = trunk.weights(overrides)
             for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
-                _back(tree, group, values, how, begin, overrides, result)
+                _back(tree, group, values, how, begin, weights, result)
     return result
 
 
 def _back(
-    tree: Tree, group: list[Job], values: dict[fx.Node, Any], rule: Rule, begin: str, overrides: Any, result: Trace
+    tree: Tree,
+    group: list[Job],
+    values: dict[fx.Node, Any],
+    rule: Rule,
+    begin: str,
+    weights: dict[fx.Node, Tensor],
+    result: Trace,
 ) -> None:
     """Send one batch of units back and note what comes."""
     numbers = [job.number for job in group]
     start, activation = start_at(tree, [job.unit for job in group], values[tree.trunk.target], begin)
-    maps = reverse(tree, values, tree.trunk.constants(len(group), overrides), start, rule)
+    maps = reverse(tree, values, tree.trunk.constants(len(group), weights), start, rule)
     result.values[numbers] = activation
     for crop, job in zip(maps, group, strict=True):
         result.crops[job.number], result.fields[job.number] = crop, job.tree.field

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from netopsy.engine.backward.locality import Window, is_spatial, windows
-from netopsy.engine.backward.operators import Operator, factors, operator_of
+from netopsy.engine.backward.operators import Convolution, Operator, factors, operator_of
 from netopsy.engine.backward.spans import Read, Spans, spans
 from netopsy.engine.walk import ANY_LAYOUT, constant
-from netopsy.network.graph import data_nodes, operator_name, shape_of
+from netopsy.network.graph import aten, data_nodes, operator_name, shape_of
 from netopsy.network.macs import node_macs
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis
@@ -63,22 +64,51 @@ class Trunk:
         """Multiply-accumulates of each data node on the whole image."""
         return {node: node_macs(node) for node in self.data}
 
-    def constants(self, batch: int, overrides: Mapping[str, Tensor] | None = None) -> dict[fx.Node, Any]:
-        """Values of the nodes that do not depend on the input: parameters, sizes, and what is made from them."""
+    def weights(self, overrides: Mapping[str, Tensor] | None = None) -> dict[fx.Node, Tensor]:
+        """Parameters and buffers by their nodes, kernels in the layout that convolutions are fastest in.
+
+        For the flow back, a convolution's own node holds its kernel times the scale of the batch norm that follows.
+        """
         tensors = {**self.network.tensors, **(overrides or {})}
-        values: dict[fx.Node, Any] = {}
-        data = set(self.data)
+        values: dict[fx.Node, Tensor] = {}
         for node in self.order:
-            if node in data:
-                continue
             if node.op == "get_attr":
                 name = str(node.target)
-                values[node] = (tensors[name] if name in tensors else constant(self.network, node)).detach()
-            elif "sym_size" in str(node.target):
-                values[node] = batch
-            else:
-                values[node] = call(node, values)
+                value = (tensors[name] if name in tensors else constant(self.network, node)).detach()
+                values[node] = value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for convolution, norm in self.folded.items():
+            kernel, scale = values[convolution.args[1]], norm_scale(norm, values)  # type: ignore[index]
+            values[convolution] = kernel * scale.reshape(-1, 1, 1, 1)
         return values
+
+    @cached_property
+    def folded(self) -> dict[fx.Node, fx.Node]:
+        """Convolution -> the batch norm behind it, where nothing else reads the convolution."""
+        found = {}
+        for norm in self.data:
+            source: Any = norm.args[0] if norm.args else None
+            if norm.target is aten.batch_norm.default and isinstance(self.operators.get(source), Convolution):
+                learned = [source.args[1], *(a for a in norm.args[1:5] if a is not None)]
+                if len(source.users) == 1 and all(isinstance(a, fx.Node) and a.op == "get_attr" for a in learned):
+                    found[source] = norm
+        return found
+
+    def constants(self, batch: int, weights: Mapping[fx.Node, Tensor]) -> dict[fx.Node, Any]:
+        """Values of all nodes that do not depend on the input: `weights`, sizes, and what is made from them."""
+        values: dict[fx.Node, Any] = dict(weights)
+        for node in self.order:
+            if node in values or node in self.windows:
+                continue
+            values[node] = batch if "sym_size" in str(node.target) else call(node, values)
+        return values
+
+
+def norm_scale(norm: fx.Node, values: Mapping[fx.Node, Any]) -> Tensor:
+    """gamma / sqrt(variance + eps) of a batch norm, (channel,)."""
+    arguments: Any = norm.args
+    gamma = None if arguments[1] is None else values[arguments[1]]
+    scale: Tensor = (values[arguments[4]] + float(arguments[7])).rsqrt()
+    return scale if gamma is None else scale * gamma
 
 
 @dataclass(frozen=True)
@@ -141,15 +171,21 @@ class Tree:
         rows, columns = (spans.reads.get((node, operand), Read(0, 0)) for spans in (self.rows, self.columns))
         return columns.before, columns.after, rows.before, rows.after
 
-    def forward(self, images: Tensor, keep: Collection[fx.Node] | None = None) -> dict[fx.Node, Any]:
+    def forward(
+        self,
+        images: Tensor,
+        keep: Collection[fx.Node] | None = None,
+        weights: Mapping[fx.Node, Tensor] | None = None,
+    ) -> dict[fx.Node, Any]:
         """Values of the tree's nodes, each on its box.
 
         images: (batch, channel, height, width), cut to `field`. keep: the nodes to return besides the target; None
-        returns every node's. Runs under the caller's grad mode.
+        returns every node's. weights: `Trunk.weights()`, where it is at hand. Runs under the caller's grad mode.
         """
-        batch = len(images)
-        values = self.trunk.constants(batch)
-        values[self.trunk.data[0]] = images
+        values = self.trunk.constants(len(images), self.trunk.weights() if weights is None else weights)
+        values[self.trunk.data[0]] = (
+            images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+        )
         wanted = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
         last = {operand: node for node in self.trunk.order for operand in node.all_input_nodes}
         for node in self.trunk.data[1:]:
