@@ -19,6 +19,7 @@ from netopsy.network.units import channel_axis, channels, unit_nodes, weight_lay
 from netopsy.samples import Samples
 
 _CHANNELS, _OUTPUTS = 3, 2
+_DEAR = 3 * 10**9  # multiply-accumulates of one image from which on one unit of each node must do
 
 
 @dataclass
@@ -77,6 +78,7 @@ def candidates(network: Network) -> dict[str, int]:
 
     Where the last layer itself makes maps that are then averaged into outputs, the map before it is taken.
     """
+    dear = sum(layer.macs for layer in network.layers) > _DEAR
     last = network.layers[-1].name if network.layers else ""
     chosen: dict[str, int] = {}
     names = [name for name in reversed(unit_nodes(network)) if _usable(network, name)]
@@ -86,9 +88,9 @@ def candidates(network: Network) -> dict[str, int]:
         name for name in before if max(places(network.nodes[name], channel_axis(network.nodes[name])), default=1) > 1
     ]
     if before:
-        chosen[(maps or before)[0]] = _CHANNELS
+        chosen[(maps or before)[0]] = 1 if dear else _CHANNELS
     if _usable(network, network.output):
-        chosen[network.output] = _OUTPUTS
+        chosen[network.output] = 1 if dear else _OUTPUTS
     return chosen
 
 
@@ -132,15 +134,22 @@ def _here(target: Target) -> str:
 
 
 def choose(network: Network, counts: dict[str, int], seen: Seen) -> list[str]:
-    """Units of each node: those that the samples drive hardest, or, without samples, evenly spread ones."""
+    """Units of each node: those that the samples drive hardest, each by another image as far as there are others.
+
+    Without samples evenly spread ones.
+    """
     chosen = []
     for name, count in counts.items():
         number = channels(network.nodes[name])
         strongest = seen.strongest.get(operand(network, network.nodes[name]).meta["name"])
-        picks = torch.linspace(0, number - 1, min(count, number)).long()
+        picks = torch.linspace(0, number - 1, min(count, number)).long().tolist()
         if strongest is not None and len(strongest.values) == number:
-            picks = strongest.values[:, 0].argsort(descending=True, stable=True)[:count]
-        chosen += [f"{name}:{channel}" for channel in sorted(picks.tolist())]
+            order = strongest.values[:, 0].argsort(descending=True, stable=True).tolist()
+            first: dict[int, int] = {}
+            for channel in order:
+                first.setdefault(int(strongest.images[channel, 0]), channel)
+            picks = (list(first.values()) + [channel for channel in order if channel not in first.values()])[:count]
+        chosen += [f"{name}:{channel}" for channel in sorted(picks)]
     return chosen
 
 

@@ -47,7 +47,7 @@ def sheets(
         rows = [_row(network, targets[i], climbs[i], strongest[i], beaten.get(i)) for i in part]
         key = "pictures" if first == 0 else f"pictures_{first // _ROWS + 1}"
         names = ", ".join(str(targets[i].unit) for i in part)
-        compared = " The last column is the sample that drives the unit hardest." if beaten else ""
+        compared = " The last column is the sample that drives the unit hardest, gray beyond its edge." if beaten else ""
         found[key] = Image(
             below(rows, 12),
             title=f"Images that excite units most ({way})",
@@ -61,11 +61,11 @@ def sheets(
 
 def _row(network: Network, target: Target, climb: Climb, best: Best | None, patch: np.ndarray | None) -> np.ndarray:
     tiles = [
-        below([_tile(network, target, picture), caption(f"run {run}: {float(climb.reached[run]):.4g}", size=12)], 2)
+        below([_tile(network, target, picture), caption(f"run {run}: {float(climb.reached[run]):.5g}", size=12)], 2)
         for run, picture in enumerate(pictures_of(network, climb.pictures))
     ]
     if best is not None and patch is not None:
-        tiles.append(below([_enlarged(patch), caption(f"image {best.image}: {best.value:.4g}", size=12)], 2))
+        tiles.append(below([_enlarged(patch), caption(f"image {best.image}: {best.value:.5g}", size=12)], 2))
     row = beside(tiles, 8)
     where = (
         "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""

@@ -24,7 +24,7 @@ from netopsy.studies.study import Study
 
 _BYTES = 2**30  # of activations that a batch of images may hold on the way
 _STEPS = {"plain": 100, "fourier": 128}
-_SIZES = {"plain": 0.02, "fourier": 0.04}
+_SIZES = {"plain": 0.02, "fourier": 0.03}
 _CONTRAST = {"plain": 0.1, "fourier": 0.02}
 
 
@@ -45,7 +45,7 @@ class Maximize(Study):
     runs: random starts a unit.
     steps: of the ascent; by default 100 plain, 128 fourier.
     step_size: plain: root mean square change of the field's pixels a step, as a share of the range from black to
-        white; fourier: Adam's step. By default 0.02 plain, 0.04 fourier.
+        white; fourier: Adam's step. By default 0.02 plain, 0.03 fourier.
     diversity: fourier: weight of the likeness of a unit's runs, which is held against them; 0 for none.
     movement: fourier: strength of the random moves, 1 for up to 5 % jitter, 10 % scale, 10 degrees; 0 for none.
     seed: of the random starts and moves.
