@@ -32,7 +32,7 @@ def counted(values: Tensor, k: int = 3, batch: int = 4, axis: int = 1, order: Te
 @pytest.mark.parametrize("levels", [2, 5, 10**6])
 @pytest.mark.parametrize("shape", [(6, 7, 5), (40, 30, 40), (3, 1, 1), (4,)])
 def test_entries_are_those_of_the_slow_twin(shape: tuple[int, ...], levels: int) -> None:
-    """Few levels make many ties; 30 x 40 places are looked at in two steps."""
+    """Few levels make many ties."""
     generator = torch.Generator().manual_seed(levels)
     values = torch.randint(-levels, levels, (11, *shape), generator=generator).float() / 2
     expected = strongest(values.flatten(2).numpy() if len(shape) > 1 else values[..., None].numpy(), range(11), 3)
