@@ -6,6 +6,7 @@ import operator
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,13 +56,24 @@ def _attempts(
     for batch, ways in _WAYS:
         example = torch.zeros(batch, *input_shape, **options)
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), _separate_attention(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), **ways)
         except Exception as error:
             reasons.append(error)
             continue
         yield program
+
+
+@contextmanager
+def _separate_attention() -> Iterator[None]:
+    """Without gradients torch runs a whole attention layer as one operator, which hides what is inside it."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _try_once(module: nn.Module, example: torch.Tensor, input_shape: tuple[int, ...]) -> None:

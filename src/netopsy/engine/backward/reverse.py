@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from netopsy.engine.backward.operators import MaxPool, factors
 from netopsy.engine.backward.rules import Rule
 from netopsy.engine.backward.tree import SHAPED, Tree, call, norm_scale
+from netopsy.errors import NetworkError
 from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.graph import aten, operator_name, shape_of
 from netopsy.network.macs import argument
@@ -104,7 +105,15 @@ def _linear(tree: Tree, node: fx.Node) -> bool:
         return argument(node, "dim") != 0
     if tree.trunk.operators[node] is not None:
         return node.target is not aten.max_pool2d.default
-    return node.target is aten.batch_norm.default or kind in _PASSED_ON or kind == "getitem"
+    if kind in _PASSED_ON:
+        return _batch_first(node) and _batch_first(node.args[0])
+    return node.target is aten.batch_norm.default or kind == "getitem"
+
+
+def _batch_first(node: Any) -> bool:
+    """Whether the batch is in the first axis alone: attention may hold it in another, or folded into one."""
+    one, two = shape_of(node, 1), shape_of(node, 2)
+    return one[1:] == two[1:] and one[:1] != two[:1]
 
 
 def _like(tree: Tree, node: fx.Node, part: Any) -> bool:
@@ -142,7 +151,15 @@ def _by_autograd(
     tensors = [leaf for value in leaves.values() for leaf in _flat(value) if leaf.requires_grad]
     if not tensors or not any(output.requires_grad for output in outputs):
         return []
-    gradients = iter(torch.autograd.grad(outputs, tensors, flows, allow_unused=True, materialize_grads=True))
+    try:
+        gradients = iter(torch.autograd.grad(outputs, tensors, flows, allow_unused=True, materialize_grads=True))
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise NetworkError(
+            f"nothing goes back through '{node.meta['name']}': torch has no derivative of {operator_name(node)}; choose "
+            "units in front of it."
+        ) from error
     found: list[tuple[fx.Node, Any]] = []
     for operand, value in leaves.items():
         parts = {i: next(gradients) for i, leaf in enumerate(_flat(value)) if leaf.requires_grad}
