@@ -157,8 +157,8 @@ def _by_autograd(
         if "not implemented" not in str(error):
             raise
         raise NetworkError(
-            f"nothing goes back through '{node.meta['name']}': torch has no derivative of {operator_name(node)}; choose "
-            "units in front of it."
+            f"nothing goes back through '{node.meta['name']}': torch has no derivative of {operator_name(node)}; "
+            "choose units in front of it."
         ) from error
     found: list[tuple[fx.Node, Any]] = []
     for operand, value in leaves.items():
