@@ -138,7 +138,7 @@ def _tested(
 ) -> Cut:
     """The cut compared with those of clouds whose covariance is exactly that of the points.
 
-    Of normal points with a given covariance the left singular vectors are a random frame, so for them the test is exact.
+    Of normal points with a given covariance the left singular vectors are a random frame: for them the test is exact.
     """
     found = _dip(points, second)
     spread = np.linalg.svd(points - points.mean(0), compute_uv=False)

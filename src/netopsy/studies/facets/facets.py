@@ -1,0 +1,220 @@
+"""A unit as a logical OR of patterns (Palmieri et al., Section 2; the wheel-or-face cell)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from netopsy.engine.drivers import Drive, find_drive
+from netopsy.engine.observe import observe
+from netopsy.engine.patches import patches
+from netopsy.engine.tallies.strongest import Strongest
+from netopsy.engine.words import plural
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.network.units import Unit, channel_axis, find_unit
+from netopsy.result import Figure, Image, Result
+from netopsy.samples import Samples
+from netopsy.samples.strata import strata
+from netopsy.studies.facets import findings, tables
+from netopsy.studies.facets.account import Account, account, split
+from netopsy.studies.facets.choose import late_drive, only_good, torn, watch
+from netopsy.studies.facets.grouping import Facets as Groups
+from netopsy.studies.facets.grouping import group
+from netopsy.studies.facets.measure import Stimuli, decided_by, record, stimulus_shares
+from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
+from netopsy.studies.study import Study
+
+HANDFUL = 10  # strong stimuli that a unit needs
+CANDIDATES = 24  # input channels that the Boolean account may choose from
+SCOUTS = 256  # training images on which the candidates are picked
+MOST_INPUTS = 8
+
+
+@dataclass(frozen=True)
+class Facets(Study):
+    """Which different patterns make a unit fire: its strong stimuli grouped by what drove them in the layer before,
+    and its firing as the shortest sum of products of the firing of its most decisive inputs (Palmieri et al.,
+    Section 2: "the unit at the end is a sort of logic OR of many intermediate configurations").
+
+    units: the units to look at, each as node:channel, node:channel:y:x or node:neuron; by default `count` units of the
+        last layer but one whose strong stimuli are shared between two classes.
+    layer: the node whose units are chosen where no units are named.
+    count: how many units are chosen.
+    stimuli: strong stimuli a unit, one an image; never more than a quarter of the images (but 20).
+    smallest: stimuli that a facet needs at least.
+    most_facets: facets a unit at most.
+    level: probability of splitting stimuli that form one cloud.
+    patches: patches shown of each facet.
+    inputs: inputs of the Boolean account at most; how many are taken is settled by cross-validation.
+    images: images for the Boolean account at most, drawn at random and stratified by class.
+    share: the share of images on which the unit is said to fire (0: wherever it is above 0; behind an activation
+        function never below 0).
+    held_out: the share of those images kept for precision and recall.
+    seed: of the draw of the images, the clouds without groups and the cross-validation.
+    """
+
+    name: ClassVar[str] = "facets"
+
+    units: tuple[str, ...] = ()
+    layer: str | None = None
+    count: int = 4
+    stimuli: int = 100
+    smallest: int = 5
+    most_facets: int = 6
+    level: float = 0.05
+    patches: int = 10
+    inputs: int = 6
+    images: int = 2000
+    share: float = 0.2
+    held_out: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for setting, least, most in (
+            ("count", 1, 64),
+            ("stimuli", HANDFUL, 1000),
+            ("smallest", 2, 500),
+            ("most_facets", 1, 20),
+            ("patches", 1, 50),
+            ("inputs", 1, MOST_INPUTS),
+            ("images", 20, 100_000),
+            ("seed", 0, 2**31),
+        ):
+            value = getattr(self, setting)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise SettingsError(f"{setting} {value!r} is out of range; give a whole number from {least} to {most}.")
+        for setting, low, high in (("level", 0.0, 0.5), ("held_out", 0.05, 0.95), ("share", 0.0, 0.95)):
+            if not low <= getattr(self, setting) <= high:
+                raise SettingsError(f"{setting} {getattr(self, setting)} is out of range; give {low} to {high}.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        assert samples is not None
+        most = min(self.stimuli, max(20, len(samples) // 4))
+        drives, stimuli, said = self._units(network, samples, most)
+        if not drives:
+            return self.result(tables=tables.empty(), findings=said)
+        names = [[str(unit) for unit in drive.inputs] for drive in drives]
+        shares = stimulus_shares(network, samples, drives, stimuli)
+        groups = [
+            group(s, smallest=self.smallest, most=self.most_facets, level=self.level, named=3, seed=self.seed)
+            for s in shares
+        ]
+        accounts = self._accounts(network, samples, drives)
+        units = [str(drive.unit) for drive in drives]
+        found = tables.make(units, names, samples.classes, strata(samples.labels), stimuli, groups, accounts)
+        return self.result(
+            tables=found,
+            figures=_figures(units, names, accounts),
+            images=self._sheets(network, samples, drives, stimuli, groups),
+            findings=[findings.overall(units, groups), *tables.sentences(units, names, groups, accounts, found), *said],
+        )
+
+    def _units(self, network: Network, samples: Samples, most: int) -> tuple[list[Drive], list[Stimuli], list[str]]:
+        """The units that can be treated, their strong stimuli, and a sentence for each that cannot."""
+        if not self.units:
+            return self._chosen(network, samples, most)
+        found = [find_drive(network, unit) for unit in dict.fromkeys(find_unit(network, u) for u in self.units)]
+        drives = [drive for drive in found if isinstance(drive, Drive)]
+        said = [why for why in found if isinstance(why, str)]
+        kept: list[tuple[Drive, Stimuli]] = []
+        if drives:
+            results = observe(network, samples, {str(k): watch(drive, most) for k, drive in enumerate(drives)})
+            for k, drive in enumerate(drives):
+                own = Stimuli(*only_good(results[str(k)], 0, drive.rectified))
+                if len(own.values) < HANDFUL:
+                    said.append(
+                        f"{drive.unit} fires on {plural(len(own.values), 'image')} of {len(samples):,}: fewer than "
+                        f"{HANDFUL} strong stimuli cannot be told into facets."
+                    )
+                else:
+                    kept.append((drive, own))
+        return [d for d, _ in kept], [s for _, s in kept], said
+
+    def _chosen(self, network: Network, samples: Samples, most: int) -> tuple[list[Drive], list[Stimuli], list[str]]:
+        if self.layer is None:
+            first = late_drive(network)
+        else:
+            first = find_drive(network, find_unit(network, Unit(self.layer, 0)))
+        if isinstance(first, str):
+            return [], [], [first[:1].upper() + first[1:]]
+        tally = Strongest(most, channel_axis(network.nodes[first.end.node]))
+        strongest = observe(network, samples, {"units": (first.end.node, tally)})["units"]
+        channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.count]
+        if not channels:
+            why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {len(samples):,} images."
+            return [], [], [why]
+        drives = [find_drive(network, Unit(first.unit.node, channel)) for channel in channels]
+        stimuli = [Stimuli(*only_good(strongest, channel, first.rectified)) for channel in channels]
+        return [d for d in drives if isinstance(d, Drive)], stimuli, []
+
+    def _accounts(self, network: Network, samples: Samples, drives: Sequence[Drive]) -> list[Account | str]:
+        labels = samples.labels
+        if len(samples) < 20:
+            return [f"{len(samples)} images are too few for a Boolean account: give 20 or more"] * len(drives)
+        train, test = split(labels, self.images, self.held_out, self.seed)
+        scouts = np.sort(np.random.default_rng(self.seed).permutation(train)[:SCOUTS])
+        candidates = [np.argsort(-part)[:CANDIDATES] for part in decided_by(network, samples, drives, scouts)]
+        recorded = record(network, samples, drives, np.concatenate([train, test]), candidates)
+        return [
+            account(
+                own.value,
+                own.inputs,
+                chosen,
+                len(train),
+                share=self.share,
+                rectified=drive.rectified,
+                most=self.inputs,
+                seed=self.seed,
+            )
+            for drive, own, chosen in zip(drives, recorded, candidates, strict=True)
+        ]
+
+    def _sheets(
+        self,
+        network: Network,
+        samples: Samples,
+        drives: Sequence[Drive],
+        stimuli: Sequence[Stimuli],
+        groups: Sequence[Groups],
+    ) -> dict[str, Image]:
+        wanted: dict[str, tuple[list[int], list[int]]] = {}
+        spans: list[list[slice]] = []
+        for drive, own, found in zip(drives, stimuli, groups, strict=True):
+            images, places = wanted.setdefault(drive.end.node, ([], []))
+            spans.append([])
+            for part in found.parts:
+                rows = part.rows[: self.patches]
+                spans[-1].append(slice(len(images), len(images) + len(rows)))
+                images += own.images[rows].tolist()
+                places += _flat_places(drive, own.places[rows].tolist())
+        cut = patches(network, samples, wanted, tile=SQUARE)
+        return {
+            str(drive.unit): sheet(
+                str(drive.unit), [cut[drive.end.node][s] for s in own], [len(part.rows) for part in found.parts]
+            )
+            for drive, own, found in zip(drives, spans, groups, strict=True)
+        }
+
+
+def _flat_places(drive: Drive, places: list[int]) -> list[int]:
+    """Flat places in the whole map: a unit with a place of its own has a single one."""
+    if not drive.end.place:
+        return places
+    at = 0
+    for position, size in zip(drive.end.place, drive.grid, strict=True):
+        at = at * size + position
+    return [at] * len(places)
+
+
+def _figures(
+    units: Sequence[str], names: Sequence[Sequence[str]], accounts: Sequence[Account | str]
+) -> dict[str, Figure]:
+    return {
+        f"karnaugh {unit}": karnaugh(unit, found, [own[i] for i in found.inputs])
+        for unit, own, found in zip(units, names, accounts, strict=True)
+        if isinstance(found, Account) and 0 < found.table.inputs <= 6
+    }

@@ -1,0 +1,128 @@
+"""The pictures of the study: a sheet of patches for each unit, and its Karnaugh map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import polars as pl
+from jaxtyping import UInt8
+from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
+
+from netopsy.charts.parts import inline, make_figure
+from netopsy.engine.boolean import gray_code, karnaugh_map
+from netopsy.engine.mosaic import PAPER
+from netopsy.engine.pictures import resized
+from netopsy.engine.words import listing, plural
+from netopsy.result import Figure, Image
+from netopsy.studies.facets.account import Account, letters
+
+SQUARE = 96  # screen pixels of a patch, about
+_GAP = 3
+_MARGIN = 64  # room for the words in front of a row
+_SOURCE = "after Zeiler and Fergus (2014), Figure 2, and the wheel-or-face cell of 'Interpreting Deep Networks'"
+_UNSEEN = "#8f8f8f"
+
+
+def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], sizes: Sequence[int]) -> Image:
+    """One row a facet: its strongest patches. sizes: how many stimuli each facet has."""
+    height, width = rows[0].shape[1:3]
+    enlarge = max(1, round(SQUARE / max(height, width)))
+    height, width = height * enlarge, width * enlarge
+    columns = max(len(row) for row in rows)
+    canvas = np.full(
+        (len(rows) * (height + _GAP) + _GAP, _MARGIN + columns * (width + _GAP) + _GAP, 3), PAPER, np.uint8
+    )
+    for k, row in enumerate(rows):
+        top = _GAP + k * (height + _GAP)
+        for j, patch in enumerate(row):
+            left = _MARGIN + j * (width + _GAP)
+            canvas[top : top + height, left : left + width] = resized(patch, (height, width), smooth=False)
+    picture = Picture.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    for k, size in enumerate(sizes):
+        middle = _GAP + k * (height + _GAP) + height // 2
+        pen.text((4, middle - 18), f"facet {k + 1}", fill=(20, 20, 20), font=_font(14))
+        pen.text((4, middle + 2), f"of {size}", fill=(90, 90, 90), font=_font(13))
+    several = len(rows) > 1
+    title = f"{plural(len(rows), 'facet')} of {unit}"
+    reading = (
+        "One row a facet, its strongest stimuli from left to right, each cut out at the unit's receptive field; the "
+        "number of stimuli in the facet stands in front."
+        if several
+        else "The unit's strongest stimuli from left to right, each cut out at its receptive field: one pattern only."
+    )
+    alt_text = f"{title}: rows of {listing([str(s) for s in sizes])} stimuli, {columns} patches shown of each."
+    return Image(np.asarray(picture), title, reading, _SOURCE, alt=alt_text)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
+    """The truth table of a unit as a Karnaugh map. names: of its input channels, in the order A, B, C, ..."""
+    inputs = found.table.inputs
+    signs = letters(inputs)
+    down = inputs // 2
+    majority, true = found.table.majority, found.expression.cells
+    rows = []
+    for cells, left in zip(karnaugh_map(inputs), _labels(down), strict=True):
+        for cell, top in zip(cells, _labels(inputs - down), strict=True):
+            fired, rested = int(found.table.fired[cell]), int(found.table.rested[cell])
+            seen = fired + rested
+            on = [n for sign, n in zip(f"{cell:0{inputs}b}", names, strict=True) if sign == "1"]
+            rows.append(
+                {
+                    "row": left,
+                    "column": top,
+                    "fires": fired / seen if seen else None,
+                    "text": f"{fired}/{seen}" if seen else "–",
+                    "true": bool(true[cell]),
+                    "majority": _WORDS[int(majority[cell])],
+                    "on": ", ".join(on) or "none",
+                }
+            )
+    frame = pl.DataFrame(rows, schema_overrides={"fires": pl.Float64})
+    across, along = " ".join(signs[down:]), " ".join(signs[:down])
+    base = alt.Chart(inline(frame, list(frame.columns))).encode(
+        x=alt.X("column:O", sort=_labels(inputs - down), title=across, axis=alt.Axis(orient="top", labelAngle=0)),
+        y=alt.Y("row:O", sort=_labels(down), title=along or None, axis=alt.Axis(labels=bool(down), ticks=False)),
+        tooltip=[
+            alt.Tooltip("text:N", title="fired / images"),
+            alt.Tooltip("majority:N"),
+            alt.Tooltip("true:N", title="expression"),
+            alt.Tooltip("on:N", title="inputs on"),
+        ],
+    )
+    scale = alt.Scale(scheme="blueorange", domain=[0, 0.5, 1])
+    legend = alt.Legend(title="share that fired", format=".0%", values=[0, 0.5, 1])
+    seen = base.transform_filter("datum.fires !== null").mark_rect()
+    unseen = base.transform_filter("datum.fires === null").mark_rect(color=_UNSEEN)
+    ink = alt.condition(
+        "datum.fires === null || datum.fires < 0.2 || datum.fires > 0.85", alt.value("white"), alt.value("black")
+    )
+    cells = seen.encode(color=alt.Color("fires:Q", scale=scale, legend=legend))
+    frames = (
+        base.transform_filter("datum.true").mark_rect(fillOpacity=0, strokeWidth=3).encode(stroke=alt.value("#009e73"))
+    )
+    words = base.mark_text(fontSize=12).encode(text="text:N", color=ink)
+    key = "; ".join(f"{s} = {n} > {c:.3g}" for s, n, c in zip(signs, names, found.cuts, strict=True))
+    return make_figure(
+        alt.layer(unseen, cells, frames, words),
+        f"Karnaugh map of {unit}: {found.expression.text(signs)}",
+        "A cell is a combination of the inputs (1: on), and neighbours differ in one. It counts the training images in "
+        "which the unit fired, of those seen; gray cells were never seen or tie, and may be either (don't care). "
+        f"Framed: where the expression is true. {key}.",
+        "Interpreting Deep Networks, 'Karnaugh Maps'",
+        height=max(2, 2**down) * 34,
+    )
+
+
+_WORDS = {1: "fires", 0: "rests", -1: "don't care"}
+
+
+def _labels(bits: int) -> list[str]:
+    return [f"{n:0{bits}b}" if bits else "" for n in gray_code(bits)]
