@@ -74,8 +74,8 @@ def test_no_file_is_over_400_lines(path: Path) -> None:
 
 def test_the_public_names_are_these() -> None:
     known = """activations Case Codebook Figure Image Network Preprocessing Replace Result Samples Shift Variant backproject codebook
-        distributions examine field filter_codebook filters kmeans1d list_layers list_studies load_network load_samples maximize
-        noise observe parameters rounding score sparsity sweep workspace"""
+        distributions examine facets field filter_codebook filters kmeans1d list_layers list_studies load_network load_samples maximize
+        noise observe parameters reconstruct rounding score sparsity stimuli sweep workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:
         assert callable(getattr(netopsy, name))

@@ -23,10 +23,22 @@ def pictures(
 
 
 def map_pictures(
-    maps: Float[Tensor, "n channel height width"], preprocessing: Preprocessing
+    maps: Float[Tensor, "n channel height width"], preprocessing: Preprocessing, *, clip: float = 0.0
 ) -> UInt8[np.ndarray, "n height width 3"]:
-    """Signed maps as pictures: 0 is mid-gray, and each map is scaled to its own largest magnitude."""
-    return _colours(normalise(maps.detach().cpu().numpy()), preprocessing)
+    """Signed maps as pictures: 0 is mid-gray, and each map is scaled to its own largest magnitude.
+
+    clip: share of each map's non-zero magnitudes that are drawn at full strength.
+    """
+    values = maps.detach().cpu().numpy()
+    if clip:
+        values = np.stack([_clipped(value, clip) for value in values])
+    return _colours(normalise(values), preprocessing)
+
+
+def _clipped(value: Float[np.ndarray, "*shape"], clip: float) -> Float[np.ndarray, "*shape"]:
+    strong = np.abs(value[value != 0])
+    top = float(np.quantile(strong, 1 - clip)) if strong.size else 0.0
+    return value.clip(-top, top)
 
 
 def _colours(values: UInt8[np.ndarray, "n channel height width"], preprocessing: Preprocessing) -> np.ndarray:

@@ -1,0 +1,51 @@
+"""What the columns say, in sentences."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from netopsy.engine.words import listing, plural
+
+
+def findings(columns: pl.DataFrame, likeness: pl.DataFrame, layer: str, touched: int) -> list[str]:
+    """Sentences on the measured units: whose maps look like the image, and what makes two maps alike."""
+    found = []
+    units = columns["unit"].n_unique()
+    means = columns.group_by("rule", maintain_order=True).agg(pl.col("edges").mean(), pl.col("other_edges").mean())
+    known = means.filter(pl.col("edges").is_not_nan())
+    if known.height:
+        parts = [f"{rule} {edge:.2f} ({other:.2f})" for rule, edge, other in known.iter_rows()]
+        found.append(
+            f"Do the maps lie on the image's edges? Local correlation, mean over {plural(units, 'unit')} of {layer} (in "
+            f"brackets with the edges of another image): {listing(parts, most=9)}."
+        )
+    found += _masks_or_weights(likeness)
+    if touched:
+        found.append(f"The flow back met {plural(touched, 'activation')} between the image and {layer}.")
+    return found
+
+
+def _masks_or_weights(likeness: pl.DataFrame) -> list[str]:
+    """The paper's claim: the activations, and not so much the parameters, hold what is reconstructed."""
+    masks, weights = _pair(likeness, "masked", "masked_random"), _pair(likeness, "masked", "deconvnet")
+    if not len(masks) or not len(weights):
+        return []
+    same_masks, same_weights = (float(pair["correlation"].mean()) for pair in (masks, weights))  # type: ignore[arg-type]
+    if same_masks > same_weights + 0.05:
+        verdict = "the masks matter more than the weights, as Palmieri et al. say"
+    elif same_weights > same_masks + 0.05:
+        verdict = "the weights matter more than the masks, unlike what Palmieri et al. say"
+    else:
+        verdict = "masks and weights matter alike here"
+    signed = [float(pair["signed"].mean()) for pair in (masks, weights)]  # type: ignore[arg-type]
+    return [
+        f"A masked map lies where the one with the same masks and random weights lies (correlation of their strengths "
+        f"{same_masks:.2f}), and where the one with the same weights and no masks lies ({same_weights:.2f}): {verdict}. "
+        f"Pixel for pixel with their signs the two correlations are {signed[0]:.2f} and {signed[1]:.2f}."
+    ]
+
+
+def _pair(likeness: pl.DataFrame, a: str, b: str) -> pl.DataFrame:
+    """Rows that compare rule `a` with rule `b`, where both maps vary."""
+    rows = likeness.filter(pl.col("one").is_in([a, b]) & pl.col("other").is_in([a, b]))
+    return rows.filter(pl.col("correlation").is_not_nan() & pl.col("signed").is_not_nan())
