@@ -11,6 +11,7 @@ from torch import Tensor
 
 from netopsy.engine.backward import backproject
 from netopsy.engine.workspace import current_workspace
+from netopsy.errors import NetworkError
 from netopsy.network.network import Network
 from netopsy.samples import Samples
 from netopsy.studies.field.probes import Box, Probe, field_box
@@ -68,8 +69,11 @@ def averages(
         for number, probe in enumerate(probes):
             picked = [draws[number][first + i] if probe.channel is None else probe.channel for i in range(count)]
             units = [(probe.node, channel, *probe.place) for channel in picked]
-            maps = backproject(network, pictures, units, "gradient", of=range(count))
-            sums[number] += maps.reshape(count, -1, height, width).double().square().sum((0, 1)).cpu()
+            try:
+                maps = backproject(network, pictures, units, "gradient", of=range(count))
+                sums[number] += maps.reshape(count, -1, height, width).double().square().sum((0, 1)).cpu()
+            except NetworkError:  # an operator without a derivative: the probe has no gradient
+                sums[number].fill_(torch.nan)
             done += count
             current_workspace().report("effective fields", done, total)
     return [measure(p, *field_box(network, p), s / len(images), share) for p, s in zip(probes, sums, strict=True)]

@@ -8,6 +8,7 @@ import polars as pl
 from scipy import stats
 
 from netopsy.engine.words import listing, plural
+from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.studies.field.tree import Grown
 
@@ -16,11 +17,13 @@ def findings(
     network: Network, tables: dict[str, pl.DataFrame], grown: Grown, image: int, energy: float, images: int
 ) -> list[str]:
     """Plain sentences, the most important first."""
-    found = [*_tree(tables["tree"], grown, image), *_effective(tables["effective"], energy, images)]
+    found = [*_tree(network, tables["tree"], grown, image), *_effective(tables["effective"], energy, images)]
     return [*found, *_theory(tables["fields"], network)]
 
 
-def _tree(tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
+def _tree(network: Network, tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
+    if grown.unit is not None and not grown.rows and activations(network, mixing=False):
+        return [f"No tree could be followed from {grown.unit}: an operator before it has no derivative."]
     if grown.unit is None or tree.is_empty():
         return ["The network applies no activation function that Netopsy knows, so no unit has an activation tree."]
     unit = str(grown.unit)

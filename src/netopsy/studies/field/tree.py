@@ -11,6 +11,7 @@ from torch import Tensor
 
 from netopsy.engine.backward import Contribution, contributing
 from netopsy.engine.walk import plan
+from netopsy.errors import NetworkError
 from netopsy.network.activations import activations
 from netopsy.network.field import receptive_field
 from netopsy.network.graph import shape_of
@@ -68,7 +69,12 @@ def grow(network: Network, image: Tensor, unit: Unit | None) -> Grown:
     asked = strongest(network, image) if unit is None else unit
     if asked is None:
         return Grown(None, 0.0, (0, 0, 0, 0), [])
-    found, rows = contributing(network, image, asked)
+    try:
+        found, rows = contributing(network, image, asked)
+    except NetworkError:
+        if unit is not None:
+            raise
+        return Grown(asked, 0.0, (0, 0, 0, 0), [])
     value = _values(network, image, found.node)
     field = receptive_field(network, found.node)
     at = found.place or ()
