@@ -47,7 +47,9 @@ def sheets(
         rows = [_row(network, targets[i], climbs[i], strongest[i], beaten.get(i)) for i in part]
         key = "pictures" if first == 0 else f"pictures_{first // _ROWS + 1}"
         names = ", ".join(str(targets[i].unit) for i in part)
-        compared = " The last column is the sample that drives the unit hardest, gray beyond its edge." if beaten else ""
+        compared = (
+            " The last column is the sample that drives the unit hardest, gray beyond its edge." if beaten else ""
+        )
         found[key] = Image(
             below(rows, 12),
             title=f"Images that excite units most ({way})",

@@ -45,7 +45,7 @@ def _failed(runs: pl.DataFrame) -> list[str]:
     """Runs of which it cannot be said that they maximised anything."""
     found = []
     for kind, words in (
-        ("no gradient", "got no gradient from their random start (every path from the unit to the image is off)"),
+        ("no gradient", "got no gradient from their random start (every path to the image is off, or it is no number)"),
         ("not finite", "met values that are no finite numbers"),
         ("not risen", "ended no higher than they began"),
     ):
