@@ -14,8 +14,7 @@ from netopsy.engine.boolean.table import cells_of
 from netopsy.samples.strata import Labels, stratified
 
 FOLDS = 5
-TOLERANCE = 0.01  # of F1: a shorter table within this of the best is preferred
-LEAST = 4  # images on which the unit fires, and does not fire, in the training part
+LEAST = 5  # images on which the unit fires, and does not fire, in the training part
 
 
 @dataclass(frozen=True)
@@ -140,13 +139,16 @@ def _cuts(
 
 
 def _number(x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"], most: int, seed: int) -> int:
-    """How many inputs: the fewest that predict left-out training images about as well as any number up to `most`."""
+    """How many inputs: the fewest whose F1 on left-out training images is within a standard error of the best.
+
+    Source: Breiman, Friedman, Olshen, Stone, "Classification and Regression Trees" (1984), Section 3.4.3.
+    """
     draw = np.random.default_rng(seed)
     fold = np.empty(len(fires), np.int64)
     for state in (True, False):  # as many firing images in each fold
         rows = draw.permutation(np.flatnonzero(fires == state))
         fold[rows] = np.arange(len(rows)) % FOLDS
-    said = np.zeros((most, len(fires)), bool)
+    quality = np.zeros((most, FOLDS))
     for k in range(FOLDS):
         inside, outside = fold != k, fold == k
         cuts, _ = _cuts(x[inside], fires[inside])
@@ -155,9 +157,11 @@ def _number(x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"
         for number in range(1, most + 1):
             chosen = order[:number]
             table = truth_table(bits[inside][:, chosen], fires[inside])
-            said[number - 1, outside] = minimise(table.majority).cells[cells_of(bits[outside][:, chosen])]
-    quality = np.array([score(row, fires).f1 for row in said])
-    return int(np.flatnonzero(quality >= quality.max() - TOLERANCE)[0]) + 1
+            said = minimise(table.majority).cells[cells_of(bits[outside][:, chosen])]
+            quality[number - 1, k] = score(said, fires[outside]).f1
+    mean = quality.mean(1)
+    error = quality[mean.argmax()].std(ddof=1) / np.sqrt(FOLDS)
+    return int(np.flatnonzero(mean >= mean.max() - error)[0]) + 1
 
 
 def _single(bits: Bool[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"]) -> tuple[int, bool]:

@@ -10,6 +10,8 @@ from netopsy.engine.words import listing, plural
 from netopsy.studies.facets.account import Account, letters
 from netopsy.studies.facets.grouping import Facets
 
+_SPELT = 3  # longer expressions are written with letters
+
 
 def overall(units: Sequence[str], groups: Sequence[Facets]) -> str:
     """How many of the units have several facets."""
@@ -70,18 +72,17 @@ def of_account(unit: str, found: Account | str, names: Sequence[str], single: st
             f"{head}, and its most decisive inputs do not say when: the majority of every combination "
             f"{'rests' if expression == 'NEVER' else 'fires'}. It listens to many inputs, not to a few."
         )
+    if found.expression.literals > _SPELT:
+        signs = letters(len(names))
+        named = ", ".join(f"{signs[i]} = {names[i]}" for i in found.expression.named)
+        expression = f"{found.expression.text(signs)} (with {named})"
     rule = (
         f"{head}; {expression} says when, with precision {mine.precision:.0%} and recall {mine.recall:.0%} "
         f"(the best single input, {single}: {alone.precision:.0%} and {alone.recall:.0%}; always: "
         f"{found.always.precision:.0%} and 100%)"
     )
     if mine.f1 <= alone.f1 and found.expression.literals > 1:
-        return f"{rule}. The single input does as well (F1 {alone.f1:.2f} against {mine.f1:.2f})."
+        return f"{rule}. The single input does as well or better (F1 {alone.f1:.2f} against {mine.f1:.2f})."
     if mine.f1 < 0.5:
         return f"{rule}. With F1 {mine.f1:.2f} that is a poor account: the unit listens to many inputs, not to a few."
     return f"{rule}."
-
-
-def key(names: Sequence[str], cuts: Sequence[float]) -> str:
-    """`A = conv3:12 > 0.5`, for each input."""
-    return "; ".join(f"{s} = {n} > {c:.4g}" for s, n, c in zip(letters(len(names)), names, cuts, strict=True))

@@ -114,7 +114,7 @@ def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
         alt.layer(unseen, cells, frames, words),
         f"Karnaugh map of {unit}: {found.expression.text(signs)}",
         "A cell is a combination of the inputs (1: on), and neighbours differ in one. It counts the training images in "
-        "which the unit fired, of those seen; gray cells were never seen or tie, and may be either (don't care). "
+        "which the unit fired, of those seen; gray cells were never seen: they, and ties, are free. "
         f"Framed: where the expression is true. {key}.",
         "Interpreting Deep Networks, 'Karnaugh Maps'",
         height=max(2, 2**down) * 34,
