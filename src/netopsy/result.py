@@ -50,7 +50,7 @@ class Sheet:
     count: int
 
     @classmethod
-    def of(cls, tiles: np.ndarray, *, quality: int = 60) -> Sheet:
+    def of(cls, tiles: np.ndarray, *, quality: int = 35) -> Sheet:
         """The sheet of `tiles`, uint8 (n, height, width, 3); small ones lose nothing, larger ones as in a JPEG."""
         from PIL import Image as Picture
 
@@ -62,7 +62,7 @@ class Sheet:
             pixels[top : top + height, left : left + width] = tile
         buffer = io.BytesIO()
         lossless = max(height, width) < 16  # the codec's blocks
-        Picture.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=4, lossless=lossless)
+        Picture.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=6, lossless=lossless)
         return cls(buffer.getvalue(), (height, width), columns, n)
 
 

@@ -17,7 +17,7 @@
 
   at("layer").append(option("", `all ${atlas.layers.length} layers`));
   atlas.layers.forEach((layer, l) => at("layer").append(option(l, `${layer.node} (${layer.units.length})`)));
-  at("sort").append(option("channel", "unit"), ...atlas.figures.map((name, k) => option(k, name.replaceAll("_", " "))), option("match", "images of the class"));
+  at("sort").append(option("channel", "unit"), ...atlas.figures.map((name, k) => option(k, name.replaceAll("_", " "))), option("match", "class matches"));
   at("classes").append(...atlas.classes.slice(0, 2000).map((name) => option(name, "")));
 
   function sheet(id) {
@@ -75,7 +75,7 @@
   function words(unit) {
     const p = document.createElement("p");
     const name = unit.group >= 0 ? atlas.classes[unit.group] : "no class";
-    p.append(element("strong", name));
+    p.append(element("strong", name === "no class" ? name : `class ${name}`));
     atlas.figures.forEach((figure, k) => {
       if (unit.figures[k] !== null) p.append(` · ${figure.replaceAll("_", " ")} ${number(unit.figures[k])}`);
     });

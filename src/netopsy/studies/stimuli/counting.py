@@ -11,8 +11,8 @@ from netopsy.engine.observe import observe
 from netopsy.engine.tallies import ClassMeans, ClassMeansResult, Strongest, StrongestImages
 from netopsy.engine.tally import Tally
 from netopsy.errors import SettingsError
-from netopsy.network.activations import rectifies
-from netopsy.network.graph import shape_of
+from netopsy.network.activations import activations, rectifies
+from netopsy.network.graph import batch_first, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, unit_nodes, weight_layer
 from netopsy.samples import Samples
@@ -54,16 +54,13 @@ def choose(network: Network, layers: tuple[str, ...]) -> tuple[dict[str, fx.Node
         found = network.node(name)
         behind = {n: node for n, node in every.items() if weight_layer(network, node) == name}
         wanted |= {found.meta["name"]: found} if found.meta["name"] in every or not behind else behind
+    asked = wanted or {n: network.nodes[n] for layer in network.layers for n in layer.nodes} | activations(network)
     chosen = {name: node for name, node in network.nodes.items() if name in (wanted or every)}
-    usable = {name: node for name, node in chosen.items() if len(shape_of(node)) > 1 and _row_an_image(node)}
-    left = [name for name in chosen if name not in usable]
+    usable = {name: node for name, node in chosen.items() if len(shape_of(node)) > 1 and batch_first(node)}
+    left = [name for name, node in network.nodes.items() if name in asked and not batch_first(node)]
     if layers and not usable:
-        raise SettingsError(f"no unit of {', '.join(left)} belongs to one image; choose other layers.")
+        raise SettingsError(f"no unit of {', '.join(wanted)} belongs to one image; choose other layers.")
     return usable, left
-
-
-def _row_an_image(node: fx.Node) -> bool:
-    return all(shape_of(node, batch)[0] == batch for batch in (2, 3))
 
 
 def count(
@@ -75,7 +72,7 @@ def count(
     tallies: dict[str, tuple[str, Tally]] = {}
     for name, node in nodes.items():
         tallies[f"strongest {name}"] = (name, Strongest(top, channel_axis(node)))
-        if by_class:
+        if by_class and rectifies(node):  # the index is for activations that are never negative
             tallies[f"means {name}"] = (name, ClassMeans(labels, len(samples.classes), channel_axis(node)))
     found = observe(network, samples, tallies)
     return {

@@ -47,9 +47,10 @@ def _depth(live: pl.DataFrame, random: float, top: int) -> list[str]:
     third = means.height // 3
     early, late = _mean(means.head(third), "share"), _mean(means.tail(third), "share")
     word = "grow more selective with depth" if late > early + 0.02 else "do not grow more selective with depth"
+    first, last = ("first layer", "last") if third == 1 else (f"first {third} layers", f"last {third}")
     return [
-        f"Units {word}: among the {top} strongest images of a unit {early:.0%} are of the commonest class in the first "
-        f"{third} layers and {late:.0%} in the last {third}; images drawn at random give {random:.0%}."
+        f"Units {word}: among the {top} strongest images of a unit {early:.0%} are of the commonest class in the "
+        f"{first} and {late:.0%} in the {last}; images drawn at random give {random:.0%}."
     ]
 
 
