@@ -79,7 +79,7 @@ def _transposed(
         weights = (constants[node], None) if node in constants else factors(node, constants)
         return [(operand, operator.backward(g, x, tree.padding(node, operand), *weights))]
     if not _linear(tree, node):
-        return _by_autograd(tree, node, g, values, constants)
+        return _by_autograd(tree, node, g if rule.signed else _uneven(g), values, constants)
     if node.target is aten.batch_norm.default:
         folded = operand in tree.trunk.folded
         return [(operand, g if folded else g * norm_scale(node, constants).reshape(-1, *[1] * (g.ndim - 2)))]
@@ -181,6 +181,14 @@ def _leaf(value: Any) -> Any:
 def _paths(part: Flow) -> Flow:
     """1 where the flow is not zero: paths are told apart from none, and never cancel."""
     return {i: _paths(p) for i, p in part.items()} if isinstance(part, dict) else (part != 0).to(part.dtype)
+
+
+def _uneven(flow: Flow) -> Flow:
+    """Paths of random strength: a softmax or a norm answers to a flow that is even with zero."""
+    if isinstance(flow, dict):
+        return {i: _uneven(part) for i, part in flow.items()}
+    strength = torch.rand(flow.shape, generator=torch.Generator().manual_seed(0), dtype=flow.dtype)
+    return flow * (strength + 0.5).to(flow.device)
 
 
 def _add(tree: Tree, flow: dict[fx.Node, Flow], node: fx.Node, operand: fx.Node, part: Flow) -> None:
