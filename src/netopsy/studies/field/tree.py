@@ -120,9 +120,10 @@ def _level(network: Network, row: Contribution) -> Level:
     count = masks.shape[1]
     cells = masks.reshape(3, count) if torch.Size(shape).numel() == count else None
     flat = masks.reshape(3, count, *(masks.shape[2:] if masks.ndim == 4 else (1, -1))).sum(1)
-    if row.box is not None and len(shape) == 3 and axis == 1:
-        top, left, bottom, right = row.box
+    box = row.box if len(shape) == 3 and axis == 1 else None
+    if box is not None:
+        top, left, bottom, right = box
         whole = torch.zeros(3, *shape[1:], dtype=flat.dtype)
         whole[:, top:bottom, left:right] = flat
         flat = whole
-    return Level(row.node, torch.Size(shape).numel(), count, row.box, flat[0], flat[1], flat[2], cells)
+    return Level(row.node, torch.Size(shape).numel(), count, box, flat[0], flat[1], flat[2], cells)
