@@ -6,9 +6,48 @@ import numpy as np
 import polars as pl
 
 from netopsy.charts import bars, curve, heatmap, histogram
-from netopsy.result import Image, Result
+from netopsy.result import Atlas, Image, Result, Sheet
 
 EVIL = "</script><script>window.pwned=1</script><b>'\"&"
+
+
+def evil_atlas() -> Atlas:
+    """Two layers: 30 units with two patches of 4 x 6 pixels each; 3 units, one of a single stimulus, with two patches
+    of 20 x 20 pixels and their reconstructions, on two sheets. The patch of rank r of unit c is of colour (8c, 0, r);
+    unit c answers with c + 1 and c to images 0 and 1.
+    """
+    rows = [("conv1", c) for c in range(30)] + [(EVIL, c) for c in range(3)]
+    units = pl.DataFrame(
+        {
+            "node": [node for node, _ in rows],
+            "layer": ["conv1" if node == "conv1" else EVIL for node, _ in rows],
+            "channel": [c for _, c in rows],
+            "class": ["cat" if c % 2 else EVIL for _, c in rows],
+            "activation": [c + 1.0 for _, c in rows],
+            "share": [None if c == 1 else c / 30 for _, c in rows],
+        }
+    )
+    entries = [(n, c, r) for n, c in rows for r in (1, 2) if (n, c, r) != (EVIL, 2, 2)]
+    stimuli = pl.DataFrame(
+        {
+            "node": [n for n, _, _ in entries],
+            "channel": [c for _, c, _ in entries],
+            "rank": [r for _, _, r in entries],
+            "value": [c + 2.0 - r for _, c, r in entries],
+            "image": [r - 1 for _, _, r in entries],
+            "class": [("cat" if c % 2 else EVIL) if r == 1 else "dog" for _, c, r in entries],
+        }
+    )
+    small = np.zeros((30, 2, 4, 6, 3), np.uint8)
+    small[..., 0] = 8 * np.arange(30)[:, None, None, None]
+    small[..., 2] = np.arange(1, 3)[None, :, None, None]
+    large = np.full((3, 4, 20, 20, 3), 128, np.uint8)
+    sheets = {
+        "conv1": (Sheet.of(small.reshape(-1, 4, 6, 3)),),
+        EVIL: (Sheet.of(large[:2].reshape(-1, 20, 20, 3)), Sheet.of(large[2:].reshape(-1, 20, 20, 3))),
+    }
+    words = {"title": f"Atlas of {EVIL}", "reading": f"Read {EVIL}", "source": "Some paper, Figure 2"}
+    return Atlas(units=units, stimuli=stimuli, sheets=sheets, top=2, rules={"conv1": "", EVIL: "masked"}, **words)
 
 
 def evil_result(study: str = "noise") -> Result:
@@ -36,6 +75,7 @@ def evil_result(study: str = "noise") -> Result:
             "histogram": histogram(bins, "left", "right", "count", **words),
         },
         images={"filters": Image(np.zeros((4, 6, 3), np.uint8), title=EVIL, reading=EVIL, alt=EVIL, zoom=4)},
+        atlases={"atlas": evil_atlas()},
         findings=[f"The most fragile layer is {EVIL}.", "A second finding."],
         provenance={
             "network": {"name": EVIL, "parameters": 1234, "digest": "ab"},

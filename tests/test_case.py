@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,11 @@ def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
     }
     assert np.array_equal(back.images["filters"].pixels, result.images["filters"].pixels)
     assert back.images["filters"].zoom == 4
+    atlas, expected = back.atlases["atlas"], result.atlases["atlas"]
+    assert atlas.units.equals(expected.units) and atlas.stimuli.equals(expected.stimuli)
+    assert atlas.sheets == expected.sheets and replace(atlas, units=None, stimuli=None) == replace(
+        expected, units=None, stimuli=None
+    )
 
 
 def test_files_lie_where_the_docs_say(tmp_path: Path) -> None:
@@ -86,7 +92,10 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
         Case(tmp_path / "other")
 
 
-@pytest.mark.parametrize("path", ["result.json", "tables/scores.parquet", "figures/map.vl.json", "images/filters.png"])
+@pytest.mark.parametrize(
+    "path",
+    ["result.json", "tables/scores.parquet", "figures/map.vl.json", "images/filters.png", "atlases/atlas/1.webp"],
+)
 def test_damage_is_named(tmp_path: Path, path: str) -> None:
     Case(tmp_path).add(evil_result())
     whole = (tmp_path / "noise" / path).read_bytes()

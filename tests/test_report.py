@@ -33,7 +33,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pages_are_small_and_hold_vega_once(case: Path) -> None:
     for page in case.glob("*.html"):
         text = page.read_text()
-        assert text.count("window.vegaEmbed=") == 1
+        assert text.count("window.vegaEmbed=") == (not page.name.endswith("-atlas.html"))
         assert len(text) < (1_500_000 if page.name == "index.html" else 5_000_000)
 
 
@@ -42,7 +42,7 @@ def test_pages_name_no_other_place(case: Path) -> None:
         outline = Outline()
         outline.feed(page.read_text())
         links = [attrs[key] or "" for _, attrs in outline.tags for key in ("src", "href") if key in attrs]
-        assert links and all(re.match(r"data:|#|[a-z_]+\.html$", link) for link in links)
+        assert links and all(re.match(r"data:|#|[a-z_-]+\.html$", link) for link in links)
 
 
 class Outline(HTMLParser):
@@ -117,6 +117,92 @@ def test_every_chart_is_drawn_and_nothing_leaves_the_page(case: Path, browser, n
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 200 if scheme == "dark" else ground != "rgb(0, 0, 0)"
     page.close()
+
+
+@pytest.fixture
+def atlas(case: Path, browser) -> Iterator[object]:
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.errors, page.requests = [], []
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto((case / "noise-atlas.html").as_uri())
+    page.wait_for_selector("html[data-ready]", timeout=60_000)
+    yield page
+    assert not page.errors
+    assert [url for url in page.requests if not url.startswith("data:")] == [(case / "noise-atlas.html").as_uri()]
+    assert page.evaluate("window.pwned") is None and page.locator("b").count() == 0
+    page.close()
+
+
+def names(page) -> list[str]:
+    return page.locator(".unit h2").all_inner_texts()
+
+
+def settled(page, count: str) -> None:
+    page.wait_for_function("text => document.getElementById('count').textContent.startsWith(text)", arg=count)
+    wanted = min(24, int(count.split()[0]))
+    page.wait_for_function("n => document.querySelectorAll('.unit').length === n", arg=wanted)
+
+
+@pytest.mark.browser
+def test_the_atlas_finds_units_by_layer_class_and_activation(atlas) -> None:
+    assert atlas.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways"
+    settled(atlas, "33 of 33 units")
+    atlas.locator("#more").click()
+    atlas.wait_for_function("document.querySelectorAll('.unit').length === 33")
+    atlas.select_option("#layer", label=f"{EVIL} (3)")
+    settled(atlas, "3 of 33 units")
+    assert names(atlas) == [f"{EVIL} : {c}" for c in range(3)]
+    atlas.fill("#class", "CAT")
+    settled(atlas, "1 of 33 units")
+    assert names(atlas) == [f"{EVIL} : 1"]
+    atlas.fill("#class", "dog")
+    settled(atlas, "2 of 33 units")
+    atlas.check("#main-class")
+    settled(atlas, "0 of 33 units")
+    atlas.locator("button[type=reset]").click()
+    settled(atlas, "33 of 33 units")
+    atlas.fill("#low", "29")
+    settled(atlas, "2 of 33 units")
+    atlas.fill("#high", "29.5")
+    settled(atlas, "1 of 33 units")
+    assert names(atlas) == ["conv1 : 28"]
+
+
+@pytest.mark.browser
+def test_the_atlas_sorts_with_missing_figures_last(atlas) -> None:
+    atlas.select_option("#layer", label="conv1 (30)")
+    settled(atlas, "30 of 33 units")
+    atlas.select_option("#sort", label="share")
+    atlas.wait_for_function("document.querySelector('.unit h2').textContent === 'conv1 : 29'")
+    atlas.locator("#more").click()
+    atlas.wait_for_function("document.querySelectorAll('.unit').length === 30")
+    assert names(atlas) == [f"conv1 : {c}" for c in [*range(29, 1, -1), 0, 1]]
+    atlas.select_option("#order", "1")
+    atlas.wait_for_function("document.querySelector('.unit h2').textContent === 'conv1 : 0'")
+    atlas.locator("#more").click()
+    atlas.wait_for_function("document.querySelectorAll('.unit').length === 30")
+    assert names(atlas) == [f"conv1 : {c}" for c in [0, *range(2, 30), 1]]
+
+
+@pytest.mark.browser
+def test_the_atlas_draws_each_unit_its_own_pictures(atlas) -> None:
+    settled(atlas, "33 of 33 units")
+    colour = (
+        "([i, x]) => [...document.querySelectorAll('.unit canvas')[i].getContext('2d').getImageData(x, 10, 1, 1).data]"
+    )
+    for i in (0, 7, 23):
+        assert atlas.evaluate(colour, [i, 10]) == [8 * i, 0, 1, 255]
+        assert atlas.evaluate(colour, [i, 90]) == [8 * i, 0, 2, 255]
+    atlas.fill("#unit", "7")
+    settled(atlas, "1 of 33 units")
+    atlas.locator(".unit button").click()
+    atlas.locator("#view figcaption").nth(1).wait_for()
+    assert atlas.locator("#view figcaption").all_inner_texts() == ["1. cat · 8 · image 0", "2. dog · 7 · image 1"]
+    assert atlas.locator("#previous").is_disabled() and atlas.locator("#next").is_disabled()
+    atlas.keyboard.press("Escape")
+    assert not atlas.locator("#unit-view").is_visible()
 
 
 @pytest.mark.browser

@@ -183,12 +183,18 @@ def _write_atlas(atlas: Atlas, folder: Path) -> None:
         (folder / f"{number}.webp").write_bytes(sheet.data)
 
 
+def _read_webp(path: Path) -> bytes:
+    data = path.read_bytes()
+    if data[:4] != b"RIFF" or int.from_bytes(data[4:8], "little") + 8 != len(data):
+        raise OSError(f"'{path.name}' is cut short or no WebP picture")
+    return data
+
+
 def _read_atlas(folder: Path, words: dict[str, Any]) -> Atlas:
     number = itertools.count()
     sheets = {
         node: tuple(
-            Sheet((folder / f"{next(number)}.webp").read_bytes(), tuple(w["tile"]), w["columns"], w["count"])
-            for w in own
+            Sheet(_read_webp(folder / f"{next(number)}.webp"), tuple(w["tile"]), w["columns"], w["count"]) for w in own
         )
         for node, own in words["sheets"].items()
     }

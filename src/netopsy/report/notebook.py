@@ -24,6 +24,9 @@ def result_html(result: Result) -> str:
         shown = image_summary(name, image)
         parts.append(f'<figure><img src="{shown["url"]}" width="{shown["width"]}" alt="{escape(shown["alt"])}">')
         parts.append(f"<figcaption>{escape(image.title)}. {escape(image.reading)}</figcaption></figure>")
+    for atlas in result.atlases.values():
+        units, layers = atlas.units.height, len(atlas.sheets)
+        parts.append(f"<p>{escape(atlas.title)}: {units:,} units of {layers} layers, on a page of the report.</p>")
     parts += [
         _table(table_summary(result.study, name, frame.head(ROWS)), frame.height)
         for name, frame in result.tables.items()
