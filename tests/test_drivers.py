@@ -1,0 +1,174 @@
+"""What drives a unit: against the convolution written out, and as shares that add up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from netopsy import Network, Preprocessing, load_network
+from netopsy.engine.drivers import Drive, Driven, find_drive
+from netopsy.engine.walk import plan
+from netopsy.network.units import Unit, find_unit
+
+SIZE = 12
+
+
+class Branches(nn.Module):
+    """Batch norms, a join of channels, a sum with a shortcut, pools, and a linear head over a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.left = nn.Sequential(nn.Conv2d(8, 5, 1), nn.BatchNorm2d(5), nn.ReLU())
+        self.right = nn.Sequential(nn.Conv2d(8, 7, 3, padding=1, groups=1), nn.BatchNorm2d(7), nn.ReLU())
+        self.pool = nn.MaxPool2d(2)
+        self.joined = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, stride=1, bias=False), nn.BatchNorm2d(12))
+        self.last = nn.Conv2d(12, 6, 3, padding=1, dilation=1)
+        self.act = nn.GELU()
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([self.left(x), self.right(x)], 1)
+        x = F.relu(self.joined(x) + x)
+        x = self.pool(F.dropout(x, training=self.training))
+        x = self.act(self.last(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    module = Branches()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(part.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)
+    return Network("branches", module, Preprocessing(size=(SIZE, SIZE)))
+
+
+def measured(network: Network, unit: str, images: Tensor) -> tuple[Drive, Driven, dict[str, Tensor]]:
+    drive = find_drive(network, find_unit(network, unit))
+    assert isinstance(drive, Drive), drive
+    walk = plan(network, (*drive.sources, drive.end.node))
+    with torch.no_grad():
+        values = walk.run({"input": images}, batch=len(images))
+    return drive, drive.measure(values), values
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["left.2:3", "right.2:6", "left.0:2", "cat:9", "relu:4", "relu:4:2:7", "pool:4", "act:5", "last:0:0:5", "head:2"],
+)
+def test_shares_add_up_to_the_pre_activation_less_the_same_constant(network: Network, unit: str) -> None:
+    images = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    drive, driven, values = measured(network, unit, images)
+    space = values[drive.end.node].select(1, drive.end.channel).reshape(6, -1)
+    assert torch.equal(driven.value, space.gather(1, driven.place[:, None])[:, 0])
+    if drive.end.place is None:
+        assert torch.equal(driven.value, space.amax(1))
+    # the constant is what the step gives for no activation at all, at the same place
+    silent = {name: torch.zeros_like(values[name]) for name in drive.sources}
+    constant = drive.measure(silent, driven.place).value
+    torch.testing.assert_close(driven.value - driven.shares.sum(1), constant, rtol=1e-4, atol=1e-5)
+    assert driven.shares.shape == driven.strength.shape == (6, len(drive.inputs))
+
+
+def test_shares_are_weights_times_activations_over_the_window(network: Network) -> None:
+    """The joined convolution with its batch norm and shortcut, written out with unfolded windows."""
+    images = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    drive, _, values = measured(network, "relu:4", images)
+    driven = drive.measure(values, torch.tensor([0, 40, 70, 100, 143]))
+    module = network.module
+    assert isinstance(module, Branches)
+    conv, norm = module.joined
+    assert drive.sources == ("left.2", "right.2") and drive.end.node == "add"
+    before = torch.cat([values["left.2"], values["right.2"]], 1)
+    windows = F.unfold(before, 3, padding=1).reshape(5, 12, 9, -1)
+    place = driven.place[:, None, None, None].expand(-1, 12, 9, 1)
+    window = windows.gather(3, place)[..., 0]
+    weight = conv.weight[4].reshape(12, 9) * norm.weight[4] / (norm.running_var[4] + norm.eps).sqrt()
+    expected = (window * weight).sum(2).detach()
+    expected[:, 4] += window[:, 4, 4]  # the shortcut reads the same channel at the same place
+    torch.testing.assert_close(driven.shares, expected, rtol=1e-4, atol=1e-5)
+    # rectified activations are never below the padding, so the largest of the window is the strength
+    torch.testing.assert_close(driven.strength, window.amax(2))
+    assert [str(u) for u in drive.inputs] == [f"left.2:{c}" for c in range(5)] + [f"right.2:{c}" for c in range(7)]
+
+
+def test_a_unit_of_a_join_or_a_pool_is_found_where_it_was_made(network: Network) -> None:
+    joined = find_drive(network, Unit("cat", 9))
+    pooled = find_drive(network, Unit("pool", 4))
+    assert isinstance(joined, Drive) and isinstance(pooled, Drive)
+    assert joined.end == Unit("right.1", 4) and joined.sources == ("stem.2",)
+    assert pooled.end == Unit("add", 4) and pooled.rectified
+
+
+@pytest.mark.parametrize(("unit", "word"), [("stem.2:0", "image itself"), ("pool:4:1:1", "max_pool2d")])
+def test_a_unit_without_an_affine_step_before_it_is_said_to_be(network: Network, unit: str, word: str) -> None:
+    found = find_drive(network, find_unit(network, unit))
+    assert isinstance(found, str) and word in found and unit in found
+
+
+def test_the_weights_stay_as_they_were_and_gather_no_gradient(network: Network) -> None:
+    before = network.digest
+    measured(network, "relu:4", torch.randn(3, 3, SIZE, SIZE))
+    del network.__dict__["digest"]
+    assert network.digest == before and all(p.grad is None for p in network.module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("source", "unit", "sources"),
+    [
+        ("netopsy:resnet20", "layer3.1.relu2:17", 2),
+        pytest.param("netopsy:googlenet", "inception_4b.cat:200", 1, marks=pytest.mark.slow),
+        pytest.param("netopsy:googlenet", "inception_4b.relu_1:3", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_the_identity_holds_on_networks_of_real_size(source: str, unit: str, sources: int) -> None:
+    net = networks(source)
+    images = torch.randn(2, *net.preprocessing.input_shape, generator=torch.Generator().manual_seed(3))
+    drive, driven, values = measured(net, unit, images)
+    assert len(drive.sources) == sources
+    silent = {name: torch.zeros_like(values[name]) for name in drive.sources}
+    constant = drive.measure(silent, driven.place).value
+    torch.testing.assert_close(driven.shares.sum(1), driven.value - constant, rtol=1e-4, atol=1e-4)
+
+
+_kept: dict[str, Network] = {}
+
+
+def networks(source: str) -> Network:
+    if source not in _kept:
+        _kept[source] = load_network(source)
+    return _kept[source]
+
+
+class Tokens(nn.Module):
+    """A patch embedding, then a perceptron over tokens behind a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Conv2d(3, 7, 4, 4), nn.LayerNorm(7)
+        self.inner, self.outer, self.head = nn.Linear(7, 11), nn.Linear(11, 7), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = tokens + self.outer(F.gelu(self.inner(self.norm(tokens))))
+        return self.head(tokens.mean(1))
+
+
+def test_tokens_are_places_and_their_features_inputs() -> None:
+    net = Network("tokens", Tokens(), Preprocessing(size=(SIZE, SIZE)))
+    images = torch.randn(4, 3, SIZE, SIZE)
+    drive, driven, values = measured(net, "gelu:6", images)
+    assert drive.sources == ("norm",) and drive.grid == (9,) and drive.end == Unit("inner", 6)
+    module = net.module
+    assert isinstance(module, Tokens)
+    token = values["norm"][torch.arange(4), driven.place]
+    torch.testing.assert_close(driven.shares, token * module.inner.weight[6].detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(driven.strength, token)
