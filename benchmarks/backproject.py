@@ -1,0 +1,105 @@
+"""Guided backpropagation of many units of one layer on one image, against captum.
+
+    python benchmarks/backproject.py [--networks vgg16,resnet18] [--units 48] [--repeats 3] [--device cpu]
+
+Peer: captum's NeuronGuidedBackprop, one unit a call as its interface has it, and many units a call (the image repeated,
+a selector that takes each row's own unit) with whichever batch is its fastest; the ratio is against the faster.
+Ours: `netopsy.backproject(..., rule="guided")`. Random weights: the work does not depend on them. Units are drawn at
+random over channels and places, so that corners and edges are among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+
+import torch
+from captum.attr import NeuronGuidedBackprop
+from common import ratio, seconds
+
+import netopsy
+from netopsy.network.graph import shape_of
+
+LAYERS = {
+    "vgg16": {"early": "features.3", "middle": "features.15", "late": "features.29"},
+    "resnet18": {"early": "layer1.0.relu", "middle": "layer2.1.relu", "late": "layer4.0.relu"},
+}
+# the module that captum hooks for each of them, and which call of it
+TARGETS = {"early": 50, "middle": 10, "late": 2}
+BATCHES = (1, 4, 16, 48)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default="vgg16,resnet18")
+    parser.add_argument("--units", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
+    for name in options.networks.split(","):
+        measure(name, options)
+
+
+def measure(name: str, options: argparse.Namespace) -> None:
+    """Print the ratios for one network."""
+    torch.manual_seed(0)
+    network = netopsy.load_network(f"torchvision:{name}", weights="random").to(options.device)
+    image = torch.randn(1, *network.preprocessing.input_shape, device=options.device)
+    for depth, node in LAYERS[name].items():
+        _, channels, height, width = shape_of(network.node(node))
+        draw = torch.Generator().manual_seed(0)
+        places = [
+            [int(torch.randint(n, (), generator=draw)) for n in (channels, height, width)] for _ in range(options.units)
+        ]
+        units = [(node, *place) for place in places]
+        ours, maps = timed(lambda: netopsy.backproject(network, image, units, "guided"), options)
+        theirs, best, expected = peer(network.module, node, image, places, options)
+        error = float((maps - expected).abs().max() / expected.abs().max())
+        each = f"{ours / options.units * 1e3:.2f} against {theirs / options.units * 1e3:.1f} ms a unit"
+        print(
+            f"{name} {depth} ({node}, {options.units} units): {each}; largest difference {error:.1e} of the largest value"
+        )
+        ratio(ours, theirs, f"captum ({best} a call)", f" (target {TARGETS[depth]}x)")
+
+
+def peer(module, node, image, places, options):
+    """(seconds, its fastest batch, its maps)."""
+    layer = module.get_submodule(node)
+    guided = NeuronGuidedBackprop(module, layer)
+    found = {}
+    for size in BATCHES:
+
+        def run(size=size):
+            maps = []
+            for first in range(0, len(places), size):
+                some = places[first : first + size]
+                rows = torch.arange(len(some))
+                index = torch.tensor(some).T
+                pick = lambda out: out[(rows, *index)]  # noqa: E731
+                x = image.repeat(len(some), 1, 1, 1).requires_grad_()
+                maps.append(guided.attribute(x, neuron_selector=pick).detach())
+            return torch.cat(maps)
+
+        found[size] = timed(run, options)
+    best = min(found, key=lambda size: found[size][0])
+    return found[best][0], best, found[best][1]
+
+
+def timed(run, options):
+    """Median seconds of a few runs after one to warm up, and the result."""
+    result = run()
+    times = []
+    for _ in range(options.repeats):
+        if options.device != "cpu":
+            torch.cuda.synchronize()
+        took, result = seconds(lambda: (run(), options.device != "cpu" and torch.cuda.synchronize())[0])
+        times.append(took)
+    return statistics.median(times), result
+
+
+if __name__ == "__main__":
+    main()
