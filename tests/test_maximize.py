@@ -218,6 +218,13 @@ def test_the_strongest_at_a_place_merges_and_prefers_the_first_image() -> None:
     assert torch.allclose(tokens.result().values[0, 0], values[:, 0, 0].mean(1).max())
 
 
+def test_runs_are_compared_with_those_of_other_units_of_the_same_field(net: Network) -> None:
+    runs = maximize(net, units=("5:1", "5:2", "3:0"), steps=30, runs=2).tables["runs"]
+    assert runs["similarity_others"].is_null().to_list() == [False] * 4 + [True] * 2
+    # two scores of one small network are climbed by other pictures than one score twice
+    assert (runs["similarity"] > runs["similarity_others"]).head(4).all()
+
+
 def test_correlations_are_numpy_s() -> None:
     pictures = torch.randint(0, 256, (3, 3, 5, 6), dtype=torch.uint8)
     assert np.allclose(correlations(pictures).numpy(), np.corrcoef(pictures.flatten(1).numpy()))

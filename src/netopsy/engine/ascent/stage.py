@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from netopsy.engine.ascent.target import Target
 from netopsy.network.activations import activations
+from netopsy.network.graph import is_tensor
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 
@@ -28,22 +29,25 @@ class Stage:
     def __init__(self, network: Network, targets: Sequence[Target], *, features: bool = False) -> None:
         self.network, self.targets, self.tree = network, list(targets), targets[0].tree
         self.features = self._feature_node() if features else None
+        floating = (t.dtype for t in network.tensors.values() if t.is_floating_point())
+        self._kind = next(floating, torch.float32)
 
     def values(
         self, images: Float[Tensor, "n channel height width"], targets: Sequence[Target]
     ) -> tuple[Float[Tensor, " n"], Tensor | None]:
         """Each image's own unit, and the map that judges likeness; images: pixel shares in each target's field."""
         # beyond the field lies the mean colour, which is 0 in the network's input
-        x = F.pad(network_input(images, self.network.preprocessing), self.targets[0].margins)
+        x = F.pad(network_input(images, self.network.preprocessing), self.targets[0].margins).to(self._kind)
         kept = [self.features] if self.features else []
         found = self.tree.forward(x, keep=kept)
         reached = found[self.tree.trunk.target]
         values = torch.cat([target.value(reached[i : i + 1]) for i, target in enumerate(targets)])
-        return values, found[self.features] if self.features else None
+        features = found[self.features].float() if self.features else None
+        return values.float(), features
 
     def image_bytes(self) -> int:
         """About what one image holds until its gradient is back: every value on the way."""
-        return 4 * sum(torch.Size(self.tree.size(node)).numel() for node in self.tree.trunk.data if "val" in node.meta)
+        return 4 * sum(torch.Size(self.tree.size(node)).numel() for node in self.tree.trunk.data if is_tensor(node))
 
     def _feature_node(self) -> fx.Node | None:
         known = set(activations(self.network, mixing=False).values())

@@ -97,12 +97,14 @@ def _agreement(risen: pl.DataFrame) -> list[str]:
     mean, low, high = similar.mean(), similar.min(), similar.max()
     word = "different pictures" if mean < 0.3 else "alike pictures" if mean > 0.7 else "partly alike pictures"
     spread = float((units["spread"] / units["most"]).to_numpy().mean())
+    between = several["similarity_others"].drop_nulls().to_numpy()
+    beside = f"; pictures of different units correlate {between.mean():.2f}" if len(between) else ""
     kept = units["start_kept"].drop_nulls()
     start = f" A picture correlates {float(kept.to_numpy().mean()):.2f} with its own random start." if len(kept) else ""
     return [
         f"Other starts lead to {word}: the runs of one unit correlate {mean:.2f} on average over "
         f"{plural(units.height, 'unit')} (from {low:.2f} to {high:.2f}), "
-        f"while the values that they reach differ by {spread:.0%}.{start}"
+        f"while the values that they reach differ by {spread:.0%}{beside}.{start}"
     ]
 
 

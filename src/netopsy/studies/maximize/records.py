@@ -13,6 +13,8 @@ from torch import Tensor
 from netopsy.engine.ascent import Climb, Target
 from netopsy.studies.maximize.choosing import Best
 
+_OTHERS = 8
+
 _RUNS: dict[str, Any] = {
     "unit": pl.String,
     "node": pl.String,
@@ -29,6 +31,7 @@ _RUNS: dict[str, Any] = {
     "ratio_here": pl.Float64,
     "steps": pl.Int64,
     "similarity": pl.Float64,
+    "similarity_others": pl.Float64,
     "start_kept": pl.Float64,
     "at_limits": pl.Float64,
 }
@@ -51,12 +54,14 @@ def run_table(
     last picture, in whole pixel values. strongest: the largest value of the channel in the samples, anywhere in its
     map, in image `strongest_image`; strongest_here: at the unit's own place. ratio, ratio_here: reached over these,
     null unless both are above 0. similarity: mean correlation of the picture with those of the unit's other runs.
-    start_kept: correlation of the picture with its own start. at_limits: share of black and white values.
+    similarity_others: with those of other units whose fields are as large, at most 8. start_kept: correlation of the
+    picture with its own start. at_limits: share of black and white values.
     """
     rows: list[dict[str, Any]] = []
     for target, climb, best in zip(targets, climbs, strongest, strict=True):
-        alike = correlations(climb.pictures)
         runs = len(climb.pictures)
+        same = [c.pictures for c in climbs if c is not climb and c.pictures.shape == climb.pictures.shape][:_OTHERS]
+        alike = correlations(torch.cat([climb.pictures, *same]))
         for run in range(runs):
             reached, start = float(climb.reached[run]), float(climb.start[run])
             limits = (climb.pictures[run] == 0) | (climb.pictures[run] == 255)
@@ -78,6 +83,7 @@ def run_table(
                     "ratio_here": None if best is None else _ratio(reached, best.here),
                     "steps": steps,
                     "similarity": _finite(sum(others) / len(others)) if others else None,
+                    "similarity_others": _finite(float(alike[run, runs:].mean())) if same else None,
                     "start_kept": _finite(
                         float(correlations(torch.stack([climb.starts[run], climb.pictures[run]]))[0, 1])
                     ),
