@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import NEUTRAL
+from netopsy.engine.mosaic import NEUTRAL, PAPER
 from netopsy.engine.pictures import framed, map_pictures, pictures, resized
 from netopsy.network.preprocessing import Preprocessing
 
@@ -71,6 +71,4 @@ def _close(picture: Picture, field: Box, size: tuple[int, int]) -> Picture:
     part = np.ascontiguousarray(picture[top:bottom, left:right])
     scale = min(size[0] / part.shape[0], size[1] / part.shape[1])
     shown = resized(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))), smooth=False)
-    canvas = np.full((*size, 3), 255, np.uint8)
-    canvas[: shown.shape[0], : shown.shape[1]] = shown
-    return canvas
+    return np.pad(shown, ((0, 0), (0, size[1] - shown.shape[1]), (0, 0)), constant_values=PAPER)

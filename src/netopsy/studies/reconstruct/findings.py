@@ -11,18 +11,35 @@ def findings(columns: pl.DataFrame, likeness: pl.DataFrame, layer: str, touched:
     """Sentences on the measured units: whose maps look like the image, and what makes two maps alike."""
     found = []
     units = columns["unit"].n_unique()
-    means = columns.group_by("rule", maintain_order=True).agg(pl.col("edges").mean(), pl.col("other_edges").mean())
+    means = columns.group_by("rule", maintain_order=True).agg(
+        pl.col("edges", "other_edges").fill_nan(None).mean().fill_null(float("nan"))
+    )
     known = means.filter(pl.col("edges").is_not_nan())
     if known.height:
         parts = [f"{rule} {edge:.2f} ({other:.2f})" for rule, edge, other in known.iter_rows()]
         found.append(
-            f"Do the maps lie on the image's edges? Local correlation, mean over {plural(units, 'unit')} of {layer} (in "
-            f"brackets with the edges of another image): {listing(parts, most=9)}."
+            f"Do the maps lie on the image's edges? Local correlation, mean over {plural(units, 'unit')} of {layer} "
+            f"(in brackets with the edges of another image): {listing(parts, most=9)}."
         )
+    found += _effects(dict(zip(known["rule"], known["edges"], strict=True)))
     found += _masks_or_weights(likeness)
     if touched:
         found.append(f"The flow back met {plural(touched, 'activation')} between the image and {layer}.")
     return found
+
+
+def _effects(edges: dict[str, float]) -> list[str]:
+    """What the masks add to the learned weights, and the learned weights to the masks."""
+    if not {"masked", "deconvnet", "masked_random"} <= edges.keys():
+        return []
+    masks, weights = (edges["masked"] - edges[other] for other in ("deconvnet", "masked_random"))
+    how = "the masks even with random weights"
+    if edges["masked_random"] < 0.05:
+        how = "masks and learned weights together, and not through masks with random weights"
+    return [
+        f"With the learned weights the masks add {masks:+.2f} to that correlation; with the masks the learned weights, "
+        f"in place of random ones, add {weights:+.2f}: the image's edges come through {how}."
+    ]
 
 
 def _masks_or_weights(likeness: pl.DataFrame) -> list[str]:
@@ -39,9 +56,9 @@ def _masks_or_weights(likeness: pl.DataFrame) -> list[str]:
         verdict = "masks and weights matter alike here"
     signed = [float(pair["signed"].mean()) for pair in (masks, weights)]  # type: ignore[arg-type]
     return [
-        f"A masked map lies where the one with the same masks and random weights lies (correlation of their strengths "
-        f"{same_masks:.2f}), and where the one with the same weights and no masks lies ({same_weights:.2f}): {verdict}. "
-        f"Pixel for pixel with their signs the two correlations are {signed[0]:.2f} and {signed[1]:.2f}."
+        f"How alike are two maps (correlation of their strengths)? The masked one and the one with the same masks and "
+        f"random weights {same_masks:.2f}, the masked one and the one with the same weights and no masks "
+        f"{same_weights:.2f}: {verdict}. Pixel for pixel with their signs: {signed[0]:.2f} and {signed[1]:.2f}."
     ]
 
 

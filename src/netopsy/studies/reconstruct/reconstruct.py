@@ -44,8 +44,8 @@ class Reconstruct(Study):
     survey: over how many images, spread over the samples, the maps are measured beside those drawn.
     seed: of the random weights.
 
-    Tables: `units`, `columns` (a unit and rule a row: whether the map lies on the image's edges), `likeness` (a unit and
-    pair of rules a row: correlation of their strengths, and of the signed maps). The maps themselves are the artifact `maps.npz`.
+    Tables: `units`, `columns` (a unit and rule a row: whether the map lies on the image's edges), `likeness` (a unit
+    and pair of rules a row: correlation of their strengths, and of the signed maps). Artifact: `maps.npz`, the maps.
     """
 
     name: ClassVar[str] = "reconstruct"

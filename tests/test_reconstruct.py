@@ -1,0 +1,136 @@
+"""The study `reconstruct`: its maps, what it measures on them, and what it says when a rule cannot act."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from netopsy import Network, Preprocessing, Samples, backproject, load_network, load_samples, reconstruct
+from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.samples.images import ArrayImages
+from netopsy.studies.reconstruct.choice import default_layer
+from netopsy.studies.reconstruct.likeness import correlation, edges, on_edges, strength
+
+SIZE = 24
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (9, SIZE, SIZE, 3), np.uint8)
+    return Samples("noise", ArrayImages(pixels), draw.integers(0, 5, 9), tuple("abcde"))
+
+
+def network(*modules: nn.Module) -> Network:
+    module = nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    return Network("test", module, Preprocessing(size=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.3,) * 3))
+
+
+@pytest.fixture(scope="module")
+def net() -> Network:
+    torch.manual_seed(0)
+    return network(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3), nn.ReLU())
+
+
+def test_maps_and_units_are_those_of_the_engine(net: Network, samples: Samples) -> None:
+    result = reconstruct(net, samples, survey=0, images=(3,), features=3, layer="4")
+    arrays = np.load(result.artifacts["maps.npz"])
+    (batch,) = samples.batches(net.preprocessing, 1, order=[3])
+    with torch.no_grad():
+        value = net.module[:5](batch.images)[0]  # type: ignore[index]
+    place = np.unravel_index(int(value.amax(0).argmax()), value.shape[1:])
+    top = value[:, place[0], place[1]].topk(3).indices.tolist()
+    assert arrays["units"].tolist() == [f"4:{c}:{place[0]}:{place[1]}" for c in top if value[c, place[0], place[1]] > 0]
+    for rule in ("deconvnet", "masked", "masked_random", "gradient"):
+        (expected,) = backproject(net, batch.images, [str(arrays["units"][0])], rule)  # type: ignore[arg-type]
+        y0, x0, y1, x1 = arrays["fields"][0]
+        np.testing.assert_allclose(arrays[f"{rule}_0"], expected[:, y0:y1, x0:x1].numpy(), atol=1e-6)
+
+
+def test_tables_hold_a_row_for_each_unit_and_rule(net: Network, samples: Samples) -> None:
+    result = reconstruct(net, samples, units=("4:1", "1:2:3:4"), survey=4)
+    units, columns, likeness = (result.tables[name] for name in ("units", "columns", "likeness"))
+    images = units["image"].n_unique()
+    assert units.height == 2 * images and columns.height == 4 * units.height and likeness.height == 6 * units.height
+    for frame, measures in ((columns, ["edges", "other_edges"]), (likeness, ["correlation", "signed"])):
+        values = frame.select(pl.col(measures)).to_numpy()
+        assert np.nanmin(values) >= -1 and np.nanmax(values) <= 1 and np.isfinite(values).any()
+    picture = result.images["reconstructions"].pixels
+    assert picture.dtype == np.uint8 and picture.std() > 5
+    assert any("edges" in sentence for sentence in result.findings)
+
+
+def test_edges_of_a_map_that_is_the_edges_score_high_and_of_another_image_low() -> None:
+    draw = np.random.default_rng(1)
+    image, other = (np.kron(draw.random((1, 8, 8)), np.ones((1, 8, 8))) for _ in range(2))
+    other = np.roll(other, (4, 4), (1, 2))  # edges between those of the first
+    outline = edges(image)
+    region = np.exp(-((np.indices(outline.shape) - 30) ** 2).sum(0) / 500)  # a map lies in a part of the image
+    length = strength((outline * region)[None])
+    assert on_edges(length, outline) > 0.8 > 0.3 > abs(on_edges(length, edges(other)))
+    assert np.isnan(on_edges(np.zeros((9, 9)), np.ones((9, 9))))
+
+
+def test_correlation_is_numpys_with_and_without_weights() -> None:
+    draw = np.random.default_rng(2)
+    a, b, weight = draw.random((3, 50))
+    assert correlation(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
+    covariance = np.cov(a, b, aweights=weight, ddof=0)
+    assert correlation(a, b, weight) == pytest.approx(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
+    assert np.isnan(correlation(a, np.ones(50)))
+
+
+def test_a_smooth_network_leaves_out_rules_and_says_why(samples: Samples) -> None:
+    smooth = network(nn.Conv2d(3, 4, 3), nn.GELU())
+    result = reconstruct(smooth, samples, rules=("masked", "guided"), survey=0)
+    assert result.tables["columns"]["rule"].unique().to_list() == ["guided"]
+    assert any("Left out" in s and "gelu" in s for s in result.findings)
+    with pytest.raises(SettingsError, match="no rule can be applied"):
+        reconstruct(smooth, samples, rules=("masked",), survey=0)
+
+
+def test_the_default_layer_is_the_activation_behind_the_last_convolution(net: Network) -> None:
+    assert default_layer(net) == "4"
+    flat = Network(
+        "mlp", nn.Sequential(nn.Flatten(), nn.Linear(75, 8), nn.ReLU(), nn.Linear(8, 5)), Preprocessing((5, 5))
+    )
+    assert default_layer(flat) == "2"
+
+
+def test_shipped_network_on_digits_by_default() -> None:
+    result = reconstruct(load_network("netopsy:digits-a"), load_samples("digits", count=12))
+    assert {"deconvnet", "masked", "masked_random", "gradient"} == set(result.tables["columns"]["rule"])
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({"rules": ("masks",)}, SettingsError, "no rule 'masks'"),
+        ({"features": 0}, SettingsError, "at least 1"),
+        ({"images": (99,)}, SettingsError, r"no image \[99\]: give numbers from 0 to 8"),
+        ({"layer": "conv"}, UnknownLayer, "nearest"),
+        ({"units": ("4:9",)}, UnknownLayer, "give 0 to 3"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    net: Network, samples: Samples, settings: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        reconstruct(net, samples, **settings)
+
+
+@pytest.mark.real
+def test_masks_bring_out_the_edges_on_a_trained_network(shared: Path) -> None:
+    net = load_network("netopsy:resnet20", weights=str(shared / "data/networks/cifar10-resnet20.safetensors"))
+    draw = np.random.default_rng(0)
+    # blobs of colour: edges without fine texture
+    coarse = draw.integers(0, 256, (12, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    samples = Samples("blobs", ArrayImages(coarse), draw.integers(0, 10, 12), tuple("abcdefghij"))
+    means = reconstruct(net, samples, survey=12).tables["columns"].group_by("rule").agg(pl.col("edges").mean())
+    found = dict(means.iter_rows())
+    assert found["masked"] > found["gradient"] and found["masked"] > found["masked_random"]
