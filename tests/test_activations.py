@@ -167,11 +167,11 @@ def test_maps_show_the_channels_asked_for(samples: Samples) -> None:
     picture = activations(net, samples, images=(3,), maps=(f"{names[0]}:2", f"{names[0]}:4")).images["maps"].pixels
     maps = values(net, samples)[0][3]
     for column, channel in enumerate((2, 4)):
-        # tiles of 96 pixels, 4 apart, after the picture (240 wide, 12 apart) and below a caption of 19 pixels
-        left = 252 + 4 + column * 100
-        tile = picture[23 : 23 + 96, left : left + 96, 0]
+        # tiles of 84 pixels, 4 apart, after the picture (180 wide, 12 apart) and below a caption of 19 pixels
+        left = 192 + 4 + column * 88
+        tile = picture[23 : 23 + 84, left : left + 84, 0]
         expected = (maps[channel] / maps[channel].max() * 255).round().to(torch.uint8).numpy()
-        np.testing.assert_array_equal(tile[8::16, 8::16], expected)
+        np.testing.assert_array_equal(tile[7::14, 7::14], expected)
 
 
 @pytest.mark.parametrize("order", ["active", "first"])
@@ -181,9 +181,9 @@ def test_maps_are_of_the_most_active_channels_or_the_first(order: str, samples: 
     assert set(image) == {"maps_3", "maps_4"} and image["maps_3"].pixels.shape[2] == 3
     means = values(net, samples)[0][3].mean((1, 2))
     best = means.argsort(descending=True)[0] if order == "active" else 0
-    tile = image["maps_3"].pixels[23 : 23 + 96, 256 : 256 + 96, 0]
+    tile = image["maps_3"].pixels[23 : 23 + 84, 196 : 196 + 84, 0]
     expected = values(net, samples)[0][3, best]
-    np.testing.assert_array_equal(tile[8::16, 8::16], (expected / expected.max() * 255).round().to(torch.uint8))
+    np.testing.assert_array_equal(tile[7::14, 7::14], (expected / expected.max() * 255).round().to(torch.uint8))
 
 
 @pytest.mark.parametrize(

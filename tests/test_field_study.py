@@ -181,7 +181,7 @@ def test_the_drawing_frames_the_theoretical_field(samples: Samples) -> None:
     picture = field(net, samples, units=("0.1:2:3:4",), layers=0).images["effective"].pixels
     red = (picture == np.array([230, 60, 40])).all(2)
     rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
-    scale = 150 / SIZE
+    scale = 140 / SIZE
     assert columns[0] == round(4 * scale) and columns[-1] + 1 == round(9 * scale)
     assert rows[-1] + 1 - rows[0] == round(8 * scale) - round(3 * scale)
 

@@ -19,8 +19,9 @@ from netopsy.result import Image
 from netopsy.studies.activations.one import Seen
 
 _NODES = 5  # as many layers as the paper shows
-_TILE = 96
-_PICTURE = 240
+_TILE = 84
+_ACROSS = 8  # maps side by side: a sheet is as wide as a page of the report
+_PICTURE = 180
 
 
 class Slices:
@@ -88,8 +89,8 @@ class Slices:
         known = f"{name}, behind {layer}" if layer and layer != name else name
         text = f"{known}: {active} of {len(maps)} channels active, maps of {maps.shape[1]} x {maps.shape[2]}; {words} "
         tiles = [_gray(maps[channel]) for channel in chosen]
-        sheet = grid(np.stack(tiles), columns=len(tiles), gap=4)
-        return below([caption(text + ", ".join(map(str, chosen)), max(sheet.shape[1], 8 * _TILE)), sheet])
+        sheet = grid(np.stack(tiles), columns=min(_ACROSS, len(tiles)), gap=4)
+        return below([caption(text + ", ".join(map(str, chosen)), max(sheet.shape[1], _ACROSS * _TILE)), sheet])
 
 
 def _gray(values: Tensor) -> np.ndarray:

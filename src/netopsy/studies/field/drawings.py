@@ -17,10 +17,10 @@ from netopsy.result import Image
 from netopsy.studies.field.effective import Effective
 from netopsy.studies.field.tree import Grown, Level
 
-_TILE = 150
+_TILE = 140  # six side by side are as wide as a page of the report
 _ACROSS = 6  # probes side by side
-_LEVEL = 104
-_LEVELS = 8  # levels of a tree that are drawn
+_LEVEL = 92
+_LEVELS = 7  # levels of a tree that are drawn
 _THEORY, _EFFECT = (230, 60, 40), (40, 110, 230)
 _ROWS = {"in the tree": (46, 125, 50), "active": (30, 100, 200), "contributing": (216, 80, 10)}
 _GROUND = 243
@@ -75,7 +75,7 @@ def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
     """Layers as columns: at each place the number of channels in the tree, active, and contributing."""
     spread = np.unique(np.linspace(0, len(grown.rows) - 1, min(_LEVELS, len(grown.rows))).round().astype(int))
     shown, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
-    labels = [_name("", 90), *(caption(words, 90) for words in _ROWS)]
+    labels = [_name("", 84), *(caption(words, 84) for words in _ROWS)]
     columns = [below([_name("image", _LEVEL), shown], 2)]
     for index in spread:
         level = grown.rows[index]

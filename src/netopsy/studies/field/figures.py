@@ -23,7 +23,8 @@ def draw(tables: dict[str, pl.DataFrame], grown: Grown) -> dict[str, Figure]:
             zero=True,
             points=theory.height <= _POINTS,
             title="Height of the theoretical field of view, by depth",
-            reading="Pixels of the input that a unit can depend on, not cut to the image, in order of execution.",
+            reading="Pixels of the input that a unit can depend on, in order of execution; not cut to the image, but "
+            "the image's own height where an operator sees all of it at once.",
             x_title="node",
             y_title="pixels",
         )
