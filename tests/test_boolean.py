@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference_facets import shortest_sum
 from sympy import Or, symbols
 from sympy.logic import SOPform
 
@@ -12,6 +11,7 @@ from netopsy.engine.boolean import Expression, Product, gray_code, karnaugh_map,
 from netopsy.engine.boolean.inputs import decisive, threshold
 from netopsy.engine.boolean.table import cells_of
 from netopsy.errors import SettingsError
+from reference_facets import shortest_sum
 
 
 def random_table(inputs: int, seed: int) -> np.ndarray:

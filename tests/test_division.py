@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference_facets import dip_by_programming
 
 from netopsy.engine.dip import dip
 from netopsy.engine.division import divide
+from reference_facets import dip_by_programming
 
 
 @pytest.mark.parametrize("seed", range(12))
