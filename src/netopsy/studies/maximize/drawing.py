@@ -44,7 +44,7 @@ def sheets(
     found = {}
     for first in range(0, len(targets), _ROWS):
         part = range(first, min(first + _ROWS, len(targets)))
-        rows = [_row(network, targets[i], climbs[i], strongest[i], beaten.get(i)) for i in part]
+        rows = [_row(network, samples, targets[i], climbs[i], strongest[i], beaten.get(i)) for i in part]
         key = "pictures" if first == 0 else f"pictures_{first // _ROWS + 1}"
         names = ", ".join(str(targets[i].unit) for i in part)
         compared = (
@@ -61,7 +61,14 @@ def sheets(
     return found
 
 
-def _row(network: Network, target: Target, climb: Climb, best: Best | None, patch: np.ndarray | None) -> np.ndarray:
+def _row(
+    network: Network,
+    samples: Samples | None,
+    target: Target,
+    climb: Climb,
+    best: Best | None,
+    patch: np.ndarray | None,
+) -> np.ndarray:
     tiles = [
         below([_tile(network, target, picture), caption(f"run {run}: {float(climb.reached[run]):.5g}", size=12)], 2)
         for run, picture in enumerate(pictures_of(network, climb.pictures))
@@ -73,6 +80,8 @@ def _row(network: Network, target: Target, climb: Climb, best: Best | None, patc
         "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""
     )
     height, width = target.size
+    if samples is not None and target.unit.node == network.output and target.unit.channel < len(samples.classes):
+        where = f"class {samples.classes[target.unit.channel]}"
     note = f"{target.unit}{f' ({where})' if where else ''}, sees {height} x {width} pixels"
     return below([caption(note, max(row.shape[1], 420)), row], 2)
 
