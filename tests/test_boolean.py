@@ -8,7 +8,7 @@ from sympy import Or, symbols
 from sympy.logic import SOPform
 
 from netopsy.engine.boolean import Expression, Product, gray_code, karnaugh_map, minimise, truth_table
-from netopsy.engine.boolean.inputs import decisive, threshold
+from netopsy.engine.boolean.inputs import decisive, refined, threshold
 from netopsy.engine.boolean.table import cells_of
 from netopsy.errors import SettingsError
 from reference_facets import shortest_sum
@@ -112,8 +112,14 @@ def test_the_threshold_is_the_most_telling_cut() -> None:
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.nansum(table * np.log2(table / (table.sum(0) * table.sum(1)[:, None]))))
 
-    assert bits == pytest.approx(max(information(v) for v in strength), abs=1e-9)
     assert information(cut) == pytest.approx(bits, abs=1e-9)
+    best = max(information(v) for v in strength)
+    values = np.unique(strength)
+    # a likelihood ratio of 3.84 is what chance gives: of such cuts, none in a wider gap
+    rivals = [v for v in values[:-1] if 2 * 60 * np.log(2) * (best - information(v)) <= 3.84]
+    gaps = {v: values[i + 1] - v for i, v in enumerate(values[:-1])}
+    chosen = values[values < cut].max()
+    assert chosen in rivals and gaps[chosen] == max(gaps[v] for v in rivals)
     assert threshold(np.ones(5), np.array([1, 0, 1, 0, 1], bool)) == (1.0, 0.0)
 
 
@@ -122,3 +128,14 @@ def test_decisive_inputs_are_those_that_the_firing_depends_on() -> None:
     fires = (bits[:, 4] & ~bits[:, 1]) | bits[:, 6]
     assert sorted(decisive(bits, fires, 6)) == [1, 4, 6]
     assert decisive(bits, np.ones(400, bool), 6) == []
+
+
+def test_cuts_are_moved_to_where_the_inputs_decide_together() -> None:
+    generator = np.random.default_rng(3)
+    on = generator.random((500, 3)) < 0.5
+    strength = np.where(on, generator.uniform(0.6, 1, on.shape), generator.uniform(0, 0.3, on.shape))
+    fires = (on[:, 0] & ~on[:, 1]) | on[:, 2]
+    moved = refined(strength, np.array([0.9, 0.1, 0.45]), fires)
+    assert ((strength > moved) == on).all() and moved[2] == 0.45
+    settled = np.array([0.4, 0.5, 0.45])
+    assert (refined(strength, settled, fires) == settled).all()

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from netopsy.engine.boolean import Expression, TruthTable, minimise, truth_table
-from netopsy.engine.boolean.inputs import decisive, threshold
+from netopsy.engine.boolean.inputs import decisive, refined, threshold
 from netopsy.engine.boolean.table import cells_of
 from netopsy.samples.strata import Labels, stratified
 
@@ -93,10 +93,12 @@ def account(
         )
     x, y = strength[:split_at], strength[split_at:]
     cuts, bits = _cuts(x, fit)
+    single, inverse = _single(x > cuts, fit)
+    alone = score((y[:, single] > cuts[single]) != inverse, held)
     chosen = decisive(x > cuts, fit, _number(x, fit, most, seed))
+    cuts[chosen] = refined(x[:, chosen], cuts[chosen], fit)
     table = truth_table((x > cuts)[:, chosen], fit)
     expression = minimise(table.majority)
-    single, inverse = _single(x > cuts, fit)
     return Account(
         inputs=tuple(int(candidates[k]) for k in chosen),
         cuts=tuple(float(cuts[k]) for k in chosen),
@@ -107,7 +109,7 @@ def account(
         score=score(expression.cells[cells_of((y > cuts)[:, chosen])], held),
         single=int(candidates[single]),
         inverse=inverse,
-        single_score=score((y[:, single] > cuts[single]) != inverse, held),
+        single_score=alone,
         always=score(np.ones(len(held), bool), held),
         images=len(held),
         fires=float(held.mean()),
@@ -152,12 +154,12 @@ def _number(x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"
     for k in range(FOLDS):
         inside, outside = fold != k, fold == k
         cuts, _ = _cuts(x[inside], fires[inside])
-        bits = x > cuts
-        order = decisive(bits[inside], fires[inside], most)
+        order = decisive(x[inside] > cuts, fires[inside], most)
         for number in range(1, most + 1):
             chosen = order[:number]
-            table = truth_table(bits[inside][:, chosen], fires[inside])
-            said = minimise(table.majority).cells[cells_of(bits[outside][:, chosen])]
+            own = refined(x[inside][:, chosen], cuts[chosen], fires[inside])
+            table = truth_table(x[inside][:, chosen] > own, fires[inside])
+            said = minimise(table.majority).cells[cells_of(x[outside][:, chosen] > own)]
             quality[number - 1, k] = score(said, fires[outside]).f1
     mean = quality.mean(1)
     error = quality[mean.argmax()].std(ddof=1) / np.sqrt(FOLDS)
