@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -268,3 +269,22 @@ def test_outputs_of_the_digits_network_are_excited_by_their_own_digit() -> None:
 
 def test_patches_of_an_unused_entry_are_gray(network: Network, samples: Samples) -> None:
     assert (patches(network, samples, {"1": ([-1], [-1])})["1"] == 128).all()
+
+
+def test_few_images_a_class_silence_the_class_findings(network: Network) -> None:
+    generator = np.random.default_rng(1)
+    few = Samples(
+        "few", ArrayImages(generator.integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)), np.arange(5), tuple("abcde")
+    )
+    said = stimuli(network, few, reconstruct=False).findings
+    assert any("5 images of 5 classes" in finding for finding in said)
+    assert not any("commonest" in finding or "one class" in finding for finding in said)
+
+
+def test_large_networks_draw_fewer_units(network: Network) -> None:
+    from netopsy.studies.stimuli import Stimuli
+
+    large = opened(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    large.__dict__["layers"] = (replace(large.layers[0], macs=10**10),)
+    assert Stimuli()._most(network, 3) == 12 and Stimuli(most_units=0)._most(large, 50) == 0
+    assert Stimuli()._most(large, 50) == 2 and Stimuli(reconstruct=False)._most(large, 50) == 12

@@ -16,18 +16,19 @@ def findings(
     units: the table. random: the share that chance gives. left: nodes that could not be treated. rules: rule by node.
     """
     live = units.filter(pl.col("stimuli") > 0)
+    sparse = samples.labels.ndim == 1 and len(samples) < 2 * len(samples.classes)
     found = []
-    if live.height:
+    if live.height and not sparse:
         found += [*_depth(live, random, top), _single(live, random, top), *_index(live)]
     found.append(_dead(units, len(samples)))
     if len(samples) < 10 * top:
         found.append(
             f"There are {plural(len(samples), 'image')} in all, and the {top} strongest are many of them: give more."
         )
-    if samples.labels.ndim == 1 and len(samples) < 2 * len(samples.classes):
+    if sparse:
         found.append(
-            f"With {len(samples):,} images of {len(samples.classes):,} classes most classes have one image or none, so "
-            "the class make-up says little."
+            f"With {len(samples):,} images of {len(samples.classes):,} classes most have one or none, so the class "
+            "make-up says little."
         )
     for rule, why in (("guided", "no rectifier that `masked` knows"), ("gradient", "no activation"), ("", "no rule")):
         nodes = [node for node, used in rules.items() if used == rule]

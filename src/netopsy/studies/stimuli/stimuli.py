@@ -19,6 +19,9 @@ from netopsy.studies.stimuli.makeup import STIMULI, UNITS, chance, stimuli_table
 from netopsy.studies.study import Study
 
 _PICTURED = 4  # layers in the figure of the paper's kind
+_DRAWN = 12  # units a layer
+_WORK = 1e13  # multiply-accumulates of all reconstructions: some two minutes on one core
+_BACK = 1.5  # of one, over those of the forward pass: there and back, on the part of the network that the unit needs
 _NO_UNITS = "has no units whose values belong to one image each, so no image can be named as a unit's stimulus."
 
 
@@ -28,8 +31,8 @@ class Stimuli(Study):
 
     top: how many images are kept for each unit, one place an image.
     layers: the layers or nodes to look at; by default every activation, and every layer that none follows.
-    most_units: units drawn a layer, evenly spaced among those that answer at all; 0 draws them all. The tables hold
-        every unit in any case.
+    most_units: units drawn a layer, evenly spaced among those that answer at all; 0 draws them all. By default 12, and
+        as few as 2 where the reconstructions would take long. The tables hold every unit in any case.
     reconstruct: whether to project each unit back to its images (the rule `masked`; `guided` or `gradient` where
         there is no rectifier on the way).
     tile: pixels on the longer side of a patch in the atlas, at most.
@@ -39,7 +42,7 @@ class Stimuli(Study):
 
     top: int = 9
     layers: tuple[str, ...] = ()
-    most_units: int = 12
+    most_units: int | None = None
     reconstruct: bool = True
     tile: int = 48
     most_classes: int = 100
@@ -50,7 +53,7 @@ class Stimuli(Study):
     def __post_init__(self) -> None:
         if not 1 <= self.top <= 100:
             raise SettingsError(f"top {self.top} must be 1 to 100: how many images are kept for each unit.")
-        if self.most_units < 0:
+        if self.most_units is not None and self.most_units < 0:
             raise SettingsError(f"most_units {self.most_units} must be at least 1, or 0 to draw every unit.")
         if not 8 <= self.tile <= 512:
             raise SettingsError(f"tile {self.tile} must be 8 to 512 pixels.")
@@ -71,7 +74,7 @@ class Stimuli(Study):
         pictured = drawing.shown_nodes(live, _PICTURED)
         sheets, shown, kept, rules = {}, [], [], {}
         for drawn in drawing.draw(
-            network, samples, counted, most=self.most_units, tile=self.tile, reconstruct=self.reconstruct
+            network, samples, counted, most=self._most(network, len(live)), tile=self.tile, reconstruct=self.reconstruct
         ):
             node = drawn.counted.node
             sheets[node] = drawing.sheets(drawn)
@@ -86,6 +89,13 @@ class Stimuli(Study):
             atlases=self._atlases(pl.concat(kept), stimuli, sheets, rules) if kept else {},
             findings=findings(units, random, samples, self.top, left, rules if self.reconstruct else {}),
         )
+
+    def _most(self, network: Network, nodes: int) -> int:
+        """Units to draw a layer."""
+        if self.most_units is not None or not self.reconstruct:
+            return _DRAWN if self.most_units is None else self.most_units
+        one = _BACK * sum(layer.macs for layer in network.layers)
+        return max(2, min(_DRAWN, int(_WORK / max(1, one * max(1, nodes) * self.top))))
 
     def _images(self, shown: list[drawing.Drawn]) -> dict[str, Image]:
         return {"stimuli": drawing.figure(shown, self.top)} if shown else {}
