@@ -99,3 +99,8 @@ def test_an_empty_tally_is_neutral_and_k_is_checked() -> None:
     assert entries(tally) == entries(counted(values))
     with pytest.raises(SettingsError, match="at least 1"):
         Strongest(0)
+
+
+def test_rows_that_are_no_images_are_refused() -> None:
+    with pytest.raises(SettingsError, match="8 rows came for 2 images"):
+        Strongest(3).update(torch.zeros(8, 4, 5), torch.arange(2))

@@ -53,6 +53,11 @@ class Strongest(Tally):
         parts = _parts(values, self.axis)
         if not parts.numel():
             return
+        if len(parts) != len(indices):
+            raise SettingsError(
+                f"{len(parts)} rows came for {len(indices)} images: the node does not hold one image a row, so its "
+                "strongest images are unknown; choose a node before or behind it."
+            )
         peaks = parts.amax(3)
         maxima = peaks.amax(2)
         if maxima.isnan().any():
