@@ -26,6 +26,13 @@ def network(*modules: nn.Module, outputs: int = 5) -> Network:
     return Network("test", head, Preprocessing(size=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
+def learned(net: Network, index: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution."""
+    module = net.module.get_submodule(f"0.{index}")
+    assert isinstance(module, nn.Conv2d) and module.bias is not None
+    return module.weight, module.bias
+
+
 def relus() -> Network:
     torch.manual_seed(1)
     return network(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 26, 3, padding=1), nn.ReLU())
@@ -102,8 +109,8 @@ def test_linear_regions_are_the_distinct_masks_of_the_plain_module(samples: Samp
     """The second layer has few units that ever answer, so that many images share its pattern."""
     net = relus()
     with torch.no_grad():
-        net.module[0][3].bias[3:] = -50.0
-        net.module[0][3].bias[:3] = -0.6
+        learned(net, 3)[1][3:] = -50.0
+        learned(net, 3)[1][:3] = -0.6
     table = activations(net, samples).tables["patterns"]
     together: list[bytes] = [b""] * COUNT
     for row, value in zip(table.iter_rows(named=True), values(net, samples), strict=True):
@@ -124,7 +131,7 @@ def test_images_of_one_region_see_the_same_affine_map(samples: Samples) -> None:
     net = network(nn.Conv2d(3, 4, 8), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.ReLU())
     table = activations(net, samples).tables["patterns"]
     (batch,) = samples.batches(net.preprocessing, COUNT)
-    slopes = torch.func.vmap(torch.func.jacrev(lambda x: net.module[0](x[None])[0]))(batch.images)
+    slopes = torch.func.vmap(torch.func.jacrev(lambda x: net.module.get_submodule("0")(x[None])[0]))(batch.images)
     assert table["cumulative_patterns"][1] >= len(slopes.detach().flatten(1).round(decimals=5).unique(dim=0)) > 2
 
 
@@ -177,7 +184,7 @@ def test_maps_show_the_channels_asked_for(samples: Samples) -> None:
 @pytest.mark.parametrize("order", ["active", "first"])
 def test_maps_are_of_the_most_active_channels_or_the_first(order: str, samples: Samples) -> None:
     net = relus()
-    image = activations(net, samples, images=(3, 4), channels=3, order=order).images
+    image = activations(net, samples, images=(3, 4), shown=3, order=order).images
     assert set(image) == {"maps_3", "maps_4"} and image["maps_3"].pixels.shape[2] == 3
     means = values(net, samples)[0][3].mean((1, 2))
     best = means.argsort(descending=True)[0] if order == "active" else 0
@@ -190,7 +197,7 @@ def test_maps_are_of_the_most_active_channels_or_the_first(order: str, samples: 
     ("settings", "error", "words"),
     [
         ({"threshold": float("nan")}, SettingsError, "threshold"),
-        ({"channels": 0}, SettingsError, "1 to 64"),
+        ({"shown": 0}, SettingsError, "1 to 64"),
         ({"order": "loudest"}, SettingsError, "'active' or 'first'"),
         ({"places": 0}, SettingsError, "at least 1"),
         ({"images": (COUNT,)}, SettingsError, "give 0 to 49"),
@@ -259,9 +266,9 @@ def test_a_network_without_activations_gets_a_finding_and_maps(samples: Samples)
 def test_nan_and_constant_activations_are_no_trouble(samples: Samples) -> None:
     net = relus()
     with torch.no_grad():
-        net.module[0][0].bias[0] = float("nan")
-        net.module[0][0].weight[1:] = 0
-        net.module[0][0].bias[1:] = -1
+        learned(net, 0)[1][0] = float("nan")
+        learned(net, 0)[0][1:] = 0
+        learned(net, 0)[1][1:] = -1
     result = activations(net, samples)
     assert result.tables["layers"]["share"].to_list() == [0, 0]
     assert result.tables["patterns"]["patterns"].to_list() == [1, 1]
@@ -322,3 +329,15 @@ def test_a_real_network_agrees_with_hooks(shared: Path) -> None:
     shares = [(v > 0).double().mean().item() for v in values(net, data)]
     # a pre-activation within rounding of zero may fall on either side in another batch size
     assert layers["share"].to_list() == pytest.approx(shares, abs=1e-5)
+
+
+def test_no_setting_hides_an_option_of_the_command_line() -> None:
+    """Preprocessing has `channels`, for instance; `seed` is meant to be one for all."""
+    from dataclasses import fields
+
+    from netopsy.cli.options import NETWORK_OPTIONS, SAMPLES_OPTIONS
+    from netopsy.studies import study_class
+
+    taken = {option.name for option in (*NETWORK_OPTIONS, *SAMPLES_OPTIONS)} - {"seed"}
+    for name in ("activations", "field"):
+        assert not taken & {setting.name for setting in fields(study_class(name))}

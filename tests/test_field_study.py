@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -235,12 +236,13 @@ def test_nan_weights_give_no_measures_and_no_crash(samples: Samples) -> None:
 
 
 class Tokens(nn.Module):
-    """Patches, attention, a perceptron: units on the last axis, and a class token."""
+    """Patches, two layers of attention and a perceptron: units on the last axis, and a class token."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.cls = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 1, 8))
-        self.attention = nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True, norm_first=True)
+        layers = [nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True, norm_first=True)] * 2
+        self.attention = nn.Sequential(*(copy.deepcopy(layer) for layer in layers))
         self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -265,7 +267,10 @@ def test_a_transformer_is_treated(samples: Samples) -> None:
     along = gradient.double().square().sum((0, 1, 3))
     assert table["centre_y"][0] == pytest.approx(float((along / along.sum() * torch.arange(SIZE)).sum()), rel=1e-5)
     assert table["area_share"].null_count() == 0
-    assert set(result.images) == {"effective", "tree"} and result.findings
+    # attention reads every token, and neither its softmax nor a norm closes a path
+    first = result.tables["tree"].row(0, named=True)
+    assert (first["units"], first["in_tree"]) == (17 * 16, 17 * 16) and first["contributing"] == first["active"] > 50
+    assert set(result.images) == {"effective", "tree"}
 
 
 def test_in_a_perceptron_all_active_neurons_contribute_by_weights_that_are_not_zero(samples: Samples) -> None:

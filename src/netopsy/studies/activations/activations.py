@@ -39,7 +39,7 @@ class Activations(Study):
     threshold: values above this are active.
     images: numbers of the images whose counts and maps are shown; by default the one nearest to the medians.
     maps: nodes, or single channels as node:channel, whose maps are shown; by default five nodes spread over the depth.
-    channels: how many channels of a node are shown.
+    shown: how many channels of a node are shown.
     order: which ones: `active` for those of the largest mean on the image, `first` for the first ones.
     places: at most so many places a layer are drawn for the patterns of single places.
     seed: of that draw.
@@ -48,7 +48,7 @@ class Activations(Study):
     threshold: float = 0.0
     images: tuple[int, ...] = ()
     maps: tuple[str, ...] = ()
-    channels: int = 8
+    shown: int = 8
     order: str = "active"
     places: int = 20_000
     seed: int = 0
@@ -58,8 +58,8 @@ class Activations(Study):
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):
             raise SettingsError(f"threshold {self.threshold} must be a finite number; values above it are active.")
-        if not 1 <= self.channels <= 64:
-            raise SettingsError(f"channels {self.channels} must be 1 to 64: the maps shown of a node.")
+        if not 1 <= self.shown <= 64:
+            raise SettingsError(f"shown {self.shown} must be 1 to 64: the maps shown of a node.")
         if self.order not in ("active", "first"):
             raise SettingsError(f"order '{self.order}' must be 'active' or 'first'.")
         if self.places < 1:
@@ -73,7 +73,7 @@ class Activations(Study):
             if not 0 <= index < len(samples):
                 raise SettingsError(f"no image {index} in {samples.name}; give 0 to {len(samples) - 1}.")
         nodes = activations(network, mixing=False)
-        slices = Slices(network, nodes or unit_nodes(network), self.maps, self.channels, self.order)
+        slices = Slices(network, nodes or unit_nodes(network), self.maps, self.shown, self.order)
         if not nodes:
             pictures = slices.pictures(look(network, samples, self.images or (0,), {}, slices.nodes, self.threshold))
             return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), len(samples)))

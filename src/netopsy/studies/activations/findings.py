@@ -117,12 +117,12 @@ def _places(patterns: pl.DataFrame) -> list[str]:
     low, high = share[[0, -1]].iter_rows(named=True)
     first = (
         f"Of {low['places_drawn']:,} places drawn in {low['node']}, {low['place_patterns']:,} patterns of features are "
-        f"distinct ({low['s']:.0%})"
+        f"distinct ({low['s']:.1%})"
     )
     if low["node"] == high["node"]:
         return [f"{first}."]
     return [
-        f"{first}, the lowest share; the highest is {high['node']}'s with {high['s']:.0%} of {high['places_drawn']:,}."
+        f"{first}, the lowest share; the highest is {high['node']}'s with {high['s']:.1%} of {high['places_drawn']:,}."
     ]
 
 

@@ -27,13 +27,13 @@ _PICTURE = 180
 class Slices:
     """Which maps to show, and their pictures.
 
-    nodes: node -> channels asked for, or none for as many as `channels` chosen on each image by `order`.
+    nodes: node -> channels asked for, or none for as many as `shown`, chosen on each image by `order`.
     """
 
     def __init__(
-        self, network: Network, nodes: Mapping[str, fx.Node], maps: Sequence[str], channels: int, order: str
+        self, network: Network, nodes: Mapping[str, fx.Node], maps: Sequence[str], shown: int, order: str
     ) -> None:
-        self.network, self.channels, self.order = network, channels, order
+        self.network, self.shown, self.order = network, shown, order
         self.nodes: dict[str, list[int]] = {}
         for text in maps:
             head, _, tail = text.rpartition(":")
@@ -80,9 +80,9 @@ class Slices:
         if asked:
             chosen = list(asked)
         elif self.order == "first":
-            chosen = list(range(min(self.channels, len(maps))))
+            chosen = list(range(min(self.shown, len(maps))))
         else:
-            chosen = maps.mean((1, 2)).argsort(descending=True, stable=True)[: self.channels].tolist()
+            chosen = maps.mean((1, 2)).argsort(descending=True, stable=True)[: self.shown].tolist()
         active = int((maps > 0).flatten(1).any(1).sum())
         words = "the most active" if not asked and self.order == "active" else "channels"
         layer = weight_layer(self.network, self.network.nodes[name])
