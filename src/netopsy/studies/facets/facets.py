@@ -40,10 +40,10 @@ class Facets(Study):
     and its firing as the shortest sum of products of the firing of its most decisive inputs (Palmieri et al.,
     Section 2: "the unit at the end is a sort of logic OR of many intermediate configurations").
 
-    units: the units to look at, each as node:channel, node:channel:y:x or node:neuron; by default `count` units of the
+    units: the units to look at, each as node:channel, node:channel:y:x or node:neuron; by default `chosen` units of the
         last layer but one whose strong stimuli are shared between two classes.
     layer: the node whose units are chosen where no units are named.
-    count: how many units are chosen.
+    chosen: how many units are chosen where none are named.
     stimuli: strong stimuli a unit, one an image; never more than a quarter of the images (but 20).
     smallest: stimuli that a facet needs at least.
     most_facets: facets a unit at most.
@@ -61,7 +61,7 @@ class Facets(Study):
 
     units: tuple[str, ...] = ()
     layer: str | None = None
-    count: int = 4
+    chosen: int = 4
     stimuli: int = 100
     smallest: int = 5
     most_facets: int = 6
@@ -75,7 +75,7 @@ class Facets(Study):
 
     def __post_init__(self) -> None:
         for setting, least, most in (
-            ("count", 1, 64),
+            ("chosen", 1, 64),
             ("stimuli", HANDFUL, 1000),
             ("smallest", 2, 500),
             ("most_facets", 1, 20),
@@ -143,7 +143,7 @@ class Facets(Study):
             return [], [], [first[:1].upper() + first[1:]]
         tally = Strongest(most, channel_axis(network.nodes[first.end.node]))
         strongest = observe(network, samples, {"units": (first.end.node, tally)})["units"]
-        channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.count]
+        channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
         if not channels:
             why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {len(samples):,} images."
             return [], [], [why]
