@@ -16,15 +16,17 @@ from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.network.graph import shape_of
 from netopsy.network.units import Unit
 
+_WHOLE = 0.7  # of a network's multiply-accumulates
 _VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
 
 
 class Job(NamedTuple):
-    """One unit on one image, with its tree. number: its position in what was asked for."""
+    """One unit on one image: its position in what was asked for, its field in pixels, and the tree that is run for it."""
 
     number: int
     image: int
     unit: Unit
+    field: tuple[int, int, int, int]
     tree: Tree
 
 
@@ -34,6 +36,9 @@ Prepared = tuple[list[Job], Tree, dict[fx.Node, Any]]
 def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node]) -> Iterator[Prepared]:
     """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
     wanted = {*keep, trunk.target}
+    if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
+        # fields that nearly fill the image gain little by being cut, and much by being one batch
+        jobs = [job._replace(tree=trunk.tree()) for job in jobs]
     distinct = len({job.image for job in jobs})
     # a copy of the image for each unit is dearer than one pass a picture unless the crops are small
     if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in wanted):
@@ -72,6 +77,8 @@ def _gather(value: Tensor, node: fx.Node, jobs: list[Job], rows: list[int]) -> T
         axis = next(i for i, (a, b) in enumerate(zip(shape_of(node, 2), shape_of(node, 3), strict=True)) if a != b)
         if rows == list(range(value.shape[axis])):
             return value
+        if len(set(rows)) == 1:
+            return value.narrow(axis, rows[0], 1).expand(*(len(rows) if i == axis else -1 for i in range(value.ndim)))
         return value.index_select(axis, torch.tensor(rows, device=value.device))
     cuts = [value[r : r + 1, ..., y0:y1, x0:x1] for r, (y0, x0, y1, x1) in zip(rows, boxes, strict=True)]  # type: ignore[misc]
     if len(cuts) == 1:

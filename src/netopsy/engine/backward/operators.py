@@ -59,9 +59,12 @@ class MaxPool:
     def backward(self, g: Tensor, x: Tensor | None, padding: Padding) -> Tensor:
         """P^T g, with the switches that `x` sets."""
         assert x is not None
-        edged = _edged(x, padding)
         settings = self.kernel, self.stride, (0, 0), self.dilation, False
-        _, switches = aten.max_pool2d_with_indices(edged, *settings)
+        # units of one image share its values without a copy, and so the switches
+        one = x[:1] if x.stride(0) == 0 else x
+        edged = _edged(one, padding)
+        switches = aten.max_pool2d_with_indices(edged, *settings)[1].expand(len(g), -1, -1, -1)
+        edged = edged.expand(len(g), -1, -1, -1)
         spread = aten.max_pool2d_with_indices_backward(g, edged, *settings, switches)
         return F.pad(spread, [-n for n in padding]) if any(padding) else spread
 

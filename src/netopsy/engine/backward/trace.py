@@ -111,7 +111,8 @@ def trace(
             trunk = Trunk(network, node)
             _account(network, trunk, how, len(members), result)
             _place(network, pictures, members, result)
-            jobs = [Job(i, where[i], result.units[i], trunk.tree(result.units[i].place)) for i in members]
+            trees = [trunk.tree(result.units[i].place) for i in members]
+            jobs = [Job(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
             weights = trunk.weights(overrides)
             for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
                 _back(tree, group, values, how, begin, weights, result)
@@ -132,8 +133,10 @@ def _back(
     start, activation = start_at(tree, [job.unit for job in group], values[tree.trunk.target], begin)
     maps = reverse(tree, values, tree.trunk.constants(len(group), weights), start, rule)
     result.values[numbers] = activation
-    for crop, job in zip(maps, group, strict=True):
-        result.crops[job.number], result.fields[job.number] = crop, job.tree.field
+    for map_, job in zip(maps, group, strict=True):
+        (top, left, bottom, right), (y, x, *_) = job.field, job.tree.field
+        crop = map_[..., top - y : bottom - y, left - x : right - x]
+        result.crops[job.number], result.fields[job.number] = crop, job.field
 
 
 def start_at(tree: Tree, units: list[Unit], value: Tensor, begin: str) -> tuple[Tensor, Tensor]:
