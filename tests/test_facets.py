@@ -324,4 +324,4 @@ def test_a_unit_of_a_real_network_is_a_frog_or_ship_cell(shared: Path, tmp_path:
     net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
     table = facets(net, samples, units=("layer3.2.relu2:9",)).tables["facets"]
     assert table["top_class"].to_list() == ["6", "8"]  # frogs, ships
-    assert (table["top_class_share"] > 0.85).all()
+    assert (table["top_class_share"] > 0.7).all()

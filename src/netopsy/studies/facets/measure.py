@@ -75,7 +75,7 @@ def decided_by(
         good = np.isfinite(value) & np.isfinite(shares).all(1)
         value, shares = value[good], shares[good]
         if len(value) < 2 or not value.var():
-            found.append(np.zeros(len(shares[0]) if len(shares) else 0))
+            found.append(np.zeros(shares.shape[1]))
         else:
             found.append((value - value.mean()) @ (shares - shares.mean(0)) / (len(value) * value.var()))
     return found
