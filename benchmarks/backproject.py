@@ -14,12 +14,13 @@ import argparse
 import os
 import statistics
 import time
+from functools import partial
 
 import torch
 from captum.attr import NeuronGuidedBackprop
-from common import ratio, seconds
 
 import netopsy
+from common import ratio, seconds
 from netopsy.network.graph import shape_of
 
 LAYERS = {
@@ -56,13 +57,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
             [int(torch.randint(n, (), generator=draw)) for n in (channels, height, width)] for _ in range(options.units)
         ]
         units = [(node, *place) for place in places]
-        ours, maps = timed(lambda: netopsy.backproject(network, image, units, "guided"), options)
+        ours, maps = timed(partial(netopsy.backproject, network, image, units, "guided"), options)
         theirs, best, expected = peer(network.module, node, image, places, options)
         (ours, cpu), (theirs, peer_cpu) = ours, theirs
         error = float((maps - expected).abs().max() / expected.abs().max())
-        each = f"{ours / options.units * 1e3:.2f} against {theirs / options.units * 1e3:.1f} ms a unit"
         print(
-            f"{name} {depth} ({node}, {options.units} units): {each}; largest difference {error:.1e} of the largest value"
+            f"{name} {depth} ({node}, {options.units} units): {ours / options.units * 1e3:.2f} against "
+            f"{theirs / options.units * 1e3:.1f} ms a unit; largest difference {error:.1e} of the largest value"
         )
         note = f" (processor time {peer_cpu / cpu:.1f}x; target {TARGETS[depth]}x)"
         ratio(ours, theirs, f"captum ({best} a call)", note)
@@ -76,21 +77,25 @@ def peer(module, node, image, places, options):
     guided = NeuronGuidedBackprop(module, layer)
     found = {}
     for size in BATCHES:
-
-        def run(size=size):
-            maps = []
-            for first in range(0, len(places), size):
-                some = places[first : first + size]
-                rows = torch.arange(len(some))
-                index = torch.tensor(some).T
-                pick = lambda out: out[(rows, *index)]  # noqa: E731
-                x = image.repeat(len(some), 1, 1, 1).requires_grad_()
-                maps.append(guided.attribute(x, neuron_selector=pick).detach())
-            return torch.cat(maps)
-
-        found[size] = timed(run, options)
+        found[size] = timed(partial(attribute, guided, image, places, size), options)
     best = min(found, key=lambda size: found[size][0][0])
     return found[best][0], best, found[best][1]
+
+
+def attribute(guided, image, places, size):
+    """captum's maps, `size` units a call."""
+    maps = []
+    for first in range(0, len(places), size):
+        some = places[first : first + size]
+        rows, index = torch.arange(len(some)), torch.tensor(some).T
+        x = image.repeat(len(some), 1, 1, 1).requires_grad_()
+        maps.append(guided.attribute(x, neuron_selector=partial(pick, rows, index)).detach())
+    return torch.cat(maps)
+
+
+def pick(rows, index, value):
+    """Each row's own unit."""
+    return value[(rows, *index)]
 
 
 def timed(run, options):
