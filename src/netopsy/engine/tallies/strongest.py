@@ -60,22 +60,22 @@ class Strongest(Tally):
             )
         peaks = parts.amax(3)
         maxima = peaks.amax(2)
-        if maxima.isnan().any():
+        if math.isnan(maxima.sum().item()):  # one call that meets every NaN
             parts = parts.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
             peaks = parts.amax(3)
             maxima = peaks.amax(2)
-        keys = _keys(maxima.T, indices.to(parts.device))
+        keys = _keys(maxima, indices.to(parts.device))
         if self.keys is None or self.places is None:
-            self.keys, self.places = _empty(len(keys), self.k, parts.device)
-        rows = (keys.amax(1) > self.keys[:, -1]).nonzero()[:, 0]
+            self.keys, self.places = _empty(keys.shape[1], self.k, parts.device)
+        rows = (keys.amax(0) > self.keys[:, -1]).nonzero()[:, 0]
         if not len(rows):
             return
-        best, picks = torch.cat([self.keys[rows], keys[rows]], 1).topk(self.k)
-        fresh = picks >= self.k
-        places = self.places[rows].gather(1, picks.clamp(max=self.k - 1))
-        row, _ = fresh.nonzero(as_tuple=True)
-        places[fresh] = _places(parts, peaks, picks[fresh] - self.k, rows[row]).int()
-        self.keys[rows], self.places[rows] = best, places
+        some = slice(None) if len(rows) == len(self.keys) else rows
+        best, picks = torch.cat([self.keys[some], keys.T[some]], 1).topk(self.k)
+        places = self.places[some].gather(1, picks.clamp(max=self.k - 1))
+        row, rank = (picks >= self.k).nonzero(as_tuple=True)
+        places[row, rank] = _places(parts, peaks, picks[row, rank] - self.k, rows[row]).int()
+        self.keys[some], self.places[some] = best, places
 
     def merge(self, other: Strongest) -> None:
         if other.keys is None or other.places is None:
@@ -117,27 +117,25 @@ def _part(places: int) -> int:
 
 
 def _keys(maxima: Tensor, indices: Tensor) -> Tensor:
-    """One int64 an entry, (channel, batch): the value in the high half, the image's index downwards in the low one."""
-    low = torch.where(maxima == -torch.inf, NOTHING, indices)
-    # adding 0 makes -0 the same as 0
-    return (_ordered(maxima.float() + 0.0).long() << 32) | (_LOW - low)
+    """One int64 an entry, (batch, channel): the value in the high half, the image's index downwards in the low one.
 
-
-def _ordered(values: Tensor) -> Tensor:
-    """int32 that sort as the float32 `values` do: IEEE 754 numbers are sign and magnitude."""
-    bits = values.contiguous().view(torch.int32)
-    return bits ^ ((bits >> 31) & _LOW)
+    -inf comes out below an empty entry, whose index is -1.
+    """
+    # IEEE 754 numbers are sign and magnitude: negative ones are turned round; adding 0 makes -0 the same as 0
+    bits = (maxima.float() + 0.0).view(torch.int32)
+    ordered = (bits >> 31).bitwise_and_(_LOW).bitwise_xor_(bits)
+    return ordered.long().bitwise_left_shift_(32).bitwise_or_((_LOW - indices)[:, None])
 
 
 def _floats(ordered: Tensor) -> Tensor:
-    """The values of which `_ordered` made integers; the map is its own inverse."""
+    """The float32 values of the high halves of keys, int32."""
     return (ordered ^ ((ordered >> 31) & _LOW)).view(torch.float32)
 
 
 def _empty(channels: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    nobody = torch.full((channels, k), -torch.inf, device=device)
+    nobody = torch.full((k, channels), -torch.inf, device=device)
     places = torch.full((channels, k), NOTHING, dtype=torch.int32, device=device)
-    return _keys(nobody, torch.zeros(k, dtype=torch.int64, device=device)), places
+    return _keys(nobody, torch.full((k,), NOTHING, device=device)).T.contiguous(), places
 
 
 def _places(parts: Tensor, peaks: Tensor, rows: Tensor, channels: Tensor) -> Tensor:
