@@ -66,10 +66,11 @@ class Slices:
             left = below([caption(f"image {image}"), shown])
             key = "maps" if len(seen.pictures) == 1 else f"maps_{image}"
             sheets[key] = Image(
-                beside([left, below(rows, 6)], 12),
+                beside([left, below(rows, 2)], 12),
                 title=f"Maps of single channels on image {image}",
-                reading="Each row is a layer, each square one channel at all its places: black is zero or less, and "
-                "white is the channel's own largest value on this image; a channel that is silent is all black.",
+                reading="Each row is a layer, each square one channel (its number below) at all its places: black is "
+                "zero or less, and white is the channel's own largest value on this image; a channel that is silent is "
+                "all black.",
                 source="Palmieri et al., Figure 2",
                 alt=f"Image {image} beside maps of channels of {', '.join(self.nodes)}",
             )
@@ -84,13 +85,15 @@ class Slices:
         else:
             chosen = maps.mean((1, 2)).argsort(descending=True, stable=True)[: self.shown].tolist()
         active = int((maps > 0).flatten(1).any(1).sum())
-        words = "the most active" if not asked and self.order == "active" else "channels"
         layer = weight_layer(self.network, self.network.nodes[name])
         known = f"{name}, behind {layer}" if layer and layer != name else name
-        text = f"{known}: {active} of {len(maps)} channels active, maps of {maps.shape[1]} x {maps.shape[2]}; {words} "
-        tiles = [_gray(maps[channel]) for channel in chosen]
+        text = f"{known}: {active} of {len(maps)} channels active, {maps.shape[1]} x {maps.shape[2]}"
+        tiles = []
+        for channel in chosen:
+            tile = _gray(maps[channel])
+            tiles.append(below([tile, caption(str(channel), tile.shape[1], 10)]))
         sheet = grid(np.stack(tiles), columns=min(_ACROSS, len(tiles)), gap=4)
-        return below([caption(text + ", ".join(map(str, chosen)), max(sheet.shape[1], _ACROSS * _TILE)), sheet])
+        return below([caption(text, max(sheet.shape[1], _ACROSS * _TILE)), sheet])
 
 
 def _gray(values: Tensor) -> np.ndarray:
