@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, backproject, load_network
 from netopsy.engine.backward import trace
 from netopsy.engine.backward.rules import MaskedRandom, gaussian_like
+from netopsy.engine.backward.tree import Trunk
 from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.network.field import receptive_field
 from netopsy.network.graph import shape_of
 from netopsy.network.units import channel_axis
 from reference_backward import by_autograd, convolution_matrix, pooling_matrix
@@ -166,13 +168,19 @@ class Branches(Functional):
         return self.out(torch.cat([F.relu(self.b(h)), F.max_pool2d(self.c(h), 3, 1, 1)], 1)[:, ::2].relu())
 
 
+class Strided(Functional):
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        return self.out(F.relu(self.b(h)[:, :, ::2, 1::2]) + F.pad(h[:, 2:, ::2, 1::2], [0, 0, 0, 0, 1, 1]))
+
+
 class Excited(Functional):
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.norm(self.a(x)))
         return self.out(F.relu(self.b(h)) * torch.sigmoid(self.c(h).mean((2, 3), keepdim=True)))
 
 
-CASES = [Functional, Reused, Skip, Signed, InPlace, Branches, Excited]
+CASES = [Functional, Reused, Skip, Signed, InPlace, Branches, Strided, Excited]
 
 
 @pytest.mark.parametrize("rule", ["gradient", "deconvnet", "guided"])
@@ -243,6 +251,14 @@ def test_captum_misses_functional_relus_and_netopsy_does_not() -> None:
     hooked = NeuronGuidedBackprop(net.module, net.module.out).attribute(image.clone().requires_grad_(), unit[1:])
     assert not torch.allclose(found, hooked[0])
     torch.testing.assert_close(found, by_autograd(net, image, unit, "guided"))
+
+
+def test_a_small_field_runs_a_small_part_of_the_image() -> None:
+    for kind in (Functional, Strided, InPlace):
+        net = network(kind())
+        assert Trunk(net, "out").tree((4, 4)).field == receptive_field(net, "out").at(4, 4)
+        assert Trunk(net, "out").tree((4, 4)).share < 0.6
+    assert Trunk(network(Excited()), "out").tree((4, 4)).field == (0, 0, SIZE, SIZE)
 
 
 def test_many_units_equal_one_by_one(small: Network) -> None:

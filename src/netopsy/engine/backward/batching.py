@@ -21,7 +21,7 @@ _VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: 
 
 
 class Job(NamedTuple):
-    """One unit on one image: its position in what was asked for, its field in pixels, and the tree that is run for it."""
+    """One unit on one image: its position in what was asked for, its field in pixels, and the tree run for it."""
 
     number: int
     image: int

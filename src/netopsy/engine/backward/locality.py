@@ -57,8 +57,24 @@ def windows(node: fx.Node, data: Collection[fx.Node]) -> tuple[Window, Window] |
         return _of(node, "kernel_size", padding=padding, dilation=1)
     if target is aten.batch_norm.default:
         return POINT
+    steps = stepping(node)
+    if steps is not None:
+        vertical, horizontal = (Window(1, step, -start) for start, step in steps)
+        return vertical, horizontal
     pointwise = torch.Tag.pointwise in getattr(target, "tags", ())
     return POINT if (pointwise or kind in _KEEPING) and _keeps(node, kind, data) else None
+
+
+def stepping(node: fx.Node) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(start, step) vertically and horizontally of a slice x[..., start::step] of an image axis; None for others."""
+    if node.target is not aten.slice.Tensor or not is_spatial(node.all_input_nodes[0]):
+        return None
+    axis, start, step = (argument(node, name) for name in ("dim", "start", "step"))
+    behind = axis % len(shape_of(node)) - len(shape_of(node)) + 2  # 0 vertical, 1 horizontal
+    if behind < 0 or not isinstance(start or 0, int) or (start or 0) < 0:
+        return None
+    along = (start or 0, step)
+    return (along, (0, 1)) if behind == 0 else ((0, 1), along)
 
 
 def _keeps(node: fx.Node, kind: str, data: Collection[fx.Node]) -> bool:

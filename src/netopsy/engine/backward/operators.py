@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from netopsy.engine.backward.locality import stepping
 from netopsy.network.graph import aten
 from netopsy.network.macs import argument
 
@@ -90,13 +91,34 @@ class AveragePool:
         return F.pad(spread, [-n for n in padding]) if any(padding) else spread
 
 
-Operator = Convolution | MaxPool | AveragePool
+@dataclass(frozen=True)
+class Slice:
+    """Every so many rows and columns, x[..., ::step]; the first is where the reading starts."""
+
+    step: Pair
+
+    def forward(self, x: Tensor, padding: Padding) -> Tensor:
+        """x: what is read of the operand."""
+        return x[..., :: self.step[0], :: self.step[1]]
+
+    def backward(self, g: Tensor, x: Tensor | None, padding: Padding) -> Tensor:
+        """Zeros between the values."""
+        height, width = ((n - 1) * step + 1 for n, step in zip(g.shape[-2:], self.step, strict=True))
+        spread = g.new_zeros(*g.shape[:-2], height, width)
+        self.forward(spread, padding).copy_(g)
+        return spread
+
+
+Operator = Convolution | MaxPool | AveragePool | Slice
 
 
 def operator_of(node: fx.Node) -> Operator | None:
     """The node's windowed operator; None where it is none."""
     if node.target is aten.conv2d.default:
         return Convolution(_pair(argument(node, "stride")), _pair(argument(node, "dilation")), argument(node, "groups"))
+    steps = stepping(node)
+    if steps is not None:
+        return Slice((steps[0][1], steps[1][1]))
     if node.target not in (aten.max_pool2d.default, aten.avg_pool2d.default):
         return None
     kernel = _pair(argument(node, "kernel_size"))
