@@ -66,7 +66,7 @@ class Facets(Study):
     smallest: int = 5
     most_facets: int = 6
     level: float = 0.05
-    patches: int = 10
+    patches: int = 8
     inputs: int = 6
     images: int = 2000
     share: float = 0.2
