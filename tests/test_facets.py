@@ -308,9 +308,9 @@ def test_few_images_give_facets_but_no_account(net: Network, every: Samples) -> 
 
 
 def test_the_shipped_network_has_units_that_answer_to_two_digits() -> None:
-    result = facets(load_network("netopsy:digits_a"), load_samples("digits"), chosen=2)
+    result = facets(load_network("netopsy:digits_a"), load_samples("digits"), chosen=1)
     table = result.tables["facets"]
-    assert table.height == 4 and (table["top_class_share"] > 0.9).all()
+    assert table.height == 2 and (table["top_class_share"] > 0.9).all()
     assert (result.tables["formulas"]["f1"] > result.tables["formulas"]["single_f1"]).all()
 
 
@@ -322,6 +322,6 @@ def test_a_unit_of_a_real_network_is_a_frog_or_ship_cell(shared: Path, tmp_path:
     subprocess.run(command, check=True, capture_output=True)
     samples = load_samples(packed)
     net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
-    table = facets(net, samples, units=("layer3.2.relu2:9",)).tables["facets"]
+    table = facets(net, samples, units=("layer3.2.relu2:9",), images=200).tables["facets"]
     assert table["top_class"].to_list() == ["6", "8"]  # frogs, ships
     assert (table["top_class_share"] > 0.7).all()

@@ -6,6 +6,8 @@ import polars as pl
 
 from netopsy.engine.words import listing, plural
 
+_FAINT = 0.05  # correlations below are no more than chance gives
+
 
 def findings(columns: pl.DataFrame, likeness: pl.DataFrame, layer: str, touched: int) -> list[str]:
     """Sentences on the measured units: whose maps look like the image, and what makes two maps alike."""
@@ -33,12 +35,15 @@ def _effects(edges: dict[str, float]) -> list[str]:
     if not {"masked", "deconvnet", "masked_random"} <= edges.keys():
         return []
     masks, weights = (edges["masked"] - edges[other] for other in ("deconvnet", "masked_random"))
-    how = "the masks even with random weights"
-    if edges["masked_random"] < 0.05:
-        how = "masks and learned weights together, and not through masks with random weights"
+    if edges["masked"] < _FAINT:
+        how = "here the masked maps do not lie on edges"
+    elif edges["masked_random"] < _FAINT:
+        how = "the edges come through masks and learned weights together, and not through masks with random weights"
+    else:
+        how = "the edges come through the masks even with random weights"
     return [
         f"With the learned weights the masks add {masks:+.2f} to that correlation; with the masks the learned weights, "
-        f"in place of random ones, add {weights:+.2f}: the image's edges come through {how}."
+        f"in place of random ones, add {weights:+.2f}: {how}."
     ]
 
 
