@@ -21,7 +21,7 @@ from netopsy.studies.study import Study
 _PICTURED = 4  # layers in the figure of the paper's kind
 _DRAWN = 12  # units a layer
 _WORK = 1e13  # multiply-accumulates of all reconstructions: some two minutes on one core
-_BACK = 1.5  # of one, over those of the forward pass: there and back, on the part of the network that the unit needs
+_BACK = 4  # of one, over those of the forward pass: there and back, where nothing can be cut away
 _NO_UNITS = "has no units whose values belong to one image each, so no image can be named as a unit's stimulus."
 
 
