@@ -13,7 +13,7 @@ from netopsy.engine.backward.rules import Rule
 from netopsy.engine.backward.tree import SHAPED, Tree, call, norm_scale
 from netopsy.errors import NetworkError
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.graph import aten, operator_name, shape_of
+from netopsy.network.graph import aten, batch_first, operator_name, shape_of
 from netopsy.network.macs import argument
 
 Flow = Any  # a tensor; for a node that gives a list, {index: tensor}
@@ -96,7 +96,7 @@ def _transposed(
 
 def _linear(tree: Tree, node: fx.Node) -> bool:
     """Whether the flow through `node` needs no forward values."""
-    kind = operator_name(node)
+    kind, operand = operator_name(node), node.args[0]
     if node.target is aten.linear.default:
         return node.args[1] not in tree.trunk.windows
     if node.target is aten.add.Tensor:
@@ -106,14 +106,8 @@ def _linear(tree: Tree, node: fx.Node) -> bool:
     if tree.trunk.operators[node] is not None:
         return node.target is not aten.max_pool2d.default
     if kind in _PASSED_ON:
-        return _batch_first(node) and _batch_first(node.args[0])
+        return batch_first(node) and batch_first(operand)  # attention may hold the batch in another axis
     return node.target is aten.batch_norm.default or kind == "getitem"
-
-
-def _batch_first(node: Any) -> bool:
-    """Whether the batch is in the first axis alone: attention may hold it in another, or folded into one."""
-    one, two = shape_of(node, 1), shape_of(node, 2)
-    return one[1:] == two[1:] and one[:1] != two[:1]
 
 
 def _like(tree: Tree, node: fx.Node, part: Any) -> bool:
