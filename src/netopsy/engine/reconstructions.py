@@ -44,7 +44,7 @@ def reconstructions(
     rule: str,
     done: Callable[[int], None] = lambda count: None,
 ) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
-    """One picture a unit: mid-gray is 0, cut and shrunk as its patch, scaled so that 0.5 % of the values reach the ends.
+    """One picture a unit: 0 is mid-gray, cut and shrunk as its patch, scaled so that 0.5 % of the values reach an end.
 
     units: with places, all of one node. images: the index of each one's image. done: told how many more are drawn.
     """

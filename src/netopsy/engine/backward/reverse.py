@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -96,7 +96,7 @@ def _transposed(
 
 def _linear(tree: Tree, node: fx.Node) -> bool:
     """Whether the flow through `node` needs no forward values."""
-    kind, operand = operator_name(node), node.args[0]
+    kind, operand = operator_name(node), cast(fx.Node, node.args[0])
     if node.target is aten.linear.default:
         return node.args[1] not in tree.trunk.windows
     if node.target is aten.add.Tensor:
