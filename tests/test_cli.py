@@ -77,6 +77,28 @@ def test_help_of_a_study_shows_its_settings() -> None:
     assert "--strengths" in text and "--samples" in text
 
 
+@pytest.mark.parametrize("name", ["reconstruct", "field", "activations", "maximize", "stimuli", "facets"])
+def test_every_setting_has_a_line_of_help_and_a_name_of_its_own(name: str) -> None:
+    from dataclasses import fields
+
+    from netopsy.cli import options
+    from netopsy.studies import study_class
+
+    cls = study_class(name)
+    shared = {option.name for option in (*options.NETWORK_OPTIONS, *options.SAMPLES_OPTIONS)} - {"seed"}
+    shared |= {option.name for option in (options.SAMPLES, options.OUT, options.JSON)}
+    settings = [setting.name for setting in fields(cls)]
+    texts = setting_texts(cls.__doc__ or "", settings)
+    assert set(texts) == set(settings) and not shared & set(settings)
+
+
+def test_help_spells_lists_and_the_one_seed_plainly() -> None:
+    text = " ".join(netopsy("reconstruct", "--help").stdout.replace("│", " ").split())
+    assert "[default: deconvnet,masked,masked_random,gradient]" in text and "()" not in text
+    assert "Seed of the random weights, and of the images that --count takes." in text
+    assert "Not needed. With them units are chosen" in netopsy("maximize", "--help").stdout
+
+
 def test_settings_take_their_help_from_the_docstring() -> None:
     doc = """A study.
 

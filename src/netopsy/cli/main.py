@@ -80,7 +80,8 @@ def _study_command(name: str) -> Any:
     cls = study_class(name)
     defaults = {f.name: f.default for f in fields(cls)}
     doc = inspect.cleandoc(cls.__doc__ or "")
-    samples = o.SAMPLES if cls.needs_samples else o.option("samples", str | None, "Not needed.", None)
+    optional = o.setting_texts(doc, ["samples"]).get("samples", "Not needed.")
+    samples = o.SAMPLES if cls.needs_samples else o.option("samples", str | None, optional, None)
     shared = [o.NETWORK, samples, o.OUT, o.JSON, *o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS]
     settings = o.setting_options(get_type_hints(cls), defaults, doc)
 

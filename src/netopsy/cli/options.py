@@ -8,9 +8,10 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 Option = inspect.Parameter
+SETTINGS = Group("Settings of the study")
 
 
 def _element(kind: Any) -> Any:
@@ -28,10 +29,12 @@ def _commas(kind: Any, tokens: Any) -> tuple[Any, ...]:
     return tuple(element(part.strip()) for token in tokens for part in token.value.split(",") if part.strip())
 
 
-def option(name: str, kind: Any, help: str, default: Any = Option.empty) -> Option:
+def option(name: str, kind: Any, help: str, default: Any = Option.empty, group: Group | None = None) -> Option:
     """A keyword option; a tuple takes its values separated by commas."""
-    many = _element(kind)
-    extra = {} if many is None else {"converter": _commas, "n_tokens": 1, "allow_leading_hyphen": True}
+    extra: dict[str, Any] = {} if group is None else {"group": group}
+    if _element(kind) is not None:
+        extra |= {"converter": _commas, "n_tokens": 1, "allow_leading_hyphen": True}
+        extra["show_default"] = (lambda values: ",".join(map(str, values))) if default else False
     annotation = Annotated[kind, Parameter(help=help, negative_iterable=(), **extra)]
     return Option(name, Option.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -44,7 +47,11 @@ def argument(name: str, help: str) -> Option:
 def command(name: str, doc: str, options: Iterable[Option], body: Callable[..., Any]) -> Callable[..., Any]:
     """`body` as a function that cyclopts sees with these options and this help."""
 
-    parameters = list({parameter.name: parameter for parameter in options}.values())
+    named: dict[str, Option] = {}
+    for parameter in options:
+        named.pop(parameter.name, None)  # of two of one name the later, in its own place
+        named[parameter.name] = parameter
+    parameters = list(named.values())
     signature = inspect.Signature(parameters)
 
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -91,7 +98,19 @@ JSON = option("json", bool, "Print tables as JSON.", False)
 def setting_options(hints: dict[str, Any], defaults: dict[str, Any], doc: str) -> list[Option]:
     """A study's settings as options, with the help that its docstring gives."""
     texts = setting_texts(doc, list(defaults))
-    return [option(name, hints[name], texts.get(name, ""), default) for name, default in defaults.items()]
+    return [
+        option(name, hints[name], _sentence(name, texts.get(name, ""), hints[name]), default, SETTINGS)
+        for name, default in defaults.items()
+    ]
+
+
+def _sentence(name: str, text: str, kind: Any) -> str:
+    """A docstring's words on a setting as the help of an option."""
+    if name == "seed":  # the option of this name that the images have gives way to the study's
+        text = f"seed {text.removesuffix('.')}, and of the images that --count takes."
+    first = text.split(" ", 1)[0]
+    text = text if ":" in first else text[:1].upper() + text[1:]
+    return text if _element(kind) is None else f"{text} Several: with commas between them."
 
 
 def setting_texts(doc: str, names: list[str]) -> dict[str, str]:

@@ -40,9 +40,9 @@ class Activations(Study):
     images: numbers of the images whose counts and maps are shown; by default the one nearest to the medians.
     maps: nodes, or single channels as node:channel, whose maps are shown; by default five nodes spread over the depth.
     shown: how many channels of a node are shown.
-    order: which ones: `active` for those of the largest mean on the image, `first` for the first ones.
+    order: which channels: `active` for those of the largest mean on the image, `first` for the first ones.
     places: at most so many places a layer are drawn for the patterns of single places.
-    seed: of that draw.
+    seed: of the draw of these places.
     """
 
     threshold: float = 0.0

@@ -38,12 +38,13 @@ class Maximize(Study):
     pictures become legible (Olah, Mordvintsev, Schubert 2017): Fourier coefficients with 1/f amplitudes, the samples'
     decorrelated colours, a sigmoid into the pixels' range, random moves each step, runs pushed apart, Adam.
 
+    samples: Not needed. With them units are chosen and compared by the values that they reach there.
     units: which, as node:channel:y:x, node:channel (the centre of the map) or node:neuron; by default a few channels
         of the last map and a few outputs.
-    way: plain or fourier.
-    objective: unit climbs one unit; channel climbs the mean of a channel over all its places.
-    runs: random starts a unit.
-    steps: of the ascent; by default 100 plain, 128 fourier.
+    way: of climbing, `plain` or `fourier`.
+    objective: what is climbed: `unit` for one unit, `channel` for the mean of a channel over all its places.
+    runs: how many random starts a unit has.
+    steps: how many the ascent has; by default 100 plain, 128 fourier.
     step_size: plain: root mean square change of the field's pixels a step, as a share of the range from black to
         white; fourier: Adam's step. By default 0.02 plain, 0.03 fourier.
     diversity: fourier: weight of the likeness of a unit's runs, which is held against them; 0 for none.
