@@ -6,7 +6,7 @@ image that all its units share.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.network.graph import shape_of
 from netopsy.network.units import Unit
 
-_WHOLE = 0.7  # of a network's multiply-accumulates
+_WHOLE = 0.7  # share of a trunk's multiply-accumulates from which on nothing is cut
 _VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
 
 
@@ -33,8 +33,13 @@ class Job(NamedTuple):
 Prepared = tuple[list[Job], Tree, dict[fx.Node, Any]]
 
 
-def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node]) -> Iterator[Prepared]:
-    """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
+def batches(
+    trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node], weights: Mapping[fx.Node, Tensor]
+) -> Iterator[Prepared]:
+    """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes).
+
+    weights: `trunk.weights()`.
+    """
     wanted = {*keep, trunk.target}
     if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
         # fields that nearly fill the image gain little by being cut, and much by being one batch
@@ -42,9 +47,8 @@ def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.N
     distinct = len({job.image for job in jobs})
     # a copy of the image for each unit is dearer than one pass a picture unless the crops are small
     if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in wanted):
-        yield from _shared(trunk, images, jobs, wanted)
+        yield from _shared(trunk, images, jobs, wanted, weights)
         return
-    weights = trunk.weights()
     for group in _alike(jobs):
         tree = group[0].tree
         for some in _chunks(group, tree, images.device):
@@ -52,13 +56,15 @@ def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.N
             yield some, tree, tree.forward(crops, wanted, weights)
 
 
-def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node]) -> Iterator[Prepared]:
+def _shared(
+    trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node], weights: Mapping[fx.Node, Tensor]
+) -> Iterator[Prepared]:
     whole = trunk.tree()
     by_image: dict[int, list[Job]] = {}
     for job in jobs:
         by_image.setdefault(job.image, []).append(job)
     room = _room(whole, images.device)
-    numbers, weights = list(by_image), trunk.weights()
+    numbers = list(by_image)
     for first in range(0, len(numbers), room):
         some = numbers[first : first + room]
         row = {image: r for r, image in enumerate(some)}

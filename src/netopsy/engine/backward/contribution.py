@@ -50,7 +50,7 @@ def contributing(
         top, left, bottom, right = tree.field
         names = {node for node in activations(network, mixing=False).values() if node in trunk.windows}
         values = tree.forward(picture[..., top:bottom, left:right], needed(tree, Reach()) | names)
-        start, _ = start_at(tree, [found], values[trunk.target], "one")
+        start, _ = start_at([tree], [found], values[trunk.target], "one")
         flows = {}
         for masks in (True, False):
             rule = Reach(masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -41,53 +41,66 @@ class Spans:
         return (*self.length.values(), *self.reads.values())
 
 
-def spans(order: Sequence[fx.Node], windows: Windows, data: Collection[fx.Node], axis: int, place: int | None) -> Spans:
-    """The spans for the unit at `place` of the last node of `order`; all places where it is None.
+@dataclass(frozen=True)
+class Link:
+    """What the spans of one axis need of one node.
 
-    order: the data nodes that the target depends on, in order of execution. axis: 0 vertical, 1 horizontal.
+    size: values along the axis; None where the node has no places. sees_all: whether all of it is made, from all of
+    its operands. operands: with the size of each and how it is read; None where one value serves all places.
     """
 
-    def size(node: fx.Node) -> int:
-        return shape_of(node)[-2 + axis]
+    node: fx.Node
+    size: int | None
+    sees_all: bool
+    operands: tuple[tuple[fx.Node, int, Window | None], ...]
 
-    needed: dict[fx.Node, tuple[int, int]] = {}
-    target = order[-1]
-    if is_spatial(target):
-        needed[target] = (0, size(target)) if place is None else (place, place + 1)
 
-    def widen(node: fx.Node, first: int, end: int) -> None:
-        old = needed.get(node, (first, end))
-        needed[node] = (min(old[0], first), max(old[1], end))
+def links(order: Sequence[fx.Node], windows: Windows, axis: int) -> list[Link]:
+    """The links of the data nodes that a target depends on, in order of execution.
 
-    for node in reversed(order):
-        window = windows[node]
-        if window is None and is_spatial(node) and node.all_input_nodes:
-            needed[node] = (0, size(node))
-        for operand in node.all_input_nodes:
-            if operand in data and is_spatial(operand):
-                if window is None or _broadcast(node, operand, axis, window[axis]):
-                    widen(operand, 0, size(operand))
-                else:
-                    widen(operand, *_inside(*window[axis].reads(*needed[node]), size(operand)))
-    reads = {}
+    axis: 0 vertical, 1 horizontal.
+    """
+    found = []
     for node in order:
-        window = windows[node]
+        window, spatial = windows[node], is_spatial(node)
+        size = shape_of(node)[-2 + axis] if spatial else None
+        operands = []
         for operand in node.all_input_nodes:
-            if window is None or operand not in data or not is_spatial(operand):
+            if operand in windows and is_spatial(operand):
+                length = shape_of(operand)[-2 + axis]
+                how = None if window is None else window[axis]
+                # a single value of the operand serves all places of a pointwise node
+                broadcast = how == Window() and length == 1 != size
+                operands.append((operand, length, None if broadcast else how))
+        sees_all = window is None and (bool(node.all_input_nodes) or not spatial)
+        found.append(Link(node, size, sees_all, tuple(operands)))
+    return found
+
+
+def spans(links: Sequence[Link], places: tuple[int, int] | None = None) -> Spans:
+    """The spans for the units at `places` (first, end) of the last of the links; for all its places by default."""
+    needed: dict[fx.Node, tuple[int, int]] = {}
+    target = links[-1]
+    if target.size is not None:
+        needed[target.node] = (0, target.size) if places is None else places
+    for link in reversed(links):
+        if link.sees_all and link.size is not None:
+            needed[link.node] = (0, link.size)
+        for operand, size, window in link.operands:
+            stretch = (0, size) if window is None else _inside(*window.reads(*needed[link.node]), size)
+            old = needed.get(operand)
+            needed[operand] = stretch if old is None else (min(old[0], stretch[0]), max(old[1], stretch[1]))
+    reads = {}
+    for link in links:
+        for operand, size, window in () if link.sees_all else link.operands:
+            if window is None:
+                reads[link.node, operand] = Read(0, 1)
                 continue
-            if _broadcast(node, operand, axis, window[axis]):
-                reads[node, operand] = Read(0, 1)
-                continue
-            first, end = window[axis].reads(*needed[node])
-            low, high = _inside(first, end, size(operand))
-            reads[node, operand] = Read(low - needed[operand][0], high - low, low - first, end - high)
-    kept = {node: needed[node] for node in order if node in needed}
+            first, end = window.reads(*needed[link.node])
+            low, high = _inside(first, end, size)
+            reads[link.node, operand] = Read(low - needed[operand][0], high - low, low - first, end - high)
+    kept = {link.node: needed[link.node] for link in links if link.node in needed}
     return Spans({n: a for n, (a, _) in kept.items()}, {n: b - a for n, (a, b) in kept.items()}, reads)
-
-
-def _broadcast(node: fx.Node, operand: fx.Node, axis: int, window: Window) -> bool:
-    """Whether a single value of the operand serves all places of a pointwise node."""
-    return window == Window() and shape_of(operand)[-2 + axis] == 1 != shape_of(node)[-2 + axis]
 
 
 def _inside(first: int, end: int, size: int) -> tuple[int, int]:

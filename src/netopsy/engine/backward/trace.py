@@ -17,7 +17,7 @@ from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.engine.walk import plan
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations
-from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
 
@@ -113,9 +113,10 @@ def trace(
             _place(network, pictures, members, result)
             trees = [trunk.tree(result.units[i].place) for i in members]
             jobs = [Job(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
-            weights = trunk.weights(overrides)
-            for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
-                _back(tree, group, values, how, begin, weights, result)
+            weights = trunk.weights()
+            met = trunk.weights(overrides) if overrides else weights
+            for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how), weights):
+                _back(tree, group, values, how, begin, met, result)
     return result
 
 
@@ -130,24 +131,29 @@ def _back(
 ) -> None:
     """Send one batch of units back and note what comes."""
     numbers = [job.number for job in group]
-    start, activation = start_at(tree, [job.unit for job in group], values[tree.trunk.target], begin)
+    start, activation = start_at(
+        [job.tree for job in group], [job.unit for job in group], values[tree.trunk.target], begin
+    )
     maps = reverse(tree, values, tree.trunk.constants(len(group), weights), start, rule)
-    result.values[numbers] = activation
+    result.values[list(numbers)] = activation
     for map_, job in zip(maps, group, strict=True):
         (top, left, bottom, right), (y, x, *_) = job.field, job.tree.field
         crop = map_[..., top - y : bottom - y, left - x : right - x]
         result.crops[job.number], result.fields[job.number] = crop, job.field
 
 
-def start_at(tree: Tree, units: list[Unit], value: Tensor, begin: str) -> tuple[Tensor, Tensor]:
-    """(the flow that starts at each row's unit, the units' activations). value: (units, *target on its box)."""
-    target = tree.trunk.target
+def start_at(trees: Sequence[Tree], units: Sequence[Unit], value: Tensor, begin: str) -> tuple[Tensor, Tensor]:
+    """(the flow that starts at each row's unit, the units' activations).
+
+    value: (units, *target on the boxes of `trees`, one a unit).
+    """
+    target = trees[0].trunk.target
     start, activations = torch.zeros_like(value), []
     axis = channel_axis(target) % value.ndim - 1
-    cut = value.shape[1:] != shape_of(target)[1:]
-    for row, unit in enumerate(units):
-        # the box of a unit with a place of its own is that place
-        place = tuple(0 for _ in unit.place or ()) if cut else unit.place or ()
+    for row, (tree, unit) in enumerate(zip(trees, units, strict=True)):
+        place, box = unit.place or (), tree.box(target)
+        if tree.trunk.maps and box is not None:
+            place = tuple(at - corner for at, corner in zip(place, box[:2], strict=True))
         at = (row, *place[:axis], unit.channel, *place[axis:])
         activations.append(value[at])
         start[at] = value[at] if begin == "activation" else 1

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from netopsy.engine.backward.locality import Window, is_spatial, windows
 from netopsy.engine.backward.operators import Convolution, Operator, factors, operator_of
-from netopsy.engine.backward.spans import Read, Spans, spans
+from netopsy.engine.backward.spans import Read, Spans, links, spans
 from netopsy.engine.walk import ANY_LAYOUT, constant
 from netopsy.network.graph import aten, data_nodes, operator_name, shape_of
 from netopsy.network.macs import node_macs
@@ -46,18 +46,20 @@ class Trunk:
         self.operators: dict[fx.Node, Operator | None] = {
             node: operator_of(node) if self.windows[node] is not None else None for node in self.data
         }
-        self._spans: tuple[dict[int | None, Spans], ...] = ({}, {})
+        self._links = [links(self.data, self.windows, axis) for axis in (0, 1)]
+        self._spans: tuple[dict[tuple[int, int] | None, Spans], ...] = ({}, {})
+        self.maps = is_spatial(self.target) and len(shape_of(self.target)) == 4 and channel_axis(self.target) == 1
 
     def tree(self, place: tuple[int, ...] | None = None) -> Tree:
         """The tree of the units at `place` (y, x) of a map in (batch, channel, y, x); of all units where it is None."""
-        maps = is_spatial(self.target) and len(shape_of(self.target)) == 4 and channel_axis(self.target) == 1
-        at: tuple[int | None, ...] = place if place is not None and len(place) == 2 and maps else (None, None)
-        pair = []
-        for axis in (0, 1):
-            if at[axis] not in self._spans[axis]:
-                self._spans[axis][at[axis]] = spans(self.data, self.windows, set(self.data), axis, at[axis])
-            pair.append(self._spans[axis][at[axis]])
-        return Tree(self, pair[0], pair[1])
+        if place is None or not self.maps:
+            return Tree(self, self._along(0), self._along(1))
+        return Tree(self, *(self._along(axis, (at, at + 1)) for axis, at in enumerate(place)))
+
+    def _along(self, axis: int, places: tuple[int, int] | None = None) -> Spans:
+        if places not in self._spans[axis]:
+            self._spans[axis][places] = spans(self._links[axis], places)
+        return self._spans[axis][places]
 
     @cached_property
     def macs(self) -> dict[fx.Node, int]:
