@@ -326,6 +326,19 @@ def test_weights_that_name_nothing(source: Any, weights: Any, message: str) -> N
         load_network(source, weights=weights)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_floating_type_are_computed_with_in_float32(kind: torch.dtype) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2)).eval()
+    module(torch.zeros(1, 3, 8, 8))
+    given = module.to(kind)
+    network = load_network(given, size=8)
+    assert {t.dtype for t in network.tensors.values() if t.is_floating_point()} == {torch.float32}
+    assert all(torch.equal(t.to(kind), given.state_dict()[name]) for name, t in network.tensors.items())
+    assert next(given.parameters()).dtype == kind
+    name = str(kind).removeprefix("torch.")
+    assert network.provenance["computed_in"] == f"float32, the weights were given in {name}"
+
+
 def test_sizes_of_a_linear_first_layer() -> None:
     assert load_network(nn.Sequential(nn.Flatten(), nn.Linear(784, 2))).preprocessing.input_shape == (1, 28, 28)
     assert load_network(nn.Linear(10, 2)).preprocessing == Preprocessing()

@@ -45,7 +45,7 @@ def load_network(
 
     Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no such
     option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of the
-    preprocessing.
+    preprocessing. Weights of another floating type than float32 are turned into it.
     """
     file = None
     if is_weights_path(source):
@@ -73,10 +73,19 @@ def load_network(
         module, notes = _put(module, build, file, changed, origin, options)
         provenance |= notes
     check_values(module, module.state_dict(), f"the weights of {origin.name}")
+    if kinds := _other_floats(module):
+        module = module.float()
+        provenance["computed_in"] = f"float32, the weights were given in {', '.join(kinds)}"
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
     provenance["preprocessing"] = {**asdict(changed), "from": said_by}
     return Network(name=origin.name, module=module.eval(), preprocessing=changed, provenance=provenance)
+
+
+def _other_floats(module: nn.Module) -> list[str]:
+    """The floating types of the module's tensors besides float32, in which images come and values are counted."""
+    kinds = {t.dtype for t in module.state_dict().values() if t.is_floating_point()} - {torch.float32}
+    return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
 
 def _sort_options(given: dict[str, Any], origin: Source) -> tuple[dict[str, Any], dict[str, Any]]:

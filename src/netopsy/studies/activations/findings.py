@@ -87,9 +87,11 @@ def _network(patterns: pl.DataFrame) -> list[str]:
         return []
     images, last = patterns["images"][0], patterns.row(-1, named=True)
     text = (
-        f"The {plural(images, 'image')} fall into {plural(last['cumulative_patterns'], 'linear region')} of the net, "
-        f"{last['cumulative_unique_share']:.1%} of them alone in theirs"
+        f"The {plural(images, 'image')} {'falls' if images == 1 else 'fall'} into "
+        f"{plural(last['cumulative_patterns'], 'linear region')} of the net"
     )
+    if images > 1:
+        text += f", {last['cumulative_unique_share']:.1%} of them alone in theirs"
     apart = patterns.filter(pl.col("cumulative_patterns") == images)
     if images > 1 and apart.height:
         text += f"; the patterns up to {apart['node'][0]} tell all images apart"
@@ -102,7 +104,8 @@ def _weakest(patterns: pl.DataFrame) -> list[str]:
     images = patterns["images"][0]
     whole = patterns.filter(pl.col("patterns") == images)
     some = patterns.filter(pl.col("patterns") < images).sort("patterns", maintain_order=True)
-    text = f"{whole.height} of {plural(patterns.height, 'activation')} give each image a pattern of its own"
+    verb = "gives" if whole.height == 1 else "give"
+    text = f"{whole.height} of {plural(patterns.height, 'activation')} {verb} each image a pattern of its own"
     if some.height:
         parts = [f"{node} ({number:,})" for node, number in some.select("node", "patterns").head(3).iter_rows()]
         text += f"; the fewest distinct patterns are those of {listing(parts)}"
@@ -116,13 +119,13 @@ def _places(patterns: pl.DataFrame) -> list[str]:
     share = drawn.with_columns((pl.col("place_patterns") / pl.col("places_drawn")).alias("s")).sort("s")
     low, high = share[[0, -1]].iter_rows(named=True)
     first = (
-        f"Of {low['places_drawn']:,} places drawn in {low['node']}, {low['place_patterns']:,} patterns of features are "
-        f"distinct ({low['s']:.1%})"
+        f"At {low['places_drawn']:,} places drawn in {low['node']} the features make "
+        f"{plural(low['place_patterns'], 'distinct pattern')} ({low['s']:.2%} of the places)"
     )
     if low["node"] == high["node"]:
         return [f"{first}."]
     return [
-        f"{first}, the lowest share; the highest is {high['node']}'s with {high['s']:.1%} of {high['places_drawn']:,}."
+        f"{first}, the lowest share; the highest is {high['node']}'s with {high['s']:.2%} of {high['places_drawn']:,}."
     ]
 
 
@@ -132,7 +135,8 @@ def _silent(layers: pl.DataFrame, images: int) -> list[str]:
         return []
     parts = [f"{node} ({number:,})" for node, number in never.select("node", "never_active").iter_rows()]
     return [
-        f"{plural(int(never['never_active'].sum()), 'feature')} active on none of {images:,} images: {listing(parts)}."
+        f"{plural(int(never['never_active'].sum()), 'feature')} active on none of the {plural(images, 'image')}: "
+        f"{listing(parts)}."
     ]
 
 
@@ -142,11 +146,13 @@ def _smooth(layers: pl.DataFrame, threshold: float) -> list[str]:
         return []
     kinds = ", ".join(smooth["operator"].unique(maintain_order=True))
     text = (
-        f"{plural(smooth.height, 'activation')} ({kinds}) have no zeros by their formula: "
-        f"active means above {threshold:g}"
+        f"{plural(smooth.height, 'activation')} ({kinds}) {'has' if smooth.height == 1 else 'have'} no zeros by "
+        f"formula: active means above {threshold:g}"
     )
-    bare = smooth.filter(pl.col("patterns").is_null())
-    return [f"{text}, and {bare.height} of them are left out of the patterns." if bare.height else f"{text}."]
+    bare = smooth.filter(pl.col("patterns").is_null()).height
+    some = f"{bare} of them {'is' if bare == 1 else 'are'}"
+    left = some if bare < smooth.height else "it is" if bare == 1 else "all are"
+    return [f"{text}, and {left} left out of the patterns." if bare else f"{text}."]
 
 
 def _mean(layers: pl.DataFrame, column: str) -> float:

@@ -23,7 +23,7 @@ def findings(
     found.append(_dead(units, len(samples)))
     if len(samples) < 10 * top:
         found.append(
-            f"There are {plural(len(samples), 'image')} in all, and the {top} strongest are many of them: give more."
+            f"With {plural(len(samples), 'image')} in all, the {top} strongest of a unit are many of them: give more."
         )
     if sparse:
         found.append(
@@ -81,12 +81,12 @@ def _index(live: pl.DataFrame) -> list[str]:
 def _dead(units: pl.DataFrame, images: int) -> str:
     dead = units.filter(pl.col("stimuli") == 0)
     if not dead.height:
-        return f"Every one of {units.height:,} units answers to at least one of the {images:,} images."
+        return f"Each of {plural(units.height, 'unit')} answers to at least one of the {plural(images, 'image')}."
     by_node = dead.group_by("node", maintain_order=True).len()
     where = listing([f"{row['node']} ({row['len']})" for row in by_node.iter_rows(named=True)])
     return (
-        f"{plural(dead.height, 'unit')} of {units.height:,} answer to none of the {images:,} images and have no "
-        f"stimuli: {where}."
+        f"{dead.height:,} of {plural(units.height, 'unit')} {'answers' if dead.height == 1 else 'answer'} to none of "
+        f"the {plural(images, 'image')}: {where}."
     )
 
 
