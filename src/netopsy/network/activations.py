@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from netopsy.network.graph import operator_name
+from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
 
 _RECTIFIERS = {"relu", "relu6", "hardswish", "hardsigmoid", "threshold"}
@@ -22,6 +22,27 @@ def activations(network: Network, *, mixing: bool = True) -> dict[str, fx.Node]:
     """
     known = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
     return {name: node for name, node in network.nodes.items() if operator_name(node).rstrip("_") in known}
+
+
+def operand(network: Network, node: fx.Node, *, mixing: bool = True) -> fx.Node:
+    """The node in front of the activation function that `node` applies; `node` itself where it applies none.
+
+    mixing: go back over a softmax too, to the class scores. A function of the input itself stays, as does one that
+    changes the shape.
+    """
+    known = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
+    while operator_name(node).rstrip("_") in known:
+        before = node.args[0] if node.args else None
+        if (
+            not isinstance(before, fx.Node)
+            or before.op == "placeholder"
+            or before.meta.get("name") not in network.nodes
+        ):
+            break
+        if shape_of(before) != shape_of(node):
+            break
+        node = before
+    return node
 
 
 def rectifies(node: fx.Node) -> bool:

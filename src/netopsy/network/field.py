@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 assert window_moves  # its import fills the table of rules
 
+Box = tuple[int, int, int, int]  # (top, left, bottom, right) in pixels, half open
+
 _kept: weakref.WeakKeyDictionary[fx.GraphModule, dict[fx.Node, Any]] = weakref.WeakKeyDictionary()
 
 
@@ -40,12 +42,12 @@ class Field:
     stride: tuple[float, float]
     start: tuple[float, float]
     grid: tuple[int, int]
-    reach: tuple[int, int, int, int]
+    reach: Box
     exact: bool
     because: str | None
     steps: tuple[tuple[tuple[int, float], ...], tuple[tuple[int, float], ...]]
 
-    def at(self, y: int = 0, x: int = 0, *, cut: bool = True) -> tuple[int, int, int, int]:
+    def at(self, y: int = 0, x: int = 0, *, cut: bool = True) -> Box:
         """(top, left, bottom, right) in pixels, half open, of the unit in row `y` and column `x` of the grid.
 
         cut: to the image; else the box may reach over its edges, where padding is.
@@ -64,6 +66,10 @@ class Field:
             low, high = math.floor(low), math.ceil(low + self.size[k])
             ends.append((max(low, self.reach[k]), min(high, self.reach[k + 2])) if cut else (low, high))
         return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+
+    def tells_apart(self, places: tuple[int, ...]) -> bool:
+        """Whether each place of a node has a field of its own. places: the sizes of the node's grid of places."""
+        return self.grid == places if len(places) == 2 else math.prod(self.grid) == math.prod(places)
 
     def __str__(self) -> str:
         height, width = (f"{n:g}" for n in self.size)

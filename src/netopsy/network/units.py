@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.activations import activations
+from netopsy.network.field import Box, receptive_field
 from netopsy.network.graph import batch_first, operator_name, shape_of
 from netopsy.network.network import Network
 
@@ -44,21 +45,21 @@ def find_unit(network: Network, unit: UnitLike) -> Unit:
     """
     node, channel, place = _parts(unit)
     found = network.node(node)
-    name, axis, shape = found.meta["name"], channel_axis(found), list(shape_of(found)[1:])
-    if not shape or not batch_first(found):
+    name = found.meta["name"]
+    if len(shape_of(found)) < 2 or not batch_first(found):
         raise UnknownLayer(
             f"node '{name}' of {network.name} has no units of one image each (shape {shape_of(found)} for one image); "
             "choose the node before or behind it."
         )
-    channels = shape.pop(axis - 1 if axis > 0 else axis)
-    if not 0 <= channel < channels:
-        raise UnknownLayer(f"no unit {channel} in node '{name}' of {network.name}; give 0 to {channels - 1}.")
-    if place is None and not shape:
+    number, grid = channels(found), places(found)
+    if not 0 <= channel < number:
+        raise UnknownLayer(f"no unit {channel} in node '{name}' of {network.name}; give 0 to {number - 1}.")
+    if place is None and not grid:
         place = ()
-    if place is not None and not _inside(place, shape):
-        given, size = ", ".join(map(str, place)), " x ".join(map(str, shape))
-        places = f"its places are {size}" if shape else "a neuron is (node, neuron)"
-        raise UnknownLayer(f"no place {given} in node '{name}' of {network.name}; {places}.")
+    if place is not None and not _inside(place, grid):
+        given, size = ", ".join(map(str, place)), " x ".join(map(str, grid))
+        known = f"its places are {size}" if grid else "a neuron is (node, neuron)"
+        raise UnknownLayer(f"no place {given} in node '{name}' of {network.name}; {known}.")
     return Unit(name, channel, place)
 
 
@@ -98,11 +99,54 @@ def channels(node: fx.Node) -> int:
     return shape_of(node)[channel_axis(node)]
 
 
+def places(node: fx.Node) -> tuple[int, ...]:
+    """The grid of places of each channel: (height, width) of a map, (tokens,) of a sequence, () of neurons."""
+    shape = list(shape_of(node)[1:])
+    if shape:
+        axis = channel_axis(node)
+        shape.pop(axis - 1 if axis > 0 else axis)
+    return tuple(shape)
+
+
+def middle(node: fx.Node) -> tuple[int, ...]:
+    """The place in the middle of the node's grid, of two the latter."""
+    return tuple(size // 2 for size in places(node))
+
+
+def flat_place(place: Sequence[int], grid: Sequence[int]) -> int:
+    """Row-major index of `place` in a grid of places: y * width + x in a map; 0 of a neuron."""
+    index = 0
+    for position, size in zip(place, grid, strict=True):
+        index = index * size + position
+    return index
+
+
+def place_at(index: int, grid: Sequence[int]) -> tuple[int, ...]:
+    """The place of a row-major index: the inverse of `flat_place`."""
+    place: list[int] = []
+    for size in reversed(grid):
+        index, position = divmod(index, size)
+        place.insert(0, position)
+    return tuple(place)
+
+
+def unit_field(network: Network, unit: Unit, *, cut: bool = True) -> Box:
+    """(top, left, bottom, right) of the pixels that the unit at its place can depend on, half open.
+
+    All that its node sees for a unit without a place, and where the fields of the node's places cannot be told apart.
+    cut: to the image; else the box may reach over its edges, where padding is.
+    """
+    field, grid = receptive_field(network, unit.node), places(network.nodes[unit.node])
+    if not unit.place or not field.tells_apart(grid):
+        return field.reach
+    return field.at(*divmod(flat_place(unit.place, grid), field.grid[1]), cut=cut)
+
+
 def unit_nodes(network: Network) -> dict[str, fx.Node]:
     """The nodes whose values are what the layers say: by name, in order of execution.
 
     Every elementwise activation, and every weight-bearing layer (with the norm behind it) that none follows directly;
-    but not values that mix the batch with other axes, as inside attention.
+    but not values that mix the batch with other axes, as inside attention, nor single numbers.
     """
     chosen = set(activations(network, mixing=False))
     for layer in network.layers:
@@ -112,7 +156,35 @@ def unit_nodes(network: Network) -> dict[str, fx.Node]:
                 node = follower
             if not any(user.meta.get("name") in chosen for user in node.users):
                 chosen.add(node.meta["name"])
-    return {name: node for name, node in network.nodes.items() if name in chosen and batch_first(node)}
+    return {
+        name: node
+        for name, node in network.nodes.items()
+        if name in chosen and batch_first(node) and len(shape_of(node)) > 1
+    }
+
+
+def hidden_nodes(network: Network) -> dict[str, fx.Node]:
+    """The unit nodes behind the first weight-bearing layer and in front of the last one, whose units are the classes.
+
+    Empty where there is a single layer. The last layer may make maps that are averaged into the output later.
+    """
+    last = network.layers[-1].name if network.layers else ""
+    return {name: node for name, node in unit_nodes(network).items() if weight_layer(network, node) not in (last, "")}
+
+
+def activation_nodes(network: Network) -> dict[str, fx.Node]:
+    """The unit nodes that apply an activation function, so that their units are on or off; all of them without any."""
+    known, nodes = activations(network, mixing=False), unit_nodes(network)
+    return {name: node for name, node in nodes.items() if name in known} or nodes
+
+
+def last_map(nodes: Mapping[str, fx.Node]) -> str | None:
+    """The last of `nodes` whose units have several places, else the last one: where a study looks that is told nothing.
+
+    nodes: by name, in order of execution. None where there is none.
+    """
+    names = list(nodes)[::-1]
+    return next((name for name in names if max(places(nodes[name]), default=1) > 1), names[0] if names else None)
 
 
 def weight_layer(network: Network, node: fx.Node) -> str:
