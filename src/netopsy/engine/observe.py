@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from netopsy._version import __version__
+from netopsy.engine.conditions import conditions
 from netopsy.engine.tally import Tally
 from netopsy.engine.walk import plan
 from netopsy.engine.workspace import current_workspace
@@ -96,16 +95,12 @@ def _copies(
 def _spec(
     network: Network, samples: Samples, counted: dict[str, Tally], watched: dict[str, list[Tally]], size: int
 ) -> dict[str, Any]:
-    """All that the outcome depends on: a checkpoint of anything else is not taken up."""
+    """All that the outcome depends on."""
     nodes = {id(tally): node for node, tallies in watched.items() for tally in tallies}
     return {
-        "network": network.digest,
-        "graph": hashlib.sha256(network.graph.code.encode()).hexdigest(),
-        "preprocessing": asdict(network.preprocessing),
-        "samples": samples.digest,
+        **conditions(network, samples),
         "tallies": {name: [nodes[id(tally)], *_description(tally)] for name, tally in counted.items()},
         "batch_size": size,
-        "versions": {"netopsy": __version__, "torch": torch.__version__},
     }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import polars as pl
 import torch
 
-from netopsy._version import __version__
 from netopsy.engine.adaptive import Adaptive
+from netopsy.engine.conditions import conditions
 from netopsy.engine.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.exact import exact
 from netopsy.engine.rerun import Rerun
@@ -57,9 +57,7 @@ def sweep(
     rerun = Rerun(network, variants, batch_size)
     block = rerun.block_size
     spec = {
-        "version": __version__,
-        "network": network.digest,
-        "samples": samples.digest,
+        **conditions(network, samples),
         "variants": [identity(variant) for variant in variants],
         "precision": precision,
         "seed": seed,
