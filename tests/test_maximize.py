@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples, maximize, workspace
-from netopsy.engine.tallies import StrongestImages
 from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.maximize.choosing import StrongestAt, candidates
+from netopsy.studies.maximize.choosing import candidates
 from netopsy.studies.maximize.records import correlations
 
 SIZE = 12
@@ -197,25 +196,6 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str,
 def test_units_that_are_not_there_are_refused(unit: str, net: Network) -> None:
     with pytest.raises(UnknownLayer):
         maximize(net, units=(unit,))
-
-
-def test_the_strongest_at_a_place_merges_and_prefers_the_first_image() -> None:
-    values = torch.randn(30, 4, 3, 3)
-    values[7, 2, 1, 1] = values[19, 2, 1, 1] = 9.0
-    values[3, 1, 1, 1] = float("nan")
-    whole, first, second = (StrongestAt(4) for _ in range(3))
-    whole.update(values, torch.arange(30))
-    first.update(values[:12], torch.arange(12))
-    second.update(values[12:], torch.arange(12, 30))
-    second.merge(first)
-    expected = values[:, :, 1, 1].nan_to_num(-torch.inf).max(0)
-    for tally in (whole, second):
-        found = tally.result()
-        assert isinstance(found, StrongestImages) and torch.equal(found.values[:, 0], expected.values)
-        assert found.images[2, 0] == 7
-    tokens = StrongestAt(None, axis=-1)
-    tokens.update(values[:, :, 0].movedim(1, -1), torch.arange(30))
-    assert torch.allclose(tokens.result().values[0, 0], values[:, 0, 0].mean(1).max())
 
 
 def test_runs_are_compared_with_those_of_other_units_of_the_same_field(net: Network) -> None:

@@ -101,6 +101,46 @@ def test_an_empty_tally_is_neutral_and_k_is_checked() -> None:
         Strongest(0)
 
 
+@pytest.mark.parametrize("channel", [None, 2])
+def test_the_strongest_at_a_place_merges_and_prefers_the_first_image(channel: int | None) -> None:
+    values = torch.randn(30, 4, 3, 3)
+    values[7, 2, 1, 1] = values[19, 2, 1, 1] = 9.0
+    values[3, 1, 1, 1] = float("nan")
+    whole, first, second = (Strongest(2, channel=channel, place=4) for _ in range(3))
+    whole.update(values, torch.arange(30))
+    first.update(values[:12], torch.arange(12))
+    second.update(values[12:], torch.arange(12, 30))
+    second.merge(first)
+    plain = values[:, :, 1, 1].nan_to_num(-torch.inf)
+    expected = plain.sort(dim=0, descending=True, stable=True)
+    own = slice(None) if channel is None else slice(channel, channel + 1)
+    for tally in (whole, second):
+        found = tally.result()
+        assert torch.equal(found.values, expected.values[:2].T[own])
+        assert torch.equal(found.images, expected.indices[:2].T[own]) and (found.places == 4).all()
+    assert expected.indices[:2, 2].tolist() == [7, 19]
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_the_strongest_mean_has_no_place(axis: int) -> None:
+    values = torch.randn(30, 4, 6, generator=torch.Generator().manual_seed(2))
+    tally = Strongest(1, axis, mean=True)
+    tally.update(values, torch.arange(30))
+    best, image = values.mean(2 if axis == 1 else 1).max(0)
+    found = tally.result()
+    assert torch.allclose(found.values[:, 0], best) and torch.equal(found.images[:, 0], image)
+    assert (found.places == -1).all()
+
+
+def test_one_channel_alone_is_that_row_of_all() -> None:
+    values = torch.randn(9, 5, 4, 3, generator=torch.Generator().manual_seed(3))
+    alone, every = Strongest(4, channel=3), counted(values, 4)
+    alone.update(values, torch.arange(9))
+    assert entries(alone) == entries(every)[3:4]
+    with pytest.raises(SettingsError, match="exclude one another"):
+        Strongest(1, place=0, mean=True)
+
+
 def test_rows_that_are_no_images_are_refused() -> None:
     with pytest.raises(SettingsError, match="8 rows came for 2 images"):
         Strongest(3).update(torch.zeros(8, 4, 5), torch.arange(2))

@@ -19,7 +19,7 @@ from netopsy.engine.walk import Plan, plan
 from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.graph import data_nodes, operator_name, shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, channel_axis, channels
+from netopsy.network.units import Unit, channel_axis, channels, flat_place, places
 
 _WEIGHTS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 _PRODUCTS = {"addmm", "matmul", "mm", "bmm", "mul"}
@@ -96,21 +96,20 @@ class Drive:
 
     def flat(self, space: Float[Tensor, "n places"]) -> Int64[Tensor, " n"]:
         """The unit's place on each image, flat."""
-        if self.end.place is None:
+        own = self.place
+        if own is None:
             return space.detach().nan_to_num(nan=-torch.inf).argmax(1)
-        at = 0
-        for position, size in zip(self.end.place, self.grid, strict=True):
-            at = at * size + position
-        return torch.full((len(space),), at, device=space.device)
+        return torch.full((len(space),), own, device=space.device)
+
+    @property
+    def place(self) -> int | None:
+        """The flat place of a unit that has one of its own."""
+        return None if self.end.place is None else flat_place(self.end.place, self.grid)
 
     @property
     def grid(self) -> tuple[int, ...]:
         """The sizes of the places of the pre-activation: (height, width), (tokens,) or ()."""
-        node = self.network.nodes[self.end.node]
-        shape = list(shape_of(node)[1:])
-        axis = channel_axis(node)
-        shape.pop(axis - 1 if axis > 0 else axis)
-        return tuple(shape)
+        return places(self.network.nodes[self.end.node])
 
 
 def find_drive(network: Network, unit: Unit) -> Drive | str:

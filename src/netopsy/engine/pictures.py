@@ -62,6 +62,15 @@ def framed(
     return marked
 
 
+def fitted(
+    picture: UInt8[np.ndarray, "height width *channel"], side: int
+) -> UInt8[np.ndarray, "height2 width2 *channel"]:
+    """The picture with its longer side at `side` pixels: enlarged without smoothing, shrunk with it."""
+    scale = side / max(picture.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in picture.shape[:2])
+    return resized(np.ascontiguousarray(picture), (height, width), smooth=scale < 1)
+
+
 def resized(
     picture: UInt8[np.ndarray, "height width *channel"], size: tuple[int, int], *, smooth: bool = True
 ) -> UInt8[np.ndarray, "height2 width2 *channel"]:

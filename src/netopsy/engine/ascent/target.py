@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.errors import SettingsError
-from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.field import receptive_field
-from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.activations import operand
+from netopsy.network.field import Box
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
+from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit, flat_place, middle, places, unit_field
 
 Objective = Literal["unit", "channel"]
-Box = tuple[int, int, int, int]
-
-_THROUGH = ELEMENTWISE | {"softmax", "log_softmax"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Target:
         if self.unit.place is None:
             return rows.mean(1)
         cut = rows.shape[1] == 1
-        return rows[:, 0 if cut else flat_place(self.unit.place, places(self.tree.trunk.target, self.axis))]
+        return rows[:, 0 if cut else flat_place(self.unit.place, places(self.tree.trunk.target))]
 
 
 def find_targets(network: Network, units: Sequence[UnitLike], objective: Objective = "unit") -> list[Target]:
@@ -85,54 +80,13 @@ def _target(network: Network, unit: Unit, objective: Objective, trunks: dict[str
     if node.op == "placeholder":
         raise SettingsError(f"unit '{unit}' is a pixel of the input; choose one of another node.")
     taken, axis = operand(network, node).meta["name"], channel_axis(node)
-    grid = places(node, axis)
     trunk = trunks.setdefault(taken, Trunk(network, taken))
-    if objective == "channel" and grid:
+    if objective == "channel" and places(node):
         if unit.place is not None:
             raise SettingsError(
                 f"unit '{unit}' names a place, and the objective 'channel' is the mean over all places: "
                 f"give '{unit.node}:{unit.channel}', or the objective 'unit'."
             )
-        return Target(unit, taken, axis, trunk.tree(), receptive_field(network, unit.node).reach, False)
-    place = tuple(n // 2 for n in grid) if unit.place is None else unit.place
-    placed = Unit(unit.node, unit.channel, place)
-    return Target(placed, taken, axis, trunk.tree(place), field_box(network, placed, grid), unit.place is None)
-
-
-def field_box(network: Network, unit: Unit, grid: list[int]) -> Box:
-    """The pixels that the unit at its place can depend on; all that its node sees where places are no grid."""
-    seen = receptive_field(network, unit.node)
-    if not unit.place or math.prod(seen.grid) != math.prod(grid):
-        return seen.reach
-    return seen.at(*divmod(flat_place(unit.place, grid), seen.grid[1]))
-
-
-def operand(network: Network, node: fx.Node) -> fx.Node:
-    """The node in front of the activation function that `node` applies; `node` itself where it applies none."""
-    while operator_name(node).rstrip("_") in _THROUGH:
-        before = node.args[0] if node.args else None
-        if (
-            not isinstance(before, fx.Node)
-            or before.meta.get("name") not in network.nodes
-            or before.op == "placeholder"
-        ):
-            break
-        if shape_of(before) != shape_of(node):
-            break
-        node = before
-    return node
-
-
-def places(node: fx.Node, axis: int) -> list[int]:
-    """The sizes of the grid of places of a node whose channels are at `axis`."""
-    shape = list(shape_of(node)[1:])
-    shape.pop(axis - 1 if axis > 0 else axis)
-    return shape
-
-
-def flat_place(place: tuple[int, ...], grid: list[int]) -> int:
-    """Row-major index of `place` in a grid of places."""
-    index = 0
-    for p, n in zip(place, grid, strict=True):
-        index = index * n + p
-    return index
+        return Target(unit, taken, axis, trunk.tree(), unit_field(network, unit), False)
+    placed = Unit(unit.node, unit.channel, middle(node) if unit.place is None else unit.place)
+    return Target(placed, taken, axis, trunk.tree(placed.place), unit_field(network, placed), unit.place is None)

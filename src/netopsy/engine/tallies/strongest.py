@@ -12,6 +12,7 @@ from torch import Tensor
 
 from netopsy.engine.tally import Tally
 from netopsy.errors import SettingsError
+from netopsy.network.units import place_at
 
 NOTHING = -1  # image and place of an entry that no image fills
 _LOW = 2**31 - 1  # low half of a key: the larger, the smaller the image's index
@@ -23,7 +24,8 @@ class StrongestImages:
     """The strongest images of every channel, strongest first; equal values in the order of the images.
 
     values: the largest activation in the image, -inf where there were fewer images. images: their indices, -1 where
-    there were fewer. places: where in the map, flat (y * width + x), the first of equal ones; -1 where there is none.
+    there were fewer. places: where in the map, flat (y * width + x), the first of equal ones; -1 where there is none,
+    and for means.
     """
 
     values: Float32[Tensor, "channel k"]
@@ -34,7 +36,8 @@ class StrongestImages:
 class Strongest(Tally):
     """The k images with the largest activation of each channel, one entry an image (Zeiler and Fergus 2014, Figure 2).
 
-    k: entries a channel. axis: where the channels are.
+    k: entries a channel. axis: where the channels are. channel: this one alone; by default all.
+    place: compare the values at this flat place; by default the largest of each map. mean: compare the maps' means.
     update: (batch, channel, *space). result: `StrongestImages`. NaN and -inf never enter; 12 bytes an entry.
 
     An entry is one integer that sorts by value, then by image, so that ties are settled alike in any order of batches.
@@ -42,15 +45,20 @@ class Strongest(Tally):
     where the map enters.
     """
 
-    def __init__(self, k: int = 9, axis: int = 1) -> None:
+    def __init__(
+        self, k: int = 9, axis: int = 1, *, channel: int | None = None, place: int | None = None, mean: bool = False
+    ) -> None:
         if k < 1:
             raise SettingsError(f"k {k} must be at least 1: how many images to keep for each channel.")
+        if mean and place is not None:
+            raise SettingsError(f"place {place} and mean exclude one another: a mean is over all places.")
         self.k, self.axis = k, axis
+        self.channel, self.place, self.mean = channel, place, mean
         self.keys: Tensor | None = None  # int64 (channel, k), descending
         self.places: Tensor | None = None  # int32 (channel, k)
 
     def update(self, values: Tensor, indices: Tensor) -> None:
-        parts = _parts(values, self.axis)
+        parts = _parts(self._chosen(values))
         if not parts.numel():
             return
         if len(parts) != len(indices):
@@ -77,6 +85,16 @@ class Strongest(Tally):
         places[row, rank] = _places(parts, peaks, picks[row, rank] - self.k, rows[row]).int()
         self.keys[some], self.places[some] = best, places
 
+    def _chosen(self, values: Tensor) -> Tensor:
+        """What is compared, (batch, channel, *space)."""
+        maps = (values[:, None] if values.ndim == 1 else values).movedim(self.axis if values.ndim > 1 else 1, 1)
+        if self.channel is not None:
+            maps = maps[:, self.channel, None]
+        if self.place is not None:
+            for position in place_at(self.place, maps.shape[2:]):
+                maps = maps[:, :, position]
+        return maps.flatten(2).float().mean(2) if self.mean and maps.ndim > 2 else maps
+
     def merge(self, other: Strongest) -> None:
         if other.keys is None or other.places is None:
             return
@@ -92,15 +110,13 @@ class Strongest(Tally):
             return StrongestImages(nothing, nothing.long(), nothing.long())
         keys, places = self.keys.cpu(), self.places.cpu().long()
         images = _LOW - (keys & 0xFFFFFFFF)
+        if self.mean or self.place is not None:
+            places = torch.full_like(places, NOTHING if self.place is None else self.place)
         return StrongestImages(_floats((keys >> 32).int()), images, torch.where(images < 0, NOTHING, places))
 
 
-def _parts(values: Tensor, axis: int) -> Tensor:
-    """(batch, channel, parts, places of a part), floating point, without a copy where it can be."""
-    if values.ndim == 1:
-        values = values[:, None]
-    if axis not in (1, 1 - values.ndim):
-        values = values.movedim(axis, 1)
+def _parts(values: Tensor) -> Tensor:
+    """(batch, channel, parts, places of a part) of (batch, channel, *space), floating point; a view where it can be."""
     values = values if values.is_floating_point() else values.float()
     maps = values.flatten(2) if values.ndim > 2 else values[..., None]
     return maps.unflatten(2, (-1, _part(maps.shape[2]))) if maps.shape[2] else maps[..., None]

@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from netopsy.engine.boolean import Expression, TruthTable, minimise, truth_table
 from netopsy.engine.boolean.inputs import decisive, refined, threshold
-from netopsy.engine.boolean.table import cells_of
+from netopsy.engine.boolean.table import FIRES, FREE, RESTS, cells_of
 from netopsy.samples.strata import Labels, stratified
 
 FOLDS = 5
+VERDICTS = {FIRES: "fires", RESTS: "rests", FREE: "don't care"}  # the majority of a cell, in words
 LEAST = 5  # images on which the unit fires, and does not fire, in the training part
 
 

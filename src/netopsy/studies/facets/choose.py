@@ -10,40 +10,25 @@ from torch import Tensor
 from netopsy.engine.drivers import Drive, find_drive
 from netopsy.engine.tallies.strongest import Strongest, StrongestImages
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, channel_axis, channels, unit_nodes, weight_layer
+from netopsy.network.units import Unit, channel_axis, channels, hidden_nodes
 
 
-class StrongestOfUnit(Strongest):
-    """The k images that excite one unit most. place: where in the map, None for wherever it is strongest."""
-
-    def __init__(self, k: int, channel: int, place: tuple[int, ...] | None, axis: int) -> None:
-        super().__init__(k, 1)
-        self.channel, self.at, self.channels_at = channel, place, axis
-
-    def update(self, values: Tensor, indices: Tensor) -> None:
-        own = values.select(self.channels_at, self.channel)
-        for position in self.at or ():
-            own = own[:, position]
-        super().update(own[:, None], indices)
-
-
-def watch(drive: Drive, count: int) -> tuple[str, StrongestOfUnit]:
-    """The node to watch and the tally for the strong stimuli of one unit."""
+def watch(drive: Drive, count: int) -> tuple[str, Strongest]:
+    """The node to watch and the tally for the `count` strong stimuli of one unit."""
     axis = channel_axis(drive.network.nodes[drive.end.node])
-    return drive.end.node, StrongestOfUnit(count, drive.end.channel, drive.end.place, axis)
+    return drive.end.node, Strongest(count, axis, channel=drive.end.channel, place=drive.place)
 
 
 def late_drive(network: Network) -> Drive | str:
-    """The first unit of the last layer but one whose units can be taken apart, or why there is none."""
-    last = network.layers[-1].name if network.layers else ""
-    why = "has no layer whose units have input channels in a layer before"
-    for name in reversed(unit_nodes(network)):
-        if weight_layer(network, network.nodes[name]) in (last, ""):
-            continue
+    """The first unit of the last hidden node whose units can be taken apart, or why there is none.
+
+    With or without places: the claim is of the unit at the end, of which later ones are better instances.
+    """
+    for name in reversed(hidden_nodes(network)):
         drive = find_drive(network, Unit(name, 0))
         if isinstance(drive, Drive) and channels(network.nodes[name]) > 1:
             return drive
-    return f"{network.name} {why}."
+    return f"{network.name} has no layer whose units have input channels in a layer before."
 
 
 def torn(stimuli: StrongestImages, labels: Int64[np.ndarray, " n"], least: int) -> list[int]:

@@ -92,6 +92,7 @@ class Facets(Study):
                 raise SettingsError(f"{setting} {getattr(self, setting)} is out of range; give {low} to {high}.")
 
     def run(self, network: Network, samples: Samples | None) -> Result:
+        """Group the strong stimuli of units of `network` among `samples`, and give each unit's Boolean account."""
         assert samples is not None
         most = min(self.stimuli, max(20, len(samples) // 4))
         drives, stimuli, said = self._units(network, samples, most)
@@ -190,7 +191,7 @@ class Facets(Study):
                 rows = part.rows[: self.patches]
                 spans[-1].append(slice(len(images), len(images) + len(rows)))
                 images += own.images[rows].tolist()
-                places += _flat_places(drive, own.places[rows].tolist())
+                places += own.places[rows].tolist()
         cut = patches(network, samples, wanted, tile=SQUARE)
         return {
             str(drive.unit): sheet(
@@ -198,16 +199,6 @@ class Facets(Study):
             )
             for drive, own, found in zip(drives, spans, groups, strict=True)
         }
-
-
-def _flat_places(drive: Drive, places: list[int]) -> list[int]:
-    """Flat places in the whole map: a unit with a place of its own has a single one."""
-    if not drive.end.place:
-        return places
-    at = 0
-    for position, size in zip(drive.end.place, drive.grid, strict=True):
-        at = at * size + position
-    return [at] * len(places)
 
 
 def _figures(

@@ -8,16 +8,15 @@ import altair as alt
 import numpy as np
 import polars as pl
 from jaxtyping import UInt8
-from PIL import Image as Picture
-from PIL import ImageDraw, ImageFont
 
 from netopsy.charts.parts import inline, make_figure
 from netopsy.engine.boolean import gray_code, karnaugh_map
+from netopsy.engine.captions import below, beside, caption
 from netopsy.engine.mosaic import PAPER
 from netopsy.engine.pictures import resized
 from netopsy.engine.words import listing, plural
 from netopsy.result import Figure, Image
-from netopsy.studies.facets.account import Account, letters
+from netopsy.studies.facets.account import VERDICTS, Account, letters
 
 SQUARE = 96  # screen pixels of a patch, about
 _GAP = 3
@@ -30,22 +29,13 @@ def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], size
     """One row a facet: its strongest patches. sizes: how many stimuli each facet has."""
     height, width = rows[0].shape[1:3]
     enlarge = max(1, round(SQUARE / max(height, width)))
-    height, width = height * enlarge, width * enlarge
+    size = (height * enlarge, width * enlarge)
+    lines = []
+    for k, (row, count) in enumerate(zip(rows, sizes, strict=True), 1):
+        words = below([caption(f"facet {k}", _MARGIN), caption(f"of {count}", _MARGIN)])
+        words = np.pad(words, ((max(0, size[0] - len(words)) // 2, 0), (0, 0), (0, 0)), constant_values=PAPER)
+        lines.append(beside([words, *(resized(patch, size, smooth=False) for patch in row)], _GAP))
     columns = max(len(row) for row in rows)
-    canvas = np.full(
-        (len(rows) * (height + _GAP) + _GAP, _MARGIN + columns * (width + _GAP) + _GAP, 3), PAPER, np.uint8
-    )
-    for k, row in enumerate(rows):
-        top = _GAP + k * (height + _GAP)
-        for j, patch in enumerate(row):
-            left = _MARGIN + j * (width + _GAP)
-            canvas[top : top + height, left : left + width] = resized(patch, (height, width), smooth=False)
-    picture = Picture.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
-    for k, size in enumerate(sizes):
-        middle = _GAP + k * (height + _GAP) + height // 2
-        pen.text((4, middle - 18), f"facet {k + 1}", fill=(20, 20, 20), font=_font(14))
-        pen.text((4, middle + 2), f"of {size}", fill=(90, 90, 90), font=_font(13))
     several = len(rows) > 1
     title = f"{plural(len(rows), 'facet')} of {unit}"
     reading = (
@@ -55,11 +45,7 @@ def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], size
         else "The unit's strongest stimuli from left to right, each cut out at its receptive field: one pattern only."
     )
     alt_text = f"{title}: rows of {listing([str(s) for s in sizes])} stimuli, {columns} patches shown of each."
-    return Image(np.asarray(picture), title, reading, _SOURCE, alt=alt_text)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    return Image(below(lines, _GAP), title, reading, _SOURCE, alt=alt_text)
 
 
 def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
@@ -81,7 +67,7 @@ def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
                     "fires": fired / seen if seen else None,
                     "text": f"{fired}/{seen}" if seen else "–",
                     "true": bool(true[cell]),
-                    "majority": _WORDS[int(majority[cell])],
+                    "majority": VERDICTS[int(majority[cell])],
                     "on": ", ".join(on) or "none",
                 }
             )
@@ -119,9 +105,6 @@ def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
         "Interpreting Deep Networks, 'Karnaugh Maps'",
         height=max(2, 2**down) * 34,
     )
-
-
-_WORDS = {1: "fires", 0: "rests", -1: "don't care"}
 
 
 def _labels(bits: int) -> list[str]:

@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Int64
 
 from netopsy.studies.facets import findings
-from netopsy.studies.facets.account import Account, letters
+from netopsy.studies.facets.account import VERDICTS, Account, letters
 from netopsy.studies.facets.grouping import Facets
 from netopsy.studies.facets.measure import Stimuli
 
@@ -48,7 +48,6 @@ _SCHEMAS = {
     **{"facets": _FACETS, "drivers": _DRIVERS, "cuts": _CUTS, "stimuli": _STIMULI, "formulas": _FORMULAS},
     **{"inputs": _INPUTS, "truth_tables": _TRUTH},
 }
-_WORDS = {1: "fires", 0: "rests", -1: "don't care"}
 
 
 def empty() -> dict[str, pl.DataFrame]:
@@ -158,7 +157,7 @@ def _truth(unit: str, told: Account, own: Sequence[str]) -> list[dict[str, Any]]
         counts = {"fired": int(told.table.fired[cell]), "rested": int(told.table.rested[cell])}
         rows.append(
             {"unit": unit, "cell": bits, "on": ", ".join(on), **counts}
-            | {"majority": _WORDS[int(majority[cell])], "expression": bool(true[cell])}
+            | {"majority": VERDICTS[int(majority[cell])], "expression": bool(true[cell])}
         )
     return rows
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from netopsy.engine.ascent import ColourCovariance, Target, find_targets
-from netopsy.engine.ascent.target import Objective, flat_place, operand, places
+from netopsy.engine.ascent.target import Objective
 from netopsy.engine.observe import observe
+from netopsy.engine.spread import spread
 from netopsy.engine.tallies import Strongest, StrongestImages
 from netopsy.engine.tally import Tally
-from netopsy.errors import NetopsyError
+from netopsy.errors import UnknownLayer
+from netopsy.network.activations import operand
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, channels, unit_nodes, weight_layer
+from netopsy.network.units import channels, find_unit, flat_place, hidden_nodes, last_map, places, unit_nodes
 from netopsy.samples import Samples
 
 _CHANNELS, _OUTPUTS = 3, 2
@@ -34,71 +35,21 @@ class Seen:
     covariance: Tensor | None = None
 
 
-class StrongestAt(Tally):
-    """The image with the largest value of each channel at one place, or of its mean over all places.
-
-    place: row-major index in the grid of places; None for the mean. axis: where the channels are.
-    update: (batch, channel, *space). result: `StrongestImages` with k = 1 and no places. NaN never enters.
-    """
-
-    def __init__(self, place: int | None, axis: int = 1) -> None:
-        self.place, self.axis = place, axis
-        self.best: Tensor | None = None
-        self.images: Tensor | None = None
-
-    def update(self, values: Tensor, indices: Tensor) -> None:
-        rows = values.movedim(self.axis, 1)
-        rows = rows.reshape(*rows.shape[:2], -1).float()
-        one = rows.mean(2) if self.place is None else rows[:, :, self.place]
-        best, first = one.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).max(0)
-        self._take(best, indices.to(first.device)[first])
-
-    def merge(self, other: StrongestAt) -> None:
-        if other.best is not None and other.images is not None:
-            self._take(other.best, other.images)
-
-    def result(self) -> StrongestImages:
-        if self.best is None or self.images is None:
-            nothing = torch.zeros(0, 1)
-            return StrongestImages(nothing, nothing.long(), nothing.long())
-        images = self.images.cpu()[:, None]
-        return StrongestImages(self.best.cpu()[:, None], images, torch.full_like(images, -1))
-
-    def _take(self, best: Tensor, images: Tensor) -> None:
-        if self.best is None or self.images is None:
-            self.best, self.images = best, images
-            return
-        # of equal values the first image stays, in whatever order they come
-        better = (best > self.best) | ((best == self.best) & (images < self.images))
-        self.best, self.images = torch.where(better, best, self.best), torch.where(better, images, self.images)
-
-
 def candidates(network: Network) -> dict[str, int]:
-    """Nodes to choose units from, and how many: the last map before the last layer (else the last such layer), outputs.
+    """Nodes to choose units from, and how many of each: the last hidden map, and the outputs.
 
-    Where the last layer itself makes maps that are then averaged into outputs, the map before it is taken.
+    Of a single layer the last map that is not the output itself. One unit of each where the network is large.
     """
     dear = sum(layer.macs for layer in network.layers) > _DEAR
-    last = network.layers[-1].name if network.layers else ""
-    chosen: dict[str, int] = {}
-    names = [name for name in reversed(unit_nodes(network)) if _usable(network, name)]
-    hidden = [name for name in names if name != network.output]
-    before = [name for name in hidden if weight_layer(network, network.nodes[name]) != last] or hidden
-    maps = [
-        name for name in before if max(places(network.nodes[name], channel_axis(network.nodes[name])), default=1) > 1
-    ]
-    if before:
-        chosen[(maps or before)[0]] = 1 if dear else _CHANNELS
-    if _usable(network, network.output):
-        chosen[network.output] = 1 if dear else _OUTPUTS
-    return chosen
-
-
-def _usable(network: Network, name: str) -> bool:
+    nodes = hidden_nodes(network) or unit_nodes(network)
+    nodes.pop(network.output, None)
+    hidden = last_map(nodes)
+    chosen = {} if hidden is None else {hidden: 1 if dear else _CHANNELS}
     try:
-        return bool(find_targets(network, [(name, 0)]))
-    except NetopsyError:
-        return False
+        find_unit(network, (network.output, 0))
+    except UnknownLayer:
+        return chosen
+    return chosen | {network.output: 1 if dear else _OUTPUTS}
 
 
 def look(
@@ -111,8 +62,9 @@ def look(
     for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
         if objective == "unit":
             tallies[target.node] = (target.node, Strongest(1, target.axis))
-        if (where := flat(target)) is not None or objective == "channel":
-            tallies[_here(target)] = (target.node, StrongestAt(where, target.axis))
+        here = flat(target)
+        if here is not None or objective == "channel":
+            tallies[_here(target)] = (target.node, Strongest(1, target.axis, place=here, mean=here is None))
     if colours:
         tallies["colours"] = ("input", ColourCovariance())
     if not tallies:
@@ -126,7 +78,7 @@ def flat(target: Target) -> int | None:
     """Row-major index of the target's place; None where it has none, or is a neuron."""
     if not target.unit.place:
         return None
-    return flat_place(target.unit.place, places(target.tree.trunk.target, target.axis))
+    return flat_place(target.unit.place, places(target.tree.trunk.target))
 
 
 def _here(target: Target) -> str:
@@ -142,7 +94,7 @@ def choose(network: Network, counts: dict[str, int], seen: Seen) -> list[str]:
     for name, count in counts.items():
         number = channels(network.nodes[name])
         strongest = seen.strongest.get(operand(network, network.nodes[name]).meta["name"])
-        picks = torch.linspace(0, number - 1, min(count, number)).long().tolist()
+        picks = spread(number, count)
         if strongest is not None and len(strongest.values) == number:
             order = strongest.values[:, 0].argsort(descending=True, stable=True).tolist()
             first: dict[int, int] = {}

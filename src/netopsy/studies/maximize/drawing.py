@@ -14,7 +14,7 @@ from netopsy.engine.ascent.ascend import shares
 from netopsy.engine.ascent.stage import network_input
 from netopsy.engine.captions import below, beside, caption
 from netopsy.engine.patches import patches
-from netopsy.engine.pictures import framed, pictures, resized
+from netopsy.engine.pictures import fitted, framed, pictures
 from netopsy.network.network import Network
 from netopsy.result import Figure, Image
 from netopsy.samples import Samples
@@ -74,7 +74,7 @@ def _row(
         for run, picture in enumerate(pictures_of(network, climb.pictures))
     ]
     if best is not None and patch is not None:
-        tiles.append(below([_enlarged(patch), caption(f"image {best.image}: {best.value:.5g}", size=12)], 2))
+        tiles.append(below([fitted(patch, _TILE), caption(f"image {best.image}: {best.value:.5g}", size=12)], 2))
     row = beside(tiles, 8)
     where = (
         "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""
@@ -95,18 +95,12 @@ def _tile(network: Network, target: Target, picture: np.ndarray) -> np.ndarray:
     """The field alone, or framed on the mean colour of the whole image where it fills most of it."""
     height, width = network.preprocessing.size
     if target.size == (height, width) or max(target.size[0] / height, target.size[1] / width) <= _CROP:
-        return _enlarged(picture)
+        return fitted(picture, _TILE)
     mean = torch.zeros(1, network.preprocessing.depth, height, width)
     canvas = pictures(mean, network.preprocessing)[0].copy()
     top, left, bottom, right = target.box
     canvas[top:bottom, left:right] = picture
-    return _enlarged(framed(canvas, target.box, width=max(1, height // 112)))
-
-
-def _enlarged(picture: np.ndarray) -> np.ndarray:
-    scale = _TILE / max(picture.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-    return resized(np.ascontiguousarray(picture), (height, width), smooth=scale < 1)
+    return fitted(framed(canvas, target.box, width=max(1, height // 112)), _TILE)
 
 
 def _patches(

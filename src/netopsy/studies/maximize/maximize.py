@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from netopsy._version import __version__
 from netopsy.engine.ascent import Climb, Recipe, Stage, Target, ascend, find_targets, mixing
+from netopsy.engine.conditions import conditions
 from netopsy.engine.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
@@ -145,12 +145,10 @@ class Maximize(Study):
     def _spec(self, network: Network, batches: list[list[int]], recipe: Recipe) -> dict[str, object]:
         """All that the climbs depend on."""
         return {
-            "network": network.digest,
-            "preprocessing": vars(network.preprocessing),
+            **conditions(network),
             "study": vars(self),
             "batches": batches,
             "mixing": recipe.mixing.tolist(),
-            "versions": {"netopsy": __version__, "torch": torch.__version__},
         }
 
 
