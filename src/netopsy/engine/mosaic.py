@@ -20,13 +20,19 @@ def normalise(filters: Float[np.ndarray, "n *rest"]) -> UInt8[np.ndarray, "n *re
 
 
 def grid(
-    squares: UInt8[np.ndarray, "n height width *channel"], columns: int | None = None, gap: int = 1
+    squares: UInt8[np.ndarray, "n height width *channel"],
+    columns: int | None = None,
+    gap: int = 1,
+    ground: int = PAPER,
 ) -> UInt8[np.ndarray, "rows cols *channel"]:
-    """The squares side by side, row by row, `gap` white pixels apart; about as wide as high without `columns`."""
+    """The squares side by side, row by row, with `gap` pixels of `ground` around each.
+
+    columns: of squares; by default as many as make the sheet about as wide as high.
+    """
     n, height, width, *channel = squares.shape
     columns = columns or math.ceil(math.sqrt(n * height / width))
     rows = math.ceil(n / columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, *channel), PAPER, np.uint8)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, *channel), ground, np.uint8)
     for index, square in enumerate(squares):
         top = gap + index // columns * (height + gap)
         left = gap + index % columns * (width + gap)

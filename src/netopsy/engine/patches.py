@@ -13,10 +13,9 @@ from torch import Tensor
 
 from netopsy.engine.mosaic import NEUTRAL
 from netopsy.engine.pictures import pictures, resized
-from netopsy.network.field import Field, receptive_field
-from netopsy.network.graph import shape_of
+from netopsy.network.field import Box, Field, receptive_field
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis
+from netopsy.network.units import places
 from netopsy.samples import Samples
 
 _BATCH = 32
@@ -28,20 +27,20 @@ class Window:
 
     size: (height, width) in pixels of the network's input. tile: (height, width) of the patch, shrunk to fit.
     field: the node's receptive field; None where its places cannot be told apart, and a patch is the whole image.
-    places: rows and columns of the node's places.
+    grid: rows and columns of the field's places.
     """
 
     size: tuple[int, int]
     tile: tuple[int, int]
     image: tuple[int, int]
     field: Field | None
-    places: tuple[int, int]
+    grid: tuple[int, int]
 
-    def box(self, place: int) -> tuple[int, int, int, int]:
+    def box(self, place: int) -> Box:
         """(top, left, bottom, right), half open, at the flat `place`; over the image's edge where the field is."""
         corner = (0, 0)
         if self.field is not None:
-            corner = self.field.at(*divmod(place, self.places[1]), cut=False)[:2]
+            corner = self.field.at(*divmod(place, self.grid[1]), cut=False)[:2]
         top, left = (
             0 if size == whole else start for start, size, whole in zip(corner, self.size, self.image, strict=True)
         )
@@ -66,10 +65,7 @@ def window(network: Network, node: str, tile: int = 64) -> Window:
     """
     found = network.node(node)
     field, image = receptive_field(network, node), network.preprocessing.size
-    places = list(shape_of(found)[1:])
-    if places:
-        places.pop(channel_axis(found) - 1 if channel_axis(found) > 0 else -1)
-    known = field.grid == tuple(places) if len(places) == 2 else math.prod(field.grid) == math.prod(places)
+    known = field.tells_apart(places(found))
     size = image
     if known:
         size = tuple(min(math.ceil(side), whole) for side, whole in zip(field.size, image, strict=True))  # type: ignore[assignment]
@@ -96,8 +92,8 @@ def patches(
     lists = {node: [torch.as_tensor(v).reshape(-1).tolist() for v in pair] for node, pair in wanted.items()}
     found = {node: np.full((len(lists[node][0]), *w.tile, 3), NEUTRAL, np.uint8) for node, w in windows.items()}
     requests: dict[int, list[tuple[str, int, int]]] = {}
-    for node, (images, places) in lists.items():
-        for position, (image, place) in enumerate(zip(images, places, strict=True)):
+    for node, (images, where) in lists.items():
+        for position, (image, place) in enumerate(zip(images, where, strict=True)):
             if image >= 0:
                 requests.setdefault(image, []).append((node, position, place))
     order = sorted(requests)

@@ -14,7 +14,7 @@ from netopsy.engine.patches import Window
 from netopsy.engine.pictures import map_pictures
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import Unit
+from netopsy.network.units import Unit, flat_place, places
 from netopsy.samples import Samples
 
 RULES = ("masked", "guided", "gradient")  # the paper's; for activations that it does not know; where there are none
@@ -67,7 +67,8 @@ def _pictures(went: Trace, window: Window, network: Network) -> UInt8[np.ndarray
     """The maps at the windows of their patches, shrunk before they are scaled, so that faint ones can be seen."""
     maps = torch.zeros(len(went.units), went.shape[0], *window.size)
     for k, (crop, field) in enumerate(zip(went.crops, went.fields, strict=True)):
-        box = window.box(_flat(went.units[k], window))
+        unit = went.units[k]
+        box = window.box(flat_place(unit.place or (), places(network.nodes[unit.node])))
         top, left, bottom, right = (f(a, b) for f, a, b in zip((max, max, min, min), box, field, strict=True))
         part = crop[:, top - field[0] : bottom - field[0], left - field[1] : right - field[1]]
         maps[k, :, top - box[0] : bottom - box[0], left - box[1] : right - box[1]] = part.nan_to_num()
@@ -75,10 +76,3 @@ def _pictures(went: Trace, window: Window, network: Network) -> UInt8[np.ndarray
         maps = torch.nn.functional.interpolate(maps, window.tile, mode="bilinear", antialias=True)
     reach = maps.abs().flatten(1).quantile(_REACH, dim=1)[:, None, None, None]
     return map_pictures(maps.clamp(-reach, reach), network.preprocessing)
-
-
-def _flat(unit: Unit, window: Window) -> int:
-    place = unit.place or ()
-    if len(place) == 2:
-        return place[0] * window.places[1] + place[1]
-    return place[0] if place else 0

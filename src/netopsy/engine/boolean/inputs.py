@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from netopsy.engine.boolean.table import cells_of
+from netopsy.engine.spread import spread
 
 ROUNDS = 3  # of moving every cut once
 GRID = 32  # cuts tried for an input
@@ -96,8 +97,7 @@ def _middles(
     """Half-way points between neighbouring values, and the gaps: evenly spread ones, and those in the widest gaps."""
     values = np.unique(strength)
     gaps = np.diff(values)
-    spread = np.linspace(0, len(gaps) - 1, min(len(gaps), GRID)).round().astype(np.int64)
-    chosen = np.union1d(spread, np.argsort(-gaps, kind="stable")[: GRID // 4]).astype(np.int64)
+    chosen = np.union1d(spread(len(gaps), GRID), np.argsort(-gaps, kind="stable")[: GRID // 4]).astype(np.int64)
     return (values[:-1] + gaps / 2)[chosen], gaps[chosen]
 
 

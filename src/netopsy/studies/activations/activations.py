@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import polars as pl
 from torch import fx
 
+from netopsy.engine.images import check_images
 from netopsy.engine.observe import observe
 from netopsy.engine.tallies import Active, Patterns
 from netopsy.engine.tally import Tally
@@ -68,10 +69,9 @@ class Activations(Study):
             raise SettingsError(f"{len(self.images)} images are too many to show; give at most 16.")
 
     def run(self, network: Network, samples: Samples | None) -> Result:
+        """Count which features of `network` answer on `samples`, and look closely at a few images."""
         assert samples is not None
-        for index in self.images:
-            if not 0 <= index < len(samples):
-                raise SettingsError(f"no image {index} in {samples.name}; give 0 to {len(samples) - 1}.")
+        check_images(samples, self.images)
         nodes = activations(network, mixing=False)
         slices = Slices(network, nodes or unit_nodes(network), self.maps, self.shown, self.order)
         if not nodes:

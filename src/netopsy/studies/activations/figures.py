@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from netopsy import charts
+from netopsy.engine.spread import spread
 from netopsy.result import Figure
 
 _SOURCE = "Palmieri et al., Figure 6"
@@ -34,7 +35,7 @@ def draw(tables: dict[str, pl.DataFrame], images: int, image: int, *, own: bool)
     )
     values = tables["image_values"].filter(pl.col("image") == image)
     nodes = values["node"].unique(maintain_order=True).to_list()
-    few = [nodes[i] for i in np.linspace(0, len(nodes) - 1, min(_FEW, len(nodes))).round().astype(int)]
+    few = [nodes[i] for i in spread(len(nodes), _FEW)]
     figures["values"] = charts.histogram(
         values.filter(pl.col("node").is_in(few)),
         "left",

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from netopsy.engine import mosaic
 from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import grid
-from netopsy.engine.pictures import resized
+from netopsy.engine.pictures import fitted
+from netopsy.engine.spread import spread
 from netopsy.errors import SettingsError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, find_unit, weight_layer
+from netopsy.network.units import find_unit, places, weight_layer
 from netopsy.result import Image
 from netopsy.studies.activations.one import Seen
 
@@ -50,8 +51,7 @@ class Slices:
             self.nodes[name] = self.nodes.get(name, []) + asked
         if not maps:
             spatial = [name for name, node in nodes.items() if _is_map(node)]
-            spread = np.linspace(0, len(spatial) - 1, min(_NODES, len(spatial))).round().astype(int)
-            self.nodes = {spatial[index]: [] for index in spread}
+            self.nodes = {spatial[index]: [] for index in spread(len(spatial), _NODES)}
 
     def pictures(self, seen: Seen) -> dict[str, Image]:
         """One sheet an image: the image, and for each node its channels' maps under a caption."""
@@ -60,10 +60,7 @@ class Slices:
             if not self.nodes:
                 continue
             rows = [self._row(name, asked, seen.maps[image, name]) for name, asked in self.nodes.items()]
-            height, width = picture.shape[:2]
-            scale = _PICTURE / max(height, width)
-            shown = resized(picture, (round(height * scale), round(width * scale)), smooth=scale < 1)
-            left = below([caption(f"image {image}"), shown])
+            left = below([caption(f"image {image}"), fitted(picture, _PICTURE)])
             key = "maps" if len(seen.pictures) == 1 else f"maps_{image}"
             sheets[key] = Image(
                 beside([left, below(rows, 2)], 12),
@@ -92,22 +89,17 @@ class Slices:
         for channel in chosen:
             tile = _gray(maps[channel])
             tiles.append(below([tile, caption(str(channel), tile.shape[1], 10)]))
-        sheet = grid(np.stack(tiles), columns=min(_ACROSS, len(tiles)), gap=4)
+        sheet = mosaic.grid(np.stack(tiles), columns=min(_ACROSS, len(tiles)), gap=4)
         return below([caption(text, max(sheet.shape[1], _ACROSS * _TILE)), sheet])
 
 
 def _gray(values: Tensor) -> np.ndarray:
-    """uint8 (tile, tile, 3): 0 black, the largest white, at the tile's size without smoothing."""
+    """uint8 (height, width, 3) at the tile's size: 0 black, the largest white."""
     top = float(values.max())
     shades = (values.clamp(min=0) / (top if top > 0 else 1) * 255).round().to(torch.uint8).numpy()
-    height, width = shades.shape
-    scale = _TILE / max(height, width)
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return np.repeat(resized(shades, size, smooth=scale < 1)[:, :, None], 3, 2)
+    return np.repeat(fitted(shades, _TILE)[:, :, None], 3, 2)
 
 
 def _is_map(node: fx.Node) -> bool:
-    shape = shape_of(node)
-    axis = channel_axis(node)
-    places = [n for k, n in enumerate(shape) if k not in (0, axis % len(shape))]
-    return len(places) == 2 and max(places) > 1
+    grid = places(node)
+    return len(grid) == 2 and max(grid) > 1

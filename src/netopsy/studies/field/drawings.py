@@ -11,7 +11,9 @@ from torch import Tensor
 
 from netopsy.engine.captions import below, beside, caption
 from netopsy.engine.mosaic import PAPER
-from netopsy.engine.pictures import framed, pictures, resized
+from netopsy.engine.pictures import fitted, framed, pictures
+from netopsy.engine.spread import spread
+from netopsy.network.field import Box
 from netopsy.network.network import Network
 from netopsy.result import Image
 from netopsy.studies.field.effective import Effective
@@ -73,11 +75,10 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
 
 def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
     """Layers as columns: at each place the number of channels in the tree, active, and contributing."""
-    spread = np.unique(np.linspace(0, len(grown.rows) - 1, min(_LEVELS, len(grown.rows))).round().astype(int))
     shown, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
     labels = [_name("", 84), *(caption(words, 84) for words in _ROWS)]
     columns = [below([_name("image", _LEVEL), shown], 2)]
-    for index in spread:
+    for index in spread(len(grown.rows), _LEVELS):
         level = grown.rows[index]
         parts = [_name(level.node, _LEVEL)]
         for words, counts in zip(_ROWS, (level.in_tree, level.active, level.contributing), strict=True):
@@ -140,14 +141,9 @@ def _ellipse_box(tile: np.ndarray, found: Effective, scale: float, corner: tuple
     return framed(tile, (ends[0][0], ends[1][0], ends[0][1], ends[1][1]), _EFFECT)
 
 
-def _tile(
-    picture: np.ndarray, box: tuple[int, int, int, int] | None, side: int, colour: tuple[int, int, int]
-) -> tuple[np.ndarray, float]:
+def _tile(picture: np.ndarray, box: Box | None, side: int, colour: tuple[int, int, int]) -> tuple[np.ndarray, float]:
     """The picture in a square of `side` pixels with `box` framed, and its scale."""
-    height, width = picture.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    tile = resized(np.ascontiguousarray(picture), size, smooth=scale < 1)
+    tile, scale = fitted(picture, side), side / max(picture.shape[:2])
     if box is not None:
         top, left, bottom, right = (round(scale * edge) for edge in box)
         tile = framed(tile, (top, left, max(bottom, top + 2), max(right, left + 2)), colour)

@@ -12,9 +12,10 @@ from torch import Tensor
 from netopsy.engine.backward import backproject
 from netopsy.engine.workspace import current_workspace
 from netopsy.errors import NetworkError
+from netopsy.network.field import Box
 from netopsy.network.network import Network
 from netopsy.samples import Samples
-from netopsy.studies.field.probes import Box, Probe, field_box
+from netopsy.studies.field.probes import Probe, field_box
 
 _STEP = 8  # images a backward pass
 
@@ -42,6 +43,7 @@ class Effective:
 
     @property
     def measures(self) -> list[float | None]:
+        """Share of the area, side, deviations and centre, as the table has them."""
         return [self.area_share, self.side, *(self.sd or (None, None)), *(self.centre or (None, None))]
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import polars as pl
 import torch
 
+from netopsy.engine.images import check_images, read_images
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
@@ -17,7 +18,7 @@ from netopsy.samples import Samples
 from netopsy.studies.field import drawings, figures
 from netopsy.studies.field.effective import Effective, averages
 from netopsy.studies.field.findings import findings
-from netopsy.studies.field.probes import Probe, chosen, spread
+from netopsy.studies.field.probes import Probe, chosen, over_depth
 from netopsy.studies.field.theory import fields
 from netopsy.studies.field.tree import Grown, grow, tree_table
 from netopsy.studies.study import Study
@@ -55,23 +56,23 @@ class Field(Study):
             raise SettingsError(f"{len(self.units)} units are too many to draw; give at most 24.")
 
     def run(self, network: Network, samples: Samples | None) -> Result:
+        """Measure the fields of view of units of `network` on `samples`, and grow one unit's tree."""
         assert samples is not None
-        if not 0 <= self.image < len(samples):
-            raise SettingsError(f"no image {self.image} in {samples.name}; give 0 to {len(samples) - 1}.")
+        check_images(samples, [self.image])
         asked = [chosen(network, unit) for unit in self.units]
         unit = None if self.tree is None else find_unit(network, self.tree)
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
-        probes: list[Probe] = [*asked, *spread(network, self.layers)]
+        probes: list[Probe] = [*asked, *over_depth(network, self.layers)]
         measured = averages(network, samples, probes, drawn.tolist(), self.energy, generator)
-        (batch,) = samples.batches(network.preprocessing, 1, order=[self.image], workers=0)
-        grown = grow(network, batch.images, unit)
+        image = read_images(network, samples, [self.image])
+        grown = grow(network, image, unit)
         theory = fields(network)
         tables = {"fields": theory, "effective": table(measured, len(drawn)), "tree": tree_table(grown)}
         return self.result(
             tables=tables,
             figures=figures.draw(tables, grown),
-            images=self._images(network, batch.images, measured, grown),
+            images=self._images(network, image, measured, grown),
             findings=findings(network, tables, grown, self.image, self.energy, len(drawn)),
         )
 

@@ -18,7 +18,7 @@ def findings(
 ) -> list[str]:
     """Plain sentences, the most important first."""
     found = [*_tree(network, tables["tree"], grown, image), *_effective(tables["effective"], energy, images)]
-    return [*found, *_theory(tables["fields"], network)]
+    return [*found, *_theory(tables["fields"])]
 
 
 def _tree(network: Network, tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
@@ -86,7 +86,7 @@ def _shrinking(known: pl.DataFrame) -> list[str]:
     ]
 
 
-def _theory(fields: pl.DataFrame, network: Network) -> list[str]:
+def _theory(fields: pl.DataFrame) -> list[str]:
     if fields.is_empty():
         return []
     first, last = fields.row(0, named=True), fields.row(-1, named=True)

@@ -12,12 +12,10 @@ from torch import Tensor
 from netopsy.engine.backward import Contribution, contributing
 from netopsy.engine.walk import plan
 from netopsy.errors import NetworkError
-from netopsy.network.activations import activations
-from netopsy.network.field import receptive_field
+from netopsy.network.field import Box
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, channel_axis, unit_nodes
-from netopsy.studies.field.probes import places
+from netopsy.network.units import Unit, activation_nodes, channel_axis, last_map, place_at, unit_field
 
 _SCHEMA: dict[str, Any] = {
     "node": pl.String,
@@ -46,7 +44,7 @@ class Level:
     node: str
     units: int
     channels: int
-    box: tuple[int, int, int, int] | None
+    box: Box | None
     in_tree: Tensor
     active: Tensor
     contributing: Tensor
@@ -59,13 +57,15 @@ class Grown:
 
     unit: Unit | None
     value: float
-    field: tuple[int, int, int, int]
+    field: Box
     rows: list[Level]
 
 
 def grow(network: Network, image: Tensor, unit: Unit | None) -> Grown:
-    """The tree of `unit`, or of the strongest unit of the last activation that has places. image: (1, ...)."""
-    image = image.to(network.device)
+    """The tree of `unit`, or of the strongest unit of the last activation that has places.
+
+    image: (1, channel, height, width), preprocessed.
+    """
     asked = strongest(network, image) if unit is None else unit
     if asked is None:
         return Grown(None, 0.0, (0, 0, 0, 0), [])
@@ -76,20 +76,17 @@ def grow(network: Network, image: Tensor, unit: Unit | None) -> Grown:
             raise
         return Grown(asked, 0.0, (0, 0, 0, 0), [])
     value = _values(network, image, found.node)
-    field = receptive_field(network, found.node)
-    at = found.place or ()
-    box = field.at(*at) if len(at) == 2 and tuple(places(network, found.node)) == field.grid else field.reach
-    return Grown(found, float(value[(found.channel, *at)]), box, [_level(network, row) for row in rows])
+    at = (found.channel, *(found.place or ()))
+    return Grown(found, float(value[at]), unit_field(network, found), [_level(network, row) for row in rows])
 
 
 def strongest(network: Network, image: Tensor) -> Unit | None:
     """The strongest unit on the image of the last activation that has places (else the last one, or the last layer)."""
-    names = list(activations(network, mixing=False)) or list(unit_nodes(network))
-    if not names:
+    name = last_map(activation_nodes(network))
+    if name is None:
         return None
-    name = next((n for n in reversed(names) if max(places(network, n), default=1) > 1), names[-1])
     value = _values(network, image, name).nan_to_num(-torch.inf)
-    channel, *place = (int(i) for i in torch.unravel_index(value.argmax(), value.shape))
+    channel, *place = place_at(int(value.argmax()), value.shape)
     return Unit(name, channel, tuple(place))
 
 
