@@ -112,7 +112,7 @@ def test_shipped_network_on_digits_by_default() -> None:
     [
         ({"rules": ("masks",)}, SettingsError, "no rule 'masks'"),
         ({"features": 0}, SettingsError, "at least 1"),
-        ({"images": (99,)}, SettingsError, r"no image \[99\]: give numbers from 0 to 8"),
+        ({"images": (99,)}, SettingsError, "no image 99 in noise; give 0 to 8"),
         ({"layer": "conv"}, UnknownLayer, "nearest"),
         ({"units": ("4:9",)}, UnknownLayer, "give 0 to 3"),
     ],

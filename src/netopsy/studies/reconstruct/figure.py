@@ -11,9 +11,9 @@ from torch import Tensor
 from netopsy.engine.captions import below, beside, caption
 from netopsy.engine.mosaic import NEUTRAL, PAPER
 from netopsy.engine.pictures import framed, map_pictures, pictures, resized
+from netopsy.network.field import Box
 from netopsy.network.preprocessing import Preprocessing
 
-Box = tuple[int, int, int, int]
 Picture = UInt8[np.ndarray, "height width 3"]
 SIDE = 224  # pixels of a column on the sheet
 _CLIP = 0.005  # share of a map's non-zero values drawn at full strength: a few peaks would darken all else

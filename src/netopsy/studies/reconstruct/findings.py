@@ -9,8 +9,32 @@ from netopsy.engine.words import listing, plural
 _FAINT = 0.05  # correlations below are no more than chance gives
 
 
-def findings(columns: pl.DataFrame, likeness: pl.DataFrame, layer: str, touched: int) -> list[str]:
-    """Sentences on the measured units: whose maps look like the image, and what makes two maps alike."""
+def findings(
+    tables: dict[str, pl.DataFrame], touched: int, untreated: dict[str, dict[str, str]], refused: list[str]
+) -> list[str]:
+    """Sentences: whose maps look like the image, what makes two maps alike, and where a rule could not act.
+
+    touched, untreated, refused: as in `Survey`.
+    """
+    units, columns, likeness = (tables[name] for name in ("units", "columns", "likeness"))
+    nodes = units["unit"].str.split(":").list.first().unique(maintain_order=True).to_list()
+    found = _means(columns, listing(nodes)) + _masks_or_weights(likeness)
+    if touched:
+        found.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
+    for rule, left in untreated.items():
+        if left:
+            kinds = listing(sorted(set(left.values())))
+            found.append(
+                f"The rule {rule} does not know {kinds} ({len(left)} nodes): there the flow met the derivative."
+            )
+    silent = units.filter(pl.col("value") <= 0)["unit"].to_list()
+    if silent:
+        found.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
+    return found + refused
+
+
+def _means(columns: pl.DataFrame, layer: str) -> list[str]:
+    """Whether the maps lie on edges, and what brings them there."""
     found = []
     units = columns["unit"].n_unique()
     means = columns.group_by("rule", maintain_order=True).agg(
@@ -23,11 +47,7 @@ def findings(columns: pl.DataFrame, likeness: pl.DataFrame, layer: str, touched:
             f"Do the maps lie on the image's edges? Local correlation, mean over {plural(units, 'unit')} of {layer} "
             f"(in brackets with the edges of another image): {listing(parts, most=9)}."
         )
-    found += _effects(dict(zip(known["rule"], known["edges"], strict=True)))
-    found += _masks_or_weights(likeness)
-    if touched:
-        found.append(f"The flow back met {plural(touched, 'activation')} between the image and {layer}.")
-    return found
+    return found + _effects(dict(zip(known["rule"], known["edges"], strict=True)))
 
 
 def _effects(edges: dict[str, float]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-Box = tuple[int, int, int, int]
+from netopsy.network.field import Box
 
 
 def edges(image: Float[np.ndarray, "channel height width"]) -> Float[np.ndarray, "height width"]:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 
 from netopsy import charts
-from netopsy.engine.backward import Trace, trace
 from netopsy.engine.backward.rules import RULES
-from netopsy.engine.words import listing
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.images import check_images, read_images
+from netopsy.engine.spread import spread
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.result import Figure, Image, Result
 from netopsy.samples import Samples
-from netopsy.studies.reconstruct.choice import default_layer, most_active, read_images
+from netopsy.studies.reconstruct.archive import Archive
+from netopsy.studies.reconstruct.choice import default_layer, most_active
 from netopsy.studies.reconstruct.figure import sheet
 from netopsy.studies.reconstruct.findings import findings
-from netopsy.studies.reconstruct.likeness import correlation, edges, inside, on_edges, strength
+from netopsy.studies.reconstruct.survey import Shown, survey
 from netopsy.studies.study import Study
 
 _SOURCE = "Palmieri et al., Figure 4"
@@ -72,129 +72,51 @@ class Reconstruct(Study):
         """Trace units of `network` back to images of `samples`."""
         assert samples is not None
         drawn = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)
-        spread = np.linspace(0, len(samples) - 1, min(self.survey, len(samples))).round().astype(int).tolist()
-        numbers = list(dict.fromkeys([*drawn, *spread]))
-        images = read_images(network, samples, numbers)
-        units, of = self._units(network, images)
-        traces, refused = self._traces(network, images, units, of)
-        if not traces:
-            raise SettingsError(f"no rule can be applied: {' '.join(refused)}")
-        shown = [i for i, image in enumerate(of) if numbers[image] in drawn]
-        first = next(iter(traces.values()))
-        tables = self._tables(network, samples, images, numbers, traces)
-        layer = listing(list(dict.fromkeys(unit.node for unit in units)))
-        silent = [str(unit) for unit, value in zip(first.units, first.values, strict=True) if value <= 0]
-        sentences = findings(tables["columns"], tables["likeness"], layer, len(first.touched))
-        for name, found in traces.items():
-            if found.untreated:
-                kinds = listing(sorted(set(found.untreated.values())))
-                nodes = len(found.untreated)
-                sentences.append(
-                    f"The rule {name} does not know {kinds} ({nodes} nodes): there the flow met the derivative."
-                )
-        if silent:
-            sentences.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
+        numbers = list(dict.fromkeys([*drawn, *spread(len(samples), self.survey)]))
+        check_images(samples, numbers)
+        path = Path(tempfile.mkdtemp(prefix="netopsy-")) / "maps.npz"
+        with Archive(path) as archive:
+            found = survey(
+                network,
+                samples,
+                numbers,
+                self._units(network),
+                self.rules,
+                drawn=drawn,
+                rectified=[rule for rule in self.rules if self.rectify and rule != "gradient"],
+                seed=self.seed,
+                archive=archive,
+            )
+        tables = found.tables
         return self.result(
             tables=tables,
             figures=_figures(tables["columns"]),
-            images=self._images(network, images, numbers, traces, shown, samples),
-            artifacts={"maps.npz": _saved(first, traces, numbers)},
-            findings=[*sentences, *refused],
+            images=self._images(network, samples, found.shown),
+            artifacts={"maps.npz": path},
+            findings=findings(tables, found.touched, found.untreated, found.refused),
         )
 
-    def _units(self, network: Network, images: Tensor) -> tuple[list[Unit], list[int]]:
-        """The units and the image of each."""
-        found: list[Unit] = []
-        of: list[int] = []
-        node = None if self.units else network.node(self.layer or default_layer(network)).meta["name"]
-        for i, image in enumerate(images):
-            chosen = [find_unit(network, u) for u in self.units]
-            chosen = chosen or most_active(network, str(node), image, self.features)
-            found += chosen
-            of += [i] * len(chosen)
-        return found, of
+    def _units(self, network: Network) -> Callable[[Tensor], list[Unit]]:
+        """The units to trace on one image."""
+        if self.units:
+            named = [find_unit(network, unit) for unit in self.units]
+            return lambda image: named
+        node = network.node(self.layer or default_layer(network)).meta["name"]
+        return lambda image: most_active(network, node, image, self.features)
 
-    def _traces(
-        self, network: Network, images: Tensor, units: list[Unit], of: list[int]
-    ) -> tuple[dict[str, Trace], list[str]]:
-        """Each rule's trace, and why a rule could not act."""
-        traces, refused = {}, []
-        place, total = current_workspace(), len(self.rules)
-        for done, rule in enumerate(self.rules):
-            place.report("reconstruct", done, total)
-            try:
-                traces[rule] = trace(network, images, units, rule, of=of, seed=self.seed)  # type: ignore[arg-type]
-            except SettingsError as error:
-                refused.append(f"Left out: {error}")
-        place.report("reconstruct", total, total)
-        return traces, refused
-
-    def _map(self, rule: str, crop: Tensor) -> Tensor:
-        """The map as the study shows and measures it."""
-        return crop if rule == "gradient" or not self.rectify else crop.clamp(min=0)
-
-    def _tables(
-        self, network: Network, samples: Samples, images: Tensor, numbers: list[int], traces: Mapping[str, Trace]
-    ) -> dict[str, pl.DataFrame]:
-        first = next(iter(traces.values()))
-        outlines = [edges(image) for image in images.cpu().numpy()]
-        units, columns, likeness = [], [], []
-        for i, unit in enumerate(first.units):
-            image, box = first.of[i], first.fields[i]
-            label = None if samples.multilabel else int(samples.labels[numbers[image]])
-            units.append(
-                {
-                    "unit": str(unit),
-                    "image": numbers[image],
-                    "label": None if label is None else samples.classes[label],
-                    "value": float(first.values[i]),
-                    **dict(zip(("top", "left", "bottom", "right"), box, strict=True)),
-                }
-            )
-            maps = {rule: self._map(rule, found.crops[i]).cpu().numpy() for rule, found in traces.items()}
-            lengths = {rule: strength(map_) for rule, map_ in maps.items()}
-            own, other = (inside(outlines[k], box) for k in (image, (image + 1) % len(outlines)))
-            for rule, length in lengths.items():
-                row = {"unit": str(unit), "image": numbers[image], "rule": rule, "edges": on_edges(length, own)}
-                row |= {"other_edges": on_edges(length, other) if len(outlines) > 1 else float("nan")}
-                columns.append(row | {"largest": float(np.abs(maps[rule]).max(initial=0))})
-            names = list(maps)
-            for a, one in enumerate(names):
-                for two in names[a + 1 :]:
-                    row = {"unit": str(unit), "image": numbers[image], "one": one, "other": two}
-                    row |= {"correlation": correlation(lengths[one], lengths[two])}
-                    likeness.append(row | {"signed": correlation(maps[one], maps[two])})
-        pair = {"unit": pl.String, "image": pl.Int64, "one": pl.String, "other": pl.String}
-        return {
-            "units": pl.DataFrame(units, schema_overrides={"label": pl.String}),
-            "columns": pl.DataFrame(columns),
-            "likeness": pl.DataFrame(likeness, schema={**pair, "correlation": pl.Float64, "signed": pl.Float64}),
-        }
-
-    def _images(
-        self,
-        network: Network,
-        images: Tensor,
-        numbers: list[int],
-        traces: Mapping[str, Trace],
-        shown: list[int],
-        samples: Samples,
-    ) -> dict[str, Image]:
-        first = next(iter(traces.values()))
-        maps = {}
-        for rule, found in traces.items():
-            few = Trace(
-                found.shape, [found.units[i] for i in shown], [], found.values[shown],
-                [self._map(rule, found.crops[i]) for i in shown], [found.fields[i] for i in shown], {}, {},
-            )  # fmt: skip
-            maps[_TITLES.get(rule, rule)] = few.maps
+    def _images(self, network: Network, samples: Samples, shown: list[Shown]) -> dict[str, Image]:
+        numbers = list(dict.fromkeys(one.image for one in shown))
         titles = []
-        for i in shown:
-            number = numbers[first.of[i]]
-            label = "" if samples.multilabel else f" ({samples.classes[int(samples.labels[number])]})"
-            titles.append(f"{first.units[i]} at {float(first.values[i]):.3g} on image {number}{label}")
+        for one in shown:
+            label = "" if samples.multilabel else f" ({samples.classes[int(samples.labels[one.image])]})"
+            titles.append(f"{one.unit} at {one.value:.3g} on image {one.image}{label}")
         pixels = sheet(
-            images, [first.of[i] for i in shown], [first.fields[i] for i in shown], maps, titles, network.preprocessing
+            read_images(network, samples, numbers),
+            [numbers.index(one.image) for one in shown],
+            [one.field for one in shown],
+            {_TITLES.get(rule, rule): torch.stack([one.maps[rule] for one in shown]) for rule in shown[0].maps},
+            titles,
+            network.preprocessing,
         )
         return {
             "reconstructions": Image(
@@ -215,21 +137,6 @@ _TITLES = {
     "gradient": "exact filter (Eqs. 8-9)",
     "guided": "guided",
 }
-
-
-def _saved(first: Trace, traces: Mapping[str, Trace], numbers: list[int]) -> Path:
-    """An .npz with the unrectified maps of each rule as `RULE_UNIT`, cut to `fields`, beside units and images."""
-    path = Path(tempfile.mkdtemp(prefix="netopsy-")) / "maps.npz"
-    arrays: dict[str, Any] = {
-        "units": np.array([str(unit) for unit in first.units]),
-        "images": np.array([numbers[i] for i in first.of]),
-        "fields": np.array(first.fields),
-        "values": first.values.cpu().numpy(),
-    }
-    for rule, found in traces.items():
-        arrays |= {f"{rule}_{i}": crop.cpu().numpy() for i, crop in enumerate(found.crops)}
-    np.savez_compressed(path, **arrays)
-    return path
 
 
 def _figures(columns: pl.DataFrame) -> dict[str, Figure]:

@@ -1,0 +1,184 @@
+"""What each rule brings back from each unit, and how it lies on the image: a few images at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+from torch import Tensor
+
+from netopsy.engine.backward import Trace, trace
+from netopsy.engine.images import read_images
+from netopsy.engine.workspace import current_workspace
+from netopsy.errors import SettingsError
+from netopsy.network.field import Box
+from netopsy.network.network import Network
+from netopsy.network.units import Unit
+from netopsy.samples import Samples
+from netopsy.studies.reconstruct.archive import Archive
+from netopsy.studies.reconstruct.likeness import correlation, edges, inside, on_edges, strength
+
+_IMAGES = 32  # traced at a time
+_UNITS: dict[str, Any] = {
+    **{"unit": pl.String, "image": pl.Int64, "label": pl.String, "value": pl.Float64},
+    **{"top": pl.Int64, "left": pl.Int64, "bottom": pl.Int64, "right": pl.Int64},
+}
+_COLUMNS: dict[str, Any] = {
+    **{"unit": pl.String, "image": pl.Int64, "rule": pl.String, "edges": pl.Float64, "other_edges": pl.Float64},
+    **{"largest": pl.Float64},
+}
+_LIKENESS: dict[str, Any] = {
+    **{"unit": pl.String, "image": pl.Int64, "one": pl.String, "other": pl.String},
+    **{"correlation": pl.Float64, "signed": pl.Float64},
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A unit for the figure. field: its pixels. maps: by rule, each whole map, zero outside the field."""
+
+    unit: Unit
+    image: int
+    value: float
+    field: Box
+    maps: dict[str, Float[Tensor, "channel height width"]]
+
+
+@dataclass
+class Survey:
+    """What was found.
+
+    units, columns, likeness: rows of the tables. shown: the units for the figure. touched: number of activations that
+    the first rule acted on. untreated: by rule, the activations that it does not know, by node with their operator.
+    refused: a sentence for each rule that could not act.
+    """
+
+    units: list[dict[str, Any]] = field(default_factory=list)
+    columns: list[dict[str, Any]] = field(default_factory=list)
+    likeness: list[dict[str, Any]] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    touched: int = 0
+    untreated: dict[str, dict[str, str]] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """The study's tables."""
+        return {
+            "units": pl.DataFrame(self.units, schema=_UNITS),
+            "columns": pl.DataFrame(self.columns, schema=_COLUMNS),
+            "likeness": pl.DataFrame(self.likeness, schema=_LIKENESS),
+        }
+
+
+def survey(
+    network: Network,
+    samples: Samples,
+    numbers: Sequence[int],
+    units_on: Callable[[Tensor], list[Unit]],
+    rules: Sequence[str],
+    *,
+    drawn: Collection[int],
+    rectified: Collection[str],
+    seed: int,
+    archive: Archive,
+) -> Survey:
+    """Trace the units of each image back by every rule, measure the maps, and write them into the archive.
+
+    numbers: of the images. units_on: the units to trace, given one image (channel, height, width). drawn: images whose
+    units are kept for the figure. rectified: rules whose maps are shown and measured without their negative part.
+    Raises SettingsError where no rule can act.
+    """
+    found = Survey()
+    kept = list(rules)
+    place, done, total = current_workspace(), 0, len(rules) * -(-len(numbers) // _IMAGES)
+    for first in range(0, len(numbers), _IMAGES):
+        some = list(numbers[first : first + _IMAGES])
+        # the image after the last of them lends its edges for comparison
+        images = read_images(network, samples, [*some, numbers[(first + len(some)) % len(numbers)]])
+        outlines = [edges(image) for image in images.cpu().numpy()]
+        units = [units_on(image) for image in images[:-1]]
+        asked, of = [unit for own in units for unit in own], [i for i, own in enumerate(units) for _ in own]
+        traces: dict[str, Trace] = {}
+        for rule in list(kept):
+            place.report("reconstruct", done, total)
+            try:
+                traces[rule] = trace(network, images, asked, rule, of=of, seed=seed)  # type: ignore[arg-type]
+            except SettingsError as error:
+                kept.remove(rule)
+                found.refused.append(f"Left out: {error}")
+            done += 1
+        if not traces:
+            raise SettingsError(f"no rule can be applied: {' '.join(found.refused)}")
+        if not first:
+            found.touched = len(traces[kept[0]].touched)
+            found.untreated = {rule: went.untreated for rule, went in traces.items()}
+        for i, k in enumerate(of):
+            for rule, went in traces.items():
+                archive.add(f"{rule}_{len(found.units)}", went.crops[i].cpu().numpy())
+            other = outlines[k + 1] if len(numbers) > 1 else None
+            _measure(found, samples, some[k], traces, i, outlines[k], other, rectified)
+            if some[k] in drawn:
+                found.shown.append(_shown(traces, i, some[k], rectified))
+    place.report("reconstruct", total, total)
+    _describe(archive, found)
+    return found
+
+
+def _map(went: Trace, i: int, rectify: bool) -> Tensor:
+    """The map of unit `i` as it is shown and measured."""
+    return went.crops[i].clamp(min=0) if rectify else went.crops[i]
+
+
+def _measure(
+    found: Survey,
+    samples: Samples,
+    number: int,
+    traces: Mapping[str, Trace],
+    i: int,
+    outline: Float[np.ndarray, "height width"],
+    other: Float[np.ndarray, "height width"] | None,
+    rectified: Collection[str],
+) -> None:
+    """Add the rows of unit `i` of the traces. outline, other: the edges of its image and of another one."""
+    first = next(iter(traces.values()))
+    unit, box = {"unit": str(first.units[i]), "image": number}, first.fields[i]
+    label = None if samples.multilabel else samples.classes[int(samples.labels[number])]
+    sides = dict(zip(("top", "left", "bottom", "right"), box, strict=True))
+    found.units.append(unit | {"label": label, "value": float(first.values[i])} | sides)
+    maps = {rule: _map(went, i, rule in rectified).cpu().numpy() for rule, went in traces.items()}
+    lengths = {rule: strength(map_) for rule, map_ in maps.items()}
+    for rule, length in lengths.items():
+        lies = {"edges": on_edges(length, inside(outline, box))}
+        lies["other_edges"] = float("nan") if other is None else on_edges(length, inside(other, box))
+        found.columns.append(unit | {"rule": rule} | lies | {"largest": float(np.abs(maps[rule]).max(initial=0))})
+    names = list(maps)
+    for a, one in enumerate(names):
+        for two in names[a + 1 :]:
+            alike = {
+                "correlation": correlation(lengths[one], lengths[two]),
+                "signed": correlation(maps[one], maps[two]),
+            }
+            found.likeness.append(unit | {"one": one, "other": two} | alike)
+
+
+def _shown(traces: Mapping[str, Trace], i: int, number: int, rectified: Collection[str]) -> Shown:
+    first = next(iter(traces.values()))
+    top, left, bottom, right = first.fields[i]
+    maps = {}
+    for rule, went in traces.items():
+        maps[rule] = went.values.new_zeros(went.shape)
+        maps[rule][:, top:bottom, left:right] = _map(went, i, rule in rectified)
+    return Shown(first.units[i], number, float(first.values[i]), first.fields[i], maps)
+
+
+def _describe(archive: Archive, found: Survey) -> None:
+    """What the maps `RULE_NUMBER` in the archive are of: a unit a row."""
+    archive.add("units", np.array([row["unit"] for row in found.units]))
+    archive.add("images", np.array([row["image"] for row in found.units]))
+    archive.add("fields", np.array([[row[side] for side in ("top", "left", "bottom", "right")] for row in found.units]))
+    archive.add("values", np.array([row["value"] for row in found.units], np.float32))
