@@ -14,7 +14,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.graph import batch_first, shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, unit_nodes, weight_layer
+from netopsy.network.units import channel_axis, places, unit_nodes, weight_layer
 from netopsy.samples import Samples
 
 
@@ -86,9 +86,6 @@ def _counted(network: Network, node: fx.Node, best: StrongestImages, means: Clas
     stimuli = images >= 0
     if rectifies(node):
         stimuli &= values > 0
-    grid = list(shape_of(node)[1:])
-    axis = channel_axis(node)
-    grid.pop(axis - 1 if axis > 0 else axis)
     nothing = np.full(len(values), np.nan)
     return Counted(
         node=node.meta["name"],
@@ -97,6 +94,6 @@ def _counted(network: Network, node: fx.Node, best: StrongestImages, means: Clas
         images=images,
         places=best.places.numpy(),
         stimuli=stimuli,
-        grid=tuple(grid),
+        grid=places(node),
         selectivity=nothing if means is None else means.selectivity.numpy(),
     )

@@ -1,195 +1,254 @@
-"""The pictures of the study: patches beside reconstructions, as sheets for the atlas and as the paper's figure."""
+"""The pictures of the drawn units: patches beside reconstructions, as sheets for the atlas.
+
+A node's units are drawn in parts that the memory holds. In a workspace a part that is done is kept, so that a study
+that was stopped goes on with the next one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
-import polars as pl
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import PAPER
+from netopsy.engine.conditions import conditions
+from netopsy.engine.mosaic import NEUTRAL
 from netopsy.engine.patches import Window, patches, window
-from netopsy.engine.pictures import resized
-from netopsy.engine.reconstructions import reconstructions, usable_rule
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.reconstructions import RULES, reconstructions, usable_rule
+from netopsy.engine.spread import spread
+from netopsy.engine.workspace import Checkpoint, current_workspace
 from netopsy.network.network import Network
-from netopsy.network.units import Unit
-from netopsy.result import Image, Sheet
+from netopsy.network.units import Unit, place_at
+from netopsy.result import Sheet
 from netopsy.samples import Samples
 from netopsy.studies.stimuli.counting import Counted
 
 _BUDGET = 2**28  # bytes of patches held at a time
 _SHEET = 2**22  # pixels of one sheet: what a browser decodes at once
-_SHOWN = 9  # units of a layer in the figure
-_LINE = 190  # the gray between a unit's patches: some are white
-_SIDE = 48  # screen pixels of a patch in the figure, about
+SHOWN = 9  # units of a layer in the figure
+
+Tiles = UInt8[np.ndarray, "unit tile height width 3"]
 
 
 @dataclass(frozen=True)
 class Drawn:
     """The pictures of a node's drawn units.
 
-    channels: which units. tiles: uint8 (unit, top or 2 * top, height, width, 3), patches first. rule: of the
-    reconstructions, empty where there are none.
+    channels: which units. sheets: of their tiles, for each unit `top` patches, then as many reconstructions if there
+    are any. shown: the tiles of the first units of a node that is in the figure. rule: of the reconstructions, empty
+    where there are none.
     """
 
     counted: Counted
-    channels: np.ndarray
-    tiles: np.ndarray
+    channels: Int64[np.ndarray, " unit"]
+    sheets: tuple[Sheet, ...]
+    shown: Tiles
     rule: str
 
 
-def chosen_channels(counted: Counted, most: int) -> np.ndarray:
+@dataclass(frozen=True)
+class _Part:
+    """Some of a node's units, whole sheets of them, and how their patches are cut."""
+
+    counted: Counted
+    channels: Int64[np.ndarray, " unit"]
+    window: Window
+
+    @property
+    def node(self) -> str:
+        return self.counted.node
+
+    @property
+    def entries(self) -> tuple[list[int], list[int]]:
+        """Images and flat places of all entries of the units; -1 where an entry is no stimulus."""
+        keep = self.counted.stimuli[self.channels]
+        images, places = (
+            np.where(keep, v[self.channels], -1).ravel() for v in (self.counted.images, self.counted.places)
+        )
+        return images.tolist(), places.tolist()
+
+    @property
+    def stimuli(self) -> int:
+        return int(self.counted.stimuli[self.channels].sum())
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.channels) * _unit_pixels(self.counted, self.window) * 3
+
+
+class _Study:
+    """What is the same for all parts. pictured: nodes of which some tiles are kept for the figure."""
+
+    def __init__(
+        self, network: Network, samples: Samples, tile: int, reconstruct: bool, pictured: Collection[str]
+    ) -> None:
+        self.network, self.samples, self.tile = network, samples, tile
+        self.reconstruct, self.pictured = reconstruct, pictured
+        self.place = current_workspace()
+        self.done = self.total = 0
+        self._rules: dict[str, str] = {}
+        self._common = conditions(network, samples) if self.place.folder else {}
+
+    def checkpoint(self, part: _Part) -> Checkpoint:
+        """Where the part's pictures are kept."""
+        if not self._common:
+            return self.place.checkpoint("stimuli", {})
+        settings = {"tile": self.tile, "reconstruct": self.reconstruct, "pictured": part.node in self.pictured}
+        entries = hashlib.sha256(repr(part.entries).encode()).hexdigest()
+        what = {"node": part.node, "channels": part.channels.tolist(), "entries": entries}
+        return self.place.checkpoint("stimuli", self._common | settings | what)
+
+    def progress(self, more: int) -> None:
+        """Say that so many more reconstructions are done."""
+        self.done += more
+        self.place.report("reconstruct", self.done, self.total)
+
+    def draw(self, part: _Part, cut: UInt8[np.ndarray, "n height width 3"]) -> Drawn:
+        """The part's pictures. cut: the patches of its entries."""
+        tiles = cut.reshape(len(part.channels), -1, *part.window.tile, 3)
+        rule = self._rule(part) if self.reconstruct else ""
+        if rule:
+            tiles = np.concatenate([tiles, self._back(part, rule)], 1)
+        shown = tiles[: SHOWN if part.node in self.pictured else 0].copy()
+        return Drawn(part.counted, part.channels, _sheets(tiles, part.counted.images.shape[1]), shown, rule)
+
+    def _rule(self, part: _Part) -> str:
+        if part.node not in self._rules:
+            self._rules[part.node] = usable_rule(self.network, part.node, place_at(0, part.counted.grid))
+        return self._rules[part.node]
+
+    def _back(self, part: _Part, rule: str) -> Tiles:
+        """What comes back from each unit to each of its images, gray where an entry is no stimulus."""
+        images, places = (np.array(v) for v in part.entries)
+        top = part.counted.images.shape[1]
+        tiles = np.full((len(images), *part.window.tile, 3), NEUTRAL, np.uint8)
+        filled = np.flatnonzero(images >= 0)
+        grid, channels = part.counted.grid, part.channels
+        units = [Unit(part.node, int(channels[i // top]), place_at(int(places[i]), grid)) for i in filled]
+        chosen = images[filled].tolist()
+        tiles[filled] = reconstructions(self.network, self.samples, units, chosen, part.window, rule, self.progress)
+        return tiles.reshape(len(channels), top, *part.window.tile, 3)
+
+
+def chosen_channels(counted: Counted, most: int) -> Int64[np.ndarray, " unit"]:
     """At most `most` channels that something excites, evenly spaced; all of them for 0."""
     alive = counted.alive
-    if not most or len(alive) <= most:
-        return alive
-    return alive[np.linspace(0, len(alive) - 1, most).round().astype(int)]
+    return alive[spread(len(alive), most or len(alive))]
 
 
 def draw(
-    network: Network, samples: Samples, counted: dict[str, Counted], *, most: int, tile: int, reconstruct: bool
+    network: Network,
+    samples: Samples,
+    counted: Mapping[str, Counted],
+    *,
+    most: int,
+    tile: int,
+    reconstruct: bool,
+    pictured: Collection[str],
 ) -> Iterator[Drawn]:
-    """The pictures of each node in turn; nodes without a live unit have none."""
-    channels = {node: chosen_channels(c, most) for node, c in counted.items()}
-    live = {node: chosen for node, chosen in channels.items() if len(chosen)}
-    windows = {node: window(network, node, tile) for node in live}
-    total = sum(int(counted[node].stimuli[chosen].sum()) for node, chosen in live.items()) if reconstruct else 0
-    progress = _Progress(total)
-    for group in _groups(live, windows, counted):
-        wanted = {node: _entries(counted[node], live[node]) for node in group}
-        cut = patches(network, samples, wanted, tile=tile)
-        for node in group:
-            c, chosen = counted[node], live[node]
-            tiles = cut.pop(node).reshape(len(chosen), -1, *windows[node].tile, 3)
-            rule = usable_rule(network, node, _place(c, 0)) if reconstruct else ""
-            if rule:
-                back = _back(network, samples, c, chosen, windows[node], rule, progress)
-                tiles = np.concatenate([tiles, back], 1)
-            yield Drawn(c, chosen, tiles, rule)
+    """The pictures of each node in turn; nodes without a live unit have none.
+
+    most: units of a node, 0 for all. tile: pixels on the longer side of a patch at most. pictured: nodes of which some
+    tiles are kept for the figure.
+    """
+    parts = [part for node, c in counted.items() for part in _parts(c, chosen_channels(c, most), network, tile)]
+    study = _Study(network, samples, tile, reconstruct, pictured)
+    study.total = sum(part.stimuli for part in parts) if reconstruct else 0
+    for node, pieces in groupby(_pieces(study, parts), key=lambda piece: piece.counted.node):
+        first, *more = pieces
+        every = [first, *more]
+        yield Drawn(
+            counted[node],
+            np.concatenate([piece.channels for piece in every]),
+            tuple(sheet for piece in every for sheet in piece.sheets),
+            np.concatenate([piece.shown for piece in every])[:SHOWN],
+            first.rule,
+        )
 
 
-class _Progress:
-    """Says how many reconstructions are done."""
+def _parts(counted: Counted, channels: Int64[np.ndarray, " unit"], network: Network, tile: int) -> Iterator[_Part]:
+    """The units in parts that fill whole sheets and stay within the budget."""
+    if not len(channels):
+        return
+    cut = window(network, counted.node, tile)
+    pixels = _unit_pixels(counted, cut)
+    sheet = 2 * _sheet_units(pixels)
+    size = max(1, _BUDGET // (3 * pixels * sheet)) * sheet
+    for first in range(0, len(channels), size):
+        yield _Part(counted, channels[first : first + size], cut)
 
-    def __init__(self, total: int) -> None:
-        self.total, self.count = total, 0
 
-    def __call__(self, more: int) -> None:
-        self.count += more
-        current_workspace().report("reconstruct", self.count, self.total)
+def _pieces(study: _Study, parts: list[_Part]) -> Iterator[Drawn]:
+    """The pictures of each part: those that were kept, and those that are drawn now."""
+    for group in _groups(parts):
+        kept = [study.checkpoint(part) for part in group]
+        states = [saved.load() for saved in kept]
+        wanted = {part.node: part.entries for part, (done, _) in zip(group, states, strict=True) if not done}
+        cut = patches(study.network, study.samples, wanted, tile=study.tile)
+        for part, saved, (done, state) in zip(group, kept, states, strict=True):
+            if done:
+                study.progress(part.stimuli if study.reconstruct else 0)
+                yield _restored(part, state)
+                continue
+            drawn = study.draw(part, cut.pop(part.node))
+            saved.save(1, lambda drawn=drawn: _state(drawn), final=True)  # type: ignore[misc]
+            yield drawn
 
 
-def _groups(live: dict[str, np.ndarray], windows: dict[str, Window], counted: dict[str, Counted]) -> list[list[str]]:
-    """Nodes whose patches are cut in one pass over the images."""
-    groups: list[list[str]] = []
+def _groups(parts: list[_Part]) -> list[list[_Part]]:
+    """Parts, of other nodes each, whose patches are cut in one pass over the images."""
+    groups: list[list[_Part]] = []
     held = math.inf
-    for node, chosen in live.items():
-        size = len(chosen) * counted[node].images.shape[1] * math.prod(windows[node].tile) * 3
-        if held + size > _BUDGET:
+    for part in parts:
+        if held + part.nbytes > _BUDGET or part.node == groups[-1][-1].node:
             groups.append([])
             held = 0
-        groups[-1].append(node)
-        held += size
+        groups[-1].append(part)
+        held += part.nbytes
     return groups
 
 
-def _entries(c: Counted, channels: np.ndarray) -> tuple[list[int], list[int]]:
-    """Images and places of the channels' entries; -1 where an entry is no stimulus."""
-    keep = c.stimuli[channels]
-    return (
-        np.where(keep, c.images[channels], -1).ravel().tolist(),
-        np.where(keep, c.places[channels], -1).ravel().tolist(),
-    )
+def _unit_pixels(counted: Counted, cut: Window) -> int:
+    """Pixels of a unit's patches."""
+    return counted.images.shape[1] * math.prod(cut.tile)
 
 
-def _back(
-    network: Network,
-    samples: Samples,
-    c: Counted,
-    channels: np.ndarray,
-    cut: Window,
-    rule: str,
-    progress: _Progress,
-) -> np.ndarray:
-    images, places = (np.array(v) for v in _entries(c, channels))
-    top = c.images.shape[1]
-    tiles = np.full((len(images), *cut.tile, 3), 128, np.uint8)
-    filled = np.flatnonzero(images >= 0)
-    units = [Unit(c.node, int(channels[i // top]), _place(c, int(places[i]))) for i in filled]
-    tiles[filled] = reconstructions(network, samples, units, images[filled].tolist(), cut, rule, progress)
-    return tiles.reshape(len(channels), top, *cut.tile, 3)
+def _sheet_units(pixels: int) -> int:
+    """Units on a sheet of patches and reconstructions; twice as many without these. pixels: of a unit's patches."""
+    return max(1, _SHEET // (2 * pixels))
 
 
-def _place(c: Counted, flat: int) -> tuple[int, ...]:
-    return tuple(int(p) for p in np.unravel_index(flat, c.grid)) if c.grid else ()
+def _sheets(tiles: Tiles, top: int) -> tuple[Sheet, ...]:
+    """All tiles, whole units to a sheet, on each but the last as many. top: patches a unit."""
+    units, per, height, width, _ = tiles.shape
+    step = _sheet_units(top * height * width) * (1 if per > top else 2)
+    return tuple(Sheet.of(tiles[first : first + step].reshape(-1, height, width, 3)) for first in range(0, units, step))
 
 
-def sheets(drawn: Drawn) -> tuple[Sheet, ...]:
-    """All tiles of a node, whole units to a sheet."""
-    units, per, height, width, _ = drawn.tiles.shape
-    step = max(1, _SHEET // (per * height * width))
-    return tuple(
-        Sheet.of(drawn.tiles[start : start + step].reshape(-1, height, width, 3)) for start in range(0, units, step)
-    )
+def _state(drawn: Drawn) -> dict[str, Tensor]:
+    """The pictures as tensors, for a checkpoint."""
+    state = {
+        "shown": torch.from_numpy(drawn.shown),
+        "rule": torch.tensor(RULES.index(drawn.rule) if drawn.rule else -1),
+    }
+    for k, sheet in enumerate(drawn.sheets):
+        state[f"data {k}"] = torch.frombuffer(bytearray(sheet.data), dtype=torch.uint8)
+        state[f"shape {k}"] = torch.tensor([*sheet.tile, sheet.columns, sheet.count])
+    return state
 
 
-def few(drawn: Drawn) -> Drawn:
-    """The units that the figure shows, without the others' memory."""
-    return replace(drawn, channels=drawn.channels[:_SHOWN], tiles=drawn.tiles[:_SHOWN].copy())
-
-
-def figure(drawn: list[Drawn], top: int) -> Image:
-    """Zeiler and Fergus' Figure 2 for a few nodes: each unit's patches, and beside them what comes back from it."""
-    parts = []
-    for one in drawn:
-        blocks = [_block(tiles, top) for tiles in one.tiles]
-        words = f"{one.counted.node}: units {', '.join(map(str, one.channels))}"
-        parts += [caption(words), _rows(blocks, 3)]
-    names = ", ".join(one.counted.node for one in drawn)
-    back = any(one.rule for one in drawn)
-    sides = "left the patches of the images that excite it most, right what is projected back from it to each"
-    return Image(
-        below(parts, gap=6),
-        "The strongest stimuli of some units",
-        f"One block a unit: {sides if back else 'the patches of the images that excite it most'}; strongest first, "
-        "row by row. A patch is the unit's receptive field; gray is beyond the image, and in a reconstruction zero.",
-        "after Zeiler and Fergus, Figure 2",
-        alt=f"Patches and reconstructions of units of {names}",
-    )
-
-
-def _block(tiles: np.ndarray, top: int) -> np.ndarray:
-    """One unit: its patches in a square, and its reconstructions in another to the right."""
-    height, width = tiles.shape[1:3]
-    zoom = max(1, round(_SIDE / max(height, width)))
-    large = [resized(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles]
-    columns = math.ceil(math.sqrt(top))
-    halves = [_rows(large[start : start + top], columns, 1, _LINE) for start in range(0, len(large), top)]
-    return beside([np.pad(half, ((1, 1), (1, 1), (0, 0)), constant_values=_LINE) for half in halves], gap=4)
-
-
-def _rows(squares: list[np.ndarray], columns: int, gap: int = 14, ground: int = PAPER) -> np.ndarray:
-    """Pictures of one size row by row, `gap` pixels of `ground` between them and none around."""
-    height, width, _ = squares[0].shape
-    rows, columns = math.ceil(len(squares) / columns), min(columns, len(squares))
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), ground, np.uint8)
-    for i, square in enumerate(squares):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[y : y + height, x : x + width] = square
-    return sheet
-
-
-def shown_nodes(nodes: list[str], most: int) -> list[str]:
-    """At most `most` of the nodes, from the first to the last, evenly spaced."""
-    if len(nodes) <= most:
-        return nodes
-    return [nodes[i] for i in np.linspace(0, len(nodes) - 1, most).round().astype(int)]
-
-
-def captions(stimuli: pl.DataFrame, units: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the table `stimuli` that belong to `units`."""
-    return stimuli.join(units.select("node", "channel"), on=["node", "channel"], how="semi", maintain_order="left")
+def _restored(part: _Part, state: dict[str, Any]) -> Drawn:
+    """The pictures of a `_state`."""
+    sheets = []
+    for k in range(sum(name.startswith("data ") for name in state)):
+        height, width, columns, count = state[f"shape {k}"].tolist()
+        sheets.append(Sheet(state[f"data {k}"].numpy().tobytes(), (height, width), columns, count))
+    rule = int(state["rule"])
+    return Drawn(part.counted, part.channels, tuple(sheets), state["shown"].numpy(), RULES[rule] if rule >= 0 else "")

@@ -41,11 +41,7 @@ def stimuli_table(counted: Counted, samples: Samples) -> pl.DataFrame:
     """One row an entry, strongest first: `STIMULI`; a token's place is in `y`."""
     channel, rank = np.nonzero(counted.stimuli)
     image, place = counted.images[channel, rank], counted.places[channel, rank]
-    y = x = None
-    if len(counted.grid) == 1:
-        y = place
-    elif len(counted.grid) == 2:
-        y, x = np.divmod(place, counted.grid[1])
+    y, x = (*(np.unravel_index(place, counted.grid) if counted.grid else ()), None, None)[:2]
     labels, names = _labels(samples, image)
     rows = {
         "node": [counted.node] * len(image),

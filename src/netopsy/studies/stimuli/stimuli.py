@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import polars as pl
 
+from netopsy.engine.spread import spread
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.result import Atlas, Image, Result
+from netopsy.result import Atlas, Result
 from netopsy.samples import Samples
-from netopsy.studies.stimuli import drawing
 from netopsy.studies.stimuli.charting import figures
 from netopsy.studies.stimuli.counting import choose, count
+from netopsy.studies.stimuli.drawing import Drawn, draw
+from netopsy.studies.stimuli.figure import figure
 from netopsy.studies.stimuli.findings import findings
 from netopsy.studies.stimuli.makeup import STIMULI, UNITS, chance, stimuli_table, units_table
 from netopsy.studies.study import Study
@@ -61,6 +63,7 @@ class Stimuli(Study):
             raise SettingsError(f"seed {self.seed} and most_classes {self.most_classes} must be 0 or more.")
 
     def run(self, network: Network, samples: Samples | None) -> Result:
+        """Find the images of `samples` that excite each unit of `network` most, and draw some units."""
         assert samples is not None
         nodes, left = choose(network, self.layers)
         if not nodes:
@@ -71,22 +74,25 @@ class Stimuli(Study):
         units = pl.concat([units_table(c, samples) for c in counted.values()])
         random = chance(samples, self.top, self.seed)
         live = [node for node, c in counted.items() if len(c.alive)]
-        pictured = drawing.shown_nodes(live, _PICTURED)
-        sheets, shown, kept, rules = {}, [], [], {}
-        for drawn in drawing.draw(
-            network, samples, counted, most=self._most(network, len(live)), tile=self.tile, reconstruct=self.reconstruct
-        ):
-            node = drawn.counted.node
-            sheets[node] = drawing.sheets(drawn)
-            rules[node] = drawn.rule
-            kept.append(units.filter((pl.col("node") == node) & pl.col("channel").is_in(drawn.channels.tolist())))
-            if node in pictured:
-                shown.append(drawing.few(drawn))
+        pictured = [live[i] for i in spread(len(live), _PICTURED)]
+        drawn = list(
+            draw(
+                network,
+                samples,
+                counted,
+                most=self._most(network, len(live)),
+                tile=self.tile,
+                reconstruct=self.reconstruct,
+                pictured=pictured,
+            )
+        )
+        shown = [one for one in drawn if one.counted.node in pictured]
+        rules = {one.counted.node: one.rule for one in drawn}
         return self.result(
             tables={"stimuli": stimuli, "units": units},
             figures=figures(units, random, self.top),
-            images=self._images(shown),
-            atlases=self._atlases(pl.concat(kept), stimuli, sheets, rules) if kept else {},
+            images={"stimuli": figure(shown, self.top)} if shown else {},
+            atlases={"atlas": self._atlas(units, stimuli, drawn)} if drawn else {},
             findings=findings(units, random, samples, self.top, left, rules if self.reconstruct else {}),
         )
 
@@ -97,26 +103,28 @@ class Stimuli(Study):
         one = _BACK * sum(layer.macs for layer in network.layers)
         return max(2, min(_DRAWN, int(_WORK / max(1, one * max(1, nodes) * self.top))))
 
-    def _images(self, shown: list[drawing.Drawn]) -> dict[str, Image]:
-        return {"stimuli": drawing.figure(shown, self.top)} if shown else {}
-
-    def _atlases(
-        self, units: pl.DataFrame, stimuli: pl.DataFrame, sheets: dict[str, Any], rules: dict[str, str]
-    ) -> dict[str, Atlas]:
+    def _atlas(self, units: pl.DataFrame, stimuli: pl.DataFrame, drawn: list[Drawn]) -> Atlas:
+        """The drawn units' rows of both tables, with their pictures."""
+        rules = {one.counted.node: one.rule for one in drawn}
         back = any(rules.values())
         reading = (
             "One card a unit: the patches of the images that excite it most, strongest first, row by row"
             f"{', beside what is projected back from the unit to each of them' if back else ''}. A patch is the part "
             "of the image that the unit sees; gray lies beyond the image's edge."
         )
-        atlas = Atlas(
-            units=units.rename({"value": "activation"}).drop("stimuli"),
-            stimuli=drawing.captions(stimuli, units),
-            sheets=sheets,
+        keys = pl.concat(
+            [pl.DataFrame({"node": [one.counted.node] * len(one.channels), "channel": one.channels}) for one in drawn]
+        )
+        kept, entries = (
+            frame.join(keys, on=["node", "channel"], how="semi", maintain_order="left") for frame in (units, stimuli)
+        )
+        return Atlas(
+            units=kept.rename({"value": "activation"}).drop("stimuli"),
+            stimuli=entries,
+            sheets={one.counted.node: one.sheets for one in drawn},
             top=self.top,
             rules=rules,
             title="Atlas of units",
             reading=reading,
             source="after Zeiler and Fergus, Figure 2",
         )
-        return {"atlas": atlas}
