@@ -156,6 +156,10 @@ def test_a_unit_with_a_place_of_its_own_is_measured_there(net: Network) -> None:
     # of these images no one tells A from A and B together, so NOT relu:1 may be missing
     assert here.tables["formulas"]["f1"].to_list() == [1.0]
     assert "act:0:2:3 fires on 0 images" not in " ".join(here.findings)
+    assert set(here.tables["stimuli"]["place"]) == {2 * SIZE + 3}
+    mostly_c = here.tables["facets"].filter(pl.col("top_class") == "right")["facet"].to_list()
+    pushes = here.tables["drivers"].filter(pl.col("facet").is_in(mostly_c)).row(0, named=True)
+    assert pushes["input"] == "relu:2" and pushes["push"] > 0.9, "what drives the unit is measured there too"
     there = facets(net, samples, units=("act:0:0:0",), share=0.0)
     assert there.findings == [
         "act:0:0:0 fires on 0 images of 400: fewer than 10 strong stimuli cannot be told into facets."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,13 +14,14 @@ from PIL import Image as Picture
 from scipy import stats
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Samples, load_network, load_samples, stimuli
+from netopsy import Network, Preprocessing, Samples, load_network, load_samples, stimuli, workspace
 from netopsy.engine.patches import patches, window
 from netopsy.engine.reconstructions import reconstructions, usable_rule
 from netopsy.engine.tallies import ClassMeans
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.units import Unit
 from netopsy.samples.images import ArrayImages
+from netopsy.studies.stimuli import drawing
 from netopsy.studies.stimuli.makeup import chance, make_up
 
 SIZE, IMAGES = 12, 40
@@ -279,6 +281,67 @@ def test_few_images_a_class_silence_the_class_findings(network: Network) -> None
     said = stimuli(network, few, reconstruct=False).findings
     assert any("5 images of 5 classes" in finding for finding in said)
     assert not any("commonest" in finding or "one class" in finding for finding in said)
+
+
+def same_pictures(one, other) -> bool:
+    first, second = one.atlases["atlas"], other.atlases["atlas"]
+    alike = first.sheets == second.sheets and first.rules == second.rules
+    tables = all(one.tables[name].equals(other.tables[name]) for name in one.tables)
+    return alike and tables and np.array_equal(one.images["stimuli"].pixels, other.images["stimuli"].pixels)
+
+
+def test_a_killed_study_draws_only_the_nodes_that_it_had_not_finished(
+    network: Network, samples: Samples, result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def back(network: Network, samples: Samples, units: list[Unit], *rest, **more) -> np.ndarray:
+        drawn.append(units[0].node)
+        return reconstructions(network, samples, units, *rest, **more)
+
+    monkeypatch.setattr(drawing, "reconstructions", back)
+    reports: list[int] = []
+
+    def kill(label: str, done: int, total: int) -> None:
+        if label == "reconstruct":
+            reports.append(done)
+            if done > total // 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path, kill, every=3600):
+        stimuli(network, samples)
+    assert drawn == ["1", "4"]
+    with workspace(tmp_path, lambda label, done, total: reports.append(total - done)):
+        again = stimuli(network, samples)
+    assert drawn == ["1", "4", "4", "6"] and reports[-1] == 0 and same_pictures(again, result)
+    with workspace(tmp_path):
+        assert same_pictures(stimuli(network, samples), result) and len(drawn) == 4
+        stimuli(network, samples, tile=9)
+    assert drawn[4:] == ["1", "4", "6"], "what depends on a setting is drawn anew"
+
+
+def test_large_nodes_are_drawn_in_parts(
+    network: Network, samples: Samples, result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[int] = []
+
+    def cut(network: Network, samples: Samples, wanted, **more):
+        parts.append(sum(len(images) for images, _ in wanted.values()))
+        return patches(network, samples, wanted, **more)
+
+    monkeypatch.setattr(drawing, "patches", cut)
+    monkeypatch.setattr(drawing, "_BUDGET", 1)
+    monkeypatch.setattr(drawing, "_SHEET", 1)
+    again = stimuli(network, samples)
+    assert max(parts) == 2 * 9 and sum(parts) == 14 * 9, "two units at a time"
+    assert np.array_equal(again.images["stimuli"].pixels, result.images["stimuli"].pixels)
+    assert again.atlases["atlas"].units.equals(result.atlases["atlas"].units)
+    sheets, whole = again.atlases["atlas"].sheets["1"], result.atlases["atlas"]
+    assert [sheet.count for sheet in sheets] == [18] * 5
+    for number, sheet in enumerate(sheets):
+        alone = replace(again.atlases["atlas"], sheets={"1": (sheet,)})
+        for k in range(18):
+            np.testing.assert_array_equal(tile(alone, "1", k), tile(whole, "1", number * 18 + k))
 
 
 def test_large_networks_draw_fewer_units(network: Network) -> None:
