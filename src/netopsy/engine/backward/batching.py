@@ -6,7 +6,7 @@ image that all its units share.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -33,13 +33,8 @@ class Job(NamedTuple):
 Prepared = tuple[list[Job], Tree, dict[fx.Node, Any]]
 
 
-def batches(
-    trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node], weights: Mapping[fx.Node, Tensor]
-) -> Iterator[Prepared]:
-    """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes).
-
-    weights: `trunk.weights()`.
-    """
+def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node]) -> Iterator[Prepared]:
+    """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
     wanted = {*keep, trunk.target}
     if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
         # fields that nearly fill the image gain little by being cut, and much by being one batch
@@ -47,18 +42,16 @@ def batches(
     distinct = len({job.image for job in jobs})
     # a copy of the image for each unit is dearer than one pass a picture unless the crops are small
     if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in wanted):
-        yield from _shared(trunk, images, jobs, wanted, weights)
+        yield from _shared(trunk, images, jobs, wanted)
         return
     for group in _alike(jobs):
         tree = group[0].tree
         for some in _chunks(group, tree, images.device):
             crops = torch.stack([_cut(images[job.image], job.tree) for job in some])
-            yield some, tree, tree.forward(crops, wanted, weights)
+            yield some, tree, tree.forward(_laid_out(crops), wanted)
 
 
-def _shared(
-    trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node], weights: Mapping[fx.Node, Tensor]
-) -> Iterator[Prepared]:
+def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node]) -> Iterator[Prepared]:
     whole = trunk.tree()
     by_image: dict[int, list[Job]] = {}
     for job in jobs:
@@ -68,12 +61,14 @@ def _shared(
     for first in range(0, len(numbers), room):
         some = numbers[first : first + room]
         row = {image: r for r, image in enumerate(some)}
-        values = whole.forward(images[some], wanted, weights)
+        # once an image: by the module's own arithmetic, so that masks and switches are the module's to the last bit
+        made = whole.forward(images[some], wanted, trunk.plain)
+        values = {node: _laid_out(made[node]) for node in wanted}
         for group in _alike([job for image in some for job in by_image[image]]):
             tree = group[0].tree
             for part in _chunks(group, tree, images.device):
                 rows = [row[job.image] for job in part]
-                yield part, tree, {node: _gather(values[node], node, part, rows) for node in wanted if node in values}
+                yield part, tree, {node: _gather(values[node], node, part, rows) for node in wanted}
 
 
 def _gather(value: Tensor, node: fx.Node, jobs: list[Job], rows: list[int]) -> Tensor:
@@ -110,6 +105,13 @@ def _alike(jobs: list[Job]) -> list[list[Job]]:
     for job in jobs:
         groups.setdefault(job.tree.signature, []).append(job)
     return list(groups.values())
+
+
+def _laid_out(value: Any) -> Any:
+    """Maps in the layout that convolutions are fastest in."""
+    return (
+        value.contiguous(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.ndim == 4 else value
+    )
 
 
 def _cut(image: Tensor, tree: Tree) -> Tensor:

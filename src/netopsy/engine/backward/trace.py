@@ -113,10 +113,9 @@ def trace(
             _place(network, pictures, members, result)
             trees = [trunk.tree(result.units[i].place) for i in members]
             jobs = [Job(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
-            weights = trunk.weights()
-            met = trunk.weights(overrides) if overrides else weights
-            for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how), weights):
-                _back(tree, group, values, how, begin, met, result)
+            weights = trunk.weights(overrides) if overrides else trunk.own
+            for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
+                _back(tree, group, values, how, begin, weights, result)
     return result
 
 

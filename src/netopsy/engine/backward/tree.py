@@ -66,22 +66,38 @@ class Trunk:
         """Multiply-accumulates of each data node on the whole image."""
         return {node: node_macs(node) for node in self.data}
 
+    @cached_property
+    def plain(self) -> dict[fx.Node, Tensor]:
+        """The network's parameters and buffers by their nodes, as they lie in memory."""
+        return self._tensors({})
+
+    @cached_property
+    def own(self) -> dict[fx.Node, Tensor]:
+        """`weights()` of the network itself; stale once these change."""
+        return self.weights()
+
     def weights(self, overrides: Mapping[str, Tensor] | None = None) -> dict[fx.Node, Tensor]:
         """Parameters and buffers by their nodes, kernels in the layout that convolutions are fastest in.
 
-        For the flow back, a convolution's own node holds its kernel times the scale of the batch norm that follows.
+        overrides: to use instead of the network's own, by name. For the flow back, a convolution's own node holds its
+        kernel times the scale of the batch norm that follows.
         """
-        tensors = {**self.network.tensors, **(overrides or {})}
-        values: dict[fx.Node, Tensor] = {}
-        for node in self.order:
-            if node.op == "get_attr":
-                name = str(node.target)
-                value = (tensors[name] if name in tensors else constant(self.network, node)).detach()
-                values[node] = value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        values = {
+            node: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+            for node, value in self._tensors(overrides or {}).items()
+        }
         for convolution, norm in self.folded.items():
             kernel, scale = values[convolution.args[1]], norm_scale(norm, values)  # type: ignore[index]
             values[convolution] = kernel * scale.reshape(-1, 1, 1, 1)
         return values
+
+    def _tensors(self, overrides: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+        tensors = {**self.network.tensors, **overrides}
+        return {
+            node: (tensors[name] if (name := str(node.target)) in tensors else constant(self.network, node)).detach()
+            for node in self.order
+            if node.op == "get_attr"
+        }
 
     @cached_property
     def folded(self) -> dict[fx.Node, fx.Node]:
@@ -182,12 +198,11 @@ class Tree:
         """Values of the tree's nodes, each on its box.
 
         images: (batch, channel, height, width), cut to `field`. keep: the nodes to return besides the target; None
-        returns every node's. weights: `Trunk.weights()`, where it is at hand. Runs under the caller's grad mode.
+        returns every node's. weights: `Trunk.own` by default; with `Trunk.plain` on whole images the values are the
+        module's to the last bit. Runs under the caller's grad mode.
         """
-        values = self.trunk.constants(len(images), self.trunk.weights() if weights is None else weights)
-        values[self.trunk.data[0]] = (
-            images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
-        )
+        values = self.trunk.constants(len(images), self.trunk.own if weights is None else weights)
+        values[self.trunk.data[0]] = images
         wanted = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
         last = {operand: node for node in self.trunk.order for operand in node.all_input_nodes}
         for node in self.trunk.data[1:]:
