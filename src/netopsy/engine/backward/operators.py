@@ -37,8 +37,12 @@ class Convolution:
         """The transposed convolution, on what was read of the operand."""
         if weight.shape[-2:] == (1, 1) and self.stride == (1, 1) and not any(padding) and self.groups == 1:
             return F.conv2d(g, weight.transpose(0, 1))
-        spread = F.conv_transpose2d(g, weight, stride=self.stride, groups=self.groups, dilation=self.dilation)
-        return F.pad(spread, [-n for n in padding]) if any(padding) else spread
+        left, right, top, bottom = padding
+        more = top - bottom, left - right
+        if all(0 <= m < max(s, d) for m, s, d in zip(more, self.stride, self.dilation, strict=True)):
+            return F.conv_transpose2d(g, weight, None, self.stride, (top, left), more, self.groups, self.dilation)
+        spread = F.conv_transpose2d(g, weight, None, self.stride, 0, 0, self.groups, self.dilation)
+        return F.pad(spread, [-n for n in padding])
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class Tree:
         return values
 
     def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-        if self.trunk.windows[node] is None:
+        if self.trunk.windows[node] is None or self._whole(node):
             return call(node, values)
         read = {operand: self.operand(node, operand, values[operand]) for operand in node.all_input_nodes}
         operator = self.trunk.operators[node]
@@ -221,6 +221,12 @@ class Tree:
             operand: Any = node.args[0]
             return operator.forward(read[operand], self.padding(node, operand), *factors(node, read))
         return call(node, read, self.size(node)[-2:])
+
+    def _whole(self, node: fx.Node) -> bool:
+        """Whether nothing is cut at the node: then its own operator runs, as in the module."""
+        return all(
+            self.size(part) == shape_of(part)[1:] for part in (node, *node.all_input_nodes) if part in self.rows.first
+        )
 
 
 def call(node: fx.Node, values: Mapping[fx.Node, Any], size: tuple[int, ...] = ()) -> Any:
