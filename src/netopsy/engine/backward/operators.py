@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,11 +132,14 @@ def operator_of(node: fx.Node) -> Operator | None:
     return AveragePool(kernel, stride, argument(node, "divisor_override") or kernel[0] * kernel[1])
 
 
-def factors(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[Any, ...]:
-    """Weight and bias of a convolution; nothing of a pooling."""
-    if node.target is not aten.conv2d.default:
-        return ()
-    return tuple(values[a] if isinstance(a, fx.Node) else a for a in (argument(node, "weight"), argument(node, "bias")))
+def parameters_of(node: fx.Node) -> tuple[Any, ...]:
+    """The nodes of a convolution's weight and bias (None where there is no bias); none of a pooling."""
+    return (argument(node, "weight"), argument(node, "bias")) if node.target is aten.conv2d.default else ()
+
+
+def factors(parameters: Sequence[Any], values: Mapping[fx.Node, Any]) -> tuple[Any, ...]:
+    """Values of `parameters_of` a node."""
+    return tuple(values[a] if isinstance(a, fx.Node) else a for a in parameters)
 
 
 def _edged(x: Tensor, padding: Padding) -> Tensor:

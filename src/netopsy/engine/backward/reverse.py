@@ -76,7 +76,7 @@ def _transposed(
         if isinstance(operator, MaxPool) and not rule.switches:
             operator = operator.everywhere()
         x = tree.operand(node, operand, values[operand]) if isinstance(operator, MaxPool) else None
-        weights = (constants[node], None) if node in constants else factors(node, constants)
+        weights = (constants[node], None) if node in constants else factors(tree.trunk.parameters[node], constants)
         return [(operand, operator.backward(g, x, tree.padding(node, operand), *weights))]
     if not _linear(tree, node):
         return _by_autograd(tree, node, g if rule.signed else _uneven(g), values, constants)

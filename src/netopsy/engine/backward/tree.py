@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from netopsy.engine.backward.locality import Window, is_spatial, windows
-from netopsy.engine.backward.operators import Convolution, Operator, factors, operator_of
+from netopsy.engine.backward.operators import Convolution, Operator, factors, operator_of, parameters_of
 from netopsy.engine.backward.spans import Read, Spans, links, spans
 from netopsy.engine.walk import ANY_LAYOUT, constant
 from netopsy.network.graph import aten, data_nodes, operator_name, shape_of
@@ -27,7 +27,7 @@ class Trunk:
 
     order: all its nodes in order of execution, the target last. data: those that depend on the input.
     windows: for each data node how it reads its operands' places; None where it needs them all.
-    operators: for each data node its windowed operator, or None.
+    operators: for each data node its windowed operator, or None. parameters: the weight and bias of those that have.
     """
 
     def __init__(self, network: Network, target: str) -> None:
@@ -46,6 +46,7 @@ class Trunk:
         self.operators: dict[fx.Node, Operator | None] = {
             node: operator_of(node) if self.windows[node] is not None else None for node in self.data
         }
+        self.parameters = {node: parameters_of(node) for node, operator in self.operators.items() if operator}
         self._links = [links(self.data, self.windows, axis) for axis in (0, 1)]
         self._spans: tuple[dict[tuple[int, int] | None, Spans], ...] = ({}, {})
         self.maps = is_spatial(self.target) and len(shape_of(self.target)) == 4 and channel_axis(self.target) == 1
@@ -219,7 +220,9 @@ class Tree:
         operator = self.trunk.operators[node]
         if operator is not None:
             operand: Any = node.args[0]
-            return operator.forward(read[operand], self.padding(node, operand), *factors(node, read))
+            return operator.forward(
+                read[operand], self.padding(node, operand), *factors(self.trunk.parameters[node], read)
+            )
         return call(node, read, self.size(node)[-2:])
 
     def _whole(self, node: fx.Node) -> bool:
