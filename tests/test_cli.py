@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from netopsy.cli import main
 from netopsy.cli.options import setting_texts
 
 
@@ -54,6 +55,30 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(words: str, tmp_path: Path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("netopsy: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("reconstruct --features 1.5", "'1.5' is no whole number."),
+        ("reconstruct --images 0,x", "'x' is no whole number."),
+        ("reconstruct --images 0 1", "'1' belongs to no option: a list has commas"),
+        ("reconstruct --images ,", "no image is given"),
+        ("reconstruct --rules ,", "no rule is given"),
+        ("reconstruct --survey -1", "survey -1 at least 0"),
+        ("stimuli --reconstruct maybe", "a switch is --name or --no-name"),
+        ("facets --units fc:1:0:0", "a neuron is (node, neuron)"),
+        ("maximize --units input:0", "is a pixel of the input"),
+        ("field --image 540", "give 0 to 539"),
+        ("activations --maps fc", "has no maps to show"),
+    ],
+)
+def test_a_mistake_in_a_setting_is_named(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study, *rest = words.split()
+    with pytest.raises(SystemExit, match="2"):
+        main([study, "netopsy:digits-a", "--samples", "digits", *rest])
+    shown = capsys.readouterr().err.strip()
+    assert said in shown and len(shown.splitlines()) == 1 and shown.startswith("netopsy: ")
 
 
 def test_layers_prints_a_table_and_json() -> None:

@@ -134,3 +134,32 @@ def test_masks_bring_out_the_edges_on_a_trained_network(shared: Path) -> None:
     means = reconstruct(net, samples, survey=12).tables["columns"].group_by("rule").agg(pl.col("edges").mean())
     found = dict(means.iter_rows())
     assert found["masked"] > found["gradient"] and found["masked"] > found["masked_random"]
+
+
+def test_neurons_are_traced_back_where_the_network_has_no_maps(samples: Samples) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 7), nn.ReLU(), nn.Linear(7, 5))
+    net = Network("mlp", plain, Preprocessing(size=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.3,) * 3))
+    result = reconstruct(net, samples, survey=0, images=(3,), features=2)
+    (batch,) = samples.batches(net.preprocessing, 1, order=[3])
+    with torch.no_grad():
+        values, chosen = plain[:3](batch.images)[0].topk(2)
+    assert result.tables["units"]["unit"].to_list() == [f"2:{c}" for c in chosen.tolist()]
+    assert result.tables["units"]["value"].to_list() == pytest.approx(values.tolist(), rel=1e-5)
+
+
+def test_maps_of_zeros_are_named_and_have_no_correlation_to_draw(samples: Samples) -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.fill_(1.0)  # type: ignore[union-attr]
+    result = reconstruct(network(layer, nn.ReLU()), samples, survey=0)
+    assert result.tables["columns"]["largest"].to_list() == [0.0] * result.tables["columns"].height
+    assert not result.figures
+    assert any(f.startswith("Nothing but zeros came back to the images by deconvnet, masked") for f in result.findings)
+
+
+def test_a_single_image_is_compared_with_no_other(net: Network, samples: Samples) -> None:
+    result = reconstruct(net, samples.subset(1))
+    assert result.tables["columns"]["other_edges"].is_nan().all()
+    assert result.findings and not any("nan" in finding or "in brackets" in finding for finding in result.findings)

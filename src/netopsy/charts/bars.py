@@ -90,7 +90,10 @@ def bars(
         text = alt.Text(field=field_name(value), type="quantitative", format=".2~%" if percent else ",.4~g")
         above: dict[str, Any] = {"align": "center", "baseline": "bottom", "dy": -3}
         where: dict[str, Any] = {"align": "left", "dx": 4} if horizontal else above
-        layers.append(base.mark_text(fontSize=10, **where).encode(**keys, text=text))
+        # the number of a bar below zero stands beyond zero, where nothing else is
+        end = base.transform_calculate(end=f"max(0, datum[{value!r}])")
+        at = keys | {size: length(field="end", type="quantitative", title=value_title or value)}
+        layers.append(end.mark_text(fontSize=10, **where).encode(**at, text=text))
     if reference is not None:
         layers += reference_line(reference, reference_label, percent, axis=size)
     row = ROW if groups == 1 else max(ROW, 12 * groups + 6)

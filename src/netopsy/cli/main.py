@@ -16,6 +16,7 @@ from netopsy.errors import NetopsyError, SettingsError
 from netopsy.studies import STUDIES
 
 _HELP = "What is in a network, what can it lose, and how small can it get?"
+_SPARE = "a list has commas and no spaces between its values, a switch is --name or --no-name without a value."
 
 
 def main(tokens: list[str] | None = None) -> None:
@@ -23,6 +24,10 @@ def main(tokens: list[str] | None = None) -> None:
     words = sys.argv[1:] if tokens is None else tokens
     try:
         build(words[0] if words else "")(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.UnusedCliTokensError as error:
+        spare = ", ".join(f"'{token}'" for token in error.unused_tokens or ())
+        print(f"netopsy: {spare} belongs to no option: {_SPARE}", file=sys.stderr)
+        sys.exit(2)
     except (NetopsyError, cyclopts.CycloptsError) as error:
         print(f"netopsy: {error}", file=sys.stderr)
         sys.exit(2)

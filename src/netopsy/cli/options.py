@@ -24,9 +24,22 @@ def _element(kind: Any) -> Any:
 
 def _commas(kind: Any, tokens: Any) -> tuple[Any, ...]:
     element = _element(kind)
-    if element not in (int, float, str):
+    if element not in (int, float):
         element = str
-    return tuple(element(part.strip()) for token in tokens for part in token.value.split(",") if part.strip())
+    parts = [part.strip() for token in tokens for part in token.value.split(",")]
+    return tuple(_value(element, part) for part in parts if part)
+
+
+def _whole(kind: Any, tokens: Any) -> int:
+    """An integer as it is written: cyclopts itself would round 1.5."""
+    return int(_value(int, tokens[0].value))
+
+
+def _value(kind: Any, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no {'whole ' if kind is int else ''}number.") from error
 
 
 def option(name: str, kind: Any, help: str, default: Any = Option.empty, group: Group | None = None) -> Option:
@@ -35,6 +48,8 @@ def option(name: str, kind: Any, help: str, default: Any = Option.empty, group: 
     if _element(kind) is not None:
         extra |= {"converter": _commas, "n_tokens": 1, "allow_leading_hyphen": True}
         extra["show_default"] = (lambda values: ",".join(map(str, values))) if default else False
+    elif kind in (int, int | None):
+        extra["converter"] = _whole
     annotation = Annotated[kind, Parameter(help=help, negative_iterable=(), **extra)]
     return Option(name, Option.KEYWORD_ONLY, default=default, annotation=annotation)
 

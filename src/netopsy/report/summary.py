@@ -14,6 +14,7 @@ from PIL import Image as Picture
 from netopsy.report.atlas import atlas_words
 from netopsy.result import Figure, Image, Result
 
+PAGE, WIDEST = 900, 1300  # pixels of a page's column, and of the widest picture that is shrunk to it
 TABLE_ROWS = 100  # a page shows so many rows; the Parquet file beside it holds all
 
 
@@ -54,6 +55,7 @@ def image_summary(name: str, image: Image) -> dict[str, Any]:
         "url": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
         "width": width * image.zoom,
         "height": height * image.zoom,
+        "wide": PAGE < width * image.zoom <= WIDEST,
         "title": image.title,
         "reading": image.reading,
         "source": image.source,
@@ -96,7 +98,7 @@ def cell(value: Any) -> str:
 def plain(value: Any) -> str:
     """A setting as text."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value))
+        return ", ".join(map(plain, value)) or "–"
     return "–" if value is None else str(value)
 
 

@@ -141,7 +141,7 @@ class Facets(Study):
         else:
             first = find_drive(network, find_unit(network, Unit(self.layer, 0)))
         if isinstance(first, str):
-            return [], [], [first[:1].upper() + first[1:]]
+            return [], [], [first]
         tally = Strongest(most, channel_axis(network.nodes[first.end.node]))
         strongest = observe(network, samples, {"units": (first.end.node, tally)})["units"]
         channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.chosen]

@@ -84,7 +84,9 @@ def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
         ],
     )
     scale = alt.Scale(scheme="blueorange", domain=[0, 0.5, 1])
-    legend = alt.Legend(title="share that fired", format=".0%", values=[0, 0.5, 1])
+    legend = alt.Legend(
+        title="share that fired", format=".0%", values=[0, 0.5, 1], orient="bottom", direction="horizontal"
+    )  # a map of two rows has no room for one at its side
     seen = base.transform_filter("datum.fires !== null").mark_rect()
     unseen = base.transform_filter("datum.fires === null").mark_rect(color=_UNSEEN)
     ink = alt.condition(

@@ -23,7 +23,10 @@ def findings(
 
 def _tree(network: Network, tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
     if grown.unit is not None and not grown.rows and activations(network, mixing=False):
-        return [f"No tree could be followed from {grown.unit}: an operator before it has no derivative."]
+        why = (
+            "nothing lies before the input" if grown.unit.node == "input" else "an operator before it has no derivative"
+        )
+        return [f"No tree could be followed from {grown.unit}: {why}."]
     if grown.unit is None or tree.is_empty():
         return ["The network applies no activation function that Netopsy knows, so no unit has an activation tree."]
     unit = str(grown.unit)

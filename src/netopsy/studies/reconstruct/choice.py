@@ -31,7 +31,7 @@ def most_active(network: Network, node: str, image: Tensor, count: int) -> list[
     with torch.no_grad():
         value = plan(network, [node]).run({"input": image[None]}, batch=1)[node]
     maps = value.movedim(channel_axis(network.nodes[node]), 1)[0]
-    columns = maps.flatten(1)  # (channel, places)
+    columns = maps.reshape(len(maps), -1)  # (channel, places)
     place = int(columns.amax(0).argmax())
     strongest = columns[:, place].topk(min(count, len(columns)))
     chosen = [int(c) for c, v in zip(strongest.indices, strongest.values, strict=True) if v > 0]

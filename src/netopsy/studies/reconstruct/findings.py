@@ -18,23 +18,22 @@ def findings(
     """
     units, columns, likeness = (tables[name] for name in ("units", "columns", "likeness"))
     nodes = units["unit"].str.split(":").list.first().unique(maintain_order=True).to_list()
-    found = _means(columns, listing(nodes)) + _masks_or_weights(likeness)
+    found = _means(columns, units.height, listing(nodes)) + _masks_or_weights(likeness)
+    found += _empty(columns)
     if touched:
         found.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
     for rule, left in untreated.items():
         if left:
-            kinds = listing(sorted(set(left.values())))
-            found.append(
-                f"The rule {rule} does not know {kinds} ({len(left)} nodes): there the flow met the derivative."
-            )
-    silent = units.filter(pl.col("value") <= 0)["unit"].to_list()
+            kinds = f"{listing(sorted(set(left.values())))} ({plural(len(left), 'node')})"
+            found.append(f"The rule {rule} does not know {kinds}: there the flow met the derivative.")
+    silent = units.filter(pl.col("value") <= 0)["unit"].unique(maintain_order=True).to_list()
     if silent:
         found.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
     return found + refused
 
 
-def _means(columns: pl.DataFrame, layer: str) -> list[str]:
-    """Whether the maps lie on edges, and what brings them there."""
+def _means(columns: pl.DataFrame, maps: int, layer: str) -> list[str]:
+    """Whether the maps lie on edges, and what brings them there. maps: how many of each rule there are."""
     found = []
     units = columns["unit"].n_unique()
     means = columns.group_by("rule", maintain_order=True).agg(
@@ -42,12 +41,26 @@ def _means(columns: pl.DataFrame, layer: str) -> list[str]:
     )
     known = means.filter(pl.col("edges").is_not_nan())
     if known.height:
-        parts = [f"{rule} {edge:.2f} ({other:.2f})" for rule, edge, other in known.iter_rows()]
+        compared = known["other_edges"].is_not_nan().all()
+        parts = [f"{rule} {edge:.2f}" + f" ({other:.2f})" * compared for rule, edge, other in known.iter_rows()]
+        over = (
+            f"{plural(units, 'unit')} of {layer}"
+            if maps == units
+            else f"{maps} maps of {plural(units, 'unit')} of {layer}"
+        )
+        beside = " (in brackets with the edges of another image)" if compared else ""
         found.append(
-            f"Do the maps lie on the image's edges? Local correlation, mean over {plural(units, 'unit')} of {layer} "
-            f"(in brackets with the edges of another image): {listing(parts, most=9)}."
+            f"Do the maps lie on the image's edges? Local correlation, mean over {over}{beside}: "
+            f"{listing(parts, most=9)}."
         )
     return found + _effects(dict(zip(known["rule"], known["edges"], strict=True)))
+
+
+def _empty(columns: pl.DataFrame) -> list[str]:
+    """Rules by which nothing came back at all."""
+    largest = columns.group_by("rule", maintain_order=True).agg(pl.col("largest").max())
+    rules = largest.filter(pl.col("largest") == 0)["rule"].to_list()
+    return [f"Nothing but zeros came back to the images by {listing(rules)}."] if rules else []
 
 
 def _effects(edges: dict[str, float]) -> list[str]:

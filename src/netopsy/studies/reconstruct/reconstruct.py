@@ -62,11 +62,12 @@ class Reconstruct(Study):
     def __post_init__(self) -> None:
         unknown = [rule for rule in self.rules if rule not in RULES]
         if unknown or not self.rules:
-            raise SettingsError(f"no rule '{', '.join(unknown)}'; choose from {', '.join(RULES)}.")
-        if self.features < 1 or self.survey < 0 or not self.images:
-            raise SettingsError(
-                f"features {self.features} must be at least 1, survey {self.survey} at least 0, and one image be drawn."
-            )
+            what = f"no rule '{', '.join(unknown)}'" if unknown else "no rule is given"
+            raise SettingsError(f"{what}; choose from {', '.join(RULES)}.")
+        if not self.images:
+            raise SettingsError("no image is given to draw: give numbers from 0, for instance 0,1.")
+        if self.features < 1 or self.survey < 0:
+            raise SettingsError(f"features {self.features} must be at least 1, survey {self.survey} at least 0.")
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Trace units of `network` back to images of `samples`."""
@@ -108,7 +109,7 @@ class Reconstruct(Study):
         numbers = list(dict.fromkeys(one.image for one in shown))
         titles = []
         for one in shown:
-            label = "" if samples.multilabel else f" ({samples.classes[int(samples.labels[one.image])]})"
+            label = "" if samples.multilabel else f" (class {samples.classes[int(samples.labels[one.image])]})"
             titles.append(f"{one.unit} at {one.value:.3g} on image {one.image}{label}")
         pixels = sheet(
             read_images(network, samples, numbers),
@@ -140,7 +141,10 @@ _TITLES = {
 
 
 def _figures(columns: pl.DataFrame) -> dict[str, Figure]:
-    means = columns.group_by("rule", maintain_order=True).agg(pl.col("edges").fill_nan(None).mean().fill_null(0.0))
+    """A bar a rule; a rule whose maps are constant has no correlation and no bar."""
+    means = columns.group_by("rule", maintain_order=True).agg(pl.col("edges").fill_nan(None).mean()).drop_nulls()
+    if means.is_empty():
+        return {}
     return {
         "edges": charts.bars(
             means,
