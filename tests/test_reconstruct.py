@@ -8,11 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch import nn
+from polars.testing import assert_frame_equal
+from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, backproject, load_network, load_samples, reconstruct
+from netopsy.engine.images import read_images
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
+from netopsy.studies.reconstruct import survey
 from netopsy.studies.reconstruct.choice import default_layer
 from netopsy.studies.reconstruct.likeness import correlation, edges, on_edges, strength
 
@@ -63,6 +66,33 @@ def test_tables_hold_a_row_for_each_unit_and_rule(net: Network, samples: Samples
     picture = result.images["reconstructions"].pixels
     assert picture.dtype == np.uint8 and picture.std() > 5
     assert any("edges" in sentence for sentence in result.findings)
+
+
+def test_images_traced_a_few_at_a_time_give_the_same(
+    net: Network, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"survey": 9, "images": (7, 2)}
+    whole = reconstruct(net, samples, **settings)
+    read: list[int] = []
+
+    def some(network: Network, samples: Samples, numbers: list[int]) -> Tensor:
+        read.append(len(numbers))
+        return read_images(network, samples, numbers)
+
+    monkeypatch.setattr(survey, "read_images", some)
+    monkeypatch.setattr(survey, "_IMAGES", 2)
+    parts = reconstruct(net, samples, **settings)
+    assert read == [3] * 4 + [2], "two at a time, and the next one's edges"
+    for name, table in whole.tables.items():
+        assert_frame_equal(parts.tables[name], table, abs_tol=1e-5)
+    first, second = (np.load(result.artifacts["maps.npz"]) for result in (whole, parts))
+    assert set(first.files) == set(second.files) and len(first.files) == 4 + 4 * len(first["units"])
+    for name in first.files:
+        if first[name].dtype.kind == "f":
+            np.testing.assert_allclose(second[name], first[name], atol=1e-5)
+        else:
+            np.testing.assert_array_equal(second[name], first[name])
+    assert whole.images["reconstructions"].pixels.shape == parts.images["reconstructions"].pixels.shape
 
 
 def test_edges_of_a_map_that_is_the_edges_score_high_and_of_another_image_low() -> None:

@@ -36,7 +36,7 @@ class Reconstruct(Study):
     """From single units back to the image, by several rules side by side (Palmieri et al., Section 3, Figure 4).
 
     units: node:channel:y:x, or node:channel for its strongest place; by default the most active ones of `layer`.
-    layer: where units are taken from; by default the activation behind the last convolution.
+    layer: where units are taken from; by default the last activation with several places.
     images: numbers of the images drawn.
     features: how many units are taken at the most active place of an image.
     rules: the columns: gradient, deconvnet, masked, guided, masked_random.
