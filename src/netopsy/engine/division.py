@@ -49,6 +49,7 @@ class Division:
 
     @property
     def groups(self) -> int:
+        """Their number; 0 without vectors."""
         return int(self.labels.max()) + 1 if len(self.labels) else 0
 
 

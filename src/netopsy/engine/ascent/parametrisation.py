@@ -12,11 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-EDGE = 1e-3  # a sigmoid comes this near to black and white when a picture is turned into coefficients
-
 
 class Parametrisation(Protocol):
-    """Parameters (n, ...) <-> images (n, channel, height, width) of pixel shares."""
+    """Parameters (n, ...) -> images (n, channel, height, width) of pixel shares."""
 
     def start(self, generator: torch.Generator) -> Tensor:
         """Random parameters of one image, (1, ...), on the processor."""
@@ -69,12 +67,6 @@ class Fourier:
         spectrum = torch.view_as_complex(parameters.contiguous()) * self.amplitudes().to(parameters)
         plain = torch.fft.irfft2(spectrum, s=self.shape[1:], norm="ortho")
         return torch.sigmoid(torch.einsum("dc,nchw->ndhw", self.mixing.to(plain), plain))
-
-    def parameters(self, images: Float[Tensor, "n channel height width"]) -> Float[Tensor, "n channel height half 2"]:
-        """The coefficients of `images` (shares at most 0.001 from black or white are drawn in): the way back."""
-        colours = torch.logit(images.clamp(EDGE, 1 - EDGE))
-        plain = torch.einsum("cd,ndhw->nchw", torch.linalg.inv(self.mixing.to(colours)), colours)
-        return torch.view_as_real(torch.fft.rfft2(plain, norm="ortho") / self.amplitudes().to(plain))
 
     def amplitudes(self) -> Float[Tensor, "height half"]:
         """1 / f per coefficient, f in cycles a pixel and no less than one cycle over the longer side."""

@@ -21,6 +21,7 @@ class Product:
 
     @property
     def literals(self) -> int:
+        """How many inputs take part."""
         return self.mask.bit_count()
 
     def holds(self, cell: int) -> bool:
