@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, facets, load_network, load_samples
+from netopsy.engine.boolean import minimise, truth_table
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.facets.account import account, firing_value, score, split
+from netopsy.studies.facets.account import Account, Score, account, firing_value, score, split
+from netopsy.studies.facets.findings import of_account
 
 SIZE = 6
 IMAGES = 480
@@ -329,3 +331,26 @@ def test_a_unit_of_a_real_network_is_a_frog_or_ship_cell(shared: Path, tmp_path:
     table = facets(net, samples, units=("layer3.2.relu2:9",), images=200).tables["facets"]
     assert table["top_class"].to_list() == ["6", "8"]  # frogs, ships
     assert (table["top_class_share"] > 0.7).all()
+
+
+def test_an_expression_too_long_to_read_is_left_to_the_table() -> None:
+    bits = (np.arange(32)[:, None] >> np.arange(5) & 1).astype(bool)
+    table = truth_table(bits, bits.sum(1) % 2 == 1)  # the parity: no two products can be joined
+    even = Score(0.9, 0.8)
+    found = Account(
+        tuple(range(5)),
+        (0.0,) * 5,
+        (0.0,) * 5,
+        0.0,
+        table,
+        minimise(table.majority),
+        even,
+        0,
+        False,
+        even,
+        even,
+        10,
+        0.5,
+    )
+    said = of_account("layer:1", found, [f"before:{k}" for k in range(5)], "before:0")
+    assert "; a sum of 16 products of 5 inputs (see the table `formulas`) says when" in said and len(said) < 300

@@ -22,7 +22,8 @@ def result_html(result: Result) -> str:
         parts.append(f"<figcaption>{escape(figure.reading)} {escape(figure.source)}</figcaption></figure>")
     for name, image in result.images.items():
         shown = image_summary(name, image)
-        parts.append(f'<figure><img src="{shown["url"]}" width="{shown["width"]}" alt="{escape(shown["alt"])}">')
+        size = f'width="{shown["width"]}" style="max-width:100%"'
+        parts.append(f'<figure><img src="{shown["url"]}" {size} alt="{escape(shown["alt"])}">')
         parts.append(f"<figcaption>{escape(image.title)}. {escape(image.reading)}</figcaption></figure>")
     for atlas in result.atlases.values():
         units, layers = atlas.units.height, len(atlas.sheets)

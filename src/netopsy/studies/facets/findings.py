@@ -10,7 +10,8 @@ from netopsy.engine.words import listing, plural
 from netopsy.studies.facets.account import Account, letters
 from netopsy.studies.facets.grouping import Facets
 
-_SPELT = 3  # longer expressions are written with letters
+_SPELT = 3  # literals; longer expressions are written with letters
+_LETTERED = 12  # still longer ones are left to the table
 
 
 def overall(units: Sequence[str], groups: Sequence[Facets]) -> str:
@@ -76,6 +77,9 @@ def of_account(unit: str, found: Account | str, names: Sequence[str], single: st
         signs = letters(len(names))
         named = ", ".join(f"{signs[i]} = {names[i]}" for i in found.expression.named)
         expression = f"{found.expression.text(signs)} (with {named})"
+    if found.expression.literals > _LETTERED:
+        products = plural(len(found.expression.products), "product")
+        expression = f"a sum of {products} of {plural(len(names), 'input')} (see the table `formulas`)"
     rule = (
         f"{head}; {expression} says when, with precision {mine.precision:.0%} and recall {mine.recall:.0%} "
         f"(the best single input, {single}: {alone.precision:.0%} and {alone.recall:.0%}; always: "
