@@ -293,6 +293,11 @@ def test_a_network_without_activations_has_fields_and_no_tree(samples: Samples) 
     assert "no unit has an activation tree" in result.findings[0]
 
 
+def test_a_pixel_has_no_tree() -> None:
+    result = field(load_network("netopsy:digits-a"), load_samples("digits", count=2), layers=0, tree="input:0:10:10")
+    assert result.findings[0] == "No tree could be followed from input:0:10:10: nothing lies before the input."
+
+
 def test_every_figure_draws_and_says_how_to_read_it(samples: Samples) -> None:
     import vl_convert
 

@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from netopsy.case import Case
-from netopsy.report.notebook import result_html
+from netopsy.charts import bars
+from netopsy.report.notebook import chart_svg, result_html
 from netopsy.report.pages import script_json
+from netopsy.report.summary import image_summary
+from netopsy.result import Image
 from sample_case import EVIL, evil_result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -72,6 +77,22 @@ def test_headings_are_in_order_and_pictures_have_words(case: Path) -> None:
 def test_json_in_a_script_cannot_close_it() -> None:
     text = script_json({"name": EVIL + "\u2028<!--"})
     assert not set("<>&\u2028") & set(text) and json.loads(text) == {"name": EVIL + "\u2028<!--"}
+
+
+@pytest.mark.parametrize(("width", "wide"), [(800, False), (1136, True), (2000, False)])
+def test_a_picture_little_wider_than_the_page_is_fitted_to_it(width: int, wide: bool) -> None:
+    image = Image(np.zeros((4, width, 3), np.uint8), "a title", "a reading", alt="words")
+    assert image_summary("name", image)["wide"] is wide
+
+
+def test_numbers_of_bars_below_zero_stand_beyond_zero() -> None:
+    frame = pl.DataFrame({"rule": ["a", "b"], "value": [-0.5, 0.25]})
+    drawn = chart_svg(bars(frame, "rule", "value", title="t", reading="r").spec)
+    marks = re.findall(r'<text [^>]*?transform="translate\(([-.0-9]+),[^>]*>(−0.5|0.25)</text>', drawn)
+    below, above = (next(float(x) for x, text in marks if text == wanted) for wanted in ("−0.5", "0.25"))
+    zero = below - 4
+    # the scale runs from -0.5 at 0 to 0.25 at the right end
+    assert above - 4 > zero > 0 and (above - 4 - zero) / zero == pytest.approx(0.5, rel=0.1)
 
 
 def test_the_notebook_fragment_is_escaped_and_without_scripts() -> None:

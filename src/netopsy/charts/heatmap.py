@@ -61,11 +61,12 @@ def heatmap(
             scheme="blueorange", domain=[middle - reach, middle, middle + reach], reverse=reverse, clamp=True
         )
     form = ".1%" if percent else ".3~g"
+    length = min(160, max(44, rows * ROW - 22))  # of the legend's bar, which stands beside the map under a title
     color = alt.Color(
         field=field_name(value),
         type="quantitative",
         scale=scale,
-        legend=alt.Legend(title=value_title or value, format=".2~%" if percent else "~g", gradientLength=160),
+        legend=alt.Legend(title=value_title or value, format=".2~%" if percent else "~g", gradientLength=length),
     )
     across = alt.X(
         field=field_name(x),

@@ -57,7 +57,11 @@ def histogram(
     drawn = base.transform_filter("datum.part === 'bin'")
     drawn = drawn.mark_bar(opacity=0.55, binSpacing=0).encode(
         x=alt.X(
-            field=field_name(left), type="quantitative", title=x_title or left, bin="binned", axis=alt.Axis(tickCount=4)
+            field=field_name(left),
+            type="quantitative",
+            title=x_title or left,
+            bin="binned",
+            axis=alt.Axis(tickCount=4, format="~g"),
         ),
         x2=alt.X2(field=field_name(right)),
         y=value,

@@ -35,7 +35,9 @@ def capture(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
     reasons: list[Exception] = []
     for program in _attempts(module, input_shape, options, reasons):
         try:
-            graph = program.run_decompositions({}).module()
+            with warnings.catch_warnings():  # torch's own, of its next version
+                warnings.simplefilter("ignore")
+                graph = program.run_decompositions({}).module()
         except Exception as error:
             reasons.append(error)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,9 +31,17 @@ _BRIGHT = 0.995  # the brightest pixels beyond are all white
 
 
 def _name(name: str, width: int) -> np.ndarray:
-    """A node's name on two lines, parted at a dot where it is long."""
-    head, dot, tail = name.rpartition(".") if len(name) * 6 > width else ("", "", name)
-    return below([caption(head + dot, width, 11), caption(tail, width, 11)])
+    """A node's name on two lines, parted at a dot where it is long; what is too long loses its beginning."""
+    room, head, tail = width // 6, "", name
+    if len(name) > room:
+        parts = re.split(r"(?<=\.)", name)
+        tail = parts.pop()
+        while parts and len(parts[-1]) + len(tail) < room:
+            tail = parts.pop() + tail
+        head = "".join(parts)
+    if len(head) > room:
+        head = f"...{head[3 - room :]}"
+    return below([caption(head, width, 11), caption(tail, width, 11)])
 
 
 def picture_of(network: Network, image: Tensor) -> np.ndarray:
@@ -55,7 +64,8 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
         words = "no gradient" if found.side is None else f"in effect {found.side:.0f} ({found.area_share:.0%})"
         rows = [
             _name(name, _TILE),
-            caption(f"{bottom - top} x {right - left}, {words}", _TILE, 11),
+            caption(f"{bottom - top} x {right - left} pixels", _TILE, 11),
+            caption(words, _TILE, 11),
             _marked(picture, found),
             _inside(found),
         ]
