@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import netopsy
@@ -82,3 +84,26 @@ def test_an_unknown_setting_in_a_protocol_names_those_there_are() -> None:
 
     with pytest.raises(SettingsError, match="decimals"):
         make_study("rounding", {"digits": [1]})
+
+
+@pytest.mark.parametrize(
+    ("study", "settings", "said"),
+    [
+        ("reconstruct", {"units": "fc:3"}, r"units 'fc:3' must be a tuple, for instance \('fc:3',\)"),
+        ("activations", {"images": 3}, r"images 3 must be a tuple, for instance \(3,\)"),
+        ("activations", {"images": (0.5,)}, r"images 0\.5 must be a whole number"),
+        ("stimuli", {"top": "9"}, r"top '9' must be a whole number"),
+        ("maximize", {"runs": 1.5}, r"runs 1\.5 must be a whole number"),
+        ("facets", {"level": "x"}, r"level 'x' must be a number"),
+        ("field", {"image": True}, r"image True must be a whole number"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_explained(study: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        getattr(netopsy, study)(netopsy.load_network("netopsy:digits-a"), None, **settings)
+
+
+def test_a_list_does_for_a_tuple() -> None:
+    network, samples = netopsy.load_network("netopsy:digits-a"), netopsy.load_samples("digits", count=3)
+    result = netopsy.activations(network, samples, images=[np.int64(1)], maps=["block5.relu3:1"])
+    assert result.settings["images"] == (1,) and result.settings["maps"] == ("block5.relu3:1",)

@@ -181,7 +181,7 @@ def test_a_killed_study_goes_on_with_the_next_batch(net: Network, tmp_path: Path
         ({"step_size": float("nan")}, "above 0"),
         ({"diversity": -1.0}, "0 \\(none\\) or more"),
         ({"movement": 9.0}, "from 0 \\(none\\) to 5"),
-        ({"units": "5:1"}, "tuple of texts"),
+        ({"units": "5:1"}, "must be a tuple"),
         ({"units": ("5",)}, "node:channel"),
         ({"units": ("input:0",)}, "pixel"),
         ({"units": ("3:1:2:2",), "objective": "channel"}, "names a place"),

@@ -122,6 +122,9 @@ def test_a_smooth_network_leaves_out_rules_and_says_why(samples: Samples) -> Non
     assert any("Left out" in s and "gelu" in s for s in result.findings)
     with pytest.raises(SettingsError, match="no rule can be applied"):
         reconstruct(smooth, samples, rules=("masked",), survey=0)
+    told = reconstruct(smooth, samples, survey=0).findings
+    (left_out,) = (finding for finding in told if finding.startswith("Left out"))
+    assert "rules deconvnet, masked and masked_random act on activations" in left_out and "they do not know" in left_out
 
 
 def test_the_default_layer_is_the_activation_behind_the_last_convolution(net: Network) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
@@ -51,13 +53,15 @@ def perform(study: Study, network: Network, samples: Samples | None = None) -> R
 def study_function(name: str) -> Callable[..., Result]:
     """The study called `name` as a function of (network, samples, **settings)."""
     cls = study_class(name)
+    hints = get_type_hints(cls)
 
     def function(network: Network, samples: Samples | None = None, **settings: Any) -> Result:
         known = [f.name for f in fields(cls)]
         for setting in settings:
             if setting not in known:
                 raise SettingsError(f"the study '{name}' has no setting '{setting}'; it has: {', '.join(known)}.")
-        return perform(cls(**settings), network, samples)
+        given = {setting: _fitting(setting, value, hints[setting]) for setting, value in settings.items()}
+        return perform(cls(**given), network, samples)
 
     ahead = [
         inspect.Parameter("network", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Network),
@@ -71,3 +75,20 @@ def study_function(name: str) -> Callable[..., Result]:
     function.__doc__ = cls.__doc__
     function.__signature__ = inspect.Signature([*ahead, *settings], return_annotation=Result)  # type: ignore[attr-defined]
     return function
+
+
+def _fitting(name: str, value: Any, hint: Any) -> Any:
+    """The value of a setting, a list as a tuple; SettingsError for one that its annotation `hint` cannot mean."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and NoneType in kinds:
+        return value
+    for kind in kinds:
+        if get_origin(kind) is tuple:
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise SettingsError(f"{name} {value!r} must be a tuple, for instance ({value!r},).")
+            return tuple(_fitting(name, one, get_args(kind)[0]) for one in value)
+    if int in kinds and (isinstance(value, bool) or not isinstance(value, Integral)):
+        raise SettingsError(f"{name} {value!r} must be a whole number.")
+    if float in kinds and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise SettingsError(f"{name} {value!r} must be a number.")
+    return value

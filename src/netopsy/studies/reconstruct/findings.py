@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 from netopsy.engine.words import listing, plural
@@ -29,7 +31,25 @@ def findings(
     silent = units.filter(pl.col("value") <= 0)["unit"].unique(maintain_order=True).to_list()
     if silent:
         found.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
-    return found + refused
+    return found + _left_out(refused)
+
+
+def _left_out(refused: list[str]) -> list[str]:
+    """The sentences on rules that could not act; those of one reason as one."""
+    by_reason: dict[str, list[str]] = {}
+    for sentence in refused:
+        words = re.fullmatch(r"Left out: the rule '(\w+)' acts (.*)", sentence)
+        by_reason.setdefault(words[2] if words else sentence, []).append(words[1] if words else "")
+    found = []
+    for reason, rules in by_reason.items():
+        if rules == [""]:
+            found.append(reason)
+        elif len(rules) == 1:
+            found.append(f"Left out: the rule {rules[0]} acts {reason}")
+        else:
+            reason = reason.replace("which it does not know", "which they do not know")
+            found.append(f"Left out: the rules {listing(rules)} act {reason}")
+    return found
 
 
 def _means(columns: pl.DataFrame, maps: int, layer: str) -> list[str]:
