@@ -14,6 +14,12 @@ from netopsy.errors import CaseError
 from sample_case import evil_result
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaseError, match=r"cannot write a case to .*file/case.*give another --out"):
+        Case(tmp_path / "file" / "case")
+
+
 def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
     result = evil_result()
     Case(tmp_path / "case").add(result)

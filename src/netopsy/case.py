@@ -60,9 +60,12 @@ class Case:
             raise CaseError(
                 f"'{path}' holds no case.json, so it is no case: give a case folder, or a new or empty one."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
         self._manifest = {"format": FORMAT, "studies": []}
-        self._write_manifest()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_manifest()
+        except OSError as error:
+            raise CaseError(f"cannot write a case to '{path}' ({error.strerror}): give another --out.") from error
 
     @property
     def names(self) -> list[str]:
