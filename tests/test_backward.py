@@ -293,6 +293,10 @@ def test_neurons_and_tokens_are_units() -> None:
     torch.testing.assert_close(found, by_autograd(tokens, image, (node, 30, 11), "gradient"))
 
 
+def test_one_unit_need_not_be_in_a_list(small: Network) -> None:
+    assert torch.equal(backproject(small, picture(), "6:1:2:2"), backproject(small, picture(), [("6", 1, 2, 2)]))
+
+
 def test_start_scales_the_map(small: Network) -> None:
     image = picture()
     one, own = (trace(small, image, [("4", 0)], "masked", start=start) for start in ("one", "activation"))

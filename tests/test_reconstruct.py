@@ -122,7 +122,9 @@ def test_a_smooth_network_leaves_out_rules_and_says_why(samples: Samples) -> Non
     assert any("Left out" in s and "gelu" in s for s in result.findings)
     with pytest.raises(SettingsError, match="no rule can be applied"):
         reconstruct(smooth, samples, rules=("masked",), survey=0)
-    told = reconstruct(smooth, samples, survey=0).findings
+    by_default = reconstruct(smooth, samples, survey=0)
+    assert by_default.tables["columns"]["rule"].unique(maintain_order=True).to_list() == ["gradient", "guided"]
+    told = by_default.findings
     (left_out,) = (finding for finding in told if finding.startswith("Left out"))
     assert "rules deconvnet, masked and masked_random act on activations" in left_out and "they do not know" in left_out
 

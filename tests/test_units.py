@@ -71,7 +71,7 @@ def test_units_that_are_not_there(net: Network, unit: str, message: str) -> None
         find_unit(net, unit)
 
 
-@pytest.mark.parametrize("unit", ["act", "act:x", ("act",), ("act", 1.5, "b"), 7])
+@pytest.mark.parametrize("unit", ["act", "act:x", ("act",), ("act", 1.5, "b"), ("act", 1.5), 7])
 def test_what_is_no_unit(net: Network, unit: object) -> None:
     with pytest.raises(SettingsError, match="give node:channel"):
         find_unit(net, unit)  # type: ignore[arg-type]

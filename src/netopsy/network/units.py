@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,12 +74,17 @@ def _parts(unit: UnitLike) -> tuple[str, int, tuple[int, ...] | None]:
     pieces: Sequence[str | int] = unit.split(":") if isinstance(unit, str) else unit
     try:
         node, channel, *place = pieces
-        numbers = tuple(int(p) for p in place)
-        return str(node), int(channel), numbers or None
+        first, *rest = (_whole(number) for number in (channel, *place))
+        return str(node), first, tuple(rest) or None
     except (ValueError, TypeError) as error:
         raise SettingsError(
             f"unit {unit!r} is none: give node:channel, node:channel:y:x or node:neuron, for instance 'features.3:7'."
         ) from error
+
+
+def _whole(number: str | int) -> int:
+    """The number itself, whatever integer type or text it comes as; ValueError for a fraction."""
+    return int(number) if isinstance(number, str) else operator.index(number)
 
 
 def channel_axis(node: fx.Node) -> int:

@@ -55,7 +55,7 @@ class Trace:
 def backproject(
     network: Network,
     images: Float[Tensor, "n channel height width"],
-    units: Sequence[UnitLike],
+    units: Sequence[UnitLike] | Unit | str,
     rule: RuleName | Rule = "masked",
     *,
     of: Sequence[int] | None = None,
@@ -85,7 +85,7 @@ def backproject(
 def trace(
     network: Network,
     images: Float[Tensor, "n channel height width"],
-    units: Sequence[UnitLike],
+    units: Sequence[UnitLike] | Unit | str,
     rule: RuleName | Rule = "masked",
     *,
     of: Sequence[int] | None = None,
@@ -98,7 +98,8 @@ def trace(
     if begin not in ("activation", "one"):
         raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
     pictures = checked_images(network, images)
-    found = [find_unit(network, unit) for unit in units]
+    asked = [units] if isinstance(units, str | Unit) else units
+    found = [find_unit(network, unit) for unit in asked]
     where = _pairing(len(pictures), len(found), of)
     result = Trace(
         network.preprocessing.input_shape, found, where, pictures.new_zeros(len(found)), [torch.empty(0)] * len(found),

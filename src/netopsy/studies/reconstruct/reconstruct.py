@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from netopsy import charts
-from netopsy.engine.backward.rules import RULES
+from netopsy.engine.backward.rules import RULES, Masked
 from netopsy.engine.images import check_images, read_images
 from netopsy.engine.spread import spread
 from netopsy.errors import SettingsError
+from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.result import Figure, Image, Result
@@ -30,6 +31,8 @@ from netopsy.studies.study import Study
 
 _SOURCE = "Palmieri et al., Figure 4"
 
+_PAPER = ("deconvnet", "masked", "masked_random", "gradient")
+
 
 @dataclass(frozen=True)
 class Reconstruct(Study):
@@ -39,7 +42,8 @@ class Reconstruct(Study):
     layer: where units are taken from; by default the last activation with several places.
     images: numbers of the images drawn.
     features: how many units are taken at the most active place of an image.
-    rules: the columns: gradient, deconvnet, masked, guided, masked_random.
+    rules: the columns: gradient, deconvnet, masked, guided, masked_random; by default the paper's four, and guided
+        where no activation has a binary mask.
     rectify: rectify the image too, as Equations 4-7 read at the first layer do; the exact filter keeps its sign.
     survey: over how many images, spread over the samples, the maps are measured beside those drawn.
     seed: of the random weights.
@@ -54,7 +58,7 @@ class Reconstruct(Study):
     layer: str | None = None
     images: tuple[int, ...] = (0, 1)
     features: int = 2
-    rules: tuple[str, ...] = ("deconvnet", "masked", "masked_random", "gradient")
+    rules: tuple[str, ...] = _PAPER
     rectify: bool = True
     survey: int = 16
     seed: int = 0
@@ -75,6 +79,7 @@ class Reconstruct(Study):
         drawn = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)
         numbers = list(dict.fromkeys([*drawn, *spread(len(samples), self.survey)]))
         check_images(samples, numbers)
+        rules = self._rules(network)
         path = Path(tempfile.mkdtemp(prefix="netopsy-")) / "maps.npz"
         with Archive(path) as archive:
             found = survey(
@@ -82,9 +87,9 @@ class Reconstruct(Study):
                 samples,
                 numbers,
                 self._units(network),
-                self.rules,
+                rules,
                 drawn=drawn,
-                rectified=[rule for rule in self.rules if self.rectify and rule != "gradient"],
+                rectified=[rule for rule in rules if self.rectify and rule != "gradient"],
                 seed=self.seed,
                 archive=archive,
             )
@@ -96,6 +101,11 @@ class Reconstruct(Study):
             artifacts={"maps.npz": path},
             findings=findings(tables, found.touched, found.untreated, found.refused),
         )
+
+    def _rules(self, network: Network) -> tuple[str, ...]:
+        """The columns: where no activation has a binary mask, `guided` stands in for the rules that need one."""
+        masks = any(Masked().treats(node) for node in activations(network).values())
+        return self.rules if masks or self.rules != _PAPER else (*self.rules, "guided")
 
     def _units(self, network: Network) -> Callable[[Tensor], list[Unit]]:
         """The units to trace on one image."""
