@@ -35,7 +35,7 @@ TOP = 9
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default="resnet50,squeezenet1_1")
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--batch", type=int, help="images a step; by default what observe takes")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
