@@ -245,6 +245,25 @@ def test_captum_agrees_where_its_hooks_are_right(name: str, node: str) -> None:
         torch.testing.assert_close(found, expected[0].detach(), rtol=1e-7, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    "name, layer, size",
+    [
+        ("googlenet", "inception3a.branch2.1.bn", 64),
+        pytest.param("densenet121", "features.denseblock2.denselayer3.conv1", 64, marks=pytest.mark.slow),
+        pytest.param("inception_v3", "Mixed_5c.branch5x5_2.bn", 128, marks=pytest.mark.slow),
+    ],
+)
+def test_captum_misses_the_functional_relus_of_published_networks(name: str, layer: str, size: int) -> None:
+    net = load_network(f"torchvision:{name}", weights="random", size=size).to(torch.float64)
+    image, unit = picture(size), (3, 2, 2)
+    (found,) = backproject(net, image, [(layer, *unit)], "guided")
+    module = net.module.get_submodule(layer)
+    hooked = NeuronGuidedBackprop(net.module, module).attribute(image.clone().requires_grad_(), unit)[0]
+    torch.testing.assert_close(found, by_autograd(net, image, (layer, *unit), "guided"), rtol=1e-7, atol=1e-14)
+    if name != "densenet121":  # its ReLUs are modules, called from a function: the hooks find them
+        assert (found - hooked).abs().max() > 0.1 * hooked.abs().max()
+
+
 def test_captum_misses_functional_relus_and_netopsy_does_not() -> None:
     net, image, unit = network(Functional()), picture(), ("out", 1, 4, 4)
     (found,) = backproject(net, image, [unit], "guided")
