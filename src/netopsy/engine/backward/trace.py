@@ -17,11 +17,10 @@ from netopsy.engine.backward.tree import Tree, Trunk
 from netopsy.engine.walk import plan
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations
+from netopsy.network.field import Box
 from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
-
-Box = tuple[int, int, int, int]
 
 
 @dataclass
