@@ -7,6 +7,7 @@
     ├── SamplesError            images or labels are missing, damaged or do not fit the network
     ├── SettingsError           a setting of a study is out of its range
     ├── EditError               an edit of the weights that changes nothing or does not fit
+    ├── TransformError          a fitted transform's file is damaged or foreign, or vectors or codes do not fit it
     ├── CaseError               a case folder is missing, damaged or of another version
     └── MissingExtra            an optional dependency is needed; the message holds the install line
 
@@ -45,6 +46,10 @@ class SettingsError(NetopsyError):
 
 class EditError(NetopsyError):
     """An edit of the weights that changes nothing or does not fit."""
+
+
+class TransformError(NetopsyError):
+    """A fitted transform's file is damaged or foreign, or vectors or codes do not fit it."""
 
 
 class CaseError(NetopsyError):
