@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from netopsy.engine.backward import backproject as backproject
     from netopsy.engine.edits import Replace as Replace
     from netopsy.engine.edits import Shift as Shift
+    from netopsy.engine.features import Features as Features
+    from netopsy.engine.features import load_features as load_features
     from netopsy.engine.kmeans1d import Codebook as Codebook
     from netopsy.engine.kmeans1d import kmeans1d as kmeans1d
     from netopsy.engine.observe import observe as observe
@@ -35,10 +37,13 @@ if TYPE_CHECKING:
     from netopsy.samples import Samples as Samples
     from netopsy.samples import load_samples as load_samples
     from netopsy.studies.listing import list_studies as list_studies
+    from netopsy.transform import Transform as Transform
+    from netopsy.transform import load_transform as load_transform
 
 _HOMES = {
     "Case": "case",
     "Codebook": "engine.kmeans1d",
+    "Features": "engine.features",
     "Figure": "result",
     "Image": "result",
     "Network": "network.network",
@@ -47,14 +52,17 @@ _HOMES = {
     "Result": "result",
     "Samples": "samples",
     "Shift": "engine.edits",
+    "Transform": "transform",
     "Variant": "engine.sweep",
     "backproject": "engine.backward",
     "examine": "examination",
     "kmeans1d": "engine.kmeans1d",
     "list_layers": "network.listing",
     "list_studies": "studies.listing",
+    "load_features": "engine.features",
     "load_network": "network.load",
     "load_samples": "samples",
+    "load_transform": "transform",
     "observe": "engine.observe",
     "score": "engine.sweep",
     "sweep": "engine.sweep",

@@ -97,7 +97,10 @@ class Samples:
         if count == len(self):
             return self
         rows = stratified(self.labels, int(count), seed)
-        name = f"{self.name}, {count:,} of {len(self):,} (seed {seed})"
+        return self.select(rows, f"{self.name}, {count:,} of {len(self):,} (seed {seed})")
+
+    def select(self, rows: Int64[np.ndarray, " rows"], name: str) -> Samples:
+        """The samples at the positions `rows`, 0 to n - 1, in that order, under a name of their own."""
         return Samples(name, self._images, self.labels[rows], self.classes, self._rows[rows])
 
     def check(self, classes_out: int) -> None:

@@ -2,6 +2,7 @@
 
 from netopsy.engine.tallies.active import Active, ActiveResult
 from netopsy.engine.tallies.class_means import ClassMeans, ClassMeansResult
+from netopsy.engine.tallies.collect import Collect
 from netopsy.engine.tallies.histogram import Buckets, Histogram
 from netopsy.engine.tallies.moments import Moments, MomentsResult
 from netopsy.engine.tallies.patterns import Patterns, PatternsResult
@@ -14,6 +15,7 @@ __all__ = [
     "Buckets",
     "ClassMeans",
     "ClassMeansResult",
+    "Collect",
     "Histogram",
     "Moments",
     "MomentsResult",
