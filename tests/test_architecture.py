@@ -21,8 +21,9 @@ ALLOWED = {
     "provenance": {"network", "samples"},  # for its types
     "network": {"errors", "studies"},
     "samples": {"errors", "network"},
-    "engine": {"errors", "provenance", "network", "samples"},
-    "studies": {"errors", "result", "charts", "provenance", "network", "samples", "engine"},
+    "transform": {"errors"},
+    "engine": {"errors", "provenance", "network", "samples", "transform"},
+    "studies": {"errors", "result", "charts", "provenance", "network", "samples", "engine", "transform"},
     "case": {"errors", "result", "report"},
     "report": {"errors", "result", "charts", "case"},
     "examination": {"errors", "result", "case", "provenance", "network", "samples", "engine", "studies"},
@@ -74,16 +75,22 @@ def test_no_file_is_over_400_lines(path: Path) -> None:
 
 def test_the_public_names_are_these() -> None:
     known = """activations backproject Case Codebook codebook distributions examine facets field Figure
-        filter_codebook filters Image kmeans1d list_layers list_studies load_network load_samples maximize Network
-        noise observe parameters Preprocessing reconstruct Replace Result rounding Samples score Shift sparsity
-        stimuli sweep Variant workspace"""
+        filter_codebook filters Image kmeans1d list_layers list_studies load_network load_samples load_transform
+        maximize Network noise observe parameters Preprocessing reconstruct Replace Result rounding Samples score Shift sparsity
+        stimuli sweep Transform Variant workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:
         assert callable(getattr(netopsy, name))
 
 
 @pytest.mark.parametrize(
-    "code", ["import netopsy.cli", "import netopsy", "import netopsy.case, netopsy.report.notebook"]
+    "code",
+    [
+        "import netopsy.cli",
+        "import netopsy",
+        "import netopsy.case, netopsy.report.notebook",
+        "from netopsy import load_transform",
+    ],
 )
 def test_light_imports_bring_no_torch(code: str) -> None:
     check = f"import sys; {code}; sys.exit('torch' in sys.modules)"

@@ -1,0 +1,155 @@
+"""The last step of a transform: real vectors to bytes and back."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from netopsy.errors import TransformError
+from netopsy.transform.packing import UINT8, pack, unpack
+from netopsy.transform.steps import FLOAT32, numbers, positive
+
+LARGEST_H = 1 << 16
+
+
+class Coder(ABC):
+    """Vectors of `inputs` values to `bits` bits each. A subclass is a frozen dataclass, as of `Step`."""
+
+    kind: ClassVar[str]
+    inputs: int
+    bits: int
+
+    @abstractmethod
+    def encode(self, x: FLOAT32) -> UINT8:
+        """(n, inputs) to (n, ceil(bits / 8))."""
+
+    @abstractmethod
+    def decode(self, data: UINT8) -> FLOAT32:
+        """(n, ceil(bits / 8)) to (n, inputs)."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The code in a few words."""
+
+
+@dataclass(frozen=True)
+class Floats(Coder):
+    """Each value as a number of 16 or 32 bits; what 16 bits cannot hold becomes their greatest number."""
+
+    kind: ClassVar[str] = "floats"
+    inputs: int
+    word: int = 32
+
+    def __post_init__(self) -> None:
+        positive(self, inputs=self.inputs)
+        if self.word not in (16, 32):
+            raise TransformError(f"the step 'floats' has {self.word!r} bits a number; give 16 or 32.")
+
+    @property
+    def bits(self) -> int:  # type: ignore[override]
+        return self.inputs * self.word
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(f"<f{self.word // 8}")
+
+    def encode(self, x: FLOAT32) -> UINT8:
+        largest = float(np.finfo(self._dtype).max)
+        return np.ascontiguousarray(np.clip(x, -largest, largest).astype(self._dtype)).view(np.uint8)
+
+    def decode(self, data: UINT8) -> FLOAT32:
+        return np.ascontiguousarray(data).view(self._dtype).astype(np.float32)
+
+    def describe(self) -> str:
+        return f"{self.word}-bit numbers"
+
+
+@dataclass(frozen=True, eq=False)
+class Levels(Coder):
+    """The nearest of h bin centres over a range (Carvalho et al., Q-1 and Q-2), in ceil(log2 h) bits a dimension.
+
+    low, high: float32, (inputs,), a range for each dimension, or (1,), one for all. Ties go to the lower centre.
+    """
+
+    kind: ClassVar[str] = "levels"
+    inputs: int
+    low: FLOAT32
+    high: FLOAT32
+    h: int
+
+    def __post_init__(self) -> None:
+        positive(self, inputs=self.inputs, h=self.h)
+        numbers(self, low=(self.low, 1), high=(self.high, 1))
+        if self.h > LARGEST_H:
+            raise TransformError(f"the step 'levels' has {self.h} levels; {LARGEST_H} is the most.")
+        if self.low.shape != self.high.shape or len(self.low) not in (1, self.inputs) or (self.low > self.high).any():
+            raise TransformError(f"the ranges of the step 'levels' do not fit {self.inputs} dimensions.")
+
+    @property
+    def width(self) -> int:
+        """Bits a dimension."""
+        return (self.h - 1).bit_length()
+
+    @property
+    def bits(self) -> int:  # type: ignore[override]
+        return self.inputs * self.width
+
+    @cached_property
+    def _grid(self) -> tuple[FLOAT32, FLOAT32, FLOAT32]:
+        """1 / step, step, half a step below the least value: as netopsy.engine.stress.quantization."""
+        low = self.low.astype(np.float64)
+        step = (self.high.astype(np.float64) - low) / self.h
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = (1 / step).astype(np.float32)
+        inverse[~np.isfinite(inverse)] = 0
+        return inverse, step.astype(np.float32), (low - step / 2).astype(np.float32)
+
+    def encode(self, x: FLOAT32) -> UINT8:
+        bins = np.clip(np.ceil((x - self.low) * self._grid[0]), 1, self.h) - 1
+        return pack(bins.astype(np.uint8 if self.h <= 256 else np.uint16), self.width)
+
+    def decode(self, data: UINT8) -> FLOAT32:
+        codes = unpack(data, self.inputs, self.width)
+        if codes.size and int(codes.max()) >= self.h:
+            raise TransformError(
+                f"a code is {codes.max()}, of {self.h} levels: these bytes are no codes of this transform."
+            )
+        _, step, first = self._grid
+        return (codes.astype(np.float32) + 1) * step + first
+
+    def describe(self) -> str:
+        shared = " over one range" if len(self.low) < self.inputs else ""
+        return f"{self.h} level{'s' * (self.h > 1)} a dimension{shared} ({self.width} bit{'s' * (self.width != 1)})"
+
+
+@dataclass(frozen=True)
+class Signs(Coder):
+    """The sign of each value in one bit, +1 above 0; it comes back as +-1 / sqrt(inputs), a vector of length 1.
+
+    Squared distances between such vectors are Hamming distances times 4 / inputs.
+    """
+
+    kind: ClassVar[str] = "signs"
+    inputs: int
+
+    def __post_init__(self) -> None:
+        positive(self, inputs=self.inputs)
+
+    @property
+    def bits(self) -> int:  # type: ignore[override]
+        return self.inputs
+
+    def encode(self, x: FLOAT32) -> UINT8:
+        return np.packbits(x > 0, axis=1)
+
+    def decode(self, data: UINT8) -> FLOAT32:
+        signs = np.unpackbits(data, axis=1, count=self.inputs).astype(np.float32)
+        return (2 * signs - 1) * np.float32(1 / math.sqrt(self.inputs))
+
+    def describe(self) -> str:
+        return "signs (1 bit)"
