@@ -9,5 +9,6 @@ from netopsy.charts.bars import bars
 from netopsy.charts.curve import curve
 from netopsy.charts.heatmap import heatmap
 from netopsy.charts.histogram import histogram
+from netopsy.charts.scatter import scatter
 
-__all__ = ["bars", "curve", "heatmap", "histogram"]
+__all__ = ["bars", "curve", "heatmap", "histogram", "scatter"]

@@ -42,18 +42,20 @@ def heatmap(
     y_title: str | None = None,
     value_title: str | None = None,
     labels: bool | None = None,
+    marks: str | None = None,
 ) -> Figure:
     """`value` as the colour of the cell at column `x` and row `y`, for example strength by layer.
 
     Columns and rows stand in order of appearance, numbers too. `middle` takes a diverging scale around that value;
     else dark is low and bright is high (`reverse` turns it round). `labels` prints the values; by default in maps of
-    at most 400 cells with at most 12 columns.
+    at most 400 cells with at most 12 columns. `marks` names a column of signs that stand in their cells (null: none),
+    in place of the values.
     """
     values = frame[value].cast(pl.Float64).fill_nan(None).drop_nulls()
     lowest, highest = domain or ((to_float(values.min()), to_float(values.max())) if len(values) else (0.0, 1.0))
     columns, rows = frame[x].n_unique(), frame[y].n_unique()
     if labels is None:
-        labels = columns <= 12 and columns * rows <= LABELLED_CELLS
+        labels = marks is None and columns <= 12 and columns * rows <= LABELLED_CELLS
     scale = alt.Scale(scheme="viridis", domain=[lowest, highest], reverse=reverse, clamp=True)
     if middle is not None:
         reach = max(highest - middle, middle - lowest) or 1.0
@@ -79,10 +81,14 @@ def heatmap(
     )
     down = alt.Y(field=field_name(y), type="ordinal", sort=in_order(frame, y), title=y_title or y, axis=whole_labels())
     tooltip = [tip(frame, x, percent=percent_x), tip(frame, y), tip(frame, value, percent=percent)]
-    base = alt.Chart(inline(frame, unique_columns([x, y, value]))).encode(x=across, y=down, tooltip=tooltip)
+    base = alt.Chart(inline(frame, unique_columns([x, y, value, marks]))).encode(x=across, y=down, tooltip=tooltip)
     layers = [base.mark_rect().encode(color=color)]
     if labels:
         ink = label_ink(value, lowest, highest, middle, reverse)
         text = alt.Text(field=field_name(value), type="quantitative", format=form)
         layers.append(base.mark_text(fontSize=10, tooltip=True).encode(text=text, color=ink))
+    if marks is not None:
+        ink = label_ink(value, lowest, highest, middle, reverse)
+        signs = base.transform_filter(f"datum[{marks!r}] != null").mark_text(fontSize=12, tooltip=True)
+        layers.append(signs.encode(text=alt.Text(field=field_name(marks), type="nominal"), color=ink))
     return make_figure(alt.layer(*layers), title, reading, source, height=rows * ROW)

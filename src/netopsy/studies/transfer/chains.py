@@ -1,0 +1,187 @@
+"""The runs of a stress as chains: fits that follow from one another, kept together when the study is killed.
+
+A chain depends on nothing but its features and its settings, so that one taken up again gives the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from netopsy._version import __version__
+from netopsy.engine.stress import (
+    Projection,
+    Ranges,
+    drop_order,
+    erase_bits,
+    fit_projection,
+    fit_ranges,
+    quantize,
+    step_sizes,
+)
+from netopsy.engine.svm import Svm, fit_nested, fit_svm
+from netopsy.engine.workspace import current_workspace
+from netopsy.studies.transfer.bench import Bench, Row
+
+WORD = 32  # bits of a number that comes out of a network
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Fits that follow from one another.
+
+    stress: which. part: what tells this chain from others of the stress (a repeat, a number of levels).
+    cells: how many rows it gives. run: makes them.
+    """
+
+    bench: Bench
+    stress: str
+    part: int
+    cells: int
+    run: Callable[[], Iterator[Row]]
+    settings: tuple[Any, ...] = ()
+
+    def rows(self, cell: Callable[[], None]) -> list[Row]:
+        """The rows, from the workspace where the chain is finished; `cell` is called once a row."""
+        bench = self.bench
+        spec = {
+            "versions": [__version__, torch.__version__, torch.get_num_threads(), str(bench.device)],
+            "features": [bench.digest, bench.measure, bench.renormalise, bench.solver],
+            "chain": [self.stress, self.part, self.cells, self.settings],
+        }
+        checkpoint = current_workspace().checkpoint("transfer", spec)
+        done, state = checkpoint.load()
+        if done == self.cells:
+            for _ in range(done):
+                cell()
+            return [Row(*row) for row in state["rows"].tolist()]
+        rows: list[Row] = []
+        for row in self.run():
+            rows.append(row)
+            cell()
+        checkpoint.save(len(rows), lambda: {"rows": torch.tensor(rows, dtype=torch.float64)}, final=True)
+        return rows
+
+
+class Stresses:
+    """The chains of every stress of the features on one bench.
+
+    steps: of the dimension drops. levels: of the quantizations. repeats: of the random drops. seed: of their orders.
+    What several chains share (the projection, the ranges) is fitted once, when first needed, on the training rows.
+    """
+
+    def __init__(self, bench: Bench, *, steps: int, levels: Sequence[int], repeats: int, seed: int) -> None:
+        self.bench, self.repeats, self.seed = bench, repeats, seed
+        self.levels = sorted(set(levels))
+        self.sizes = sorted({size for size in step_sizes(bench.dimensions, steps) if size})
+
+    def chains(self, stress: str) -> list[Chain]:
+        """The chains of `stress`: none, dr1, dr2, q1, q2, fc or qb."""
+        make: dict[str, Callable[[], list[Chain]]] = {
+            "none": lambda: [self._chain("none", 0, 1, self._unstressed)],
+            "dr1": self._dr1,
+            "dr2": lambda: [self._chain("dr2", 0, len(self.sizes), self._dr2, self.sizes)],
+            "q1": lambda: [self._chain("q1", 0, len(self.levels), lambda: self._levels(False), self.levels)],
+            "q2": lambda: [self._chain("q2", 0, len(self.levels), lambda: self._levels(True), self.levels)],
+            "fc": self._fc,
+            "qb": lambda: [self._chain("qb", 0, WORD + 1, self._qb)],
+        }
+        return make[stress]()
+
+    def _chain(self, stress: str, part: int, cells: int, run: Callable[[], Iterator[Row]], *settings: Any) -> Chain:
+        return Chain(self.bench, stress, part, cells, run, settings)
+
+    def _unstressed(self) -> Iterator[Row]:
+        yield self.bench.fit(self.bench.train, self.bench.test)[1]
+
+    def _dr1(self) -> list[Chain]:
+        """One chain a repeat, without the step that keeps all dimensions: that is the unstressed fit."""
+        sizes = [size for size in self.sizes if size < self.bench.dimensions]
+
+        def run(repeat: int) -> Iterator[Row]:
+            order = drop_order(self.bench.dimensions, 1000 * self.seed + repeat)[: max(sizes)]
+            order = order.to(self.bench.device)
+            return self._nested(self.bench.train[:, order], self.bench.test[:, order], sizes)
+
+        return [
+            self._chain("dr1", repeat, len(sizes), lambda repeat=repeat: run(repeat), sizes, self.seed)  # type: ignore[misc]
+            for repeat in range(self.repeats if sizes else 0)
+        ]
+
+    @cached_property
+    def _projection(self) -> Projection:
+        return fit_projection(self.bench.train)
+
+    @cached_property
+    def _projected(self) -> tuple[Float32[Tensor, "n r"], Float32[Tensor, "m r"]]:
+        return self._projection.apply(self.bench.train), self._projection.apply(self.bench.test)
+
+    @cached_property
+    def _projected_ranges(self) -> Ranges:
+        return fit_ranges(self._projected[0], True)
+
+    def _dr2(self) -> Iterator[Row]:
+        return self._nested(*self._projected, self.sizes)
+
+    def _fc(self) -> list[Chain]:
+        """One chain a number of levels: one quantization of all projected columns serves every size."""
+
+        def run(levels: int) -> Iterator[Row]:
+            train, test = (quantize(x, self._projected_ranges, levels) for x in self._projected)
+            return (row._replace(levels=levels) for row in self._nested(train, test, self.sizes))
+
+        return [
+            self._chain("fc", levels, len(self.sizes), lambda levels=levels: run(levels), self.sizes)  # type: ignore[misc]
+            for levels in self.levels
+        ]
+
+    def _nested(
+        self, train: Float32[Tensor, "n q"], test: Float32[Tensor, "m q"], sizes: Sequence[int]
+    ) -> Iterator[Row]:
+        """The leading columns; sizes beyond the last column (zero on the training rows) share its fit."""
+        bench, width = self.bench, train.shape[1]
+        fitted = sorted({min(size, width) for size in sizes})
+        for size, own, svm in self._fits(train, fitted):
+            row = bench.row(svm, own, bench.after(test[:, :size]))
+            for wanted in sizes:
+                if min(wanted, width) == size:
+                    yield row._replace(dimensions=wanted)
+
+    def _fits(
+        self, train: Float32[Tensor, "n q"], sizes: Sequence[int]
+    ) -> Iterator[tuple[int, Float32[Tensor, "n size"], Svm]]:
+        bench = self.bench
+        if not bench.renormalise:
+            for size, svm in fit_nested(train, bench.targets, sizes, **bench.solver):
+                yield size, train[:, :size], svm
+            return
+        for size in sizes:  # rows of another length at each size: nothing to share
+            own = bench.after(train[:, :size])
+            yield size, own, fit_svm(own, bench.targets, **bench.solver)
+
+    def _levels(self, per_dimension: bool) -> Iterator[Row]:
+        """From fine to coarse, each fit from the one before."""
+        bench = self.bench
+        ranges = fit_ranges(bench.train, per_dimension)
+        svm = None
+        for levels in reversed(self.levels):
+            train, test = (quantize(x, ranges, levels) for x in (bench.train, bench.test))
+            svm, row = bench.fit(train, test, svm)
+            yield row._replace(levels=levels)
+
+    def _qb(self) -> Iterator[Row]:
+        """Bits erased from the right, one after the other; where that changes no number the fit before stands."""
+        bench = self.bench
+        svm, row, before = None, None, None
+        for removed in range(WORD + 1):
+            train, test = erase_bits(bench.train, removed), erase_bits(bench.test, removed)
+            if row is None or before is None or not (torch.equal(train, before[0]) and torch.equal(test, before[1])):
+                svm, row = bench.fit(train, test, svm)
+            before = train, test
+            yield row._replace(removed_bits=removed)

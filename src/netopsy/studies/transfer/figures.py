@@ -1,0 +1,296 @@
+"""The figures of the study `transfer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from netopsy import charts
+from netopsy.result import Figure
+
+NAMES = {
+    "none": "unstressed",
+    "dr1": "DR-1: random drops",
+    "dr2": "DR-2: PCA",
+    "q1": "Q-1: one range",
+    "q2": "Q-2: a range per dimension",
+    "fc": "FC: PCA and Q-2",
+    "qb": "Q-B: bits erased",
+}
+MEASURES = {"accuracy": "accuracy", "map": "mean average precision", "map11": "mean average precision (11 points)"}
+SIGNS = {"circle": "●", "square": "■", "cross": "✕"}
+_PAPER = "Carvalho et al., Figure"
+_TABLES = "Carvalho et al., supplementary tables"
+BAG = "bag of words"
+
+
+def figures(
+    scores: pl.DataFrame, pareto: pl.DataFrame, rivals: pl.DataFrame, candidates: pl.DataFrame, measures: Mapping[str, str]
+) -> dict[str, Figure]:
+    """Curves, grid and front of the last node; with several nodes each stress with a curve a node.
+
+    scores, pareto, rivals, candidates: the study's tables. measures: what `score` means for each node.
+    """
+    nodes = [node for node in measures if node != BAG]
+    last = nodes[-1]
+    score = MEASURES[measures[last]]
+    of = f" of {last}" if len(nodes) > 1 else ""
+    own = scores.filter(pl.col("node") == last)
+    found = _dimensions(scores.filter(pl.col("node").is_in([last, BAG])), last, score, of)
+    found |= _levels(own, score, of) | _bits(own, score, of)
+    for node in nodes:
+        found |= _grid(scores.filter(pl.col("node") == node), pareto.filter(pl.col("node") == node), node, nodes)
+    if own.height > 1:
+        found["front"] = _front(own, pareto.filter(pl.col("node") == last), score, of)
+    if rivals.height:
+        found |= _rivals(rivals.filter(pl.col("node") == last), pareto.filter(pl.col("node") == last), own, score, of)
+    if len(nodes) > 1:
+        found |= _layers(scores, nodes, score)
+    if candidates.height:
+        found["candidates"] = _candidates(candidates, score)
+    return found
+
+
+def _dimensions(scores: pl.DataFrame, node: str, score: str, of: str) -> dict[str, Figure]:
+    """Figures 2 and 3: score over the dimensions kept, relative to the unstressed score and as it is."""
+    drops = scores.filter(pl.col("stress").is_in(["dr1", "dr2"]))
+    if drops.is_empty():
+        return {}
+    name = pl.col("stress").replace_strict({"dr1": NAMES["dr1"], "dr2": NAMES["dr2"]}, default=pl.col("stress"))
+    bag = pl.col("node") == BAG
+    spread = pl.col("std").fill_null(0.0)
+    unstressed = pl.col("score") / pl.col("relative")
+    drops = drops.with_columns(
+        pl.when(bag).then(pl.lit(f"{BAG}, ") + name).otherwise(name).alias("features"),
+        (pl.col("score") - spread).alias("low"),
+        (pl.col("score") + spread).alias("high"),
+        (pl.col("relative") - spread / unstressed).alias("relative_low"),
+        (pl.col("relative") + spread / unstressed).alias("relative_high"),
+    )
+    relative = charts.curve(
+        drops,
+        "share",
+        "relative",
+        low="relative_low",
+        high="relative_high",
+        color="features",
+        percent=True,
+        percent_x=True,
+        reference=1.0,
+        reference_label="unstressed",
+        x_title="dimensions kept",
+        y_title=f"{score}, relative",
+        title=f"Score with fewer dimensions{of}, relative",
+        reading="The flatter a line stays to the left, the more redundant the features; the band of the random drops "
+        "is one standard deviation.",
+        source=f"{_PAPER}s 2 and 3",
+    )
+    absolute = charts.curve(
+        drops,
+        "dimensions",
+        "score",
+        low="low",
+        high="high",
+        color="features",
+        percent=True,
+        log_x=True,
+        x_title="dimensions",
+        y_title=score,
+        title=f"Score with fewer dimensions{of}",
+        reading="Features are compared at equal numbers of dimensions; the axis is logarithmic.",
+        source=f"{_PAPER}s 2 and 3",
+    )
+    return {"dimensions": relative, "dimensions_absolute": absolute}
+
+
+def _levels(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
+    """Figure 4: score over the levels of a number."""
+    levels = _named(scores.filter(pl.col("stress").is_in(["q1", "q2"])))
+    if levels.is_empty():
+        return {}
+    found = {}
+    for name, column, title in (
+        ("levels", "relative", f"{score}, relative"),
+        ("levels_absolute", "score", score),
+    ):
+        found[name] = charts.curve(
+            levels,
+            "levels",
+            column,
+            color="quantization",
+            percent=True,
+            reference=1.0 if column == "relative" else float(scores["score"][0]),
+            reference_label="unstressed",
+            x_title="levels h of a number",
+            y_title=title,
+            title=f"Score with fewer levels{of}" + (", relative" if column == "relative" else ""),
+            reading="Each number is replaced by the nearest of h bin centres; left is coarser.",
+            source=f"{_PAPER} 4",
+        )
+    return found
+
+
+def _named(scores: pl.DataFrame, column: str = "quantization") -> pl.DataFrame:
+    return scores.with_columns(pl.col("stress").replace_strict(NAMES, default=pl.col("stress")).alias(column))
+
+
+def _bits(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
+    bits = scores.filter(pl.col("stress") == "qb")
+    if bits.is_empty():
+        return {}
+    figure = charts.curve(
+        bits,
+        "removed_bits",
+        "score",
+        percent=True,
+        reference=float(scores["score"][0]),
+        reference_label="unstressed",
+        x_title="bits erased of 32, from the right",
+        y_title=score,
+        title=f"Score with bits erased{of}",
+        reading="The first 23 bits are the fraction's, the next 8 the exponent's, the last the sign's.",
+        source=f"{_TABLES}, Q-B",
+    )
+    return {"bits_erased": figure}
+
+
+def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence[str]) -> dict[str, Figure]:
+    """Figure 5: the grid of dimensions and levels, with the cells of the front marked."""
+    cells = scores.filter(pl.col("stress") == "fc")
+    if cells.is_empty():
+        return {}
+    marks = pareto.select("dimensions", "levels", pl.col("marker").replace_strict(SIGNS, default="·").alias("front"))
+    cells = cells.join(marks, on=["dimensions", "levels"], how="left").sort(
+        ["levels", "dimensions"], descending=[True, False]
+    )
+    named = [f"{SIGNS[m]} {c:.1%}" for m, c in pareto.select("marker", "compression").drop_nulls().iter_rows()]
+    lowest = cells["relative"].quantile(0.1)
+    figure = charts.heatmap(
+        cells,
+        "dimensions",
+        "levels",
+        "relative",
+        percent=True,
+        labels=False,
+        marks="front",
+        domain=(float(lowest or 0.0), float(cells["relative"].max() or 1.0)),  # type: ignore[arg-type]
+        x_title="dimensions kept by the PCA",
+        y_title="levels",
+        value_title="relative score",
+        title="Fewer dimensions and fewer levels" + (f" of {node}" if len(nodes) > 1 else ""),
+        reading="Bright cells keep the score. Signs mark cells that none with as few bits beats"
+        + (f"; compression rates: {', '.join(named)}." if named else "."),
+        source=f"{_PAPER} 5",
+    )
+    return {"grid" if len(nodes) == 1 else f"grid {node}": figure}
+
+
+def _front(scores: pl.DataFrame, pareto: pl.DataFrame, score: str, of: str) -> Figure:
+    points = _named(scores.filter((pl.col("bits") > 0) & (pl.col("stress") != "none")), "how")
+    return charts.scatter(
+        points,
+        "bits",
+        "score",
+        color="how",
+        tips=("dimensions", "levels", "compression"),
+        front=pareto.filter(pl.col("bits") > 0).sort("bits"),
+        log_x=True,
+        percent=True,
+        reference=float(scores["score"][0]),
+        reference_label="unstressed",
+        x_title="bits per vector",
+        y_title=score,
+        color_title="stress",
+        title=f"Score by the size of a vector{of}",
+        reading="Up and left is better. The thin line is the front of the grid (FC); a name in the legend picks its "
+        "points out.",
+        source="after Carvalho et al., Figures 2 to 5",
+    )
+
+
+def _rivals(
+    rivals: pl.DataFrame, pareto: pl.DataFrame, scores: pl.DataFrame, score: str, of: str
+) -> dict[str, Figure]:
+    columns = ["family", "bits", "score"]
+    grid = pareto.filter(pl.col("bits").is_between(rivals["bits"].min(), rivals["bits"].max()))
+    lines = pl.concat([grid.with_columns(pl.lit("FC: PCA and Q-2").alias("family")).select(columns), rivals.select(columns)])
+    best = lines.group_by("family", "bits", maintain_order=True).agg(pl.col("score").max())
+    by_score = charts.curve(
+        best.sort("bits"),
+        "bits",
+        "score",
+        color="family",
+        log_x=True,
+        percent=True,
+        reference=float(scores["score"][0]),
+        reference_label="unstressed",
+        x_title="bits per vector",
+        y_title=score,
+        color_title="code",
+        title=f"Ways to store a vector at equal bits{of}",
+        reading="Up and left is better: the score of a linear classifier on what each code gives back.",
+        source="beyond the paper",
+    )
+    found = {"rivals": by_score}
+    if rivals["recall_10"].null_count() < rivals.height:
+        best = rivals.group_by("family", "bits", maintain_order=True).agg(pl.col("recall_10").max())
+        found["retrieval"] = charts.curve(
+            best.sort("bits"),
+            "bits",
+            "recall_10",
+            color="family",
+            log_x=True,
+            percent=True,
+            x_title="bits per vector",
+            y_title="recall@10",
+            color_title="code",
+            title=f"Finding the nearest neighbour at equal bits{of}",
+            reading="Share of the test images whose true nearest training image is among the ten nearest codes.",
+            source="beyond the paper",
+        )
+    return found
+
+
+def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str, Figure]:
+    """The authors' tables of several layers: one chart a stress, one curve a node."""
+    found = {}
+    for stress, x, x_title in (
+        ("dr1", "share", "dimensions kept"),
+        ("dr2", "share", "dimensions kept"),
+        ("q1", "levels", "levels h of a number"),
+        ("q2", "levels", "levels h of a number"),
+        ("qb", "removed_bits", "bits erased of 32, from the right"),
+    ):
+        own = scores.filter((pl.col("stress") == stress) & pl.col("node").is_in(nodes))
+        if own.height:
+            found[f"layers_{stress}"] = charts.curve(
+                own,
+                x,
+                "score",
+                color="node",
+                percent=True,
+                percent_x=x == "share",
+                x_title=x_title,
+                y_title=score,
+                title=f"{NAMES[stress]}, layer by layer",
+                reading="One line a layer of the network, in the order in which they were named.",
+                source=f"{_TABLES}, MULTILAYER",
+            )
+    return found
+
+
+def _candidates(candidates: pl.DataFrame, score: str) -> Figure:
+    shown = candidates.drop_nulls("score").sort("score", descending=True, maintain_order=True)
+    several = shown["node"].n_unique() > 1
+    label = pl.concat_str("node", pl.lit(": "), "recipe") if several else pl.col("recipe")
+    return charts.bars(
+        shown.with_columns(label.alias("recipe")),
+        "recipe",
+        "score",
+        percent=True,
+        value_title=f"{score} on the held-out part of the training set",
+        title="Recipes within the budget",
+        reading="Fitted on four fifths of the training set and scored on the rest; the best comes first.",
+        source="beyond the paper",
+    )

@@ -1,0 +1,169 @@
+"""The sentences of the study `transfer`."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from netopsy.engine.words import plural
+from netopsy.studies.transfer.figures import BAG, MEASURES
+from netopsy.studies.transfer.tables import MARKERS
+
+_SIGNS = ("circle", "square", "cross")
+
+
+def findings(
+    unstressed: pl.DataFrame, scores: pl.DataFrame, minimum: pl.DataFrame, pareto: pl.DataFrame, rivals: pl.DataFrame
+) -> list[str]:
+    """Plain sentences, the most important first, node by node; the arguments are the study's tables."""
+    found: list[str] = []
+    nodes = unstressed.filter(pl.col("node") != BAG)
+    for row in nodes.iter_rows(named=True):
+        mine = pl.col("node") == row["node"]
+        found.append(_unstressed(row))
+        found += _dimensions(minimum.filter(mine), row["dimensions"], scores.filter(mine))
+        found += _levels(minimum.filter(mine), scores.filter(mine))
+        found += _compression(pareto.filter(mine), scores.filter(mine))
+        found += _bits(minimum.filter(mine), row["dimensions"])
+        found += _rivals(rivals.filter(mine), pareto.filter(mine))
+    found += _layers(nodes) + _bag(unstressed, scores)
+    if scores.height:
+        found.append(_certified(scores))
+    return found
+
+
+def _unstressed(row: dict[str, object]) -> str:
+    return (
+        f"{row['node']}: a linear classifier on its {row['dimensions']:,} features reaches {row['score']:.2%} "
+        f"{MEASURES[str(row['measure'])]} on {row['images']:,} test images of {row['classes']} classes "
+        f"({row['train_images']:,} to train on)."
+    )
+
+
+def _least(minimum: pl.DataFrame, stress: str, loss: float = 0.01) -> dict[str, object] | None:
+    rows = minimum.filter((pl.col("stress") == stress) & (pl.col("loss") == loss) & pl.col("value").is_not_null())
+    return rows.row(0, named=True) if rows.height else None
+
+
+def _dimensions(minimum: pl.DataFrame, dimensions: int, scores: pl.DataFrame) -> list[str]:
+    pca, random = _least(minimum, "dr2"), _least(minimum, "dr1")
+    parts = []
+    if pca:
+        parts.append(f"{pca['value']:,} of {dimensions:,} dimensions ({pca['share']:.0%}) after a PCA")
+    if random:
+        parts.append(f"{random['value']:,} ({random['share']:.0%}) drawn at random")
+    if not parts:
+        return []
+    told = [f"Within 1 % of that score stay {' and '.join(parts)}."]
+    fewest = scores.filter(pl.col("stress").is_in(["dr1", "dr2"])).sort("dimensions", maintain_order=True)
+    kept = {row["stress"]: row for row in fewest.iter_rows(named=True) if row["dimensions"] == fewest["dimensions"][0]}
+    if {"dr1", "dr2"} <= set(kept):
+        told.append(
+            f"With {plural(fewest['dimensions'][0], 'dimension')} the PCA keeps {kept['dr2']['relative']:.1%} of the score, "
+            f"a random draw {kept['dr1']['relative']:.1%}."
+        )
+    return told + _uneven(pca) + _uneven(random)
+
+
+def _uneven(row: dict[str, object] | None) -> list[str]:
+    if row is None or row["holds_above"]:
+        return []
+    return [f"Not every larger number of {row['what']} does as well ({row['stress'].upper()}): the curve is uneven there."]  # type: ignore[attr-defined]
+
+
+def _levels(minimum: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
+    one, own = _least(minimum, "q1"), _least(minimum, "q2")
+    if one is None and own is None:
+        asked = scores.filter(pl.col("stress").is_in(["q1", "q2"])).height
+        return ["No number of levels that was tried keeps the score within 1 %."] if asked else []
+    parts = []
+    if one:
+        parts.append(f"{plural(one['value'], 'level')} where all dimensions share one range (Q-1)")  # type: ignore[arg-type]
+    if own:
+        parts.append(f"{own['value']} where each has its own (Q-2)")
+    told = f"A loss of at most 1 % needs {' and '.join(parts)}"
+    if one and own:
+        better = "ahead of" if own["value"] < one["value"] else "level with" if own["value"] == one["value"] else "behind"  # type: ignore[operator]
+        told += f": Q-2 is {better} Q-1"
+    return [told + ".", *_uneven(one), *_uneven(own)]
+
+
+def _compression(pareto: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
+    if pareto.is_empty():
+        return []
+    told = []
+    kept = pareto.filter(pl.col("relative") >= 0.99).sort("bits")
+    if kept.height:
+        row = kept.row(0, named=True)
+        told.append(
+            f"Both together: {plural(row['dimensions'], 'dimension')} of {plural(row['levels'], 'level')} "
+            f"({row['bits']:,} bits) are {row['compression']:.2%} compression at {row['relative']:.2%} of the score."
+        )
+    else:
+        told.append("No cell of the grid of dimensions and levels keeps the score within 1 %.")
+    named = [
+        f"{row['compression']:.1%} ({row['dimensions']:,} x {row['levels']}) keeps {row['relative']:.1%}"
+        for sign in _SIGNS
+        for row in pareto.filter(pl.col("marker") == sign).iter_rows(named=True)
+    ]
+    if named:
+        rates = ", ".join(f"{rate:.1%}" for rate in MARKERS)
+        told.append(f"At the paper's compression rates ({rates}) the best cells are: {'; '.join(named)}.")
+    return told
+
+
+def _bits(minimum: pl.DataFrame, dimensions: int) -> list[str]:
+    row = _least(minimum, "qb")
+    if row is None:
+        return []
+    left = int(row["value"]) // dimensions  # type: ignore[call-overload]
+    return [f"Of the 32 bits of a number, {32 - left} can be erased from the right within 1 % of the score."]
+
+
+def _rivals(rivals: pl.DataFrame, pareto: pl.DataFrame) -> list[str]:
+    if rivals.is_empty():
+        return []
+    told = []
+    for bits in sorted(rivals["budget"].unique().to_list()):
+        best = rivals.filter((pl.col("budget") == bits)).sort("score", descending=True, maintain_order=True)
+        row = best.row(0, named=True)
+        line = f"{row['label']} {row['score']:.2%}"
+        grid = pareto.filter(pl.col("bits") <= bits).sort("score", descending=True)
+        if grid.height:
+            line += f", the grid {grid['score'][0]:.2%}"
+        told.append(f"{bits:,} bits: {line}")
+    return [f"At equal bits the best are: {'; '.join(told)}."]
+
+
+def _layers(nodes: pl.DataFrame) -> list[str]:
+    if nodes.height < 2:
+        return []
+    ordered = nodes.sort("score", descending=True, maintain_order=True)
+    best, worst = ordered.row(0, named=True), ordered.row(-1, named=True)
+    return [
+        f"Of {nodes.height} nodes {best['node']} transfers best ({best['score']:.2%}), {worst['node']} worst "
+        f"({worst['score']:.2%})."
+    ]
+
+
+def _bag(unstressed: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
+    bag = unstressed.filter(pl.col("node") == BAG)
+    if bag.is_empty():
+        return []
+    row, deep = bag.row(0, named=True), unstressed.filter(pl.col("node") != BAG).row(-1, named=True)
+    told = (
+        f"A bag of words of the classical kind ({row['dimensions']:,} dimensions) reaches {row['score']:.2%} on the same "
+        f"images, {deep['node']} {deep['score']:.2%}"
+    )
+    drops = scores.filter(pl.col("stress") == "dr1")
+    least = {n: drops.filter(pl.col("node") == n).sort("dimensions") for n in (BAG, deep["node"])}
+    if all(own.height for own in least.values()):
+        kept = [f"{own['relative'][0]:.1%}" for own in least.values()]
+        told += f"; with {least[BAG]['share'][0]:.0%} of the dimensions drawn at random it keeps {kept[0]}, {deep['node']} {kept[1]}"
+    return [told + "."]
+
+
+def _certified(scores: pl.DataFrame) -> str:
+    gap, cold, fits = scores["gap"].max(), int(scores["cold"].sum()), int(scores["repeats"].sum())
+    again = f"{plural(cold, 'fit')} solved again cold in float64" if cold else "none had to be solved again"
+    return f"Every fit is certified: the largest relative gap to the optimum is {gap:.1e} over {fits:,} scores; {again}."
+

@@ -1,0 +1,114 @@
+"""Where the features come from: nodes of a network on samples that are parted, a bag of words, or the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from netopsy.engine.features import Features, default_node, extract, part_samples
+from netopsy.engine.features.extract import Kind, Pool
+from netopsy.engine.words import listing, plural
+from netopsy.errors import NetworkError, SamplesError
+from netopsy.network.network import Network
+from netopsy.samples import Samples
+
+
+class Untreatable(Exception):
+    """Why the study has nothing to say about these samples or this network: a sentence for the findings."""
+
+
+def part(samples: Samples, train: Samples | None, test_share: float, seed: int) -> tuple[Samples, Samples, list[str]]:
+    """Images to train on, images to test on, and a sentence for what was left out.
+
+    Without `train` the samples are parted, stratified by class; classes of a single image, which cannot be in both
+    parts, are left out. Test images of classes that no training image has are left out.
+    Raises Untreatable where nothing is left to learn or to test.
+    """
+    said: list[str] = []
+    if train is None:
+        samples, said = _without_singles(samples)
+        train, samples = part_samples(samples, test_share, seed)
+    held = _counts(train) > 0
+    if held.sum() < 2:
+        raise Untreatable(
+            f"The training images are of {plural(int(held.sum()), 'class', 'classes')} only: a classifier needs two."
+        )
+    test, missing = _known(samples, held)
+    return train, test, said + missing
+
+
+def _counts(samples: Samples) -> np.ndarray:
+    """Images of each class."""
+    labels = samples.labels
+    return (labels > 0).sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(samples.classes))
+
+
+def _without_singles(samples: Samples) -> tuple[Samples, list[str]]:
+    if samples.multilabel:
+        if len(samples) < 4:
+            raise Untreatable(f"{plural(len(samples), 'image')} cannot be parted into training and test images.")
+        return samples, []
+    counts = _counts(samples)
+    alone = np.flatnonzero(counts == 1)
+    if not alone.size:
+        return samples, []
+    kept = np.flatnonzero(counts[samples.labels] > 1)
+    what = f"{plural(alone.size, 'class', 'classes')} with a single image"
+    if not kept.size:
+        raise Untreatable(
+            f"{samples.name} has {what} each and none with more, so none can be both learned and tested: give samples "
+            "with several images a class, or training images of their own (--train)."
+        )
+    said = f"{what} cannot be both learned and tested and were left out; {plural(kept.size, 'image')} stay."
+    return samples.select(kept, f"{samples.name}, classes of several images"), [said]
+
+
+def _known(samples: Samples, held: np.ndarray) -> tuple[Samples, list[str]]:
+    """The samples all of whose classes are `held` by the training images."""
+    labels = samples.labels
+    known = np.zeros(max(len(samples.classes), len(held)), bool)
+    known[: len(held)] = held
+    strange = (labels > 0)[:, ~known[: labels.shape[1]]].any(1) if labels.ndim == 2 else ~known[labels]
+    if not strange.any():
+        return samples, []
+    if strange.all():
+        raise Untreatable("No test image is of a class that the training images have: give samples of one set of classes.")
+    kept = np.flatnonzero(~strange)
+    names = [samples.classes[i] for i in np.flatnonzero((_counts(samples) > 0) & ~known[: len(samples.classes)])]
+    said = (
+        f"{plural(int(strange.sum()), 'test image')} of {listing(names)} were left out: no training image has "
+        f"{'this class' if len(names) == 1 else 'these classes'}."
+    )
+    return samples.select(kept, f"{samples.name}, classes that are trained"), [said]
+
+
+def network_features(
+    network: Network, train: Samples, test: Samples, nodes: Sequence[str], pool: Pool, dtype: Kind
+) -> dict[str, Features]:
+    """The features of `nodes`, or of the penultimate node where none is named.
+
+    Raises Untreatable where the penultimate features do not exist or are no numbers; UnknownLayer and NetworkError for
+    nodes that were named.
+    """
+    if nodes:
+        return extract(network, train, test, nodes, pool=pool, dtype=dtype)
+    try:
+        return extract(network, train, test, [default_node(network)], pool=pool, dtype=dtype)
+    except NetworkError as error:
+        raise Untreatable(f"No features to transfer: {error}") from error
+
+
+def measure_of(measure: str, features: Features) -> str:
+    """The measure that `score` means: as asked, or by the labels.
+
+    Raises SamplesError for an accuracy where a vector may have several labels.
+    """
+    if measure == "auto":
+        return "map" if features.multilabel else "accuracy"
+    if measure == "accuracy" and features.multilabel:
+        raise SamplesError(
+            f"{features.name} may have several labels an image, for which accuracy is not defined: take the measure map "
+            "or map11."
+        )
+    return measure

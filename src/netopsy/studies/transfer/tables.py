@@ -1,0 +1,193 @@
+"""The tables of the study `transfer`, from the rows of its chains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from netopsy.engine.stress import bits_per_vector, compression
+from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.chains import WORD
+
+LOSSES = (0.01, 0.02, 0.03, 0.04, 0.05)
+MARKERS = (0.991, 0.984, 0.969)  # the compression rates that the paper's Figure 5 marks
+SCORES: dict[str, Any] = {
+    "node": pl.String,
+    "stress": pl.String,
+    "dimensions": pl.Int64,
+    "share": pl.Float64,
+    "levels": pl.Int64,
+    "removed_bits": pl.Int64,
+    "repeats": pl.Int64,
+    "bits": pl.Int64,
+    "compression": pl.Float64,
+    "score": pl.Float64,
+    "std": pl.Float64,
+    "relative": pl.Float64,
+    "accuracy": pl.Float64,
+    "map": pl.Float64,
+    "map11": pl.Float64,
+    "train_score": pl.Float64,
+    "gap": pl.Float64,
+    "cold": pl.Int64,
+    "images": pl.Int64,
+}
+UNSTRESSED: dict[str, Any] = {
+    "node": pl.String,
+    "dimensions": pl.Int64,
+    "classes": pl.Int64,
+    "train_images": pl.Int64,
+    "images": pl.Int64,
+    "measure": pl.String,
+    "score": pl.Float64,
+    "accuracy": pl.Float64,
+    "map": pl.Float64,
+    "map11": pl.Float64,
+    "train_score": pl.Float64,
+    "gap": pl.Float64,
+    "cold": pl.Int64,
+}
+MINIMUM: dict[str, Any] = {
+    "node": pl.String,
+    "stress": pl.String,
+    "loss": pl.Float64,
+    "what": pl.String,
+    "value": pl.Int64,
+    "share": pl.Float64,
+    "bits": pl.Int64,
+    "compression": pl.Float64,
+    "score": pl.Float64,
+    "relative": pl.Float64,
+    "holds_above": pl.Boolean,
+}
+# what a stress leaves less and less of
+WHAT = {"dr1": "dimensions", "dr2": "dimensions", "q1": "levels", "q2": "levels", "fc": "bits", "qb": "bits"}
+
+
+def score_table(bench: Bench, found: Mapping[str, Sequence[Sequence[Row]]]) -> pl.DataFrame:
+    """The table `scores` of one node.
+
+    found: by stress, the rows of each of its chains; `none` has the one row of the unstressed features. The random
+    drops' repeats become one row a size, with their mean and their sample standard deviation.
+    """
+    (unstressed,) = found["none"][0]
+    rows = [_line(bench, "none", [unstressed], unstressed.score)]
+    for stress, chains in found.items():
+        if stress == "dr1":
+            whole = [[unstressed] * len(chains)]
+            steps = [*zip(*chains, strict=True), *whole]
+            rows += [_line(bench, stress, step, unstressed.score) for step in steps]
+        elif stress != "none":
+            own = sorted((row for chain in chains for row in chain), key=_order)
+            rows += [_line(bench, stress, [row], unstressed.score) for row in own]
+    return pl.DataFrame(rows, schema=SCORES)
+
+
+def _order(row: Row) -> tuple[float, ...]:
+    return tuple(-1.0 if math.isnan(part) else part for part in (row.levels, row.removed_bits, row.dimensions))
+
+
+def _line(bench: Bench, stress: str, repeats: Sequence[Row], unstressed: float) -> dict[str, Any]:
+    """A line of `scores`: one row, or the mean of several that differ in a draw only."""
+    mean = Row(*np.mean(np.array(repeats, np.float64), axis=0).tolist())
+    dimensions, levels, removed = (None if math.isnan(n) else int(n) for n in mean[:3])
+    assert dimensions is not None
+    word = WORD - (removed or 0)
+    bits = bits_per_vector(dimensions, levels) if levels is not None else dimensions * word
+    several = len(repeats) > 1
+    return {
+        "node": bench.node,
+        "stress": stress,
+        "dimensions": dimensions,
+        "share": dimensions / bench.dimensions,
+        "levels": levels,
+        "removed_bits": removed,
+        "repeats": len(repeats),
+        "bits": bits,
+        "compression": compression(bits, bench.dimensions, WORD),
+        "score": mean.score,
+        "std": float(np.std([row.score for row in repeats], ddof=1)) if several else None,
+        "relative": mean.score / unstressed if unstressed > 0 else None,
+        "accuracy": _number(mean.accuracy),
+        "map": _number(mean.map),
+        "map11": _number(mean.map11),
+        "train_score": mean.train_score,
+        "gap": max(row.gap for row in repeats),
+        "cold": int(sum(row.cold for row in repeats)),
+        "images": len(bench.features.x_test),
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def unstressed_table(benches: Sequence[Bench], scores: pl.DataFrame) -> pl.DataFrame:
+    """The table `unstressed` (the paper's Table 2): one row a source of features."""
+    rows = []
+    for bench in benches:
+        row = scores.filter((pl.col("node") == bench.node) & (pl.col("stress") == "none")).row(0, named=True)
+        own = {"classes": bench.classes, "train_images": len(bench.features.x_train), "measure": bench.measure}
+        rows.append({key: row[key] for key in UNSTRESSED if key in row} | own)
+    return pl.DataFrame(rows, schema=UNSTRESSED)
+
+
+def minimum_table(scores: pl.DataFrame) -> pl.DataFrame:
+    """The table `minimum` (the paper's Table 3): the smallest value that loses at most 1 to 5 % of the score.
+
+    value: the smallest at which the loss is within the bound, null where none is. holds_above: whether it also is at
+    every larger value that was tried.
+    """
+    rows = []
+    for (node, stress), own in scores.group_by("node", "stress", maintain_order=True):
+        what = WHAT.get(str(stress))
+        if what is None or own["relative"].null_count():
+            continue
+        own = own.sort(what, "score", descending=[False, True])
+        for loss in LOSSES:
+            kept = own.filter(pl.col("relative") >= 1 - loss)
+            line: dict[str, Any] = {"node": node, "stress": stress, "loss": loss, "what": what}
+            if kept.height:
+                first = kept.row(0, named=True)
+                above = own.filter(pl.col(what) > first[what])
+                line |= {key: first[key] for key in ("share", "bits", "compression", "score", "relative")}
+                line |= {"value": first[what], "holds_above": bool((above["relative"] >= 1 - loss).all())}
+            rows.append(line)
+    return pl.DataFrame(rows, schema=MINIMUM)
+
+
+def pareto_table(scores: pl.DataFrame) -> pl.DataFrame:
+    """The table `pareto`: cells of the grid (FC) that no other cell beats with as few bits or fewer.
+
+    marker: `circle`, `square`, `cross` for the best cells at about 99.1, 98.4 and 96.9 % compression, as in Figure 5.
+    """
+    columns = ["node", "dimensions", "share", "levels", "bits", "compression", "score", "relative"]
+    front = scores.filter(pl.col("stress") == "fc").select(columns)
+    front = front.sort("node", "bits", "score", descending=[False, False, True], maintain_order=True)
+    before = pl.col("score").cum_max().shift(1).over("node")
+    front = front.filter(before.is_null() | (pl.col("score") > before))
+    marks = []
+    for row in front.iter_rows(named=True):
+        own = front.filter(pl.col("node") == row["node"])
+        marks.append(next((name for name, best in _markers(own).items() if best == row["bits"]), None))
+    return front.with_columns(pl.Series("marker", marks, dtype=pl.String))
+
+
+def _markers(front: pl.DataFrame) -> dict[str, int]:
+    """Marker -> bits of the front's best cell at its compression rate (in per cent, to one decimal) or above."""
+    found: dict[str, int] = {}
+    for name, rate in zip(("circle", "square", "cross"), MARKERS, strict=True):
+        near = front.filter(pl.col("compression") >= rate - 0.0005)
+        if near.height:
+            found[name] = int(near["bits"].to_list()[-1])
+    return found
+
+
+def empty() -> dict[str, pl.DataFrame]:
+    """The tables of a study that had nothing to work on."""
+    schemas = {"scores": SCORES, "unstressed": UNSTRESSED, "minimum": MINIMUM}
+    return {name: pl.DataFrame(schema=schema) for name, schema in schemas.items()}

@@ -1,0 +1,170 @@
+"""How far transferred features can be squeezed (Carvalho et al., "Deep Neural Networks Under Stress")."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import polars as pl
+import torch
+
+from netopsy.engine.features import Features
+from netopsy.engine.words import plural
+from netopsy.engine.workspace import current_workspace
+from netopsy.errors import SettingsError, nearest
+from netopsy.network.network import Network
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies.study import Study
+from netopsy.studies.transfer import tables
+from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.chains import Chain, Stresses
+from netopsy.studies.transfer.figures import BAG, figures
+from netopsy.studies.transfer.findings import findings
+from netopsy.studies.transfer.rivals import RIVALS
+from netopsy.studies.transfer.sources import Untreatable, measure_of, network_features, part
+
+STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
+
+
+@dataclass(frozen=True)
+class Transfer(Study):
+    """How far features that a network gives for other images can be squeezed before a linear classifier on them
+    fails: fewer dimensions, fewer levels of each number, both, fewer bits, and other codes of as many bits (Carvalho
+    et al., Figures 2 to 5, Tables 2 and 3).
+
+    nodes: nodes whose features are taken, each on its own; by default what the last weight-bearing layer reads.
+    train: images to train on; without them the samples are parted.
+    test_share: share of the samples that is tested on where they are parted.
+    pool: how values over places become features: `none` takes all, as the paper does; `mean` or `max` pools channels.
+    dtype: in which type features are kept.
+    stresses: of dr1 (random drops), dr2 (PCA), q1 (levels over one range), q2 (levels over a range a dimension), fc
+        (dr2 and q2 at once), qb (bits erased) and rivals (other codes of as many bits).
+    repeats: random drops with another order.
+    steps: numbers of dimensions, evenly from all down.
+    levels: numbers of levels, 1 or more each.
+    c: C of the linear support vector machines, one against the rest.
+    loss: squared_hinge or hinge.
+    measure: accuracy, map (mean average precision), map11 (over 11 recalls, as in VOC 2007); auto is accuracy, or map
+        where an image may have several labels.
+    renormalise: whether vectors get unit length again after a stress.
+    tolerance: relative gap to the optimum that each fit is certified to.
+    baseline: whether a bag of words of the same images is compared.
+    budget: bytes a vector may take, such as 64B; the best code within it is found and written as a file.
+    seed: of the parts, the random drops and the codes.
+    """
+
+    name: ClassVar[str] = "transfer"
+    own_classes: ClassVar[bool] = True
+    takes_features: ClassVar[bool] = True
+
+    nodes: tuple[str, ...] = ()
+    train: Samples | None = None
+    test_share: float = 0.5
+    pool: Literal["none", "mean", "max"] = "none"
+    dtype: Literal["float32", "float16"] = "float32"
+    stresses: tuple[str, ...] = STRESSES
+    repeats: int = 10
+    steps: int = 20
+    levels: tuple[int, ...] = tuple(range(1, 31))
+    c: float = 1.0
+    loss: Literal["squared_hinge", "hinge"] = "squared_hinge"
+    measure: Literal["auto", "accuracy", "map", "map11"] = "auto"
+    renormalise: bool = False
+    tolerance: float = 1e-4
+    baseline: bool = True
+    budget: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for stress in self.stresses:
+            if stress not in STRESSES:
+                raise SettingsError(f"no stress '{stress}'; nearest: {nearest(stress, STRESSES)}. All: {', '.join(STRESSES)}.")
+        for setting, allowed in (
+            ("pool", ("none", "mean", "max")),
+            ("dtype", ("float32", "float16")),
+            ("loss", ("squared_hinge", "hinge")),
+            ("measure", ("auto", "accuracy", "map", "map11")),
+        ):
+            if getattr(self, setting) not in allowed:
+                raise SettingsError(f"{setting} '{getattr(self, setting)}' is none; give {', '.join(allowed)}.")
+        for setting, least, most in (("repeats", 1, 1000), ("steps", 1, 1000), ("seed", 0, 2**31)):
+            value = getattr(self, setting)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise SettingsError(f"{setting} {value!r} is out of range; give a whole number from {least} to {most}.")
+        for levels in self.levels:
+            if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= 65536:
+                raise SettingsError(f"levels {levels!r} is out of range; give whole numbers from 1 to 65536.")
+        if not self.levels:
+            raise SettingsError("levels is empty; give at least one number of levels, such as (2, 4, 8).")
+        if not 0 < self.c < math.inf:
+            raise SettingsError(f"c {self.c} must be above 0; 1 is the paper's.")
+        if not 0 < self.test_share < 1:
+            raise SettingsError(f"test_share {self.test_share} must be above 0 and below 1: the share that is tested on.")
+        if not 1e-10 <= self.tolerance <= 0.1:
+            raise SettingsError(f"tolerance {self.tolerance} is out of range; give 1e-10 to 0.1.")
+
+    def run(self, network: Network | Features, samples: Samples | None) -> Result:  # type: ignore[override]
+        """Stress the features of `network` on `samples`, or the features given in its place."""
+        try:
+            benches, said = self._benches(network, samples)
+        except Untreatable as why:
+            return self.result(tables=tables.empty(), findings=[str(why)])
+        work = [(bench, self._stresses(bench), self._wanted(bench)) for bench in benches]
+        chains = {bench.node: [c for w in wanted for c in stresses.chains(w)] for bench, stresses, wanted in work}
+        total = sum(chain.cells for own in chains.values() for chain in own)
+        progress = Progress(total)
+        scores = []
+        for bench, _, _ in work:
+            found: dict[str, list[list[Row]]] = {}
+            for chain in chains.pop(bench.node):
+                found.setdefault(chain.stress, []).append(chain.rows(progress.cell))
+            scores.append(tables.score_table(bench, found))
+            bench.free()
+        table = pl.concat(scores)
+        made = {
+            "scores": table,
+            "unstressed": tables.unstressed_table(benches, table),
+            "minimum": tables.minimum_table(table),
+            "pareto": tables.pareto_table(table),
+        }
+        measures = {bench.node: bench.measure for bench in benches}
+        return self.result(
+            tables=made,
+            figures=figures(table, made["pareto"], pl.DataFrame(schema=RIVALS), pl.DataFrame(), measures),
+            findings=[*findings(made["unstressed"], table, made["minimum"], made["pareto"], pl.DataFrame(schema=RIVALS)), *said],
+        )
+
+    def _benches(self, network: Network | Features, samples: Samples | None) -> tuple[list[Bench], list[str]]:
+        """The benches, and sentences for what was left out."""
+        if isinstance(network, Features):
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return [self._bench(network.name, network, device)], []
+        assert samples is not None
+        train, test, said = part(samples, self.train, self.test_share, self.seed)
+        found = network_features(network, train, test, self.nodes, self.pool, self.dtype)
+        return [self._bench(node, features, network.device) for node, features in found.items()], said
+
+    def _bench(self, node: str, features: Features, device: torch.device) -> Bench:
+        measure = measure_of(self.measure, features)
+        return Bench(node, features, measure, self.c, self.loss, self.tolerance, self.renormalise, device)
+
+    def _stresses(self, bench: Bench) -> Stresses:
+        return Stresses(bench, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
+
+    def _wanted(self, bench: Bench) -> list[str]:
+        """The stresses that these features go through; a bag of words the random drops only, as in the paper."""
+        chosen = [stress for stress in self.stresses if stress != "rivals"]
+        return ["none", *(stress for stress in chosen if bench.node != BAG or stress == "dr1")]
+
+
+class Progress:
+    """Cells done, of all."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total = 0, total
+
+    def cell(self) -> None:
+        self.done += 1
+        current_workspace().report("transfer", self.done, self.total)
