@@ -102,7 +102,10 @@ class Case:
         shutil.rmtree(old, ignore_errors=True)
         if result.study not in self._manifest["studies"]:
             self._manifest["studies"].append(result.study)
-        self._manifest |= {key: result.provenance.get(key) for key in ("network", "samples", "versions")}
+        source = result.provenance
+        self._manifest |= {
+            key: source[key] for key in ("network", "samples", "features", "versions") if source.get(key)
+        }
         self._write_manifest()
 
     def load(self, name: str) -> Result:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from netopsy._version import __version__
 from netopsy.case import Case
+from netopsy.engine.features import Features
 from netopsy.engine.workspace import Progress, workspace
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples import Samples
 from netopsy.studies import STUDIES, study_class
-from netopsy.studies.study import Study, perform
+from netopsy.studies.study import Study, image_fields, origin, perform
 
 
 def examine(
-    network: Network,
-    samples: Samples | None,
+    network: Network | Features,
+    samples: Samples | None = None,
     *,
+    train: Samples | None = None,
     studies: Iterable[str | Study] | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -29,13 +31,18 @@ def examine(
 ) -> Case:
     """Run `studies` (all by default) on `network` and `samples`; returns the case with its report written.
 
+    network: or Features; then samples is None, and by default the studies are those that take them.
+    train: images to train on, for the studies that train; without them these part `samples`.
     studies: names from `list_studies()`, or study objects with settings of their own.
     out: the case folder; one that exists is gone on with, and finished studies are not run again. A temporary
         folder by default.
     settings: settings for those of the named studies that have them, e.g. {"seed": 1, "precision": 0.5}.
     progress: called with (label, done, total).
     """
-    chosen = [_study(entry, settings or {}) for entry in (STUDIES if studies is None else studies)]
+    if studies is None:
+        whole = not isinstance(network, Features)
+        studies = [name for name in STUDIES if whole or study_class(name).takes_features]
+    chosen = [_study(entry, settings or {}, train) for entry in studies]
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
     try:
         for number, study in enumerate(chosen):
@@ -49,7 +56,11 @@ def examine(
 
 
 def run_study(
-    study: Study, network: Network, samples: Samples | None, case: Case | None = None, progress: Progress | None = None
+    study: Study,
+    network: Network | Features,
+    samples: Samples | None,
+    case: Case | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Run one study; with a case, take a finished result from there, keep checkpoints there, and add the result."""
     if case is None:
@@ -65,24 +76,25 @@ def run_study(
     return result
 
 
-def _study(entry: str | Study, settings: Mapping[str, Any]) -> Study:
-    if isinstance(entry, Study):
-        return entry
-    cls = study_class(entry)
-    known = {f.name for f in fields(cls)}
-    return cls(**{name: value for name, value in settings.items() if name in known})
+def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | None) -> Study:
+    if not isinstance(entry, Study):
+        cls = study_class(entry)
+        known = {f.name for f in fields(cls)}
+        entry = cls(**{name: value for name, value in settings.items() if name in known})
+    if train is not None and "train" in image_fields(type(entry)) and entry.train is None:  # type: ignore[attr-defined]
+        entry = replace(entry, train=train)  # type: ignore[call-arg]
+    return entry
 
 
-def _same(done: Result, study: Study, network: Network, samples: Samples | None) -> bool:
+def _same(done: Result, study: Study, network: Network | Features, samples: Samples | None) -> bool:
     """Whether `done` is what `study` would give: same settings, weights, preprocessing, images and version."""
     import json
 
-    from netopsy.provenance import provenance
-
     def key(settings: Any, source: dict[str, Any]) -> str:
-        kept = {name: source[name] for name in ("network", "samples")} | {"version": source["versions"]["netopsy"]}
+        kept = {name: source.get(name) for name in ("network", "samples", "features")}
+        kept["version"] = source["versions"]["netopsy"]
         return json.dumps([settings, kept], sort_keys=True, default=str)
 
     if done.provenance.get("versions", {}).get("netopsy") != __version__:
         return False
-    return key(done.settings, done.provenance) == key(study.result().settings, provenance(network, samples, 0.0))
+    return key(done.settings, done.provenance) == key(study.settings(), origin(network, samples, 0.0))

@@ -7,6 +7,9 @@ weights = "bvlcalexnet-12.onnx"      # paths are relative to the protocol
 [samples]
 source = "imagenet/val"
 
+[train]                              # images to train on, for the studies that train; not needed
+split = "train"                      # its source is that of [samples] unless it has its own
+
 [studies.noise]                      # one table a study, in the order they run
 strengths = [0.1, 0.2]
 """
@@ -25,7 +28,7 @@ from netopsy.examination import examine
 from netopsy.network.load import load_network
 from netopsy.samples import load_samples
 from netopsy.studies import study_class
-from netopsy.studies.study import Study
+from netopsy.studies.study import Study, image_fields
 
 
 def run_protocol(
@@ -51,14 +54,26 @@ def run_protocol(
         sample_options["source"] = _beside(path, sample_options["source"])
     if count is not None:
         sample_options["count"] = count
+    train_options: dict[str, Any] | None = protocol.get("train")
+    if train_options is not None:
+        if "source" in train_options:
+            train_options = {**train_options, "source": _beside(path, train_options["source"])}
+        train_options = further_options(sample_options, train_options)
     studies = [make_study(name, settings) for name, settings in protocol["studies"].items()]
     network = load_network(network_options.pop("source"), **network_options)
     images = load_samples(sample_options.pop("source"), **sample_options)
-    return examine(network, images, studies=studies, out=out, progress=progress)
+    train = None if train_options is None else load_samples(train_options.pop("source"), **train_options)
+    return examine(network, images, train=train, studies=studies, out=out, progress=progress)
+
+
+def further_options(samples: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """The options of load_samples for further images: of a `source` of their own, or another part of the samples'."""
+    left = ("split", "count") if "source" not in further else set(samples) - {"root", "seed"}
+    return {key: value for key, value in samples.items() if key not in left} | further
 
 
 def read_protocol(path: str | Path) -> dict[str, Any]:
-    """The tables `network`, `samples` and `studies` of a protocol."""
+    """The tables `network`, `samples`, `studies` and, where there is one, `train` of a protocol."""
     try:
         protocol = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -73,6 +88,11 @@ def read_protocol(path: str | Path) -> dict[str, Any]:
     for table in ("network", "samples"):
         if not isinstance(protocol[table].get("source"), str):
             raise SettingsError(f"[{table}] of '{path}' has no source: add `source = \"...\"`.")
+    train = protocol.get("train", {"split": "train"})
+    if not isinstance(train, dict) or not {"source", "split"} & set(train):
+        raise SettingsError(f'[train] of \'{path}\' says no images: add `source = "..."` or `split = "..."`.')
+    if not all(isinstance(train.get(key, ""), str) for key in ("source", "split")):
+        raise SettingsError(f"source and split in [train] of '{path}' are names: write them in quotes.")
     return protocol
 
 
@@ -83,6 +103,9 @@ def make_study(name: str, settings: dict[str, Any]) -> Study:
     unknown = [setting for setting in settings if setting not in known]
     if unknown:
         raise SettingsError(f"the study '{name}' has no setting '{unknown[0]}'; it has: {', '.join(known)}.")
+    images = [setting for setting in settings if setting in image_fields(cls)]
+    if images:
+        raise SettingsError(f"'{images[0]}' of the study '{name}' is a table of its own: write it as [{images[0]}].")
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
 
 

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "polars", "scikit-learn")
 
 
-def provenance(network: Network, samples: Samples | None, seconds: float) -> dict[str, Any]:
-    """Plain data that says what was examined, on what, with what, when, and for how long."""
+def provenance(
+    network: Network | None, samples: Samples | None, seconds: float, *, features: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Plain data that says what was examined, on what, with what, when, and for how long.
+
+    features: what says which feature vectors were examined in place of a network.
+    """
     from dataclasses import asdict
 
     return {
-        "network": {
+        "network": None
+        if network is None
+        else {
             "name": network.name,
             "parameters": network.parameters,
             "digest": network.digest,
@@ -36,8 +43,9 @@ def provenance(network: Network, samples: Samples | None, seconds: float) -> dic
             "classes": len(samples.classes),
             "digest": samples.digest,
         },
+        **({} if features is None else {"features": features}),
         "versions": versions(),
-        "device": str(network.device),
+        "device": None if network is None else str(network.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
     }

@@ -36,7 +36,7 @@ def write_report(results: list[Result], folder: Path) -> Path:
     return folder / "index.html"
 
 
-def study_page(summary: dict[str, Any], head: dict[str, str], summaries: list[dict[str, Any]]) -> str:
+def study_page(summary: dict[str, Any], head: dict[str, Any], summaries: list[dict[str, Any]]) -> str:
     """The page of one study."""
     figures = {figure["id"]: figure["spec"] for figure in summary["figures"]}
     return _render("study.html.j2", summary=summary, head=head, summaries=summaries, figures=figures)
@@ -46,7 +46,7 @@ def atlas_page(
     atlas: Atlas,
     words: dict[str, Any],
     summary: dict[str, Any],
-    head: dict[str, str],
+    head: dict[str, Any],
     summaries: list[dict[str, Any]],
 ) -> str:
     """The page of one atlas; its pictures lie in it as text and are decoded when they are looked at."""
@@ -68,27 +68,35 @@ def atlas_page(
     )
 
 
-def index_page(summaries: list[dict[str, Any]], head: dict[str, str]) -> str:
+def index_page(summaries: list[dict[str, Any]], head: dict[str, Any]) -> str:
     """The page that opens a case: findings, then key charts, then settings and provenance."""
     chosen = [(summary, summary["figures"][:INDEX_FIGURES]) for summary in summaries]
     figures = {figure["id"]: figure["spec"] for _, some in chosen for figure in some}
     return _render("index.html.j2", summaries=summaries, chosen=chosen, head=head, figures=figures)
 
 
-def _head(results: list[Result]) -> dict[str, str]:
-    """What the head of every page says of the case."""
-    source = results[0].provenance
-    network: dict[str, Any] = source.get("network") or {}
-    samples: dict[str, Any] = next((r.provenance["samples"] for r in results if r.provenance.get("samples")), {})
+def _head(results: list[Result]) -> dict[str, Any]:
+    """What the head of every page says of the case: its subject `network`, and the `vitals` as (term, text)."""
+
+    def first(key: str) -> dict[str, Any]:
+        return next((r.provenance[key] for r in results if r.provenance.get(key)), {})
+
+    network, samples, features = first("network"), first("samples"), first("features")
+    date = max((str(r.provenance.get("finished", "")) for r in results), default="")[:16].replace("T", " ")
+    if features and not network:
+        vectors = f"{features['training']:,} to train on, {features['test']:,} to test on"
+        about = [("Vectors", vectors), ("Dimensions", f"{features['dimensions']:,}"), ("Classes", features["classes"])]
+    else:
+        about = [
+            ("Parameters", f"{network.get('parameters', 0):,}"),
+            ("Weights", str(network.get("weights") or "as given")),
+            ("Images", f"{samples.get('count', 0):,} of {samples.get('name', 'no images')}"),
+        ]
     return {
-        "network": str(network.get("name", "a network")),
-        "parameters": f"{network.get('parameters', 0):,}",
-        "weights": str(network.get("weights", "")),
-        "samples": str(samples.get("name", "no images")),
-        "count": f"{samples.get('count', 0):,}",
-        "classes": str(samples.get("classes", "")),
-        "date": max((str(r.provenance.get("finished", "")) for r in results), default="")[:16].replace("T", " "),
-        "version": str((source.get("versions") or {}).get("netopsy", "")),
+        "network": str(network.get("name") or features.get("name") or "a network"),
+        "vitals": [*about, ("Date", f"{date} UTC")],
+        "date": date,
+        "version": str(first("versions").get("netopsy", "")),
     }
 
 

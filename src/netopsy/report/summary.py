@@ -29,7 +29,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "atlases": [atlas_words(result.study, name, atlas) for name, atlas in result.atlases.items()],
         "tables": [table_summary(result.study, name, frame) for name, frame in result.tables.items()],
         "artifacts": [f"{result.study}/artifacts/{name}" for name in result.artifacts],
-        "settings": [(name, plain(value)) for name, value in result.settings.items()],
+        "settings": flatten(result.settings),
         "provenance": flatten(result.provenance),
     }
 

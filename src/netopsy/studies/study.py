@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
+from netopsy.engine.features import Features
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.provenance import provenance
@@ -23,11 +24,18 @@ class Study:
     """The settings of a study. `run` does the work; `perform` adds provenance and checks.
 
     name: the study's name in the table, on the command line and as a function.
-    needs_samples: whether it can run without images.
+    needs_samples: whether it cannot run without images.
+    own_classes: whether the images' classes are the study's own business: they need not be the network's outputs.
+    takes_features: whether `run` takes Features in place of a network and samples.
+
+    A field of type `Samples | None`, such as `train`, holds further images: a Samples in Python, on the command line
+    the options --train, --train-split and --train-count, in a protocol the table [train].
     """
 
     name: ClassVar[str]
     needs_samples: ClassVar[bool] = True
+    own_classes: ClassVar[bool] = False
+    takes_features: ClassVar[bool] = False
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Study `network` on `samples`."""
@@ -35,27 +43,66 @@ class Study:
 
     def result(self, **parts: Any) -> Result:
         """A Result of this study with its settings filled in."""
-        return Result(study=self.name, settings=asdict(self), **parts)
+        return Result(study=self.name, settings=self.settings(), **parts)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain data, images as their name, count and digest."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
-def perform(study: Study, network: Network, samples: Samples | None = None) -> Result:
-    """Run `study`, with the labels checked against the network's outputs and the provenance recorded."""
-    if study.needs_samples and samples is None:
-        raise SettingsError(f"the study '{study.name}' needs labelled images: give samples.")
-    if samples is not None:
-        samples.check(network.classes)
+def perform(study: Study, network: Network | Features, samples: Samples | None = None) -> Result:
+    """Run `study`, with the labels checked against the network's outputs and the provenance recorded.
+
+    network: or Features, for a study that takes them; these bring their own labels, and samples is None.
+    """
+    extra = {name: value for name in image_fields(type(study)) if (value := getattr(study, name)) is not None}
+    for name, value in extra.items():
+        if not isinstance(value, Samples):
+            raise SettingsError(f"{name} is a {type(value).__name__}; give images as load_samples returns them.")
+    if isinstance(network, Features):
+        if not study.takes_features:
+            raise SettingsError(f"the study '{study.name}' takes no features; give a network.")
+        if samples is not None or extra:
+            what = "samples" if samples is not None else next(iter(extra))
+            raise SettingsError(f"features bring their own vectors and labels for both parts; leave {what} out.")
+    else:
+        if study.needs_samples and samples is None:
+            raise SettingsError(f"the study '{study.name}' needs labelled images: give samples.")
+        for images in (samples, *extra.values()):
+            if images is not None and not study.own_classes:
+                images.check(network.classes)
     begun = time.monotonic()
-    result = study.run(network, samples)
-    result.provenance = provenance(network, samples, seconds=time.monotonic() - begun)
+    result = study.run(network, samples)  # type: ignore[arg-type]
+    result.provenance = origin(network, samples, time.monotonic() - begun)
     return result
+
+
+def origin(network: Network | Features, samples: Samples | None, seconds: float) -> dict[str, Any]:
+    """The provenance of a result on a network and samples, or on features."""
+    if isinstance(network, Features):
+        return provenance(None, None, seconds, features=network.provenance)
+    return provenance(network, samples, seconds)
+
+
+def image_fields(cls: type[Study]) -> list[str]:
+    """The settings of a study that hold images."""
+    hints = get_type_hints(cls)
+    return [f.name for f in fields(cls) if Samples in (hints[f.name], *get_args(hints[f.name]))]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Samples):
+        return {"name": value.name, "count": len(value), "digest": value.digest}
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def study_function(name: str) -> Callable[..., Result]:
     """The study called `name` as a function of (network, samples, **settings)."""
     cls = study_class(name)
     hints = get_type_hints(cls)
+    subject = Network | Features if cls.takes_features else Network
 
-    def function(network: Network, samples: Samples | None = None, **settings: Any) -> Result:
+    def function(network: Network | Features, samples: Samples | None = None, **settings: Any) -> Result:
         known = [f.name for f in fields(cls)]
         for setting in settings:
             if setting not in known:
@@ -64,7 +111,7 @@ def study_function(name: str) -> Callable[..., Result]:
         return perform(cls(**given), network, samples)
 
     ahead = [
-        inspect.Parameter("network", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Network),
+        inspect.Parameter("network", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=subject),
         inspect.Parameter("samples", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Samples | None),
     ]
     settings = [
