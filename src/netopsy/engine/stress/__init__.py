@@ -4,11 +4,13 @@ from netopsy.engine.stress.bits import bits_per_vector, compression, erase_bits,
 from netopsy.engine.stress.dimensions import drop_order, step_sizes
 from netopsy.engine.stress.projection import Projection, fit_projection
 from netopsy.engine.stress.quantization import Ranges, codes, dictionary, fit_ranges, quantize
+from netopsy.engine.stress.training import TrainingSet
 from netopsy.engine.stress.unit import unit
 
 __all__ = [
     "Projection",
     "Ranges",
+    "TrainingSet",
     "bits_per_vector",
     "codes",
     "compression",

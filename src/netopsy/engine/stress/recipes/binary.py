@@ -1,0 +1,78 @@
+"""Binary codes: the signs of principal directions, as they are or rotated (ITQ)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from netopsy.engine.stress.recipes.recipe import Recipe
+from netopsy.engine.stress.training import TrainingSet, training_set
+from netopsy.transform import Signs, Transform
+
+ITERATIONS = 50
+
+
+@dataclass(frozen=True)
+class SignBits(Recipe):
+    """The signs of the first `size` centred principal directions (PCA hashing)."""
+
+    method: ClassVar[str] = "PCA signs"
+    size: int
+
+    @property
+    def bits(self) -> int:
+        return self.size
+
+    @property
+    def label(self) -> str:
+        return f"signs of PCA {self.size}"
+
+    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
+        train = training_set(x_train)
+        step = train.directions(self.size, centred=True)
+        return train.chain(step, Signs(step.outputs))
+
+
+@dataclass(frozen=True)
+class Itq(Recipe):
+    """The signs of the first `size` centred principal directions, rotated to lie near signs (ITQ).
+
+    Gong & Lazebnik, "Iterative quantization: a Procrustean approach to learning binary codes", CVPR 2011.
+    """
+
+    method: ClassVar[str] = "ITQ"
+    size: int
+
+    @property
+    def bits(self) -> int:
+        return self.size
+
+    @property
+    def label(self) -> str:
+        return f"ITQ {self.size}"
+
+    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
+        train = training_set(x_train)
+        z = train.coordinates[:, : self.size]
+        rotation = procrustes(z - z.mean(0), seed=seed)
+        step = train.directions(z.shape[1], centred=True, mix=rotation, name="rotated principal directions")
+        return train.chain(step, Signs(step.outputs))
+
+
+def procrustes(z: Float[Tensor, "n c"], *, seed: int, iterations: int = ITERATIONS) -> Float[Tensor, "c c"]:
+    """The rotation R that brings z R near its signs B, least |B - z R|, from a random one (Gong & Lazebnik, 3.2).
+
+    In turn, B = sign(z R), and R = U V^T of the singular value decomposition U S V^T of z^T B. Neither can make the
+    error greater.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rotation = torch.linalg.qr(torch.randn(z.shape[1], z.shape[1], generator=generator, dtype=torch.float64))[0].to(z)
+    for _ in range(iterations):
+        b = torch.where(z @ rotation > 0, 1.0, -1.0)
+        u, _, vt = torch.linalg.svd(z.T @ b)
+        rotation = u @ vt
+    return rotation

@@ -1,0 +1,60 @@
+"""The training set that recipes are fitted on, with what several of them share computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from netopsy.engine.stress.projection import Projection, fit_projection
+from netopsy.transform import Coder, Project, Step, Transform, Unit
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """x: the training vectors, (n, p) float32, as the recipe's code sees them: of unit length if `normalised`.
+
+    normalised: whether transforms bring vectors to unit length first. source: what the vectors are, kept in transforms.
+    """
+
+    x: Float32[Tensor, "n p"]
+    normalised: bool = True
+    source: str = ""
+
+    @cached_property
+    def projection(self) -> Projection:
+        """The principal directions."""
+        return fit_projection(self.x)
+
+    @cached_property
+    def coordinates(self) -> Float32[Tensor, "n r"]:
+        """x along the principal directions, not centred."""
+        return self.projection.apply(self.x)
+
+    def chain(self, *steps: Step | Coder) -> Transform:
+        """The transform of these steps, behind the normalisation."""
+        first = (Unit(self.x.shape[1]),) if self.normalised else ()
+        return Transform((*first, *steps), self.source)
+
+    def directions(
+        self, size: int, *, centred: bool = False, mix: Tensor | None = None, name: str = "principal directions"
+    ) -> Project:
+        """The step to the first `size` directions: about the mean if `centred`, and multiplied by `mix`, (size, q)."""
+        components = self.projection.components[:, :size].double()
+        components = components if mix is None else components @ mix.to(components)
+        offset = -(self.projection.mean @ components) if centred else components.new_zeros(components.shape[1])
+        return Project(as_numpy(components), as_numpy(offset), name)
+
+
+def training_set(x_train: Tensor | TrainingSet) -> TrainingSet:
+    """The vectors, of unit length, as a training set; a training set as it is."""
+    return x_train if isinstance(x_train, TrainingSet) else TrainingSet(x_train)
+
+
+def as_numpy(values: Tensor) -> np.ndarray:
+    """A float32 copy in main memory."""
+    return np.array(values.detach().to(torch.float32).cpu().numpy(), order="C")
