@@ -1,0 +1,65 @@
+"""From descriptors to one vector an image: words assigned, then pooled over the regions of a pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+Pooling = Literal["average", "max"]
+
+NEAREST = 10
+SOFTNESS = 10.0
+_AT_ONCE = 2**23  # distances held at a time: 32 MB
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Bags of words over regions: region by region, word by word.
+
+    words: (words, 128). regions: for each level the region of each descriptor of an image, as `layout.regions` counts;
+        areas: how many there are in all. One without a descriptor, finer than the grid, is zero.
+    pooling: `average` gives a region's share of descriptors nearest to each word, the histogram (Csurka et al., ECCV
+        workshop 2004). `max` gives the greatest share of any descriptor of the region in each word, where a descriptor
+        is shared among its 10 nearest words by exp(-10 d^2), d its distance (localised soft assignment: Liu, Wang and
+        Liu, ICCV 2011, Equations 4 and 7; max pooling: Boureau et al., CVPR 2010).
+    """
+
+    words: Float32[Tensor, "words 128"]
+    regions: Sequence[Int64[Tensor, " descriptors"]]
+    areas: int
+    pooling: Pooling
+
+    @property
+    def length(self) -> int:
+        """Values of an image's vector."""
+        return self.areas * len(self.words)
+
+    def __call__(self, descriptors: Float32[Tensor, "batch descriptors 128"]) -> Float32[Tensor, "batch length"]:
+        batch, _, width = descriptors.shape
+        rows = torch.zeros((batch, self.length), device=descriptors.device)
+        chosen, shares = self._assigned(descriptors.reshape(-1, width))
+        chosen, shares = (values.reshape(batch, -1, values.shape[1]) for values in (chosen, shares))
+        for region in self.regions:
+            places = (region[:, None] * len(self.words) + chosen).flatten(1)
+            if self.pooling == "max":
+                rows.scatter_reduce_(1, places, shares.flatten(1), "amax")
+            else:
+                rows.scatter_add_(1, places, (shares / torch.bincount(region)[region][:, None]).flatten(1))
+        return rows
+
+    def _assigned(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+        """Words of each descriptor and its share in each, (m, 1) or (m, 10)."""
+        squares = self.words.square().sum(1)
+        near = min(NEAREST, len(self.words)) if self.pooling == "max" else 1
+        chosen, shares = [], []
+        for part in descriptors.split(max(1, _AT_ONCE // len(self.words))):
+            apart = torch.addmm(squares, part, self.words.T, alpha=-2)  # the descriptor's own length shifts all alike
+            least = apart.topk(near, largest=False) if near > 1 else apart.min(1, keepdim=True)
+            chosen.append(least.indices)
+            shares.append(torch.softmax(-SOFTNESS * least.values, 1))
+        return torch.cat(chosen), torch.cat(shares)

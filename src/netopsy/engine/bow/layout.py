@@ -1,0 +1,75 @@
+"""Where descriptors are taken, and over which parts of the image their words are pooled: by default from its size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from netopsy.engine.bow.dense_sift import DenseSift
+from netopsy.errors import SettingsError
+from netopsy.samples import Samples
+
+SIDE = 224  # the side of images that are too large, or differ in size
+_LARGEST, _SMALLEST = 256, 24
+_BINS = (4, 6, 8)  # pixels, on a side of 224
+_LOOKED_AT = 16
+
+
+def image_size(samples: Samples) -> tuple[int, int]:
+    """(height, width) at which images are described: their own, if it is one and its sides have 24 to 256 pixels.
+
+    Larger images, and images of different sizes (16 of them are looked at), are resized straight to 224 x 224. Smaller
+    ones are enlarged by a whole factor.
+    """
+    places = {round(i * (len(samples) - 1) / (_LOOKED_AT - 1)) for i in range(_LOOKED_AT)}
+    sizes = {samples.image(place).shape[:2] for place in places}
+    height, width = sizes.pop()
+    if sizes or max(height, width) > _LARGEST:
+        return SIDE, SIDE
+    factor = -(-_SMALLEST // min(height, width))
+    return height * factor, width * factor
+
+
+def descriptors_for(size: tuple[int, int], root: bool = False) -> tuple[DenseSift, ...]:
+    """Three bin sizes: 4, 6 and 8 pixels on a side of 224, in proportion on others; the first is never below 2.
+
+    The grid's step is the smallest bin, so that descriptors overlap by at least two thirds. Sides of 32: bins of 2, 3
+    and 4 pixels, every 2 pixels.
+    """
+    scale = min(max(min(size) / SIDE, 0.5), 1.0)
+    bins = [max(2, round(bin * scale)) for bin in _BINS]
+    return tuple(DenseSift(size, bin, bins[0], root) for bin in bins if (bin * 3 + 1) <= min(size))
+
+
+def parse_grids(pyramid: Sequence[int | str]) -> tuple[tuple[int, int], ...]:
+    """(rows, columns) of each level: 2 and "2x2" part the image in 2 x 2, "3x1" in three rows.
+
+    Errors: SettingsError for anything else.
+    """
+    grids = []
+    for level in pyramid:
+        found = re.fullmatch(r"(\d{1,2})x(\d{1,2})", str(level)) or re.fullmatch(r"(\d{1,2})", str(level))
+        sides = tuple(int(side) for side in found.groups()) if found else (0,)
+        if min(sides) < 1:
+            raise SettingsError(
+                f"level {level!r} of the pyramid is no grid; give ROWSxCOLUMNS, such as 1x1, 2x2 or 3x1."
+            )
+        grids.append((sides[0], sides[-1]))
+    if not grids:
+        raise SettingsError("the pyramid has no level; give at least 1x1.")
+    return tuple(grids)
+
+
+def regions(grids: Sequence[tuple[int, int]], sifts: Sequence[DenseSift]) -> list[Int64[Tensor, " descriptors"]]:
+    """For each level, the region that each descriptor of an image belongs to by its centre; counted over all levels."""
+    centres = torch.cat([sift.centres() for sift in sifts])
+    found, before = [], 0
+    for rows, columns in grids:
+        cell = (centres * torch.tensor([rows, columns])).long()
+        found.append(before + cell[:, 0] * columns + cell[:, 1])
+        before += rows * columns
+    return found
