@@ -74,10 +74,10 @@ def test_no_file_is_over_400_lines(path: Path) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    known = """activations backproject Case Codebook codebook distributions examine facets field Figure
-        filter_codebook filters Image kmeans1d list_layers list_studies load_network load_samples load_transform
-        maximize Network noise observe parameters Preprocessing reconstruct Replace Result rounding Samples score Shift sparsity
-        stimuli sweep Transform Variant workspace"""
+    known = """activations backproject Case Codebook codebook distributions examine facets Features field Figure
+        filter_codebook filters Image kmeans1d list_layers list_studies load_features load_network load_samples
+        load_transform maximize Network noise observe parameters Preprocessing reconstruct Replace Result
+        rounding Samples score Shift sparsity stimuli sweep transfer Transform Variant workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:
         assert callable(getattr(netopsy, name))

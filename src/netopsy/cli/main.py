@@ -12,7 +12,8 @@ from cyclopts import App
 from netopsy._version import __version__
 from netopsy.cli import options as o
 from netopsy.cli.output import print_result, print_table, progress
-from netopsy.errors import NetopsyError, SettingsError
+from netopsy.cli.sources import is_features, load_further, load_images, load_subject, load_vectors
+from netopsy.errors import NetopsyError
 from netopsy.studies import STUDIES
 
 _HELP = "What is in a network, what can it lose, and how small can it get?"
@@ -65,7 +66,8 @@ def _examine_options() -> list[o.Option]:
     studies = o.option("studies", tuple[str, ...] | None, f"Which: {', '.join(STUDIES)}. All by default.", None)
     out = o.option("out", str, "Case folder to write, or to go on with.")
     precision = o.option("precision", float | None, "Stop each score at +- this many points (adaptive).", None)
-    return [o.NETWORK, o.SAMPLES, out, studies, precision, *o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS]
+    train = o.image_options("train", "Images to train on, for the studies that train.")
+    return [o.NETWORK, o.SAMPLES, out, studies, precision, *o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train]
 
 
 def _run_options() -> list[o.Option]:
@@ -81,24 +83,39 @@ def _study_command(name: str) -> Any:
     from typing import get_type_hints
 
     from netopsy.studies import study_class
+    from netopsy.studies.study import image_fields
 
     cls = study_class(name)
     defaults = {f.name: f.default for f in fields(cls)}
     doc = inspect.cleandoc(cls.__doc__ or "")
-    optional = o.setting_texts(doc, ["samples"]).get("samples", "Not needed.")
-    samples = o.SAMPLES if cls.needs_samples else o.option("samples", str | None, optional, None)
-    shared = [o.NETWORK, samples, o.OUT, o.JSON, *o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS]
-    settings = o.setting_options(get_type_hints(cls), defaults, doc)
+    texts = o.setting_texts(doc, ["samples", *defaults])
+    samples = o.SAMPLES
+    if not cls.needs_samples:
+        samples = o.option("samples", str | None, texts.get("samples", "Not needed."), None)
+    elif cls.takes_features:
+        samples = o.FEATURES_SAMPLES
+    shared = [o.FEATURES if cls.takes_features else o.NETWORK, samples, o.OUT, o.JSON, *o.NETWORK_OPTIONS]
+    shared += [*o.SAMPLES_OPTIONS, *(o.FEATURES_OPTIONS if cls.takes_features else [])]
+    images = image_fields(cls)
+    for field in images:
+        shared += o.image_options(field, texts.get(field, ""))
+    plain = {field: default for field, default in defaults.items() if field not in images}
+    settings = o.setting_options(get_type_hints(cls), plain, doc)
 
     def body(network: str, *, samples: str | None, out: str | None, json: bool, **given: Any) -> None:
         from netopsy.case import Case
         from netopsy.examination import run_study
 
-        study = cls(**{key: value for key, value in given.items() if key in defaults})
-        net, images = _network(network, given), _samples(samples, given)
+        chosen = {key: value for key, value in given.items() if key in plain}
+        if cls.takes_features and is_features(network):
+            study, subject, shown = cls(**chosen), load_vectors(network, samples, given, defaults), None
+        else:
+            cls(**chosen)  # a mistake in a setting is said before the network and images are loaded
+            subject, shown = load_subject(network, given), load_images(samples, given)
+            study = cls(**chosen, **{field: load_further(field, samples, given) for field in images})
         with progress() as show:
             case = Case(out) if out else None
-            result = run_study(study, net, images, case, show)
+            result = run_study(study, subject, shown, case, show)
             if case:
                 case.write_report()
         print_result(result, json)
@@ -109,10 +126,14 @@ def _study_command(name: str) -> Any:
 def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **given: Any) -> None:
     from netopsy.examination import examine
 
-    net, images = _network(network, given), _samples(samples, given)
+    net, images, train = (
+        load_subject(network, given),
+        load_images(samples, given),
+        load_further("train", samples, given),
+    )
     settings = {"seed": given["seed"]} | ({} if precision is None else {"precision": precision})
     with progress() as show:
-        case = examine(net, images, studies=studies, out=out, settings=settings, progress=show)
+        case = examine(net, images, train=train, studies=studies, out=out, settings=settings, progress=show)
     _print_case(case)
 
 
@@ -134,7 +155,7 @@ def _print_case(case: Any) -> None:
 def _layers(network: str, *, json: bool, **given: Any) -> None:
     from netopsy.network.listing import list_layers, other_parameters
 
-    net = _network(network, given)
+    net = load_subject(network, given)
     frame = list_layers(net)
     if json:
         print(frame.write_json())
@@ -148,31 +169,3 @@ def _report(case: str) -> None:
     from netopsy.case import Case
 
     print(Case(case, create=False).write_report())
-
-
-def _network(source: str, given: dict[str, Any]) -> Any:
-    """Load the network that the options describe."""
-    from netopsy.network.load import load_network
-
-    names = [option.name for option in (*o.NETWORK_OPTIONS, *o.PREPROCESSING)]
-    chosen = {name: given[name] for name in names if given.get(name) is not None and name != "device"}
-    if "size" in chosen:
-        size = chosen["size"]
-        chosen["size"] = (size[0], size[-1])
-    network = load_network(source, **chosen)
-    if given.get("device"):
-        try:
-            network.module.to(given["device"])
-        except (RuntimeError, AssertionError) as error:
-            raise SettingsError(f"device '{given['device']}' is not to be had here: {error}".splitlines()[0]) from error
-    return network
-
-
-def _samples(source: str | None, given: dict[str, Any]) -> Any:
-    """Load the images that the options describe."""
-    if source is None:
-        return None
-    from netopsy.samples import load_samples
-
-    names = [option.name for option in o.SAMPLES_OPTIONS]
-    return load_samples(source, **{name: given[name] for name in names if given.get(name) is not None})

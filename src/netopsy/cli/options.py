@@ -106,8 +106,26 @@ SAMPLES_OPTIONS = [
     option("seed", int, "Seed of every random choice.", 0),
 ]
 SAMPLES = option("samples", str, "Folder, .npz, digits, or torchvision:NAME.")
+FEATURES = argument("network", "A network as elsewhere, or features: a .npy, .npz or .parquet of vectors with labels.")
+FEATURES_SAMPLES = option("samples", str | None, "Folder, .npz, digits, or torchvision:NAME; not with features.", None)
+FEATURES_OPTIONS = [
+    option("x", str | None, "Vectors in a features file: an array's name, columns NAME,NAME or NAME*.", None),
+    option("y", str | None, "Labels in a features file: an array's or a column's name.", None),
+    option("labels", str | None, "CSV of labels, for a flat folder; .npy, .csv or .txt for a features .npy.", None),
+    option("split", str | None, "Part of the image set; of a features .parquet the column of train and test.", None),
+]
 OUT = option("out", str | None, "Case folder that the result is added to.", None)
 JSON = option("json", bool, "Print tables as JSON.", False)
+
+
+def image_options(name: str, text: str) -> list[Option]:
+    """The options of further images that a study takes, such as those to train on."""
+    text = text or f"The study's {name} images."
+    return [
+        option(name, str | None, f"{text[:1].upper()}{text[1:]} A source as that of --samples.", None),
+        option(f"{name}_split", str | None, f"Part for --{name}; of --samples where --{name} is not given.", None),
+        option(f"{name}_count", int | None, f"Take this many of the {name} images, spread over the classes.", None),
+    ]
 
 
 def setting_options(hints: dict[str, Any], defaults: dict[str, Any], doc: str) -> list[Option]:

@@ -1,0 +1,88 @@
+"""Load what a command works on: a network, images, or features."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from netopsy.cli import options as o
+from netopsy.errors import SettingsError
+
+_FEATURES = (".npy", ".npz", ".parquet")
+
+
+def is_features(source: str) -> bool:
+    """Whether `source` names a file of features, by its ending."""
+    return Path(source).suffix.lower() in _FEATURES
+
+
+def load_subject(source: str, given: dict[str, Any]) -> Any:
+    """Load the network that the options describe."""
+    from netopsy.network.load import load_network
+
+    if is_features(source):
+        raise SettingsError(f"'{source}' is a file of features, and this command needs a network: give one.")
+    for name in ("x", "y"):
+        if given.get(name) is not None:
+            raise SettingsError(f"--{name} belongs to a file of features; leave it out with a network.")
+    names = [option.name for option in (*o.NETWORK_OPTIONS, *o.PREPROCESSING)]
+    chosen = {name: given[name] for name in names if given.get(name) is not None and name != "device"}
+    if "size" in chosen:
+        size = chosen["size"]
+        chosen["size"] = (size[0], size[-1])
+    network = load_network(source, **chosen)
+    if given.get("device"):
+        try:
+            network.module.to(given["device"])
+        except (RuntimeError, AssertionError) as error:
+            raise SettingsError(f"device '{given['device']}' is not to be had here: {error}".splitlines()[0]) from error
+    return network
+
+
+def load_images(source: str | None, given: dict[str, Any]) -> Any:
+    """Load the images that the options describe."""
+    if source is None:
+        return None
+    from netopsy.samples import load_samples
+
+    return load_samples(source, **_image_options(given))
+
+
+def load_further(name: str, samples: str | None, given: dict[str, Any]) -> Any:
+    """Load the images of --NAME, --NAME-split and --NAME-count; None where none of them is given."""
+    from netopsy.protocol import further_options
+    from netopsy.samples import load_samples
+
+    words = {"source": name, "split": f"{name}_split", "count": f"{name}_count"}
+    further = {key: given[word] for key, word in words.items() if given.get(word) is not None}
+    if not further:
+        return None
+    if not {"source", "split"} & set(further):
+        raise SettingsError(f"--{name}-count says no images: give --{name} or --{name}-split too.")
+    if "source" not in further and samples is None:
+        raise SettingsError(f"--{name}-split is a part of --samples: give these, or --{name}.")
+    options = further_options({"source": samples, **_image_options(given)}, further)
+    return load_samples(options.pop("source"), **options)
+
+
+def load_vectors(source: str, samples: str | None, given: dict[str, Any], settings: Collection[str]) -> Any:
+    """Load the features that the options describe; settings: those of the study, which it may use as it likes."""
+    from netopsy.engine.features import load_features
+
+    options = ("labels", "x", "y", "split")
+    foreign = [o.NETWORK_OPTIONS, o.PREPROCESSING, [p for p in o.SAMPLES_OPTIONS if p.name not in (*options, "seed")]]
+    names = [p.name for group in foreign for p in group if p.name not in settings]
+    names += [f"{name}{end}" for name in settings for end in ("", "_split", "_count") if f"{name}_split" in given]
+    for name, value in [("samples", samples), *((name, given.get(name)) for name in names)]:
+        if value is not None:
+            raise SettingsError(
+                f"--{name.replace('_', '-')} has no use with features: '{source}' holds vectors and labels of its own."
+            )
+    chosen = {name: given[name] for name in (*options, "seed", "test_share") if given.get(name) is not None}
+    return load_features(source, **chosen)
+
+
+def _image_options(given: dict[str, Any]) -> dict[str, Any]:
+    names = [option.name for option in o.SAMPLES_OPTIONS]
+    return {name: given[name] for name in names if given.get(name) is not None}
