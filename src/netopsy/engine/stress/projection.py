@@ -127,6 +127,7 @@ def _with_mean(vectors: Tensor, values: Tensor, mean: Tensor) -> tuple[Tensor, T
     length = torch.linalg.vector_norm(rest)
     if not len(values) and not bool(length > 0):
         return torch.eye(len(mean), 1, dtype=mean.dtype, device=mean.device), values.new_zeros(1)
-    if len(values) == len(mean) or not bool(length > 1e-9 * torch.linalg.vector_norm(mean)):
+    scale = (mean @ mean + values[:1].sum()).sqrt()  # values: sums over the training set, no less than its variance
+    if len(values) == len(mean) or not bool(length > 1e-12 * scale):
         return vectors, values
     return torch.cat([vectors, (rest / length)[:, None]], 1), torch.cat([values, values.new_zeros(1)])
