@@ -22,6 +22,7 @@ STUDIES: dict[str, tuple[str, str, str]] = {
     "maximize": ("maximize", "Maximize", "Which image excites a unit most: Equation 10, Figure 5."),
     "field": ("field", "Field", "What units see: theoretical and effective fields, the activation tree of Figure 3."),
     "facets": ("facets", "Facets", "Which different patterns make a unit fire: its facets, and a Karnaugh map."),
+    "transfer": ("transfer", "Transfer", "How far transferred features can be squeezed: Figures 2 to 5, Tables 2, 3."),
     "noise": ("noise", "Noise", "What Gaussian noise on the weights costs: Figure 5."),
     "rounding": ("rounding", "Rounding", "What fewer decimals and smaller number formats cost: Table III."),
     "codebook": ("codebook", "Codebook", "What K shared weights a layer cost: Figure 6."),

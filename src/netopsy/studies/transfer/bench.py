@@ -17,6 +17,7 @@ from netopsy.engine.ranking import accuracy, mean_average_precision
 from netopsy.engine.stress import unit
 from netopsy.engine.svm import Svm, fit_svm, signs
 from netopsy.errors import SamplesError
+from netopsy.transform import Transform
 
 NONE = math.nan  # in a row: the column does not apply
 
@@ -26,6 +27,8 @@ class Row(NamedTuple):
 
     levels, removed_bits, accuracy, map, map11: NaN where they do not apply or were not asked for.
     gap: the largest certified relative gap to the optimum over the classes. cold: 1 where the fit was solved again.
+    recall_1, recall_10: share of the true nearest (ten nearest) training vectors that are still found. same_class:
+    share of the test vectors whose nearest training vector is of their class. These three are for codes only.
     """
 
     dimensions: float
@@ -38,6 +41,9 @@ class Row(NamedTuple):
     train_score: float
     gap: float
     cold: float
+    recall_1: float = NONE
+    recall_10: float = NONE
+    same_class: float = NONE
 
 
 class Scores(NamedTuple):
@@ -101,6 +107,11 @@ class Bench:
             rows[first : first + len(values)] = unit(values)
             first += len(values)
         return rows
+
+    def coded(self, transform: Transform) -> tuple[Float32[Tensor, "n q"], Float32[Tensor, "m q"]]:
+        """Training and test vectors as they come back from their codes."""
+        train, test = (transform.transform(x) for x in (self.features.x_train, self.features.x_test))
+        return torch.from_numpy(train).to(self.device), torch.from_numpy(test).to(self.device)
 
     def free(self) -> None:
         """Let the tensors go; they are made again when they are used again."""

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from netopsy._version import __version__
 from netopsy.engine.stress import (
-    Projection,
     Ranges,
+    TrainingSet,
     drop_order,
     erase_bits,
-    fit_projection,
     fit_ranges,
     quantize,
     step_sizes,
@@ -51,7 +50,7 @@ class Chain:
         """The rows, from the workspace where the chain is finished; `cell` is called once a row."""
         bench = self.bench
         spec = {
-            "versions": [__version__, torch.__version__, torch.get_num_threads(), str(bench.device)],
+            "versions": [__version__, torch.__version__, str(bench.device)],
             "features": [bench.digest, bench.measure, bench.renormalise, bench.solver],
             "chain": [self.stress, self.part, self.cells, self.settings],
         }
@@ -94,6 +93,12 @@ class Stresses:
         }
         return make[stress]()
 
+    def free(self) -> None:
+        """Let go of everything fitted and of the bench's tensors."""
+        for name in ("training", "_projected", "_projected_ranges"):
+            self.__dict__.pop(name, None)
+        self.bench.free()
+
     def _chain(self, stress: str, part: int, cells: int, run: Callable[[], Iterator[Row]], *settings: Any) -> Chain:
         return Chain(self.bench, stress, part, cells, run, settings)
 
@@ -115,12 +120,13 @@ class Stresses:
         ]
 
     @cached_property
-    def _projection(self) -> Projection:
-        return fit_projection(self.bench.train)
+    def training(self) -> TrainingSet:
+        """The training rows, with their principal directions, for the codes too."""
+        return TrainingSet(self.bench.train, source=self.bench.features.name)
 
     @cached_property
     def _projected(self) -> tuple[Float32[Tensor, "n r"], Float32[Tensor, "m r"]]:
-        return self._projection.apply(self.bench.train), self._projection.apply(self.bench.test)
+        return self.training.coordinates, self.training.projection.apply(self.bench.test)
 
     @cached_property
     def _projected_ranges(self) -> Ranges:

@@ -26,7 +26,11 @@ BAG = "bag of words"
 
 
 def figures(
-    scores: pl.DataFrame, pareto: pl.DataFrame, rivals: pl.DataFrame, candidates: pl.DataFrame, measures: Mapping[str, str]
+    scores: pl.DataFrame,
+    pareto: pl.DataFrame,
+    rivals: pl.DataFrame,
+    candidates: pl.DataFrame,
+    measures: Mapping[str, str],
 ) -> dict[str, Figure]:
     """Curves, grid and front of the last node; with several nodes each stress with a curve a node.
 
@@ -106,7 +110,7 @@ def _dimensions(scores: pl.DataFrame, node: str, score: str, of: str) -> dict[st
 
 def _levels(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
     """Figure 4: score over the levels of a number."""
-    levels = _named(scores.filter(pl.col("stress").is_in(["q1", "q2"])))
+    levels = _told(_named(scores.filter(pl.col("stress").is_in(["q1", "q2"]))))
     if levels.is_empty():
         return {}
     found = {}
@@ -129,6 +133,12 @@ def _levels(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
             source=f"{_PAPER} 4",
         )
     return found
+
+
+def _told(scores: pl.DataFrame) -> pl.DataFrame:
+    """Without the rows of one level, a constant, beside which all others would look alike."""
+    told = scores.filter(pl.col("levels") > 1)
+    return told if told.height else scores
 
 
 def _named(scores: pl.DataFrame, column: str = "quantization") -> pl.DataFrame:
@@ -157,7 +167,7 @@ def _bits(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
 
 def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence[str]) -> dict[str, Figure]:
     """Figure 5: the grid of dimensions and levels, with the cells of the front marked."""
-    cells = scores.filter(pl.col("stress") == "fc")
+    cells = _told(scores.filter(pl.col("stress") == "fc"))
     if cells.is_empty():
         return {}
     marks = pareto.select("dimensions", "levels", pl.col("marker").replace_strict(SIGNS, default="·").alias("front"))
@@ -165,7 +175,10 @@ def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence
         ["levels", "dimensions"], descending=[True, False]
     )
     named = [f"{SIGNS[m]} {c:.1%}" for m, c in pareto.select("marker", "compression").drop_nulls().iter_rows()]
-    lowest = cells["relative"].quantile(0.1)
+    relative = cells["relative"].drop_nulls()
+    if relative.is_empty():
+        return {}
+    lowest, highest = min(0.9, float(relative.quantile(0.1) or 0.0)), float(relative.max())  # type: ignore[arg-type]
     figure = charts.heatmap(
         cells,
         "dimensions",
@@ -174,27 +187,30 @@ def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence
         percent=True,
         labels=False,
         marks="front",
-        domain=(float(lowest or 0.0), float(cells["relative"].max() or 1.0)),  # type: ignore[arg-type]
+        domain=(lowest, max(1.0, highest)),
         x_title="dimensions kept by the PCA",
         y_title="levels",
         value_title="relative score",
         title="Fewer dimensions and fewer levels" + (f" of {node}" if len(nodes) > 1 else ""),
-        reading="Bright cells keep the score. Signs mark cells that none with as few bits beats"
-        + (f"; compression rates: {', '.join(named)}." if named else "."),
+        reading=f"Bright cells keep the score, the darkest {lowest:.0%} of it or less. Signs mark cells that none with as "
+        "few bits beats" + (f"; compression rates: {', '.join(named)}." if named else "."),
         source=f"{_PAPER} 5",
     )
     return {"grid" if len(nodes) == 1 else f"grid {node}": figure}
 
 
 def _front(scores: pl.DataFrame, pareto: pl.DataFrame, score: str, of: str) -> Figure:
-    points = _named(scores.filter((pl.col("bits") > 0) & (pl.col("stress") != "none")), "how")
+    half = float(scores["score"][0]) / 2
+    points = _named(
+        scores.filter((pl.col("bits") > 0) & (pl.col("stress") != "none") & (pl.col("score") >= half)), "how"
+    )
     return charts.scatter(
         points,
         "bits",
         "score",
         color="how",
         tips=("dimensions", "levels", "compression"),
-        front=pareto.filter(pl.col("bits") > 0).sort("bits"),
+        front=pareto.filter((pl.col("bits") > 0) & (pl.col("score") >= half)).sort("bits"),
         log_x=True,
         percent=True,
         reference=float(scores["score"][0]),
@@ -204,23 +220,23 @@ def _front(scores: pl.DataFrame, pareto: pl.DataFrame, score: str, of: str) -> F
         color_title="stress",
         title=f"Score by the size of a vector{of}",
         reading="Up and left is better. The thin line is the front of the grid (FC); a name in the legend picks its "
-        "points out.",
+        "points out. Points below half of the unstressed score are in the table alone.",
         source="after Carvalho et al., Figures 2 to 5",
     )
 
 
-def _rivals(
-    rivals: pl.DataFrame, pareto: pl.DataFrame, scores: pl.DataFrame, score: str, of: str
-) -> dict[str, Figure]:
-    columns = ["family", "bits", "score"]
+def _rivals(rivals: pl.DataFrame, pareto: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
+    columns = ["method", "bits", "score"]
     grid = pareto.filter(pl.col("bits").is_between(rivals["bits"].min(), rivals["bits"].max()))
-    lines = pl.concat([grid.with_columns(pl.lit("FC: PCA and Q-2").alias("family")).select(columns), rivals.select(columns)])
-    best = lines.group_by("family", "bits", maintain_order=True).agg(pl.col("score").max())
+    lines = pl.concat(
+        [grid.with_columns(pl.lit("FC: PCA and Q-2").alias("method")).select(columns), rivals.select(columns)]
+    )
+    best = lines.group_by("method", "bits", maintain_order=True).agg(pl.col("score").max())
     by_score = charts.curve(
         best.sort("bits"),
         "bits",
         "score",
-        color="family",
+        color="method",
         log_x=True,
         percent=True,
         reference=float(scores["score"][0]),
@@ -234,19 +250,19 @@ def _rivals(
     )
     found = {"rivals": by_score}
     if rivals["recall_10"].null_count() < rivals.height:
-        best = rivals.group_by("family", "bits", maintain_order=True).agg(pl.col("recall_10").max())
+        best = rivals.group_by("method", "bits", maintain_order=True).agg(pl.col("recall_10").max())
         found["retrieval"] = charts.curve(
             best.sort("bits"),
             "bits",
             "recall_10",
-            color="family",
+            color="method",
             log_x=True,
             percent=True,
             x_title="bits per vector",
             y_title="recall@10",
             color_title="code",
             title=f"Finding the nearest neighbour at equal bits{of}",
-            reading="Share of the test images whose true nearest training image is among the ten nearest codes.",
+            reading="Share of the ten training images truly nearest to a test image that are among the ten with the nearest codes.",
             source="beyond the paper",
         )
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from netopsy.engine.words import plural
@@ -31,7 +33,7 @@ def findings(
     return found
 
 
-def _unstressed(row: dict[str, object]) -> str:
+def _unstressed(row: dict[str, Any]) -> str:
     return (
         f"{row['node']}: a linear classifier on its {row['dimensions']:,} features reaches {row['score']:.2%} "
         f"{MEASURES[str(row['measure'])]} on {row['images']:,} test images of {row['classes']} classes "
@@ -39,7 +41,7 @@ def _unstressed(row: dict[str, object]) -> str:
     )
 
 
-def _least(minimum: pl.DataFrame, stress: str, loss: float = 0.01) -> dict[str, object] | None:
+def _least(minimum: pl.DataFrame, stress: str, loss: float = 0.01) -> dict[str, Any] | None:
     rows = minimum.filter((pl.col("stress") == stress) & (pl.col("loss") == loss) & pl.col("value").is_not_null())
     return rows.row(0, named=True) if rows.height else None
 
@@ -58,16 +60,19 @@ def _dimensions(minimum: pl.DataFrame, dimensions: int, scores: pl.DataFrame) ->
     kept = {row["stress"]: row for row in fewest.iter_rows(named=True) if row["dimensions"] == fewest["dimensions"][0]}
     if {"dr1", "dr2"} <= set(kept):
         told.append(
-            f"With {plural(fewest['dimensions'][0], 'dimension')} the PCA keeps {kept['dr2']['relative']:.1%} of the score, "
-            f"a random draw {kept['dr1']['relative']:.1%}."
+            f"With {plural(fewest['dimensions'][0], 'dimension')} the PCA keeps {kept['dr2']['relative']:.1%} of the "
+            f"score, a random draw {kept['dr1']['relative']:.1%}."
         )
     return told + _uneven(pca) + _uneven(random)
 
 
-def _uneven(row: dict[str, object] | None) -> list[str]:
+def _uneven(row: dict[str, Any] | None) -> list[str]:
     if row is None or row["holds_above"]:
         return []
-    return [f"Not every larger number of {row['what']} does as well ({row['stress'].upper()}): the curve is uneven there."]  # type: ignore[attr-defined]
+    uneven = (
+        f"Not every larger number of {row['what']} does as well ({row['stress'].upper()}): the curve is uneven there."
+    )
+    return [uneven]
 
 
 def _levels(minimum: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
@@ -77,13 +82,13 @@ def _levels(minimum: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
         return ["No number of levels that was tried keeps the score within 1 %."] if asked else []
     parts = []
     if one:
-        parts.append(f"{plural(one['value'], 'level')} where all dimensions share one range (Q-1)")  # type: ignore[arg-type]
+        parts.append(f"{plural(one['value'], 'level')} where all dimensions share one range (Q-1)")
     if own:
         parts.append(f"{own['value']} where each has its own (Q-2)")
     told = f"A loss of at most 1 % needs {' and '.join(parts)}"
     if one and own:
-        better = "ahead of" if own["value"] < one["value"] else "level with" if own["value"] == one["value"] else "behind"  # type: ignore[operator]
-        told += f": Q-2 is {better} Q-1"
+        apart = own["value"] - one["value"]
+        told += f": Q-2 is {'level with' if not apart else 'ahead of' if apart < 0 else 'behind'} Q-1"
     return [told + ".", *_uneven(one), *_uneven(own)]
 
 
@@ -115,7 +120,7 @@ def _bits(minimum: pl.DataFrame, dimensions: int) -> list[str]:
     row = _least(minimum, "qb")
     if row is None:
         return []
-    left = int(row["value"]) // dimensions  # type: ignore[call-overload]
+    left = int(row["value"]) // dimensions
     return [f"Of the 32 bits of a number, {32 - left} can be erased from the right within 1 % of the score."]
 
 
@@ -124,9 +129,9 @@ def _rivals(rivals: pl.DataFrame, pareto: pl.DataFrame) -> list[str]:
         return []
     told = []
     for bits in sorted(rivals["budget"].unique().to_list()):
-        best = rivals.filter((pl.col("budget") == bits)).sort("score", descending=True, maintain_order=True)
+        best = rivals.filter(pl.col("budget") == bits).sort("score", descending=True, maintain_order=True)
         row = best.row(0, named=True)
-        line = f"{row['label']} {row['score']:.2%}"
+        line = f"{row['recipe']} {row['score']:.2%}"
         grid = pareto.filter(pl.col("bits") <= bits).sort("score", descending=True)
         if grid.height:
             line += f", the grid {grid['score'][0]:.2%}"
@@ -151,19 +156,21 @@ def _bag(unstressed: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
         return []
     row, deep = bag.row(0, named=True), unstressed.filter(pl.col("node") != BAG).row(-1, named=True)
     told = (
-        f"A bag of words of the classical kind ({row['dimensions']:,} dimensions) reaches {row['score']:.2%} on the same "
-        f"images, {deep['node']} {deep['score']:.2%}"
+        f"A bag of words of the classical kind ({row['dimensions']:,} dimensions) reaches {row['score']:.2%} on the "
+        f"same images, {deep['node']} {deep['score']:.2%}"
     )
     drops = scores.filter(pl.col("stress") == "dr1")
     least = {n: drops.filter(pl.col("node") == n).sort("dimensions") for n in (BAG, deep["node"])}
     if all(own.height for own in least.values()):
         kept = [f"{own['relative'][0]:.1%}" for own in least.values()]
-        told += f"; with {least[BAG]['share'][0]:.0%} of the dimensions drawn at random it keeps {kept[0]}, {deep['node']} {kept[1]}"
+        share = least[BAG]["share"][0]
+        told += f"; with {share:.0%} of its dimensions drawn at random it keeps {kept[0]}, {deep['node']} {kept[1]}"
     return [told + "."]
 
 
 def _certified(scores: pl.DataFrame) -> str:
-    gap, cold, fits = scores["gap"].max(), int(scores["cold"].sum()), int(scores["repeats"].sum())
+    gap, cold, fits = float(scores["gap"].to_numpy().max()), int(scores["cold"].sum()), int(scores["repeats"].sum())
     again = f"{plural(cold, 'fit')} solved again cold in float64" if cold else "none had to be solved again"
-    return f"Every fit is certified: the largest relative gap to the optimum is {gap:.1e} over {fits:,} scores; {again}."
-
+    return (
+        f"Every fit is certified: the largest relative gap to the optimum is {gap:.1e} over {fits:,} scores; {again}."
+    )

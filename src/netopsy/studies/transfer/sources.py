@@ -73,7 +73,7 @@ def _known(samples: Samples, held: np.ndarray) -> tuple[Samples, list[str]]:
     if not strange.any():
         return samples, []
     if strange.all():
-        raise Untreatable("No test image is of a class that the training images have: give samples of one set of classes.")
+        raise Untreatable("No test image is of a class that the training images have: give images of the same classes.")
     kept = np.flatnonzero(~strange)
     names = [samples.classes[i] for i in np.flatnonzero((_counts(samples) > 0) & ~known[: len(samples.classes)])]
     said = (
@@ -108,7 +108,7 @@ def measure_of(measure: str, features: Features) -> str:
         return "map" if features.multilabel else "accuracy"
     if measure == "accuracy" and features.multilabel:
         raise SamplesError(
-            f"{features.name} may have several labels an image, for which accuracy is not defined: take the measure map "
-            "or map11."
+            f"{features.name} may have several labels an image, for which accuracy is not defined: take the measure "
+            "map or map11."
         )
     return measure

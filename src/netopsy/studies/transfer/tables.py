@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from netopsy.engine.stress import bits_per_vector, compression
+from netopsy.engine.stress.recipes import Recipe
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.chains import WORD
 
@@ -191,3 +192,21 @@ def empty() -> dict[str, pl.DataFrame]:
     """The tables of a study that had nothing to work on."""
     schemas = {"scores": SCORES, "unstressed": UNSTRESSED, "minimum": MINIMUM}
     return {name: pl.DataFrame(schema=schema) for name, schema in schemas.items()}
+
+
+def code_line(bench: Bench, recipe: Recipe, row: Row, unstressed: float) -> dict[str, Any]:
+    """A code's line in the tables `rivals` and `candidates`."""
+    return {
+        "node": bench.node,
+        "method": recipe.method,
+        "recipe": recipe.label,
+        "bits": recipe.bits,
+        "compression": compression(recipe.bits, bench.dimensions, WORD),
+        "relative": row.score / unstressed if unstressed > 0 else None,
+        "cold": int(row.cold),
+        "gap": row.gap,
+        **{name: _number(getattr(row, name)) for name in _MEASURED},
+    }
+
+
+_MEASURED = ("score", "accuracy", "map", "map11", "train_score", "recall_1", "recall_10", "same_class")

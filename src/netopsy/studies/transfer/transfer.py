@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from netopsy.engine.features import Features
-from netopsy.engine.words import plural
+from netopsy.engine.stress.recipes import Recipe, parse_size
 from netopsy.engine.workspace import current_workspace
 from netopsy.errors import SettingsError, nearest
 from netopsy.network.network import Network
@@ -18,11 +18,13 @@ from netopsy.result import Result
 from netopsy.samples import Samples
 from netopsy.studies.study import Study
 from netopsy.studies.transfer import tables
-from netopsy.studies.transfer.bench import Bench, Row
-from netopsy.studies.transfer.chains import Chain, Stresses
+from netopsy.studies.transfer.bench import Bench
+from netopsy.studies.transfer.budget import CANDIDATES, search
+from netopsy.studies.transfer.chains import Stresses
 from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
-from netopsy.studies.transfer.rivals import RIVALS
+from netopsy.studies.transfer.plan import Plan
+from netopsy.studies.transfer.rivals import RIVALS, compared
 from netopsy.studies.transfer.sources import Untreatable, measure_of, network_features, part
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
@@ -80,7 +82,9 @@ class Transfer(Study):
     def __post_init__(self) -> None:
         for stress in self.stresses:
             if stress not in STRESSES:
-                raise SettingsError(f"no stress '{stress}'; nearest: {nearest(stress, STRESSES)}. All: {', '.join(STRESSES)}.")
+                raise SettingsError(
+                    f"no stress '{stress}'; nearest: {nearest(stress, STRESSES)}. All: {', '.join(STRESSES)}."
+                )
         for setting, allowed in (
             ("pool", ("none", "mean", "max")),
             ("dtype", ("float32", "float16")),
@@ -101,40 +105,56 @@ class Transfer(Study):
         if not 0 < self.c < math.inf:
             raise SettingsError(f"c {self.c} must be above 0; 1 is the paper's.")
         if not 0 < self.test_share < 1:
-            raise SettingsError(f"test_share {self.test_share} must be above 0 and below 1: the share that is tested on.")
+            raise SettingsError(f"test_share {self.test_share} must be above 0 and below 1: the share tested on.")
         if not 1e-10 <= self.tolerance <= 0.1:
             raise SettingsError(f"tolerance {self.tolerance} is out of range; give 1e-10 to 0.1.")
+        if self.budget is not None:
+            parse_size(self.budget)
 
-    def run(self, network: Network | Features, samples: Samples | None) -> Result:  # type: ignore[override]
+    def run(self, network: Network | Features, samples: Samples | None) -> Result:
         """Stress the features of `network` on `samples`, or the features given in its place."""
         try:
             benches, said = self._benches(network, samples)
         except Untreatable as why:
             return self.result(tables=tables.empty(), findings=[str(why)])
-        work = [(bench, self._stresses(bench), self._wanted(bench)) for bench in benches]
-        chains = {bench.node: [c for w in wanted for c in stresses.chains(w)] for bench, stresses, wanted in work}
-        total = sum(chain.cells for own in chains.values() for chain in own)
-        progress = Progress(total)
-        scores = []
-        for bench, _, _ in work:
-            found: dict[str, list[list[Row]]] = {}
-            for chain in chains.pop(bench.node):
-                found.setdefault(chain.stress, []).append(chain.rows(progress.cell))
-            scores.append(tables.score_table(bench, found))
-            bench.free()
-        table = pl.concat(scores)
+        plans = [self._plan(bench, len(benches) > 1, said) for bench in benches]
+        progress = Progress(sum(plan.cells for plan in plans))
+        outcomes = [plan.run(progress.cell) for plan in plans]
+        scores = pl.concat([outcome.scores for outcome in outcomes])
+        rivals = pl.DataFrame([line for outcome in outcomes for line in outcome.rivals], schema=RIVALS)
+        tried = pl.DataFrame([line for outcome in outcomes for line in outcome.candidates], schema=CANDIDATES)
         made = {
-            "scores": table,
-            "unstressed": tables.unstressed_table(benches, table),
-            "minimum": tables.minimum_table(table),
-            "pareto": tables.pareto_table(table),
+            "scores": scores,
+            "unstressed": tables.unstressed_table(benches, scores),
+            "minimum": tables.minimum_table(scores),
+            "pareto": tables.pareto_table(scores),
+            **({"rivals": rivals} if rivals.height else {}),
+            **({"candidates": tried} if tried.height else {}),
         }
-        measures = {bench.node: bench.measure for bench in benches}
+        told = findings(made["unstressed"], scores, made["minimum"], made["pareto"], rivals)
+        said = [*said, *(sentence for outcome in outcomes for sentence in outcome.said)]
         return self.result(
             tables=made,
-            figures=figures(table, made["pareto"], pl.DataFrame(schema=RIVALS), pl.DataFrame(), measures),
-            findings=[*findings(made["unstressed"], table, made["minimum"], made["pareto"], pl.DataFrame(schema=RIVALS)), *said],
+            figures=figures(scores, made["pareto"], rivals, tried, {bench.node: bench.measure for bench in benches}),
+            artifacts={name: path for outcome in outcomes for name, path in outcome.artifact.items()},
+            findings=[*(t for outcome in outcomes for t in outcome.told), *told, *dict.fromkeys(said)],
         )
+
+    def _plan(self, bench: Bench, several: bool, said: list[str]) -> Plan:
+        """The runs of one bench; a sentence in `said` for what is left out."""
+        classical = bench.node.startswith(BAG)
+        wanted = [stress for stress in self.stresses if stress != "rivals" and (stress == "dr1" or not classical)]
+        stresses = Stresses(bench, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
+        rivals: list[tuple[int, Recipe]] = []
+        found = None
+        if not classical and "rivals" in self.stresses:
+            rivals, why = compared(bench)
+            said += why
+        if not classical and self.budget is not None:
+            name = f"transform-{bench.node}.safetensors" if several else "transform.safetensors"
+            found, why = search(bench, parse_size(self.budget), self.seed, name)
+            said += why
+        return Plan(bench, stresses, ["none", *wanted], rivals, found, self.seed)
 
     def _benches(self, network: Network | Features, samples: Samples | None) -> tuple[list[Bench], list[str]]:
         """The benches, and sentences for what was left out."""
@@ -149,14 +169,6 @@ class Transfer(Study):
     def _bench(self, node: str, features: Features, device: torch.device) -> Bench:
         measure = measure_of(self.measure, features)
         return Bench(node, features, measure, self.c, self.loss, self.tolerance, self.renormalise, device)
-
-    def _stresses(self, bench: Bench) -> Stresses:
-        return Stresses(bench, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
-
-    def _wanted(self, bench: Bench) -> list[str]:
-        """The stresses that these features go through; a bag of words the random drops only, as in the paper."""
-        chosen = [stress for stress in self.stresses if stress != "rivals"]
-        return ["none", *(stress for stress in chosen if bench.node != BAG or stress == "dr1")]
 
 
 class Progress:

@@ -1,0 +1,142 @@
+"""The best code for a number of bits: found on a held-out part of the training set, fitted on the whole of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from netopsy.engine.features import Features, part_rows
+from netopsy.engine.features.classes import occurring
+from netopsy.engine.stress import TrainingSet
+from netopsy.engine.stress.recipes import Recipe
+from netopsy.engine.workspace import current_workspace
+from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.chains import Chain
+from netopsy.studies.transfer.figures import MEASURES
+from netopsy.studies.transfer.rivals import recipes_for, retrieval
+from netopsy.studies.transfer.tables import code_line
+from netopsy.transform import load_transform
+
+HELD_OUT = 0.2
+CANDIDATES: dict[str, Any] = {
+    "node": pl.String,
+    "method": pl.String,
+    "recipe": pl.String,
+    "bits": pl.Int64,
+    "compression": pl.Float64,
+    "score": pl.Float64,
+    "gap": pl.Float64,
+    "chosen": pl.Boolean,
+    "test_score": pl.Float64,
+    "relative": pl.Float64,
+    "recall_1": pl.Float64,
+    "recall_10": pl.Float64,
+    "same_class": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for the best code of one node's features within `bits`.
+
+    held: the bench of four fifths of the training vectors, tested on the rest. recipes: the candidates. name: of the
+        file.
+    """
+
+    bench: Bench
+    held: Bench
+    bits: int
+    recipes: Sequence[Recipe]
+    seed: int
+    name: str
+
+    def chains(self) -> list[Chain]:
+        """One chain a candidate."""
+        training: list[TrainingSet] = []
+
+        def run(recipe: Recipe) -> Iterator[Row]:
+            if not training:
+                training.append(TrainingSet(self.held.train))
+            yield self.held.fit(*self.held.coded(recipe.fit(training[0], seed=self.seed)))[1]
+
+        return [
+            Chain(self.held, "budget", self.bits, 1, lambda recipe=recipe: run(recipe), (repr(recipe), self.seed))  # type: ignore[misc]
+            for recipe in self.recipes
+        ]
+
+    def finish(
+        self, rows: Sequence[tuple[int, Recipe, Row]], unstressed: float
+    ) -> tuple[list[dict[str, Any]], dict[str, Path], list[str]]:
+        """Lines of the table `candidates`, the file of the best code, and sentences.
+
+        The best has the highest score on the held-out part; of equal ones it takes the fewest bits, or comes first.
+        The test scores are those of the file as it was written, read again.
+        """
+        bench = self.bench
+        if not rows:
+            return [], {}, [f"No code of {self.bits:,} bits could be fitted to {bench.node}."]
+        best = min(rows, key=lambda tried: (-tried[2].score, tried[1].bits))[1]
+        path = _folder() / self.name
+        best.fit(TrainingSet(bench.train, source=bench.features.name), seed=self.seed).save(path)
+        transform = load_transform(path)
+        train, test = bench.coded(transform)
+        tested = bench.fit(train, test)[1]._replace(**retrieval(bench, train, test, {}, self.seed))
+        lines = []
+        for _, recipe, row in rows:
+            line = code_line(bench, recipe, row, unstressed) | {"chosen": recipe is best}
+            line |= {key: None for key in ("relative", "recall_1", "recall_10", "same_class")}
+            if recipe is best:
+                own = code_line(bench, recipe, tested, unstressed)
+                line |= {key: own[key] for key in ("relative", "recall_1", "recall_10", "same_class")}
+                line["test_score"] = tested.score
+            lines.append({key: line.get(key) for key in CANDIDATES})
+        return lines, {path.name: path}, self._told(best, tested, unstressed, transform.bytes, path)
+
+    def _told(self, best: Recipe, tested: Row, unstressed: float, size: int, path: Path) -> list[str]:
+        kept = f" ({tested.score / unstressed:.1%} of the unstressed score)" if unstressed > 0 else ""
+        found = (
+            "" if np.isnan(tested.recall_10) else f", and finds {tested.recall_10:.1%} of the ten nearest neighbours"
+        )
+        where = f"transfer/artifacts/{path.name} of the case" if current_workspace().folder else str(path)
+        return [
+            f"Within {self.bits:,} bits the best of {len(self.recipes)} codes for {self.bench.node} is {best.label} "
+            f"({size:,} bytes a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test images{kept}"
+            f"{found}.",
+            f"It is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy alone, "
+            ".decode(codes) gives vectors back.",
+        ]
+
+
+def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None, list[str]]:
+    """The search for these features, and what was left out; None where the training set cannot be parted."""
+    features = bench.features
+    rows = np.arange(len(features.y_train))
+    if not features.multilabel:  # a class of one vector cannot be fitted and held out
+        counts = np.bincount(features.y_train)
+        rows = np.flatnonzero(counts[features.y_train] > 1)
+    if len(np.unique(features.y_train[rows], axis=0)) < 2:
+        return None, [f"No code was sought for {bench.node}: its training set is too small to hold a part of it out."]
+    fitted, held = (
+        rows[part] for part in part_rows(features.y_train[rows], HELD_OUT, seed, features.name, features.classes)
+    )
+    y_fitted, y_held, classes = occurring(features.y_train[fitted], features.y_train[held], features.classes)
+    part = Features(
+        f"{features.name}, training part",
+        np.asarray(features.x_train[fitted]),
+        y_fitted,
+        np.asarray(features.x_train[held]),
+        y_held,
+        classes,
+    )
+    recipes, said = recipes_for(bench.dimensions, len(fitted), bits)
+    return Search(bench, replace(bench, features=part), bits, recipes, seed, name), said
+
+
+def _folder() -> Path:
+    return current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-transform-"))
