@@ -15,6 +15,8 @@ from netopsy.transform.packing import UINT8, pack, unpack
 from netopsy.transform.steps import FLOAT32, numbers, positive
 
 LARGEST_H = 1 << 16
+LARGEST = 1e38
+"""Limit of a range, whose width float32 must hold too."""
 
 
 class Coder(ABC):
@@ -89,6 +91,8 @@ class Levels(Coder):
             raise TransformError(f"the step 'levels' has {self.h} levels; {LARGEST_H} is the most.")
         if self.low.shape != self.high.shape or len(self.low) not in (1, self.inputs) or (self.low > self.high).any():
             raise TransformError(f"the ranges of the step 'levels' do not fit {self.inputs} dimensions.")
+        if max(np.abs(self.low).max(), np.abs(self.high).max()) > LARGEST:
+            raise TransformError(f"the ranges of the step 'levels' go beyond {LARGEST:g}.")
 
     @property
     def width(self) -> int:
@@ -110,7 +114,8 @@ class Levels(Coder):
         return inverse, step.astype(np.float32), (low - step / 2).astype(np.float32)
 
     def encode(self, x: FLOAT32) -> UINT8:
-        bins = np.clip(np.ceil((x - self.low) * self._grid[0]), 1, self.h) - 1
+        with np.errstate(over="ignore", invalid="ignore"):
+            bins = np.fmin(np.fmax(np.ceil((x - self.low) * self._grid[0]), 1), self.h) - 1
         return pack(bins.astype(np.uint8 if self.h <= 256 else np.uint16), self.width)
 
     def decode(self, data: UINT8) -> FLOAT32:
