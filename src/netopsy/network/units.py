@@ -11,7 +11,7 @@ from torch import fx
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.activations import activations
 from netopsy.network.field import Box, receptive_field
-from netopsy.network.graph import batch_first, operator_name, shape_of
+from netopsy.network.graph import batch_first, data_nodes, operator_name, shape_of
 from netopsy.network.network import Network
 
 _LAST_AXIS = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
@@ -88,16 +88,45 @@ def _whole(number: str | int) -> int:
 
 
 def channel_axis(node: fx.Node) -> int:
-    """Where the units of `node` are: last behind a linear map or a layer norm, 1 behind a convolution."""
-    current = node
+    """Where the units of `node` are: last (-1) behind a linear map or a layer norm, 1 behind a convolution.
+
+    Where axes are permuted on the way from there, the units go with them.
+    """
+    current, axis, moves = node, 1, []
     while current.op == "call_function":
         kind = operator_name(current)
         if kind in _LAST_AXIS:
-            return -1
-        if kind in _AXIS_ONE or not current.all_input_nodes:
-            return 1
-        current = current.all_input_nodes[0]
-    return 1
+            axis = -1
+        if kind in _LAST_AXIS | _AXIS_ONE or not current.all_input_nodes:
+            break
+        if kind in ("permute", "transpose"):
+            moves.append(_order(current))
+        current = _source(current)
+    for order in reversed(moves):
+        axis = order.index(axis % len(order))
+        axis = -1 if axis == len(order) - 1 > 1 else axis
+    return axis
+
+
+def _order(node: fx.Node) -> list[int]:
+    """Which axis of its operand each axis of a permuting node is."""
+    rank = len(shape_of(node))
+    if operator_name(node) == "permute":
+        return [int(axis) % rank for axis in node.args[1]]  # type: ignore[union-attr, arg-type]
+    order = list(range(rank))
+    first, second = (int(axis) for axis in node.args[1:3])  # type: ignore[arg-type]
+    order[first], order[second] = order[second], order[first]
+    return order
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """The first operand that depends on the input, else the first one."""
+    if "data" not in node.meta:
+        module = node.graph.owning_module
+        known = data_nodes(module) if module is not None else set()
+        for other in node.graph.nodes:
+            other.meta["data"] = other in known
+    return next((operand for operand in node.all_input_nodes if operand.meta["data"]), node.all_input_nodes[0])
 
 
 def channels(node: fx.Node) -> int:
