@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference_stress as reference
 import torch
 from torch import Tensor
 
+import reference_stress as reference
 from netopsy.engine.stress import (
     Ranges,
     bits_per_vector,

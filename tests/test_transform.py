@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference_stress as reference
 import safetensors.numpy
 import torch
 
+import reference_stress as reference
 from netopsy import load_transform
 from netopsy.engine.stress import fit_ranges, quantize, unit
 from netopsy.errors import TransformError

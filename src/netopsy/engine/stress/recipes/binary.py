@@ -72,7 +72,7 @@ def procrustes(z: Float[Tensor, "n c"], *, seed: int, iterations: int = ITERATIO
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(z.shape[1], z.shape[1], generator=generator, dtype=torch.float64))[0].to(z)
     for _ in range(iterations):
-        b = torch.where(z @ rotation > 0, 1.0, -1.0)
+        b = torch.where(z @ rotation > 0, 1.0, -1.0).to(z)
         u, _, vt = torch.linalg.svd(z.T @ b)
         rotation = u @ vt
     return rotation

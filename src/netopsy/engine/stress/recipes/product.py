@@ -16,6 +16,8 @@ from netopsy.engine.stress.training import TrainingSet, as_numpy, training_set
 from netopsy.errors import MissingExtra, SettingsError
 from netopsy.transform import Product, Transform
 
+FEW_PRODUCTS = 1 << 28
+
 
 @dataclass(frozen=True)
 class ProductCodes(Recipe):
@@ -72,7 +74,7 @@ def train_pq(x: np.ndarray, parts: int, width: int, seed: int) -> Any:
     """A faiss.ProductQuantizer trained on x, (n, parts s) float32. The same seed gives the same centroids."""
     faiss = _faiss()
     quantizer = _quantizer(faiss, x, parts, width, seed)
-    with _threads(faiss):
+    with _threads(faiss, x.size << width):
         quantizer.train(x)
     return quantizer
 
@@ -84,7 +86,7 @@ def train_opq(x: np.ndarray, parts: int, width: int, seed: int) -> tuple[np.ndar
     inner = _quantizer(faiss, x, parts, width, seed)
     matrix.pq = inner
     matrix.niter = 20
-    with _threads(faiss):
+    with _threads(faiss, x.size << width):
         matrix.train(x)
     rotation = faiss.vector_to_array(matrix.A).reshape(x.shape[1], x.shape[1]).T.copy()
     return rotation, train_pq(np.ascontiguousarray(x @ rotation), parts, width, seed)
@@ -117,11 +119,11 @@ def _faiss() -> Any:
 
 
 @contextmanager
-def _threads(faiss: Any) -> Iterator[None]:
-    """As many threads as torch uses."""
+def _threads(faiss: Any, work: int) -> Iterator[None]:
+    """One thread where the distances of an iteration, `work` products, are few: threads would wait for each other."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(torch.get_num_threads())
+    faiss.omp_set_num_threads(before if work > FEW_PRODUCTS else 1)
     try:
         yield
     finally:
-        faiss.omp_set_num_threads(before)
+        faiss.omp_set_num_threads(before)  # which may be torch's own number too, where both share one OpenMP

@@ -1,0 +1,310 @@
+"""Recipes at a budget: what they fit, against faiss, the stress itself, and the papers' algorithms written out."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import reference_stress as reference
+from netopsy import Transform
+from netopsy.engine.stress import TrainingSet, fit_projection, fit_ranges, projection, quantize, training, unit
+from netopsy.engine.stress.recipes import (
+    Bins,
+    Directions,
+    Itq,
+    OptimizedProduct,
+    ProductCodes,
+    Recipe,
+    SignBits,
+    Truncation,
+    Whitened,
+    candidates,
+    parse_size,
+)
+from netopsy.engine.stress.recipes.binary import procrustes
+from netopsy.engine.stress.recipes.product import train_opq, train_pq
+from netopsy.errors import MissingExtra, SettingsError
+from netopsy.transform import Floats, Product, Project, Signs
+
+faiss = pytest.importorskip("faiss")
+
+
+def features(n: int = 700, p: int = 48, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(8, p, generator=torch.Generator().manual_seed(99))
+    x = torch.randn(n, 8, generator=generator) @ basis + 0.5 * torch.randn(n, p, generator=generator)
+    return unit(x.clamp_min(0))
+
+
+@pytest.fixture(scope="module")
+def train() -> TrainingSet:
+    return TrainingSet(features(), source="toy")
+
+
+def squared_error(recipe: Recipe, train: TrainingSet, x: Tensor) -> float:
+    """Mean squared difference of the distances between vectors, before and after."""
+    back = torch.from_numpy(recipe.fit(train).transform(x))
+    return float((torch.pdist(x) - torch.pdist(back)).square().mean())
+
+
+# --- sizes and candidates
+
+
+def test_sizes_are_bits() -> None:
+    known = {
+        "64B": 512,
+        "512b": 512,
+        "1kB": 8000,
+        "1 KiB": 8192,
+        "64 bytes": 512,
+        "1 bit": 1,
+        "0.5kB": 4000,
+        "2Mb": 2e6,
+    }
+    assert {text: parse_size(text) for text in known} == known
+
+
+@pytest.mark.parametrize("text", ["", "64", "B", "-3B", "0B", "64X", "0.3b", "64 B x", "1e3B", "inf B", "64kb5"])
+def test_what_is_no_size_is_an_error(text: str) -> None:
+    with pytest.raises(SettingsError, match="size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("n_dims", [1, 2, 7, 64, 500, 4096, 50_000])
+@pytest.mark.parametrize("n_train", [1, 2, 3, 100, 1000, 20_000])
+def test_candidates_are_few_and_within_the_budget(n_dims: int, n_train: int) -> None:
+    for budget in (1, 3, 8, 9, 64, 512, 1000, 8192, 10**6):
+        recipes = candidates(n_dims, n_train, budget)
+        assert 1 <= len(recipes) <= 40
+        assert len({recipe.label for recipe in recipes}) == len(recipes)
+        for recipe in recipes:
+            assert 1 <= recipe.bits <= budget
+            if isinstance(recipe, Directions | Whitened | SignBits | Itq | OptimizedProduct):
+                assert recipe.size <= min(n_dims, n_train)
+
+
+def test_candidates_lie_along_the_budget() -> None:
+    recipes = candidates(4096, 5000, 512)
+    pairs = [(r.size, r.h) for r in recipes if isinstance(r, Directions)]
+    assert (102, 32) in pairs and (64, 256) in pairs and (512, 2) in pairs
+    assert {r.method for r in recipes} == {
+        "PCA x Q-2", "whitening x Q-2", "truncation", "PCA signs", "ITQ", "PQ", "OPQ",
+    }  # fmt: skip
+    assert [(r.parts, r.width) for r in recipes if isinstance(r, ProductCodes)] == [(72, 7), (128, 4)]
+    assert next((r.parts, r.width) for r in candidates(4096, 20_000, 512) if isinstance(r, ProductCodes)) == (64, 8)
+    # all 64 dimensions fit in with up to 8 bits each: fewer bits would buy nothing
+    wide = candidates(64, 5000, 512)
+    assert next((r.size, r.h) for r in wide if isinstance(r, Directions)) == (64, 256)
+    assert Bins(64, 256) in wide and Truncation(64, 8) in wide
+    with pytest.raises(SettingsError, match="0 bits"):
+        candidates(64, 100, 0)
+
+
+def test_every_candidate_fits_and_keeps_its_promise(train: TrainingSet) -> None:
+    test = features(50, seed=1)
+    for budget in (16, 200, 1600):
+        for recipe in candidates(48, 700, budget):
+            chain = recipe.fit(train)
+            assert chain.bits == recipe.bits and chain.inputs == 48 and chain.source == "toy"
+            back = chain.transform(test)
+            assert np.isfinite(back).all() and len(np.unique(back, axis=0)) > 1
+            # raw features are normalised by the transform itself
+            assert np.array_equal(chain.encode(3.5 * test.double()), chain.encode(test.double()))
+
+
+def test_small_and_degenerate_sets_can_be_fitted() -> None:
+    for x in (features(1, 5), features(2, 5), features(3, 1), torch.zeros(6, 5), features(1, 5).expand(9, 5)):
+        for recipe in candidates(x.shape[1], len(x), 40):
+            chain = recipe.fit(x)
+            assert chain.bits <= recipe.bits and np.isfinite(chain.transform(x)).all()
+
+
+def test_more_bits_keep_distances_better(train: TrainingSet) -> None:
+    test = features(80, seed=1)
+    families: list[list[Recipe]] = [
+        [Directions(16, 2**b) for b in (2, 4, 8)],
+        [Directions(p, 256) for p in (4, 16, 48)],
+        [ProductCodes(m, 4) for m in (4, 12, 24)],
+        [OptimizedProduct(m, 48, 4) for m in (4, 12, 24)],
+        [Bins(48, 2**b) for b in (2, 4, 8)],
+        [Truncation(p) for p in (8, 24, 48)],
+    ]
+    for family in families:
+        errors = [squared_error(recipe, train, test) for recipe in family]
+        assert errors == sorted(errors, reverse=True), family
+
+
+# --- levels
+
+
+def test_directions_with_levels_are_the_stress(train: TrainingSet) -> None:
+    test = features(60, seed=1)
+    fitted = fit_projection(train.x)
+    for size, h in ((48, 5), (10, 27), (1, 2)):
+        z = fitted.apply(test, size)
+        expected = quantize(z, fit_ranges(fitted.apply(train.x, size), True), h).numpy()
+        same = np.isclose(Directions(size, h).fit(train).transform(test), expected, atol=1e-5)
+        assert same.mean() > 0.999  # a float32 product may fall on the other side of a border
+    expected = quantize(test, fit_ranges(train.x, True), 9).numpy()
+    assert np.array_equal(Bins(48, 9).fit(train.x).transform(test), expected)
+
+
+def test_whitened_directions_have_equal_variance(train: TrainingSet) -> None:
+    chain = Whitened(12, 1 << 16).fit(train)
+    z = chain.transform(train.x)
+    assert np.allclose(np.cov(z, rowvar=False), np.eye(12) / 12, atol=1e-4) and np.abs(z.mean(0)).max() < 1e-4
+    assert Whitened(48, 4).fit(features(20)).outputs == 19  # the direction of the mean has no variance
+
+
+def test_truncation_keeps_the_first_dimensions(train: TrainingSet) -> None:
+    test = features(9, seed=1)
+    assert np.array_equal(Truncation(7).fit(train).transform(test), unit(test).numpy()[:, :7])
+    assert np.allclose(Truncation(7, 16).fit(train).transform(test), test[:, :7], atol=1e-3)
+    eight = Truncation(7, 8).fit(train)
+    assert eight.bits == 56 and np.allclose(eight.transform(train.x), train.x[:, :7], atol=1 / 256)
+
+
+def test_features_that_are_not_normalised_stay_so() -> None:
+    x = features() * torch.linspace(0.5, 4, 700)[:, None]
+    chain = Truncation(48).fit(TrainingSet(x, normalised=False))
+    assert np.array_equal(chain.transform(x), x.numpy())
+
+
+def test_recipes_of_one_training_set_share_its_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(training, "fit_projection", lambda x: calls.append(1) or projection.fit_projection(x))
+    shared = TrainingSet(features(100))
+    for recipe in (Directions(3, 4), Whitened(3, 4), SignBits(3), Itq(3), OptimizedProduct(2, 4, 4)):
+        recipe.fit(shared)
+    assert len(calls) == 1
+
+
+# --- binary codes
+
+
+def test_signs_are_those_of_the_centred_coordinates(train: TrainingSet) -> None:
+    _, vectors = reference.principal_directions(train.x.numpy())
+    x = train.x.double().numpy()
+    coordinates = (x - x.mean(0)) @ vectors[:, :9]
+    chain = SignBits(9).fit(train)
+    ours, theirs = np.unpackbits(chain.encode(train.x), axis=1, count=9), coordinates > 0
+    same = (ours == theirs).mean(0)
+    assert np.maximum(same, 1 - same).min() > 0.998  # an eigenvector's sign is free
+
+
+def test_itq_is_gong_and_lazebnik_s(train: TrainingSet) -> None:
+    z = train.coordinates[:, :10].double()
+    z = z - z.mean(0)
+    start = procrustes(z, seed=4, iterations=0)
+    rotation, errors = reference.iterative_quantization(z.numpy(), start.numpy(), 50)
+    assert np.allclose(procrustes(z, seed=4).numpy(), rotation, atol=1e-8)
+    assert all(b <= a + 1e-9 for a, b in itertools.pairwise(errors)) and errors[-1] < errors[0]
+    assert torch.allclose(start.T @ start, torch.eye(10, dtype=torch.float64), atol=1e-12)
+    assert not torch.allclose(start, procrustes(z, seed=5, iterations=0))
+    # its bits are balanced better among directions than plain signs: Hamming distances follow true ones more closely
+    true = torch.pdist(train.x[:200])
+
+    def agreement(recipe: Recipe) -> float:
+        back = torch.from_numpy(recipe.fit(train, seed=4).transform(train.x[:200]))
+        return float(torch.corrcoef(torch.stack([torch.pdist(back), true]))[0, 1])
+
+    assert agreement(Itq(16)) > agreement(SignBits(16)) + 0.05
+
+
+def test_seeds_decide(train: TrainingSet) -> None:
+    test = features(40, seed=1)
+    for recipe in (Itq(12), ProductCodes(6, 4), OptimizedProduct(6, 24, 4)):
+        first = recipe.fit(train, seed=1).encode(test)
+        assert np.array_equal(first, recipe.fit(train, seed=1).encode(test))
+        assert not np.array_equal(first, recipe.fit(train, seed=2).encode(test))
+
+
+# --- product quantization
+
+
+def faiss_quantizer(chain: Transform) -> tuple[object, Product]:
+    """A faiss.ProductQuantizer with the codebooks of a transform."""
+    coder = chain.coder
+    assert isinstance(coder, Product)
+    m, _, s = coder.codebooks.shape
+    quantizer = faiss.ProductQuantizer(m * s, m, coder.width)
+    faiss.copy_array_to_vector(coder.codebooks.ravel(), quantizer.centroids)
+    return quantizer, coder
+
+
+@pytest.mark.parametrize(("parts", "width"), [(12, 4), (8, 8), (6, 5), (48, 4), (7, 4), (1, 6)])
+def test_product_codes_are_those_of_faiss(train: TrainingSet, parts: int, width: int) -> None:
+    chain, x = ProductCodes(parts, width).fit(train), features(300, seed=1)
+    quantizer, coder = faiss_quantizer(chain)
+    m, _, s = coder.codebooks.shape
+    padded = np.pad(x.numpy(), ((0, 0), (0, m * s - 48)))
+    theirs = faiss.unpack_bitstrings(quantizer.compute_codes(padded), m, width)
+    ours = np.unpackbits(chain.encode(x), axis=1, count=m * width).reshape(-1, m, width)
+    ours = ours @ (1 << np.arange(width)[::-1])
+    assert (ours == theirs).mean() > 0.999  # sums of float32 may tell two equally near centroids apart
+    reconstruction = quantizer.decode(quantizer.compute_codes(padded))[:, :48]
+    same = (ours == theirs).all(1)
+    assert np.array_equal(chain.transform(x)[same], reconstruction[same])
+
+
+def test_opq_is_that_of_faiss(train: TrainingSet) -> None:
+    x = features(300, seed=1)
+    chain = OptimizedProduct(8, 32, 4).fit(train, seed=3)
+    z = training.as_numpy(train.coordinates[:, :32])
+    matrix = faiss.OPQMatrix(32, 8)
+    inner = faiss.ProductQuantizer(32, 8, 4)
+    inner.cp.seed, inner.cp.min_points_per_centroid = 3, 1
+    matrix.pq, matrix.niter = inner, 20
+    matrix.train(z)
+    quantizer = faiss.ProductQuantizer(32, 8, 4)
+    quantizer.cp.seed = 3
+    quantizer.train(matrix.apply_py(z))
+    rotated = matrix.apply_py(training.as_numpy(train.projection.apply(x, 32)))
+    theirs = quantizer.decode(quantizer.compute_codes(rotated))
+    ours = chain.transform(x)
+    same = np.isclose(ours, theirs, atol=1e-5).all(1)
+    assert same.mean() > 0.98
+    # back along the principal directions, as faiss reconstructs
+    rotation, _ = train_opq(z, 8, 4, 3)
+    assert np.allclose(rotation.T @ rotation, np.eye(32), atol=1e-4)
+    assert np.allclose((ours @ rotation.T)[same], matrix.reverse_transform(theirs)[same], atol=1e-4)
+    assert squared_error(OptimizedProduct(4, 48, 4), train, x) < squared_error(ProductCodes(4, 4), train, x)
+
+
+def test_faiss_keeps_quiet_and_its_threads(train: TrainingSet, capfd: pytest.CaptureFixture[str]) -> None:
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        OptimizedProduct(4, 16, 8).fit(train)  # 700 vectors for 256 centroids: fewer than faiss likes
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_too_few_vectors_for_the_centroids_are_an_error() -> None:
+    with pytest.raises(SettingsError, match="256 centroids, and there are 40 training vectors"):
+        train_pq(np.zeros((40, 8), np.float32), 2, 8, 0)
+
+
+def test_without_faiss_the_install_line_is_told(train: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    for recipe in (ProductCodes(4), OptimizedProduct(4, 16)):
+        with pytest.raises(MissingExtra, match=r"pip install 'netopsy\[embeddings\]'"):
+            recipe.fit(train)
+
+
+def test_recipes_end_in_the_codes_that_they_name(train: TrainingSet) -> None:
+    ends = [(Truncation(3), Floats), (SignBits(3), Signs), (Itq(3), Signs), (ProductCodes(3, 4), Product)]
+    for recipe, code in ends:
+        chain = recipe.fit(train)
+        assert isinstance(chain.coder, code) and recipe.label
+    assert isinstance(Directions(3, 27).fit(train).steps[1], Project)
+    assert (
+        Directions(102, 27).label == "PCA 102 x 5 bits (27 levels)" and Whitened(1, 2).label == "whitened PCA 1 x 1 bit"
+    )
