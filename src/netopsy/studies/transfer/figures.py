@@ -175,6 +175,7 @@ def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence
         ["levels", "dimensions"], descending=[True, False]
     )
     named = [f"{SIGNS[m]} {c:.1%}" for m, c in pareto.select("marker", "compression").drop_nulls().iter_rows()]
+    rates = f"; compression rates: {', '.join(named)}" if named else ""
     relative = cells["relative"].drop_nulls()
     if relative.is_empty():
         return {}
@@ -192,8 +193,8 @@ def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence
         y_title="levels",
         value_title="relative score",
         title="Fewer dimensions and fewer levels" + (f" of {node}" if len(nodes) > 1 else ""),
-        reading=f"Bright cells keep the score, the darkest {lowest:.0%} of it or less. Signs mark cells that none with as "
-        "few bits beats" + (f"; compression rates: {', '.join(named)}." if named else "."),
+        reading=f"Bright cells keep the score, the darkest {lowest:.0%} of it or less. "
+        f"Signs mark cells that none with as few bits beats{rates}.",
         source=f"{_PAPER} 5",
     )
     return {"grid" if len(nodes) == 1 else f"grid {node}": figure}
@@ -262,7 +263,7 @@ def _rivals(rivals: pl.DataFrame, pareto: pl.DataFrame, scores: pl.DataFrame, sc
             y_title="recall@10",
             color_title="code",
             title=f"Finding the nearest neighbour at equal bits{of}",
-            reading="Share of the ten training images truly nearest to a test image that are among the ten with the nearest codes.",
+            reading="Of the ten training images nearest to a test image, the share among the ten of nearest codes.",
             source="beyond the paper",
         )
     return found

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
+from netopsy.engine.bow import bag_of_words
 from netopsy.engine.features import Features, default_node, extract, part_samples
-from netopsy.engine.features.extract import Kind, Pool
+from netopsy.engine.features.classes import occurring
+from netopsy.engine.features.extract import Kind, Pool, shared_classes
 from netopsy.engine.words import listing, plural
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.network import Network
 from netopsy.samples import Samples
+
+WORDS, FEWEST_WORDS = 1000, 16  # visual words of the baseline
+IMAGES_A_WORD = 4  # training images for each of them, where their number is left open
 
 
 class Untreatable(Exception):
@@ -97,6 +104,18 @@ def network_features(
         return extract(network, train, test, [default_node(network)], pool=pool, dtype=dtype)
     except NetworkError as error:
         raise Untreatable(f"No features to transfer: {error}") from error
+
+
+def bag_features(train: Samples, test: Samples, device: torch.device, **settings: Any) -> Features:
+    """The bag of words of the same images. settings: of `bag_of_words`; without `words` one for four training images.
+
+    Raises SamplesError for images that cannot be read.
+    """
+    most = len(train) // IMAGES_A_WORD
+    words = settings.pop("words") or max(FEWEST_WORDS, min(WORDS, most))
+    x_train, x_test = bag_of_words(train, test, words=words, device=device, **settings)
+    y_train, y_test, classes = occurring(train.labels, test.labels, shared_classes(train, test))
+    return Features(f"bag of words on {test.name}", x_train, y_train, x_test, y_test, classes)
 
 
 def measure_of(measure: str, features: Features) -> str:

@@ -25,7 +25,7 @@ from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
 from netopsy.studies.transfer.plan import Plan
 from netopsy.studies.transfer.rivals import RIVALS, compared
-from netopsy.studies.transfer.sources import Untreatable, measure_of, network_features, part
+from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
 
@@ -52,7 +52,9 @@ class Transfer(Study):
         where an image may have several labels.
     renormalise: whether vectors get unit length again after a stress.
     tolerance: relative gap to the optimum that each fit is certified to.
-    baseline: whether a bag of words of the same images is compared.
+    baseline: whether a bag of visual words of the same images is compared.
+    words: visual words of the baseline; by default one for four training images, 16 to 1000.
+    word_pooling: how words are pooled over the image: average or max.
     budget: bytes a vector may take, such as 64B; the best code within it is found and written as a file.
     seed: of the parts, the random drops and the codes.
     """
@@ -76,6 +78,8 @@ class Transfer(Study):
     renormalise: bool = False
     tolerance: float = 1e-4
     baseline: bool = True
+    words: int | None = None
+    word_pooling: Literal["average", "max"] = "average"
     budget: str | None = None
     seed: int = 0
 
@@ -89,6 +93,7 @@ class Transfer(Study):
             ("pool", ("none", "mean", "max")),
             ("dtype", ("float32", "float16")),
             ("loss", ("squared_hinge", "hinge")),
+            ("word_pooling", ("average", "max")),
             ("measure", ("auto", "accuracy", "map", "map11")),
         ):
             if getattr(self, setting) not in allowed:
@@ -97,6 +102,8 @@ class Transfer(Study):
             value = getattr(self, setting)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise SettingsError(f"{setting} {value!r} is out of range; give a whole number from {least} to {most}.")
+        if self.words is not None and (isinstance(self.words, bool) or not 1 <= self.words <= 100_000):
+            raise SettingsError(f"words {self.words!r} is out of range; give a whole number from 1 to 100,000.")
         for levels in self.levels:
             if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= 65536:
                 raise SettingsError(f"levels {levels!r} is out of range; give whole numbers from 1 to 65536.")
@@ -164,6 +171,9 @@ class Transfer(Study):
         assert samples is not None
         train, test, said = part(samples, self.train, self.test_share, self.seed)
         found = network_features(network, train, test, self.nodes, self.pool, self.dtype)
+        if self.baseline:
+            how = {"words": self.words, "pooling": self.word_pooling, "seed": self.seed}
+            found[BAG] = bag_features(train, test, network.device, **how)
         return [self._bench(node, features, network.device) for node, features in found.items()], said
 
     def _bench(self, node: str, features: Features, device: torch.device) -> Bench:
