@@ -107,7 +107,7 @@ def _names(held: set[str], x: str, y: str, path: Path) -> tuple[str, ...]:
 
 
 def _unreadable(path: Path, error: Exception) -> SamplesError:
-    if "pickle" in str(error).lower() and "object" in str(error).lower():
+    if "object" in str(error).lower():
         return SamplesError(f"{path} holds pickled objects, which Netopsy never loads; save plain arrays instead.")
     reason = " ".join(str(error).split()) or type(error).__name__
     return SamplesError(f"{path} is damaged or no {path.suffix} file ({reason.rstrip('.')}); write it again.")
