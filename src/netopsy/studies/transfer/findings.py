@@ -11,6 +11,7 @@ from netopsy.studies.transfer.figures import BAG, MEASURES
 from netopsy.studies.transfer.tables import MARKERS
 
 _SIGNS = ("circle", "square", "cross")
+_SHORT = {"dr1": "DR-1", "dr2": "DR-2", "q1": "Q-1", "q2": "Q-2"}
 
 
 def findings(
@@ -70,7 +71,7 @@ def _uneven(row: dict[str, Any] | None) -> list[str]:
     if row is None or row["holds_above"]:
         return []
     uneven = (
-        f"Not every larger number of {row['what']} does as well ({row['stress'].upper()}): the curve is uneven there."
+        f"Not every larger number of {row['what']} does as well ({_SHORT[row['stress']]}): the curve is uneven there."
     )
     return [uneven]
 
