@@ -11,10 +11,11 @@ from sklearn.svm import LinearSVC
 
 from netopsy import load_samples, workspace
 from netopsy.engine.bow import BagOfWords, bag, bag_of_words
-from netopsy.engine.bow.codebook import draw_descriptors
+from netopsy.engine.bow.codebook import draw_descriptors, learn_words
 from netopsy.engine.bow.coding import Pooled
 from netopsy.engine.bow.dense_sift import DenseSift, orientation_maps
 from netopsy.engine.bow.layout import descriptors_for, image_size, parse_grids, regions
+from netopsy.engine.kmeans import kmeans
 from netopsy.errors import SettingsError
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples import Samples
@@ -112,7 +113,13 @@ def test_regions_finer_than_the_grid_of_points_are_zero() -> None:
 
 @pytest.mark.parametrize(
     ("side", "size", "bins", "step"),
-    [(8, 24, (2, 3, 4), 2), (28, 28, (2, 3, 4), 2), (32, 32, (2, 3, 4), 2), (200, 200, (4, 5, 7), 4)],
+    [
+        (8, 24, (2, 3, 4), 2),
+        (28, 28, (2, 3, 4), 2),
+        (32, 32, (2, 3, 4), 2),
+        (200, 200, (4, 5, 7), 5),
+        (224, 224, (4, 6, 8), 6),
+    ],
 )
 def test_layout_follows_the_size(side: int, size: int, bins: tuple[int, ...], step: int) -> None:
     samples = load_samples((np.zeros((3, side, side), np.uint8), np.arange(3)))
@@ -141,6 +148,17 @@ def test_drawn_descriptors_do_not_depend_on_the_batches() -> None:
     ]
     assert drawn[0].shape == (100, 128)
     np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-6)
+
+
+def test_words_are_nearly_as_good_as_lloyds() -> None:
+    samples, sifts = colours(60, 24), descriptors_for((24, 24))
+    prep = Preprocessing(size=(24, 24), mean=(0.0,), std=(1.0,), channels="L")
+    where = {"seed": 0, "batch_size": 8, "device": torch.device("cpu")}
+    words = learn_words(samples, prep, sifts, 30, **where)  # type: ignore[arg-type]
+    assert words.shape == (30, 128) and words.dtype == torch.float32
+    drawn = torch.from_numpy(draw_descriptors(samples, prep, sifts, 3000, **where))  # type: ignore[arg-type]
+    error = float(torch.cdist(drawn, words).square().min(1).values.mean())
+    assert error < 1.05 * kmeans(drawn, 30).distortion
 
 
 @pytest.mark.parametrize("pooling", ["average", "max"])

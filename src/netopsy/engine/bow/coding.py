@@ -48,9 +48,12 @@ class Pooled:
             places = (region[:, None] * len(self.words) + chosen).flatten(1)
             if self.pooling == "max":
                 rows.scatter_reduce_(1, places, shares.flatten(1), "amax")
-            else:
-                rows.scatter_add_(1, places, (shares / torch.bincount(region)[region][:, None]).flatten(1))
-        return rows
+            else:  # whole numbers, whose sum does not depend on the order
+                rows.scatter_add_(1, places, torch.ones_like(places, dtype=rows.dtype))
+        if self.pooling == "max":
+            return rows
+        counts = torch.bincount(torch.cat(list(self.regions)), minlength=self.areas).clamp_(min=1)
+        return rows / counts.repeat_interleave(len(self.words))
 
     def _assigned(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """Words of each descriptor and its share in each, (m, 1) or (m, 10)."""

@@ -16,6 +16,7 @@ from netopsy.samples import Samples
 SIDE = 224  # the side of images that are too large, or differ in size
 _LARGEST, _SMALLEST = 256, 24
 _BINS = (4, 6, 8)  # pixels, on a side of 224
+_STEP = 6
 _LOOKED_AT = 16
 
 
@@ -35,14 +36,14 @@ def image_size(samples: Samples) -> tuple[int, int]:
 
 
 def descriptors_for(size: tuple[int, int], root: bool = False) -> tuple[DenseSift, ...]:
-    """Three bin sizes: 4, 6 and 8 pixels on a side of 224, in proportion on others; the first is never below 2.
+    """Three bin sizes, 4, 6 and 8 pixels, every 6 pixels on a side of 224; in proportion on others, within limits.
 
-    The grid's step is the smallest bin, so that descriptors overlap by at least two thirds. Sides of 32: bins of 2, 3
-    and 4 pixels, every 2 pixels.
+    A bin is never below 2 pixels, nor is the step; bins shrink to one half at most. Sides of 32: bins of 2, 3 and 4
+    pixels, every 2 pixels.
     """
-    scale = min(max(min(size) / SIDE, 0.5), 1.0)
-    bins = [max(2, round(bin * scale)) for bin in _BINS]
-    return tuple(DenseSift(size, bin, bins[0], root) for bin in bins if (bin * 3 + 1) <= min(size))
+    share = min(min(size) / SIDE, 1.0)
+    step = max(2, round(_STEP * share))
+    return tuple(DenseSift(size, round(bin * max(share, 0.5)), step, root) for bin in _BINS)
 
 
 def parse_grids(pyramid: Sequence[int | str]) -> tuple[tuple[int, int], ...]:
