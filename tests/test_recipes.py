@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import reference_stress as reference
-from netopsy import Transform
+from netopsy import Transform, kmeans1d
 from netopsy.engine.stress import TrainingSet, fit_projection, fit_ranges, projection, quantize, training, unit
 from netopsy.engine.stress.recipes import (
+    Allotted,
     Bins,
     Directions,
     Itq,
@@ -26,10 +27,12 @@ from netopsy.engine.stress.recipes import (
     candidates,
     parse_size,
 )
+from netopsy.engine.stress.recipes.allotted import NORMAL_ERROR, allot, scalar_centroids
 from netopsy.engine.stress.recipes.binary import procrustes
 from netopsy.engine.stress.recipes.product import train_opq, train_pq
 from netopsy.errors import MissingExtra, SettingsError
 from netopsy.transform import Floats, Product, Project, Signs
+from reference_kmeans import lloyd_max_normal
 
 faiss = pytest.importorskip("faiss")
 
@@ -93,7 +96,7 @@ def test_candidates_lie_along_the_budget() -> None:
     pairs = [(r.size, r.h) for r in recipes if isinstance(r, Directions)]
     assert (102, 32) in pairs and (64, 256) in pairs and (512, 2) in pairs
     assert {r.method for r in recipes} == {
-        "PCA x Q-2", "whitening x Q-2", "truncation", "PCA signs", "ITQ", "PQ", "OPQ",
+        "PCA x Q-2", "whitening x Q-2", "truncation", "transform coding", "PCA signs", "ITQ", "PQ", "OPQ",
     }  # fmt: skip
     assert [(r.parts, r.width) for r in recipes if isinstance(r, ProductCodes)] == [(72, 7), (128, 4)]
     assert next((r.parts, r.width) for r in candidates(4096, 20_000, 512) if isinstance(r, ProductCodes)) == (64, 8)
@@ -182,6 +185,61 @@ def test_recipes_of_one_training_set_share_its_directions(monkeypatch: pytest.Mo
     for recipe in (Directions(3, 4), Whitened(3, 4), SignBits(3), Itq(3), OptimizedProduct(2, 4, 4)):
         recipe.fit(shared)
     assert len(calls) == 1
+
+
+# --- transform coding
+
+
+def test_bits_go_where_they_take_away_the_most_error() -> None:
+    generator = np.random.default_rng(0)
+    for bits in (1, 4, 7, 11):
+        variances = np.sort(generator.random(4) ** 4)[::-1]
+        error = variances[:, None] * np.array(NORMAL_ERROR)
+        least = min(
+            sum(error[j, w] for j, w in enumerate(widths))
+            for widths in itertools.product(range(9), repeat=4)
+            if sum(widths) == bits
+        )
+        ours = allot(variances, bits)
+        assert ours.sum() == bits and sum(error[j, w] for j, w in enumerate(ours)) == pytest.approx(least)
+    assert allot(np.array([4.0, 1.0, 0.0]), 100).tolist() == [8, 8, 0]
+    assert allot(np.array([4.0, 1.0]), 3).tolist() == [2, 1]
+
+
+def test_the_errors_of_normal_variables_are_those_of_their_best_levels() -> None:
+    for width in range(6):
+        assert NORMAL_ERROR[width] == pytest.approx(lloyd_max_normal(1 << width), rel=5e-3)
+    # above, the error falls to a quarter with each bit, in the limit to pi sqrt(3) / 2 / 4^bits (Panter & Dite)
+    assert NORMAL_ERROR[8] == pytest.approx(np.pi * 3**0.5 / 2 / 4**8, rel=0.02)
+    assert np.all(np.diff(np.diff(NORMAL_ERROR)) > 0)
+
+
+@pytest.mark.parametrize("draw", ["normal", "laplace"])
+def test_scalar_centroids_are_near_the_best(draw: str) -> None:
+    values = getattr(np.random.default_rng(0), draw)(size=20_000).astype(np.float32)
+    for width in (1, 3, 5, 6, 7):
+        ours = scalar_centroids(values, width)
+        assert len(ours) == 1 << width and np.all(np.diff(ours) >= 0)
+        error = ((values - ours[np.searchsorted((ours[1:] + ours[:-1]) / 2, values)]) ** 2).mean()
+        assert error < kmeans1d(values, 1 << width).distortion * (1.0001 if width < 6 else 1.25)
+    few = scalar_centroids(np.array([1.0, 2.0, 2.0, 5.0], np.float32), 3)
+    assert set(few.tolist()) == {1, 2, 5} and len(few) == 8
+
+
+def test_transform_coding_is_ahead_of_equal_bits(train: TrainingSet) -> None:
+    test = features(80, seed=1)
+    z, mean = train.projection.apply(test), train.coordinates.mean(0)
+
+    def lost(recipe: Recipe) -> float:
+        """Mean squared error of vectors put together again; a direction without bits is at its mean."""
+        back = torch.from_numpy(recipe.fit(train).transform(test))
+        whole = torch.cat([back, mean[back.shape[1] :].expand(len(z), -1)], 1)
+        return float((z - whole).square().sum(1).mean())
+
+    for bits in (48, 96, 144):
+        assert Allotted(bits).fit(train).bits == bits
+        plain = min(lost(Directions(bits // b, 2**b)) for b in (1, 2, 3, 4, 6))
+        assert lost(Allotted(bits)) < 0.95 * plain
 
 
 # --- binary codes

@@ -16,7 +16,7 @@ import reference_stress as reference
 from netopsy import load_transform
 from netopsy.engine.stress import fit_ranges, quantize, unit
 from netopsy.errors import TransformError
-from netopsy.transform import Floats, Levels, Product, Project, Signs, Take, Transform, Unit
+from netopsy.transform import Floats, Levels, Product, Project, Scalars, Signs, Take, Transform, Unit
 from netopsy.transform.packing import pack, unpack
 
 P = 24
@@ -37,6 +37,8 @@ def levels(q: int, h: int, shared: bool = False) -> Levels:
 
 
 CODEBOOKS = np.random.default_rng(3).normal(size=(3, 16, 4)).astype(np.float32)
+WIDTHS = np.array([3, 1, 8, 2, 5], np.uint8)
+CENTROIDS = np.concatenate([np.sort(features(1, 1 << width)[0]) for width in WIDTHS.tolist()])
 CHAINS: dict[str, Transform] = {
     "float32": Transform((Floats(P, 32),)),
     "float16": Transform((Unit(P), Take(P, 5), Floats(5, 16))),
@@ -46,10 +48,11 @@ CHAINS: dict[str, Transform] = {
     "300 levels": Transform((project(7), levels(7, 300))),
     "65536 levels": Transform((levels(P, 65536),)),
     "signs": Transform((project(13), Signs(13))),
+    "scalars": Transform((Unit(P), project(5), Scalars(WIDTHS, CENTROIDS))),
     "product": Transform((Unit(P), project(11), Product(11, CODEBOOKS))),
 }
 BITS = {"float32": 32 * P, "float16": 80, "levels": 50, "one range": 3 * P, "one level": 0, "300 levels": 63}
-BITS |= {"65536 levels": 16 * P, "signs": 13, "product": 12}
+BITS |= {"65536 levels": 16 * P, "signs": 13, "scalars": 19, "product": 12}
 every = pytest.mark.parametrize("name", CHAINS)
 
 
@@ -122,9 +125,12 @@ def test_each_step_is_what_it_says() -> None:
     assert np.array_equal(Transform((Floats(P, 16),)).transform(x), x.astype(np.float16).astype(np.float32))
     signs = Transform((Signs(P),)).transform(x)
     assert np.allclose(signs, np.sign(x) / np.sqrt(P)) and np.allclose(np.linalg.norm(signs, axis=1), 1)
+    parts = np.split(CENTROIDS, np.cumsum(1 << WIDTHS.astype(int))[:-1])
+    nearest = [part[np.abs(x[:, j, None] - part).argmin(1)] for j, part in enumerate(parts)]
+    assert np.array_equal(Transform((Take(P, 5), Scalars(WIDTHS, CENTROIDS))).transform(x), np.stack(nearest, 1))
     padded = np.pad(x[:, :11], ((0, 0), (0, 1))).reshape(-1, 3, 1, 4)
-    nearest = ((padded - CODEBOOKS) ** 2).sum(3).argmin(2)
-    expected = np.stack([CODEBOOKS[i, nearest[:, i]] for i in range(3)], 1).reshape(-1, 12)[:, :11]
+    closest = ((padded - CODEBOOKS) ** 2).sum(3).argmin(2)
+    expected = np.stack([CODEBOOKS[i, closest[:, i]] for i in range(3)], 1).reshape(-1, 12)[:, :11]
     assert np.array_equal(Transform((Take(P, 11), Product(11, CODEBOOKS))).transform(x), expected)
 
 
@@ -200,6 +206,8 @@ def test_bytes_that_are_no_codes_are_errors() -> None:
     for codes in (np.zeros((2, 6), np.uint8), np.zeros((2, 7), np.int8), np.zeros(7, np.uint8)):
         with pytest.raises(TransformError, match=r"this transform takes uint8 \(n, 7\)"):
             chain.decode(codes)
+    # every pattern of the other codes stands for something: nothing to refuse
+    assert CHAINS["scalars"].decode(np.full((1, 3), 255, np.uint8)).shape == (1, 5)
     with pytest.raises(TransformError, match="a code is 31, of 27 levels"):
         chain.decode(np.full((1, 7), 255, np.uint8))
 
@@ -223,6 +231,11 @@ def test_steps_that_do_not_fit_are_errors() -> None:
         lambda: Levels(4, ones * np.inf, ones, 2),
         lambda: Levels(4, ones * np.float32(-2e38), ones, 2),
         lambda: Project(np.ones((4, 3), np.float32), ones),
+        lambda: Scalars(WIDTHS[:-1], CENTROIDS),
+        lambda: Scalars(WIDTHS, CENTROIDS[::-1].copy()),
+        lambda: Scalars(np.array([0, 3], np.uint8), CENTROIDS[:9]),
+        lambda: Scalars(np.array([9], np.uint8), np.zeros(512, np.float32)),
+        lambda: Scalars(WIDTHS.astype(np.int64), CENTROIDS),
         lambda: Product(4, np.ones((2, 3, 2), np.float32)),
         lambda: Product(5, np.ones((2, 4, 2), np.float32)),
         lambda: Product(2, np.ones((2, 4, 2), np.float32)),

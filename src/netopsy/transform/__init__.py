@@ -3,6 +3,7 @@
 from netopsy.transform.chain import Transform, load_transform
 from netopsy.transform.coders import Coder, Floats, Levels, Signs
 from netopsy.transform.product import Product
+from netopsy.transform.scalars import Scalars
 from netopsy.transform.steps import Project, Step, Take, Unit
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Levels",
     "Product",
     "Project",
+    "Scalars",
     "Signs",
     "Step",
     "Take",

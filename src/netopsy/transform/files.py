@@ -15,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from netopsy.errors import TransformError
 from netopsy.transform.coders import Coder, Floats, Levels, Signs
 from netopsy.transform.product import Product
+from netopsy.transform.scalars import Scalars
 from netopsy.transform.steps import Project, Step, Take, Unit, kind_of
 
 FORMAT, VERSION = "netopsy-transform", 1
 KINDS: dict[str, type[Step | Coder]] = {
-    kind.kind: kind for kind in (Unit, Take, Project, Floats, Levels, Signs, Product)
+    kind.kind: kind for kind in (Unit, Take, Project, Floats, Levels, Signs, Scalars, Product)
 }
 
 

@@ -1,5 +1,6 @@
 """Recipes: ways to bring vectors down to a number of bits. `Recipe.fit(x_train)` gives a transform."""
 
+from netopsy.engine.stress.recipes.allotted import Allotted
 from netopsy.engine.stress.recipes.binary import Itq, SignBits
 from netopsy.engine.stress.recipes.candidates import candidates
 from netopsy.engine.stress.recipes.levels import Bins, Directions, Truncation, Whitened
@@ -8,6 +9,7 @@ from netopsy.engine.stress.recipes.recipe import Recipe
 from netopsy.engine.stress.recipes.sizes import parse_size
 
 __all__ = [
+    "Allotted",
     "Bins",
     "Directions",
     "Itq",
