@@ -73,7 +73,7 @@ def are_short(frame: pl.DataFrame, column: str) -> bool:
 
 def legend_channel(frame: pl.DataFrame, column: str, title: str | None) -> dict[str, Any]:
     order = in_order(frame, column)
-    legend = alt.Legend(title=title or column, symbolLimit=0, labelLimit=220)
+    legend = alt.Legend(title=title or column, symbolLimit=0, labelLimit=220, symbolOpacity=1)
     return {
         "field": field_name(column),
         "type": "nominal",

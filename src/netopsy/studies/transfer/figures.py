@@ -48,11 +48,12 @@ def figures(
     if own.height > 1:
         found["front"] = _front(own, pareto.filter(pl.col("node") == last), score, of)
     if rivals.height:
-        found |= _rivals(rivals.filter(pl.col("node") == last), pareto.filter(pl.col("node") == last), own, score, of)
+        found |= _rivals(rivals.filter(pl.col("node") == last), own, score, of)
     if len(nodes) > 1:
         found |= _layers(scores, nodes, score)
-    if candidates.height:
-        found["candidates"] = _candidates(candidates, score)
+    for node in candidates["node"].unique(maintain_order=True):
+        name = "candidates" if len(nodes) == 1 else f"candidates {node}"
+        found[name] = _candidates(candidates.filter(pl.col("node") == node), score, f" for {node}" if of else "")
     return found
 
 
@@ -226,13 +227,9 @@ def _front(scores: pl.DataFrame, pareto: pl.DataFrame, score: str, of: str) -> F
     )
 
 
-def _rivals(rivals: pl.DataFrame, pareto: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
-    columns = ["method", "bits", "score"]
-    grid = pareto.filter(pl.col("bits").is_between(rivals["bits"].min(), rivals["bits"].max()))
-    lines = pl.concat(
-        [grid.with_columns(pl.lit("FC: PCA and Q-2").alias("method")).select(columns), rivals.select(columns)]
-    )
-    best = lines.group_by("method", "bits", maintain_order=True).agg(pl.col("score").max())
+def _rivals(rivals: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
+    rivals = rivals.filter(pl.col("method") != "Q-2")  # one size only, and among the levels already
+    best = rivals.group_by("method", "bits", maintain_order=True).agg(pl.col("score").max())
     by_score = charts.curve(
         best.sort("bits"),
         "bits",
@@ -246,7 +243,8 @@ def _rivals(rivals: pl.DataFrame, pareto: pl.DataFrame, scores: pl.DataFrame, sc
         y_title=score,
         color_title="code",
         title=f"Ways to store a vector at equal bits{of}",
-        reading="Up and left is better: the score of a linear classifier on what each code gives back.",
+        reading="Up and left is better: the score of a linear classifier on what each code gives back. "
+        "PCA x Q-2 is the paper's grid.",
         source="beyond the paper",
     )
     found = {"rivals": by_score}
@@ -280,6 +278,7 @@ def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str,
         ("qb", "removed_bits", "bits erased of 32, from the right"),
     ):
         own = scores.filter((pl.col("stress") == stress) & pl.col("node").is_in(nodes))
+        own = _told(own) if x == "levels" else own
         if own.height:
             found[f"layers_{stress}"] = charts.curve(
                 own,
@@ -297,17 +296,14 @@ def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str,
     return found
 
 
-def _candidates(candidates: pl.DataFrame, score: str) -> Figure:
-    shown = candidates.drop_nulls("score").sort("score", descending=True, maintain_order=True)
-    several = shown["node"].n_unique() > 1
-    label = pl.concat_str("node", pl.lit(": "), "recipe") if several else pl.col("recipe")
+def _candidates(candidates: pl.DataFrame, score: str, of: str) -> Figure:
     return charts.bars(
-        shown.with_columns(label.alias("recipe")),
+        candidates.sort("score", descending=True, maintain_order=True),
         "recipe",
         "score",
         percent=True,
         value_title=f"{score} on the held-out part of the training set",
-        title="Recipes within the budget",
+        title=f"Codes within the budget{of}",
         reading="Fitted on four fifths of the training set and scored on the rest; the best comes first.",
         source="beyond the paper",
     )

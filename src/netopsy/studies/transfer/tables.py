@@ -168,7 +168,10 @@ def pareto_table(scores: pl.DataFrame) -> pl.DataFrame:
     """
     columns = ["node", "dimensions", "share", "levels", "bits", "compression", "score", "relative"]
     front = scores.filter(pl.col("stress") == "fc").select(columns)
-    front = front.sort("node", "bits", "score", descending=[False, False, True], maintain_order=True)
+    nodes = front["node"].unique(maintain_order=True).to_list()
+    order = front["node"].replace_strict(nodes, list(range(len(nodes))), return_dtype=pl.Int64)
+    front = front.with_columns(order.alias("order")).sort("order", "bits", "score", descending=[False, False, True])
+    front = front.drop("order")
     before = pl.col("score").cum_max().shift(1).over("node")
     front = front.filter(before.is_null() | (pl.col("score") > before))
     marks = []
