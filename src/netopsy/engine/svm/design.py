@@ -1,0 +1,28 @@
+"""A matrix of features with a column of ones behind it, without the copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Design:
+    """[x, 1]. x: float (n, p). Its coefficients are (p + 1, classes), the bias last (and penalised, as LIBLINEAR's)."""
+
+    x: Float[Tensor, "n p"]
+
+    def forward(self, coefficients: Float[Tensor, "p+1 classes"]) -> Float[Tensor, "n classes"]:
+        """The scores [x, 1] @ coefficients."""
+        return torch.addmm(coefficients[-1:], self.x, coefficients[:-1])
+
+    def adjoint(self, values: Float[Tensor, "n classes"]) -> Float[Tensor, "p+1 classes"]:
+        """[x, 1]^T @ values."""
+        return torch.cat([self.x.T @ values, values.sum(0, keepdim=True)])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.x), self.x.shape[1] + 1
