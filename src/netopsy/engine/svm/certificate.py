@@ -50,8 +50,6 @@ def certify(
         image[:-1].addmm_(part.T, a)
         image[-1] += a.sum(0)
     primal = size + loss
-    if dual is None:
-        gap = 0.5 * (w - image).square().sum(0)
-    else:
-        gap = primal - (linear - 0.5 * image.square().sum(0))
+    dual_value = linear - 0.5 * image.square().sum(0)
+    gap = 0.5 * (w - image).square().sum(0) if dual is None else primal - dual_value
     return Certificate(primal, gap / primal)

@@ -23,7 +23,10 @@ Margins = Float[Tensor, "n classes"]
 
 @dataclass(frozen=True)
 class Piece:
-    """One smooth, piecewise quadratic loss; its terms are the module's. start: one a sample and class, or one for all."""
+    """One smooth, piecewise quadratic loss; its terms are the module's.
+
+    start: one number a sample and class, or one for all.
+    """
 
     slope: float
     top: float = math.inf

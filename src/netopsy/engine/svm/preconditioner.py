@@ -39,12 +39,11 @@ class Curvature:
 def curvature(design: Design, *, rank: int = RANK, seed: int = 0) -> Curvature:
     """The curvature of `design`; exact up to 256 coefficients."""
     p = design.shape[1]
-    like = {"dtype": design.x.dtype, "device": design.x.device}
     if p <= WHOLE:
-        basis = torch.eye(p, **like)
+        basis = torch.eye(p, dtype=design.x.dtype, device=design.x.device)
     else:
         draw = torch.Generator().manual_seed(seed)
-        start = torch.randn(p, rank, generator=draw).to(**like)
+        start = torch.randn(p, rank, generator=draw).to(design.x)
         basis = torch.linalg.qr(design.adjoint(design.forward(start)))[0]
     image = design.forward(basis)
     values, vectors = torch.linalg.eigh(image.T @ image)
