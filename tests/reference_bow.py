@@ -50,10 +50,9 @@ def descriptor(image: np.ndarray, top: int, left: int, bin: int, root: bool = Fa
                     cells[row, column, lower % 8] += mass * (1 - (angle - lower))
                     cells[row, column, (lower + 1) % 8] += mass * (angle - lower)
     vector = cells.ravel()
-    length = np.sqrt((vector**2).sum())
-    if length <= 0.005 * (3 * bin + 1) ** 2:
+    if vector.sum() < 0.005 * (3 * bin + 1) ** 2:
         return np.zeros(128)
-    vector = np.minimum(vector / length, 0.2)
+    vector = np.minimum(vector / np.sqrt((vector**2).sum()), 0.2)
     vector = vector / np.sqrt((vector**2).sum())
     return np.sqrt(vector / vector.sum()) if root else vector
 

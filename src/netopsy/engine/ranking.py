@@ -58,7 +58,7 @@ def average_precision(
     relevant: rows of 0 and 1 (n, classes), any type, or class indices (n,) where an image has one class.
     how: `area` sums precision times the step in recall over the distinct scores (no interpolation), as scikit-learn's
     average_precision_score does. `voc2007` takes the mean over recalls 0, 0.1, ... 1 of the highest precision at that
-    recall or above (Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, Section 4.2).
+    recall or above (Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010).
     Images of equal score enter together, at the precision that all of them have: constant scores give the share of
     relevant images either way. Whether a recall of tp/positives reaches i/10 is decided in whole numbers.
     A class without a relevant image has no average precision: NaN.

@@ -26,7 +26,7 @@ class Pooled:
     pooling: `average` gives a region's share of descriptors nearest to each word, the histogram (Csurka et al., ECCV
         workshop 2004). `max` gives the greatest share of any descriptor of the region in each word, where a descriptor
         is shared among its 10 nearest words by exp(-10 d^2), d its distance (localised soft assignment: Liu, Wang and
-        Liu, ICCV 2011, Equations 4 and 7; max pooling: Boureau et al., CVPR 2010).
+        Liu, ICCV 2011; max pooling: Boureau et al., CVPR 2010).
     """
 
     words: Float32[Tensor, "words 128"]

@@ -19,9 +19,11 @@ ORIENTATIONS = 8
 CELLS = 4  # along each side
 LENGTH = CELLS * CELLS * ORIENTATIONS
 CLIP = 0.2
-WINDOW = 2.0  # standard deviation of the Gaussian window, in bins
+WINDOW = 2.0  # standard deviation of the Gaussian window, in bins: half the descriptor (Lowe)
 MAGNIFICATION = 6.0  # a bin of so many pixels belongs to the scale of 1 pixel
-LEAST_CONTRAST = 0.005  # mean gradient below which a descriptor is zero, for pixels in 0..1
+LEAST_CONTRAST = (
+    0.005  # weighed gradient a pixel below which a descriptor is zero, for pixels in 0..1 (VLFeat's `phow`)
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def orientation_maps(images: Tensor) -> Tensor:
 def normalised(raw: Tensor, area: int, root: bool) -> Tensor:
     """Histograms brought to length 1, cut off at 0.2 and brought to length 1 again; RootSIFT of that if asked."""
     length = raw.norm(dim=-1, keepdim=True)
-    seen = length > LEAST_CONTRAST * area
+    seen = raw.sum(-1, keepdim=True) >= LEAST_CONTRAST * area
     cut = (raw / length.clamp(min=torch.finfo(raw.dtype).tiny)).clamp_(max=CLIP)
     unit = cut / cut.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(raw.dtype).tiny)
     if root:
