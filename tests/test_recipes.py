@@ -176,6 +176,10 @@ def test_truncation_keeps_the_first_dimensions(train: TrainingSet) -> None:
 
 def test_features_that_are_not_normalised_stay_so() -> None:
     x = features() * torch.linspace(0.5, 4, 700)[:, None]
+    with pytest.raises(SettingsError, match=r"lengths of 0\.5 to 4; give unit"):
+        Truncation(48).fit(x)
+    with pytest.raises(SettingsError, match="0 training vectors of 4 values"):
+        TrainingSet(torch.zeros(0, 4))
     chain = Truncation(48).fit(TrainingSet(x, normalised=False))
     assert np.array_equal(chain.transform(x), x.numpy())
 

@@ -161,6 +161,7 @@ def test_the_description_names_the_steps_and_the_size() -> None:
         "unit length, 10 directions of 24 dimensions, 27 levels a dimension (5 bits): "
         "50 bits (7 bytes) a vector, 93.49 % less than 24 32-bit numbers"
     )
+    assert repr(CHAINS["levels"]) == f"Transform({CHAINS['levels'].describe()})"
 
 
 def test_a_saved_transform_works_without_torch(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ class Transform:
         """Bytes that a vector takes, ceil(bits / 8)."""
         return (self.bits + 7) // 8
 
+    def __repr__(self) -> str:
+        return f"Transform({self.describe()})"
+
     def transform(self, x: Any) -> FLOAT32:
         """The features (n, p), of any real type, as they come back from their codes, (n, q)."""
         return self.decode(self.encode(x))

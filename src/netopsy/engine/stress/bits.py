@@ -15,8 +15,9 @@ def erase_bits(x: Float32[Tensor, "*shape"], removed: int) -> Float32[Tensor, "*
     """The numbers with the rightmost `removed` bits (0..32) of their float32 pattern set to zero (Q-B).
 
     1 to 23 bits go from the mantissa, 24 to 31 from the exponent as well, 32 take the sign too and leave 0.
-    The authors erase from 64-bit numbers. For values below 2 that float32 holds (not its subnormals), r bits there are
-    r - 29 bits here, for r from 29 to 59; fewer than 29 change nothing, for a float32 has only zeros in these places.
+    The authors erase from 64-bit numbers. For values of 2^-63 to 2, r bits there are exactly r - 29 bits here, for r
+    from 29 to 58; fewer change nothing, for a float32 has only zeros in these places. From 59 on, values below 2 are 0
+    here, and one and the same tiny number there.
     """
     if not 0 <= removed <= 32:
         raise SettingsError(f"{removed} bits to erase; a 32-bit number has 0 to 32.")

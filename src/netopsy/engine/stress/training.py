@@ -11,7 +11,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from netopsy.engine.stress.projection import Projection, fit_projection
+from netopsy.errors import SettingsError
 from netopsy.transform import Coder, Project, Step, Transform, Unit
+
+SLACK = 1e-3
+"""How far from 1 the length of a normalised vector may be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +28,17 @@ class TrainingSet:
     x: Float32[Tensor, "n p"]
     normalised: bool = True
     source: str = ""
+
+    def __post_init__(self) -> None:
+        n, p = self.x.shape
+        if not n or not p:
+            raise SettingsError(f"{n} training vectors of {p} values; give at least one of each.")
+        lengths = torch.linalg.vector_norm(self.x, dim=1)
+        if self.normalised and bool(((lengths - 1).abs() > SLACK).logical_and(lengths != 0).any()):
+            raise SettingsError(
+                f"the training vectors have lengths of {float(lengths.min()):.3g} to {float(lengths.max()):.3g}; give "
+                "unit(x), or TrainingSet(x, normalised=False) for a transform that leaves lengths alone."
+            )
 
     @cached_property
     def projection(self) -> Projection:
