@@ -23,7 +23,7 @@ from netopsy.engine.features.features import Features, Scratch
 from netopsy.engine.observe import observe
 from netopsy.engine.tallies.collect import Collect, Kind, Pool, pool_places
 from netopsy.engine.workspace import current_workspace
-from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.errors import NetopsyError, NetworkError, SamplesError, SettingsError
 from netopsy.network.graph import batch_first, data_nodes, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, weight_layer
@@ -152,7 +152,12 @@ def _collect(
         name: (name, Collect(path, len(samples), name, pool=pool, axis=channel_axis(nodes[name]), dtype=dtype))
         for name, path in parts.items()
     }
-    observe(network, samples, tallies)
+    try:
+        observe(network, samples, tallies)
+    except NetopsyError:  # what cannot be collected once cannot be gone on with
+        for path in parts.values():
+            path.unlink(missing_ok=True)
+        raise
     for name, path in parts.items():
         os.replace(path, missing[name])
     return finished
@@ -188,8 +193,8 @@ def _whole(path: Path, size: tuple[int, int], dtype: str) -> bool:
 
 def _check_room(parts: dict[Path, tuple[int, int]], folder: Path, dtype: str) -> None:
     """Raise SettingsError where the disk has no room: writing to a mapped file on a full disk ends the process."""
-    needed = sum(rows * columns for path, (rows, columns) in parts.items() if not path.exists())
-    needed *= np.dtype(dtype).itemsize
+    needed = sum(rows * columns for rows, columns in parts.values()) * np.dtype(dtype).itemsize
+    needed -= sum(path.stat().st_blocks * 512 for path in parts if path.exists())  # what is written of sparse files
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise SettingsError(

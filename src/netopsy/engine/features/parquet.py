@@ -21,15 +21,17 @@ _VALIDATION = ("val", "valid", "validation", "dev")
 def from_parquet(path: Path, x: str | None, y: str | None, split: str | None) -> Raw:
     """Vectors, labels and parts of a Parquet file; see `load_features` for x, y and split."""
     try:
-        frame = pl.read_parquet(path)
+        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        schema = lazy.collect_schema()
+        label = _label_column(schema, y, path)
+        parting = _split_column(schema, split, path)
+        columns = _vector_columns(schema, x, {label, parting} - {None}, path)
+        frame = lazy.select(list(dict.fromkeys([*columns, label, *([parting] if parting else [])]))).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")[:200]
         raise SamplesError(f"{path} is damaged or no Parquet file ({reason}); write it again.") from error
-    if not frame.height or not frame.width:
+    if not frame.height:
         raise SamplesError(f"{path} holds no vectors.")
-    label = _label_column(frame, y, path)
-    parting = _split_column(frame, split, path)
-    columns = _vector_columns(frame, x, {label, parting} - {None}, path)
     name, rows, parts = path.name, None, None
     if parting is not None:
         parts, left_out = _parts(frame[parting], parting, path)
@@ -38,61 +40,61 @@ def from_parquet(path: Path, x: str | None, y: str | None, split: str | None) ->
             rows = np.concatenate(parts)
             parts = (np.arange(len(parts[0])), np.arange(len(parts[0]), len(rows)))
             frame = frame[rows]
-    vectors = _stacked(frame[columns[0]], path) if _nested(frame[columns[0]]) else _beside(frame, columns, path)
+    vectors = _stacked(frame[columns[0]], path) if _nested(schema[columns[0]]) else _beside(frame, columns, path)
     return Raw(name, vectors, _labels(frame[label], path), None, parts)
 
 
-def _label_column(frame: pl.DataFrame, y: str | None, path: Path) -> str:
+def _label_column(schema: pl.Schema, y: str | None, path: Path) -> str:
     if y is not None:
-        _need(frame, y, path)
+        _need(schema, y, path)
         return y
-    found = [name for name in _LABELS if name in frame.columns]
+    found = [name for name in _LABELS if name in schema]
     if not found:
-        raise SamplesError(f"{path} has no column 'label' among {_few(frame.columns)}; give y=COLUMN.")
+        raise SamplesError(f"{path} has no column 'label' among {_few(list(schema))}; give y=COLUMN.")
     return found[0]
 
 
-def _split_column(frame: pl.DataFrame, split: str | None, path: Path) -> str | None:
+def _split_column(schema: pl.Schema, split: str | None, path: Path) -> str | None:
     if split is not None:
-        _need(frame, split, path)
+        _need(schema, split, path)
         return split
-    return "split" if "split" in frame.columns else None
+    return "split" if "split" in schema else None
 
 
-def _vector_columns(frame: pl.DataFrame, x: str | None, taken: set[str | None], path: Path) -> list[str]:
+def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], path: Path) -> list[str]:
     """One column of vectors, or all columns of numbers that are meant."""
-    free = [name for name in frame.columns if name not in taken]
+    free = [name for name in schema if name not in taken]
     if x is not None:
         columns: list[str] = []
         for word in x.split(","):
             found = [name for name in free if name == word.strip() or fnmatchcase(name, word.strip())]
             if not found:
-                _need(frame, word.strip(), path)
+                _need(schema, word.strip(), path)
                 raise SamplesError(f"column '{word.strip()}' of {path} holds the labels or the split, not vectors.")
             columns += found
-        nested = [name for name in columns if _nested(frame[name])]
+        nested = [name for name in columns if _nested(schema[name])]
         if nested and len(columns) > 1:
             raise SamplesError(
                 f"x names {len(columns)} columns of {path} and '{nested[0]}' holds vectors; name it alone."
             )
         for name in columns:
-            if not nested and not _number(frame[name]):
-                raise SamplesError(f"column '{name}' of {path} holds {frame[name].dtype}, not numbers; name others.")
+            if not nested and not schema[name].is_numeric():
+                raise SamplesError(f"column '{name}' of {path} holds {schema[name]}, not numbers; name others.")
         return columns
-    vectors = [name for name in free if _nested(frame[name])]
+    vectors = [name for name in free if _nested(schema[name])]
     if len(vectors) > 1:
         raise SamplesError(f"{path} has several columns of vectors ({_few(vectors)}); give x=COLUMN.")
     if vectors:
         return vectors
-    floats = [name for name in free if frame[name].dtype.is_float()]
-    whole = [name for name in free if frame[name].dtype.is_integer()]
+    floats = [name for name in free if schema[name].is_float()]
+    whole = [name for name in free if schema[name].is_integer()]
     if floats and whole:  # an identifier among the features would pass for one
         raise SamplesError(
             f"{path} has {len(floats)} columns of floats and {len(whole)} of whole numbers ({_few(whole)}); say which "
             "are features: x=NAME,NAME or x=PREFIX*."
         )
     if not floats and not whole:
-        raise SamplesError(f"{path} has no column of vectors or numbers among {_few(frame.columns)}; give x=COLUMN.")
+        raise SamplesError(f"{path} has no column of vectors or numbers among {_few(list(schema))}; give x=COLUMN.")
     return floats or whole
 
 
@@ -125,7 +127,7 @@ def _beside(frame: pl.DataFrame, columns: list[str], path: Path) -> NDArray[np.g
 def _labels(column: pl.Series, path: Path) -> NDArray[np.generic]:
     if column.null_count():
         raise SamplesError(f"column '{column.name}' of {path} has rows without a label; mend or leave out the rows.")
-    if _nested(column):
+    if _nested(column.dtype):
         return _stacked(column, path)
     if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
@@ -153,17 +155,13 @@ def _parts(column: pl.Series, name: str, path: Path) -> tuple[tuple[Rows, Rows],
     return (train, tested), int((kinds == "left out").sum())
 
 
-def _nested(column: pl.Series) -> bool:
-    return isinstance(column.dtype, pl.List | pl.Array)
+def _nested(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.List | pl.Array)
 
 
-def _number(column: pl.Series) -> bool:
-    return column.dtype.is_numeric()
-
-
-def _need(frame: pl.DataFrame, column: str, path: Path) -> None:
-    if column not in frame.columns:
-        raise SamplesError(f"{path} has no column '{column}'; nearest: {nearest(column, frame.columns)}.")
+def _need(schema: pl.Schema, column: str, path: Path) -> None:
+    if column not in schema:
+        raise SamplesError(f"{path} has no column '{column}'; nearest: {nearest(column, list(schema))}.")
 
 
 def _few(names: list[str]) -> str:
