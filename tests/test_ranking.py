@@ -109,6 +109,17 @@ def test_order_of_images_and_device_type_do_not_matter() -> None:
         np.testing.assert_array_equal(there, given)
 
 
+def test_arrays_that_may_not_be_written_are_taken(recwarn: pytest.WarningsRecorder) -> None:
+    scores, relevant = sample(20, 3, None)
+    labels = relevant.argmax(1)
+    expected = average_precision(scores, relevant), accuracy(scores, labels)
+    for array in (scores, relevant, labels):
+        array.flags.writeable = False
+    np.testing.assert_array_equal(average_precision(scores, relevant), expected[0])
+    assert accuracy(scores, labels) == expected[1]
+    assert not list(recwarn)
+
+
 def test_labels_are_one_relevant_class_an_image() -> None:
     labels = np.random.default_rng(0).integers(0, 4, 80)
     scores, _ = sample(80, 4, None)

@@ -93,6 +93,13 @@ def mean_average_precision(
     return MeanPrecision(mean, int(held.sum()), int((~held).sum()))
 
 
+def as_tensor(values: Tensor | np.ndarray) -> Tensor:
+    """`values` as a tensor; an array that may not be written, such as a mapped file, is copied."""
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = np.array(values)
+    return torch.as_tensor(values).detach()
+
+
 def _sorted(scores: Tensor, hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """By descending score along the last axis: relevant images so far (int64), whether a tie ends, precision there."""
     ordered, order = scores.sort(dim=1, descending=True)
@@ -124,7 +131,7 @@ def _eleven_points(found: Tensor, ends: Tensor, precision: Tensor) -> Tensor:
 
 def _checked(scores: Tensor | np.ndarray) -> Tensor:
     """Scores (n, classes) in a type that sorts everywhere."""
-    values = torch.as_tensor(scores).detach()
+    values = as_tensor(scores)
     if values.ndim != 2 or not values.numel():
         raise SettingsError(f"scores of shape {tuple(values.shape)} are no table; give one row an image (n, classes).")
     if values.dtype not in (torch.float32, torch.float64):
@@ -136,7 +143,7 @@ def _checked(scores: Tensor | np.ndarray) -> Tensor:
 
 
 def _class_indices(labels: Tensor | np.ndarray, scores: Tensor) -> Tensor:
-    indices = torch.as_tensor(labels).detach().to(scores.device)
+    indices = as_tensor(labels).to(scores.device)
     n, classes = scores.shape
     if indices.shape != (n,) or indices.is_floating_point() or indices.dtype == torch.bool:
         raise SettingsError(
@@ -154,7 +161,7 @@ def _class_indices(labels: Tensor | np.ndarray, scores: Tensor) -> Tensor:
 
 def _rows(relevant: Tensor | np.ndarray, scores: Tensor) -> Tensor:
     """`relevant` as int64 rows of 0 and 1."""
-    rows = torch.as_tensor(relevant).detach().to(scores.device)
+    rows = as_tensor(relevant).to(scores.device)
     if rows.ndim == 1:
         return torch.nn.functional.one_hot(_class_indices(rows, scores), scores.shape[1])
     if rows.shape != scores.shape or not bool(((rows == 0) | (rows == 1)).all()):

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from netopsy.engine.ranking import as_tensor
 from netopsy.errors import SettingsError
 
 MEMORY = 256 * 2**20  # bytes that distances may take at a time
@@ -101,7 +102,7 @@ def same_class(
 
     labels: of the database, int64 (n,); or 0 and 1 (n, classes), where one label in common is enough.
     """
-    asked, held = (torch.as_tensor(given).to(found.device) for given in (query_labels, labels))
+    asked, held = (as_tensor(given).to(found.device) for given in (query_labels, labels))
     if asked.ndim != held.ndim or len(asked) != len(found) or not 1 <= k <= found.shape[1]:
         raise SettingsError(
             f"labels of shape {tuple(asked.shape)} and {tuple(held.shape)} do not fit {len(found):,} queries with "
