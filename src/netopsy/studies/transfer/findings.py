@@ -85,7 +85,8 @@ def _levels(minimum: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
     if one:
         parts.append(f"{plural(one['value'], 'level')} where all dimensions share one range (Q-1)")
     if own:
-        parts.append(f"{own['value']} where each has its own (Q-2)")
+        kind = "each has its own" if one else "each dimension has its own range"
+        parts.append(f"{own['value'] if one else plural(own['value'], 'level')} where {kind} (Q-2)")
     told = f"A loss of at most 1 % needs {' and '.join(parts)}"
     if one and own:
         apart = own["value"] - one["value"]

@@ -15,8 +15,7 @@ from netopsy.studies.transfer.budget import Search
 from netopsy.studies.transfer.chains import Chain, Stresses
 from netopsy.studies.transfer.rivals import rival_chains, rival_lines
 from netopsy.studies.transfer.tables import score_table
-
-Coded = list[tuple[Recipe, Row]]
+from netopsy.studies.transfer.threads import threads_for
 
 
 @dataclass
@@ -41,6 +40,11 @@ class Plan:
 
     def run(self, cell: Callable[[], None]) -> Outcome:
         """Make them; `cell` is called at each."""
+        features = self.bench.features
+        with threads_for((len(features.x_train) + len(features.x_test)) * features.dimensions):
+            return self._run(cell)
+
+    def _run(self, cell: Callable[[], None]) -> Outcome:
         found = {w: [chain.rows(cell) for chain in self.stresses.chains(w)] for w in self.wanted}
         scores = score_table(self.bench, found)
         unstressed = float(scores["score"][0])

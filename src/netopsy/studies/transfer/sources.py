@@ -16,6 +16,7 @@ from netopsy.engine.words import listing, plural
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.network import Network
 from netopsy.samples import Samples
+from netopsy.studies.transfer.threads import threads_for
 
 WORDS, FEWEST_WORDS = 1000, 16  # visual words of the baseline
 IMAGES_A_WORD = 4  # training images for each of them, where their number is left open
@@ -113,7 +114,8 @@ def bag_features(train: Samples, test: Samples, device: torch.device, **settings
     """
     most = len(train) // IMAGES_A_WORD
     words = settings.pop("words") or max(FEWEST_WORDS, min(WORDS, most))
-    x_train, x_test = bag_of_words(train, test, words=words, device=device, **settings)
+    with threads_for((len(train) + len(test)) * train.image(0).size):
+        x_train, x_test = bag_of_words(train, test, words=words, device=device, **settings)
     y_train, y_test, classes = occurring(train.labels, test.labels, shared_classes(train, test))
     return Features(f"bag of words on {test.name}", x_train, y_train, x_test, y_test, classes)
 
