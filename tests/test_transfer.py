@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import vl_convert
 import netopsy
 import reference_transfer as twin
 from netopsy import Result, Samples, load_samples
+from netopsy.cli import main
 from netopsy.engine.features import Features
 from netopsy.engine.stress import drop_order
 from netopsy.engine.workspace import workspace
@@ -397,6 +399,37 @@ def test_classes_of_one_image_and_unknown_classes_are_left_out_and_counted(digit
     result = netopsy.transfer(digits, images([0, 1, 2, 2, 0], 3), train=train, baseline=False, stresses=())
     assert any("2 test images of class 2 were left out" in f for f in result.findings)
     assert result.tables["unstressed"]["images"].to_list() == [3]
+
+
+def test_the_smallest_features_are_treated() -> None:
+    """One dimension has nothing to drop; a score of 0 has nothing to lose; a class without a test image no rank."""
+    result = run(make_features(n=12, m=12, p=1, classes=2), budget="1B")
+    assert result.tables["scores"].filter(pl.col("stress") == "dr1").is_empty()
+    features = make_features(n=40, m=6, p=30, classes=2, seed=4)
+    plain = twin.decisions(twin.unit(features.x_train), features.y_train, twin.unit(features.x_test))
+    features.y_test[:] = 1 - plain.argmax(1)
+    result = run(features, stresses=("dr1", "q2", "fc"))
+    assert any("A score of 0 cannot fall" in finding for finding in result.findings)
+    assert result.tables["scores"]["relative"].null_count() == result.tables["scores"].height
+    several = make_features(several=True)
+    several.y_test[:, 1] = 0
+    assert any("is without b, which no test image has" in f for f in run(several, stresses=()).findings)
+    several.y_test[:] = 0
+    with pytest.raises(SamplesError, match="no test vector of made has a label"):
+        run(several)
+
+
+def test_the_command_takes_a_file_of_vectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    features = make_features()
+    x, y = np.concatenate([features.x_train, features.x_test]), np.concatenate([features.y_train, features.y_test])
+    np.savez(tmp_path / "vectors.npz", x=x, y=y)
+    words = ["transfer", str(tmp_path / "vectors.npz"), "--stresses", "q2", "--levels", "2,4", "--budget", "2B"]
+    main([*words, "--out", str(tmp_path / "case"), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["levels"] for row in printed["tables"]["scores"]] == [None, 2, 4]
+    transform = netopsy.load_transform(tmp_path / "case/transfer/artifacts/transform.safetensors")
+    assert transform.encode(x).shape == (210, 2)
+    assert (tmp_path / "case/transfer.html").exists()
 
 
 def test_vectors_that_are_no_numbers_are_refused() -> None:

@@ -15,6 +15,7 @@ from netopsy.engine.features import Features, part_rows
 from netopsy.engine.features.classes import occurring
 from netopsy.engine.stress import TrainingSet
 from netopsy.engine.stress.recipes import Recipe
+from netopsy.engine.words import plural
 from netopsy.engine.workspace import current_workspace
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.chains import Chain
@@ -106,8 +107,8 @@ class Search:
         where = f"transfer/artifacts/{path.name} of the case" if current_workspace().folder else str(path)
         return [
             f"Within {self.bits:,} bits the best of {len(self.recipes)} codes for {self.bench.node} is {best.label} "
-            f"({size:,} bytes a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test images{kept}"
-            f"{found}.",
+            f"({plural(size, 'byte')} a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test "
+            f"images{kept}{found}.",
             f"It is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy alone, "
             ".decode(codes) gives vectors back.",
         ]

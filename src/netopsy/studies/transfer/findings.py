@@ -23,6 +23,9 @@ def findings(
     for row in nodes.iter_rows(named=True):
         mine = pl.col("node") == row["node"]
         found.append(_unstressed(row))
+        if not row["score"]:
+            found.append(f"A score of 0 cannot fall: nothing is said of {row['node']} relative to it.")
+            continue
         found += _dimensions(minimum.filter(mine), row["dimensions"], scores.filter(mine))
         found += _levels(minimum.filter(mine), scores.filter(mine))
         found += _compression(pareto.filter(mine), scores.filter(mine))

@@ -57,7 +57,7 @@ def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Recipe], l
     products = [recipe for recipe in recipes if isinstance(recipe, ProductCodes | OptimizedProduct)]
     if not products and bits >= FEWEST and train < PER_CENTROID << FEWEST:
         least = PER_CENTROID << FEWEST
-        return recipes, [f"Product quantization was left out: it needs {least} training vectors, there are {train:,}."]
+        return recipes, [f"Product quantization was left out: it needs {least} training vectors."]
     if not products or importlib.util.find_spec("faiss") is not None:
         return recipes, []
     kept = [recipe for recipe in recipes if recipe not in products]

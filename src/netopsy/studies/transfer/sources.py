@@ -43,6 +43,10 @@ def part(samples: Samples, train: Samples | None, test_share: float, seed: int) 
             f"The training images are of {plural(int(held.sum()), 'class', 'classes')} only: a classifier needs two."
         )
     test, missing = _known(samples, held)
+    if test.multilabel and not (test.labels > 0).any():
+        raise Untreatable(
+            f"No test image of {test.name} has a label, so there is nothing to find: give some that have."
+        )
     return train, test, said + missing
 
 
@@ -120,11 +124,23 @@ def bag_features(train: Samples, test: Samples, device: torch.device, **settings
     return Features(f"bag of words on {test.name}", x_train, y_train, x_test, y_test, classes)
 
 
+def unranked(features: Features, measure: str) -> list[str]:
+    """A sentence for classes that no test vector has, which no average precision is of."""
+    if measure == "accuracy":
+        return []
+    y = features.y_test
+    held = (y > 0).sum(0) if y.ndim == 2 else np.bincount(y, minlength=len(features.classes))
+    names = [features.classes[i] for i in np.flatnonzero(held == 0)]
+    return [f"The mean average precision is without {listing(names)}, which no test image has."] if names else []
+
+
 def measure_of(measure: str, features: Features) -> str:
     """The measure that `score` means: as asked, or by the labels.
 
-    Raises SamplesError for an accuracy where a vector may have several labels.
+    Raises SamplesError for an accuracy where a vector may have several labels, and where no test vector has a label.
     """
+    if features.multilabel and not (features.y_test > 0).any():
+        raise SamplesError(f"no test vector of {features.name} has a label; give some that have.")
     if measure == "auto":
         return "map" if features.multilabel else "accuracy"
     if measure == "accuracy" and features.multilabel:

@@ -78,6 +78,8 @@ def score_table(bench: Bench, found: Mapping[str, Sequence[Sequence[Row]]]) -> p
     (unstressed,) = found["none"][0]
     rows = [_line(bench, "none", [unstressed], unstressed.score)]
     for stress, chains in found.items():
+        if not chains:  # nothing to drop from one dimension
+            continue
         if stress == "dr1":
             whole = [[unstressed] * len(chains)]
             steps = [*zip(*chains, strict=True), *whole]

@@ -25,7 +25,7 @@ from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
 from netopsy.studies.transfer.plan import Plan
 from netopsy.studies.transfer.rivals import RIVALS, compared
-from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part
+from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part, unranked
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
 
@@ -124,6 +124,7 @@ class Transfer(Study):
             benches, said = self._benches(network, samples)
         except Untreatable as why:
             return self.result(tables=tables.empty(), findings=[str(why)])
+        said += dict.fromkeys(s for bench in benches for s in unranked(bench.features, bench.measure))
         plans = [self._plan(bench, len(benches) > 1, said) for bench in benches]
         progress = Progress(sum(plan.cells for plan in plans))
         outcomes = [plan.run(progress.cell) for plan in plans]
