@@ -229,17 +229,17 @@ def _front(scores: pl.DataFrame, pareto: pl.DataFrame, score: str, of: str) -> F
 
 def _rivals(rivals: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
     rivals = rivals.filter(pl.col("method") != "Q-2")  # one size only, and among the levels already
-    best = rivals.group_by("method", "bits", maintain_order=True).agg(pl.col("score").max())
+    best = rivals.group_by("method", "budget", maintain_order=True).agg(pl.col("score").max())
     by_score = charts.curve(
-        best.sort("bits"),
-        "bits",
+        best.sort("budget", maintain_order=True),
+        "budget",
         "score",
         color="method",
         log_x=True,
         percent=True,
         reference=float(scores["score"][0]),
         reference_label="unstressed",
-        x_title="bits per vector",
+        x_title="bits per vector, at most",
         y_title=score,
         color_title="code",
         title=f"Ways to store a vector at equal bits{of}",
@@ -249,15 +249,15 @@ def _rivals(rivals: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> 
     )
     found = {"rivals": by_score}
     if rivals["recall_10"].null_count() < rivals.height:
-        best = rivals.group_by("method", "bits", maintain_order=True).agg(pl.col("recall_10").max())
+        best = rivals.group_by("method", "budget", maintain_order=True).agg(pl.col("recall_10").max())
         found["retrieval"] = charts.curve(
-            best.sort("bits"),
-            "bits",
+            best.sort("budget", maintain_order=True),
+            "budget",
             "recall_10",
             color="method",
             log_x=True,
             percent=True,
-            x_title="bits per vector",
+            x_title="bits per vector, at most",
             y_title="recall@10",
             color_title="code",
             title=f"Finding the nearest neighbour at equal bits{of}",

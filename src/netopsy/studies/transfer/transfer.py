@@ -125,7 +125,8 @@ class Transfer(Study):
         except Untreatable as why:
             return self.result(tables=tables.empty(), findings=[str(why)])
         said += dict.fromkeys(s for bench in benches for s in unranked(bench.features, bench.measure))
-        plans = [self._plan(bench, len(benches) > 1, said) for bench in benches]
+        several = sum(not bench.node.startswith(BAG) for bench in benches) > 1
+        plans = [self._plan(bench, several, said) for bench in benches]
         progress = Progress(sum(plan.cells for plan in plans))
         outcomes = [plan.run(progress.cell) for plan in plans]
         scores = pl.concat([outcome.scores for outcome in outcomes])
