@@ -15,7 +15,7 @@ from torch import Tensor
 
 from netopsy.engine.svm.design import Design
 
-RANK = 100
+RANK = 64
 WHOLE = 256  # up to so many coefficients all directions are taken
 
 

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_STEPS = 25  # of a typical fit, and 100 products for its curvature: what a cell costs in either form
-_SKETCH = 100
+from netopsy.engine.svm.preconditioner import RANK
+
+_STEPS = 25  # of a typical fit
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def reduction(x: Float[Tensor, "n p"], gram: Float[Tensor, "n n"] | None = None)
 def pays(n: int, sizes: Iterable[int], classes: int) -> bool:
     """Whether machines on the leading `sizes` of n samples' columns take fewer operations on reduced features."""
     widths = list(sizes)
-    step = 4 * n * (_STEPS * classes + _SKETCH)
+    step = 4 * n * (_STEPS * classes + RANK)
     plain = step * sum(widths)
     reduced = 2 * n * n * max(widths) + len(widths) * (step * n + n**3 / 3)
     return reduced < plain
