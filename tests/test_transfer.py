@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import vl_convert
 
 import netopsy
@@ -389,6 +390,22 @@ def test_samples_that_cannot_be_treated_give_a_finding(
     case = examine(digits, images(labels, 30), studies=["transfer"], out=tmp_path / "case")
     (finding,) = case.load("transfer").findings
     assert said in finding
+
+
+@pytest.mark.parametrize(("factor", "said"), [(None, "No features to transfer"), (np.nan, "NaN")])
+def test_networks_without_features_give_a_finding(factor: float | None, said: str) -> None:
+    """One without any layer, one whose features are no numbers; as an error where the node was named."""
+    layer = torch.nn.Linear(64, 4)
+    torch.nn.init.constant_(layer.weight, factor or 0.0)
+    body = [] if factor is None else [layer, torch.nn.ReLU(), torch.nn.Linear(4, 3)]
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), *body)
+    shape = netopsy.Preprocessing(size=(8, 8), mean=(0.0,), std=(1.0,), channels="L")
+    network, samples = netopsy.Network("bare", module, shape), images([0, 1] * 10, 2)
+    (finding,) = netopsy.transfer(network, samples).findings
+    assert said in finding
+    if factor is not None:
+        with pytest.raises(NetopsyError, match="NaN"):
+            netopsy.transfer(network, samples, nodes=("3",))
 
 
 def test_classes_of_one_image_and_unknown_classes_are_left_out_and_counted(digits: netopsy.Network) -> None:

@@ -17,7 +17,7 @@ RECTIFIERS |= {"clamp_min"}
 SMOOTH = {"gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "sigmoid", "tanh", "softplus"}
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "rand_like", "randn_like", "multinomial", "normal"}
 
-_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook"}
+_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer"}
 _FILTERS = {"filters", "filter_codebook"}
 _SCORES = {"noise", "rounding", "codebook", "filter_codebook"}
 
