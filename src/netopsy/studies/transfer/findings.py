@@ -54,12 +54,12 @@ def _dimensions(minimum: pl.DataFrame, dimensions: int, scores: pl.DataFrame) ->
     pca, random = _least(minimum, "dr2"), _least(minimum, "dr1")
     parts = []
     if pca:
-        parts.append(f"{pca['value']:,} of {dimensions:,} dimensions ({pca['share']:.0%}) after a PCA")
+        parts.append(f"{pca['value']:,} ({pca['share']:.0%}) after a PCA")
     if random:
         parts.append(f"{random['value']:,} ({random['share']:.0%}) drawn at random")
     if not parts:
         return []
-    told = [f"Within 1 % of that score stay {' and '.join(parts)}."]
+    told = [f"Of the {dimensions:,} dimensions {' or '.join(parts)} keep the score within 1 %."]
     fewest = scores.filter(pl.col("stress").is_in(["dr1", "dr2"])).sort("dimensions", maintain_order=True)
     kept = {row["stress"]: row for row in fewest.iter_rows(named=True) if row["dimensions"] == fewest["dimensions"][0]}
     if {"dr1", "dr2"} <= set(kept):
@@ -117,7 +117,7 @@ def _compression(pareto: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
     ]
     if named:
         rates = ", ".join(f"{rate:.1%}" for rate in MARKERS)
-        told.append(f"At the paper's compression rates ({rates}) the best cells are: {'; '.join(named)}.")
+        told.append(f"At the paper's compression rates ({rates}) or above the best cells are: {'; '.join(named)}.")
     return told
 
 
