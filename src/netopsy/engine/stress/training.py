@@ -12,7 +12,7 @@ from torch import Tensor
 
 from netopsy.engine.stress.projection import Projection, fit_projection
 from netopsy.errors import SettingsError
-from netopsy.transform import Coder, Project, Step, Transform, Unit
+from netopsy.transform import Project
 
 SLACK = 1e-3
 """How far from 1 the length of a normalised vector may be."""
@@ -50,11 +50,6 @@ class TrainingSet:
         """x along the principal directions, not centred."""
         return self.projection.apply(self.x)
 
-    def chain(self, *steps: Step | Coder) -> Transform:
-        """The transform of these steps, behind the normalisation."""
-        first = (Unit(self.x.shape[1]),) if self.normalised else ()
-        return Transform((*first, *steps), self.source)
-
     def directions(
         self, size: int, *, centred: bool = False, mix: Tensor | None = None, name: str = "principal directions"
     ) -> Project:
@@ -63,11 +58,6 @@ class TrainingSet:
         components = components if mix is None else components @ mix.to(components)
         offset = -(self.projection.mean @ components) if centred else components.new_zeros(components.shape[1])
         return Project(as_numpy(components), as_numpy(offset), name)
-
-
-def training_set(x_train: Tensor | TrainingSet) -> TrainingSet:
-    """The vectors, of unit length, as a training set; a training set as it is."""
-    return x_train if isinstance(x_train, TrainingSet) else TrainingSet(x_train)
 
 
 def as_numpy(values: Tensor) -> np.ndarray:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from netopsy.engine.kmeans1d import kmeans1d
 from netopsy.engine.stress.recipes.recipe import Recipe
-from netopsy.engine.stress.training import TrainingSet, as_numpy, training_set
-from netopsy.transform import Scalars, Transform
+from netopsy.engine.stress.training import TrainingSet, as_numpy
+from netopsy.transform import Coder, Scalars, Step
 
 NORMAL_ERROR = (1.0, 0.3634, 0.1175, 0.03454, 0.009497, 0.002499, 0.0006442, 0.0001635, 0.00004119)
 """Mean squared error of the best 1, 2, 4 ... 256 levels for a normal variable of variance 1 (Max 1960)."""
@@ -37,13 +36,12 @@ class Allotted(Recipe):
     def label(self) -> str:
         return f"PCA, {self.size} bits by variance"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         widths = allot(train.projection.variances.cpu().numpy(), self.size)
         widths = widths[widths > 0] if widths.any() else np.ones(1, np.int64)
         z = as_numpy(train.coordinates[:, : len(widths)])
         centroids = [scalar_centroids(z[:, j], int(width)) for j, width in enumerate(widths)]
-        return train.chain(train.directions(len(widths)), Scalars(widths.astype(np.uint8), np.concatenate(centroids)))
+        return train.directions(len(widths)), Scalars(widths.astype(np.uint8), np.concatenate(centroids))
 
 
 def allot(variances: np.ndarray, bits: int) -> np.ndarray:

@@ -10,57 +10,56 @@ from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.engine.stress.recipes.recipe import Recipe
-from netopsy.engine.stress.training import TrainingSet, training_set
-from netopsy.transform import Signs, Transform
+from netopsy.engine.stress.training import TrainingSet
+from netopsy.transform import Coder, Signs, Step
 
 ITERATIONS = 50
 
 
 @dataclass(frozen=True)
-class SignBits(Recipe):
-    """The signs of the first `size` centred principal directions (PCA hashing)."""
+class Binary(Recipe):
+    """One bit for each of the first `size` principal directions."""
 
-    method: ClassVar[str] = "PCA signs"
     size: int
 
     @property
     def bits(self) -> int:
         return self.size
+
+
+@dataclass(frozen=True)
+class SignBits(Binary):
+    """The signs of centred principal directions (PCA hashing)."""
+
+    method: ClassVar[str] = "PCA signs"
 
     @property
     def label(self) -> str:
         return f"signs of PCA {self.size}"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         step = train.directions(self.size, centred=True)
-        return train.chain(step, Signs(step.outputs))
+        return step, Signs(step.outputs)
 
 
 @dataclass(frozen=True)
-class Itq(Recipe):
-    """The signs of the first `size` centred principal directions, rotated to lie near signs (ITQ).
+class Itq(Binary):
+    """The signs of centred principal directions, rotated to lie near signs (ITQ).
 
     Gong & Lazebnik, "Iterative quantization: a Procrustean approach to learning binary codes", CVPR 2011.
     """
 
     method: ClassVar[str] = "ITQ"
-    size: int
-
-    @property
-    def bits(self) -> int:
-        return self.size
 
     @property
     def label(self) -> str:
         return f"ITQ {self.size}"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         z = train.coordinates[:, : self.size]
         rotation = procrustes(z - z.mean(0), seed=seed)
         step = train.directions(z.shape[1], centred=True, mix=rotation, name="rotated principal directions")
-        return train.chain(step, Signs(step.outputs))
+        return step, Signs(step.outputs)
 
 
 def procrustes(z: Float[Tensor, "n c"], *, seed: int, iterations: int = ITERATIONS) -> Float[Tensor, "c c"]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from netopsy.engine.stress.bits import bits_per_vector, level_bits
 from netopsy.engine.stress.quantization import fit_ranges
 from netopsy.engine.stress.recipes.recipe import Recipe
-from netopsy.engine.stress.training import TrainingSet, as_numpy, training_set
-from netopsy.transform import Floats, Levels, Take, Transform
+from netopsy.engine.stress.training import TrainingSet, as_numpy
+from netopsy.transform import Coder, Floats, Levels, Step, Take
 
 
 def levels(x: Tensor, h: int) -> Levels:
@@ -39,40 +39,17 @@ class Truncation(Recipe):
     def label(self) -> str:
         return f"first {self.size} dimensions, {self.word} bits"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         dimensions = train.x.shape[1]
         size = min(self.size, dimensions)
         code = levels(train.x[:, :size], 256) if self.word == 8 else Floats(size, self.word)
-        return train.chain(Take(dimensions, size), code)
+        return Take(dimensions, size), code
 
 
 @dataclass(frozen=True)
-class Bins(Recipe):
-    """All `dimensions` with h levels each (Q-2)."""
+class Quantized(Recipe):
+    """`size` dimensions with h levels each."""
 
-    method: ClassVar[str] = "Q-2"
-    dimensions: int
-    h: int
-
-    @property
-    def bits(self) -> int:
-        return bits_per_vector(self.dimensions, self.h)
-
-    @property
-    def label(self) -> str:
-        return f"all {self.dimensions} dimensions x {_width(self.h)}"
-
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
-        return train.chain(levels(train.x, self.h))
-
-
-@dataclass(frozen=True)
-class Directions(Recipe):
-    """The first `size` principal directions with h levels each (Carvalho et al., FC: DR-2 and Q-2)."""
-
-    method: ClassVar[str] = "PCA x Q-2"
     size: int
     h: int
 
@@ -80,43 +57,56 @@ class Directions(Recipe):
     def bits(self) -> int:
         return bits_per_vector(self.size, self.h)
 
+
+@dataclass(frozen=True)
+class Bins(Quantized):
+    """All `size` dimensions with h levels each (Q-2)."""
+
+    method: ClassVar[str] = "Q-2"
+
+    @property
+    def label(self) -> str:
+        return f"all {self.size} dimensions x {_width(self.h)}"
+
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
+        return (levels(train.x, self.h),)
+
+
+@dataclass(frozen=True)
+class Directions(Quantized):
+    """The first `size` principal directions with h levels each (Carvalho et al., FC: DR-2 and Q-2)."""
+
+    method: ClassVar[str] = "PCA x Q-2"
+
     @property
     def label(self) -> str:
         return f"PCA {self.size} x {_width(self.h)}"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         z = train.coordinates[:, : self.size]
-        return train.chain(train.directions(z.shape[1]), levels(z, self.h))
+        return train.directions(z.shape[1]), levels(z, self.h)
 
 
 @dataclass(frozen=True)
-class Whitened(Recipe):
+class Whitened(Quantized):
     """The first `size` principal directions, centred and of equal variance 1 / size, with h levels each.
 
     Vectors so have a mean squared length of 1 (over n - 1 of n). Directions without variance are left out.
     """
 
     method: ClassVar[str] = "whitening x Q-2"
-    size: int
-    h: int
-
-    @property
-    def bits(self) -> int:
-        return bits_per_vector(self.size, self.h)
 
     @property
     def label(self) -> str:
         return f"whitened PCA {self.size} x {_width(self.h)}"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         variances = train.projection.variances[: self.size]
         variances = variances[variances > 0] if bool((variances > 0).any()) else variances.new_ones(1)
         scale = (variances * len(variances)).rsqrt()
         z = train.coordinates[:, : len(scale)]
         step = train.directions(len(scale), centred=True, mix=scale.diag(), name="whitened directions")
-        return train.chain(step, levels((z - z.mean(0)) * scale.to(z), self.h))
+        return step, levels((z - z.mean(0)) * scale.to(z), self.h)
 
 
 def _width(h: int) -> str:

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from netopsy.engine.stress.recipes.recipe import Recipe
-from netopsy.engine.stress.training import TrainingSet, as_numpy, training_set
+from netopsy.engine.stress.training import TrainingSet, as_numpy
 from netopsy.errors import MissingExtra, SettingsError
-from netopsy.transform import Product, Transform
+from netopsy.transform import Coder, Product, Step
 
 FEW_PRODUCTS = 1 << 28
+"""Products an iteration up to which one thread is faster."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,12 @@ class ProductCodes(Recipe):
     def label(self) -> str:
         return f"PQ {self.parts} x {self.width} bits"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         x = as_numpy(train.x)
         size = -(-x.shape[1] // self.parts)
         parts = -(-x.shape[1] // size)  # fewer, where the last ones would be empty
         padded = np.pad(x, ((0, 0), (0, parts * size - x.shape[1])))
-        return train.chain(Product(x.shape[1], codebooks(train_pq(padded, parts, self.width, seed))))
+        return (Product(x.shape[1], codebooks(train_pq(padded, parts, self.width, seed))),)
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,12 @@ class OptimizedProduct(Recipe):
     def label(self) -> str:
         return f"OPQ {self.parts} x {self.width} bits of PCA {self.size}"
 
-    def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        train = training_set(x_train)
+    def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         parts = min(self.parts, train.coordinates.shape[1])
         size = min(self.size, train.coordinates.shape[1]) // parts * parts
         rotation, quantizer = train_opq(as_numpy(train.coordinates[:, :size]), parts, self.width, seed)
         step = train.directions(size, mix=torch.from_numpy(rotation), name="rotated principal directions")
-        return train.chain(step, Product(size, codebooks(quantizer)))
+        return step, Product(size, codebooks(quantizer))
 
 
 def train_pq(x: np.ndarray, parts: int, width: int, seed: int) -> Any:
