@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def make_features(
 
 def run(features: Features, **settings: Any) -> Result:
     return netopsy.transfer(features, **{**FEW, **settings})
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files written outside a workspace go with the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +243,7 @@ def test_the_file_of_a_budget_gives_the_score_that_is_reported(tmp_path: Path) -
     assert any("netopsy.load_transform(path).encode(x)" in finding for finding in result.findings)
 
 
-def test_the_choice_within_a_budget_never_sees_the_test_set(features: Features, tmp_path: Path) -> None:
+def test_the_choice_within_a_budget_never_sees_the_test_set(features: Features) -> None:
     wrong = Features(
         "wrong", features.x_train, features.y_train, features.x_test[::-1].copy(), features.y_test, tuple("abcd")
     )
