@@ -10,7 +10,7 @@ import torch
 from sklearn.svm import LinearSVC
 
 from netopsy import load_samples, workspace
-from netopsy.engine.bow import BagOfWords, bag, bag_of_words
+from netopsy.engine.bow import bag, bag_of_words
 from netopsy.engine.bow.codebook import draw_descriptors, learn_words
 from netopsy.engine.bow.coding import Pooled
 from netopsy.engine.bow.dense_sift import DenseSift, orientation_maps
@@ -198,12 +198,6 @@ def test_a_stopped_pass_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with workspace(tmp_path):
         other = bag_of_words(train, colours(50, 24, seed=2), words=12)
     assert not np.array_equal(other[1], found[1])
-
-
-def test_the_description_counts_the_values() -> None:
-    how = BagOfWords(100, "max", (1, "2x2", "3x1"))
-    assert how.length == 800
-    assert "100 visual words" in how.describe() and "1x1 + 2x2 + 3x1: 800 values" in how.describe()
 
 
 @pytest.mark.parametrize(

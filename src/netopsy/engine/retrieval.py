@@ -8,7 +8,6 @@ first. A stress that makes all vectors equal therefore finds the first k of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -44,33 +43,18 @@ def nearest(queries: Vectors, database: Vectors, k: int, *, memory: int = MEMORY
     memory: bytes for distances; queries are taken in parts that fit, and the result does not depend on it.
     Errors: SettingsError for vectors of different length, with NaN or infinity, or a k above the database's size.
     """
-    size = int(queries.shape[1]) if queries.ndim == 2 else 0
-    return nested_nearest(queries, database, (size,), k, memory=memory)[size]
-
-
-def nested_nearest(
-    queries: Vectors, database: Vectors, sizes: Sequence[int], k: int, *, memory: int = MEMORY
-) -> dict[int, Neighbours]:
-    """`nearest` on the leading dimensions, `x[:, :size]`, for each of `sizes`, in any order.
-
-    Distances grow from one size to the next, so that all sizes together cost one product of the full vectors.
-    """
-    ascending = sorted(set(sizes))
-    _check(queries, database, ascending, k)
+    _check(queries, database, k)
     n, device = len(database), queries.device if isinstance(queries, Tensor) else torch.device("cpu")
     rows = max(1, memory // (24 * n))  # distances, keys and what the choice of the least takes, 8 bytes each
-    found = {size: torch.empty((len(queries), k), dtype=torch.int64, device=device) for size in ascending}
+    found = torch.empty((len(queries), k), dtype=torch.int64, device=device)
     for first in range(0, len(queries), rows):
         part = slice(first, first + rows)
         squares = torch.zeros((len(queries[part]), n), dtype=torch.float64, device=device)
-        lengths = torch.zeros(len(squares), dtype=torch.float64, device=device), squares.new_zeros(n)
-        done = 0
-        for size in ascending:
-            for start in range(done, size, _COLUMNS):
-                columns = slice(start, min(start + _COLUMNS, size))
-                _add(squares, lengths, _block(queries, part, columns, device), _block(database, ..., columns, device))
-            done = size
-            found[size][part] = _least(squares, lengths, k)
+        lengths = squares.new_zeros(len(squares)), squares.new_zeros(n)
+        for start in range(0, queries.shape[1], _COLUMNS):
+            columns = slice(start, start + _COLUMNS)
+            _add(squares, lengths, _block(queries, part, columns, device), _block(database, ..., columns, device))
+        found[part] = _least(squares, lengths, k)
     return found
 
 
@@ -83,13 +67,6 @@ def recall(found: Neighbours, exact: Neighbours, k: int) -> float:
             )
     there = (found[:, :k, None] == exact[:, None, :k].to(found.device)).any(1)
     return float(there.sum()) / there.numel()
-
-
-def nearest_recall(
-    queries: Vectors, database: Vectors, exact: Neighbours, k: int = 10, *, memory: int = MEMORY
-) -> float:
-    """Recall@k of the neighbours by stressed vectors against `exact`, those by unstressed ones."""
-    return recall(nearest(queries, database, k, memory=memory), exact, k)
 
 
 def same_class(
@@ -139,14 +116,12 @@ def _least(squares: Tensor, lengths: tuple[Tensor, Tensor], k: int) -> Tensor:
     return keys.topk(k, largest=False, sorted=True).values & ((1 << bits) - 1)
 
 
-def _check(queries: Vectors, database: Vectors, sizes: list[int], k: int) -> None:
+def _check(queries: Vectors, database: Vectors, k: int) -> None:
     shapes = f"queries of shape {tuple(queries.shape)} and a database of shape {tuple(database.shape)}"
     if queries.ndim != 2 or database.ndim != 2 or queries.shape[1] != database.shape[1] or not math.prod(queries.shape):
         raise SettingsError(f"{shapes} cannot be compared; give vectors of the same length, one a row.")
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(database):
         raise SettingsError(f"k = {k!r} neighbours of {len(database):,} vectors; give 1 to {len(database):,}.")
-    if not sizes or not 1 <= sizes[0] <= sizes[-1] <= queries.shape[1]:
-        raise SettingsError(f"sizes {sizes} of vectors of {queries.shape[1]} dimensions; give 1 to {queries.shape[1]}.")
     for vectors in (queries, database):
         for start in range(0, len(vectors), 4096):
             part = vectors[start : start + 4096]

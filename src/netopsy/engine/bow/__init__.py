@@ -1,5 +1,5 @@
 """Bags of visual words: the classical features that those of networks are compared with."""
 
-from netopsy.engine.bow.bag import BagOfWords, bag_of_words
+from netopsy.engine.bow.bag import bag_of_words
 
-__all__ = ["BagOfWords", "bag_of_words"]
+__all__ = ["bag_of_words"]

@@ -21,9 +21,8 @@ LENGTH = CELLS * CELLS * ORIENTATIONS
 CLIP = 0.2
 WINDOW = 2.0  # standard deviation of the Gaussian window, in bins: half the descriptor (Lowe)
 MAGNIFICATION = 6.0  # a bin of so many pixels belongs to the scale of 1 pixel
-LEAST_CONTRAST = (
-    0.005  # weighed gradient a pixel below which a descriptor is zero, for pixels in 0..1 (VLFeat's `phow`)
-)
+LEAST_CONTRAST = 0.005
+"""Weighed gradient a pixel below which a descriptor is zero, for pixels in 0..1 (VLFeat's `phow`)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class DenseSift:
     size: tuple[int, int]
     bin: int
     step: int
-    root: bool = True
+    root: bool = False
 
     @property
     def frame(self) -> int:

@@ -3,7 +3,7 @@
 from netopsy.engine.stress.bits import bits_per_vector, compression, erase_bits, level_bits
 from netopsy.engine.stress.dimensions import drop_order, step_sizes
 from netopsy.engine.stress.projection import Projection, fit_projection
-from netopsy.engine.stress.quantization import Ranges, codes, dictionary, fit_ranges, quantize
+from netopsy.engine.stress.quantization import Ranges, fit_ranges, quantize
 from netopsy.engine.stress.training import TrainingSet
 from netopsy.engine.stress.unit import unit
 
@@ -12,9 +12,7 @@ __all__ = [
     "Ranges",
     "TrainingSet",
     "bits_per_vector",
-    "codes",
     "compression",
-    "dictionary",
     "drop_order",
     "erase_bits",
     "fit_projection",

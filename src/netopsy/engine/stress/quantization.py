@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32
 from torch import Tensor
 
 from netopsy.errors import SettingsError
@@ -27,10 +27,6 @@ class Ranges:
 
     low: Float32[Tensor, " d"]
     high: Float32[Tensor, " d"]
-
-    def head(self, size: int) -> Ranges:
-        """The ranges of the first `size` dimensions; Q-1's one range serves any number."""
-        return self if len(self.low) == 1 else Ranges(self.low[:size], self.high[:size])
 
 
 @dataclass(frozen=True)
@@ -80,21 +76,6 @@ def quantize(
         torch.sub(part, bins.low, out=into)
         into.mul_(bins.inverse).ceil_().clamp_(1, h).mul_(bins.step).add_(bins.first)
     return out
-
-
-def codes(x: Float32[Tensor, "n p"], ranges: Ranges, h: int) -> UInt8[Tensor, "n p"] | Int32[Tensor, "n p"]:
-    """The number of each value's bin, 0..h-1, in uint8 up to 256 levels, int32 above."""
-    bins = grid(ranges, h)
-    out = torch.empty(x.shape, dtype=torch.uint8 if h <= 256 else torch.int32, device=x.device)
-    for part, into in _blocks(x, out):
-        into.copy_(part.sub(bins.low).mul_(bins.inverse).ceil_().clamp_(1, h).sub_(1))
-    return out
-
-
-def dictionary(ranges: Ranges, h: int) -> Float32[Tensor, "d h"]:
-    """The bin centres of each dictionary, ascending: what `quantize` gives and `codes` counts."""
-    bins = grid(ranges, h)
-    return bins.first[:, None] + torch.arange(1, h + 1, device=bins.step.device) * bins.step[:, None]
 
 
 def _blocks(x: Tensor, out: Tensor) -> list[tuple[Tensor, Tensor]]:
