@@ -65,13 +65,6 @@ def test_packed_codes_are_the_bits_side_by_side(bits: int, q: int) -> None:
     assert np.array_equal(unpack(packed, q, bits), codes)
 
 
-def test_packing_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = np.random.default_rng(0).integers(0, 32, (50, 9)).astype(np.uint8)
-    expected = pack(codes, 5)
-    monkeypatch.setattr("netopsy.transform.packing.AT_ONCE", 200)
-    assert np.array_equal(pack(codes, 5), expected) and np.array_equal(unpack(expected, 9, 5), codes)
-
-
 @every
 def test_codes_take_exactly_the_bits(name: str) -> None:
     chain, x = CHAINS[name], features()

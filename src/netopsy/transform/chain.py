@@ -15,8 +15,8 @@ from netopsy.transform.files import read, write
 from netopsy.transform.packing import UINT8
 from netopsy.transform.steps import FLOAT32, FLOAT64, Step
 
-AT_ONCE = 1 << 22
-"""Values that are held in float64 at once."""
+AT_ONCE = 1 << 20
+"""Values that are worked on at once, in float64 (8 MB) and with each bit of their codes in a byte (16 MB at most)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,6 @@ import numpy as np
 UINT8 = np.ndarray[Any, np.dtype[np.uint8]]
 CODES = np.ndarray[Any, np.dtype[Any]]
 
-AT_ONCE = 1 << 23
-"""Bits that are held one to a byte at a time."""
-
 
 def pack(codes: CODES, bits: int) -> UINT8:
     """Codes (n, q), unsigned, of `bits` bits each (0..16) as (n, ceil(q bits / 8)) bytes, greatest bit first.
@@ -23,12 +20,9 @@ def pack(codes: CODES, bits: int) -> UINT8:
         return np.zeros((n, 0), np.uint8)
     if bits == 8:
         return codes.astype(np.uint8)
-    out = np.empty((n, (q * bits + 7) // 8), np.uint8)
-    for rows in _blocks(n, q):
-        wide = codes[rows].astype(">u2" if bits > 8 else "u1")
-        single = np.unpackbits(wide.view(np.uint8).reshape(len(wide), q, wide.itemsize), axis=2)[:, :, -bits:]
-        out[rows] = np.packbits(single.reshape(len(wide), q * bits), axis=1)
-    return out
+    wide = codes.astype(">u2" if bits > 8 else "u1")
+    single = np.unpackbits(wide.view(np.uint8).reshape(n, q, wide.itemsize), axis=2)[:, :, -bits:]
+    return np.packbits(single.reshape(n, q * bits), axis=1)
 
 
 def unpack(data: UINT8, q: int, bits: int) -> CODES:
@@ -39,16 +33,7 @@ def unpack(data: UINT8, q: int, bits: int) -> CODES:
     if bits == 8:
         return data
     width = 16 if bits > 8 else 8
-    out = np.empty((n, q), np.uint16 if bits > 8 else np.uint8)
-    for rows in _blocks(n, q):
-        single = np.unpackbits(data[rows], axis=1, count=q * bits).reshape(-1, q, bits)
-        padded = np.zeros((len(single), q, width), np.uint8)
-        padded[:, :, width - bits :] = single
-        packed = np.packbits(padded, axis=2)
-        out[rows] = packed.view(">u2")[:, :, 0] if bits > 8 else packed[:, :, 0]
-    return out
-
-
-def _blocks(n: int, q: int) -> list[slice]:
-    rows = max(1, AT_ONCE // max(16 * q, 1))
-    return [slice(start, start + rows) for start in range(0, n, rows)]
+    single = np.zeros((n, q, width), np.uint8)
+    single[:, :, width - bits :] = np.unpackbits(data, axis=1, count=q * bits).reshape(n, q, bits)
+    packed = np.packbits(single, axis=2)
+    return (packed.view(">u2").astype(np.uint16) if bits > 8 else packed)[:, :, 0]

@@ -15,10 +15,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from netopsy.errors import SettingsError
+from netopsy.transform.coders import LARGEST_H
 
 BLOCK = 1 << 17
 """Values that the steps of a quantization work on at once, so that they stay in the processor's cache."""
-LARGEST_H = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,12 @@ def grid(ranges: Ranges, h: int) -> Grid:
     return Grid(low.float(), inverse, step.float(), (low - step / 2).float())
 
 
-def quantize(
-    x: Float32[Tensor, "n p"], ranges: Ranges, h: int, *, out: Float32[Tensor, "n p"] | None = None
-) -> Float32[Tensor, "n p"]:
-    """Each value at the centre of its bin, one of h (Q-1 or Q-2, as the `ranges` are).
-
-    out: where the result goes, contiguous; may be `x` itself.
-    """
+def quantize(x: Float32[Tensor, "n p"], ranges: Ranges, h: int) -> Float32[Tensor, "n p"]:
+    """Each value at the centre of its bin, one of h (Q-1 or Q-2, as the `ranges` are)."""
     bins = grid(ranges, h)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-    for part, into in _blocks(x, out):
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    rows = max(1, BLOCK // max(x.shape[1], 1)) if x.device.type == "cpu" else max(len(x), 1)
+    for part, into in zip(x.split(rows), out.split(rows), strict=True):
         torch.sub(part, bins.low, out=into)
         into.mul_(bins.inverse).ceil_().clamp_(1, h).mul_(bins.step).add_(bins.first)
     return out
-
-
-def _blocks(x: Tensor, out: Tensor) -> list[tuple[Tensor, Tensor]]:
-    if x.device.type != "cpu" or not x.shape[1]:
-        return [(x, out)]
-    rows = max(1, BLOCK // x.shape[1])
-    return list(zip(x.split(rows), out.split(rows), strict=True))
