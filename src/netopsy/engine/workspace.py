@@ -44,9 +44,14 @@ class Workspace:
 
     def checkpoint(self, kind: str, spec: dict[str, Any]) -> Checkpoint:
         """The checkpoint of the work that `spec` (plain data: digests, settings, version) describes."""
-        text = json.dumps(spec, sort_keys=True, default=str)
-        name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+        name = f"{file_stem(kind, spec)}.safetensors"
         return Checkpoint(None if self.folder is None else self.folder / name, self.every)
+
+
+def file_stem(kind: str, spec: dict[str, Any]) -> str:
+    """The name, without its ending, of the file of exactly what `spec` (plain data) describes."""
+    text = json.dumps(spec, sort_keys=True, default=str)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
 _current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ from jaxtyping import Float32
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from netopsy.engine.workspace import current_workspace
-from netopsy.errors import SettingsError
+from netopsy.engine.rows import check_room, opened
+from netopsy.engine.workspace import current_workspace, file_stem
 from netopsy.samples import Samples
 
 Rows = Float32[np.ndarray, "n length"]
@@ -35,8 +32,8 @@ def kept_rows(samples: Samples, length: int, vectors: Callable[[int], Iterator[T
     if place.folder is None:
         rows = np.empty((len(samples), length), np.float32)
     else:
-        path = place.folder / f"bag-of-words-{hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:24]}.npy"
-        finished = _opened(path, (len(samples), length), "r")
+        path = place.folder / f"{file_stem('bag-of-words', spec)}.npy"
+        finished = opened(path, (len(samples), length), np.float32)
         if finished is not None:
             return finished
         rows, done = _part(path, (len(samples), length), done)
@@ -59,25 +56,11 @@ def kept_rows(samples: Samples, length: int, vectors: Callable[[int], Iterator[T
     return open_memmap(path, mode="r")
 
 
-def _opened(path: Path, shape: tuple[int, int], mode: str) -> np.memmap | None:
-    """The rows in `path`, if it holds so many."""
-    try:
-        rows = open_memmap(path, mode=mode)
-    except (OSError, ValueError, EOFError):
-        return None
-    return rows if rows.shape == shape and rows.dtype == np.float32 else None
-
-
 def _part(path: Path, shape: tuple[int, int], done: int) -> tuple[np.memmap, int]:
     """The rows that a stopped pass left and how many of them are done, or new ones and 0."""
     part = path.with_suffix(".part")
-    left = _opened(part, shape, "r+") if done else None
+    left = opened(part, shape, np.float32, "r+") if done else None
     if left is not None:
         return left, done
-    needed, free = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
-    if needed > free:  # writing to a mapped file on a full disk would end the process
-        raise SettingsError(
-            f"the bags of words need {needed / 1e9:,.1f} GB and '{path.parent}' has {free / 1e9:,.1f} GB free; take "
-            "fewer words, regions or images, or give another --out."
-        )
+    check_room(path.parent, 4 * shape[0] * shape[1], "the bags of words", "take fewer words, regions or images")
     return open_memmap(part, mode="w+", dtype=np.float32, shape=shape), 0

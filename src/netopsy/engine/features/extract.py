@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +19,9 @@ from netopsy.engine.conditions import conditions
 from netopsy.engine.features.classes import occurring
 from netopsy.engine.features.features import Features, Scratch
 from netopsy.engine.observe import observe
+from netopsy.engine.rows import check_room, opened
 from netopsy.engine.tallies.collect import Collect, Kind, Pool, pool_places
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.workspace import current_workspace, file_stem
 from netopsy.errors import NetopsyError, NetworkError, SamplesError, SettingsError
 from netopsy.network.graph import batch_first, data_nodes, shape_of
 from netopsy.network.network import Network
@@ -81,9 +80,9 @@ def extract(
     return {
         name: Features(
             f"{name} of {network.name} on {test.name}",
-            _vectors(paths[0][name]),
+            open_memmap(paths[0][name], mode="r"),
             y_train,
-            _vectors(paths[1][name]),
+            open_memmap(paths[1][name], mode="r"),
             y_test,
             held,
             scratch,
@@ -141,13 +140,16 @@ def _collect(
 ) -> dict[str, Path]:
     """The finished file of each node; those that are not there yet come from one pass."""
     folder.mkdir(parents=True, exist_ok=True)
-    finished = {name: folder / f"{_name(network, samples, name, pool, dtype)}.npy" for name in nodes}
+    spec = {**conditions(network, samples), "pool": pool, "dtype": dtype}
+    finished = {name: folder / f"{file_stem('features', {**spec, 'node': name})}.npy" for name in nodes}
     sizes = {name: (len(samples), dimensions(node, pool)) for name, node in nodes.items()}
-    missing = {name: path for name, path in finished.items() if not _whole(path, sizes[name], dtype)}
+    missing = {name: path for name, path in finished.items() if opened(path, sizes[name], dtype) is None}
     if not missing:
         return finished
     parts = {name: _part(path, sizes[name], dtype) for name, path in missing.items()}
-    _check_room({path: sizes[name] for name, path in parts.items()}, folder, dtype)
+    needed = sum(math.prod(sizes[name]) for name in parts) * np.dtype(dtype).itemsize
+    needed -= sum(path.stat().st_blocks * 512 for path in parts.values() if path.exists())  # what is written of it
+    check_room(folder, needed, "the features", "pool them, keep them as float16, take fewer nodes or images")
     tallies = {
         name: (name, Collect(path, len(samples), name, pool=pool, axis=channel_axis(nodes[name]), dtype=dtype))
         for name, path in parts.items()
@@ -163,48 +165,16 @@ def _collect(
     return finished
 
 
-def _name(network: Network, samples: Samples, node: str, pool: str, dtype: str) -> str:
-    """The name of the file that holds exactly these features."""
-    spec = {**conditions(network, samples), "node": node, "pool": pool, "dtype": dtype}
-    text = json.dumps(spec, sort_keys=True, default=str)
-    return f"features-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-
-
 def _part(path: Path, size: tuple[int, int], dtype: str) -> Path:
     """The file that a stopped pass left, or a new name.
 
     The name enters the checkpoint of the pass: without this very file the pass begins at the first sample.
     """
     for found in sorted(path.parent.glob(f"{path.stem}.*.part")):
-        if _whole(found, size, dtype):
+        if opened(found, size, dtype) is not None:
             return found
         found.unlink()
     return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")
-
-
-def _whole(path: Path, size: tuple[int, int], dtype: str) -> bool:
-    """Whether `path` is a file of these features, of full length."""
-    try:
-        file = open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError):
-        return False
-    return file.shape == size and file.dtype == np.dtype(dtype)
-
-
-def _check_room(parts: dict[Path, tuple[int, int]], folder: Path, dtype: str) -> None:
-    """Raise SettingsError where the disk has no room: writing to a mapped file on a full disk ends the process."""
-    needed = sum(rows * columns for rows, columns in parts.values()) * np.dtype(dtype).itemsize
-    needed -= sum(path.stat().st_blocks * 512 for path in parts if path.exists())  # what is written of sparse files
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise SettingsError(
-            f"the features need {needed / 1e9:,.1f} GB and '{folder}' has {free / 1e9:,.1f} GB free; pool them, keep "
-            "them as float16, take fewer nodes or images, or give another --out."
-        )
-
-
-def _vectors(path: Path) -> np.ndarray:
-    return open_memmap(path, mode="r")
 
 
 def _some(classes: tuple[str, ...]) -> str:
