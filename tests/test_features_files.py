@@ -192,6 +192,10 @@ MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
     (save(X), {}, "vectors without labels"),
     (save(X), {"labels": "nowhere.txt"}, "no labels 'nowhere.txt'"),
     (save(X), {"labels": Y[:-1]}, "60 vectors and 59 labels"),
+    (save(X), {"labels": {"csv": ""}}, "no column 'label' among ''"),
+    (save(X), {"labels": {"csv": "id,kind\n0,a\n"}}, "no column 'label' among 'id, kind'"),
+    (save(X), {"labels": {"csv": "label\n0\n0,1\n"}}, "2 cells in row 3"),
+    (save(X), {"labels": {"txt": "a\xff"}}, "give UTF-8 text"),
     (save(X), {"labels": Y, "x": "x"}, "takes no x"),
     (cut(save(X), 300), {"labels": Y}, "damaged"),
     (cut(save(X), 30), {"labels": Y}, "damaged"),
@@ -259,6 +263,10 @@ MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize("number", range(len(MISTAKES)))
 def test_a_mistake_is_one_sentence_that_says_what_to_do(number: int, tmp_path: Path) -> None:
     source, options, said = MISTAKES[number]
+    if isinstance(options.get("labels"), dict):
+        ((ending, text),) = options["labels"].items()
+        options = {"labels": tmp_path / f"labels.{ending}"}
+        options["labels"].write_text(text, encoding="latin-1")
     with pytest.raises((SamplesError, SettingsError), match=said) as caught:
         load_features(source(tmp_path) if callable(source) else source, **options)
     text = str(caught.value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from PIL import Image
 from netopsy.errors import SamplesError
 from netopsy.samples.images import ArrayImages
 from netopsy.samples.labels import checked_labels, given_classes, named
+from netopsy.samples.npz import read_npz
 from netopsy.samples.pixels import Pixels
 from netopsy.samples.samples import Samples
 
@@ -27,8 +26,8 @@ def from_pair(x: Any, y: Any, name: str = "arrays", *, classes: str | Path | Seq
 
     x: uint8, or floats in 0..1. y: whole numbers, or 0 and 1 where an image may have several labels.
     """
-    labels = checked_labels(_array(y), name)
-    pixels = checked_pixels(_array(x), name)
+    labels = checked_labels(as_array(y, name), name)
+    pixels = checked_pixels(as_array(x, name), name)
     if len(pixels) != len(labels):
         raise SamplesError(f"{name} has {len(pixels):,} images and {len(labels):,} labels; give one label an image.")
     if not len(pixels):
@@ -72,20 +71,8 @@ def from_npz(
 
     x, y: other names of the two. An array `classes` of text names the classes unless `classes` does.
     """
-    if not zipfile.is_zipfile(path):
-        raise SamplesError(f"{path} is damaged or no .npz file; write one with numpy.savez(path, x=images, y=labels).")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = _array_names(set(file.files), split, x, y, path)
-            images, labels = file[names[0]], file[names[1]]
-            if classes is None and "classes" in file.files:
-                classes = [str(word) for word in file["classes"].ravel()]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "pickle" in str(error):
-            raise SamplesError(
-                f"{path} holds pickled objects, which Netopsy never loads; save plain number arrays instead."
-            ) from error
-        raise SamplesError(f"{path} is damaged: {error or type(error).__name__}; write or fetch it again.") from error
+    _, (images, labels), words = read_npz(path, lambda held: _array_names(held, split, x, y, path), "images")
+    classes = words if classes is None else classes
     return from_pair(images, labels, path.name + (f"[{split}]" if split else ""), classes=classes)
 
 
@@ -124,12 +111,12 @@ def _array_names(held: set[str], split: str | None, x: str | None, y: str | None
     return names
 
 
-def _array(values: Any) -> NDArray[np.generic]:
+def as_array(values: Any, name: str) -> NDArray[np.generic]:
+    """`values` as an array: a tensor, an array, or lists of numbers or text."""
     if isinstance(values, torch.Tensor):
-        return values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise SamplesError(
-            f"a {type(values).__name__} of differing lengths is no array; give numbers of one shape."
-        ) from error
+        raise SamplesError(f"{name} has rows of differing lengths; give numbers of one shape.") from error

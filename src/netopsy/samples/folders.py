@@ -95,7 +95,7 @@ def from_table(
     of 0 and 1, whose names are the classes; None takes the column `label`, or all others where there is none.
     """
     folder = table.parent if folder is None else folder
-    header, rows = _read_table(table)
+    header, rows = read_table(table)
     columns = [label] if isinstance(label, str) else list(label or [])
     if not columns:
         columns = ["label"] if "label" in header else [name for name in header if name != file]
@@ -146,14 +146,14 @@ def _columns(values: list[list[str]], columns: list[str], table: Path) -> tuple[
     return np.array(values, np.float32), tuple(columns)
 
 
-def _read_table(table: Path) -> tuple[list[str], list[list[str]]]:
+def read_table(table: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a CSV, all as text, empty lines left out."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as lines:
             rows = [row for row in csv.reader(lines) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SamplesError(f"cannot read the labels in {table}: {reason}; give a UTF-8 CSV: file,label.") from error
+        raise SamplesError(f"cannot read the labels in {table}: {reason}; give a UTF-8 CSV with a header.") from error
     header = rows[0] if rows else []
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(header):

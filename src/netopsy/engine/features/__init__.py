@@ -2,11 +2,10 @@
 
 from netopsy.engine.features.extract import default_node, dimensions, extract, shared_classes
 from netopsy.engine.features.features import Features, blocks_of
-from netopsy.engine.features.load import SUFFIXES, load_features
+from netopsy.engine.features.load import load_features
 from netopsy.engine.features.parts import part_rows, part_samples
 
 __all__ = [
-    "SUFFIXES",
     "Features",
     "blocks_of",
     "default_node",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from netopsy.engine.features.raw import Raw
 from netopsy.errors import SamplesError, nearest
+from netopsy.samples.folders import read_table
+from netopsy.samples.npz import read_npz, unreadable
 
 
 def from_npy(path: Path, labels: Any) -> Raw:
@@ -31,7 +30,7 @@ def read_npy(path: Path, *, mapped: bool = False) -> NDArray[np.generic]:
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not isinstance(array, np.ndarray):
         raise SamplesError(f"{path} is no .npy file; write one with numpy.save.")
     return array
@@ -46,18 +45,17 @@ def read_label_file(source: str | Path) -> NDArray[np.generic]:
         return read_npy(path)
     if path.suffix not in (".csv", ".txt"):
         raise SamplesError(f"the labels '{source}' are a {path.suffix or 'file'}; give a .npy, a .csv or a .txt.")
+    if path.suffix == ".csv":
+        header, rows = read_table(path)
+        column = "label" if "label" in header else ", ".join(header[:5])
+        if column not in header:
+            raise SamplesError(f"{path} has no column 'label' among '{column}'; name one so.")
+        return np.array([row[header.index(column)].strip() for row in rows], dtype=str)
     try:
-        if path.suffix == ".txt":
-            lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-            return np.array([line.strip() for line in lines], dtype=str)
-        frame = pl.read_csv(path, infer_schema=False)
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise SamplesError(f"cannot read the labels in {path} ({reason}); give UTF-8 text.") from error
-    column = "label" if "label" in frame.columns else frame.columns[0]
-    if column != "label" and frame.width > 1:
-        raise SamplesError(f"{path} has no column 'label' among {', '.join(frame.columns[:5])}; name one so.")
-    return frame[column].fill_null("").str.strip_chars().to_numpy().astype(str)
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SamplesError(f"cannot read the labels in {path} ({error}); give UTF-8 text.") from error
+    return np.array([line.strip() for line in lines], dtype=str)
 
 
 def from_npz(path: Path, x: str | None, y: str | None) -> Raw:
@@ -65,16 +63,7 @@ def from_npz(path: Path, x: str | None, y: str | None) -> Raw:
 
     x, y: other names of the two, with `_train` and `_test` behind them where there are four.
     """
-    if not zipfile.is_zipfile(path):
-        raise SamplesError(f"{path} is damaged or no .npz file; write one with numpy.savez(path, x=vectors, y=labels).")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            held = set(file.files)
-            names = _names(held, x or "x", y or "y", path)
-            arrays = [file[name] for name in names]
-            classes = tuple(str(word) for word in file["classes"].ravel()) if "classes" in held else None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise _unreadable(path, error) from error
+    names, arrays, classes = read_npz(path, lambda held: _names(held, x or "x", y or "y", path), "vectors")
     if len(arrays) == 2:
         return Raw(path.name, arrays[0], arrays[1], classes)
     for a, b in ((0, 2), (1, 3)):
@@ -104,10 +93,3 @@ def _names(held: set[str], x: str, y: str, path: Path) -> tuple[str, ...]:
                 "x and y by these names, or x=NAME and y=NAME."
             )
     return wanted
-
-
-def _unreadable(path: Path, error: Exception) -> SamplesError:
-    if "object" in str(error).lower():
-        return SamplesError(f"{path} holds pickled objects, which Netopsy never loads; save plain arrays instead.")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return SamplesError(f"{path} is damaged or no {path.suffix} file ({reason.rstrip('.')}); write it again.")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from netopsy.engine.features.arrays import from_npy, from_npz
@@ -19,8 +18,8 @@ from netopsy.engine.features.parquet import from_parquet
 from netopsy.engine.features.parts import part_rows
 from netopsy.engine.features.raw import Raw
 from netopsy.errors import SamplesError
+from netopsy.samples.arrays import as_array
 
-SUFFIXES = (".npy", ".npz", ".parquet")
 FORMS = "a .npy with labels=FILE, an .npz, a .parquet, or a pair of arrays (x, y)"
 
 
@@ -80,7 +79,7 @@ def _read(source: Any, options: _Options) -> Raw:
         if len(source) != 2:
             raise SamplesError(f"a {type(source).__name__} of {len(source)} is no pair (x, y) of vectors and labels.")
         options.none_but("a pair of arrays")
-        return Raw("arrays", array_of(source[0], "arrays"), array_of(source[1], "arrays"))
+        return Raw("arrays", as_array(source[0], "arrays"), as_array(source[1], "arrays"))
     if not isinstance(source, str | Path):
         raise SamplesError(f"a {type(source).__name__} is no source of features; give {FORMS}.")
     path = Path(source).expanduser()
@@ -96,17 +95,6 @@ def _read(source: Any, options: _Options) -> Raw:
         options.none_but(path.name, "x", "y", "split")
         return from_parquet(path, options.x, options.y, options.split)
     raise SamplesError(f"'{source}' is a {path.suffix or 'file'}; give {FORMS}.")
-
-
-def array_of(values: Any, name: str) -> NDArray[np.generic]:
-    """`values` as an array: a tensor, an array, or lists of numbers or text."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise SamplesError(f"{name} has rows of differing lengths; give vectors of one length.") from error
 
 
 def checked_vectors(x: NDArray[np.generic], name: str) -> NDArray[np.generic]:
