@@ -13,7 +13,7 @@ from netopsy.errors import TransformError
 from netopsy.transform.coders import Coder
 from netopsy.transform.files import read, write
 from netopsy.transform.packing import UINT8
-from netopsy.transform.steps import FLOAT32, FLOAT64, Step
+from netopsy.transform.steps import FLOAT32, FLOAT64, Step, kind_of
 
 AT_ONCE = 1 << 20
 """Values that are worked on at once, in float64 (8 MB) and with each bit of their codes in a byte (16 MB at most)."""
@@ -35,12 +35,13 @@ class Transform:
     def __post_init__(self) -> None:
         *front, last = self.steps or (None,)
         if not isinstance(last, Coder) or not all(isinstance(step, Step) for step in front):
-            raise TransformError("a transform is any number of steps and one code at the end.")
+            kinds = ", ".join(map(kind_of, self.steps)) or "none"
+            raise TransformError(f"the steps are {kinds}; give any number of steps and one code behind them.")
         for step, following in zip(self.steps, self.steps[1:], strict=False):
             if step.outputs != following.inputs:  # type: ignore[union-attr]
                 raise TransformError(
                     f"the step '{step.kind}' gives {step.outputs} values, "  # type: ignore[union-attr]
-                    f"the step '{following.kind}' behind it takes {following.inputs}."
+                    f"the step '{following.kind}' behind it takes {following.inputs}; give steps of one size."
                 )
 
     @property

@@ -88,11 +88,14 @@ class Levels(Coder):
         positive(self, inputs=self.inputs, h=self.h)
         numbers(self, low=(self.low, 1), high=(self.high, 1))
         if self.h > LARGEST_H:
-            raise TransformError(f"the step 'levels' has {self.h} levels; {LARGEST_H} is the most.")
+            raise TransformError(f"the step 'levels' has {self.h} levels; give 1 to {LARGEST_H}.")
         if self.low.shape != self.high.shape or len(self.low) not in (1, self.inputs) or (self.low > self.high).any():
-            raise TransformError(f"the ranges of the step 'levels' do not fit {self.inputs} dimensions.")
+            raise TransformError(
+                f"the step 'levels' has {len(self.low)} low and {len(self.high)} high ends for {self.inputs} dimensions; "
+                f"give 1 or {self.inputs} of each, no low one above its high one."
+            )
         if max(np.abs(self.low).max(), np.abs(self.high).max()) > LARGEST:
-            raise TransformError(f"the ranges of the step 'levels' go beyond {LARGEST:g}.")
+            raise TransformError(f"the ranges of the step 'levels' go beyond {LARGEST:g}; scale the features down.")
 
     @property
     def width(self) -> int:
@@ -122,7 +125,8 @@ class Levels(Coder):
         codes = unpack(data, self.inputs, self.width)
         if codes.size and int(codes.max()) >= self.h:
             raise TransformError(
-                f"a code is {codes.max()}, of {self.h} levels: these bytes are no codes of this transform."
+                f"a code is {codes.max()}, of {self.h} levels: these bytes are no codes of this transform; give those "
+                "that it encoded."
             )
         _, step, first = self._grid
         return (codes.astype(np.float32) + 1) * step + first

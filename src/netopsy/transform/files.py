@@ -71,7 +71,7 @@ def read(path: str | Path) -> tuple[tuple[Step | Coder, ...], str]:
         raise TransformError(f"'{path}' is damaged: {error}") from error
     if arrays:
         raise TransformError(
-            f"'{path}' holds '{min(arrays)}', which no step uses: it is damaged or of a newer Netopsy."
+            f"'{path}' holds '{min(arrays)}', which no step uses: it is damaged or of a newer Netopsy; fetch it again."
         )
     return steps, metadata.get("source", "")
 

@@ -31,11 +31,16 @@ class Scalars(Coder):
         numbers(self, centroids=(self.centroids, 1))
         w = self.widths
         if not isinstance(w, np.ndarray) or w.dtype != np.uint8 or w.ndim != 1 or not len(w):
-            raise TransformError("the step 'scalars' needs widths as a uint8 array with 1 axis, not empty.")
+            raise TransformError(
+                "the step 'scalars' has other widths than a uint8 array (inputs,), not empty; give that."
+            )
         if w.min() < 1 or w.max() > WIDEST or (1 << w.astype(np.int64)).sum() != len(self.centroids):
-            raise TransformError(f"the widths of the step 'scalars' do not fit its {len(self.centroids)} centroids.")
+            raise TransformError(
+                f"the widths of the step 'scalars' do not fit its {len(self.centroids)} centroids; give widths of 1 to "
+                f"{WIDEST} and 2^width centroids for each."
+            )
         if any((part[1:] < part[:-1]).any() for part in self._parts):
-            raise TransformError("the centroids of the step 'scalars' do not ascend.")
+            raise TransformError("the centroids of the step 'scalars' do not ascend; sort those of each dimension.")
 
     @property
     def inputs(self) -> int:  # type: ignore[override]

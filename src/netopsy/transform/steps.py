@@ -98,7 +98,8 @@ class Project(Step):
         numbers(self, components=(self.components, 2), offset=(self.offset, 1))
         if self.components.shape[1] != len(self.offset):
             raise TransformError(
-                f"the step 'project' has {self.components.shape[1]} directions and {len(self.offset)} offsets."
+                f"the step 'project' has {self.components.shape[1]} directions and {len(self.offset)} offsets; "
+                "give one each."
             )
 
     @property
@@ -134,10 +135,10 @@ def numbers(step: object, **arrays: tuple[Any, int]) -> None:
     for name, (array, axes) in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != axes or not array.size:
             raise TransformError(
-                f"the step {kind_of(step)!r} needs {name} as a float32 array with {axes} axes, not empty."
+                f"the step {kind_of(step)!r} has other {name} than a float32 array of {axes} axes, not empty; give that."
             )
         if not np.isfinite(array).all():
-            raise TransformError(f"the step {kind_of(step)!r} has NaN or infinite values in its {name}.")
+            raise TransformError(f"the step {kind_of(step)!r} has NaN or infinity in its {name}; fit it again.")
 
 
 def kind_of(step: object) -> str:

@@ -37,7 +37,7 @@ def read_labels(
         values = values.astype(np.int64)
     labels = checked_labels(values, name)
     if not len(labels):
-        raise SamplesError(f"{name} holds no vectors.")
+        raise SamplesError(f"{name} holds no vectors; give two or more of each class.")
     if given is not None and labels.ndim == 1 and labels.max() >= len(given):
         raise SamplesError(
             f"{name} has the label {labels.max()}, but {len(given)} class names are given (labels 0 to "

@@ -114,7 +114,8 @@ def shared_classes(train: Samples, test: Samples) -> tuple[str, ...]:
         )
     if train.multilabel and len(longer) != len(shorter):
         raise SamplesError(
-            f"{train.name} has {len(train.classes)} labels an image and {test.name} {len(test.classes)}."
+            f"{train.name} has {len(train.classes)} labels an image and {test.name} {len(test.classes)}; give both the "
+            "same columns."
         )
     return longer
 

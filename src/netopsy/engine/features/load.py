@@ -77,7 +77,8 @@ class _Options:
 def _read(source: Any, options: _Options) -> Raw:
     if isinstance(source, tuple | list):
         if len(source) != 2:
-            raise SamplesError(f"a {type(source).__name__} of {len(source)} is no pair (x, y) of vectors and labels.")
+            what = f"a {type(source).__name__} of {len(source)}"
+            raise SamplesError(f"{what} is no source of features; give a pair (x, y) of vectors and labels.")
         options.none_but("a pair of arrays")
         return Raw("arrays", as_array(source[0], "arrays"), as_array(source[1], "arrays"))
     if not isinstance(source, str | Path):
@@ -107,7 +108,7 @@ def checked_vectors(x: NDArray[np.generic], name: str) -> NDArray[np.generic]:
             f"the vectors of {name} are {x.dtype} of shape {x.shape}; give numbers (n, dimensions){hint}."
         )
     if not x.size:
-        raise SamplesError(f"{name} holds no vectors (shape {x.shape}).")
+        raise SamplesError(f"{name} holds no vectors (shape {x.shape}); give at least two of each class.")
     if x.dtype not in (np.float16, np.float32):
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             x = x.astype(np.float32)

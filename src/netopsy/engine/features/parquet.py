@@ -31,7 +31,7 @@ def from_parquet(path: Path, x: str | None, y: str | None, split: str | None) ->
         reason = " ".join(str(error).split()).rstrip(".")[:200]
         raise SamplesError(f"{path} is damaged or no Parquet file ({reason}); write it again.") from error
     if not frame.height:
-        raise SamplesError(f"{path} holds no vectors.")
+        raise SamplesError(f"{path} holds no vectors; give two or more of each class.")
     name, rows, parts = path.name, None, None
     if parting is not None:
         parts, left_out = _parts(frame[parting], parting, path)
@@ -70,7 +70,7 @@ def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], pa
             found = [name for name in free if name == word.strip() or fnmatchcase(name, word.strip())]
             if not found:
                 _need(schema, word.strip(), path)
-                raise SamplesError(f"column '{word.strip()}' of {path} holds the labels or the split, not vectors.")
+                raise SamplesError(f"column '{word.strip()}' of {path} is the labels' or the split's; name another.")
             columns += found
         nested = [name for name in columns if _nested(schema[name])]
         if nested and len(columns) > 1:
@@ -107,7 +107,7 @@ def _stacked(column: pl.Series, path: Path) -> NDArray[np.generic]:
         what = "empty cells" if None in sizes else f"vectors of {known[0]} to {known[-1]} values"
         raise SamplesError(f"column '{column.name}' of {path} has {what}; give vectors of one length.")
     if sizes == {0}:
-        raise SamplesError(f"column '{column.name}' of {path} has vectors without a value.")
+        raise SamplesError(f"column '{column.name}' of {path} has vectors without a value; give one or more each.")
     flat = column.explode()
     if flat.null_count():
         raise SamplesError(
@@ -161,7 +161,7 @@ def _nested(kind: pl.DataType) -> bool:
 
 def _need(schema: pl.Schema, column: str, path: Path) -> None:
     if column not in schema:
-        raise SamplesError(f"{path} has no column '{column}'; nearest: {nearest(column, list(schema))}.")
+        raise SamplesError(f"{path} has no column '{column}'; nearest: {nearest(column, list(schema))}; name one.")
 
 
 def _few(names: list[str]) -> str:

@@ -30,7 +30,7 @@ def part_rows(labels: Labels, test_share: float, seed: int, name: str, classes: 
         )
     count = min(max(1, round(test_share * len(labels))), len(labels) - 1)
     if count < 1:
-        raise SamplesError(f"{name} has {len(labels)} items, too few to part into training and test.")
+        raise SamplesError(f"{name} has {len(labels)} items, too few to part into training and test; give more.")
     tested = np.zeros(len(labels), bool)
     tested[stratified(labels, count, seed)] = True
     lot = np.random.default_rng(seed)
