@@ -91,7 +91,7 @@ class Levels(Coder):
             raise TransformError(f"the step 'levels' has {self.h} levels; give 1 to {LARGEST_H}.")
         if self.low.shape != self.high.shape or len(self.low) not in (1, self.inputs) or (self.low > self.high).any():
             raise TransformError(
-                f"the step 'levels' has {len(self.low)} low and {len(self.high)} high ends for {self.inputs} dimensions; "
+                f"the step 'levels' has {len(self.low)} low and {len(self.high)} high ends for {self.inputs} values; "
                 f"give 1 or {self.inputs} of each, no low one above its high one."
             )
         if max(np.abs(self.low).max(), np.abs(self.high).max()) > LARGEST:

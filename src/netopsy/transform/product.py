@@ -31,8 +31,8 @@ class Product(Coder):
         m, k, s = self.codebooks.shape
         if k & (k - 1) or k > 1 << 16 or not m * s - s < self.inputs <= m * s:
             raise TransformError(
-                f"{m} codebooks of {k} centroids of {s} values do not fit {self.inputs} dimensions; give 2^b centroids, "
-                "65536 at most, and as many codebooks as the dimensions fill."
+                f"{m} codebooks of {k} centroids of {s} values do not fit {self.inputs} dimensions; give 2^b "
+                "centroids, 65536 at most, and as many codebooks as the dimensions fill."
             )
 
     @property

@@ -31,9 +31,7 @@ class Scalars(Coder):
         numbers(self, centroids=(self.centroids, 1))
         w = self.widths
         if not isinstance(w, np.ndarray) or w.dtype != np.uint8 or w.ndim != 1 or not len(w):
-            raise TransformError(
-                "the step 'scalars' has other widths than a uint8 array (inputs,), not empty; give that."
-            )
+            raise TransformError("the widths of the step 'scalars' are no uint8 array (inputs,) or empty; give one.")
         if w.min() < 1 or w.max() > WIDEST or (1 << w.astype(np.int64)).sum() != len(self.centroids):
             raise TransformError(
                 f"the widths of the step 'scalars' do not fit its {len(self.centroids)} centroids; give widths of 1 to "

@@ -135,7 +135,7 @@ def numbers(step: object, **arrays: tuple[Any, int]) -> None:
     for name, (array, axes) in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != axes or not array.size:
             raise TransformError(
-                f"the step {kind_of(step)!r} has other {name} than a float32 array of {axes} axes, not empty; give that."
+                f"the {name} of the step {kind_of(step)!r} is no float32 array of {axes} axes, or empty; give one."
             )
         if not np.isfinite(array).all():
             raise TransformError(f"the step {kind_of(step)!r} has NaN or infinity in its {name}; fit it again.")
