@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -291,10 +290,3 @@ def test_features_made_by_hand_are_checked() -> None:
                 **{name: getattr(good, name) for name in ("name", "x_train", "y_train", "x_test", "y_test", "classes")}
                 | change
             )
-
-
-def test_the_page_on_features_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "features.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    exec(compile(code, "features.md", "exec", dont_inherit=True), {"__name__": "__main__"})
-    assert "Features(arrays, 45 + 15 vectors, 32 dimensions, 3 classes)" in capsys.readouterr().out

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,23 +370,3 @@ def test_recipes_end_in_the_codes_that_they_name(train: TrainingSet) -> None:
     assert (
         Directions(102, 27).label == "PCA 102 x 5 bits (27 levels)" and Whitened(1, 2).label == "whitened PCA 1 x 1 bit"
     )
-
-
-def test_the_docs_run_as_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[1] / "docs" / "transform.md").read_text()
-    use, make = re.findall(r"```python\n(.*?)```", text, re.S)
-    values: dict[str, object] = {}
-    exec(compile(make, "transform.md", "exec", dont_inherit=True), {"__name__": "__main__"})
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 29 and "16 levels a dimension (4 bits): 64 bits (8 bytes)" in lines[-1]
-    recalls = {line[:32].strip(): float(line.split()[-1]) for line in lines[:-1]}
-    for label, percent in {"PCA 16 x 4 bits": 74.4, "PCA, 64 bits by variance": 72.9, "PQ 16 x 4 bits": 70.9}.items():
-        assert 100 * recalls[label] == pytest.approx(percent, abs=1)
-        assert f"{percent} %" in text
-    exec(compile(use, "transform.md", "exec", dont_inherit=True), values)
-    codes, vectors = values["codes"], values["vectors"]
-    assert isinstance(codes, np.ndarray) and codes.shape == (1000, 8)
-    assert isinstance(vectors, np.ndarray) and vectors.shape == (1000, 16)

@@ -132,6 +132,8 @@ def test_extreme_values_come_back_finite() -> None:
     x[1], x[2, 0], x[3, 1] = 1e300, 1e-300, -1e200
     for chain in CHAINS.values():
         assert np.isfinite(chain.transform(x)).all()
+    assert Transform((Floats(P, 16),)).transform(x)[1:, 0].tolist() == [65504, 0, 0]
+    assert (Transform((Signs(P),)).transform(x)[0] < 0).all()  # +1 is above 0 only
     assert Transform((Unit(P), Floats(P))).transform(x)[:, :2].tolist() == pytest.approx(
         np.array([[0, 0], [P**-0.5, P**-0.5], [1, 0], [0, -1]])
     )
