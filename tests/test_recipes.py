@@ -14,7 +14,6 @@ import reference_stress as reference
 from netopsy import Transform, kmeans1d
 from netopsy.engine.stress import TrainingSet, fit_projection, fit_ranges, projection, quantize, training, unit
 from netopsy.engine.stress.recipes import (
-    Allotted,
     Bins,
     Directions,
     Itq,
@@ -22,14 +21,15 @@ from netopsy.engine.stress.recipes import (
     ProductCodes,
     Recipe,
     SignBits,
+    TransformCoding,
     Truncation,
     Whitened,
     candidates,
     parse_size,
 )
-from netopsy.engine.stress.recipes.allotted import NORMAL_ERROR, allot, scalar_centroids
 from netopsy.engine.stress.recipes.binary import procrustes
 from netopsy.engine.stress.recipes.product import train_opq, train_pq
+from netopsy.engine.stress.recipes.transform_coding import NORMAL_ERROR, allot, scalar_centroids
 from netopsy.errors import MissingExtra, SettingsError
 from netopsy.transform import Floats, Product, Project, Signs
 from reference_kmeans import lloyd_max_normal
@@ -241,9 +241,9 @@ def test_transform_coding_is_ahead_of_equal_bits(train: TrainingSet) -> None:
         return float((z - whole).square().sum(1).mean())
 
     for bits in (48, 96, 144):
-        assert Allotted(bits).fit(train).bits == bits
+        assert TransformCoding(bits).fit(train).bits == bits
         plain = min(lost(Directions(bits // b, 2**b)) for b in (1, 2, 3, 4, 6))
-        assert lost(Allotted(bits)) < 0.95 * plain
+        assert lost(TransformCoding(bits)) < 0.95 * plain
 
 
 # --- binary codes

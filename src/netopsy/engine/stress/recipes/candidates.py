@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netopsy.engine.stress.recipes.allotted import Allotted
 from netopsy.engine.stress.recipes.binary import Itq, SignBits
 from netopsy.engine.stress.recipes.levels import Bins, Directions, Truncation, Whitened
 from netopsy.engine.stress.recipes.product import OptimizedProduct, ProductCodes
 from netopsy.engine.stress.recipes.recipe import Recipe
+from netopsy.engine.stress.recipes.transform_coding import TransformCoding
 from netopsy.errors import SettingsError
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
@@ -39,7 +39,7 @@ def candidates(n_dims: int, n_train: int, budget_bits: int) -> list[Recipe]:
     recipes += [Truncation(p, width) for p, width in _line(n_dims, budget_bits, (8, 16, 32))]
     if budget_bits >= n_dims:
         recipes.append(Bins(n_dims, 1 << min(budget_bits // n_dims, 16)))
-    recipes.append(Allotted(min(budget_bits, 8 * varied)))
+    recipes.append(TransformCoding(min(budget_bits, 8 * varied)))
     recipes.append(SignBits(min(varied, budget_bits)))
     if min(varied, budget_bits) <= LARGEST_ITQ:
         recipes.append(Itq(min(varied, budget_bits)))

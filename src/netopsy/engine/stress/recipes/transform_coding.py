@@ -19,7 +19,7 @@ DIRECT = 5
 
 
 @dataclass(frozen=True)
-class Allotted(Recipe):
+class TransformCoding(Recipe):
     """Principal directions with 0 to 8 bits each, `size` in all, and the best centroids for so many (k-means).
 
     Brandt, "Transform coding for fast approximate nearest neighbor search in high dimensions", CVPR 2010.
