@@ -34,11 +34,11 @@ def certify(
     w = coefficients.double()
     size = 0.5 * w.square().sum(0)
     loss, linear = torch.zeros_like(size), torch.zeros_like(size)
-    image = torch.zeros_like(w)
+    image = torch.zeros_like(w.T).contiguous()
     for first in range(0, len(x), ROWS):
         rows = slice(first, first + ROWS)
         part, sign = x[rows].double(), y[rows].double()
-        excess = (1 - sign * torch.addmm(w[-1:], part, w[:-1])).clamp_min_(0)
+        excess = (1 - sign * torch.addmm(w[-1:].T, w[:-1].T, part.T).T).clamp_min_(0)
         if dual is None:
             a = 2 * c * excess
             loss += c * excess.square().sum(0)
@@ -47,9 +47,9 @@ def certify(
             loss += c * excess.sum(0)
             linear += a.sum(0)
         a *= sign
-        image[:-1].addmm_(part.T, a)
-        image[-1] += a.sum(0)
+        image[:, :-1].addmm_(a.T, part)
+        image[:, -1] += a.sum(0)
     primal = size + loss
-    dual_value = linear - 0.5 * image.square().sum(0)
-    gap = 0.5 * (w - image).square().sum(0) if dual is None else primal - dual_value
+    dual_value = linear - 0.5 * image.square().sum(1)
+    gap = 0.5 * (w - image.T).square().sum(0) if dual is None else primal - dual_value
     return Certificate(primal, gap / primal)

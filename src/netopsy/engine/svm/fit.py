@@ -52,7 +52,7 @@ def solve(
 ) -> Svm:
     """`fit_svm` of checked arguments; reduced: those of x, or None to work on x itself."""
     kind = torch.float64 if tolerance < _DOUBLE else torch.float32
-    x, y = x.to(kind), y.to(kind)
+    x, y = x.to(kind), y.to(kind).T.contiguous().T
     if reduced is not None and reduced.root.dtype != kind:
         reduced = reduction(x)
     begin = None if start is None else start.coefficients.to(kind)
@@ -75,7 +75,7 @@ def _attempt(
     """Coefficients (p + 1, classes), what they are worth, and the steps they took."""
     design = Design(x if reduced is None else reduced.root)
     if begin is None:
-        begin = y.new_zeros(design.shape[1], y.shape[1])
+        begin = y.new_zeros(y.shape[1], design.shape[1]).T
     elif reduced is not None:
         begin = reduced.forth(begin)
     method = _squared_hinge if loss == "squared_hinge" else _hinge
