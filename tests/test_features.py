@@ -158,6 +158,18 @@ def test_features_of_a_convolution_that_makes_the_classes_are_its_maps() -> None
     assert default_node(Network("wide", Wide(), Preprocessing(size=(12, 12)))) == "relu"
 
 
+def test_the_default_node_feeds_the_last_call_of_a_layer_that_is_called_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(432, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.head(torch.relu(self.body(x.flatten(1))))))
+
+    assert default_node(Network("twice", Twice(), Preprocessing(size=(12, 12)))) == "tanh"
+
+
 def test_finished_features_are_used_again(network, parts, tmp_path) -> None:
     calls: list[int] = []
     with workspace(tmp_path, lambda _label, done, _total: calls.append(done)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def test_the_digest_knows_vectors_labels_order_classes_and_type() -> None:
         load_features(pair) for pair in ((changed, Y), (X, (Y + 1) % 3), (X[::-1], Y[::-1]), (X.astype(np.float16), Y))
     ]
     others += [load_features((X, Y), classes=("a", "b", "c")), load_features((X, WORDS))]
-    assert len({one.digest, *(other.digest for other in others)}) == 7
+    others.append(replace(one, y_test=one.y_test[::-1].copy()))
+    assert len({one.digest, *(other.digest for other in others)}) == 8
 
 
 def save(array: Any) -> Callable[[Path], Path]:
