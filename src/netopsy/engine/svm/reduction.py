@@ -16,7 +16,6 @@ from torch import Tensor
 from netopsy.engine.svm.preconditioner import RANK
 
 _STEPS = 25  # of a typical fit
-_SQUARE = 3  # operations of a Gram matrix done in the time of one of a product with few columns
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ def reduction(x: Float[Tensor, "n p"], gram: Float[Tensor, "n n"] | None = None)
 
 
 def pays(n: int, sizes: Iterable[int], classes: int) -> bool:
-    """Whether machines on the leading `sizes` of n samples' columns take less time on reduced features."""
+    """Whether machines on the leading `sizes` of n samples' columns take fewer operations on reduced features."""
     widths = list(sizes)
     step = 4 * n * (_STEPS * classes + RANK)
     plain = step * sum(widths)
-    reduced = 2 * n * n * max(widths) / _SQUARE + len(widths) * (step * n + n**3 / 3)
+    reduced = 2 * n * n * max(widths) + len(widths) * (step * n + n**3 / 3)
     return reduced < plain
