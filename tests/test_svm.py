@@ -170,8 +170,17 @@ def test_reduced_features_have_the_same_scores(kind: torch.dtype) -> None:
     coefficients = torch.cat([x.T @ torch.randn(60, 2, dtype=kind), torch.randn(1, 2, dtype=kind)])
     there = reduced.forth(coefficients)
     tight = {"atol": 1e-3 if kind is torch.float32 else 1e-9, "rtol": 1e-4}
-    torch.testing.assert_close(reduced.root @ there[:-1], x @ coefficients[:-1], **tight)
+    torch.testing.assert_close(reduced.features @ there[:-1], x @ coefficients[:-1], **tight)
     torch.testing.assert_close(x @ reduced.back(there)[:-1], x @ coefficients[:-1], **tight)
+
+
+def test_many_dimensions_of_large_mean_are_solved_in_float32() -> None:
+    x, labels = blobs(n=80, p=3000, classes=3)
+    y = signs(labels, 3)
+    assert reductions.pays(80, [3000], 3)
+    machines = fit_svm(x + 0.3, y)
+    assert not machines.cold
+    np.testing.assert_allclose(machines.objective, fit_svm(x + 0.3, y, tolerance=1e-8).objective, rtol=1e-4)
 
 
 def test_equal_samples_with_many_dimensions_are_no_obstacle() -> None:

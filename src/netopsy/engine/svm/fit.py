@@ -53,14 +53,15 @@ def solve(
     """`fit_svm` of checked arguments; reduced: those of x, or None to work on x itself."""
     kind = torch.float64 if tolerance < _DOUBLE else torch.float32
     x, y = x.to(kind), y.to(kind).T.contiguous().T
-    if reduced is not None and reduced.root.dtype != kind:
-        reduced = reduction(x)
+    if reduced is not None:
+        reduced = Reduction(x, reduced.root)
     begin = None if start is None else start.coefficients.to(kind)
     coefficients, proof, steps = _attempt(x, y, c, loss, tolerance, begin, reduced)
     missed = ~(proof.gap <= tolerance)
     if missed.any() and (kind is torch.float32 or start is not None):
         x, y = x.double(), y[:, missed].double()
-        again, second, more = _attempt(x, y, c, loss, tolerance, None, None if reduced is None else reduction(x))
+        reduced = None if reduced is None else Reduction(x, reduced.root)
+        again, second, more = _attempt(x, y, c, loss, tolerance, None, reduced)
         coefficients = coefficients.double()
         coefficients[:, missed] = again
         for known, new in zip(proof, second, strict=True):
@@ -73,7 +74,7 @@ def _attempt(
     x: Tensor, y: Tensor, c: float, loss: str, tolerance: float, begin: Tensor | None, reduced: Reduction | None
 ) -> tuple[Tensor, Certificate, int]:
     """Coefficients (p + 1, classes), what they are worth, and the steps they took."""
-    design = Design(x if reduced is None else reduced.root)
+    design = Design(x if reduced is None else reduced.features)
     if begin is None:
         begin = y.new_zeros(y.shape[1], design.shape[1]).T
     elif reduced is not None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.engine.svm.fit import check, solve
-from netopsy.engine.svm.reduction import Reduction, pays, reduction
+from netopsy.engine.svm.reduction import Reduction, add_gram, pays, reduction
 from netopsy.engine.svm.svm import Svm
 from netopsy.errors import SettingsError
 
@@ -41,15 +41,15 @@ def _fits(
     x: Tensor, y: Tensor, sizes: list[int], c: float, loss: str, tolerance: float, machines: Svm | None
 ) -> Iterator[tuple[int, Svm]]:
     n = len(x)
-    gram = x.new_zeros(n, n) if sizes[-1] > n and pays(n, sizes, y.shape[1]) else None
+    reduces = sizes[-1] > n and pays(n, sizes, y.shape[1])
+    gram = torch.zeros(n, n, dtype=torch.float64, device=x.device) if reduces else None
     before = 0
     for size in sizes:
         with torch.no_grad():
             part = x[:, :size]
             reduced: Reduction | None = None
             if gram is not None:
-                block = x[:, before:size]
-                gram.addmm_(block, block.T)
+                add_gram(gram, x[:, before:size])
                 reduced = reduction(part, gram) if size > n else None
             machines = solve(part, y, c, loss, tolerance, _widened(machines, size), reduced)
         before = size
