@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 
 from netopsy import load_samples, workspace
 from netopsy.engine.bow import bag, bag_of_words
@@ -21,6 +23,13 @@ from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples import Samples
 from reference_bow import bag as reference_bag
 from reference_bow import descriptor
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small work: threads would wait for each other."""
+    with threadpool_limits(1):
+        yield
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -318,7 +318,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     written, grown = map(float, done.stdout.split())
-    assert written == 400 and grown < 120, f"{written:.0f} MB of features took {grown:.0f} MB more memory"
+    assert written == 400 and grown < 160, f"{written:.0f} MB of features took {grown:.0f} MB more memory"
 
 
 def test_mistakes_get_one_sentence(network, parts, tmp_path) -> None:
