@@ -83,7 +83,7 @@ def synthetic(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     y = draw.integers(0, options.classes, n)
     scale = np.arange(1, latent + 1) ** -0.5
     centres = draw.normal(size=(options.classes, latent)) * scale
-    values = 0.6 * centres[y] + draw.normal(size=(n, latent)) * scale
+    values = 0.2 * centres[y] + draw.normal(size=(n, latent)) * scale
     mixed = values @ draw.normal(size=(latent, options.dimensions))
     mixed += 0.3 * mixed.std() * draw.normal(size=mixed.shape)
     return np.maximum(mixed, 0).astype(np.float32), y
