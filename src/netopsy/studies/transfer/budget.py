@@ -108,7 +108,7 @@ class Search:
         return [
             f"Within {self.bits:,} bits the best of {len(self.recipes)} codes for {self.bench.node} is {best.label} "
             f"({plural(size, 'byte')} a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test "
-            f"images{kept}{found}.",
+            f"vectors{kept}{found}.",
             f"It is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy alone, "
             ".decode(codes) gives vectors back.",
         ]

@@ -261,7 +261,7 @@ def _rivals(rivals: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> 
             y_title="recall@10",
             color_title="code",
             title=f"Finding the nearest neighbour at equal bits{of}",
-            reading="Of the ten training images nearest to a test image, the share among the ten of nearest codes.",
+            reading="Of the ten training vectors nearest to a test vector, the share among the ten of nearest codes.",
             source="beyond the paper",
         )
     return found

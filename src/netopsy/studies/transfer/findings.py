@@ -40,7 +40,7 @@ def findings(
 def _unstressed(row: dict[str, Any]) -> str:
     return (
         f"{row['node']}: a linear classifier on its {row['dimensions']:,} features reaches {row['score']:.2%} "
-        f"{MEASURES[str(row['measure'])]} on {row['images']:,} test images of {row['classes']} classes "
+        f"{MEASURES[str(row['measure'])]} on {row['images']:,} test vectors of {row['classes']} classes "
         f"({row['train_images']:,} to train on)."
     )
 

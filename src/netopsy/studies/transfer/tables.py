@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,7 +114,7 @@ def _line(bench: Bench, stress: str, repeats: Sequence[Row], unstressed: float) 
         "bits": bits,
         "compression": compression(bits, bench.dimensions, WORD),
         "score": mean.score,
-        "std": float(np.std([row.score for row in repeats], ddof=1)) if several else None,
+        "std": statistics.stdev(row.score for row in repeats) if several else None,
         "relative": mean.score / unstressed if unstressed > 0 else None,
         "accuracy": _number(mean.accuracy),
         "map": _number(mean.map),
