@@ -264,6 +264,23 @@ def test_a_protocol_names_training_images(tmp_path) -> None:
     assert run_protocol(path, out=tmp_path / "other").load("probe").settings["train"]["count"] == 2
 
 
+def test_other_samples_for_a_protocol_keep_its_parts(tmp_path) -> None:
+    folder = tmp_path / "images"
+    for part, count in (("test", 2), ("trainval", 3)):
+        for name in ("one", "two"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.full((32, 32), 10 * i + count, np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+    path = tmp_path / "p.toml"
+    path.write_text(
+        '[network]\nsource = "netopsy:digits-a"\n[samples]\nsource = "elsewhere"\nsplit = "test"\n'
+        '[train]\nsplit = "trainval"\n[studies.probe]\n'
+    )
+    result = run_protocol(path, out=tmp_path / "case", samples=str(folder)).load("probe")
+    assert (result.provenance["samples"]["count"], result.settings["train"]["count"]) == (4, 6)
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

@@ -49,7 +49,9 @@ def run_protocol(
     elif "weights" in network_options:
         network_options["weights"] = _beside(path, network_options["weights"])
     if samples is not None:
-        sample_options = {"source": samples}
+        # with images to train on that are another part of the same source, the source given has these parts too
+        parts = {"split"} if "source" not in protocol.get("train", {"source": ""}) else set()
+        sample_options = {k: v for k, v in sample_options.items() if k in parts} | {"source": samples}
     else:
         sample_options["source"] = _beside(path, sample_options["source"])
     if count is not None:
