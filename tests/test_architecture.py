@@ -19,16 +19,17 @@ ALLOWED = {
     "result": {"report"},  # a result shows itself in a notebook, when asked
     "charts": {"errors", "result"},
     "provenance": {"network", "samples"},  # for its types
-    "network": {"errors", "studies"},
+    "codec": {"errors"},
+    "network": {"errors", "studies", "codec"},
     "samples": {"errors", "network"},
     "transform": {"errors"},
-    "engine": {"errors", "provenance", "network", "samples", "transform"},
-    "studies": {"errors", "result", "charts", "provenance", "network", "samples", "engine", "transform"},
+    "engine": {"errors", "provenance", "network", "samples", "transform", "codec"},
+    "studies": {"errors", "result", "charts", "provenance", "network", "samples", "engine", "transform", "codec"},
     "case": {"errors", "result", "report"},
     "report": {"errors", "result", "charts", "case"},
     "examination": {"errors", "result", "case", "provenance", "network", "samples", "engine", "studies"},
     "protocol": {"errors", "case", "network", "samples", "engine", "studies", "examination"},
-    "cli": {"errors", "result", "case", "network", "samples", "engine", "studies", "examination", "protocol"},
+    "cli": {"errors", "result", "case", "codec", "network", "samples", "engine", "studies", "examination", "protocol"},
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -126,6 +127,15 @@ class Network:
             for layer in self.layers
             if (wanted is None or layer.name in wanted) and (kind is None or layer.kind == kind)
         )
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], name: str | None = None) -> Network:
+        """A copy, called `name`, in which the parameters and buffers `tensors` have other values; this one stays."""
+        module = copy.deepcopy(self.module)
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        with torch.no_grad():
+            for key, value in tensors.items():
+                own[key].copy_(value)
+        return Network(name or self.name, module, self.preprocessing, dict(self.provenance))
 
     def __repr__(self) -> str:
         return f"Network({self.name}, {self.parameters:,} parameters, input {self.preprocessing.input_shape})"

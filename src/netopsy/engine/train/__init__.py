@@ -1,0 +1,1 @@
+"""Training (design: the fourth way to run a network)."""
