@@ -70,12 +70,23 @@ class Strict(Study):
         return self.result(findings=["Ran."])
 
 
+@dataclass(frozen=True)
+class Retrain(Strict):
+    """Trains the network.
+
+    train: images to train on.
+    """
+
+    name: ClassVar[str] = "retrain"
+    needs_train: ClassVar[bool] = True
+
+
 @pytest.fixture(autouse=True)
 def studies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = ModuleType("netopsy.studies.fakes")
-    module.Probe, module.Strict = Probe, Strict  # type: ignore[attr-defined]
+    module.Probe, module.Strict, module.Retrain = Probe, Strict, Retrain  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "netopsy.studies.fakes", module)
-    for kind in (Probe, Strict):
+    for kind in (Probe, Strict, Retrain):
         monkeypatch.setitem(STUDIES, kind.name, ("fakes", kind.__name__, "A fake."))
     RUNS.clear()
     yield
@@ -127,6 +138,16 @@ def test_other_training_images_are_run_anew_and_the_same_are_not(network, sample
     assert case.load("probe").settings["train"]["name"] == samples.name
     page = (tmp_path / "probe.html").read_text()
     assert "train digest" in page and samples.digest in page
+
+
+def test_a_study_that_trains_the_network_wants_training_images(network, samples, train, tmp_path, monkeypatch) -> None:
+    with pytest.raises(SettingsError, match="'retrain' trains the network: give images to train on, --train"):
+        study_function("retrain")(network, samples)
+    for name in list(STUDIES):
+        if name not in ("retrain", "strict"):
+            monkeypatch.delitem(STUDIES, name)
+    assert examine(network, samples, out=tmp_path / "a").names == ["strict"]
+    assert examine(network, samples, train=train, out=tmp_path / "b").names == ["strict", "retrain"]
 
 
 def test_classes_are_checked_against_the_network_unless_they_are_the_studys_own(network) -> None:

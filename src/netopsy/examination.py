@@ -29,19 +29,19 @@ def examine(
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Case:
-    """Run `studies` (all by default) on `network` and `samples`; returns the case with its report written.
+    """Run `studies` on `network` and `samples`; returns the case with its report written.
 
     network: or Features; then samples is None, and by default the studies are those that take them.
-    train: images to train on, for the studies that train; without them these part `samples`.
-    studies: names from `list_studies()`, or study objects with settings of their own.
+    train: images to train on, for the studies that train.
+    studies: names from `list_studies()`, or study objects with settings of their own; by default all, without `train`
+        all but those that train the network.
     out: the case folder; one that exists is gone on with, and finished studies are not run again. A temporary
         folder by default.
     settings: settings for those of the named studies that have them, e.g. {"seed": 1, "precision": 0.5}.
     progress: called with (label, done, total).
     """
     if studies is None:
-        whole = not isinstance(network, Features)
-        studies = [name for name in STUDIES if whole or study_class(name).takes_features]
+        studies = [name for name in STUDIES if _suits(study_class(name), network, train)]
     chosen = [_study(entry, settings or {}, train) for entry in studies]
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
     try:
@@ -74,6 +74,13 @@ def run_study(
         result = perform(study, network, samples)
     case.add(result)
     return result
+
+
+def _suits(study: type[Study], network: Network | Features, train: Samples | None) -> bool:
+    """Whether a study runs by default on what is given."""
+    if isinstance(network, Features):
+        return study.takes_features
+    return train is not None or not study.needs_train
 
 
 def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | None) -> Study:

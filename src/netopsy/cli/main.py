@@ -63,7 +63,12 @@ _RUN = "Run the whole experiment that a protocol (a TOML file) describes."
 
 
 def _examine_options() -> list[o.Option]:
-    studies = o.option("studies", tuple[str, ...] | None, f"Which: {', '.join(STUDIES)}. All by default.", None)
+    studies = o.option(
+        "studies",
+        tuple[str, ...] | None,
+        f"Which: {', '.join(STUDIES)}. All by default; those that retrain the network only with --train.",
+        None,
+    )
     out = o.option("out", str, "Case folder to write, or to go on with.")
     precision = o.option("precision", float | None, "Stop each score at +- this many points (adaptive).", None)
     train = o.image_options("train", "Images to train on, for the studies that train.")

@@ -27,6 +27,7 @@ class Study:
     needs_samples: whether it cannot run without images.
     own_classes: whether the images' classes are the study's own business: they need not be the network's outputs.
     takes_features: whether `run` takes Features in place of a network and samples.
+    needs_train: whether it trains the network and so cannot run without the images of its field `train`.
 
     A field of type `Samples | None`, such as `train`, holds further images: a Samples in Python, on the command line
     the options --train, --train-split and --train-count, in a protocol the table [train].
@@ -36,6 +37,7 @@ class Study:
     needs_samples: ClassVar[bool] = True
     own_classes: ClassVar[bool] = False
     takes_features: ClassVar[bool] = False
+    needs_train: ClassVar[bool] = False
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Study `network` on `samples`."""
@@ -68,6 +70,11 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
     else:
         if study.needs_samples and samples is None:
             raise SettingsError(f"the study '{study.name}' needs labelled images: give samples.")
+        if study.needs_train and "train" not in extra:
+            raise SettingsError(
+                f"the study '{study.name}' trains the network: give images to train on, --train SOURCE or "
+                "--train-split NAME (in Python train=load_samples(...))."
+            )
         for images in (samples, *extra.values()):
             if images is not None and not study.own_classes:
                 images.check(network.classes)
