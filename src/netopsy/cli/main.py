@@ -52,6 +52,8 @@ def build(first: str) -> App:
     app.command(o.command("layers", _LAYERS, layers, _layers), name="layers")
     app.command(o.command("report", _REPORT, [o.argument("case", "A case folder.")], _report), name="report")
     app.command(o.command("run", _RUN, _run_options(), _run), name="run")
+    for name, function in _file_commands().items():
+        app.command(function, name=name)
     return app
 
 
@@ -80,6 +82,16 @@ def _run_options() -> list[o.Option]:
     samples = o.option("samples", str | None, "Use these images instead of the protocol's.", None)
     count, out = o.SAMPLES_OPTIONS[1], o.option("out", str, "Case folder to write, or to go on with.")
     return [o.argument("protocol", "A TOML file."), out, weights, samples, count]
+
+
+def _file_commands() -> dict[str, Any]:
+    """The commands that write and read compressed files."""
+    from netopsy.cli import compressing as c
+
+    return {
+        "compress": o.command("compress", c.COMPRESS, c.compress_options(), c.compress),
+        "expand": o.command("expand", c.EXPAND, c.expand_options(), c.expand),
+    }
 
 
 def _study_command(name: str) -> Any:

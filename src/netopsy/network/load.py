@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -24,6 +25,8 @@ from netopsy.network.weights import (
     strip_prefixes,
 )
 
+_LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be built for
+
 
 def load_network(
     source: str | os.PathLike[str] | nn.Module,
@@ -41,7 +44,8 @@ def load_network(
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict is taken as it is.
     seed: of random weights.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
-        options of the architecture (`num_classes`, for some also `width` and others).
+        options of the architecture (`num_classes`, for some also `width` and others). What is not given here is taken
+        from a safetensors file's metadata where these name it.
 
     Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no such
     option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of the
@@ -56,7 +60,8 @@ def load_network(
     origin = find_source(source)
     overrides, options = _sort_options(preprocessing, origin)
     hub, file = _choose_weights(weights, origin, file)
-    size = read_size(overrides["size"]) if "size" in overrides else None
+    options = _said_options(file, origin) | options
+    size = _built_size(overrides, file)
 
     def build(**more: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -100,6 +105,39 @@ def _sort_options(given: dict[str, Any], origin: Source) -> tuple[dict[str, Any]
             )
     architecture = {name: value for name, value in given.items() if name in origin.options}
     return {name: value for name, value in given.items() if name not in architecture}, architecture
+
+
+def _said_options(file: Weights | None, origin: Source) -> dict[str, Any]:
+    """The options of the architecture that the header of a safetensors file names: a JSON object under `options`.
+
+    A number larger than any extent of the file's tensors is passed over: no damaged header makes a network huge.
+    """
+    if file is None or "options" not in file.metadata:
+        return {}
+    try:
+        said = json.loads(file.metadata["options"])
+    except (ValueError, RecursionError):
+        return {}
+    largest = max((extent for tensor in file.tensors.values() for extent in tensor.shape), default=0)
+    return {
+        name: value
+        for name, value in (said.items() if isinstance(said, dict) else ())
+        if name in origin.options
+        and (isinstance(value, bool | str) or (isinstance(value, int | float) and 0 <= value <= largest))
+    }
+
+
+def _built_size(overrides: dict[str, Any], file: Weights | None) -> tuple[int, int] | None:
+    """The input size to build for: the one given, else that of a header which names the options too."""
+    if "size" in overrides:
+        return read_size(overrides["size"])
+    if file is None or not {"size", "options"} <= set(file.metadata):
+        return None
+    try:
+        size = read_size(file.metadata["size"])
+    except SettingsError:
+        return None
+    return size if max(size) <= _LARGEST_SIZE else None
 
 
 def _choose_weights(weights: Any, origin: Source, file: Weights | None) -> tuple[str | None, Weights | None]:

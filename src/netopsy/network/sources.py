@@ -158,9 +158,9 @@ def named_architecture(file: Weights) -> str:
     said = file.metadata.get("architecture", "")
     match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)", said)
     if not match:
+        named = f"names code of its own, '{said[:100]}'," if said else "does not name its architecture;"
         raise NetworkError(
-            f"'{file.label}' holds weights but does not name its architecture; "
-            f"name it as the source ({FORMS}) and give the file as weights."
+            f"'{file.label}' holds weights but {named} name it as the source ({FORMS}) and give the file as weights."
         )
     return ":".join(match.groups())
 

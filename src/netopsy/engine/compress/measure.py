@@ -52,7 +52,9 @@ def check(network: Network, shared: Mapping[str, SharedTensor]) -> None:
         if name not in tensors:
             raise SettingsError(f"no parameter '{name}' in {network.name}; nearest: {nearest(name, tensors)}.")
         if one.shape != tuple(tensors[name].shape):
-            raise SettingsError(f"shared weights of shape {one.shape} for {name}, which is {tuple(tensors[name].shape)}.")
+            raise SettingsError(
+                f"shared weights of shape {one.shape} for {name}, which is {tuple(tensors[name].shape)}."
+            )
 
 
 def _array(value: Tensor, kept: Kept) -> ARRAY:

@@ -1,0 +1,90 @@
+"""The commands `compress` and `expand`: a network as one small file, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from netopsy.cli import options as o
+from netopsy.cli.output import print_table, progress
+from netopsy.cli.sources import load_subject
+
+if TYPE_CHECKING:
+    import polars as pl
+
+COMPRESS = "Write a network as one small file: prune, share weights, code; without images and without training."
+EXPAND = "Write the network of a compressed file as an ordinary state dict."
+_FORCE = o.option("force", bool, "Replace the file where there is one.", False)
+_TABLE = [
+    "layer",
+    "weights",
+    "kept_share",
+    "entries",
+    "code_bits",
+    "gap_bits",
+    "code_bits_after",
+    "gap_bits_after",
+    "bytes",
+    "share",
+]
+
+
+def compress_options() -> list[o.Option]:
+    layers = (
+        "A number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern (layer3.*); with commas between."
+    )
+    return [
+        o.NETWORK,
+        o.option("out", str, "The file to write; it must end in .netopsy.safetensors."),
+        o.option("density", tuple[str, ...] | None, f"Share of weights to keep, all by default. {layers}", None),
+        o.option("bits", tuple[str, ...] | None, f"2 ** bits values a layer; 8,linear=5 by default. {layers}", None),
+        o.option("start", Literal["dp", "linear", "density", "random"], "Of the k-means that finds the values.", "dp"),
+        o.option("kept", Literal["exact", "float16"], "How biases and norms are held.", "exact"),
+        o.option("coder", Literal["ans", "huffman"], "The entropy coder.", "ans"),
+        o.option("seed", int, "Seed of a random start.", 0),
+        _FORCE,
+        o.JSON,
+        *o.NETWORK_OPTIONS,
+    ]
+
+
+def expand_options() -> list[o.Option]:
+    out = o.option("out", str, "The .safetensors file to write.")
+    return [o.argument("file", "A file that `netopsy compress` wrote."), out, _FORCE]
+
+
+def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -> None:
+    from netopsy.engine.compress.account import account
+    from netopsy.engine.compress.save import ENDING, destination
+    from netopsy.engine.compress.stages import compress as write
+    from netopsy.engine.workspace import workspace
+
+    destination(out, ENDING, force=force)
+    settings = {name: given[name] for name in ("density", "bits", "start", "kept", "coder", "seed")}
+    subject = load_subject(network, given)
+    with progress() as show, workspace(None, show):
+        path = write(subject, out, **{name: value for name, value in settings.items() if value is not None})
+    table = account(path)
+    if json:
+        print(table.write_json())
+        return
+    print_table(table.select(_TABLE), subject.name, rows=table.height)
+    print(f"\n{sentence(table, str(path))}")
+
+
+def sentence(table: pl.DataFrame, path: str) -> str:
+    """What a file takes, from its `account`."""
+    whole = table.row(-1, named=True)
+    return (
+        f"{path}: {whole['bytes']:,} bytes on disk, against {whole['float32']:,} for the {whole['weights']:,} values "
+        f"of the state dict at 4 bytes each: {whole['ratio']:.2f} x smaller."
+    )
+
+
+def expand(file: str, *, out: str, force: bool) -> None:
+    from netopsy.engine.compress.expand import expand as read
+    from netopsy.engine.compress.save import destination
+
+    target = destination(out, ".safetensors", force=force)
+    state = read(file, target)
+    values = sum(tensor.numel() for tensor in state.values())
+    print(f"{target}: {len(state)} tensors, {values:,} values, {target.stat().st_size:,} bytes.")

@@ -1,0 +1,118 @@
+"""Where the bytes of a compressed network are: Tables 2 to 5 of Deep Compression (Han et al., ICLR 2016)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from netopsy.codec.shared import SharedTensor
+
+GAPS = (3, 4, 5, 8)
+"""Bits of a relative index that Han et al. use; the cheapest of them is what a layer takes before entropy coding."""
+
+OTHER, HEADER, ALL = "kept as they are", "header", "all"
+
+COLUMNS: dict[str, Any] = {
+    "layer": pl.String,
+    "weights": pl.Int64,
+    "kept": pl.Int64,
+    "kept_share": pl.Float64,
+    "entries": pl.Int64,
+    "code_bits": pl.Float64,
+    "gap_bits": pl.Float64,
+    "bits_before": pl.Float64,
+    "code_bits_after": pl.Float64,
+    "gap_bits_after": pl.Float64,
+    "bits_after": pl.Float64,
+    "float32": pl.Int64,
+    "bytes": pl.Int64,
+    "share": pl.Float64,
+    "ratio": pl.Float64,
+}
+
+
+def account(path: str | Path) -> pl.DataFrame:
+    """One row a layer in the order of the file, then `kept as they are`, `header` and `all`.
+
+    weights, kept, kept_share: values, and those that are not zero. entries: of the table, 0.0 included.
+    code_bits, gap_bits: before entropy coding, of each kept weight: log2 of the entries that are not 0.0, rounded up,
+    and the relative index of the `GAPS` that is cheapest with its filler entries; bits_before: their sum.
+    code_bits_after, gap_bits_after, bits_after: in the file, of each kept weight.
+    float32: bytes at 4 a value. bytes: in the file, table included; they sum to the file's size, in the row `all`.
+    share: bytes of float32. ratio: its inverse. A tensor that a state dict holds under several names counts once.
+    """
+    from netopsy.codec import read_compressed, sizes
+
+    shared = read_compressed(path).shared
+    rows, other, header = [], [], 0
+    for row in sizes(path):
+        if row["kind"] == "shared":
+            rows.append(_layer(row, shared[row["name"]]))
+        elif row["kind"] == "kept":
+            other.append(row)
+        else:
+            header += row["bytes"]
+    values, spent = (sum(row[key] for row in other) for key in ("values", "bytes"))
+    weights, kept = (sum(row[key] for row in rows) for key in ("weights", "kept"))
+    whole = {"layer": ALL, "weights": weights + values, "kept": kept + sum(row["kept"] for row in other)}
+    whole |= _cost(4 * (weights + values), sum(row["bytes"] for row in rows) + spent + header)
+    whole["kept_share"] = whole["kept"] / max(1, whole["weights"])
+    for key in ("code_bits", "gap_bits", "bits_before", "code_bits_after", "gap_bits_after", "bits_after"):
+        whole[key] = sum(row[key] * row["kept"] for row in rows) / max(1, kept)
+    rows.append({"layer": OTHER, "weights": values, **_cost(4 * values, spent)})
+    rows.append({"layer": HEADER, **_cost(0, header)})
+    return pl.DataFrame([*rows, whole], schema=COLUMNS)
+
+
+def layer_name(weight: str) -> str:
+    """The name of the layer that a weight belongs to, as `Layer.name` has it."""
+    for ending in (".weight", "_weight"):
+        if weight.endswith(ending):
+            return weight.removesuffix(ending)
+    return weight
+
+
+def _layer(row: dict[str, Any], shared: SharedTensor) -> dict[str, Any]:
+    kept = max(1, shared.kept)
+    codes, gaps = bits_before(shared)
+    return {
+        "layer": layer_name(row["name"]),
+        "weights": len(shared.codes),
+        "kept": shared.kept,
+        "kept_share": shared.kept / max(1, len(shared.codes)),
+        "entries": len(shared.table),
+        "code_bits": codes,
+        "gap_bits": gaps,
+        "bits_before": codes + gaps,
+        "code_bits_after": 8 * row["codes"] / kept,
+        "gap_bits_after": 8 * row["positions"] / kept,
+        "bits_after": 8 * (row["codes"] + row["positions"]) / kept,
+        **_cost(4 * len(shared.codes), row["bytes"]),
+    }
+
+
+def bits_before(shared: SharedTensor) -> tuple[float, float]:
+    """Bits of code and of relative index for each kept weight, before entropy coding and with filler entries.
+
+    A gap of n bits reaches 2 ** n positions on; a longer one takes a filler, an entry with a code and a gap of its own
+    (Han et al., Figure 2). A tensor without zeros needs no gaps.
+    """
+    used = len(shared.table) - (shared.zero is not None)
+    width = math.ceil(math.log2(used)) if used > 1 else 0
+    if shared.zero is None or not shared.kept:
+        return float(width), 0.0
+    places = np.flatnonzero(shared.codes != shared.zero)
+    skipped = np.diff(places, prepend=-1) - 1
+    entries = {bits: len(places) + int((skipped >> bits).sum()) for bits in GAPS}
+    best = min(GAPS, key=lambda bits: entries[bits] * (width + bits))
+    return width * entries[best] / len(places), best * entries[best] / len(places)
+
+
+def _cost(before: int, after: int) -> dict[str, Any]:
+    known = before > 0
+    ratio = before / after if known and after else None
+    return {"float32": before, "bytes": after, "share": after / before if known else None, "ratio": ratio}

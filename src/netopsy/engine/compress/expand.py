@@ -1,0 +1,64 @@
+"""From a compressed file back to an ordinary state dict."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netopsy.engine.compress.save import destination
+from netopsy.errors import SettingsError
+from netopsy.network.options import FIELDS
+
+
+def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]:
+    """The state dict that the compressed file `path` holds, on the CPU; values kept in 16 bits come as float32.
+
+    A tensor that the network's state dict has under several names is there under each. out: a .safetensors file to
+    write it to as well, with metadata from which `load_network(out)` builds the network; one that is there is replaced.
+    Raises WeightsError where `path` is missing or damaged, SettingsError where `out` cannot be written.
+    """
+    from netopsy.codec import read_compressed
+
+    target = None if out is None else destination(out, ".safetensors", force=True)
+    read = read_compressed(path)
+    state = {name: _tensor(value) for name, value in read.state().items()}
+    for name, kept in _tied(read.metadata).items():
+        if kept in state:
+            state[name] = state[kept]
+    if target is not None:
+        _write(state, target, read.metadata)
+    return state
+
+
+def _tensor(value: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
+    return torch.from_numpy(value.astype(np.float32) if value.dtype == np.float16 else value.copy())
+
+
+def _tied(metadata: dict[str, str]) -> dict[str, str]:
+    try:
+        said = json.loads(metadata.get("tied", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    return {name: kept for name, kept in said.items() if isinstance(kept, str)}
+
+
+def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
+    import safetensors.torch
+
+    said = {key: metadata[key] for key in ("architecture", "options", *FIELDS) if key in metadata}
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        safetensors.torch.save_file({name: value.clone() for name, value in state.items()}, part, metadata=said)
+        os.replace(part, target)
+    except OSError as error:
+        raise SettingsError(f"cannot write '{target}' ({error.strerror or error}); give another path.") from error
+    finally:
+        part.unlink(missing_ok=True)
