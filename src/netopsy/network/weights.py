@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netopsy.codec.file import SUFFIX, is_compressed, read_compressed
 from netopsy.errors import WeightsError
 
 PICKLED = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
@@ -79,6 +80,9 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
+    if path.name.endswith(SUFFIX) or is_compressed(path):
+        compressed = read_compressed(path)
+        return {name: torch.from_numpy(array) for name, array in compressed.state().items()}, compressed.metadata
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -1,0 +1,164 @@
+"""The compressed file, `.netopsy.safetensors`: shared tensors as coded streams, the others exactly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netopsy.codec.arrays import DTYPES, decode_array, encode_array
+from netopsy.codec.container import has_container, read_container, write_container
+from netopsy.codec.damage import Damage
+from netopsy.codec.index import Row, pack, unpack
+from netopsy.codec.shared import ARRAY, SharedTensor
+from netopsy.codec.tensor import CodedTensor, Coder, decode_tensor, encode_tensor
+from netopsy.errors import SettingsError, WeightsError
+
+SUFFIX = ".netopsy.safetensors"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a compressed file holds: shared tensors and kept arrays by name, metadata (text), settings (plain data)."""
+
+    shared: dict[str, SharedTensor]
+    kept: dict[str, ARRAY]
+    metadata: dict[str, str]
+    settings: dict[str, Any]
+    order: tuple[str, ...] = ()
+
+    def state(self) -> dict[str, ARRAY]:
+        """Every tensor as an array under its name, in the order in which they were written."""
+        names = self.order or (*self.shared, *self.kept)
+        return {name: self.shared[name].decode() if name in self.shared else self.kept[name] for name in names}
+
+
+def write_compressed(
+    path: str | Path,
+    shared: Mapping[str, SharedTensor],
+    kept: Mapping[str, ARRAY],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    coder: Coder = "ans",
+) -> Path:
+    """Write a network's tensors to `path`, which must end in `.netopsy.safetensors`, whole or not at all.
+
+    shared: by name; coded. kept: by name, of a type of DTYPES; stored bit for bit. metadata: text for the header, read
+    by `load_network` as from any safetensors file (architecture, preprocessing). settings: plain data that says how the
+    file was made. coder: "ans" or "huffman".
+    """
+    path = Path(path).expanduser()
+    if not path.name.endswith(SUFFIX):
+        raise SettingsError(f"a compressed file '{path.name}' must end in '{SUFFIX}'.")
+    if both := sorted(set(shared) & set(kept)):
+        raise SettingsError(f"'{both[0]}' is given both as shared and as kept; a tensor is one of the two.")
+    rows: list[Row] = []
+    streams: list[bytes] = []
+    proof = hashlib.blake2b(digest_size=16)
+    for name, tensor in shared.items():
+        coded = encode_tensor(tensor, coder)
+        lengths = (len(coded.positions), len(coded.codes), len(coded.table))
+        rows.append(Row(name, coder, coded.shape, coded.entries, lengths, tensor.kept))
+        streams += [coded.positions, coded.codes, coded.table]
+        _prove(proof, tensor.table, tensor.codes)
+    for name, given in kept.items():
+        array = np.asarray(given)
+        if array.dtype.name not in DTYPES:
+            raise SettingsError(f"'{name}' is {array.dtype}; kept arrays are {', '.join(DTYPES)}.")
+        streams.append(encode_array(array))
+        nonzero = int(np.count_nonzero(array))
+        rows.append(Row(name, array.dtype.name, array.shape, 0, (0, len(streams[-1]), 0), nonzero))
+        _prove(proof, array)
+    index = pack(rows, dict(settings or {}), proof.digest())
+    write_container(path, metadata or {}, len(index).to_bytes(4, "little") + index + b"".join(streams))
+    return path
+
+
+def read_compressed(path: str | Path) -> Compressed:
+    """What `path` holds. Raises WeightsError where it is missing, of another kind, cut or changed anywhere.
+
+    Memory: the file, and what it holds as codes; a file of n bytes that claims more than 1024 n weights is refused
+    before anything is made.
+    """
+    path = _existing(path)
+    try:
+        metadata, rows, settings, proof, streams = _open(path)
+        shared: dict[str, SharedTensor] = {}
+        kept: dict[str, ARRAY] = {}
+        state = hashlib.blake2b(digest_size=16)
+        for row, (positions, codes, table) in zip(rows, streams, strict=True):
+            if row.coded:
+                coder: Any = row.kind
+                tensor = decode_tensor(CodedTensor(row.shape, row.entries, coder, positions, codes, table))
+                shared[row.name] = tensor
+                _prove(state, tensor.table, tensor.codes)
+            else:
+                kept[row.name] = decode_array(codes, row.kind, prod(row.shape)).reshape(row.shape)
+                _prove(state, kept[row.name])
+        if state.digest() != proof:
+            raise Damage("its tensors are not those that were written")
+    except Damage as damage:
+        raise _refused(path, damage) from damage
+    return Compressed(shared, kept, metadata, settings, tuple(row.name for row in rows))
+
+
+def is_compressed(path: str | Path) -> bool:
+    """Whether the header of `path` says that it is a compressed file."""
+    return has_container(Path(path).expanduser())
+
+
+def sizes(path: str | Path) -> list[dict[str, Any]]:
+    """The account of a file: a row a tensor and one of the rest, whose `bytes` sum to the size of the file.
+
+    name, kind (shared, kept, or header for the last), values, kept (those not zero), entries (of the table; None where
+    there is none), bytes_before (4 a value of a shared tensor, else those of its type), positions, codes, table (bytes
+    of the streams), bytes (on disk). Nothing is decoded.
+    """
+    path = _existing(path)
+    try:
+        _, rows, _, _, _ = _open(path)
+    except Damage as damage:
+        raise _refused(path, damage) from damage
+    account: list[dict[str, Any]] = [row.account() for row in rows]
+    rest = path.stat().st_size - sum(line["bytes"] for line in account)
+    blank = {"values": 0, "kept": 0, "entries": None, "bytes_before": 0, "positions": 0, "codes": 0, "table": 0}
+    return [*account, {"name": "header", "kind": "header"} | blank | {"bytes": rest}]
+
+
+def _open(path: Path) -> tuple[dict[str, str], list[Row], dict[str, Any], bytes, list[tuple[bytes, bytes, bytes]]]:
+    """Metadata, rows, settings, the digest of the tensors, and the three streams of each row."""
+    metadata, blob = read_container(path)
+    start = 4 + int.from_bytes(blob[:4], "little")
+    if len(blob) < 4 or start > len(blob):
+        raise Damage("its index is longer than the file")
+    rows, settings, proof = unpack(blob[4:start], len(blob) - start)
+    streams = []
+    for row in rows:
+        cuts = [start, *(start := start + length for length in row.lengths)]
+        streams.append((blob[cuts[0] : cuts[1]], blob[cuts[1] : cuts[2]], blob[cuts[2] : cuts[3]]))
+    return metadata, rows, settings, proof, streams
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise WeightsError(f"compressed file '{path}' {what}; give the path of a {SUFFIX} file.")
+    return path
+
+
+def _refused(path: Path, damage: Damage) -> WeightsError:
+    return WeightsError(
+        f"'{path}' is damaged or not a compressed network ({damage}); fetch it again, or write it again."
+    )
+
+
+def _prove(state: Any, *arrays: ARRAY) -> None:
+    for array in arrays:
+        state.update(np.ascontiguousarray(array).data)

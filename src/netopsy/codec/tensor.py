@@ -1,0 +1,86 @@
+"""One shared tensor as three streams: where it is not zero, which entries stand there, and the table of the entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, get_args
+
+import numpy as np
+
+from netopsy.codec.arrays import VALUES_A_BYTE, decode_table, encode_table, filled
+from netopsy.codec.damage import Damage
+from netopsy.codec.planes import decode_planes, encode_planes
+from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
+from netopsy.errors import SettingsError
+
+Coder = Literal["ans", "huffman"]
+CODERS = get_args(Coder)
+
+
+@dataclass(frozen=True)
+class CodedTensor:
+    """A shared tensor as streams; `len` of each is its account in bytes.
+
+    positions: where the values are not zero; empty where zero is coded as one of the codes. codes: the entries of the
+    values. table: the entries themselves.
+    """
+
+    shape: tuple[int, ...]
+    entries: int
+    coder: Coder
+    positions: bytes
+    codes: bytes
+    table: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the three streams together."""
+        return len(self.positions) + len(self.codes) + len(self.table)
+
+
+def encode_tensor(shared: SharedTensor, coder: Coder = "ans") -> CodedTensor:
+    """`shared` as streams, from which `decode_tensor` makes it again exactly.
+
+    coder: "ans" (contexts, counted as it goes) or "huffman" (gaps and codes as in Han et al., ICLR 2016).
+    """
+    if coder not in CODERS:
+        raise SettingsError(f"no coder '{coder}'; give one of {', '.join(CODERS)}.")
+    table = encode_table(shared.table)
+    if coder == "ans":
+        positions, codes = encode_planes(shared)
+    else:
+        from netopsy.codec.relative import encode_relative
+
+        positions, codes = encode_relative(shared)
+    codes = filled(codes, len(shared.codes), len(positions) + len(table))
+    return CodedTensor(shared.shape, len(shared.table), coder, positions, codes, table)
+
+
+def decode_tensor(coded: CodedTensor) -> SharedTensor:
+    """The tensor of `coded`, exactly. Raises Damage (a WeightsError) where the streams do not hold one.
+
+    Memory: the codes (1 or 2 bytes a weight), a mask and a megabyte or so; the size is checked first.
+    """
+    check_claim(coded.shape, coded.entries, coded.size)
+    if coded.coder not in CODERS:
+        raise Damage(f"its coder '{coded.coder}' is none of {', '.join(CODERS)}")
+    table = decode_table(coded.table, coded.entries)
+    codes = np.zeros(prod(coded.shape), np.uint8 if coded.entries <= 256 else np.uint16)
+    at = int(np.searchsorted(table, np.float32(0)))
+    zero = at if at < len(table) and table[at] == 0 else None
+    if coded.coder == "ans":
+        decode_planes(coded.positions, coded.codes, coded.shape, coded.entries, zero, codes)
+    else:
+        from netopsy.codec.relative import decode_relative
+
+        decode_relative(coded.positions, coded.codes, coded.entries, zero, codes)
+    return SharedTensor(coded.shape, table, codes)
+
+
+def check_claim(shape: tuple[int, ...], entries: int, size: int) -> None:
+    """Damage where `size` bytes of streams cannot hold what is claimed: 1024 weights a byte, 4096 entries."""
+    if not 1 <= entries <= LARGEST_TABLE:
+        raise Damage(f"a table of {entries} entries; 1 to {LARGEST_TABLE} are allowed")
+    if len(shape) > 32 or any(not 0 <= side < 1 << 40 for side in shape) or prod(shape) > VALUES_A_BYTE * size:
+        raise Damage(f"{'x'.join(map(str, shape[:8]))} weights are claimed of {size} bytes")
