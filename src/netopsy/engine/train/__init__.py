@@ -1,1 +1,7 @@
-"""Training (design: the fourth way to run a network)."""
+"""Training, the fourth way to run a network: whole or in part, with masks, with shared weights, against a teacher."""
+
+from netopsy.engine.train.fit import fit
+from netopsy.engine.train.history import History
+from netopsy.engine.train.recipe import Recipe
+
+__all__ = ["History", "Recipe", "fit"]

@@ -1,0 +1,32 @@
+"""The state of a training after an epoch, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+State = dict[str, Any]
+
+
+def save(path: Path, state: State) -> None:
+    """Write `state` (tensors and plain data); killed meanwhile, the file stays what it was."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        torch.save(state, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path | None) -> State | None:
+    """The state in the file; None where there is none or it is damaged."""
+    if path is None or not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return state if {"module", "optimizer", "tables", "rows"} <= state.keys() else None
+    except Exception:  # a cut or foreign file raises any of a dozen
+        return None

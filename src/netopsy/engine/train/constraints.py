@@ -1,0 +1,163 @@
+"""What a training must leave as it is: pruned weights, weights that share a value, frozen parts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor, nn
+
+from netopsy.codec.shared import SharedTensor
+from netopsy.engine.train.recipe import Recipe
+from netopsy.errors import SettingsError, nearest
+from netopsy.network.network import Network
+
+
+@dataclass
+class Mask:
+    """Weights of a parameter that stay exactly zero: they and their gradients are, hence their momentum too."""
+
+    parameter: nn.Parameter
+    pruned: Bool[Tensor, "..."]
+
+    def apply(self) -> None:
+        self.parameter.masked_fill_(self.pruned, 0)
+
+    def gradient(self) -> None:
+        if self.parameter.grad is not None:
+            self.parameter.grad.masked_fill_(self.pruned, 0)
+
+
+@dataclass
+class Table:
+    """A parameter whose weights are entries of a table, which is what is trained (Han et al., ICLR 2016, Section 3.3).
+
+    entries: the table without the entry 0.0, which stays. places: where in the parameter's memory the other entries
+    are; codes: which of them is there. counts: how many weights an entry has, where the mean of their gradients is
+    wanted, else None.
+    """
+
+    parameter: nn.Parameter
+    entries: nn.Parameter
+    places: Int64[Tensor, " kept"]
+    codes: Int64[Tensor, " kept"]
+    counts: Float32[Tensor, " k"] | None
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter, shared: SharedTensor, mean: bool) -> Table:
+        """The table of a parameter; the parameter's own values are overwritten by `apply`."""
+        device = parameter.device
+        codes = torch.from_numpy(shared.codes.astype(np.int64)).to(device).reshape(shared.shape)
+        in_memory = _flat(torch.empty_like(parameter, dtype=torch.int64).copy_(codes))
+        table = torch.from_numpy(shared.table).to(device)
+        if shared.zero is None:
+            places = torch.arange(len(in_memory), device=device)
+        else:
+            places = (in_memory != shared.zero).nonzero()[:, 0]
+            table = torch.cat([table[: shared.zero], table[shared.zero + 1 :]])
+            in_memory = in_memory - (in_memory > shared.zero).long()
+        kept = in_memory[places]
+        counts = torch.bincount(kept, minlength=len(table)).clamp(min=1).float() if mean else None
+        with torch.no_grad():
+            parameter.zero_()
+        return cls(parameter, nn.Parameter(table), places, kept, counts)
+
+    def apply(self) -> None:
+        _flat(self.parameter)[self.places] = self.entries[self.codes]
+
+    def gradient(self) -> None:
+        """The sum (or mean) of the gradients of an entry's weights becomes the entry's."""
+        given = self.parameter.grad
+        if given is None:
+            return
+        if given.stride() != self.parameter.stride():
+            given = torch.empty_like(self.parameter).copy_(given)
+        total = _table_gradient(_flat(given)[self.places], self.codes, len(self.entries))
+        self.entries.grad = total if self.counts is None else total / self.counts
+
+
+def _table_gradient(gradient: Float[Tensor, " kept"], codes: Int64[Tensor, " kept"], k: int) -> Float32[Tensor, " k"]:
+    return torch.bincount(codes, weights=gradient.double(), minlength=k).float()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A dense tensor's values in the order of its memory, whatever its memory format; a view."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
+
+
+class Constraints:
+    """The masks and tables of a module in training, by parameter name."""
+
+    def __init__(
+        self, module: nn.Module, masks: Mapping[str, Tensor], shared: Mapping[str, SharedTensor], recipe: Recipe
+    ) -> None:
+        own = dict(module.named_parameters())
+        self.masks = [Mask(own[name], ~mask.to(own[name].device)) for name, mask in masks.items() if name not in shared]
+        self.tables = {name: Table.of(own[name], one, recipe.table_gradient == "mean") for name, one in shared.items()}
+        self.apply()
+
+    @torch.no_grad()
+    def gradients(self) -> None:
+        """After the backward pass and before the optimizer's step."""
+        for one in (*self.masks, *self.tables.values()):
+            one.gradient()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """After the optimizer's step."""
+        for one in (*self.masks, *self.tables.values()):
+            one.apply()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the tables."""
+        for table in self.tables.values():
+            table.entries.grad = None
+
+
+def checked(
+    network: Network, masks: Mapping[str, Tensor], shared: Mapping[str, SharedTensor]
+) -> tuple[dict[str, Tensor], dict[str, SharedTensor]]:
+    """`masks` and `shared`, if they fit the network's parameters; SettingsError says what does not."""
+    own = dict(network.module.named_parameters())
+    for name, given in (*masks.items(), *shared.items()):
+        what = "mask" if isinstance(given, Tensor) else "shared tensor"
+        if name not in own:
+            raise SettingsError(f"no parameter '{name}' for a {what} in {network.name}; nearest: {nearest(name, own)}.")
+        if tuple(given.shape) != tuple(own[name].shape):
+            raise SettingsError(
+                f"the {what} of {name} is {tuple(given.shape)}; it must be {tuple(own[name].shape)}, as the parameter."
+            )
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise SettingsError(f"the mask of {name} is {mask.dtype}; give booleans, False where a weight is pruned.")
+        if name in shared and bool((torch.from_numpy(shared[name].decode() != 0) & ~mask.cpu()).any()):
+            raise SettingsError(f"the mask of {name} prunes weights that share a value other than 0; give one of both.")
+    return dict(masks), dict(shared)
+
+
+def frozen_parts(network: Network, frozen: Collection[str]) -> tuple[set[str], set[str]]:
+    """Names of the parameters that stay, and of the modules that run as in evaluation: their statistics stay.
+
+    frozen: names of layers, modules or parameters; a module's name covers all inside it. A module all of whose own
+    parameters are frozen is itself. Errors: UnknownLayer for a name of nothing.
+    """
+    names = [name for name, _ in network.module.named_parameters()]
+    modules = dict(network.module.named_modules())
+    fixed: set[str] = set()
+    still: set[str] = set()
+    for entry in (frozen,) if isinstance(frozen, str) else frozen:
+        inside = {name for name in names if name == entry or name.startswith(f"{entry}.")}
+        within = {name for name in modules if name == entry or (name.startswith(f"{entry}.") and entry)}
+        if not inside and not within:
+            layer = network.layer(entry)
+            inside = {layer.weight, *(() if layer.bias is None else (layer.bias,))}
+        fixed |= inside
+        still |= within
+    for path, module in modules.items():
+        held = {f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)}
+        if held and held <= fixed:
+            still.add(path)
+    return fixed, still

@@ -1,0 +1,145 @@
+"""The images of a training: on its device where they fit, else read anew each epoch; in an order of each epoch's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from netopsy.engine.train.augment import augmented, draw
+from netopsy.engine.train.recipe import Recipe
+from netopsy.errors import SettingsError
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.samples import Samples
+
+_SHARE = 0.5  # of the free memory that images may take
+_BATCH = 512
+
+_kept: WeakKeyDictionary[Samples, tuple[Preprocessing, torch.device, Tensor]] = WeakKeyDictionary()
+
+
+class Step(NamedTuple):
+    """One process's share of a batch, augmented; size: of the whole batch, over all processes."""
+
+    images: Float[Tensor, "batch channel height width"]
+    labels: Tensor
+    size: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images as a training sees them.
+
+    store: all images, normalised, (n, height, width, channel) on the device; None where they do not fit.
+    labels: on the device.
+    """
+
+    samples: Samples
+    preprocessing: Preprocessing
+    device: torch.device
+    store: Float[Tensor, "n height width channel"] | None
+    labels: Tensor
+
+    @classmethod
+    def of(cls, samples: Samples, preprocessing: Preprocessing, device: torch.device, processes: int = 1) -> Images:
+        """The images on `device`, decoded once and kept as long as `samples` is, if they take at most half of what is
+        free."""
+        labels = torch.from_numpy(samples.labels).to(device)
+        held = _kept.get(samples)
+        if held is not None and held[:2] == (preprocessing, device):
+            return cls(samples, preprocessing, device, held[2], labels)
+        depth, height, width = preprocessing.input_shape
+        needed = 4 * len(samples) * depth * height * width
+        on_cpu = device.type == "cpu"
+        if needed > _SHARE * free_memory(device) / (processes if on_cpu else 1):
+            return cls(samples, preprocessing, device, None, labels)
+        store = torch.empty((len(samples), height, width, depth), device=device)
+        for batch in samples.batches(preprocessing, _BATCH):
+            store[int(batch.indices[0]) : int(batch.indices[-1]) + 1] = batch.images.to(device).permute(0, 2, 3, 1)
+        _kept[samples] = (preprocessing, device, store)
+        return cls(samples, preprocessing, device, store, labels)
+
+    @property
+    def black(self) -> Float[Tensor, " channel"]:
+        """The value of a black pixel."""
+        mean, std = (
+            torch.tensor(values, device=self.device) for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        return -mean / std
+
+    def epoch(self, recipe: Recipe, epoch: int, rank: int = 0, processes: int = 1) -> Iterator[Step]:
+        """The steps of `epoch` (from 0), of each the share of the process `rank`; the same for the same seed."""
+        generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
+        order = torch.randperm(len(self.samples), generator=generator)
+        draws, black, first = draw(recipe, len(order), generator), self.black, 0
+        for count, size in step_sizes(len(order), recipe.batch_size):
+            visits = torch.arange(first, first + count * size).reshape(count, size)[:, rank::processes]
+            first += count * size
+            part = None if draws is None else draws.part(visits.reshape(-1)).to(self.device)
+            share = visits.shape[1]
+            rows = order[visits.reshape(-1)]
+            here, steps = rows.to(self.device), range(0, len(rows), share)
+            if self.store is not None:
+                loaded: Iterator[tuple[Tensor, Tensor]] = ((self.store, here[at : at + share]) for at in steps)
+            else:
+                batches = self.samples.batches(self.preprocessing, share, order=rows.numpy())
+                loaded = ((b.images.to(self.device).permute(0, 2, 3, 1), self._all(share)) for b in batches)
+            for at, (store, picked) in zip(steps, loaded, strict=True):
+                now = None if part is None else part.part(slice(at, at + share))
+                images = augmented(store, picked, now, black, recipe.fill)
+                yield Step(images, self.labels[here[at : at + share]], size)
+
+    def _all(self, share: int) -> Int64[Tensor, " batch"]:
+        return torch.arange(share, device=self.device)
+
+    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images (batch, channel, height, width) and labels, in their order."""
+        if self.store is None:
+            for batch in self.samples.batches(self.preprocessing, batch_size):
+                yield batch.images.to(self.device), batch.labels.to(self.device)
+            return
+        for first in range(0, len(self.labels), batch_size):
+            part = slice(first, first + batch_size)
+            yield self.store[part].permute(0, 3, 1, 2), self.labels[part]
+
+
+def step_sizes(n: int, batch_size: int) -> list[tuple[int, int]]:
+    """(steps, images a step) pairs that part `n` images into steps of at most `batch_size`, equal within one image."""
+    steps = -(-n // batch_size)
+    size, larger = divmod(n, steps)
+    return [(count, held) for count, held in ((larger, size + 1), (steps - larger, size)) if count]
+
+
+def steps_an_epoch(n: int, recipe: Recipe) -> int:
+    """How many steps an epoch has; SettingsError where a step has fewer images than there are devices."""
+    sizes = step_sizes(n, recipe.batch_size)
+    if min(size for _, size in sizes) < recipe.devices:
+        raise SettingsError(
+            f"steps of {min(size for _, size in sizes)} images cannot be shared by {recipe.devices} devices; "
+            "give a larger batch_size or fewer devices."
+        )
+    return sum(count for count, _ in sizes)
+
+
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed for one epoch (and process) that has nothing to do with those of other epochs and seeds."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**31

@@ -1,0 +1,192 @@
+"""Train a copy of a network."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netopsy.codec.shared import SharedTensor
+from netopsy.engine.conditions import conditions
+from netopsy.engine.train import checkpoint
+from netopsy.engine.train.constraints import checked, frozen_parts
+from netopsy.engine.train.data import steps_an_epoch
+from netopsy.engine.train.history import History, frame
+from netopsy.engine.train.loop import Job, Trainer
+from netopsy.engine.train.recipe import Recipe
+from netopsy.engine.workspace import current_workspace, file_stem
+from netopsy.errors import NetopsyError, SettingsError
+from netopsy.network.network import Network
+from netopsy.samples import Samples
+
+
+def fit(
+    network: Network,
+    samples: Samples,
+    recipe: Recipe | None = None,
+    *,
+    validation: Samples | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    shared: Mapping[str, SharedTensor] | None = None,
+    frozen: Collection[str] = (),
+    teacher: Network | None = None,
+    label: str = "fit",
+) -> History:
+    """Train a copy of `network` on `samples`, where the network lies; the network itself stays as it is.
+
+    validation: images that are scored after each epoch. masks: by parameter name, bool of its shape; weights that are
+    False stay exactly zero. shared: by parameter name; the codes stay and the table moves, by the summed gradient of
+    each entry's weights (Han et al., ICLR 2016, Section 3.3); the entry 0.0 stays. Both are by parameter name, such as
+    `conv1.weight`. frozen: layers, modules or parameters that stay; a frozen module runs as in evaluation, so its batch
+    norm statistics stay too. teacher: a network whose outputs are learned too (`Recipe.alpha`). label: of the progress.
+
+    Labels of one class are learned by cross-entropy, of several by binary cross-entropy. Images are decoded once and
+    stay on the device where they take at most half of its free memory, for as long as `samples` lives.
+
+    In a `workspace` with a folder a checkpoint is written after each epoch, whole or not at all; the same training, run
+    again, goes on after it and ends with the same weights bit for bit (on the CPU with as many threads; a GPU may
+    round differently). One that is complete is not repeated.
+
+    With several devices each takes its share of every batch and gradients are averaged, so that the outcome is that of
+    one device up to rounding; batch norm takes its statistics over a device's share, and the first device's running
+    statistics are kept, as DistributedDataParallel has it. Processes are started anew: a script needs the usual guard
+    `if __name__ == "__main__":`, and their progress is not shown.
+
+    Errors: SettingsError for settings that do not fit, and where training diverges: the checkpoint of the last epoch
+    stays. SamplesError for labels that the network has no outputs for.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    _check(network, samples, recipe, validation, teacher)
+    own_masks, own_shared = checked(network, masks or {}, shared or {})
+    fixed, still = frozen_parts(network, frozen)
+    place, path = current_workspace(), None
+    if place.folder is not None:
+        spec = _spec(network, samples, recipe, validation, own_masks, own_shared, fixed, still, teacher)
+        path = place.folder / f"{file_stem('fit', spec)}.pt"
+    job = Job(
+        copy.deepcopy(network.module),
+        network.preprocessing,
+        samples,
+        validation,
+        recipe,
+        own_masks,
+        own_shared,
+        fixed,
+        still,
+        None if teacher is None else copy.deepcopy(teacher.module),
+        path,
+    )
+    state = _launched(job, network.device, lambda done, total: place.report(label, done, total))
+    values = {name: value for name, value in state["module"].items() if name in network.tensors}
+    moved = {name: SharedTensor.of(values[name].contiguous().numpy()) for name in own_shared}
+    values |= {name: torch.from_numpy(one.decode()) for name, one in moved.items()}
+    trained = network.with_tensors(values)
+    trained.provenance["trained"] = {"recipe": asdict(recipe), "images": samples.name, "count": len(samples)}
+    return History(frame(state["rows"]), trained, moved)
+
+
+def _check(
+    network: Network, samples: Samples, recipe: Recipe, validation: Samples | None, teacher: Network | None
+) -> None:
+    for images in (samples, *(() if validation is None else (validation,))):
+        images.check(network.classes)
+    if validation is not None and validation.multilabel != samples.multilabel:
+        raise SettingsError("the validation images must have one label each, or several, as the training images have.")
+    if recipe.fill == "reflect" and recipe.pad >= min(network.preprocessing.size):
+        raise SettingsError(f"pad {recipe.pad} must be below {min(network.preprocessing.size)}, the images' size.")
+    if teacher is not None and (teacher.classes, teacher.preprocessing) != (network.classes, network.preprocessing):
+        raise SettingsError(
+            f"the teacher {teacher.name} must have the outputs and the preprocessing of {network.name}."
+        )
+    steps_an_epoch(len(samples), recipe)
+    if network.device.type == "cuda" and recipe.devices > torch.cuda.device_count():
+        raise SettingsError(f"{recipe.devices} devices are wanted; this machine has {torch.cuda.device_count()} GPUs.")
+
+
+def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
+    """The state after the training, in this process or in others."""
+    with _quiet():
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
+
+        how: dict[str, Any] = {
+            "accelerator": device.type,
+            "precision": "bf16-mixed" if job.recipe.precision == "bfloat16" else "32-true",
+        }
+        if job.recipe.devices == 1:
+            devices = 1 if device.type == "cpu" else [device.index or 0]
+            fabric = Fabric(devices=devices, **how)
+            try:
+                return Trainer(fabric, job, report).run()
+            except torch.OutOfMemoryError as error:
+                raise SettingsError(f"the device's memory is too small for this training: {error}") from error
+        with tempfile.TemporaryDirectory() as folder:
+            job.path = job.path or Path(folder) / "fit.pt"
+            strategy = DDPStrategy(
+                start_method="spawn", process_group_backend="gloo" if device.type == "cpu" else "nccl"
+            )
+            fabric = Fabric(devices=job.recipe.devices, strategy=strategy, **how)
+            failure = fabric.launch(_work, job)
+            if failure:
+                raise SettingsError(failure)
+            state = checkpoint.load(job.path)
+            assert state is not None
+            return state
+
+
+def _work(fabric: Any, job: Job) -> str | None:
+    """What each of several processes does; the message where it fails, which all of them do at once."""
+    try:
+        Trainer(fabric, job, lambda done, total: None).run()
+    except NetopsyError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the notes of lightning out of what a user sees."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _spec(
+    network: Network,
+    samples: Samples,
+    recipe: Recipe,
+    validation: Samples | None,
+    masks: dict[str, Tensor],
+    shared: dict[str, SharedTensor],
+    fixed: set[str],
+    still: set[str],
+    teacher: Network | None,
+) -> dict[str, Any]:
+    """All that the outcome depends on."""
+    return {
+        **conditions(network, samples),
+        "recipe": asdict(recipe),
+        "validation": None if validation is None else validation.digest,
+        "masks": {name: _digest(np.packbits(mask.cpu().numpy())) for name, mask in sorted(masks.items())},
+        "shared": {name: [_digest(one.table), _digest(one.codes)] for name, one in sorted(shared.items())},
+        "frozen": [sorted(fixed), sorted(still)],
+        "teacher": None if teacher is None else conditions(teacher),
+    }
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()

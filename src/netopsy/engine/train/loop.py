@@ -1,0 +1,194 @@
+"""The loop over epochs and steps, in one process or in each of several."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netopsy.codec.shared import SharedTensor
+from netopsy.engine.train import checkpoint
+from netopsy.engine.train.checkpoint import State
+from netopsy.engine.train.constraints import Constraints
+from netopsy.engine.train.data import Images, epoch_seed, steps_an_epoch
+from netopsy.engine.train.loss import hits, loss_sum
+from netopsy.engine.train.recipe import Recipe
+from netopsy.engine.train.schedule import rate_at
+from netopsy.errors import SettingsError
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.samples import Samples
+
+_LOOK = 25  # steps between two looks at the loss, each of which waits for the device
+
+
+@dataclass
+class Job:
+    """All that a process needs to train: plain data and a module of its own, so that it can be sent to one.
+
+    fixed: names of parameters that stay. still: names of modules that run as in evaluation. path: of the checkpoint.
+    """
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    samples: Samples
+    validation: Samples | None
+    recipe: Recipe
+    masks: dict[str, Tensor]
+    shared: dict[str, SharedTensor]
+    fixed: set[str]
+    still: set[str]
+    teacher: nn.Module | None
+    path: Path | None
+
+
+class Trainer:
+    """A training under way, in one process. fabric: a lightning Fabric. report: called with (steps done, of all)."""
+
+    def __init__(self, fabric: Any, job: Job, report: Callable[[int, int], None]) -> None:
+        self.fabric, self.job, self.recipe, self.report = fabric, job, job.recipe, report
+        device = fabric.device
+        self.module = job.module.to(device)
+        if any(isinstance(part, nn.Conv2d) for part in self.module.modules()):
+            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(name not in job.fixed)
+        self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe)
+        self.teacher = None if job.teacher is None else job.teacher.to(device).eval().requires_grad_(False)
+        processes = fabric.world_size
+        self.images = Images.of(job.samples, job.preprocessing, device, processes)
+        self.validation = None
+        if job.validation is not None and fabric.is_global_zero:
+            self.validation = Images.of(job.validation, job.preprocessing, device, processes)
+        self.steps = steps_an_epoch(len(job.samples), job.recipe)
+        self.optimizer = self._optimizer()
+        self.rows: list[dict[str, Any]] = []
+        self._take_up(checkpoint.load(job.path))
+        self.model, self.stepper = fabric.setup(self.module, self.optimizer, move_to_device=False)
+
+    def run(self) -> State:
+        """Train the epochs that are left; the state after the last."""
+        state = self.state()
+        while len(self.rows) < self.recipe.epochs:
+            self.rows.append(self._epoch(len(self.rows)))
+            state = self.state()
+            if self.job.path is not None and self.fabric.is_global_zero:
+                checkpoint.save(self.job.path, state)
+        self.fabric.barrier()
+        return state
+
+    def state(self) -> State:
+        """What is trained, and all that going on needs."""
+        return {
+            "module": {name: value.detach().cpu() for name, value in self.module.state_dict().items()},
+            "tables": {name: table.entries.detach().cpu() for name, table in self.constraints.tables.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "rows": list(self.rows),
+        }
+
+    def _take_up(self, state: State | None) -> None:
+        if state is None:
+            return
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows = list(state["rows"])
+        with torch.no_grad():
+            for name, entries in state["tables"].items():
+                self.constraints.tables[name].entries.copy_(entries)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """SGD or AdamW over filters and matrices, other parameters, and tables."""
+        recipe, tables = self.recipe, self.constraints.tables
+        free = {name: p for name, p in self.module.named_parameters() if p.requires_grad and name not in tables}
+        shapes = (
+            ([p for p in free.values() if p.ndim > 1], recipe.weight_decay, 1.0),
+            ([p for p in free.values() if p.ndim <= 1], recipe.weight_decay if recipe.decay_all else 0.0, 1.0),
+            ([t.entries for name, t in tables.items() if name not in self.job.fixed], 0.0, recipe.table_rate),
+        )
+        groups = [{"params": held, "weight_decay": decay, "scale": scale} for held, decay, scale in shapes if held]
+        if not groups:
+            raise SettingsError("every parameter is frozen; leave something to train.")
+        fused = self.fabric.device.type == "cuda"
+        if recipe.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=recipe.rate, fused=fused)
+        return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch (from 0); its row of the history."""
+        begun, device, n = time.monotonic(), self.fabric.device, len(self.job.samples)
+        losses = [row["loss" if self.job.validation is None else "validation_loss"] for row in self.rows]
+        totals = torch.zeros(2, dtype=torch.float64, device=device)
+        done, rate, rank = epoch * self.steps, 0.0, self.fabric.global_rank
+        self.module.train()
+        for name, part in self.module.named_modules():
+            if name in self.job.still:
+                part.eval()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(epoch_seed(self.recipe.seed, epoch, rank + 1))  # dropout has no generator of its own
+            for at, step in enumerate(self.images.epoch(self.recipe, epoch, rank, self.fabric.world_size)):
+                rate = rate_at(self.recipe, done + at, self.steps, losses)
+                totals += self._step(step.images, step.labels, step.size, rate)
+                if at % _LOOK == 0 or at == self.steps - 1:
+                    self._look(totals[0], epoch, rate)
+                    self.report(done + at + 1, self.steps * self.recipe.epochs)
+        self._look(torch.stack(torch._foreach_norm([p.detach() for p in self.module.parameters()])).sum(), epoch, rate)
+        loss, right = (self.fabric.all_reduce(totals, reduce_op="sum") / n).tolist()
+        row = {"epoch": epoch + 1, "rate": rate, "loss": loss, "top1": right}
+        row |= self.fabric.broadcast(self._validate())
+        return {**row, "seconds": time.monotonic() - begun}
+
+    def _step(self, images: Tensor, labels: Tensor, size: int, rate: float) -> Tensor:
+        """One step of the optimizer; the share's summed loss and hits, float64 (2,) on the device.
+
+        size: images in the whole batch, by which the gradient is divided: DDP then takes the mean over processes.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        outputs = first(self.model(images))
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                teacher = first(self.teacher(images)).float()
+        loss = loss_sum(outputs, labels, self.recipe, teacher)
+        self.module.zero_grad(set_to_none=True)
+        self.constraints.zero_grad()
+        self.fabric.backward(loss * (self.fabric.world_size / size))
+        self.constraints.gradients()
+        self.stepper.step()
+        self.constraints.apply()
+        return torch.stack([loss.detach().double(), hits(outputs, labels).double()])
+
+    def _look(self, value: Tensor, epoch: int, rate: float) -> None:
+        """Raise SettingsError, in all processes at once, where the loss or a weight is no longer finite."""
+        if math.isfinite(self.fabric.all_reduce(value.detach().double(), reduce_op="sum").item()):
+            return
+        kept = "" if self.job.path is None or not epoch else f" The state after epoch {epoch} is kept."
+        raise SettingsError(
+            f"training diverged in epoch {epoch + 1}: the loss or a weight is NaN or infinite. The rate {rate:.4g} is "
+            f"too high; try {rate / 10:.2g}, or some epochs of warmup.{kept}"
+        )
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float | None]:
+        """Loss and accuracy on the validation images, in evaluation mode and float32."""
+        if self.validation is None:
+            return {"validation_loss": None, "validation_top1": None}
+        self.module.eval()
+        totals = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)
+        plain = Recipe()
+        values = 2**23 if self.fabric.device.type == "cuda" else 2**20
+        for images, labels in self.validation.ordered(max(32, values // math.prod(self.job.preprocessing.input_shape))):
+            outputs = first(self.module(images))
+            totals += torch.stack([loss_sum(outputs, labels, plain).double(), hits(outputs, labels).double()])
+        loss, right = (totals / len(self.validation.samples)).tolist()
+        return {"validation_loss": loss, "validation_top1": right}
+
+
+def first(outputs: Any) -> Tensor:
+    """The network's own output, where in training mode it gives those of auxiliary classifiers too."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
