@@ -97,18 +97,19 @@ class Constraints:
         own = dict(module.named_parameters())
         self.masks = [Mask(own[name], ~mask.to(own[name].device)) for name, mask in masks.items() if name not in shared]
         self.tables = {name: Table.of(own[name], one, recipe.table_gradient == "mean") for name, one in shared.items()}
+        self._all: list[Mask | Table] = [*self.masks, *self.tables.values()]
         self.apply()
 
     @torch.no_grad()
     def gradients(self) -> None:
         """After the backward pass and before the optimizer's step."""
-        for one in (*self.masks, *self.tables.values()):
+        for one in self._all:
             one.gradient()
 
     @torch.no_grad()
     def apply(self) -> None:
         """After the optimizer's step."""
-        for one in (*self.masks, *self.tables.values()):
+        for one in self._all:
             one.apply()
 
     def zero_grad(self) -> None:
@@ -122,7 +123,8 @@ def checked(
 ) -> tuple[dict[str, Tensor], dict[str, SharedTensor]]:
     """`masks` and `shared`, if they fit the network's parameters; SettingsError says what does not."""
     own = dict(network.module.named_parameters())
-    for name, given in (*masks.items(), *shared.items()):
+    every: list[tuple[str, Tensor | SharedTensor]] = [*masks.items(), *shared.items()]
+    for name, given in every:
         what = "mask" if isinstance(given, Tensor) else "shared tensor"
         if name not in own:
             raise SettingsError(f"no parameter '{name}' for a {what} in {network.name}; nearest: {nearest(name, own)}.")

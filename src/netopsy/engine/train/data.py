@@ -1,4 +1,4 @@
-"""The images of a training: on its device where they fit, else read anew each epoch; in an order of each epoch's own."""
+"""The images of a training: on its device where they fit, else read anew each epoch; each epoch in its own order."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
                 start_method="spawn", process_group_backend="gloo" if device.type == "cpu" else "nccl"
             )
             fabric = Fabric(devices=job.recipe.devices, strategy=strategy, **how)
-            failure = fabric.launch(_work, job)
+            failure = fabric.launch(_work, job)  # type: ignore[arg-type]
             if failure:
                 raise SettingsError(failure)
             state = checkpoint.load(job.path)

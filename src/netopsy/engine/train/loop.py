@@ -55,7 +55,7 @@ class Trainer:
         device = fabric.device
         self.module = job.module.to(device)
         if any(isinstance(part, nn.Conv2d) for part in self.module.modules()):
-            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.module = self.module.to(memory_format=torch.channels_last)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name not in job.fixed)
         self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe)
