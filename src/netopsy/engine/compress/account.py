@@ -96,13 +96,17 @@ def _layer(row: dict[str, Any], shared: SharedTensor) -> dict[str, Any]:
 
 
 def bits_before(shared: SharedTensor) -> tuple[float, float]:
-    """Bits of code and of relative index for each kept weight, before entropy coding and with filler entries.
+    """Bits of code and of relative index for each kept weight, before entropy coding: `gap_cost` of whole bits."""
+    used = len(shared.table) - (shared.zero is not None)
+    return gap_cost(shared, math.ceil(math.log2(used)) if used > 1 else 0)
 
-    A gap of n bits reaches 2 ** n positions on; a longer one takes a filler, an entry with a code and a gap of its own
+
+def gap_cost(shared: SharedTensor, width: int) -> tuple[float, float]:
+    """Bits of value and of relative index for each kept weight, with a value of `width` bits and the best of `GAPS`.
+
+    A gap of n bits reaches 2 ** n positions on; a longer one takes a filler, an entry with a value and a gap of its own
     (Han et al., Figure 2). A tensor without zeros needs no gaps.
     """
-    used = len(shared.table) - (shared.zero is not None)
-    width = math.ceil(math.log2(used)) if used > 1 else 0
     if shared.zero is None or not shared.kept:
         return float(width), 0.0
     places = np.flatnonzero(shared.codes != shared.zero)

@@ -1,0 +1,5 @@
+"""Deep Compression: prune, share, code, with retraining."""
+
+from netopsy.studies.compression.compression import Compression
+
+__all__ = ["Compression"]

@@ -1,0 +1,199 @@
+"""Prune, share, code: how small a network gets with retraining (Han et al., "Deep Compression", ICLR 2016)."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+import torch
+
+from netopsy.codec.shared import SharedTensor
+from netopsy.engine.compress.account import account
+from netopsy.engine.compress.expand import expand
+from netopsy.engine.compress.measure import Kept, measured
+from netopsy.engine.compress.save import ENDING, Coder, save_shared
+from netopsy.engine.compress.stages import bits_of, share_layers
+from netopsy.engine.train import Recipe
+from netopsy.engine.workspace import current_workspace
+from netopsy.errors import NetworkError, SettingsError
+from netopsy.network.network import Network
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies.compression.choose import IMAGES, given, sensitivity, within
+from netopsy.studies.compression.figures import figures
+from netopsy.studies.compression.findings import findings
+from netopsy.studies.compression.retrain import Training
+from netopsy.studies.compression.tables import FILE, PRUNED, RETRAINED, SHARED, code_counts, moved, stage_bytes, stages
+from netopsy.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Compression(Study):
+    """How small the network gets when it is pruned, shared and coded, and retrained in between (Han et al., 2016).
+
+    train: images to retrain on; no choice is made on the samples.
+    density: share of the weights to keep: a number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern.
+    threshold: in place of `density`: weights beyond so many standard deviations of their layer stay.
+    budget: with neither, each layer keeps as few weights as lose at most so many points, pruned alone, on training
+        images.
+    rounds: of pruning, each with retraining; each takes the same share of what is left.
+    epochs: of retraining after each round; the last number holds for all further rounds; 0 does not retrain.
+    bits: 2 ** bits shared weights a layer, one of them 0 where some are pruned; given as `density` is.
+    start: of the k-means that finds the shared weights.
+    share_epochs: epochs in which the shared weights move by the summed gradient of their weights.
+    optimizer: of all retraining: sgd (momentum 0.9) or adamw.
+    rate, share_rate: learning rates of pruned and of shared weights, from which each round's cosine falls to 0.
+    weight_decay: of all retraining.
+    batch_size: images a step.
+    augment: how training images are varied.
+    precision: float32, or bfloat16 for the retraining on a GPU.
+    teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
+    kept: how biases, norms and other values are held in the file.
+    coder: of the file: ans, or huffman as in the paper.
+    seed: of the order and augmentation of retraining, of random starts, of the images that the budget is measured on.
+
+    Tables: `stages` (scores and bytes), `layers` (as in the paper's Tables 2 to 5), `history` (the retraining),
+    `codes`, `values`, and with a budget `sensitivity`.
+    """
+
+    name: ClassVar[str] = "compression"
+    needs_train: ClassVar[bool] = True
+
+    train: Samples | None = None
+    density: tuple[str, ...] = ()
+    threshold: tuple[str, ...] = ()
+    budget: float = 1.0
+    rounds: int = 4
+    epochs: tuple[int, ...] = (4,)
+    bits: tuple[str, ...] = ("8", "linear=5")
+    start: Literal["dp", "linear", "density", "random"] = "dp"
+    share_epochs: int = 4
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    rate: float = 1e-3
+    share_rate: float = 1e-4
+    weight_decay: float = 0.0
+    batch_size: int = 128
+    augment: Literal["none", "flip", "crop", "crop+flip"] = "none"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    teacher: float = 0.5
+    kept: Kept = "exact"
+    coder: Coder = "ans"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise SettingsError(f"rounds {self.rounds} must be 1 or more; 1 prunes all at once.")
+        if not self.epochs or min(self.epochs) < 0 or self.share_epochs < 0:
+            raise SettingsError(f"epochs {self.epochs} and share_epochs {self.share_epochs} must be 0 or more.")
+        if not 0 <= self.budget <= 100 or not 0 <= self.teacher <= 1:
+            raise SettingsError(f"budget {self.budget} must be 0 to 100 points, and teacher {self.teacher} 0 to 1.")
+        if self.density and self.threshold:
+            raise SettingsError("give a density or a threshold, not both: each says which weights stay.")
+        if self.kept not in ("exact", "float16") or self.coder not in ("ans", "huffman"):
+            raise SettingsError(f"kept '{self.kept}' must be exact or float16, coder '{self.coder}' ans or huffman.")
+        if self.share_rate <= 0:
+            raise SettingsError(f"share_rate {self.share_rate} must be more than 0.")
+        self.recipe()
+
+    def recipe(self) -> Recipe:
+        """How all retraining is done; epochs and rate are each stage's own."""
+        return Recipe(
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            rate=self.rate,
+            weight_decay=self.weight_decay,
+            schedule="cosine",
+            augment=self.augment,
+            precision=self.precision,
+            alpha=self.teacher,
+            seed=self.seed,
+        )
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        """Compress `network`, and score each stage on `samples`."""
+        assert samples is not None and self.train is not None
+        bits = bits_of(network.layers, self.bits)
+        if not network.layers or not bits:
+            raise NetworkError(f"{network.name} has no convolution or linear layer whose weights could be shared.")
+        tables: dict[str, pl.DataFrame] = {}
+        densities, chosen = self._densities(network, tables)
+        self._check(densities, bits)
+        training = Training(self.train, self.recipe(), network if self.teacher else None)
+        pruned, fits = training.prune(network, densities, self.rounds, self.epochs)
+        first = share_layers(pruned, {}, bits, start=self.start, seed=self.seed)
+        trained, shared, more = training.share(pruned, first, self.share_epochs, self.share_rate)
+        final = measured(trained, shared, self.kept)
+        path, other = self._write(network, trained, shared, densities, bits)
+        state = expand(path)
+        _verify(final, state)
+        versions: list[tuple[str, Mapping[str, Any]]] = [
+            (PRUNED, pruned.tensors),
+            (SHARED, measured(pruned, first).tensors),
+            *([(RETRAINED, trained.tensors)] if self.share_epochs else []),
+            (FILE, state),
+        ]
+        tables["stages"] = stages(network, samples, versions, stage_bytes(network, shared, path))
+        tables |= {"layers": account(path), "codes": code_counts(shared), "values": moved(first, shared)}
+        if fits + more:
+            tables["history"] = pl.concat([*fits, *more])
+        where = f"compression/artifacts/{path.name} of the case" if current_workspace().folder else str(path)
+        left = [layer.name for layer in network.layers if layer.name not in bits]
+        return self.result(
+            tables=tables,
+            figures=figures(tables),
+            artifacts={path.name: path},
+            findings=findings(tables, where, other, chosen, left),
+        )
+
+    def _densities(self, network: Network, tables: dict[str, pl.DataFrame]) -> tuple[dict[str, float], str | None]:
+        """The density of each layer that is pruned, and how they were found where they were not given."""
+        assert self.train is not None
+        densities = given(network, self.density, self.threshold)
+        if densities is not None:
+            return densities, None
+        tables["sensitivity"] = scores = sensitivity(network, self.train, self.seed)
+        densities = within(scores, self.budget)
+        count = min(IMAGES, len(self.train))
+        return densities, (
+            f"The densities, {min(densities.values()):.0%} to {max(densities.values()):.0%}, are the lowest at which a "
+            f"layer pruned alone loses at most {self.budget:g} points on {count:,} training images, before retraining."
+        )
+
+    def _check(self, densities: Mapping[str, float], bits: Mapping[str, float]) -> None:
+        bare = [name for name, density in densities.items() if density < 1 and name not in bits]
+        if bare:
+            raise SettingsError(
+                f"{bare[0]} is pruned but has no bits, and pruning alone saves nothing: give bits for it."
+            )
+
+    def _write(
+        self,
+        network: Network,
+        trained: Network,
+        shared: Mapping[str, SharedTensor],
+        densities: Mapping[str, float],
+        bits: Mapping[str, float],
+    ) -> tuple[Path, tuple[str, int]]:
+        """The file, and the other coder with the bytes of its file."""
+        folder = current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-compression-"))
+        stem = re.sub(r"\W+", "-", network.name.rpartition(":")[2]).strip("-") or "network"
+        path = folder / f"{stem}{ENDING}"
+        other: Coder = "huffman" if self.coder == "ans" else "ans"
+        rounded = {name: round(density, 4) for name, density in densities.items()}
+        said = {"density": rounded, "bits": dict(bits), "start": self.start, "seed": self.seed}
+        with tempfile.TemporaryDirectory() as spare:
+            trial = save_shared(trained, shared, Path(spare) / f"x{ENDING}", kept=self.kept, coder=other, settings=said)
+            size = trial.stat().st_size
+        return save_shared(trained, shared, path, kept=self.kept, coder=self.coder, settings=said), (other, size)
+
+
+def _verify(final: Network, state: Mapping[str, torch.Tensor]) -> None:
+    """Raise NetworkError unless the file gives the weights of `final` back bit for bit."""
+    for name, tensor in final.module.state_dict().items():
+        if not torch.equal(tensor.cpu(), state[name]):
+            raise NetworkError(f"the file gives other values of {name} than were stored; this is a fault of Netopsy's.")
