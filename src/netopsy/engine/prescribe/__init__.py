@@ -1,0 +1,1 @@
+"""What each layer can give up: candidates, their effect on the outputs, and the smallest file within a budget."""
