@@ -70,7 +70,7 @@ def decode_tensor(coded: CodedTensor) -> SharedTensor:
     at = int(np.searchsorted(table, np.float32(0)))
     zero = at if at < len(table) and table[at] == 0 else None
     if coded.coder == "ans":
-        decode_planes(coded.positions, coded.codes, coded.shape, coded.entries, zero, codes)
+        decode_planes(coded.positions, coded.codes, coded.shape, table, zero, codes)
     else:
         from netopsy.codec.relative import decode_relative
 
