@@ -55,7 +55,7 @@ def augmented(
     that begins dy rows and dx columns from the corner of the image itself.
     """
     if draws is None:
-        return store[rows].permute(0, 3, 1, 2)
+        return store[rows].contiguous().permute(0, 3, 1, 2)
     _, height, width, channels = store.shape
     y, outside_y = _inside(torch.arange(height, device=rows.device) + draws.shift[:, :1], height)
     x, outside_x = _inside(torch.arange(width, device=rows.device) + draws.shift[:, 1:], width)

@@ -52,7 +52,7 @@ class Table:
         device = parameter.device
         codes = torch.from_numpy(shared.codes.astype(np.int64)).to(device).reshape(shared.shape)
         in_memory = _flat(torch.empty_like(parameter, dtype=torch.int64).copy_(codes))
-        table = torch.from_numpy(shared.table).to(device)
+        table = torch.from_numpy(shared.table.copy()).to(device)
         if shared.zero is None:
             places = torch.arange(len(in_memory), device=device)
         else:
