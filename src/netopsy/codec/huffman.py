@@ -1,0 +1,173 @@
+"""Canonical Huffman codes: the lengths of the code words are the table, and many lanes are read at once.
+
+Symbols go in lanes of 1024, one behind the other without a gap. Before the bits stand the lengths of the lanes, so that
+a reader takes a symbol of every lane at each step.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from netopsy.codec.damage import Damage
+from netopsy.codec.shared import ARRAY
+
+LONGEST = 15
+LANE = 1024
+ABREAST = 4096
+
+
+def huffman_bits(counts: ARRAY) -> int:
+    """Bits that symbols seen `counts` (k,) times take in a Huffman code (Huffman, 1952), its table not counted.
+
+    The sum of all inner nodes of the tree: no code word is as long as it is deep there, so no limit applies. A single
+    symbol takes none.
+    """
+    heap = [int(count) for count in np.asarray(counts).reshape(-1) if count > 0]
+    heapq.heapify(heap)
+    bits = 0
+    while len(heap) > 1:
+        joined = heapq.heappop(heap) + heapq.heappop(heap)
+        bits += joined
+        heapq.heappush(heap, joined)
+    return bits
+
+
+def code_lengths(counts: ARRAY, longest: int = LONGEST) -> ARRAY:
+    """Lengths of the code words, uint8 (k,), 0 for what does not occur: the best of those no longer than `longest`.
+
+    A symbol that is alone has length 1, and no bits are written for it.
+    Package-merge (Larmore and Hirschberg, 1990): the cheapest 2 k - 2 packages of coins, a coin a symbol and length.
+    """
+    symbols = np.flatnonzero(counts)
+    lengths = np.zeros(len(counts), np.uint8)
+    if len(symbols) < 2:
+        lengths[symbols] = 1
+        return lengths
+    coins = sorted((int(counts[symbol]), (int(symbol),)) for symbol in symbols)
+    row = coins
+    history = []
+    for _ in range(longest - 1):
+        history.append(row)
+        pairs = [(a[0] + b[0], None) for a, b in zip(row[::2], row[1::2], strict=False)]
+        row = sorted([*coins, *pairs], key=lambda item: item[0])
+    history.append(row)
+    # From the last row back: of the first `take` items, the coins get a bit each, the pairs take two of the row before.
+    take = 2 * len(symbols) - 2
+    for row in reversed(history):
+        chosen = row[:take]
+        for _, symbol in chosen:
+            if symbol is not None:
+                lengths[symbol[0]] += 1
+        take = 2 * sum(symbol is None for _, symbol in chosen)
+    return lengths
+
+
+def code_words(lengths: ARRAY) -> ARRAY:
+    """The canonical code words, int64 (k,): ascending by length, then by symbol."""
+    words = np.zeros(len(lengths), np.int64)
+    word, last = 0, 0
+    for symbol in np.lexsort((np.arange(len(lengths)), lengths)).tolist():
+        length = int(lengths[symbol])
+        if length:
+            word <<= length - last
+            words[symbol] = word
+            word, last = word + 1, length
+    return words
+
+
+def encode_symbols(symbols: ARRAY, alphabet: int) -> bytes:
+    """`symbols`, ints (n,) below `alphabet`, as code lengths (4 bits each), lane lengths (16 bits each) and bits."""
+    lengths = code_lengths(np.bincount(symbols, minlength=alphabet))
+    nibbles = np.append(lengths, np.zeros(alphabet % 2, np.uint8))
+    table = (nibbles[::2] | nibbles[1::2] << 4).tobytes()
+    if np.count_nonzero(lengths) < 2:
+        return table
+    sizes = lengths[symbols].astype(np.int64)
+    ends = sizes.cumsum()
+    lanes = b""
+    if len(symbols) > LANE:
+        marks = ends[[*range(LANE - 1, len(symbols) - 1, LANE), len(symbols) - 1]]
+        lanes = np.diff(marks, prepend=0).astype("<u2").tobytes()
+    return table + lanes + _bits(code_words(lengths)[symbols], sizes, ends - sizes)
+
+
+def _bits(words: ARRAY, sizes: ARRAY, starts: ARRAY) -> bytes:
+    """Code words one behind the other, most significant bit first."""
+    at = starts >> 5
+    shifted = words.astype(np.uint64) << (64 - (starts & 31) - sizes).astype(np.uint64)
+    first = np.flatnonzero(np.diff(at, prepend=-1))
+    joined = np.add.reduceat(shifted, first)
+    out = np.zeros(int(at[-1]) + 2, np.uint32)
+    out[at[first]] += (joined >> np.uint64(32)).astype(np.uint32)
+    out[at[first] + 1] += (joined & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    total = int(starts[-1] + sizes[-1])
+    return out.astype(">u4").tobytes()[: -(-total // 8)]
+
+
+def decode_symbols(stream: bytes, count: int, alphabet: int) -> ARRAY:
+    """The `count` symbols, uint16 (count,), that `encode_symbols` put in `stream`; Damage where it holds no such ones."""
+    start = -(-alphabet // 2)
+    raw = np.frombuffer(stream[:start], np.uint8)
+    lengths = np.stack([raw & 15, raw >> 4], axis=1).reshape(-1)[:alphabet].astype(np.int64)
+    if len(lengths) < alphabet:
+        raise Damage("the code lengths of a stream are cut short")
+    used = np.flatnonzero(lengths)
+    if len(used) < 2:
+        if len(stream) > start or (count and not len(used)):
+            raise Damage("a stream has bits and no code words, or the other way round")
+        return np.full(count, used[0] if len(used) else 0, np.uint16)
+    if int((1 << LONGEST >> lengths[lengths > 0]).sum()) != 1 << LONGEST:
+        raise Damage("the code lengths of a stream make no code")
+    lanes = -(-count // LANE)
+    marks = np.zeros(lanes + 1, np.int64)
+    if lanes > 1:
+        told = np.frombuffer(stream[start : start + 2 * lanes], np.uint8)
+        if len(told) < 2 * lanes:
+            raise Damage("the lanes of a stream are cut short")
+        marks[1:] = told.view("<u2").cumsum(dtype=np.int64)
+        start += 2 * lanes
+    bits = 8 * (len(stream) - start)
+    if lanes == 1:
+        marks[1] = -1
+    elif not bits - 8 < marks[-1] <= bits:
+        raise Damage("the lanes of a stream do not add up to it")
+    return _read(stream[start:], marks, count, lengths)
+
+
+def _read(stream: bytes, marks: ARRAY, count: int, lengths: ARRAY) -> ARRAY:
+    longest = int(lengths.max())
+    order = np.lexsort((np.arange(len(lengths)), lengths))
+    order = order[lengths[order] > 0]
+    # Entry of every window of `longest` bits: symbol and length of the code word it begins with.
+    entries = np.repeat(order << 4 | lengths[order], 1 << longest - lengths[order])
+    # No lane can run further than its 1024 longest words, so that no look-up leaves the padded bytes.
+    padded = np.frombuffer(stream + bytes(LANE * LONGEST // 8 + 8), np.uint8)
+    lanes = len(marks) - 1
+    out = np.zeros(lanes * LANE, np.uint16)
+    for left in range(0, lanes, ABREAST):
+        right = min(lanes, left + ABREAST)
+        base = int(marks[left]) >> 3
+        stop = (int(marks[right]) if marks[right] >= 0 else 8 * len(stream)) // 8 + LANE * LONGEST // 8 + 4
+        near = padded[base : stop + 4].astype(np.uint32)
+        windows = near[:-3] << 24 | near[1:-2] << 16 | near[2:-1] << 8 | near[3:]
+        at = marks[left:right] - 8 * base
+        got = np.zeros((LANE, right - left), np.uint16)
+        short = count - (lanes - 1) * LANE if right == lanes else LANE
+        for step in range(LANE if right - left > 1 or right < lanes else short):
+            if step == short:
+                ended, at = at[-1:], at[:-1]
+            found = entries[windows[at >> 3] >> (32 - longest - (at & 7)).astype(np.uint32) & (1 << longest) - 1]
+            got[step, : len(at)] = found >> 4
+            at = at + (found & 15)
+        if short < LANE and right - left > 1:
+            at = np.concatenate([at, ended])
+        wanted = marks[left + 1 : right + 1] - 8 * base
+        if lanes == 1:
+            if not 8 * (len(stream) - 1) < at[0] <= 8 * len(stream):
+                raise Damage("a stream holds more or less than its symbols")
+        elif (at != wanted).any():
+            raise Damage("a lane of a stream does not end where it should")
+        out[left * LANE : right * LANE] = got.T.reshape(-1)
+    return out[:count]
