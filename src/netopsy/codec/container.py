@@ -4,8 +4,8 @@
     header    JSON: {"__metadata__": {...}, "netopsy": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}} and spaces
     n bytes   the blob
 
-The header has exactly one form (no white space inside, keys in order, spaces up to a multiple of 8), and a digest in the
-metadata covers the other metadata and the blob: whatever is changed in the file shows.
+The header has exactly one form (no white space inside, keys in order, spaces up to a multiple of 8), and a digest in
+the metadata covers the other metadata and the blob: whatever is changed in the file shows.
 """
 
 from __future__ import annotations

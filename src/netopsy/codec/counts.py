@@ -7,8 +7,10 @@ import numpy as np
 from netopsy.codec.ports import Port, frequencies
 from netopsy.codec.shared import ARRAY
 
-SMALLEST, LARGEST = 48, 1 << 20
-BUCKETS = 12
+SMALLEST, LARGEST = 16, 1 << 16
+BUCKETS = 16
+# Sightings, in 32nds and 16ths, that a fresh context is taken to have had at the common frequencies.
+MASK_PRIOR, CODE_PRIOR = 64, 256
 # A triangle over four neighbours to each side: entries that lie close in the table are about equally frequent.
 TRIANGLE = np.array([1, 2, 3, 4, 5, 4, 3, 2, 1], np.int64)
 
@@ -41,7 +43,7 @@ class Masks:
             while start < len(got):
                 seen = self.seen[which]
                 stop = min(len(got), start + min(max(SMALLEST, int(seen.sum()) // 8), LARGEST))
-                common = 64 * (2 * self.all + 1) // (2 * int(self.all.sum()) + 2)
+                common = MASK_PRIOR * (2 * self.all + 1) // (2 * int(self.all.sum()) + 2)
                 got[start:stop] = port.code(got[start:stop], frequencies(32 * seen + common + 1))
                 ones = int(np.count_nonzero(got[start:stop]))
                 met = np.array([stop - start - ones, ones])
@@ -55,7 +57,7 @@ class Codes:
     """Counts of the entries, and of buckets of neighbouring entries in each context.
 
     The frequency of an entry in a context is that of its bucket there times that of the entry within its bucket
-    anywhere: a context has twelve numbers to learn and not hundreds.
+    anywhere: a context has sixteen numbers to learn and not hundreds.
     """
 
     def __init__(self, entries: int, contexts: int) -> None:
@@ -64,7 +66,9 @@ class Codes:
         self.buckets = np.zeros((contexts, 1), np.int64)
 
     def part(self) -> None:
-        """Part the entries into buckets that were about equally frequent so far."""
+        """Part the entries into buckets that were about equally frequent so far; the first call counts."""
+        if self.buckets.shape[1] > 1:
+            return
         weights = self._weights()
         middle = 2 * weights.cumsum() - weights
         count = min(BUCKETS, len(weights))
@@ -98,7 +102,7 @@ class Codes:
         if count == 1:
             return weights
         sums = _sums(weights, self.bucket, count)
-        common = 256 * sums // int(sums.sum())
+        common = CODE_PRIOR * sums // int(sums.sum())
         here = 16 * self.buckets[which] + common + 1
         shares = (here << 16) // int(here.sum())
         return (weights << 14) * shares[self.bucket] // np.maximum(1, sums)[self.bucket]

@@ -13,8 +13,10 @@ import numpy as np
 from netopsy.codec.damage import Damage
 from netopsy.codec.shared import ARRAY
 
+Coin = tuple[int, int | None]
 LONGEST = 15
 LANE = 1024
+PIECE = 128 * LANE
 ABREAST = 4096
 
 
@@ -45,12 +47,12 @@ def code_lengths(counts: ARRAY, longest: int = LONGEST) -> ARRAY:
     if len(symbols) < 2:
         lengths[symbols] = 1
         return lengths
-    coins = sorted((int(counts[symbol]), (int(symbol),)) for symbol in symbols)
+    coins: list[Coin] = sorted(((int(counts[symbol]), int(symbol)) for symbol in symbols), key=lambda coin: coin[0])
     row = coins
     history = []
     for _ in range(longest - 1):
         history.append(row)
-        pairs = [(a[0] + b[0], None) for a, b in zip(row[::2], row[1::2], strict=False)]
+        pairs: list[Coin] = [(a[0] + b[0], None) for a, b in zip(row[::2], row[1::2], strict=False)]
         row = sorted([*coins, *pairs], key=lambda item: item[0])
     history.append(row)
     # From the last row back: of the first `take` items, the coins get a bit each, the pairs take two of the row before.
@@ -59,7 +61,7 @@ def code_lengths(counts: ARRAY, longest: int = LONGEST) -> ARRAY:
         chosen = row[:take]
         for _, symbol in chosen:
             if symbol is not None:
-                lengths[symbol[0]] += 1
+                lengths[symbol] += 1
         take = 2 * sum(symbol is None for _, symbol in chosen)
     return lengths
 
@@ -84,30 +86,35 @@ def encode_symbols(symbols: ARRAY, alphabet: int) -> bytes:
     table = (nibbles[::2] | nibbles[1::2] << 4).tobytes()
     if np.count_nonzero(lengths) < 2:
         return table
-    sizes = lengths[symbols].astype(np.int64)
-    ends = sizes.cumsum()
-    lanes = b""
-    if len(symbols) > LANE:
-        marks = ends[[*range(LANE - 1, len(symbols) - 1, LANE), len(symbols) - 1]]
-        lanes = np.diff(marks, prepend=0).astype("<u2").tobytes()
-    return table + lanes + _bits(code_words(lengths)[symbols], sizes, ends - sizes)
+    words = code_words(lengths)
+    total = int((np.bincount(symbols, minlength=alphabet) * lengths.astype(np.int64)).sum())
+    out = np.zeros(total // 32 + 2, np.uint32)
+    marks, end = [], 0
+    for start in range(0, len(symbols), PIECE):
+        piece = symbols[start : start + PIECE]
+        ends = end + lengths[piece].cumsum(dtype=np.int64)
+        _put(out, words[piece], lengths[piece].astype(np.int64), ends)
+        marks += ends[LANE - 1 :: LANE].tolist()
+        end = int(ends[-1])
+    if len(symbols) % LANE:
+        marks.append(end)
+    lanes = np.diff(marks, prepend=0).astype("<u2").tobytes() if len(marks) > 1 else b""
+    return table + lanes + out.astype(">u4").tobytes()[: -(-total // 8)]
 
 
-def _bits(words: ARRAY, sizes: ARRAY, starts: ARRAY) -> bytes:
-    """Code words one behind the other, most significant bit first."""
+def _put(out: ARRAY, words: ARRAY, sizes: ARRAY, ends: ARRAY) -> None:
+    """Add code words to the bits in `out`, uint32: most significant first, each up to its end."""
+    starts = ends - sizes
     at = starts >> 5
     shifted = words.astype(np.uint64) << (64 - (starts & 31) - sizes).astype(np.uint64)
     first = np.flatnonzero(np.diff(at, prepend=-1))
     joined = np.add.reduceat(shifted, first)
-    out = np.zeros(int(at[-1]) + 2, np.uint32)
     out[at[first]] += (joined >> np.uint64(32)).astype(np.uint32)
     out[at[first] + 1] += (joined & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    total = int(starts[-1] + sizes[-1])
-    return out.astype(">u4").tobytes()[: -(-total // 8)]
 
 
 def decode_symbols(stream: bytes, count: int, alphabet: int) -> ARRAY:
-    """The `count` symbols, uint16 (count,), that `encode_symbols` put in `stream`; Damage where it holds no such ones."""
+    """The `count` symbols, uint16 (count,), that `encode_symbols` put in `stream`; Damage where it holds none such."""
     start = -(-alphabet // 2)
     raw = np.frombuffer(stream[:start], np.uint8)
     lengths = np.stack([raw & 15, raw >> 4], axis=1).reshape(-1)[:alphabet].astype(np.int64)

@@ -25,7 +25,29 @@ def level(part: ARRAY, whole: ARRAY | int) -> ARRAY:
     return np.searchsorted(STEPS, share, side="right") - 6
 
 
-def product(rows: ARRAY, columns: ARRAY) -> ARRAY:
-    """The level of each place of a matrix from those of its row and its column, uint8 (r, c), 0 to 10."""
-    both = rows.astype(np.int8)[:, None] + columns.astype(np.int8)[None, :]
+def product(rows: ARRAY, columns: ARRAY, tile: tuple[slice, slice]) -> ARRAY:
+    """The level of each place of a tile from those of its row and its column, uint8 (r, c), 0 to 10."""
+    both = rows[tile[0]].astype(np.int8)[:, None] + columns[tile[1]].astype(np.int8)[None, :]
     return (np.clip(both, -WIDEST, WIDEST) + WIDEST).astype(np.uint8)
+
+
+class Margins:
+    """Sums of something over the rows and over the columns of all planes so far, and how much was looked at."""
+
+    def __init__(self, counts: tuple[int, int, int]) -> None:
+        self.part = [np.zeros(side, np.int64) for side in counts[1:]]
+        self.whole = [np.zeros(side, np.int64) for side in counts[1:]]
+
+    def add(self, tile: tuple[slice, slice], part: ARRAY, whole: ARRAY) -> None:
+        """Count a tile: `part` of `whole`, ints (r, c) of at least 0."""
+        for axis in (0, 1):
+            self.part[axis][tile[axis]] += part.sum(axis=1 - axis, dtype=np.int64)
+            self.whole[axis][tile[axis]] += whole.sum(axis=1 - axis, dtype=np.int64)
+
+    def levels(self) -> tuple[ARRAY, ARRAY]:
+        """Levels of the rows and of the columns; of zeros where those are the fewer, for there a ratio says more."""
+        most = int(self.part[0].sum())
+        whole = int(self.whole[0].sum())
+        parts = [w - p for p, w in zip(self.part, self.whole, strict=True)] if whole // 2 < most <= whole else self.part
+        rows, columns = (level(p, w) for p, w in zip(parts, self.whole, strict=True))
+        return rows, columns

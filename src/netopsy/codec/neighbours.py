@@ -8,7 +8,8 @@ from netopsy.codec.shared import ARRAY
 
 UNIT = 256
 STEP, LEVELS = 84, 11
-ACTIVE = np.array([3, 102, 205, 307, 461])
+ACTIVE = np.array([3, 120, 240, 400])
+ACTIVITIES = len(ACTIVE) + 1
 COEFFICIENT = 32
 
 
@@ -83,13 +84,13 @@ def signed_levels(prediction: ARRAY) -> ARRAY:
     return np.clip((prediction + STEP * LEVELS // 2) // STEP, 0, LEVELS - 1).astype(np.uint8)
 
 
-def activity(planes: list[ARRAY], sides: tuple[int, int]) -> tuple[ARRAY, int] | None:
-    """How large the weights to the left and above are, as one of six levels uint8 (out, in), and how many there are."""
-    near = [planes[at] for at in plain(sides, len(planes))[:2] if at is not None]
+def activity(planes: list[ARRAY], sides: tuple[int, int]) -> ARRAY | None:
+    """How large the weights to the left and above are: uint8 (out, in), five levels for one of them, five for two."""
+    near = [planes[at] for at in plain(sides, len(planes))[:2] if at is not None] if planes else []
     if not near:
         return None
     size = sum(np.abs(plane) for plane in near) >> (len(near) - 1)
-    return np.searchsorted(ACTIVE, size, side="right").astype(np.uint8), len(near)
+    return np.searchsorted(ACTIVE, size, side="right").astype(np.uint8) + np.uint8(ACTIVITIES * len(near))
 
 
 def fit_coefficients(planes: list[ARRAY], kept: list[ARRAY], sides: tuple[int, int]) -> ARRAY:
