@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
                 start_method="spawn", process_group_backend="gloo" if device.type == "cpu" else "nccl"
             )
             fabric = Fabric(devices=job.recipe.devices, strategy=strategy, **how)
-            failure = fabric.launch(_work, job)  # type: ignore[arg-type]
+            failure = fabric.launch(partial(_work, job=job))
             if failure:
                 raise SettingsError(failure)
             state = checkpoint.load(job.path)
@@ -144,8 +145,10 @@ def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
             return state
 
 
-def _work(fabric: Any, job: Job) -> str | None:
+def _work(fabric: Any, *, job: Job) -> str | None:
     """What each of several processes does; the message where it fails, which all of them do at once."""
+    job.module = copy.deepcopy(job.module)  # what is sent to a process on the CPU lies in memory that all share
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     try:
         Trainer(fabric, job, lambda done, total: None).run()
     except NetopsyError as error:

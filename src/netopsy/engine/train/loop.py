@@ -165,7 +165,8 @@ class Trainer:
 
     def _look(self, value: Tensor, epoch: int, rate: float) -> None:
         """Raise SettingsError, in all processes at once, where the loss or a weight is no longer finite."""
-        if math.isfinite(self.fabric.all_reduce(value.detach().double(), reduce_op="sum").item()):
+        held = value.detach().double().clone()  # a sum over processes is taken in place
+        if math.isfinite(self.fabric.all_reduce(held, reduce_op="sum").item()):
             return
         kept = "" if self.job.path is None or not epoch else f" The state after epoch {epoch} is kept."
         raise SettingsError(
