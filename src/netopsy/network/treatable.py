@@ -17,9 +17,9 @@ RECTIFIERS |= {"clamp_min"}
 SMOOTH = {"gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "sigmoid", "tanh", "softplus"}
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "rand_like", "randn_like", "multinomial", "normal"}
 
-_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer"}
+_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer", "prescribe"}
 _FILTERS = {"filters", "filter_codebook"}
-_SCORES = {"noise", "rounding", "codebook", "filter_codebook"}
+_SCORES = {"noise", "rounding", "codebook", "filter_codebook", "prescribe"}
 
 
 def obstacles(network: Network, study: str) -> str | None:

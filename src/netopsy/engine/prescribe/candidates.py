@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
 from netopsy.engine.prescribe.cells import TABLE_ENTRY, Cells, Line
+from netopsy.engine.prescribe.compensate import Rounder
 
 Tables = Literal["uniform", "kmeans"]
 PULL = 0.1155
@@ -25,7 +25,8 @@ ENTRIES = (4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 class Candidate:
     """kind: `as it is` (not shared), `lossless` (its own few values), `uniform` or `kmeans`.
 
-    bytes: estimated, of positions, codes and table. noise: mean squared error over mean square, 0 for no error.
+    bytes: estimated, of positions, codes and table, from the order-0 entropy of the codes. noise: of the layer's
+    outputs, squared error over square. bits: of positions and codes, a weight.
     """
 
     kind: str
@@ -36,43 +37,38 @@ class Candidate:
     bits: float
     cells: Cells | None = None
 
-    def share(self, values: NDArray[np.float32]) -> SharedTensor | None:
+    def share(self, rounder: Rounder) -> SharedTensor | None:
         """The layer's weights as this candidate has them; None where they are kept as they are."""
         if self.kind == "as it is":
             return None
-        return SharedTensor.of(values) if self.cells is None else self.cells.share(values)
+        return SharedTensor.of(rounder.weight) if self.cells is None else rounder.round(self.cells)
 
 
-def candidates(values: NDArray[np.float32], tables: Tables, kept_bytes: int) -> list[Candidate]:
-    """The candidates of one layer, by rising error; those that cost more than one with less error are left out.
+def candidates(rounder: Rounder, tables: Tables, kept_bytes: int) -> list[Candidate]:
+    """The candidates of one layer, by rising noise; those that cost more than one with less noise are left out.
 
     kept_bytes: of a value that is kept as it is: 4, or 2 in float16.
     """
-    flat = values.reshape(-1)
+    flat = rounder.weight.reshape(-1)
     density = float(np.count_nonzero(flat)) / max(1, len(flat))
     found = [Candidate("as it is", kept_bytes * len(flat), 0.0, density, 0, 8.0 * kept_bytes)]
-    own = _own_values(flat)
-    if own is not None:
-        found.append(own)
+    if len(np.unique(flat)) <= min(LARGEST_TABLE, len(flat) // 2):
+        found.append(_counted("lossless", SharedTensor.of(rounder.weight), 0.0, None))
     line = Line(flat)
     if line.rms > 0:
-        power = line.power
         for cells in _uniform(line) if tables == "uniform" else _kmeans(line, density):
-            kept = 1 - int(cells.counts[cells.table == 0].sum()) / line.size
-            noise = cells.distortion / power
-            if noise > 0:
-                found.append(Candidate(tables, cells.bytes, noise, kept, len(cells.table), cells.bits, cells))
+            shared = rounder.round(cells)
+            found.append(_counted(tables, shared, rounder.noise(shared.decode()), cells))
     return _worthwhile(found)
 
 
-def _own_values(flat: NDArray[np.float32]) -> Candidate | None:
-    """The weights as they are, where they have few distinct values already."""
-    names, counts = np.unique(flat, return_counts=True)
-    if len(names) > min(LARGEST_TABLE, len(flat) // 2):
-        return None
-    cells = Cells(np.empty(0), names.astype(np.float64), counts, 0.0)
-    kept = 1 - int(counts[names == 0].sum()) / len(flat)
-    return Candidate("lossless", cells.bytes, 0.0, kept, len(names), cells.bits)
+def _counted(kind: str, shared: SharedTensor, noise: float, cells: Cells | None) -> Candidate:
+    counts = np.bincount(shared.codes, minlength=len(shared.table))
+    share = counts[counts > 0] / counts.sum()
+    bits = float(-(share * np.log2(share)).sum()) + 0.0
+    size = len(shared.codes)
+    total = bits * size / 8 + TABLE_ENTRY * len(shared.table)
+    return Candidate(kind, total, noise, shared.kept / size, len(shared.table), bits, cells)
 
 
 def _uniform(line: Line) -> list[Cells]:

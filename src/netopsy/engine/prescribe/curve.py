@@ -13,11 +13,12 @@ _TINY = 1e-12
 
 
 def loss_at(noise: Sequence[float], measured: Sequence[tuple[float, float]]) -> FLOATS:
-    """The loss at each `noise`, from `measured` (noise, loss) pairs: straight lines between their logarithms.
+    """The loss at each `noise`, from `measured` (noise, loss) pairs: the loss a noise, pooled and interpolated.
 
-    Losses that fall as the noise rises are pooled first. Below the least measured noise the loss is in proportion to
-    the noise (it is of second order in the weights' error); beyond the largest one it goes on as before, at least in
-    proportion. No noise is no loss.
+    To second order the loss is in proportion to the noise, the mean squared error of the weights; beyond that it grows
+    faster. So the logarithm of loss over noise is taken to rise with the noise: by isotonic regression, which evens
+    out the luck of single roundings, then by straight lines over the logarithm of the noise, level at both ends. No
+    noise is no loss; without measurements every noise is an infinite one.
     """
     given = np.asarray(noise, np.float64)
     if not measured:
@@ -25,18 +26,12 @@ def loss_at(noise: Sequence[float], measured: Sequence[tuple[float, float]]) -> 
     x, y = (np.array(column, np.float64) for column in zip(*sorted(measured), strict=True))
     finite = np.isfinite(y)
     y = np.where(finite, y, max(1e3, 10 * y[finite].max(initial=0.0)))
-    logs = isotonic_regression(np.log(np.maximum(y, _TINY))).x
-    places = np.log(x)
-    at = np.log(np.maximum(given, _TINY))
-    found = np.interp(at, places, logs)
-    slope = max(1.0, (logs[-1] - logs[-2]) / (places[-1] - places[-2])) if len(x) > 1 else 1.0
-    found = np.where(at < places[0], logs[0] + (at - places[0]), found)
-    found = np.where(at > places[-1], logs[-1] + slope * (at - places[-1]), found)
-    return np.where(given > 0, np.exp(found), 0.0)
+    ratios = isotonic_regression(np.log(np.maximum(y, _TINY) / x)).x
+    return given * np.exp(np.interp(np.log(np.maximum(given, _TINY)), np.log(x), ratios))
 
 
 class Exchange:
-    """What a divergence costs in accuracy: the monotone curve nearest to measured (divergence, drop) pairs, from (0, 0).
+    """What a divergence costs in accuracy: the monotone curve nearest to measured pairs of them, from (0, 0).
 
     Drops are differences of counts and coarse; pooled over many versions of the network they tell the mean drop at a
     divergence far better than any one of them does. Source: isotonic regression (Barlow et al., 1972).

@@ -13,20 +13,21 @@ from torch import Tensor
 
 from netopsy.engine.conditions import conditions
 from netopsy.engine.edits import Variant, identity
+from netopsy.engine.prescribe.calibration import expected_drop, weighed
 from netopsy.engine.rerun import Rerun
 from netopsy.engine.score import judge, row
 from netopsy.engine.workspace import current_workspace
 from netopsy.network.network import Network
 from netopsy.samples import Samples
 
-_COUNTS = ("divergence", "top1", "top5", "agreement", "loss", "losses", "gains")
+_COUNTS = ("divergence", "expected", "top1", "top5", "agreement", "loss", "losses", "gains")
 BLOCK = 64  # images between two checkpoints
 
 
 def divergence(
     plain: Float[Tensor, "n classes"], edited: Float[Tensor, "n classes"], multilabel: bool
 ) -> Float[Tensor, " n"]:
-    """Kullback-Leibler divergence in nats of the edited outputs from the plain ones, float64; infinite where not finite.
+    """Kullback-Leibler divergence in nats of the edited outputs from the plain, float64; infinite where not finite.
 
     One class an image: of the softmax. Several labels: the sum over the labels, each a Bernoulli variable.
     """
@@ -42,15 +43,24 @@ def divergence(
 
 
 @torch.inference_mode()
-def effects(network: Network, samples: Samples, variants: Sequence[Variant], label: str) -> pl.DataFrame:
-    """A row a variant: its settings, `divergence` (mean over the images, in nats) and the columns of `sweep`.
+def effects(
+    network: Network, samples: Samples, variants: Sequence[Variant], label: str, heat: float = 1.0
+) -> pl.DataFrame:
+    """A row a variant: its settings, `divergence`, `expected`, `estimate` and the columns of `sweep`.
 
-    label: how the progress is called. In a workspace it goes on from the last block of images that was done.
+    divergence: mean over the images, in nats. expected: the drop expected of the outputs at the temperature `heat`,
+    see `expected_drop`; estimate: of it and of the drop counted, see `weighed`. label: how the progress is called. In
+    a workspace it goes on from the last block of images that was done.
     Errors: EditError for a variant that changes no weight.
     """
     rerun = Rerun(network, variants)
     block = min(BLOCK, rerun.block_size)
-    spec = {**conditions(network, samples), "variants": [identity(variant) for variant in variants], "block": block}
+    spec = {
+        **conditions(network, samples),
+        "variants": [identity(variant) for variant in variants],
+        "block": block,
+        "heat": heat,
+    }
     saved = current_workspace().checkpoint("effects", spec)
     done, state = saved.load()
     totals = state.get("totals", torch.zeros(len(variants), len(_COUNTS), dtype=torch.float64))
@@ -75,6 +85,7 @@ def effects(network: Network, samples: Samples, variants: Sequence[Variant], lab
                 agree = (after.predicted == before.predicted) & (after.predicted >= 0)
                 each = (
                     divergence(plain, values, samples.multilabel),
+                    expected_drop(plain, before.predicted, after.predicted, heat, samples.multilabel),
                     *(after.top1, after.top5, agree, after.loss, before.top1 & ~after.top1, after.top1 & ~before.top1),
                 )
                 seen[position] = torch.stack([value.double().sum() for value in each]).cpu()
@@ -92,6 +103,8 @@ def effects(network: Network, samples: Samples, variants: Sequence[Variant], lab
     rows = []
     for variant, counts in zip(variants, totals.tolist(), strict=True):
         named = dict(zip(_COUNTS, counts, strict=True))
-        away = named.pop("divergence") / len(samples)
-        rows.append({**variant.settings, "divergence": away, **row(**named, images=len(samples))})
+        away, expected = (named.pop(key) / len(samples) for key in ("divergence", "expected"))
+        scores = row(**named, images=len(samples))
+        estimate = weighed(scores["drop"], named["losses"] + named["gains"], len(samples), expected)
+        rows.append({**variant.settings, "divergence": away, "expected": expected, "estimate": estimate, **scores})
     return pl.DataFrame(rows)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Point = tuple[float, float]
 
@@ -52,7 +53,7 @@ def allocations(layers: Mapping[str, Sequence[Point]]) -> list[Allocation]:
     steps = []
     for name, chain in chains.items():
         points = layers[name]
-        for place, (a, b) in enumerate(zip(chain, chain[1:], strict=False)):
+        for place, (a, b) in enumerate(pairwise(chain)):
             saved = points[a][0] - points[b][0]
             steps.append(((points[b][1] - points[a][1]) / saved, place, name, b))
     choice = {name: chain[0] for name, chain in chains.items()}

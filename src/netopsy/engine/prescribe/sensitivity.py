@@ -1,4 +1,4 @@
-"""The sensitivity map: what each layer's candidates do to the outputs, a few of them measured, the rest interpolated."""
+"""The sensitivity map: what a few candidates of each layer do to the outputs; the rest are interpolated."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from netopsy.engine.edits import Replace, Variant
 from netopsy.engine.prescribe.candidates import Candidate
+from netopsy.engine.prescribe.compensate import Rounder
 from netopsy.engine.prescribe.curve import loss_at
 from netopsy.engine.prescribe.divergence import effects
 from netopsy.network.layers import Layer
@@ -24,17 +25,27 @@ LEVELS = (0.003, 0.02, 0.08, 0.25, 0.6)
 Choices = Mapping[str, Sequence[Candidate]]
 
 
-def sensitivity(network: Network, samples: Samples, layers: Sequence[Layer], choices: Choices, how: str) -> pl.DataFrame:
+def sensitivity(
+    network: Network,
+    samples: Samples,
+    layers: Sequence[Layer],
+    rounders: Mapping[str, Rounder],
+    choices: Choices,
+    *,
+    how: str,
+    heat: float = 1.0,
+) -> pl.DataFrame:
     """A row a layer and measured candidate: layer, noise, density, entries, bits, and the columns of `effects`.
 
-    choices: the candidates of each layer, by its name. how: plain text that tells these candidates from others.
+    rounders, choices: the weights and the candidates of each layer, by its name. how: plain text that tells these
+    candidates from others. heat: of the outputs, see `effects`.
     """
     variants = [
-        variant(layer, one, how, {"layer": layer.name, **traits(one), "bytes": one.bytes})
+        variant(layer, rounders[layer.name], one, how, {"layer": layer.name, **traits(one), "bytes": one.bytes})
         for layer in layers
         for one in chosen(choices[layer.name])
     ]
-    return effects(network, samples, variants, "sensitivity") if variants else pl.DataFrame()
+    return effects(network, samples, variants, "sensitivity", heat) if variants else pl.DataFrame()
 
 
 def chosen(choices: Sequence[Candidate]) -> list[Candidate]:
@@ -61,12 +72,12 @@ def traits(one: Candidate) -> dict[str, Any]:
     return {"noise": one.noise, "density": one.density, "entries": one.entries, "bits": one.bits}
 
 
-def variant(layer: Layer, one: Candidate, how: str, settings: dict[str, Any]) -> Variant:
+def variant(layer: Layer, rounder: Rounder, one: Candidate, how: str, settings: dict[str, Any]) -> Variant:
     """The network with one layer as a candidate has it."""
 
     def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = tensors[layer.weight]
-        shared = one.share(values.detach().float().cpu().numpy())
+        shared = one.share(rounder)
         assert shared is not None
         return {layer.weight: torch.from_numpy(shared.decode()).to(values)}
 

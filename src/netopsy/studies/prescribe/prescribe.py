@@ -1,0 +1,141 @@
+"""How small the network can be stored within a budget of accuracy, without any training."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import polars as pl
+import torch
+
+from netopsy.engine.compress.expand import expand
+from netopsy.engine.compress.save import ENDING, save_shared
+from netopsy.engine.edits import Replace, Variant
+from netopsy.engine.prescribe.divergence import effects
+from netopsy.engine.prescribe.parting import Parts, part
+from netopsy.engine.prescribe.plan import Prescription, prescribe
+from netopsy.engine.workspace import current_workspace
+from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.network.graph import shape_of
+from netopsy.network.network import Network
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies.prescribe.figures import figures
+from netopsy.studies.prescribe.findings import findings
+from netopsy.studies.prescribe.tables import layer_table, path_table, sensitivity_table
+from netopsy.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Prescribe(Study):
+    """The smallest file of a network within a budget of accuracy, without training (after Han et al., ICLR 2016).
+
+    One half of the samples chooses what each layer gives up, the other half reports what the file then scores. No
+    label is needed for the sensitivity map; the drop that the budget limits is counted and, of few images, estimated.
+
+    budget: how many points of top-1 accuracy may be lost.
+    tables: of shared weights: `uniform` (steps with a dead zone, for the fewest bits) or `kmeans` (density x entries).
+    compensate: let later weights of a layer make good what rounding the earlier ones does to its outputs.
+    kept: how biases, norms and what is not shared are stored: `float16` or `exact`.
+    layers: names of the layers to compress; all by default.
+    probes: images that the sensitivity map is measured on; at most half of those that choose.
+    seed: of the halves.
+
+    Tables: `layers` (what each gives up), `sensitivity`, `path` (size against drop), `scores` (on the other half).
+    """
+
+    name: ClassVar[str] = "prescribe"
+
+    budget: float = 0.5
+    tables: Literal["uniform", "kmeans"] = "uniform"
+    compensate: bool = True
+    kept: Literal["float16", "exact"] = "float16"
+    layers: tuple[str, ...] | None = None
+    probes: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.budget <= 100 or math.isnan(self.budget):
+            raise SettingsError(f"budget {self.budget} must be from 0 to 100 points of top-1 accuracy; 0.5 is usual.")
+        if self.tables not in ("uniform", "kmeans"):
+            raise SettingsError(f"no tables '{self.tables}'; give uniform or kmeans.")
+        if self.kept not in ("float16", "exact"):
+            raise SettingsError(f"kept '{self.kept}' must be float16 or exact.")
+        if self.probes < 1:
+            raise SettingsError(f"probes {self.probes} must be at least 1 image; 128 is usual.")
+        if self.seed < 0:
+            raise SettingsError(f"seed {self.seed} must be 0 or more.")
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        """Choose on one half of `samples`, write the file, and score it on the other half."""
+        assert samples is not None
+        layers = network.select(self.layers)
+        if not layers:
+            return self.result(
+                findings=[f"{network.name} has no convolution or linear layer whose weights could be stored in less."]
+            )
+        if len(shape_of(network.nodes[network.output])) != 2:
+            raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
+        samples.check(network.classes)
+        if len(samples) < 2:
+            raise SamplesError(f"{samples.name} has 1 image; give at least 2: one half chooses, the other reports.")
+        parts = part(samples, self.probes, self.seed)
+        found = prescribe(
+            network,
+            parts,
+            layers,
+            budget=self.budget / 100,
+            tables=self.tables,
+            compensate=self.compensate,
+            kept=self.kept,
+        )
+        path = self._write(network, found, parts)
+        scores = _verified(network, parts, path, found.heat)
+        tables = {
+            "layers": layer_table(network, layers, found, path),
+            "sensitivity": sensitivity_table(found),
+            "path": path_table(found, scores),
+            "scores": scores,
+        }
+        kept = current_workspace().folder is not None
+        where = f"{self.name}/artifacts/{path.name} of the case" if kept else str(path)
+        return self.result(
+            tables=tables,
+            figures=figures(tables, self.budget / 100),
+            artifacts={path.name: path},
+            findings=findings(network, tables, found, self.budget / 100, where),
+        )
+
+    def _write(self, network: Network, found: Prescription, parts: Parts) -> Path:
+        """The file of the choice; where nothing is within the budget, that of the gentlest point of the path."""
+        allocation = found.path[0] if found.chosen is None else found.chosen.allocation
+        folder = current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-"))
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(network.name.rpartition(":")[2]).name).strip("-.") or "network"
+        settings = {
+            "study": self.name,
+            "budget": self.budget,
+            "tables": self.tables,
+            "compensate": self.compensate,
+            "seed": self.seed,
+            "choosing": parts.choosing.digest,
+        }
+        shared = found.joint.shared(allocation)
+        return save_shared(network, shared, folder / f"{stem}{ENDING}", kept=self.kept, settings=settings)
+
+
+def _verified(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:
+    """The unedited network and what the file gives back, on the reporting half."""
+    tensors = network.tensors
+    state = {name: value.to(tensors[name]) for name, value in expand(path).items() if name in tensors}
+    changed = {name: value for name, value in state.items() if not torch.equal(value, tensors[name])}
+    edit = Replace(tuple(changed), lambda _: dict(changed), f"file {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    variants = [
+        Variant({"version": "unedited", "bytes": 4 * sum(v.numel() for v in state.values())}, None),
+        Variant({"version": "prescribed", "bytes": path.stat().st_size}, edit if changed else None),
+    ]
+    return effects(network, parts.reporting, variants, "verify", heat)
