@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from reference_compress import code_width, entries_with_fillers, half, largest, relative_bits
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, load_network
@@ -29,6 +28,7 @@ from netopsy.engine.compress.stages import (
     share_layers,
 )
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, UnknownLayer, WeightsError
+from reference_compress import code_width, entries_with_fillers, half, largest, relative_bits
 
 FILE = "small.netopsy.safetensors"
 
