@@ -90,15 +90,14 @@ class Line:
         """
         low, high = (int(np.rint(self.values[i] / step)) for i in (0, -1))
         every = np.arange(min(low, 0), max(high, 0) + 1)
-        taken, thresholds = every, (every[:-1] + 0.5) * step
+        taken, thresholds = every, np.asarray((every[:-1] + 0.5) * step, np.float64)
         for _ in range(ROUNDS if pull > 0 else 0):
             edges = np.concatenate([[0], np.searchsorted(self.values, thresholds), [self.size]])
             bits = np.log2(self.size) - np.log2(np.maximum(np.diff(edges), 0.5))
             heights = taken.astype(np.float64) ** 2 + pull * bits
-            heights[taken == 0] -= 1e-9  # zero stays a cell
             corners = lower_hull(list(zip(taken.tolist(), heights.tolist(), strict=True)))
             if int(np.flatnonzero(taken == 0)[0]) not in corners:
-                break
+                break  # 0.0 stays a value of its own
             before, taken, heights = taken, taken[corners], heights[corners]
             slopes = np.diff(heights) / np.diff(taken)
             moved = slopes / 2 * step

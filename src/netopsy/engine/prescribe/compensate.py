@@ -115,7 +115,7 @@ class Rounder:
 
     def __init__(self, weight: NDArray[np.float32], products: FLOATS | None = None) -> None:
         self.weight = weight
-        self._matrix = weight.reshape(len(weight), -1).astype(np.float64) if weight.ndim else weight.reshape(1, 1)
+        self._matrix: FLOATS = weight.reshape(len(weight) if weight.ndim else 1, -1).astype(np.float64)
         self._products = products if products is not None and np.trace(products) > 0 else None
         self._factor: tuple[NDArray[np.int64], FLOATS] | None = None
 

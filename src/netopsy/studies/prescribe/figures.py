@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from netopsy.charts import bars, curve, heatmap
-from netopsy.engine.prescribe.sensitivity import LEVELS
+from netopsy.engine.prescribe.plan import Prescription
 from netopsy.result import Figure
 from netopsy.studies.prescribe.tables import ALL, HEADER, OTHER
 
 _SOURCE = "after Han et al., ICLR 2016"
+BITS = (0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6)
 
 
-def figures(tables: dict[str, pl.DataFrame], budget: float) -> dict[str, Figure]:
-    """trade_off: size against drop. layers: bits a weight. sensitivity: what noise in each layer does."""
+def figures(tables: dict[str, pl.DataFrame], found: Prescription, budget: float) -> dict[str, Figure]:
+    """trade_off: size against drop. layers: bits a weight. sensitivity: what fewer bits in each layer do."""
     drawn = {"trade_off": _trade_off(tables["path"], tables["scores"], budget), "layers": _layers(tables["layers"])}
     if tables["sensitivity"].height:
-        drawn["sensitivity"] = _sensitivity(tables["sensitivity"])
+        drawn["sensitivity"] = _sensitivity(found)
     return drawn
 
 
 def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: float) -> Figure:
     kilo = (pl.col("bytes") / 1000).alias("kB")
     far = max(4 * budget, 0.02)
-    near = path.filter(pl.col("predicted") <= far)
+    file = scores.filter(pl.col("version") == "prescribed")
+    near = path.filter((pl.col("predicted") <= far) & (pl.col("bytes") <= 3 * file["bytes"][0]))
     parts = [near.select(kilo, pl.col("predicted").alias("drop"), what=pl.lit("predicted, one layer at a time"))]
     tried = path.drop_nulls("estimate").filter(pl.col("estimate") <= 2 * far)
     parts.append(tried.select(kilo, pl.col("estimate").alias("drop"), what=pl.lit("measured, all layers together")))
-    file = scores.filter(pl.col("version") == "prescribed")
     parts.append(file.select(kilo, "drop", what=pl.lit("the file, on the other half")))
     return curve(
         pl.concat(parts),
@@ -60,24 +63,25 @@ def _layers(layers: pl.DataFrame) -> Figure:
     )
 
 
-def _sensitivity(measured: pl.DataFrame) -> Figure:
-    logs = [abs((pl.col("noise") / level).log()) for level in LEVELS]
-    level = pl.concat_list(logs).list.arg_min()
-    frame = measured.with_columns(level=level.replace_strict(dict(enumerate(LEVELS)), return_dtype=pl.Float64))
-    frame = frame.unique(["layer", "level"], keep="first", maintain_order=True)
-    frame = frame.with_columns(
-        pl.col("level").map_elements(lambda x: f"{x:g}", return_dtype=pl.String).alias("noise of the outputs, about"),
-        pl.col("divergence").clip(1e-6, 1e3).log10().alias("log10 of divergence"),
-    )
-    order = {name: i for i, name in enumerate(measured["layer"].unique(maintain_order=True))}
-    frame = frame.sort("level", pl.col("layer").replace_strict(order, return_dtype=pl.Int64))
+def _sensitivity(found: Prescription) -> Figure:
+    rows = []
+    for name, own in found.choices.items():
+        noisy = [(one, loss) for one, loss in zip(own, found.losses[name], strict=True) if one.noise > 0]
+        for bits in BITS if noisy else ():
+            one, loss = min(noisy, key=lambda pair: abs(pair[0].bits - bits))
+            if abs(one.bits - bits) <= 0.5:
+                cell = {"layer": name, "bits a weight, about": f"{bits:g}", "nats": math.log10(max(loss, 1e-6))}
+                rows.append({**cell, "order": bits})
+    frame = pl.DataFrame(rows).sort("order", maintain_order=True)
     return heatmap(
         frame,
-        "noise of the outputs, about",
+        "bits a weight, about",
         "layer",
-        "log10 of divergence",
-        title="What noise in each layer does to the outputs",
-        reading="Each layer is rounded alone, harsher to the right. Bright: the network's outputs diverge more (log10 "
-        "of nats an image).",
+        "nats",
+        title="What fewer bits in each layer do to the outputs",
+        reading="Each layer is rounded alone, to fewer bits on the left. Bright: the network's outputs diverge more "
+        "(log10 of nats an image; -2 is little, 0 is much). White: no table has so many bits.",
         source=_SOURCE,
+        value_title="log10 of divergence",
+        labels=False,
     )

@@ -106,7 +106,7 @@ class Prescribe(Study):
         where = f"{self.name}/artifacts/{path.name} of the case" if kept else str(path)
         return self.result(
             tables=tables,
-            figures=figures(tables, self.budget / 100),
+            figures=figures(tables, found, self.budget / 100),
             artifacts={path.name: path},
             findings=findings(network, tables, found, self.budget / 100, where),
         )
