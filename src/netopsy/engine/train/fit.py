@@ -23,10 +23,10 @@ from netopsy.engine.train import checkpoint
 from netopsy.engine.train.constraints import checked, frozen_parts
 from netopsy.engine.train.data import steps_an_epoch
 from netopsy.engine.train.history import History, frame
-from netopsy.engine.train.loop import Job, Trainer
+from netopsy.engine.train.loop import Job, Trainer, first
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace import current_workspace, file_stem
-from netopsy.errors import NetopsyError, SettingsError
+from netopsy.errors import NetopsyError, NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples import Samples
 
@@ -99,19 +99,29 @@ def fit(
 def _check(
     network: Network, samples: Samples, recipe: Recipe, validation: Samples | None, teacher: Network | None
 ) -> None:
+    classes = _classes(network)
     for images in (samples, *(() if validation is None else (validation,))):
-        images.check(network.classes)
+        images.check(classes)
     if validation is not None and validation.multilabel != samples.multilabel:
         raise SettingsError("the validation images must have one label each, or several, as the training images have.")
     if recipe.fill == "reflect" and recipe.pad >= min(network.preprocessing.size):
         raise SettingsError(f"pad {recipe.pad} must be below {min(network.preprocessing.size)}, the images' size.")
-    if teacher is not None and (teacher.classes, teacher.preprocessing) != (network.classes, network.preprocessing):
+    if teacher is not None and (_classes(teacher), teacher.preprocessing) != (classes, network.preprocessing):
         raise SettingsError(
             f"the teacher {teacher.name} must have the outputs and the preprocessing of {network.name}."
         )
     steps_an_epoch(len(samples), recipe)
     if network.device.type == "cuda" and recipe.devices > torch.cuda.device_count():
         raise SettingsError(f"{recipe.devices} devices are wanted; this machine has {torch.cuda.device_count()} GPUs.")
+
+
+@torch.no_grad()
+def _classes(network: Network) -> int:
+    """How many outputs the network has, by running it: its graph is not needed for training."""
+    outputs = first(network.module(torch.zeros((2, *network.preprocessing.input_shape), device=network.device)))
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
+    return outputs.shape[1]
 
 
 def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:

@@ -1,0 +1,111 @@
+"""The two ways from one start: dense-sparse-dense, and conventional."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+from torch import Tensor
+
+from netopsy.engine.train import Recipe, fit
+from netopsy.engine.train.fresh import fresh
+from netopsy.network.network import Network
+from netopsy.samples import Samples
+
+DSD, BASELINE = "dsd", "baseline"
+DENSE, PRUNED, SPARSE, RESTORED, DENSE_AGAIN = "dense", "pruned", "sparse", "restored", "dense again"
+FURTHER, END = "further", "end"
+LAST = (DENSE_AGAIN, END)
+"""Where each way ends."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A network on one of the two ways: after so many epochs; masks: of the weights that it has, where pruned."""
+
+    seed: int
+    branch: str
+    name: str
+    epochs: int
+    network: Network
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Phases:
+    """The trainings of one seed. tables: the history of each, in order."""
+
+    train: Samples
+    samples: Samples
+    recipe: Recipe
+    epochs: tuple[int, ...]
+    last_rate: float
+    draw: bool
+    tables: list[pl.DataFrame] = field(default_factory=list)
+
+    def begin(self, network: Network) -> Network:
+        """The dense network that both ways start from: the given one, or a fresh one trained."""
+        if not self.draw:
+            return network
+        return self._fit(fresh(network, self.recipe.seed), "both", DENSE, self.epochs[0], 0, self.recipe.rate)
+
+    def dense_sparse_dense(self, begin: Network, prune: Callable[[Network], dict[str, Tensor]]) -> list[Step]:
+        """The five steps from the dense network `begin`."""
+        masks, done, rate = prune(begin), self._before(), self.recipe.rate
+        pruned = begin.with_tensors({name: begin.tensors[name] * mask for name, mask in masks.items()})
+        sparse = self._fit(pruned, DSD, SPARSE, self.epochs[1], done, rate, masks)
+        after = done + self.epochs[1]
+        dense = self._fit(sparse, DSD, DENSE_AGAIN, self.epochs[2], after, rate * self.last_rate)
+        return [
+            self._step(DSD, DENSE, done, begin),
+            self._step(DSD, PRUNED, done, pruned, masks),
+            self._step(DSD, SPARSE, after, sparse, masks),
+            self._step(DSD, RESTORED, after, sparse),
+            self._step(DSD, DENSE_AGAIN, after + self.epochs[2], dense),
+        ]
+
+    def baseline(self, begin: Network, single: bool) -> list[Step]:
+        """The same start, trained without masks for as many epochs."""
+        done, rate, more = self._before(), self.recipe.rate, sum(self.epochs[1:])
+        steps = [self._step(BASELINE, DENSE, done, begin)]
+        if single:
+            last = self._fit(begin, BASELINE, FURTHER, more, done, rate)
+        else:
+            middle = self._fit(begin, BASELINE, FURTHER, self.epochs[1], done, rate)
+            steps.append(self._step(BASELINE, FURTHER, done + self.epochs[1], middle))
+            after = done + self.epochs[1]
+            last = self._fit(middle, BASELINE, END, self.epochs[2], after, rate * self.last_rate)
+        return [*steps, self._step(BASELINE, END, done + more, last)]
+
+    def _before(self) -> int:
+        return self.epochs[0] if self.draw else 0
+
+    def _step(
+        self, branch: str, name: str, epochs: int, network: Network, masks: Mapping[str, Tensor] | None = None
+    ) -> Step:
+        return Step(self.recipe.seed, branch, name, epochs, network, masks or {})
+
+    def _fit(
+        self,
+        network: Network,
+        branch: str,
+        phase: str,
+        epochs: int,
+        done: int,
+        rate: float,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Network:
+        """`network` trained for a phase; a phase's batches depend on the seed and on the epochs before it alone."""
+        recipe = replace(self.recipe, epochs=epochs, rate=rate, seed=1000 * self.recipe.seed + done)
+        label = f"seed {self.recipe.seed}, {branch}, {phase}"
+        history = fit(network, self.train, recipe, validation=self.samples, masks=masks, label=label)
+        kept = history.table.select(
+            pl.lit(self.recipe.seed).alias("seed"),
+            pl.lit(branch).alias("branch"),
+            pl.lit(phase).alias("phase"),
+            pl.col("epoch") + done,
+            pl.exclude("epoch", "seed", "branch", "phase"),
+        )
+        self.tables.append(kept)
+        return history.network

@@ -1,0 +1,152 @@
+"""Dense-sparse-dense training, against a conventional training of as many epochs (Han et al., "DSD", ICLR 2017)."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import polars as pl
+
+from netopsy.engine.compress.assign import per_layer
+from netopsy.engine.compress.stages import masks_at
+from netopsy.engine.train import Recipe
+from netopsy.engine.workspace import current_workspace
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies.dsd.artifact import save
+from netopsy.studies.dsd.branches import Phases, Step
+from netopsy.studies.dsd.figures import figures
+from netopsy.studies.dsd.findings import findings
+from netopsy.studies.dsd.scoring import scores
+from netopsy.studies.dsd.tables import histograms, steps_frame, summary
+from netopsy.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Dsd(Study):
+    """What dense-sparse-dense training gains over a conventional one of as many epochs (Han et al., ICLR 2017).
+
+    Each layer is pruned by magnitude and retrained with the mask held; then the pruned weights come back as zeros and
+    all are trained on at a lower rate. Each seed is done twice, with masks (dsd) and without (baseline), from the same
+    start and on the same batches.
+
+    train: images to train on; no choice is made on the samples, which are scored after each epoch.
+    start: `trained` goes on from the network's weights; `random` draws them anew for each seed and trains them first.
+    sparsity: share of weights pruned: a number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern. The
+        paper prunes 25 to 50 %.
+    epochs: of the three phases: dense (only from a random start), sparse, dense again.
+    baseline: `phases` trains in the same phases, at the same rates, without masks; `single` under one schedule from
+        `rate` down.
+    optimizer: sgd (momentum 0.9) or adamw.
+    rate: learning rate of the first two phases.
+    last_rate: that of the last phase, as a share of `rate`; a tenth in the paper.
+    schedule: of the rate within a phase: constant, step, cosine or onecycle.
+    weight_decay: of filters and matrices.
+    batch_size: images a step.
+    augment: how training images are varied.
+    precision: float32, or bfloat16 for the training.
+    repeats: seeds: `seed` and those that follow it.
+    seed: of the first repeat: of random weights, the order of the images and their augmentation.
+
+    Tables: `summary` (mean and spread over the seeds, the gain), `steps` (scores at each step), `history` (each epoch),
+    `histograms` (the weights of each layer at the five steps, of the first seed).
+    """
+
+    name: ClassVar[str] = "dsd"
+    needs_train: ClassVar[bool] = True
+
+    train: Samples | None = None
+    start: Literal["trained", "random"] = "trained"
+    sparsity: tuple[str, ...] = ("0.3",)
+    epochs: tuple[int, ...] = (10, 10, 10)
+    baseline: Literal["phases", "single"] = "phases"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    rate: float = 0.01
+    last_rate: float = 0.1
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "cosine"
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    augment: Literal["none", "flip", "crop", "crop+flip"] = "none"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    repeats: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start not in ("trained", "random") or self.baseline not in ("phases", "single"):
+            raise SettingsError(
+                f"start '{self.start}' must be trained or random, baseline '{self.baseline}' phases or single."
+            )
+        if len(self.epochs) != 3 or min(self.epochs) < 1:
+            raise SettingsError(
+                f"epochs {self.epochs} must be three numbers from 1: dense, sparse, dense again, as in 10,10,10."
+            )
+        if not 1 <= self.repeats <= 100:
+            raise SettingsError(f"repeats {self.repeats} must be 1 to 100; 3 or more give an interval worth having.")
+        if not 0 < self.last_rate <= 1:
+            raise SettingsError(f"last_rate {self.last_rate} must be above 0 and at most 1, a share of the rate.")
+        if not self.sparsity:
+            raise SettingsError("sparsity is empty; give the share of weights to prune, as in 0.3 or conv=0.3,fc=0.5.")
+        self.recipe(0)
+
+    def recipe(self, seed: int) -> Recipe:
+        """How all training of one repeat is done; epochs and rate are each phase's own."""
+        return Recipe(
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            rate=self.rate,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            augment=self.augment,
+            precision=self.precision,
+            seed=seed,
+        )
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        """Train copies of `network` both ways and score them on `samples`."""
+        assert samples is not None and self.train is not None
+        if not network.layers:
+            return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to prune."])
+        shares = self._shares(network)
+        steps: list[Step] = []
+        history: list[pl.DataFrame] = []
+        bins, kept = pl.DataFrame(), Path()
+        for seed in range(self.seed, self.seed + self.repeats):
+            phases = Phases(self.train, samples, self.recipe(seed), self.epochs, self.last_rate, self.start == "random")
+            begin = phases.begin(network)
+            dsd = phases.dense_sparse_dense(begin, lambda n: masks_at(n, {k: 1 - s for k, s in shares.items()}))
+            steps += [*dsd, *phases.baseline(begin, self.baseline == "single")]
+            history += phases.tables
+            if seed == self.seed:
+                bins, kept = histograms(dsd), save(dsd[-1].network, _folder() / "dsd.safetensors")
+        frame = steps_frame(steps, scores(network, samples, [step.network for step in steps]))
+        tables = {
+            "summary": summary(frame),
+            "steps": frame,
+            "history": pl.concat(history),
+            "histograms": bins,
+        }
+        where = f"dsd/artifacts/{kept.name} of the case" if current_workspace().folder else str(kept)
+        return self.result(
+            tables=tables,
+            figures=figures(tables, network.layers),
+            artifacts={kept.name: kept},
+            findings=findings(tables, shares, len(network.layers), self.baseline, self.start, len(samples), where),
+        )
+
+    def _shares(self, network: Network) -> dict[str, float]:
+        given = [part for entry in self.sparsity for part in str(entry).split(",") if part.strip()]
+        shares = per_layer(network.layers, given, "sparsity")
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise SettingsError(f"sparsity {share:g} for {name} must be a share from 0 to below 1; 0.3 is usual.")
+        if not any(shares.values()):
+            raise SettingsError("sparsity prunes no layer; give the share of weights to prune, such as 0.3.")
+        return {name: share for name, share in shares.items() if share}
+
+
+def _folder() -> Path:
+    return current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-dsd-"))
