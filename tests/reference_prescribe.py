@@ -24,7 +24,7 @@ def cheapest_multiples(values: NDArray[np.float64], step: float, pull: float, bi
 def surgeon(weight: NDArray[np.float64], gram: NDArray[np.float64], table: NDArray[np.float64]) -> NDArray[np.float64]:
     """Optimal brain quantisation in the order of the columns: after each one the least-squares update of the rest.
 
-    Row by row: w_q is fixed to its nearest value of `table`, and the others move by -(w_q - q) / [H^-1]_qq * H^-1[:, q],
+    Row by row: w_q takes its nearest value of `table`, and the others move by -(w_q - q) / [H^-1]_qq * H^-1[:, q],
     where H is the part of `gram` of the columns that are still free (Hassibi & Stork, 1993, Equation 5).
     """
     out = np.empty_like(weight)

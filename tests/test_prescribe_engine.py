@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference_prescribe import cheapest_multiples, entropy_bits, pooled, smallest_within, surgeon
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples
@@ -22,6 +21,7 @@ from netopsy.engine.prescribe.parting import part
 from netopsy.engine.prescribe.settle import choice, settle
 from netopsy.engine.sweep import sweep
 from netopsy.samples.images import ArrayImages
+from reference_prescribe import cheapest_multiples, entropy_bits, pooled, smallest_within, surgeon
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -152,7 +152,10 @@ def test_products_of_two_parts_are_those_of_the_whole() -> None:
 
 def test_divergence_is_that_of_torch_and_infinite_where_not_finite() -> None:
     plain, edited = torch.randn(7, 5), torch.randn(7, 5)
-    p, q = torch.distributions.Categorical(logits=plain.double()), torch.distributions.Categorical(logits=edited.double())
+    p, q = (
+        torch.distributions.Categorical(logits=plain.double()),
+        torch.distributions.Categorical(logits=edited.double()),
+    )
     assert torch.allclose(divergence(plain, edited, False), torch.distributions.kl_divergence(p, q))
     a, b = (torch.distributions.Bernoulli(logits=x.double()) for x in (plain, edited))
     assert torch.allclose(divergence(plain, edited, True), torch.distributions.kl_divergence(a, b).sum(1))

@@ -1,0 +1,206 @@
+"""The study `prescribe`: the file that it writes, the halves, and what it says of networks that it cannot help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor, nn
+
+from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, prescribe
+from netopsy.codec import read_compressed
+from netopsy.engine.edits import Replace, Variant
+from netopsy.engine.prescribe.parting import part
+from netopsy.engine.sweep import sweep
+from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.network.treatable import obstacles
+from netopsy.samples.images import ArrayImages
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("netopsy:digits-a")
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    return load_samples("digits", count=80)
+
+
+@pytest.fixture(scope="module")
+def result(network: Network, samples: Samples) -> Result:
+    return prescribe(network, samples, budget=2.0, probes=12)
+
+
+def small(*modules: nn.Module, size: int = 6, count: int = 24, classes: int = 4) -> tuple[Network, Samples]:
+    lot = np.random.default_rng(0)
+    pixels = lot.integers(0, 256, (count, size, size, 3), np.uint8)
+    samples = Samples("noise", ArrayImages(pixels), lot.integers(0, classes, count), tuple("abcd")[:classes])
+    return Network(
+        "test", nn.Sequential(*modules), Preprocessing(size=(size, size), mean=(0.5,) * 3, std=(0.5,) * 3)
+    ), samples
+
+
+def test_the_file_is_small_and_its_bytes_add_up(result: Result, network: Network) -> None:
+    (path,) = result.artifacts.values()
+    layers = result.tables["layers"]
+    total = layers.filter(pl.col("layer") == "all").row(0, named=True)
+    assert total["bytes"] == path.stat().st_size == layers.filter(pl.col("layer") != "all")["bytes"].sum()
+    assert path.name == "digits-a.netopsy.safetensors" and total["share"] < 1 / 10
+    assert layers["layer"].to_list()[:-3] == [layer.name for layer in network.layers]
+    assert total["predicted"] == pytest.approx(layers["predicted"].head(len(network.layers)).sum())
+
+
+def test_what_is_scored_is_what_the_file_holds(result: Result, network: Network, samples: Samples) -> None:
+    """The scores of `load_network(file)` by `sweep` on the reporting half, and of `read_compressed` by hand."""
+    (path,) = result.artifacts.values()
+    reporting = part(samples, 12, 0).reporting
+    row = result.tables["scores"].row(1, named=True)
+    opened = load_network(path)
+    found = sweep(opened, reporting, [Variant({}, None)]).row(0, named=True)
+    assert {key: row[key] for key in ("top1", "top5", "loss", "images")} == pytest.approx(
+        {key: found[key] for key in ("top1", "top5", "loss", "images")}
+    )
+    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in read_compressed(path).state().items()}
+    weights = tuple(name for name in state if name in network.tensors and state[name].ndim > 1)
+    edit = Replace(weights, lambda _: {name: state[name] for name in weights}, "file")
+    near = sweep(network, reporting, [Variant({}, edit)]).row(0, named=True)
+    assert abs(near["loss"] - row["loss"]) < 0.01, "but for biases and norms in float16"
+
+
+def test_the_chosen_point_is_within_the_budget_and_the_smallest(result: Result) -> None:
+    path = result.tables["path"].drop_nulls("evened")
+    chosen = path.filter(pl.col("chosen")).row(0, named=True)
+    within = path.filter(pl.col("evened") <= 0.02 + 1e-9)
+    assert chosen["bytes"] == within["bytes"].min() and path.height <= 14
+    assert path["evened"].to_list() == sorted(path["evened"].to_list())
+    every = result.tables["path"]
+    assert every["bytes"].is_sorted(descending=True) and every["predicted_divergence"].is_sorted()
+    (file,) = result.artifacts.values()
+    assert chosen["bytes"] == pytest.approx(file.stat().st_size, rel=0.15), "the estimate leaves the header out"
+
+
+def test_the_network_stays_and_the_same_seed_gives_the_same_tables(network: Network, samples: Samples) -> None:
+    module = load_network("netopsy:digits-a")
+    few = samples.subset(24)
+    first = prescribe(module, few, budget=5.0, probes=6, layers=("fc", "block1.conv1"))
+    assert module.__class__ is Network and all(
+        torch.equal(value, network.tensors[name]) for name, value in module.tensors.items()
+    )
+    again = prescribe(module, few, budget=5.0, probes=6, layers=("fc", "block1.conv1"))
+    for name, table in first.tables.items():
+        assert table.equals(again.tables[name]), name
+    (one,), (two,) = first.artifacts.values(), again.artifacts.values()
+    assert one.read_bytes() == two.read_bytes()
+    assert set(read_compressed(one).shared) <= {"fc.weight", "block1.conv1.weight"}
+    text = " ".join(first.findings)
+    assert "cannot show a drop of 5.00 points" in text and "one image is 8.33 points" in text
+
+
+def test_findings_name_the_numbers_of_the_tables(result: Result) -> None:
+    row = result.tables["scores"].row(1, named=True)
+    total = result.tables["layers"].filter(pl.col("layer") == "all").row(0, named=True)
+    text = " ".join(result.findings)
+    assert f"loses {100 * row['drop'] + 0.0:.2f} points" in text and "40 images that were not used" in text
+    assert f"{total['bytes'] / 1000:,.1f} kB" in text and f"{1 / total['share']:.1f} times" in text
+    assert "Predicted from the layers one at a time" in text and "Most can be given up by" in text
+
+
+def test_weights_of_few_values_cost_nothing(samples: Samples) -> None:
+    """A network whose weights are already codes: a budget of 0 keeps its outputs, and the file is small."""
+    torch.manual_seed(0)
+    net, noise = small(nn.Flatten(), nn.Linear(108, 40), nn.ReLU(), nn.Linear(40, 4))
+    with torch.no_grad():
+        for name, value in net.module.named_parameters():
+            value.copy_((value * 20).round() / 20 if "weight" in name else (value * 64).round() / 64)
+    result = prescribe(net, noise, budget=0.0, compensate=False)
+    row = result.tables["scores"].row(1, named=True)
+    assert row["agreement"] == 1 and row["bytes"] < 0.5 * result.tables["scores"]["bytes"][0]
+    assert result.tables["layers"]["noise"].head(2).max() < 0.01  # type: ignore[operator]
+
+
+def test_a_grouped_network_and_kmeans_tables_are_treated() -> None:
+    torch.manual_seed(1)
+    net, noise = small(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Flatten(), nn.Linear(128, 4))
+    result = prescribe(net, noise, budget=20.0, tables="kmeans", kept="exact")
+    assert set(result.tables["layers"]["how"].drop_nulls()) <= {"kmeans", "as it is"}
+    (path,) = result.artifacts.values()
+    held = read_compressed(path)
+    assert np.array_equal(held.kept["4.bias"], net.tensors["4.bias"].detach().numpy())
+
+
+def test_several_labels_an_image_are_scored_too() -> None:
+    torch.manual_seed(2)
+    net, noise = small(nn.Flatten(), nn.Linear(108, 20), nn.ReLU(), nn.Linear(20, 4))
+    labels = (np.random.default_rng(3).random((24, 4)) < 0.4).astype(np.float32)
+    many = Samples("many", noise._images, labels, noise.classes)
+    result = prescribe(net, many, budget=10.0)
+    assert result.tables["scores"].height == 2 and result.tables["scores"]["divergence"][1] >= 0
+
+
+def test_a_network_without_layers_gets_a_finding_and_no_file() -> None:
+    net, noise = small(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3), classes=3)
+    result = prescribe(net, noise)
+    assert "no convolution or linear layer" in result.findings[0] and not result.artifacts
+    assert obstacles(net, "prescribe") == "It has no convolution or linear layer with a weight."
+
+
+class Map(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def test_outputs_that_are_no_scores_are_refused() -> None:
+    net, noise = small(Map())
+    with pytest.raises(NetworkError, match="one score a class"):
+        prescribe(net, noise)
+    assert "not one score a class" in str(obstacles(net, "prescribe"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": -1.0}, "budget"),
+        ({"budget": float("nan")}, "budget"),
+        ({"tables": "huffman"}, "uniform or kmeans"),
+        ({"kept": "int8"}, "float16 or exact"),
+        ({"probes": 0}, "probes"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], words: str, network: Network) -> None:
+    with pytest.raises(SettingsError, match=words):
+        prescribe(network, load_samples("digits", count=10), **settings)
+
+
+def test_one_image_is_too_few(network: Network) -> None:
+    with pytest.raises(SamplesError, match="at least 2"):
+        prescribe(network, load_samples("digits", count=1))
+
+
+def test_every_figure_draws(result: Result) -> None:
+    import vl_convert
+
+    assert set(result.figures) == {"trade_off", "layers", "sensitivity"}
+    for figure in result.figures.values():
+        assert figure.reading and vl_convert.vegalite_to_svg(figure.spec).startswith("<svg")
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_resnet20_is_six_times_smaller_within_a_point(shared: Path) -> None:
+    """The public CIFAR ResNet-20, on the first images of the public CIFAR-10 test set if they have been unpacked."""
+    packed = shared / "data/images/cifar10-test.npz"
+    if not packed.is_file():
+        pytest.skip(f"no {packed}: unpack the CIFAR-10 test images there")
+    net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
+    result = prescribe(net, load_samples(str(packed), count=2000), budget=1.0)
+    row = result.tables["scores"].row(1, named=True)
+    assert row["bytes"] * 6 < result.tables["scores"]["bytes"][0] and row["drop_low"] <= 0.01
