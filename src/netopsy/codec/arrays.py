@@ -12,8 +12,8 @@ from netopsy.codec.shared import ARRAY
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 # Weight of "this byte is d below the largest": floats of one tensor halve in number with each exponent down.
 BELOW = np.maximum(1, 4096 >> np.minimum(np.arange(256), 12))
-# A reader refuses more: what a file can claim is bounded by its size. A writer fills up what is all but empty.
-VALUES_A_BYTE = 1024
+# A reader refuses more, so that the size of a file bounds what it can claim; a writer fills up with zero bytes.
+VALUES_A_BYTE = 256
 
 
 def encode_array(array: ARRAY) -> bytes:
@@ -65,7 +65,7 @@ def decode_array(stream: bytes, dtype: str, count: int) -> ARRAY:
 
 
 def filled(stream: bytes, values: int, others: int = 0) -> bytes:
-    """`stream` with zero bytes after it up to one byte for 1024 values; `others`: bytes that lie elsewhere already."""
+    """`stream` with zero bytes after it up to one byte for 256 values; `others`: bytes that lie elsewhere already."""
     return stream + bytes(max(0, -(-values // VALUES_A_BYTE) - len(stream) - others))
 
 
@@ -115,7 +115,7 @@ def decode_table(stream: bytes, entries: int) -> ARRAY:
     """The table, float32 (entries,), that `encode_table` put in `stream`; Damage where it holds no such table."""
     if len(stream) < 4:
         raise Damage("the stream of a table is cut short")
-    port = ReadPort(stream[4:])
+    port = ReadPort(stream[4:].rstrip(b"\0"))
     steps = np.zeros(entries - 1, np.int64)
     _code_steps(port, steps)
     port.finish()

@@ -10,6 +10,7 @@ the metadata covers the other metadata and the blob: whatever is changed in the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from netopsy.codec.damage import Damage
+from netopsy.errors import WeightsError
 
 ENTRY = "netopsy"
 FORMAT, DIGEST = "netopsy_format", "netopsy_digest"
@@ -42,14 +44,20 @@ def write_container(path: Path, metadata: Mapping[str, str], blob: bytes) -> Non
     header = _header(said, len(blob))
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise WeightsError(
+            f"'{path}' cannot be written ({error}); give a path in a folder that you may write to."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_container(path: Path) -> tuple[dict[str, str], bytes]:
@@ -96,6 +104,7 @@ def _parse(file: Any, size: int) -> tuple[dict[str, str], bytes]:
         header = json.loads(raw)
         metadata = header["__metadata__"]
         text = all(isinstance(value, str) for value in metadata.values())
+        "".join([*metadata, *metadata.values()] if text else []).encode()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damage("its header cannot be read") from error
     if not text:

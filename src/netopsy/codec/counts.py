@@ -81,7 +81,8 @@ class Codes:
             got = symbols[places]
             start = 0
             while start < len(got):
-                stop = min(len(got), start + min(max(SMALLEST, int(self.seen.sum()) // 16), LARGEST))
+                known = min(int(self.seen.sum()) // 16, int(self.buckets[which].sum()) // 4)
+                stop = min(len(got), start + min(max(SMALLEST, known), LARGEST))
                 got[start:stop] = port.code(got[start:stop], frequencies(self._within(which)))
                 met = np.bincount(got[start:stop], minlength=len(self.seen))
                 self.seen += met

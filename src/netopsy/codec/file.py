@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -66,7 +68,7 @@ def write_compressed(
         lengths = (len(coded.positions), len(coded.codes), len(coded.table))
         rows.append(Row(name, coder, coded.shape, coded.entries, lengths, tensor.kept))
         streams += [coded.positions, coded.codes, coded.table]
-        _prove(proof, tensor.table, tensor.codes)
+        _prove(proof, rows[-1], tensor.table, tensor.codes)
     for name, given in kept.items():
         array = np.asarray(given)
         if array.dtype.name not in DTYPES:
@@ -74,7 +76,7 @@ def write_compressed(
         streams.append(encode_array(array))
         nonzero = int(np.count_nonzero(array))
         rows.append(Row(name, array.dtype.name, array.shape, 0, (0, len(streams[-1]), 0), nonzero))
-        _prove(proof, array)
+        _prove(proof, rows[-1], array)
     index = pack(rows, dict(settings or {}), proof.digest())
     write_container(path, metadata or {}, len(index).to_bytes(4, "little") + index + b"".join(streams))
     return path
@@ -83,11 +85,11 @@ def write_compressed(
 def read_compressed(path: str | Path) -> Compressed:
     """What `path` holds. Raises WeightsError where it is missing, of another kind, cut or changed anywhere.
 
-    Memory: the file, and what it holds as codes; a file of n bytes that claims more than 1024 n weights is refused
+    Memory: the file, and what it holds as codes; a file of n bytes that claims more than 256 n values is refused
     before anything is made.
     """
     path = _existing(path)
-    try:
+    with _refusing(path):
         metadata, rows, settings, proof, streams = _open(path)
         shared: dict[str, SharedTensor] = {}
         kept: dict[str, ARRAY] = {}
@@ -97,14 +99,17 @@ def read_compressed(path: str | Path) -> Compressed:
                 coder: Any = row.kind
                 tensor = decode_tensor(CodedTensor(row.shape, row.entries, coder, positions, codes, table))
                 shared[row.name] = tensor
-                _prove(state, tensor.table, tensor.codes)
+                nonzero = tensor.kept
+                _prove(state, row, tensor.table, tensor.codes)
             else:
-                kept[row.name] = decode_array(codes, row.kind, prod(row.shape)).reshape(row.shape)
-                _prove(state, kept[row.name])
+                array = decode_array(codes, row.kind, prod(row.shape)).reshape(row.shape)
+                kept[row.name] = array
+                nonzero = int(np.count_nonzero(array))
+                _prove(state, row, array)
+            if nonzero != row.nonzero:
+                raise Damage(f"'{row.name:.60}' keeps {nonzero} values and its index says {row.nonzero}")
         if state.digest() != proof:
             raise Damage("its tensors are not those that were written")
-    except Damage as damage:
-        raise _refused(path, damage) from damage
     return Compressed(shared, kept, metadata, settings, tuple(row.name for row in rows))
 
 
@@ -121,10 +126,8 @@ def sizes(path: str | Path) -> list[dict[str, Any]]:
     of the streams), bytes (on disk). Nothing is decoded.
     """
     path = _existing(path)
-    try:
+    with _refusing(path):
         _, rows, _, _, _ = _open(path)
-    except Damage as damage:
-        raise _refused(path, damage) from damage
     account: list[dict[str, Any]] = [row.account() for row in rows]
     rest = path.stat().st_size - sum(line["bytes"] for line in account)
     blank = {"values": 0, "kept": 0, "entries": None, "bytes_before": 0, "positions": 0, "codes": 0, "table": 0}
@@ -153,12 +156,23 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _refused(path: Path, damage: Damage) -> WeightsError:
-    return WeightsError(
-        f"'{path}' is damaged or not a compressed network ({damage}); fetch it again, or write it again."
-    )
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Say of which file a damage is, and what to do next."""
+    try:
+        yield
+    except Damage as damage:
+        raise WeightsError(
+            f"'{path}' is damaged or not a compressed network ({damage}); fetch it again, or write it again."
+        ) from damage
+    except OSError as error:
+        raise WeightsError(f"'{path}' cannot be read ({error}); check the file and its folder.") from error
+    except MemoryError as error:
+        raise WeightsError(f"'{path}' needs more memory than there is; read it on a larger machine.") from error
 
 
-def _prove(state: Any, *arrays: ARRAY) -> None:
+def _prove(state: Any, row: Row, *arrays: ARRAY) -> None:
+    """Take a tensor into the digest: its name and shape, and what it holds."""
+    state.update(json.dumps([row.name, row.shape, row.entries]).encode())
     for array in arrays:
-        state.update(np.ascontiguousarray(array).data)
+        state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -15,7 +15,7 @@ from netopsy.codec.damage import Damage
 from netopsy.codec.tensor import CODERS, check_claim
 from netopsy.errors import SettingsError
 
-LARGEST_INDEX = 1 << 24
+LARGEST_INDEX = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def _row(line: Any) -> Row:
         raise Damage("a row of its index is of another form")
     if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
         raise Damage("a number of its index is out of range")
+    name.encode()  # half a character of UTF-16 is no name
     return Row(name, kind, tuple(shape), entries, tuple(lengths), nonzero)
 
 

@@ -52,7 +52,7 @@ def decode_planes(
     scale = int.from_bytes(codes[1:3], "little")
     if ways[0] == FITTED or not set(ways) <= set(view.ways()) or not scale:
         raise Damage("a stream is coded in an unknown way")
-    where, what = ReadPort(positions[1:]), ReadPort(codes[3:].rstrip(b"\0"))
+    where, what = ReadPort(positions[1:]), ReadPort(codes[3:])
     planes = np.zeros(view.counts, out.dtype)
     Run(view, table, zero, ways, scale).code(where, what, planes)
     where.finish()

@@ -23,7 +23,8 @@ class CodedTensor:
     """A shared tensor as streams; `len` of each is its account in bytes.
 
     positions: where the values are not zero; empty where zero is coded as one of the codes. codes: the entries of the
-    values. table: the entries themselves.
+    values. table: the entries themselves, and zero bytes where a tensor is all but
+    empty: a reader takes no more than 256 weights a byte.
     """
 
     shape: tuple[int, ...]
@@ -53,7 +54,7 @@ def encode_tensor(shared: SharedTensor, coder: Coder = "ans") -> CodedTensor:
         from netopsy.codec.relative import encode_relative
 
         positions, codes = encode_relative(shared)
-    codes = filled(codes, len(shared.codes), len(positions) + len(table))
+    table = filled(table, len(shared.codes), len(positions) + len(codes))
     return CodedTensor(shared.shape, len(shared.table), coder, positions, codes, table)
 
 
@@ -79,8 +80,9 @@ def decode_tensor(coded: CodedTensor) -> SharedTensor:
 
 
 def check_claim(shape: tuple[int, ...], entries: int, size: int) -> None:
-    """Damage where `size` bytes of streams cannot hold what is claimed: 1024 weights a byte, 4096 entries."""
+    """Damage where `size` bytes of streams cannot hold what is claimed: 256 weights a byte, 4096 entries."""
     if not 1 <= entries <= LARGEST_TABLE:
         raise Damage(f"a table of {entries} entries; 1 to {LARGEST_TABLE} are allowed")
-    if len(shape) > 32 or any(not 0 <= side < 1 << 40 for side in shape) or prod(shape) > VALUES_A_BYTE * size:
+    spread = prod(max(1, side) for side in shape)
+    if len(shape) > 32 or min(shape, default=0) < 0 or spread > 1 << 48 or prod(shape) > VALUES_A_BYTE * size:
         raise Damage(f"{'x'.join(map(str, shape[:8]))} weights are claimed of {size} bytes")

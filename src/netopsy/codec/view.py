@@ -55,8 +55,8 @@ class View:
         """
         _, rows, columns = self.counts
         down, across = (min(8, max(1, side // 8)) if self.matrix else 1 for side in (rows, columns))
-        width = min(-(-columns // across), TILE)
-        height = max(1, min(-(-rows // down), TILE // max(1, width)))
+        width = max(1, min(-(-columns // across), TILE))
+        height = max(1, min(-(-rows // down), TILE // width))
         for top in range(0, rows, height):
             for left in range(0, columns, width):
                 yield slice(top, min(rows, top + height)), slice(left, min(columns, left + width))

@@ -1,0 +1,66 @@
+"""Slow twins of the coders: one symbol at a time, in Python's own integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WORD, STATE, PRECISION = 32, 64, 24
+
+
+def ans_encode(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bytes:
+    """Range ANS with a 64-bit state and 32-bit words. parts: symbols and their frequencies, in the order of reading."""
+    state, words = 0, []
+    for symbols, frequencies in reversed(parts):
+        starts = [sum(frequencies[:symbol]) for symbol in range(len(frequencies))]
+        for symbol in reversed(symbols):
+            if state >> (STATE - PRECISION) >= frequencies[symbol]:
+                words.append(state & (1 << WORD) - 1)
+                state >>= WORD
+            count = frequencies[symbol]
+            state = (state // count << PRECISION) + state % count + starts[symbol]
+    while state:
+        words.append(state & (1 << WORD) - 1)
+        state >>= WORD
+    return b"".join(word.to_bytes(4, "little") for word in words).rstrip(b"\0")
+
+
+def huffman_decode(bits: str, lengths: Sequence[int], count: int) -> list[int]:
+    """Symbols of a string of 0 and 1, bit by bit, by the canonical code of the lengths."""
+    words: dict[str, int] = {}
+    word = 0
+    last = 0
+    for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths) if length):
+        word <<= length - last
+        words[format(word, f"0{length}b")] = symbol
+        word, last = word + 1, length
+    found, now = [], ""
+    for bit in bits:
+        if len(found) == count:
+            break
+        now += bit
+        if now in words:
+            found.append(words[now])
+            now = ""
+    return found
+
+
+def relative_walk(codes: Sequence[int], zero: int, width: int) -> tuple[list[int], list[int]]:
+    """Han's relative indices by walking along the weights: the gaps and the codes that are stored."""
+    gaps, stored, zeros = [], [], 0
+    last = max((at for at, code in enumerate(codes) if code != zero), default=-1)
+    for code in codes[: last + 1]:
+        if code != zero or zeros == (1 << width) - 1:
+            gaps.append(zeros)
+            stored.append(code)
+            zeros = 0
+        else:
+            zeros += 1
+    return gaps, stored
+
+
+def entropy_bytes(symbols: np.ndarray) -> float:
+    """Order-0 entropy of all symbols together, in bytes."""
+    share = np.unique(symbols, return_counts=True)[1] / max(1, symbols.size)
+    return float(-(share * np.log2(share)).sum() * symbols.size / 8)
