@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import polars as pl
 from torch import Tensor
 
 from netopsy.engine.compress.assign import per_layer
-from netopsy.engine.compress.prune import keep_share
 from netopsy.engine.compress.stages import densities_of, listed, masks_beyond
 from netopsy.engine.edits import Replace
 from netopsy.engine.scopes import sweep_edits
@@ -43,7 +41,10 @@ def sensitivity(network: Network, images: Samples, seed: int) -> pl.DataFrame:
     """Scores with one layer pruned at a time, by layer and density, on at most IMAGES of `images`; no retraining."""
     part = images.subset(min(IMAGES, len(images)), seed)
     edits: list[Change] = [({"layer": "all", "density": 1.0}, None)]
-    edits += [({"layer": one.name, "density": d}, _prune(one, d)) for one in network.layers for d in DENSITIES]
+    for layer in network.layers:
+        sizes = network.tensors[layer.weight].detach().abs().reshape(-1).sort(descending=True).values
+        least = {density: float(sizes[max(1, round(density * len(sizes))) - 1]) for density in DENSITIES}
+        edits += [({"layer": layer.name, "density": d}, _prune(layer, d, least[d])) for d in DENSITIES]
     return sweep_edits(network, part, edits)
 
 
@@ -59,8 +60,9 @@ def within(scores: pl.DataFrame, budget: float) -> dict[str, float]:
     return found
 
 
-def _prune(layer: Layer, density: float) -> Replace:
-    def edit(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-        return {name: tensors[name] * keep_share(tensors[name], density)}
+def _prune(layer: Layer, density: float, least: float) -> Replace:
+    def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weight = tensors[layer.weight]
+        return {layer.weight: weight * (weight.abs() >= least)}
 
-    return Replace((layer.weight,), partial(edit, name=layer.weight), f"density {density}")
+    return Replace((layer.weight,), edit, f"density {density}")

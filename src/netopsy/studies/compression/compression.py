@@ -53,6 +53,7 @@ class Compression(Study):
     augment: how training images are varied.
     precision: float32, or bfloat16 for the retraining on a GPU.
     teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
+    temperature: of both networks' outputs in that part of the loss.
     kept: how biases, norms and other values are held in the file.
     coder: of the file: ans, or huffman as in the paper.
     seed: of the order and augmentation of retraining, of random starts, of the images that the budget is measured on.
@@ -81,6 +82,7 @@ class Compression(Study):
     augment: Literal["none", "flip", "crop", "crop+flip"] = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     teacher: float = 0.5
+    temperature: float = 1.0
     kept: Kept = "exact"
     coder: Coder = "ans"
     seed: int = 0
@@ -111,6 +113,7 @@ class Compression(Study):
             augment=self.augment,
             precision=self.precision,
             alpha=self.teacher,
+            temperature=self.temperature,
             seed=self.seed,
         )
 
