@@ -124,7 +124,7 @@ def conv_network() -> tuple[Network, Samples]:
     return Network("test", module, Preprocessing(size=(12, 12), mean=(0.5,) * 3, std=(0.5,) * 3)), samples
 
 
-def test_input_products_give_the_squared_outputs_of_each_layer() -> None:
+def test_input_products_are_those_of_the_windows_of_each_layer() -> None:
     network, samples = conv_network()
     found = input_products(network, samples, network.layers)
     conv, _, linear = network.layers
@@ -132,11 +132,17 @@ def test_input_products_give_the_squared_outputs_of_each_layer() -> None:
     (batch,) = samples.batches(network.preprocessing, 40)
     body = network.module[0]  # type: ignore[index]
     with torch.no_grad():
-        first = body[0](batch.images) - body[0].bias[:, None, None]  # type: ignore[index]
-        weight = body[0].weight.flatten(1).double().numpy()  # type: ignore[index]
-        assert np.trace(weight @ found[conv.name] @ weight.T) == pytest.approx(first.double().square().sum().item())
-        rows = body(batch.images).double()  # type: ignore[operator]
-    assert found[linear.name] == pytest.approx((rows.T @ rows).numpy(), rel=1e-4, abs=1e-3)
+        windows = nn.functional.unfold(batch.images, 3, dilation=2, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
+        rows = body(batch.images)  # type: ignore[operator]
+    for name, inputs in ((conv.name, windows.double().numpy()), (linear.name, rows.double().numpy())):
+        total = inputs.T @ inputs
+        damped = compensate.DAMPING * total.shape[0] / len(inputs) * np.diag(total).mean() * np.eye(len(total))
+        assert found[name] == pytest.approx(total + damped, rel=1e-4, abs=1e-3)
+    with torch.no_grad():
+        outputs = body[0](batch.images) - body[0].bias[:, None, None]  # type: ignore[index]
+    weight = body[0].weight.detach().flatten(1).double().numpy()  # type: ignore[index]
+    squares = np.trace(weight @ (windows.double().T @ windows.double()).numpy() @ weight.T)
+    assert squares == pytest.approx(outputs.double().square().sum().item(), rel=1e-5), "the windows are the layer's own"
 
 
 def test_products_of_two_parts_are_those_of_the_whole() -> None:

@@ -39,11 +39,12 @@ class Products(Tally):
     """Sum of x x^T over the inputs x of a layer, each the window or the row that one output is made from.
 
     update: the layer's input, (batch, channel, height, width) or (batch, ..., inputs). result: float64 (inputs,
-    inputs).
+    inputs), with `DAMPING` of the mean power added to each input's for each time that the inputs outnumber the rows
+    seen: directions that few images did not show are not free.
     """
 
     def __init__(self, kernel: tuple[int, ...] = (), **window: tuple[int, ...]) -> None:
-        self.kernel, self.window = kernel, window
+        self.kernel, self.window, self.seen = kernel, window, 0
 
     total: Tensor
 
@@ -56,14 +57,17 @@ class Products(Tally):
             rows = rows[:, :: max(1, rows.shape[1] // ROWS)]
         rows = rows.reshape(-1, rows.shape[-1])
         product = (rows.T @ rows).double()
+        self.seen += len(rows)
         self.total = self.total + product if hasattr(self, "total") else product
 
     def merge(self, other: Products) -> None:
         if hasattr(other, "total"):
+            self.seen += other.seen
             self.total = self.total + other.total if hasattr(self, "total") else other.total
 
     def result(self) -> Tensor:
-        return self.total
+        unseen = DAMPING * len(self.total) / self.seen * self.total.diagonal().mean()
+        return self.total + unseen * torch.eye(len(self.total)).to(self.total)
 
 
 def input_products(network: Network, samples: Samples, layers: Sequence[Layer]) -> dict[str, NDArray[np.float64]]:
