@@ -16,9 +16,10 @@ def figures(tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     stages = tables["stages"]
     drawn = {
         "sizes": charts.bars(
-            stages,
+            stages.with_columns(kB=pl.col("bytes") / 1000),
             "stage",
-            "bytes",
+            "kB",
+            value_title="kB (1,000 bytes)",
             title="Bytes after each stage",
             reading="Computed for the stages between, without entropy coding; the last bar is the file on disk.",
             source=f"{_SOURCE}, Figure 1",
@@ -65,13 +66,14 @@ def _layers(layers: pl.DataFrame) -> Figure:
         if row["bits_before"] is not None:
             before += 4 * row["entries"]
         parts += [
-            {"layer": row["layer"], "coding": "before", "bytes": float(before)},
-            {"layer": row["layer"], "coding": "after", "bytes": float(row["bytes"])},
+            {"layer": row["layer"], "coding": "before", "kB": float(before) / 1000},
+            {"layer": row["layer"], "coding": "after", "kB": row["bytes"] / 1000},
         ]
     return charts.bars(
         pl.DataFrame(parts),
         "layer",
-        "bytes",
+        "kB",
+        value_title="kB (1,000 bytes)",
         color="coding",
         color_title="entropy coding",
         title="Bytes of each layer before and after entropy coding",
@@ -83,16 +85,23 @@ def _layers(layers: pl.DataFrame) -> Figure:
 def _codes(codes: pl.DataFrame) -> Figure:
     sizes = codes.group_by("layer", maintain_order=True).agg(pl.col("weights").sum())
     shown = sizes.sort("weights", descending=True, maintain_order=True).head(_FACETS)["layer"].to_list()
-    frame = codes.filter(pl.col("layer").is_in(shown)).with_columns(right=pl.col("entry") + 1)
+    frame = pl.concat([_binned(codes.filter(pl.col("layer") == layer)) for layer in sizes["layer"] if layer in shown])
     return charts.histogram(
         frame,
-        "entry",
-        "right",
+        "from",
+        "to",
         "weights",
         facet="layer",
-        x_title="code, by rising value",
+        x_title="shared value",
         y_title="weights",
         title="How often each shared value occurs",
-        reading="A bar a code, pruned weights left out; the more uneven the bars, the more entropy coding saves.",
+        reading="A bar a value, pruned weights left out; the more uneven the bars, the more entropy coding saves.",
         source=f"{_SOURCE}, Figure 5",
     )
+
+
+def _binned(codes: pl.DataFrame) -> pl.DataFrame:
+    """The codes of a layer as bars at their values, each as wide as the way to the nearest other value."""
+    value = pl.col("value")
+    way = pl.min_horizontal(value - value.shift(1), value.shift(-1) - value).fill_null(value.abs() / 10) / 2
+    return codes.with_columns((value - way).alias("from"), (value + way).alias("to"))
