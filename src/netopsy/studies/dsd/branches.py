@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import polars as pl
 from torch import Tensor
 
+from netopsy.engine.compress.prune import keep_share
 from netopsy.engine.train import Recipe, fit
 from netopsy.engine.train.fresh import fresh
 from netopsy.network.network import Network
@@ -50,10 +51,11 @@ class Phases:
             return network
         return self._fit(fresh(network, self.recipe.seed), "both", DENSE, self.epochs[0], 0, self.recipe.rate)
 
-    def dense_sparse_dense(self, begin: Network, prune: Callable[[Network], dict[str, Tensor]]) -> list[Step]:
-        """The five steps from the dense network `begin`."""
-        masks, done, rate = prune(begin), self._before(), self.recipe.rate
-        pruned = begin.with_tensors({name: begin.tensors[name] * mask for name, mask in masks.items()})
+    def dense_sparse_dense(self, begin: Network, shares: Mapping[str, float]) -> list[Step]:
+        """The five steps from the dense network `begin`; shares: of each weight, how much is pruned by magnitude."""
+        masks = {name: keep_share(begin.tensors[name], 1 - share) for name, share in shares.items()}
+        done, rate = self._before(), self.recipe.rate
+        pruned = begin.with_tensors({name: begin.tensors[name].detach() * mask for name, mask in masks.items()})
         sparse = self._fit(pruned, DSD, SPARSE, self.epochs[1], done, rate, masks)
         after = done + self.epochs[1]
         dense = self._fit(sparse, DSD, DENSE_AGAIN, self.epochs[2], after, rate * self.last_rate)

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from netopsy.engine.compress.assign import per_layer
-from netopsy.engine.compress.stages import masks_at
 from netopsy.engine.train import Recipe
 from netopsy.engine.workspace import current_workspace
 from netopsy.errors import SettingsError
@@ -111,18 +110,19 @@ class Dsd(Study):
         if not network.layers:
             return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to prune."])
         shares = self._shares(network)
+        pruned = {layer.weight: shares[layer.name] for layer in network.layers if layer.name in shares}
         steps: list[Step] = []
         history: list[pl.DataFrame] = []
         bins, kept = pl.DataFrame(), Path()
         for seed in range(self.seed, self.seed + self.repeats):
             phases = Phases(self.train, samples, self.recipe(seed), self.epochs, self.last_rate, self.start == "random")
             begin = phases.begin(network)
-            dsd = phases.dense_sparse_dense(begin, lambda n: masks_at(n, {k: 1 - s for k, s in shares.items()}))
+            dsd = phases.dense_sparse_dense(begin, pruned)
             steps += [*dsd, *phases.baseline(begin, self.baseline == "single")]
             history += phases.tables
             if seed == self.seed:
-                bins, kept = histograms(dsd), save(dsd[-1].network, _folder() / "dsd.safetensors")
-        frame = steps_frame(steps, scores(network, samples, [step.network for step in steps]))
+                bins, kept = histograms(dsd, network.layers), save(dsd[-1].network, _folder() / "dsd.safetensors")
+        frame = steps_frame(steps, network.layers, scores(network, samples, [step.network for step in steps]))
         tables = {
             "summary": summary(frame),
             "steps": frame,

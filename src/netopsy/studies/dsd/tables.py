@@ -11,17 +11,20 @@ import polars as pl
 import torch
 from scipy.stats import t as student
 
+from netopsy.network.layers import Layer
 from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, Step
 
 BINS = 61  # odd, so that zero is the middle of a bin
 _REACH = 0.9995  # of the weights at each end are shown
 
 
-def steps_frame(steps: Sequence[Step], scored: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
-    """A row a step; scored: the scores of a network by its digest."""
+def steps_frame(
+    steps: Sequence[Step], layers: Sequence[Layer], scored: Mapping[str, Mapping[str, Any]]
+) -> pl.DataFrame:
+    """A row a step; layers: of every one of the networks; scored: the scores of a network by its digest."""
     rows = []
     for step in steps:
-        weights = [step.network.tensors[layer.weight] for layer in step.network.layers]
+        weights = [step.network.tensors[layer.weight] for layer in layers]
         zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
         own = scored[step.network.digest]
         kept = {name: own[name] for name in ("top1", "top1_low", "top1_high", "top5", "loss", "images")}
@@ -72,13 +75,13 @@ def interval(values: np.ndarray) -> tuple[float | None, float | None]:
     return mean - reach, mean + reach
 
 
-def histograms(steps: Sequence[Step]) -> pl.DataFrame:
+def histograms(steps: Sequence[Step], layers: Sequence[Layer]) -> pl.DataFrame:
     """Counts of each layer's weights at each step, in bins of one width a layer; pruned weights do not count.
 
     Weights beyond the range are counted in the outermost bins.
     """
     parts = []
-    for layer in steps[0].network.layers:
+    for layer in layers:
         values = [_values(step, layer.weight) for step in steps]
         reach = max(float(np.quantile(np.abs(v), _REACH)) if len(v) else 0.0 for v in values) or 1.0
         edges = np.linspace(-reach, reach, BINS + 1)
