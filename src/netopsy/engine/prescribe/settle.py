@@ -64,7 +64,7 @@ def _next(path: Sequence[Allocation], trials: Sequence[Trial], budget: float) ->
     best = choice(trials, budget)
     if best is None:
         first = trials[0].place
-        return [first // 4, first // 2] if first else []
+        return [0, first // 4, first // 2] if first else []
     beyond = [trial for trial in trials if trial.place > best.place]
     if not beyond:
         last, end = best.place, len(path) - 1

@@ -90,7 +90,7 @@ def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
     last = len(found.path) - 1
     even = {round(i * last / max(1, CURVE - 1)) for i in range(CURVE)}
     keys = ("divergence", "drop", "drop_low", "drop_high", "expected", "estimate", "images")
-    chosen = found.trials and found.chosen is not None and found.chosen.place
+    chosen = None if found.chosen is None else found.chosen.place
     rows = []
     for place in sorted(even | set(measured)):
         allocation, trial = found.path[place], measured.get(place)
@@ -101,7 +101,7 @@ def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
         }
         row |= {key: None if trial is None else trial.scores[key] for key in keys}
         row |= {"evened": None if trial is None else trial.drop}
-        row |= {"chosen": found.chosen is not None and place == chosen}
+        row |= {"chosen": place == chosen}
         rows.append(row)
     floats = {name: pl.Float64 for name in rows[0] if name not in ("images", "chosen")}
     return pl.DataFrame(rows, schema={**floats, "images": pl.Int64, "chosen": pl.Boolean}, orient="row")
