@@ -291,6 +291,12 @@ def test_what_does_not_fit_is_said(samples: Samples) -> None:
         fit(network, Samples("six", samples._images, np.full(90, 5), tuple("abcdef")), SHORT)
 
 
+def test_one_image_a_step_is_too_few_for_a_norm_over_the_batch() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5))
+    with pytest.raises(SettingsError, match="larger batch_size"):
+        fit(Network("norm", module, tiny().preprocessing), noise(4), Recipe(epochs=1, batch_size=1))
+
+
 def test_history_is_a_table_of_epochs(samples: Samples) -> None:
     table = fit(tiny(), samples, replace(SHORT, schedule="cosine")).table
     assert table.schema["epoch"] == pl.Int64 and table["validation_loss"].null_count() == 2

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from netopsy.codec.shared import SharedTensor
@@ -35,16 +36,17 @@ class Mask:
 class Table:
     """A parameter whose weights are entries of a table, which is what is trained (Han et al., ICLR 2016, Section 3.3).
 
-    entries: the table without the entry 0.0, which stays. places: where in the parameter's memory the other entries
-    are; codes: which of them is there. counts: how many weights an entry has, where the mean of their gradients is
-    wanted, else None.
+    entries: the table without the entry 0.0, which stays. places: where in the parameter's memory its weights are,
+    those of an entry together; codes: which entry is there; ends: where in `places` the entries begin and end. mean:
+    whether the mean of an entry's gradients is wanted, not the sum.
     """
 
     parameter: nn.Parameter
     entries: nn.Parameter
     places: Int64[Tensor, " kept"]
     codes: Int64[Tensor, " kept"]
-    counts: Float32[Tensor, " k"] | None
+    ends: Int64[Tensor, " k+1"]
+    mean: bool
 
     @classmethod
     def of(cls, parameter: nn.Parameter, shared: SharedTensor, mean: bool) -> Table:
@@ -53,17 +55,16 @@ class Table:
         codes = torch.from_numpy(shared.codes.astype(np.int64)).to(device).reshape(shared.shape)
         in_memory = _flat(torch.empty_like(parameter, dtype=torch.int64).copy_(codes))
         table = torch.from_numpy(shared.table.copy()).to(device)
-        if shared.zero is None:
-            places = torch.arange(len(in_memory), device=device)
-        else:
-            places = (in_memory != shared.zero).nonzero()[:, 0]
+        places = torch.arange(len(in_memory), device=device)
+        if shared.zero is not None:
+            places = places[in_memory != shared.zero]
             table = torch.cat([table[: shared.zero], table[shared.zero + 1 :]])
             in_memory = in_memory - (in_memory > shared.zero).long()
-        kept = in_memory[places]
-        counts = torch.bincount(kept, minlength=len(table)).clamp(min=1).float() if mean else None
+        kept, order = in_memory[places].sort(stable=True)
+        counts = torch.bincount(kept, minlength=len(table))
         with torch.no_grad():
             parameter.zero_()
-        return cls(parameter, nn.Parameter(table), places, kept, counts)
+        return cls(parameter, nn.Parameter(table), places[order], kept, F.pad(counts.cumsum(0), (1, 0)), mean)
 
     def apply(self) -> None:
         _flat(self.parameter)[self.places] = self.entries[self.codes]
@@ -75,12 +76,10 @@ class Table:
             return
         if given.stride() != self.parameter.stride():
             given = torch.empty_like(self.parameter).copy_(given)
-        total = _table_gradient(_flat(given)[self.places], self.codes, len(self.entries))
-        self.entries.grad = total if self.counts is None else total / self.counts
-
-
-def _table_gradient(gradient: Float[Tensor, " kept"], codes: Int64[Tensor, " kept"], k: int) -> Float32[Tensor, " k"]:
-    return torch.bincount(codes, weights=gradient.double(), minlength=k).float()
+        # a difference of running sums: adding 10^7 weights into a few places would have a GPU wait
+        running = F.pad(_flat(given)[self.places].double().cumsum(0), (1, 0))
+        total = running[self.ends].diff()
+        self.entries.grad = (total / self.ends.diff().clamp(min=1) if self.mean else total).float()
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -137,12 +137,11 @@ def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
         if job.recipe.devices == 1:
             devices = 1 if device.type == "cpu" else [device.index or 0]
             fabric = Fabric(devices=devices, **how)
-            try:
-                return Trainer(fabric, job, report).run()
-            except torch.OutOfMemoryError as error:
-                raise SettingsError(f"the device's memory is too small for this training: {error}") from error
+            return _trained(fabric, job, report)
         with tempfile.TemporaryDirectory() as folder:
             job.path = job.path or Path(folder) / "fit.pt"
+            job.module, job.teacher = job.module.cpu(), None if job.teacher is None else job.teacher.cpu()
+            job.masks = {name: mask.cpu() for name, mask in job.masks.items()}
             strategy = DDPStrategy(
                 start_method="spawn", process_group_backend="gloo" if device.type == "cpu" else "nccl"
             )
@@ -155,12 +154,25 @@ def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
             return state
 
 
+def _trained(fabric: Any, job: Job, report: Any) -> checkpoint.State:
+    """The state after the training in this process; SettingsError where a step is too large or too small."""
+    try:
+        return Trainer(fabric, job, report).run()
+    except torch.OutOfMemoryError as error:
+        what = str(error).splitlines()[0]
+        raise SettingsError(f"the device's memory is too small: {what} Give a smaller batch_size.") from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise SettingsError("batch norm cannot learn from a step of one image; give a larger batch_size.") from error
+
+
 def _work(fabric: Any, *, job: Job) -> str | None:
     """What each of several processes does; the message where it fails, which all of them do at once."""
     job.module = copy.deepcopy(job.module)  # what is sent to a process on the CPU lies in memory that all share
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     try:
-        Trainer(fabric, job, lambda done, total: None).run()
+        _trained(fabric, job, lambda done, total: None)
     except NetopsyError as error:
         return str(error)
     return None
