@@ -50,7 +50,7 @@ class Compression(Study):
     rate, share_rate: learning rates of pruned and of shared weights, from which each round's cosine falls to 0.
     weight_decay: of all retraining.
     batch_size: images a step.
-    augment: how training images are varied.
+    augment, pad: how training images are varied: flipped left to right, shifted by up to `pad` pixels each way.
     precision: float32, or bfloat16 for the retraining on a GPU.
     teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
     temperature: of both networks' outputs in that part of the loss.
@@ -80,6 +80,7 @@ class Compression(Study):
     weight_decay: float = 0.0
     batch_size: int = 128
     augment: Literal["none", "flip", "crop", "crop+flip"] = "none"
+    pad: int = 4
     precision: Literal["float32", "bfloat16"] = "float32"
     teacher: float = 0.5
     temperature: float = 1.0
@@ -111,6 +112,7 @@ class Compression(Study):
             weight_decay=self.weight_decay,
             schedule="cosine",
             augment=self.augment,
+            pad=self.pad,
             precision=self.precision,
             alpha=self.teacher,
             temperature=self.temperature,
