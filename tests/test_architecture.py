@@ -75,10 +75,11 @@ def test_no_file_is_over_400_lines(path: Path) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    known = """activations backproject Case Codebook codebook distributions examine facets Features field Figure
-        filter_codebook filters Image kmeans1d list_layers list_studies load_features load_network load_samples
-        load_transform maximize Network noise observe parameters Preprocessing reconstruct Replace Result
-        rounding Samples score Shift sparsity stimuli sweep transfer Transform Variant workspace"""
+    known = """account activations backproject Case Codebook codebook compress compression distributions dsd examine
+        expand facets Features field Figure filter_codebook filters fit History Image kmeans1d
+        list_layers list_studies load_features load_network load_samples load_transform maximize Network
+        noise observe parameters Preprocessing prescribe Recipe reconstruct Replace Result rounding
+        Samples score Shift sparsity stimuli sweep transfer Transform Variant workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:
         assert callable(getattr(netopsy, name))

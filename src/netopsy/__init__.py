@@ -15,6 +15,9 @@ from netopsy.studies import STUDIES
 if TYPE_CHECKING:
     from netopsy.case import Case as Case
     from netopsy.engine.backward import backproject as backproject
+    from netopsy.engine.compress.account import account as account
+    from netopsy.engine.compress.expand import expand as expand
+    from netopsy.engine.compress.stages import compress as compress
     from netopsy.engine.edits import Replace as Replace
     from netopsy.engine.edits import Shift as Shift
     from netopsy.engine.features import Features as Features
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from netopsy.engine.sweep import Variant as Variant
     from netopsy.engine.sweep import score as score
     from netopsy.engine.sweep import sweep as sweep
+    from netopsy.engine.train import History as History
+    from netopsy.engine.train import Recipe as Recipe
+    from netopsy.engine.train import fit as fit
     from netopsy.engine.workspace import workspace as workspace
     from netopsy.examination import examine as examine
     from netopsy.network.listing import list_layers as list_layers
@@ -45,17 +51,23 @@ _HOMES = {
     "Codebook": "engine.kmeans1d",
     "Features": "engine.features",
     "Figure": "result",
+    "History": "engine.train",
     "Image": "result",
     "Network": "network.network",
     "Preprocessing": "network.preprocessing",
+    "Recipe": "engine.train",
     "Replace": "engine.edits",
     "Result": "result",
     "Samples": "samples",
     "Shift": "engine.edits",
     "Transform": "transform",
     "Variant": "engine.sweep",
+    "account": "engine.compress.account",
     "backproject": "engine.backward",
+    "compress": "engine.compress.stages",
     "examine": "examination",
+    "expand": "engine.compress.expand",
+    "fit": "engine.train",
     "kmeans1d": "engine.kmeans1d",
     "list_layers": "network.listing",
     "list_studies": "studies.listing",
