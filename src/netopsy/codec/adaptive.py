@@ -27,6 +27,8 @@ def code_plane(port: Port, plane: ARRAY, prior: ARRAY, step: int) -> None:
     for block in blocks(len(plane)):
         plane[block] = port.code(plane[block], frequencies(weights))
         weights += step * np.bincount(plane[block], minlength=len(prior))
+        if int(weights.sum()) >> 37:
+            weights = weights >> 1 | 1
 
 
 def code_uniform(port: Port, plane: ARRAY, entries: int) -> None:
