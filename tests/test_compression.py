@@ -115,20 +115,28 @@ def test_findings_repeat_the_tables(result: Result) -> None:
     assert set(result.figures) == {"sizes", "accuracy", "layers", "codes", "values"}
 
 
-def test_the_network_is_left_as_it_was_and_a_second_run_goes_on(
-    network: Network, result: Result, tmp_path: Path
-) -> None:
-    digest = Network("again", network.module, network.preprocessing).digest
-    assert digest == network.digest
-    labels: list[str] = []
+def test_a_run_that_is_stopped_goes_on_to_the_same_file(network: Network, result: Result, tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label == "share" and "prune, round 2 of 2" in shown:
+            raise KeyboardInterrupt
+        shown.append(label)
+
     settings = dict(density=("0.2", "0=0.5"), bits=("3",), rounds=2, epochs=(1, 2), share_epochs=1)
-    for _ in range(2):
-        labels.clear()
-        with workspace(tmp_path, lambda label, done, total: labels.append(f"{label} {done}"), every=0):
-            again = compression(network, TEST, train=TRAIN, **settings)
-        assert file_of(again).read_bytes() == file_of(result).read_bytes()
-        assert again.tables["stages"].equals(result.tables["stages"])
-    assert not any(label.startswith("prune, round 1") and label.endswith(" 0") for label in labels)
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path, stop, every=0):
+        compression(network, TEST, train=TRAIN, **settings)
+    begun: list[tuple[str, int]] = []
+    with workspace(tmp_path, lambda label, done, total: begun.append((label, done)), every=0):
+        again = compression(network, TEST, train=TRAIN, **settings)
+    assert file_of(again).read_bytes() == file_of(result).read_bytes()
+    assert again.tables["stages"].equals(result.tables["stages"])
+    assert not [done for label, done in begun if label.startswith("prune, round") and done == 0]
+
+
+def test_the_network_is_left_as_it_was(network: Network, result: Result) -> None:
+    now = Network("again", network.module, network.preprocessing).digest
+    assert now == network.digest == result.provenance["network"]["digest"]
 
 
 def test_without_retraining_nothing_is_trained_and_the_stages_say_so(network: Network) -> None:
@@ -178,7 +186,6 @@ def test_sensitivity_scores_one_layer_at_a_time(network: Network) -> None:
 
 
 def test_the_result_goes_into_a_case_with_its_file(result: Result, tmp_path: Path) -> None:
-    result.provenance = {"versions": {}}
     case = Case(tmp_path / "case")
     case.add(result)
     loaded = case.load("compression")
