@@ -42,17 +42,17 @@ def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images
     seeds = gain["seeds"]
     text = (
         f"After {plural(epochs, 'epoch')} dense-sparse-dense training gives {_with(dsd)} on {images:,} images, "
-        f"conventional training ({_SAID[baseline]}) {_with(base)}: a gain of {points(gain['top1'])}"
+        f"conventional training ({_SAID[baseline]}) {_with(base)}: a difference of {points(gain['top1'])}"
     )
     if seeds < 2:
         return f"{text}. One seed says nothing of the spread; give repeats of 3 or more."
     low, high = gain["low"], gain["high"]
     if low > 0:
-        verdict = "more than the seeds differ"
+        verdict = "a gain, and more than the seeds vary"
     elif high < 0:
-        verdict = "a loss, and more than the seeds differ"
+        verdict = "a loss, and more than the seeds vary"
     else:
-        verdict = "no more than the seeds differ"
+        verdict = "no more than the seeds vary"
     return (
         f"{text} over {seeds} seeds (95 % interval {100 * low:.2f} to {100 * high:.2f}, paired t over the seeds, on "
         f"these images): {verdict}."
