@@ -15,7 +15,7 @@ LADDER = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Points of the path that are measured first, as multiples of the divergence that the budget is predicted to buy."""
 ROUNDS = 3
 BETWEEN = 3
-CLOSE = 0.01
+CLOSE = 0.02
 """Two points of the path whose sizes differ by less, as a share, are not parted further."""
 
 
