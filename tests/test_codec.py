@@ -26,6 +26,8 @@ from netopsy.codec import (
     write_compressed,
 )
 from netopsy.codec.damage import Damage
+from netopsy.codec.neighbours import beside
+from netopsy.codec.view import INTERLACED, View
 from netopsy.errors import SettingsError, WeightsError
 from reference_codec import entropy_bytes
 
@@ -110,6 +112,33 @@ def test_what_rows_columns_and_neighbours_tell_is_used() -> None:
     smooth = rng.normal(size=(64, 64, 1, 1)) + 0.4 * rng.normal(size=(64, 64, 3, 3))
     kernels = SharedTensor.of((np.rint(smooth * 3) / 3).astype(np.float32))
     assert encode_tensor(kernels).size < 0.8 * entropy_bytes(kernels.codes)
+
+
+def test_columns_that_go_together_tell_of_each_other() -> None:
+    rng = np.random.default_rng(2)
+    runs = np.repeat(rng.random((200, 50)) < 0.1, 8, axis=1) ^ (rng.random((200, 400)) < 0.01)
+    given_ = SharedTensor.of(np.where(runs, rng.integers(1, 5, runs.shape), 0).astype(np.float32))
+    coded = encode_tensor(given_)
+    share = runs.mean()
+    alone = -(share * np.log2(share) + (1 - share) * np.log2(1 - share)) * runs.size / 8
+    assert coded.positions[0] == INTERLACED and len(coded.positions) < 0.55 * alone
+    assert same(decode_tensor(coded), given_)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (3, 5), (9, 6), (70, 7), (40, 33)])
+def test_bands_visit_each_column_once_after_the_columns_that_tell_of_it(shape: tuple[int, int]) -> None:
+    mask = (np.random.default_rng(3).random(shape) < 0.5).astype(np.uint8)
+    seen = np.zeros(shape, int)
+    for (rows, columns), distance in View(shape).bands():
+        if distance:
+            wide = np.pad(mask[rows], ((0, 0), (distance, distance)))
+            known = np.pad(seen[rows], ((0, 0), (distance, distance)), constant_values=1)
+            at = np.arange(shape[1])[columns] + distance
+            assert known[:, at - distance].all() and known[:, at + distance].all()
+            naive = 1 + wide[:, at - distance] + wide[:, at + distance]
+            assert np.array_equal(beside(mask[rows], columns, distance), naive)
+        seen[rows, columns] += 1
+    assert (seen == 1).all()
 
 
 def test_a_fitted_predictor_finds_what_the_plain_one_misses() -> None:

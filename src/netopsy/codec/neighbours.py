@@ -93,6 +93,17 @@ def activity(planes: list[ARRAY], sides: tuple[int, int]) -> ARRAY | None:
     return np.searchsorted(ACTIVE, size, side="right").astype(np.uint8) + np.uint8(ACTIVITIES * len(near))
 
 
+def beside(mask: ARRAY, columns: slice, distance: int) -> ARRAY:
+    """How many of the two neighbours, `distance` columns to either side, are not zero, and one more: uint8 (r, c).
+
+    mask: uint8 (r, inputs), of which the neighbours are known. Beyond the edge is zero.
+    """
+    near = mask[:, columns.start - distance : columns.stop - distance : columns.step] + np.uint8(1)
+    after = mask[:, columns.start + distance :: columns.step][:, : near.shape[1]]
+    near[:, : after.shape[1]] += after
+    return near
+
+
 def fit_coefficients(planes: list[ARRAY], kept: list[ARRAY], sides: tuple[int, int]) -> ARRAY:
     """Least squares of each plane on those before it, over the kept weights, in 32nds, int (c,) from -127 to 127."""
     count = coefficient_count(sides)

@@ -10,7 +10,7 @@ from netopsy.codec.counts import Codes, Masks
 from netopsy.codec.damage import Damage
 from netopsy.codec.ports import Port, ReadPort, WritePort
 from netopsy.codec.shared import ARRAY, SharedTensor
-from netopsy.codec.view import CONTEXT, FITTED, FLAT, View
+from netopsy.codec.view import CONTEXT, FITTED, FLAT, INTERLACED, View
 
 Tile = tuple[slice, slice]
 # Weights of a coefficient before any is seen: small ones are likely.
@@ -29,13 +29,14 @@ def encode_planes(shared: SharedTensor) -> tuple[bytes, bytes]:
     for way in view.ways():
         planes = view.planes(shared.codes)
         where, what = WritePort(), WritePort()
-        run = Run(view, shared.table, shared.zero, (min(way, CONTEXT), way), scale)
+        ways = {FITTED: (CONTEXT, FITTED), INTERLACED: (INTERLACED, CONTEXT)}.get(way, (way, way))
+        run = Run(view, shared.table, shared.zero, ways, scale)
         if way == FITTED:
             kept = [np.ones(p.size, bool) if shared.zero is None else p.reshape(-1) != shared.zero for p in planes]
             run.coefficients = neighbours.fit_coefficients([run.values[p] for p in planes], kept, view.sides)
         run.code(where, what, planes)
-        positions = b"" if shared.zero is None else bytes([min(way, CONTEXT)]) + where.finish()
-        codes = bytes([way]) + scale.to_bytes(2, "little") + what.finish()
+        positions = b"" if shared.zero is None else bytes([ways[0]]) + where.finish()
+        codes = bytes([ways[1]]) + scale.to_bytes(2, "little") + what.finish()
         best = (min(best[0], positions, key=len), min(best[1], codes, key=len)) if best else (positions, codes)
     assert best is not None
     return best
@@ -50,7 +51,7 @@ def decode_planes(
         raise Damage("a stream is missing")
     ways = positions[0] if positions else FLAT, codes[0]
     scale = int.from_bytes(codes[1:3], "little")
-    if ways[0] == FITTED or not set(ways) <= set(view.ways()) or not scale:
+    if ways[0] == FITTED or ways[1] == INTERLACED or not set(ways) <= set(view.ways()) or not scale:
         raise Damage("a stream is coded in an unknown way")
     where, what = ReadPort(positions[1:]), ReadPort(codes[3:])
     planes = np.zeros(view.counts, out.dtype)
@@ -81,9 +82,9 @@ class Run:
         if self.ways[1] == FITTED:
             self._code_coefficients(what)
         for plane in planes:
-            masks = [self._code_mask(where, plane, tile) for tile in self.view.tiles()]
-            for tile, mask in zip(self.view.tiles(), masks, strict=True):
-                self._code_entries(what, plane, tile, mask)
+            mask = self._code_mask(where, plane)
+            for tile in self.view.tiles():
+                self._code_entries(what, plane, tile, None if mask is None else mask[tile])
             if any(self.ways) and not self.view.matrix:
                 self.done.append(self.values[plane])
 
@@ -93,20 +94,27 @@ class Run:
         code_plane(what, raised, COEFFICIENT_PRIOR, 2048)
         self.coefficients = raised - 127
 
-    def _code_mask(self, where: Port, plane: ARRAY, tile: Tile) -> ARRAY | None:
-        """Code where a tile is not zero; the mask, uint8 (r, c), or None where no entry is zero."""
+    def _code_mask(self, where: Port, plane: ARRAY) -> ARRAY | None:
+        """Code where a plane is not zero; the mask, uint8 (outputs, inputs), or None where no entry is zero."""
         if self.zero is None:
             return None
-        mask = (plane[tile] != self.zero).view(np.uint8)
-        self.masks.code(where, mask.reshape(-1), self._mask_contexts(tile) if self.ways[0] else None)
-        if any(self.ways):
-            self.zeros.add(tile, mask, np.ones_like(mask))
+        mask = (plane != self.zero).view(np.uint8)
+        parts = self.view.bands() if self.ways[0] == INTERLACED else ((tile, 0) for tile in self.view.tiles())
+        for tile, distance in parts:
+            bits = mask[tile].flatten()
+            self.masks.code(where, bits, self._mask_contexts(tile, mask, distance) if self.ways[0] else None)
+            mask[tile] = bits = bits.reshape(mask[tile].shape)
+            if any(self.ways):
+                self.zeros.add(tile, bits, np.ones_like(bits))
         return mask
 
-    def _mask_contexts(self, tile: Tile) -> ARRAY:
-        """How dense row and column are so far, and how large the neighbours in the kernel."""
+    def _mask_contexts(self, tile: Tile, mask: ARRAY, distance: int) -> ARRAY:
+        """How dense row and column are so far, and what the neighbours are: in the kernel, or to both sides."""
         contexts = levels.product(*self.zeros.levels(), tile)
-        near = neighbours.activity([plane[tile] for plane in self.done], self.view.sides)
+        if distance:
+            near: ARRAY | None = neighbours.beside(mask[tile[0]], tile[1], distance)
+        else:
+            near = neighbours.activity([plane[tile] for plane in self.done], self.view.sides)
         return (contexts if near is None else contexts + levels.LEVELS * near).reshape(-1)
 
     def _code_entries(self, what: Port, plane: ARRAY, tile: Tile, mask: ARRAY | None) -> None:

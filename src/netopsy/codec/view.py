@@ -9,10 +9,12 @@ import numpy as np
 
 from netopsy.codec.shared import ARRAY
 
-# How a stream can be coded: without contexts, with them, with them and coefficients fitted to the tensor.
-FLAT, CONTEXT, FITTED = 0, 1, 2
+# How a stream can be coded: without contexts, with them, with them and coefficients fitted to the tensor, or, the
+# positions in a matrix, with contexts from the columns to both sides.
+FLAT, CONTEXT, FITTED, INTERLACED = 0, 1, 2, 3
 MOST_PLACES = 256
 TILE = 1 << 18
+BAND = 1 << 20
 
 
 class View:
@@ -36,7 +38,9 @@ class View:
         """The ways in which such a tensor can be coded."""
         if self.flat:
             return (FLAT,)
-        return (FLAT, CONTEXT) if self.matrix else (FLAT, CONTEXT, FITTED)
+        if not self.matrix:
+            return (FLAT, CONTEXT, FITTED)
+        return (FLAT, CONTEXT, INTERLACED) if 4 <= self.counts[2] <= BAND else (FLAT, CONTEXT)
 
     def planes(self, codes: ARRAY) -> ARRAY:
         """A copy of `codes` (n,) as planes."""
@@ -47,6 +51,19 @@ class View:
         """Planes into `out` (n,), in the order of the tensor."""
         places, outputs, inputs = self.counts
         out.reshape(outputs, inputs, places)[...] = planes.transpose(1, 2, 0)
+
+    def bands(self) -> Iterator[tuple[tuple[slice, slice], int]]:
+        """The parts of an interlaced matrix, and how far the columns are that tell of those coded: 0 for none.
+
+        In each band of rows every fourth column comes first, then those halfway between two that are known, twice.
+        """
+        _, rows, columns = self.counts
+        height = max(1, min(-(-rows // min(8, max(1, rows // 8))), BAND // columns))
+        for top in range(0, rows, height):
+            band = slice(top, min(rows, top + height))
+            yield (band, slice(0, columns, 4)), 0
+            yield (band, slice(2, columns, 4)), 2
+            yield (band, slice(1, columns, 2)), 1
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """The parts of a plane that are coded one after the other.
