@@ -19,6 +19,7 @@ from netopsy.engine.compress.expand import expand
 from netopsy.engine.compress.measure import measured, others
 from netopsy.engine.compress.save import save_shared
 from netopsy.engine.compress.stages import (
+    BITS,
     bits_of,
     compress,
     densities_of,
@@ -284,3 +285,11 @@ def test_all_zero_layers_have_no_weights_left(network: Network, tmp_path: Path) 
     assert (row["layer"], row["kept"], row["entries"]) == ("out", 0, 1)
     shared = share_layers(empty, {}, {"out": 4.0})
     assert shared["out.weight"].kept == 0
+
+
+def test_the_default_bits_suit_a_network_without_linear_layers(network: Network) -> None:
+    conv = [layer for layer in network.layers if layer.kind == "conv"]
+    assert bits_of(network.layers, BITS) == {"conv": 8.0, "first": 5.0, "out": 5.0}
+    assert bits_of(conv, BITS) == {"conv": 8.0}
+    with pytest.raises(UnknownLayer, match="linear=4"):
+        bits_of(conv, ("8", "linear=4"))

@@ -215,3 +215,13 @@ def test_mistakes_are_said_before_anything_is_trained(
 ) -> None:
     with pytest.raises(error, match=said):
         compression(network, TEST, **settings)
+
+
+def test_a_network_without_layers_gets_a_finding() -> None:
+    bare = Network(
+        "bare",
+        nn.Sequential(nn.AvgPool2d(3), nn.Flatten()),
+        Preprocessing((6, 6), mean=(0.4,), std=(0.2,), channels="L"),
+    )
+    found = compression(bare, TEST, train=TRAIN)
+    assert found.findings == ["bare has no convolution or linear layer whose weights to share."] and not found.tables

@@ -122,9 +122,9 @@ class Compression(Study):
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Compress `network`, and score each stage on `samples`."""
         assert samples is not None and self.train is not None
-        bits = bits_of(network.layers, self.bits)
-        if not network.layers or not bits:
-            raise NetworkError(f"{network.name} has no convolution or linear layer whose weights could be shared.")
+        bits = bits_of(network.layers, self.bits) if network.layers else {}
+        if not bits:
+            return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to share."])
         tables: dict[str, pl.DataFrame] = {}
         densities, chosen = self._densities(network, tables)
         self._check(densities, bits)
