@@ -1,0 +1,54 @@
+"""Train the networks that docs/findings-compression.md starts from, for which no weights are published.
+
+    python scripts/train_baselines.py lenet_300_100 --samples mnist.npz --seed 0 --out lenet300-seed0.safetensors
+    python scripts/train_baselines.py lenet5 --samples mnist.npz --seed 0 --out lenet5-seed0.safetensors
+    python scripts/train_baselines.py vgg16_bn --samples cifar10.npz --out vgg16_bn.safetensors
+
+The samples need the parts `train` and `test`. The file names its architecture, so that load_network reads it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import safetensors.torch
+
+from netopsy import Recipe, fit, load_network, load_samples, score
+
+RECIPES = {
+    "lenet_300_100": Recipe(epochs=25, rate=0.1, weight_decay=5e-4, schedule="cosine", augment="crop", pad=1),
+    "lenet5": Recipe(epochs=15, rate=0.02, weight_decay=5e-4, schedule="cosine", augment="crop", pad=1),
+    "vgg16_bn": Recipe(
+        epochs=10,
+        rate=0.1,
+        nesterov=True,
+        weight_decay=5e-4,
+        schedule="onecycle",
+        augment="crop+flip",
+        fill="reflect",
+        precision="bfloat16",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=RECIPES)
+    parser.add_argument("--samples", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", required=True)
+    given = parser.parse_args()
+    train, test = (load_samples(given.samples, split=part) for part in ("train", "test"))
+    source = f"netopsy:{given.network}"
+    network = load_network(source, weights="random", seed=given.seed).to(given.device)
+    history = fit(network, train, replace(RECIPES[given.network], seed=given.seed))
+    print(history.table)
+    state = {name: value.cpu().contiguous() for name, value in history.network.module.state_dict().items()}
+    safetensors.torch.save_file(state, given.out, metadata={"architecture": source})
+    print(f"{source}, seed {given.seed}: top-1 error {1 - score(history.network, test)['top1'].item():.2%}")
+
+
+if __name__ == "__main__":
+    main()
