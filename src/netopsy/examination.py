@@ -16,7 +16,7 @@ from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples import Samples
 from netopsy.studies import STUDIES, study_class
-from netopsy.studies.study import Study, image_fields, origin, perform
+from netopsy.studies.study import Study, check_inputs, image_fields, origin, perform
 
 
 def examine(
@@ -43,6 +43,8 @@ def examine(
     if studies is None:
         studies = [name for name in STUDIES if _suits(study_class(name), network, train)]
     chosen = [_study(entry, settings or {}, train) for entry in studies]
+    for study in chosen:
+        check_inputs(study, network, samples)  # before the folder is made
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
     try:
         for number, study in enumerate(chosen):

@@ -122,6 +122,7 @@ def _study_command(name: str) -> Any:
     def body(network: str, *, samples: str | None, out: str | None, json: bool, **given: Any) -> None:
         from netopsy.case import Case
         from netopsy.examination import run_study
+        from netopsy.studies.study import check_inputs
 
         chosen = {key: value for key, value in given.items() if key in plain}
         if cls.takes_features and is_features(network):
@@ -130,6 +131,7 @@ def _study_command(name: str) -> Any:
             cls(**chosen)  # a mistake in a setting is said before the network and images are loaded
             subject, shown = load_subject(network, given), load_images(samples, given)
             study = cls(**chosen, **{field: load_further(field, samples, given) for field in images})
+        check_inputs(study, subject, shown)  # before the folder is made
         with progress() as show:
             case = Case(out) if out else None
             result = run_study(study, subject, shown, case, show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 import warnings
@@ -58,13 +59,24 @@ def _attempts(
     for batch, ways in _WAYS:
         example = torch.zeros(batch, *input_shape, **options)
         try:
-            with torch.no_grad(), _separate_attention(), warnings.catch_warnings():
+            with torch.no_grad(), _separate_attention(), _no_log(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), **ways)
         except Exception as error:
             reasons.append(error)
             continue
         yield program
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """torch logs tracebacks of what it cannot export, and the next way may well work."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from netopsy.engine.features import Features
-from netopsy.errors import SettingsError
+from netopsy.errors import SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.provenance import provenance
 from netopsy.result import Result
@@ -57,6 +57,15 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
 
     network: or Features, for a study that takes them; these bring their own labels, and samples is None.
     """
+    check_inputs(study, network, samples)
+    begun = time.monotonic()
+    result = study.run(network, samples)  # type: ignore[arg-type]
+    result.provenance = origin(network, samples, time.monotonic() - begun)
+    return result
+
+
+def check_inputs(study: Study, network: Network | Features, samples: Samples | None) -> None:
+    """Raise SettingsError or SamplesError where `study` cannot run on what is given."""
     extra = {name: value for name in image_fields(type(study)) if (value := getattr(study, name)) is not None}
     for name, value in extra.items():
         if not isinstance(value, Samples):
@@ -78,10 +87,19 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
         for images in (samples, *extra.values()):
             if images is not None and not study.own_classes:
                 images.check(network.classes)
-    begun = time.monotonic()
-    result = study.run(network, samples)  # type: ignore[arg-type]
-    result.provenance = origin(network, samples, time.monotonic() - begun)
-    return result
+        if study.needs_train and samples is not None:
+            _same_classes(extra["train"], samples)
+
+
+def _same_classes(train: Samples, samples: Samples) -> None:
+    """Raise SamplesError where a class has another number in the images to train on than in the samples."""
+    number = {name: i for i, name in enumerate(samples.classes)}
+    for i, name in enumerate(train.classes):
+        if number.get(name, i) != i:
+            raise SamplesError(
+                f"class '{name}' has label {i} in {train.name} and {number[name]} in {samples.name}; number the classes "
+                "alike in both, with the same list of class names."
+            )
 
 
 def origin(network: Network | Features, samples: Samples | None, seconds: float) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def compress(
     start, seed: of the k-means. kept: the other values "exact" or in "float16". coder: "ans" or "huffman".
     `load_network(out)` gives the network back, `account(out)` the table of what each layer takes.
     """
+    if seed < 0:
+        raise SettingsError(f"seed {seed} is out of range; give a whole number from 0.")
     densities, widths = densities_of(network.layers, density), bits_of(network.layers, bits)
     masks = masks_at(network, densities)
     shared = share_layers(network, masks, widths, start=start, seed=seed)

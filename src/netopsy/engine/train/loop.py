@@ -134,9 +134,9 @@ class Trainer:
                 rate = rate_at(self.recipe, done + at, self.steps, losses)
                 totals += self._step(step.images, step.labels, step.size, rate)
                 if at % _LOOK == 0 or at == self.steps - 1:
-                    self._look(totals[0], epoch, rate)
+                    self._look(totals[0], epoch)
                     self.report(done + at + 1, self.steps * self.recipe.epochs)
-        self._look(torch.stack(torch._foreach_norm([p.detach() for p in self.module.parameters()])).sum(), epoch, rate)
+        self._look(torch.stack(torch._foreach_norm([p.detach() for p in self.module.parameters()])).sum(), epoch)
         loss, right = (self.fabric.all_reduce(totals, reduce_op="sum") / n).tolist()
         row = {"epoch": epoch + 1, "rate": rate, "loss": loss, "top1": right}
         row |= self.fabric.broadcast(self._validate())
@@ -163,15 +163,15 @@ class Trainer:
         self.constraints.apply()
         return torch.stack([loss.detach().double(), hits(outputs, labels).double()])
 
-    def _look(self, value: Tensor, epoch: int, rate: float) -> None:
+    def _look(self, value: Tensor, epoch: int) -> None:
         """Raise SettingsError, in all processes at once, where the loss or a weight is no longer finite."""
         held = value.detach().double().clone()  # a sum over processes is taken in place
         if math.isfinite(self.fabric.all_reduce(held, reduce_op="sum").item()):
             return
         kept = "" if self.job.path is None or not epoch else f" The state after epoch {epoch} is kept."
         raise SettingsError(
-            f"training diverged in epoch {epoch + 1}: the loss or a weight is NaN or infinite. The rate {rate:.4g} is "
-            f"too high; try {rate / 10:.2g}, or some epochs of warmup.{kept}"
+            f"training diverged in epoch {epoch + 1}: the loss or a weight is NaN or infinite. The learning rate "
+            f"{self.recipe.rate:.4g} is too high; try {self.recipe.rate / 10:.2g}.{kept}"
         )
 
     @torch.no_grad()
