@@ -65,6 +65,8 @@ def test_compress_prints_the_table_of_the_layers(tmp_path: Path, capsys: pytest.
         ("compress {lenet}", "--out"),
         ("compress netopsy:nosuch --out {tmp}/a.netopsy.safetensors", "nearest"),
         ("expand {file} --out {file}", "exists"),
+        ("compress {lenet} --out {tmp}/a.netopsy.safetensors --start random --seed -1", "whole number from 0"),
+        ("expand {file} --out {file} --force", "give another name that ends in .safetensors"),
         ("expand {file} --out {tmp}/b.pt", "must end in .safetensors"),
         ("expand {tmp} --out {tmp}/b.safetensors", "is a folder"),
         ("expand {tmp}/none.netopsy.safetensors --out {tmp}/b.safetensors", "does not exist"),

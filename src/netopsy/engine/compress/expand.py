@@ -29,7 +29,7 @@ def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]
     if target is not None and target.name.lower().endswith(SUFFIX):
         raise SettingsError(
             f"'{out}' ends in {SUFFIX}, as compressed files do, and an expanded one is none; "
-            f"give another name that ends in .safetensors."
+            "give another name that ends in .safetensors."
         )
     read = read_compressed(path)
     state = {name: _tensor(value) for name, value in read.state().items()}
