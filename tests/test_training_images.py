@@ -146,6 +146,9 @@ def test_a_study_that_trains_the_network_wants_training_images(network, samples,
     for name in list(STUDIES):
         if name not in ("retrain", "strict"):
             monkeypatch.delitem(STUDIES, name)
+    with pytest.raises(SettingsError, match="give images to train on"):
+        examine(network, samples, studies=["strict", "retrain"], out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     assert examine(network, samples, out=tmp_path / "a").names == ["strict"]
     assert examine(network, samples, train=train, out=tmp_path / "b").names == ["strict", "retrain"]
 

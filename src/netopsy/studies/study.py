@@ -97,8 +97,8 @@ def _same_classes(train: Samples, samples: Samples) -> None:
     for i, name in enumerate(train.classes):
         if number.get(name, i) != i:
             raise SamplesError(
-                f"class '{name}' has label {i} in {train.name} and {number[name]} in {samples.name}; number the classes "
-                "alike in both, with the same list of class names."
+                f"class '{name}' has label {i} in {train.name} and {number[name]} in {samples.name}; "
+                "number the classes alike in both, by the same list of class names."
             )
 
 
