@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -229,6 +231,25 @@ def test_labels_of_several_classes_are_learned_by_binary_cross_entropy() -> None
     assert row["validation_loss"] == pytest.approx(own["loss"]) and row["validation_top1"] == pytest.approx(own["top1"])
     history = fit(network, several, replace(SHORT, epochs=15, rate=0.2))
     assert history.table["loss"][-1] < 0.8 * history.table["loss"][0]
+
+
+def test_lightning_says_nothing_also_when_it_is_first_imported(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "lightning_fabric"]:
+        monkeypatch.delitem(sys.modules, name)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("lightning_fabric")
+    logger.addHandler(handler)
+    try:
+        fit(tiny(norm=False), samples, replace(SHORT, epochs=1, precision="bfloat16"))
+        assert not said
+        logger.info("heard")
+        assert said == ["heard"]
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_bfloat16_trains_nearly_as_float32(samples: Samples) -> None:

@@ -18,10 +18,18 @@ from netopsy.engine.compress.prune import keep_share
 from netopsy.engine.compress.share import share
 from netopsy.engine.train import Recipe, checkpoint, fit
 from netopsy.errors import SettingsError
+from reference_train import Tiny
 from test_train import SHORT, noise, same, tiny, weights
 
 # killed at the first step of the third epoch
 RECIPE = Recipe(epochs=4, batch_size=6, rate=0.01, augment="crop+flip", pad=2, schedule="cosine", weight_decay=0.01)
+
+
+class Doubled(Tiny):
+    """The same weights, and another function of them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
 
 
 def everything() -> tuple[Network, Samples, dict[str, Any]]:
@@ -73,6 +81,31 @@ def test_interrupted_it_keeps_the_last_epoch_and_complete_it_is_not_repeated(tmp
         reports.clear()
         assert same(whole, fit(network, samples, recipe))
     assert not reports
+    held = checkpoint.load(path)
+    assert set(held) == {"module", "tables", "rows"} and len(held["rows"]) == 3
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_begun_anew(tmp_path: Path) -> None:
+    network, samples, recipe = tiny(), noise(), replace(SHORT, epochs=1)
+    with workspace(tmp_path):
+        whole = fit(network, samples, recipe)
+        (path,) = tmp_path.iterdir()
+        checkpoint.save(path, checkpoint.load(path) | {"rows": []})
+        assert same(whole, fit(network, samples, recipe))
+
+
+def test_a_copy_with_other_weights_exports_no_graph_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, samples, recipe = tiny(), noise(), replace(SHORT, epochs=1)
+    other = network.with_tensors({"fc.bias": torch.ones(5)})
+    alone = Network("alone", other.module, other.preprocessing)
+    assert network.layers and alone.structure == network.structure and alone.layers == network.layers
+    monkeypatch.setattr("netopsy.network.network.export_graph", lambda *given: pytest.fail("exported"))
+    copied = network.with_tensors({"fc.bias": torch.ones(5)})
+    assert copied.structure == alone.structure and copied.layers == alone.layers
+    with workspace(tmp_path):
+        fit(network, samples, recipe)
+        fit(copied, samples, recipe)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_checkpoint_of_anything_else_or_damaged_is_not_taken_up(tmp_path: Path) -> None:
@@ -84,7 +117,8 @@ def test_a_checkpoint_of_anything_else_or_damaged_is_not_taken_up(tmp_path: Path
         mask["fc.weight"][0, 0] = False
         fit(network, samples, recipe, masks=mask)
         fit(network, samples, recipe, frozen=("conv",))
-        assert len(list(tmp_path.glob("fit-*.pt"))) == 4
+        fit(Network("tiny", Doubled(True, 0.0), network.preprocessing).with_tensors(network.tensors), samples, recipe)
+        assert len(list(tmp_path.glob("fit-*.pt"))) == 5
         for path in tmp_path.iterdir():
             path.write_bytes(path.read_bytes()[:-100])
         assert same(first, fit(network, samples, recipe))
@@ -92,7 +126,12 @@ def test_a_checkpoint_of_anything_else_or_damaged_is_not_taken_up(tmp_path: Path
 
 def test_the_momentum_of_pruned_weights_is_zero(tmp_path: Path) -> None:
     network, mask = tiny(), keep_share(tiny().tensors["fc.weight"], 0.5)
-    with workspace(tmp_path):
+
+    def interrupt(label: str, done: int, total: int) -> None:
+        if done == total:  # the checkpoint of a complete training has no momentum
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path, interrupt):
         fit(network, noise(), replace(SHORT, weight_decay=0.1), masks={"fc.weight": mask})
     (path,) = tmp_path.iterdir()
     buffers = [s["momentum_buffer"] for s in checkpoint.load(path)["optimizer"]["state"].values()]

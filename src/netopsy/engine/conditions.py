@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +16,7 @@ def conditions(network: Network, samples: Samples | None = None) -> dict[str, An
     """Digests of the network's weights and graph and of the samples, the preprocessing, and the versions."""
     return {
         "network": network.digest,
-        "graph": hashlib.sha256(network.graph.code.encode()).hexdigest(),
+        "graph": network.structure,
         "preprocessing": asdict(network.preprocessing),
         "samples": None if samples is None else samples.digest,
         "versions": {"netopsy": __version__, "torch": torch.__version__},

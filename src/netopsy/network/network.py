@@ -17,6 +17,15 @@ from netopsy.network.layers import Layer, find_layers
 from netopsy.network.preprocessing import Preprocessing
 
 
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and bytes of `tensors`, in the order of their names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 class Network:
     """A trained network, its preprocessing and where it came from.
 
@@ -37,6 +46,11 @@ class Network:
     def graph(self) -> fx.GraphModule:
         """The forward pass as a graph of functional ATen operators with a dynamic batch."""
         return export_graph(self.module, self.preprocessing.input_shape)
+
+    @cached_property
+    def structure(self) -> str:
+        """SHA-256 over the graph's code: what is computed, whatever the weights."""
+        return hashlib.sha256(self.graph.code.encode()).hexdigest()
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
@@ -69,7 +83,7 @@ class Network:
     def to(self, place: torch.device | str | torch.dtype) -> Network:
         """Move the module to a device or type; the graph, which names both, is exported again when next asked for."""
         self.module.to(place)
-        for name in ("graph", "nodes", "layers", "output", "digest"):
+        for name in ("graph", "structure", "nodes", "layers", "output", "digest"):
             self.__dict__.pop(name, None)
         return self
 
@@ -89,12 +103,8 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, shapes, types and bytes of all parameters and buffers."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.tensors.items()):
-            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return total.hexdigest()
+        """`digest_of` all parameters and buffers."""
+        return digest_of(self.tensors)
 
     def node(self, name: str) -> fx.Node:
         """The node called `name`; a layer's name gives its first call, a module's path the last operation inside."""
@@ -135,7 +145,10 @@ class Network:
         with torch.no_grad():
             for key, value in tensors.items():
                 own[key].copy_(value)
-        return Network(name or self.name, module, self.preprocessing, dict(self.provenance))
+        copied = Network(name or self.name, module, self.preprocessing, dict(self.provenance))
+        # known of this one, true of the copy: an export takes seconds
+        copied.__dict__ |= {key: self.__dict__[key] for key in ("structure", "layers") if key in self.__dict__}
+        return copied
 
     def __repr__(self) -> str:
         return f"Network({self.name}, {self.parameters:,} parameters, input {self.preprocessing.input_shape})"

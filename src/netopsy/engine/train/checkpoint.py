@@ -1,4 +1,9 @@
-"""The state of a training after an epoch, written whole or not at all."""
+"""The state of a training after an epoch, written whole or not at all.
+
+module, tables   what is trained, by name
+rows             of the history, one an epoch
+optimizer        its state; not in that of a complete training, which has no further use for it
+"""
 
 from __future__ import annotations
 
@@ -27,6 +32,6 @@ def load(path: Path | None) -> State | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state if {"module", "optimizer", "tables", "rows"} <= state.keys() else None
+        return state if {"module", "tables", "rows"} <= state.keys() else None
     except Exception:  # a cut or foreign file raises any of a dozen
         return None

@@ -56,7 +56,7 @@ def fit(
 
     In a `workspace` with a folder a checkpoint is written after each epoch, whole or not at all; the same training, run
     again, goes on after it and ends with the same weights bit for bit (on the CPU with as many threads; a GPU may
-    round differently). One that is complete is not repeated.
+    round differently). One that is complete is not repeated, and its checkpoint holds no more than the outcome.
 
     With several devices each takes its share of every batch and gradients are averaged, so that the outcome is that of
     one device up to rounding; batch norm takes its statistics over a device's share, and the first device's running
@@ -126,10 +126,10 @@ def _classes(network: Network) -> int:
 
 def _launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
     """The state after the training, in this process or in others."""
-    with _quiet():
-        from lightning_fabric import Fabric
-        from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
+    with _quiet():
         how: dict[str, Any] = {
             "accelerator": device.type,
             "precision": "bf16-mixed" if job.recipe.precision == "bfloat16" else "32-true",
@@ -180,7 +180,7 @@ def _work(fabric: Any, *, job: Job) -> str | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the notes of lightning out of what a user sees."""
+    """Keep the notes of lightning out of what a user sees; once it is imported, which sets the level anew."""
     logger = logging.getLogger("lightning_fabric")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 
 from netopsy.errors import SettingsError
@@ -15,7 +13,8 @@ def fresh(network: Network, seed: int) -> Network:
 
     Errors: SettingsError where a parameter belongs to a module that has none.
     """
-    module = copy.deepcopy(network.module)
+    copied = network.with_tensors({})
+    module = copied.module
     drawn: set[str] = set()
     with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -30,6 +29,5 @@ def fresh(network: Network, seed: int) -> Network:
             f"{network.name} cannot be drawn anew: nothing says how {left[0]} begins; load it with weights='random' "
             "and take its weights as they are."
         )
-    return Network(
-        network.name, module, network.preprocessing, {**network.provenance, "weights": "random", "seed": seed}
-    )
+    copied.provenance |= {"weights": "random", "seed": seed}
+    return copied

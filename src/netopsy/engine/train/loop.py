@@ -83,19 +83,22 @@ class Trainer:
         return state
 
     def state(self) -> State:
-        """What is trained, and all that going on needs."""
-        return {
+        """What is trained, and until the last epoch all that going on needs."""
+        state: State = {
             "module": {name: value.detach().cpu() for name, value in self.module.state_dict().items()},
             "tables": {name: table.entries.detach().cpu() for name, table in self.constraints.tables.items()},
-            "optimizer": self.optimizer.state_dict(),
             "rows": list(self.rows),
         }
+        if len(self.rows) < self.recipe.epochs:
+            state["optimizer"] = self.optimizer.state_dict()
+        return state
 
     def _take_up(self, state: State | None) -> None:
-        if state is None:
+        if state is None or (len(state["rows"]) < self.recipe.epochs and "optimizer" not in state):
             return
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.rows = list(state["rows"])
         with torch.no_grad():
             for name, entries in state["tables"].items():
