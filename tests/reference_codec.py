@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,3 +65,19 @@ def entropy_bytes(symbols: np.ndarray) -> float:
     """Order-0 entropy of all symbols together, in bytes."""
     share = np.unique(symbols, return_counts=True)[1] / max(1, symbols.size)
     return float(-(share * np.log2(share)).sum() * symbols.size / 8)
+
+
+def huffman_bits(counts: np.ndarray) -> int:
+    """Bits that symbols seen `counts` (k,) times take in a Huffman code (Huffman, 1952), its table not counted.
+
+    The sum of all inner nodes of the tree: no code word is as long as it is deep there, so no limit applies. A single
+    symbol takes none.
+    """
+    heap = [int(count) for count in np.asarray(counts).reshape(-1) if count > 0]
+    heapq.heapify(heap)
+    bits = 0
+    while len(heap) > 1:
+        joined = heapq.heappop(heap) + heapq.heappop(heap)
+        bits += joined
+        heapq.heappush(heap, joined)
+    return bits

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from netopsy.codec import SharedTensor, read_compressed, sizes, write_compressed
-from netopsy.codec.huffman import huffman_bits
 from netopsy.codec.relative import relative
-from reference_codec import entropy_bytes
+from reference_codec import entropy_bytes, huffman_bits
 
 FIRES = [(96, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256)]
 FIRES += [(512, 64, 256)]

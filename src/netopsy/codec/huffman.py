@@ -6,8 +6,6 @@ a reader takes a symbol of every lane at each step.
 
 from __future__ import annotations
 
-import heapq
-
 import numpy as np
 
 from netopsy.codec.damage import Damage
@@ -18,22 +16,6 @@ LONGEST = 15
 LANE = 1024
 PIECE = 128 * LANE
 ABREAST = 4096
-
-
-def huffman_bits(counts: ARRAY) -> int:
-    """Bits that symbols seen `counts` (k,) times take in a Huffman code (Huffman, 1952), its table not counted.
-
-    The sum of all inner nodes of the tree: no code word is as long as it is deep there, so no limit applies. A single
-    symbol takes none.
-    """
-    heap = [int(count) for count in np.asarray(counts).reshape(-1) if count > 0]
-    heapq.heapify(heap)
-    bits = 0
-    while len(heap) > 1:
-        joined = heapq.heappop(heap) + heapq.heappop(heap)
-        bits += joined
-        heapq.heappush(heap, joined)
-    return bits
 
 
 def code_lengths(counts: ARRAY, longest: int = LONGEST) -> ARRAY:

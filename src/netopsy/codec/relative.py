@@ -13,6 +13,7 @@ from netopsy.codec.shared import ARRAY, SharedTensor
 from netopsy.errors import SettingsError
 
 WIDTHS = (3, 4, 5, 8)
+"""Bits of a gap that Han et al. use."""
 
 
 def relative(shared: SharedTensor, width: int) -> tuple[ARRAY, ARRAY]:
@@ -40,7 +41,7 @@ def relative(shared: SharedTensor, width: int) -> tuple[ARRAY, ARRAY]:
 def encode_relative(shared: SharedTensor, width: int | None = None) -> tuple[bytes, bytes]:
     """The streams of the positions and of the codes.
 
-    width: bits of a gap; None for the best of 3, 4, 5, 8 and of no gaps at all, where zero is a code like any other.
+    width: bits of a gap; None for the best of `WIDTHS` and of no gaps at all, where zero is a code like any other.
     """
     entries = len(shared.table)
     tries = []

@@ -6,13 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from netopsy.codec.file import read_compressed, sizes
+from netopsy.codec.relative import WIDTHS, relative
 from netopsy.codec.shared import SharedTensor
-
-GAPS = (3, 4, 5, 8)
-"""Bits of a relative index that Han et al. use; the cheapest of them is what a layer takes before entropy coding."""
 
 OTHER, HEADER, ALL = "kept as they are", "header", "all"
 
@@ -40,13 +38,11 @@ def account(path: str | Path) -> pl.DataFrame:
 
     weights, kept, kept_share: values, and those that are not zero. entries: of the table, 0.0 included.
     code_bits, gap_bits: before entropy coding, of each kept weight: log2 of the entries that are not 0.0, rounded up,
-    and the relative index of the `GAPS` that is cheapest with its filler entries; bits_before: their sum.
+    and the relative index of the `WIDTHS` that is cheapest with its filler entries; bits_before: their sum.
     code_bits_after, gap_bits_after, bits_after: in the file, of each kept weight.
     float32: bytes at 4 a value. bytes: in the file, table included; they sum to the file's size, in the row `all`.
     share: bytes of float32. ratio: its inverse. A tensor that a state dict holds under several names counts once.
     """
-    from netopsy.codec import read_compressed, sizes
-
     shared = read_compressed(path).shared
     rows, other, header = [], [], 0
     for row in sizes(path):
@@ -102,18 +98,16 @@ def bits_before(shared: SharedTensor) -> tuple[float, float]:
 
 
 def gap_cost(shared: SharedTensor, width: int) -> tuple[float, float]:
-    """Bits of value and of relative index for each kept weight, with a value of `width` bits and the best of `GAPS`.
+    """Bits of value and of relative index for each kept weight, with a value of `width` bits and the best of `WIDTHS`.
 
     A gap of n bits reaches 2 ** n positions on; a longer one takes a filler, an entry with a value and a gap of its own
     (Han et al., Figure 2). A tensor without zeros needs no gaps.
     """
     if shared.zero is None or not shared.kept:
         return float(width), 0.0
-    places = np.flatnonzero(shared.codes != shared.zero)
-    skipped = np.diff(places, prepend=-1) - 1
-    entries = {bits: len(places) + int((skipped >> bits).sum()) for bits in GAPS}
-    best = min(GAPS, key=lambda bits: entries[bits] * (width + bits))
-    return width * entries[best] / len(places), best * entries[best] / len(places)
+    entries = {bits: len(relative(shared, bits)[0]) for bits in WIDTHS}
+    best = min(WIDTHS, key=lambda bits: entries[bits] * (width + bits))
+    return width * entries[best] / shared.kept, best * entries[best] / shared.kept
 
 
 def _cost(before: int, after: int) -> dict[str, Any]:

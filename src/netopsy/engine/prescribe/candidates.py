@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
-from netopsy.engine.prescribe.cells import TABLE_ENTRY, Cells, Line
+from netopsy.engine.prescribe.cells import Cells, Line
 from netopsy.engine.prescribe.compensate import Rounder
 
 Tables = Literal["uniform", "kmeans"]
@@ -67,7 +67,7 @@ def _counted(kind: str, shared: SharedTensor, noise: float, cells: Cells | None)
     share = counts[counts > 0] / counts.sum()
     bits = float(-(share * np.log2(share)).sum()) + 0.0
     size = len(shared.codes)
-    total = bits * size / 8 + TABLE_ENTRY * len(shared.table)
+    total = bits * size / 8 + 4 * len(shared.table)
     return Candidate(kind, total, noise, shared.kept / size, len(shared.table), bits, cells)
 
 
@@ -76,7 +76,7 @@ def _uniform(line: Line) -> list[Cells]:
 
 
 def _kmeans(line: Line, density: float) -> list[Cells]:
-    room = [k for k in ENTRIES if TABLE_ENTRY * k <= 2 * line.size]
+    room = [k for k in ENTRIES if 4 * k <= 2 * line.size]
     return [line.kmeans(share * density, k) for share in DENSITIES for k in room]
 
 

@@ -16,31 +16,14 @@ from netopsy.engine.prescribe.knapsack import lower_hull
 
 FLOATS = NDArray[np.float64]
 ROUNDS = 8
-TABLE_ENTRY = 4  # bytes
 
 
 @dataclass(frozen=True)
 class Cells:
-    """thresholds: float64 (k - 1,), ascending. table: float64 (k,), the value that each cell takes; one of them is 0.0.
-
-    counts: values in each cell. distortion: mean squared error.
-    """
+    """thresholds: float64 (k - 1,), ascending. table: float64 (k,), the value of each cell; one of them is 0.0."""
 
     thresholds: FLOATS
     table: FLOATS
-    counts: NDArray[np.int64]
-    distortion: float
-
-    @property
-    def bits(self) -> float:
-        """Order-0 entropy of the codes in bits a value: positions and codes together."""
-        share = self.counts[self.counts > 0] / self.counts.sum()
-        return float(-(share * np.log2(share)).sum()) + 0.0
-
-    @property
-    def bytes(self) -> float:
-        """Of the codes and of the table."""
-        return self.bits * float(self.counts.sum()) / 8 + TABLE_ENTRY * len(self.table)
 
     def nearest(self, values: FLOATS) -> FLOATS:
         """The value of each value's cell, of the same shape."""
@@ -58,27 +41,20 @@ class Line:
     def __init__(self, values: NDArray[np.float32]) -> None:
         self.values = np.sort(values.reshape(-1).astype(np.float64))
         self.sums = np.concatenate([[0.0], np.cumsum(self.values)])
-        self.squares = np.concatenate([[0.0], np.cumsum(self.values**2)])
         used = np.count_nonzero(self.values)
         self.size = len(self.values)
-        self.rms = float(np.sqrt(self.squares[-1] / used)) if used else 0.0  # of the values that are not zero
-
-    @property
-    def power(self) -> float:
-        """Mean square."""
-        return float(self.squares[-1]) / max(1, self.size)
+        self.rms = float(np.sqrt((self.values**2).sum() / used)) if used else 0.0  # of the values that are not zero
 
     def cells(self, thresholds: FLOATS, zero: int) -> Cells:
         """The cells between ascending thresholds, each with the mean of its values; cell `zero` takes 0.0."""
         edges = np.concatenate([[0], np.searchsorted(self.values, thresholds, side="left"), [self.size]])
-        counts, sums, squares = np.diff(edges), self.sums[edges], self.squares[edges]
-        means = np.diff(sums) / np.maximum(counts, 1)
+        counts = np.diff(edges)
+        means = np.diff(self.sums[edges]) / np.maximum(counts, 1)
         means[zero] = 0.0
-        error = np.diff(squares) - 2 * means * np.diff(sums) + counts * means**2
         kept = (counts > 0) | (np.arange(len(counts)) == zero)
         # an empty cell joins its neighbour on the side of zero
         left = [thresholds[i] for i in range(len(thresholds)) if kept[i + 1 if i >= zero else i]]
-        return Cells(np.array(left), means[kept], counts[kept], float(np.maximum(error, 0).sum()) / self.size)
+        return Cells(np.array(left), means[kept])
 
     def uniform(self, step: float, pull: float) -> Cells:
         """Multiples of `step`, with thresholds that weigh error against bits.
