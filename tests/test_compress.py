@@ -242,7 +242,7 @@ def test_masks_pruned_in_two_steps_are_those_of_one(network: Network) -> None:
         ({"bits": 0.5}, SettingsError, "1 to 12"),
         ({"density": 0.5, "bits": "conv=4"}, SettingsError, "first is pruned but has no bits"),
         ({"start": "middle"}, SettingsError, "dp, linear, density, random"),
-        ({"kept": "float8"}, SettingsError, "exact or float16"),
+        ({"kept": "float8"}, SettingsError, "exact, float16"),
         ({"coder": "zip"}, SettingsError, "huffman"),
     ],
 )

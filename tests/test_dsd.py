@@ -147,7 +147,8 @@ def test_fresh_weights_are_drawn_by_the_seed_alone() -> None:
 
 
 def test_a_case_keeps_the_network_and_is_not_run_again(tmp_path: Path) -> None:
-    network, train = load_network("netopsy:digits-a"), load_samples("digits", split="train", count=100)
+    network = load_network("netopsy:lenet5", weights="random", seed=1)
+    train = load_samples("digits", split="train", count=100)
     samples = load_samples("digits", count=60)
     study = Dsd(train=train, epochs=(1, 1, 1), repeats=1, batch_size=50)
     case = examine(network, samples, studies=[study], out=tmp_path)
@@ -165,8 +166,10 @@ def test_a_case_keeps_the_network_and_is_not_run_again(tmp_path: Path) -> None:
     [
         ({"epochs": (1, 1)}, "three numbers"),
         ({"epochs": (1, 0, 1)}, "three numbers"),
-        ({"start": "given"}, "trained or random"),
-        ({"baseline": "none"}, "phases or single"),
+        ({"start": "given"}, "trained, random"),
+        ({"baseline": "none"}, "phases, single"),
+        ({"schedule": "plateau"}, "constant, step"),
+        ({"dtype": "float8"}, "dtype 'float8'"),
         ({"repeats": 0}, "repeats 0"),
         ({"last_rate": 0.0}, "last_rate"),
         ({"rate": -1.0}, "rate"),

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, prescribe
 from netopsy.codec import read_compressed
+from netopsy.engine.compress.measure import measured
 from netopsy.engine.edits import Replace, Variant
+from netopsy.engine.prescribe.candidates import candidates
+from netopsy.engine.prescribe.compensate import Rounder
+from netopsy.engine.prescribe.joint import Joint
+from netopsy.engine.prescribe.knapsack import Allocation
 from netopsy.engine.prescribe.parting import part
 from netopsy.engine.sweep import sweep
 from netopsy.errors import NetworkError, SamplesError, SettingsError
@@ -122,6 +127,23 @@ def test_weights_of_few_values_cost_nothing(samples: Samples) -> None:
     assert result.tables["layers"]["noise"].head(2).max() < 0.01  # type: ignore[operator]
 
 
+def test_a_layer_kept_as_it_is_is_measured_as_it_is_stored() -> None:
+    torch.manual_seed(3)
+    net, _ = small(nn.Flatten(), nn.Linear(108, 20, bias=False), nn.ReLU(), nn.Linear(20, 4, bias=False))
+    rounders = {layer.name: Rounder(net.tensors[layer.weight].detach().numpy()) for layer in net.layers}
+    choices = {name: candidates(rounder, "uniform", 2) for name, rounder in rounders.items()}
+    for chosen in (0, -1):
+        pick = {name: range(len(own))[chosen] if name == "1" else 0 for name, own in choices.items()}
+        joint = Joint(net, net.layers, rounders, choices, "float16", "x")
+        allocation = Allocation(pick, 0.0, 0.0)
+        edit = joint.variant(allocation, {}).edit
+        assert isinstance(edit, Replace)
+        given = edit.function(net.tensors)
+        stands = measured(net, joint.shared(allocation), "float16")
+        for name, value in stands.tensors.items():
+            assert torch.equal(given[name].to(value), value), name
+
+
 def test_a_grouped_network_and_kmeans_tables_are_treated() -> None:
     torch.manual_seed(1)
     net, noise = small(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Flatten(), nn.Linear(128, 4))
@@ -145,7 +167,8 @@ def test_a_network_without_layers_gets_a_finding_and_no_file() -> None:
     net, noise = small(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3), classes=3)
     result = prescribe(net, noise)
     assert "no convolution or linear layer" in result.findings[0] and not result.artifacts
-    assert obstacles(net, "prescribe") == "It has no convolution or linear layer with a weight."
+    for study in ("prescribe", "compression", "dsd"):
+        assert obstacles(net, study) == "It has no convolution or linear layer with a weight."
 
 
 class Map(nn.Module):
@@ -161,7 +184,8 @@ def test_outputs_that_are_no_scores_are_refused() -> None:
     net, noise = small(Map())
     with pytest.raises(NetworkError, match="one score a class"):
         prescribe(net, noise)
-    assert "not one score a class" in str(obstacles(net, "prescribe"))
+    for study in ("prescribe", "compression", "dsd"):
+        assert "not one score a class" in str(obstacles(net, study))
 
 
 @pytest.mark.parametrize(
@@ -169,8 +193,8 @@ def test_outputs_that_are_no_scores_are_refused() -> None:
     [
         ({"budget": -1.0}, "budget"),
         ({"budget": float("nan")}, "budget"),
-        ({"tables": "huffman"}, "uniform or kmeans"),
-        ({"kept": "int8"}, "float16 or exact"),
+        ({"tables": "huffman"}, "uniform, kmeans"),
+        ({"kept": "int8"}, "exact, float16"),
         ({"probes": 0}, "probes"),
         ({"seed": -1}, "seed"),
     ],

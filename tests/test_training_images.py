@@ -153,6 +153,29 @@ def test_a_study_that_trains_the_network_wants_training_images(network, samples,
     assert examine(network, samples, train=train, out=tmp_path / "b").names == ["strict", "retrain"]
 
 
+def test_classes_numbered_otherwise_in_the_training_images_are_refused(network, samples) -> None:
+    x, y = np.zeros((3, 8, 8), np.uint8), np.arange(3)
+    with pytest.raises(SamplesError, match="class '1' has label 0 in arrays and 1 in digits"):
+        study_function("retrain")(network, samples, train=load_samples((x, y), classes=["1", "2", "7"]))
+    study_function("retrain")(network, samples, train=load_samples((x, y), classes=["0", "one", "two"]))
+
+
+def test_a_precision_of_the_scores_is_no_precision_of_the_training(network, samples, train, monkeypatch) -> None:
+    """`examine --precision 0.5` hands the setting to every study that has one of that name."""
+    made: list[Study] = []
+    monkeypatch.setattr("netopsy.examination.run_study", lambda study, *given: made.append(study))
+    examine(network, samples, train=train, settings={"seed": 1, "precision": 0.5})
+    assert [study.name for study in made] == list(STUDIES)
+    assert {study.precision for study in made if hasattr(study, "precision")} == {0.5}
+    trained = {
+        study.name: study.recipe(0) if study.name == "dsd" else study.recipe()
+        for study in made
+        if study.needs_train and hasattr(study, "recipe")
+    }
+    assert set(trained) == {"compression", "dsd"}
+    assert {recipe.precision for recipe in trained.values()} == {"float32"}
+
+
 def test_classes_are_checked_against_the_network_unless_they_are_the_studys_own(network) -> None:
     foreign = load_samples((np.zeros((24, 32, 32), np.uint8), np.arange(24)), classes=[str(i) for i in range(24)])
     assert study_function("probe")(network, foreign, train=foreign).findings

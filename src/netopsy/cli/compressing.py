@@ -53,12 +53,13 @@ def expand_options() -> list[o.Option]:
 
 
 def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -> None:
+    from netopsy.codec.file import SUFFIX
     from netopsy.engine.compress.account import account
-    from netopsy.engine.compress.save import ENDING, destination
+    from netopsy.engine.compress.save import destination
     from netopsy.engine.compress.stages import compress as write
     from netopsy.engine.workspace import workspace
 
-    destination(out, ENDING, force=force)
+    destination(out, SUFFIX, force=force)
     settings = {name: given[name] for name in ("density", "bits", "start", "kept", "coder", "seed")}
     subject = load_subject(network, given)
     with progress() as show, workspace(None, show):

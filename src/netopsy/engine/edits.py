@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from netopsy.errors import EditError, nearest
+from netopsy.network.network import Network, digest_of
 
 Tensors = Mapping[str, Tensor]
 Function = Callable[[Tensors], dict[str, Tensor]]
@@ -43,6 +44,17 @@ class Shift:
 
 
 Edit = Replace | Shift
+
+
+def replacement(network: Network, tensors: Tensors) -> Replace | None:
+    """The edit that gives the network the values `tensors`, by name; None where none of them differs from its own.
+
+    Names that the network has not are passed over: a state dict may hold tied weights under several.
+    """
+    own = network.tensors
+    here = {name: value.detach().to(own[name]) for name, value in tensors.items() if name in own}
+    changed = {name: value for name, value in here.items() if not torch.equal(value, own[name])}
+    return Replace(tuple(changed), lambda _: dict(changed), digest_of(changed)) if changed else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a compressed file back to an ordinary state dict."""
+"""From a compressed file back to an ordinary state dict, and ordinary files of networks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from netopsy.codec.file import SUFFIX, read_compressed
+from netopsy.engine.compress.describe import aliases, describe
 from netopsy.engine.compress.save import destination
 from netopsy.errors import SettingsError
+from netopsy.network.network import Network
 from netopsy.network.options import FIELDS
 
 
@@ -23,8 +27,6 @@ def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]
     write it to as well, with metadata from which `load_network(out)` builds the network; one that is there is replaced.
     Raises WeightsError where `path` is missing or damaged, SettingsError where `out` cannot be written.
     """
-    from netopsy.codec import read_compressed
-
     target = None if out is None else destination(out, ".safetensors", force=True)
     if target is not None and target.name.lower().endswith(SUFFIX):
         raise SettingsError(
@@ -39,6 +41,14 @@ def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]
     if target is not None:
         _write(state, target, read.metadata)
     return state
+
+
+def save_network(network: Network, path: Path) -> Path:
+    """Write the state dict of `network` to the .safetensors file `path`, with what `load_network(path)` needs."""
+    again = aliases(network.module)
+    state = {name: value for name, value in network.module.state_dict().items() if name not in again}
+    _write(state, path, describe(network))
+    return path
 
 
 def _tensor(value: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
@@ -56,12 +66,11 @@ def _tied(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
-    import safetensors.torch
-
     said = {key: metadata[key] for key in ("architecture", "options", *FIELDS) if key in metadata}
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        safetensors.torch.save_file({name: value.clone() for name, value in state.items()}, part, metadata=said)
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+        safetensors.torch.save_file(tensors, part, metadata=said)
         os.replace(part, target)
     except OSError as error:
         raise SettingsError(f"cannot write '{target}' ({error.strerror or error}); give another path.") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ def others(network: Network, shared: Mapping[str, SharedTensor], kept: Kept = "e
     kept: "exact", or "float16": floating-point tensors as IEEE 754 halves, but for one with a value beyond 65504.
     Integers stay as they are. A tensor with several names is there once, under the first.
     """
-    if kept not in ("exact", "float16"):
-        raise SettingsError(f"kept '{kept}' must be exact or float16: how the values that are not shared are held.")
+    if kept not in get_args(Kept):
+        raise SettingsError(f"kept {kept!r} is unknown; give one of {', '.join(get_args(Kept))}.")
     again = aliases(network.module)
     state = network.module.state_dict()
     return {name: _array(value, kept) for name, value in state.items() if name not in shared and name not in again}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from netopsy.codec.file import SUFFIX, write_compressed
 from netopsy.codec.shared import SharedTensor
+from netopsy.codec.tensor import Coder
 from netopsy.engine.compress.describe import describe
 from netopsy.engine.compress.measure import Kept, check, others
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-
-Coder = Literal["ans", "huffman"]
-ENDING = ".netopsy.safetensors"
 
 
 def save_shared(
@@ -30,9 +29,7 @@ def save_shared(
     shared: by the weights' names; every other value of the state dict is kept as `others` says. settings: plain data
     that the file's header repeats, such as how the weights were chosen.
     """
-    from netopsy.codec import write_compressed
-
-    target = destination(path, ENDING, force=True)
+    target = destination(path, SUFFIX, force=True)
     check(network, shared)
     said = {**(settings or {}), "kept": kept, "coder": coder}
     return write_compressed(

@@ -9,10 +9,11 @@ from typing import get_args
 from torch import Tensor
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
+from netopsy.codec.tensor import Coder
 from netopsy.engine.compress.assign import per_layer
 from netopsy.engine.compress.measure import Kept
 from netopsy.engine.compress.prune import keep_beyond, keep_share
-from netopsy.engine.compress.save import Coder, save_shared
+from netopsy.engine.compress.save import save_shared
 from netopsy.engine.compress.share import share
 from netopsy.engine.kmeans1d.clustering import Start
 from netopsy.engine.workspace import current_workspace
@@ -86,6 +87,13 @@ def bits_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
     return values
 
 
+def check_bits(pruned: Iterable[str], bits: Mapping[str, float]) -> None:
+    """Raise SettingsError where a layer, by its name, is pruned and has no bits."""
+    bare = [name for name in pruned if name not in bits]
+    if bare:
+        raise SettingsError(f"{bare[0]} is pruned but has no bits, and pruning alone saves nothing; give bits for it.")
+
+
 def masks_at(network: Network, densities: Mapping[str, float]) -> dict[str, Tensor]:
     """By weight name, True at the weights that the layers of `densities` keep."""
     tensors = network.tensors
@@ -124,9 +132,7 @@ def share_layers(
     if not network.layers:
         raise NetworkError(f"{network.name} has no convolution or linear layer whose weights could be shared.")
     tensors, found = network.tensors, {}
-    bare = [layer.name for layer in network.layers if layer.weight in masks and layer.name not in bits]
-    if bare:
-        raise SettingsError(f"{bare[0]} is pruned but has no bits, and pruning alone saves nothing; give bits for it.")
+    check_bits([layer.name for layer in network.layers if layer.weight in masks], bits)
     chosen = [layer for layer in network.layers if layer.name in bits]
     for number, layer in enumerate(chosen):
         current_workspace().report("share", number, len(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,26 +50,21 @@ class Joint:
 
     def variant(self, allocation: Allocation, settings: dict[str, Any]) -> Variant:
         """The network as its file would give it back; no edit where nothing changes."""
-        rest = self._rest()
-        weights = tuple(layer.weight for layer in self.layers)
-        if not rest and all(one.noise == 0 for one in self.taken(allocation).values()):
+        taken = self.taken(allocation)
+        shared = tuple(layer.weight for layer in self.layers if taken[layer.name].kind != "as it is")
+        held = {name: value for name, value in self._kept.items() if name not in shared}
+        if not held and all(one.noise == 0 for one in taken.values()):
             return Variant(settings, None)
 
         def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            found = {name: torch.from_numpy(one.decode()) for name, one in self.shared(allocation).items()}
-            kept = {name: self._kept(tensors[name]) for name in weights if name not in found}
-            return {**rest, **found, **kept}
+            return held | {name: torch.from_numpy(one.decode()) for name, one in self.shared(allocation).items()}
 
         picked = ",".join(f"{name}={i}" for name, i in sorted(allocation.choice.items()))
-        return Variant(settings, Replace((*weights, *rest), edit, f"prescribe {self.how} {self.kept} {picked}"))
+        return Variant(settings, Replace((*held, *shared), edit, f"prescribe {self.how} {self.kept} {picked}"))
 
-    def _rest(self) -> dict[str, Tensor]:
-        """Tensors other than the layers' weights that `kept` gives another value."""
-        own, tensors = {layer.weight for layer in self.layers}, self.network.tensors
-        arrays = others(self.network, {}, self.kept)
-        held = {name: torch.from_numpy(array) for name, array in arrays.items() if name in tensors and name not in own}
+    @cached_property
+    def _kept(self) -> dict[str, Tensor]:
+        """The tensors that `kept` gives another value where they are not shared."""
+        tensors, arrays = self.network.tensors, others(self.network, {}, self.kept)
+        held = {name: torch.from_numpy(array) for name, array in arrays.items() if name in tensors}
         return {name: value for name, value in held.items() if not torch.equal(value.to(tensors[name]), tensors[name])}
-
-    def _kept(self, value: Tensor) -> Tensor:
-        half = value.half().to(value)
-        return half if self.kept == "float16" and bool(half.isfinite().all()) else value

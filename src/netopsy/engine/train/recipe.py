@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from netopsy.engine.settings import choice, number, whole
 from netopsy.errors import SettingsError
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "onecycle", "plateau"]
 Augment = Literal["none", "flip", "crop", "crop+flip"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Recipe:
     table_gradient: Literal["sum", "mean"] = "sum"
     alpha: float = 0.5
     temperature: float = 4.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     devices: int = 1
     seed: int = 0
 
@@ -74,11 +76,11 @@ class Recipe:
         choice(self, "augment", get_args(Augment))
         choice(self, "fill", ("zero", "reflect"))
         choice(self, "table_gradient", ("sum", "mean"))
-        choice(self, "precision", ("float32", "bfloat16"))
-        for name, least in (("epochs", 1), ("batch_size", 1), ("devices", 1), ("patience", 0), ("cooldown", 0)):
-            whole(self, name, least)
-        whole(self, "pad", 0)
-        whole(self, "seed", 0)
+        choice(self, "precision", get_args(Precision))
+        for name in ("epochs", "batch_size", "devices"):
+            whole(self, name, 1)
+        for name in ("patience", "cooldown", "pad", "seed"):
+            whole(self, name, 0)
         for name in ("rate", "factor", "table_rate", "temperature"):
             number(self, name, 0, math.inf, open_low=True)
         for name in ("weight_decay", "warmup"):
@@ -91,27 +93,3 @@ class Recipe:
             raise SettingsError("nesterov needs a momentum above 0; 0.9 is usual.")
         if any(not 0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise SettingsError(f"milestones {self.milestones} must be ascending shares of the epochs, as 0.5,0.75.")
-
-
-def choice(settings: Any, name: str, allowed: tuple[str, ...]) -> None:
-    """Raise SettingsError unless the setting `name` is one of `allowed`."""
-    value = getattr(settings, name)
-    if value not in allowed:
-        raise SettingsError(f"{name} {value!r} is none; give {', '.join(allowed)}.")
-
-
-def whole(settings: Any, name: str, least: int) -> None:
-    """Raise SettingsError unless the setting `name` is a whole number of at least `least`."""
-    value = getattr(settings, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingsError(f"{name} {value!r} is out of range; give a whole number from {least}.")
-
-
-def number(settings: Any, name: str, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raise SettingsError unless the setting `name` is a finite number in the range."""
-    value = getattr(settings, name)
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high or (open_low and value == low):
-        least = f"above {low:g}" if open_low else f"from {low:g}"
-        most = "" if high == math.inf else f" to {high:g}"
-        raise SettingsError(f"{name} {value!r} is out of range; give a number {least}{most}.")

@@ -12,7 +12,6 @@ from netopsy.engine.compress.assign import per_layer
 from netopsy.engine.compress.stages import densities_of, listed, masks_beyond
 from netopsy.engine.edits import Replace
 from netopsy.engine.scopes import sweep_edits
-from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.samples import Samples
@@ -26,8 +25,6 @@ Change = tuple[dict[str, Any], Replace | None]
 
 def given(network: Network, density: tuple[str, ...], threshold: tuple[str, ...]) -> dict[str, float] | None:
     """The share of weights that each layer keeps, from whichever of the two is given; None where neither is."""
-    if density and threshold:
-        raise SettingsError("give either a density or a threshold, not both: each says which weights stay.")
     if density:
         return densities_of(network.layers, density)
     if not threshold:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
 import polars as pl
 import torch
 
+from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
+from netopsy.codec.tensor import Coder
+from netopsy.engine.artifacts import file_for, stem_of, whereabouts
 from netopsy.engine.compress.account import account
 from netopsy.engine.compress.expand import expand
 from netopsy.engine.compress.measure import Kept, measured
-from netopsy.engine.compress.save import ENDING, Coder, save_shared
-from netopsy.engine.compress.stages import bits_of, share_layers
+from netopsy.engine.compress.save import save_shared
+from netopsy.engine.compress.stages import BITS, bits_of, check_bits, share_layers
+from netopsy.engine.kmeans1d.clustering import Start
+from netopsy.engine.settings import choice, number, whole
 from netopsy.engine.train import Recipe
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.train.recipe import Augment, Optimizer, Precision
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
@@ -51,7 +56,7 @@ class Compression(Study):
     weight_decay: of all retraining.
     batch_size: images a step.
     augment, pad: how training images are varied: flipped left to right, shifted by up to `pad` pixels each way.
-    precision: float32, or bfloat16 for the retraining on a GPU.
+    dtype: of the retraining: float32, or bfloat16, about twice as fast where the device has it; weights stay float32.
     teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
     temperature: of both networks' outputs in that part of the loss.
     kept: how biases, norms and other values are held in the file.
@@ -71,17 +76,17 @@ class Compression(Study):
     budget: float = 1.0
     rounds: int = 4
     epochs: tuple[int, ...] = (4,)
-    bits: tuple[str, ...] = ("8", "linear=5")
-    start: Literal["dp", "linear", "density", "random"] = "dp"
+    bits: tuple[str, ...] = BITS
+    start: Start = "dp"
     share_epochs: int = 4
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Optimizer = "adamw"
     rate: float = 1e-3
     share_rate: float = 1e-4
     weight_decay: float = 0.0
     batch_size: int = 128
-    augment: Literal["none", "flip", "crop", "crop+flip"] = "none"
+    augment: Augment = "none"
     pad: int = 4
-    precision: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
     teacher: float = 0.5
     temperature: float = 1.0
     kept: Kept = "exact"
@@ -89,18 +94,17 @@ class Compression(Study):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise SettingsError(f"rounds {self.rounds} must be 1 or more; 1 prunes all at once.")
-        if not self.epochs or min(self.epochs) < 0 or self.share_epochs < 0:
-            raise SettingsError(f"epochs {self.epochs} and share_epochs {self.share_epochs} must be 0 or more.")
-        if not 0 <= self.budget <= 100 or not 0 <= self.teacher <= 1:
-            raise SettingsError(f"budget {self.budget} must be 0 to 100 points, and teacher {self.teacher} 0 to 1.")
+        for name, allowed in (("start", Start), ("kept", Kept), ("coder", Coder), ("dtype", Precision)):
+            choice(self, name, get_args(allowed))
+        whole(self, "rounds", 1)
+        whole(self, "share_epochs", 0)
+        if not self.epochs or min(self.epochs) < 0:
+            raise SettingsError(f"epochs {self.epochs} must be numbers from 0, one or a round each, as in 2,2,8.")
+        number(self, "budget", 0, 100)
+        number(self, "teacher", 0, 1)
+        number(self, "share_rate", 0, math.inf, open_low=True)
         if self.density and self.threshold:
             raise SettingsError("give a density or a threshold, not both: each says which weights stay.")
-        if self.kept not in ("exact", "float16") or self.coder not in ("ans", "huffman"):
-            raise SettingsError(f"kept '{self.kept}' must be exact or float16, coder '{self.coder}' ans or huffman.")
-        if self.share_rate <= 0:
-            raise SettingsError(f"share_rate {self.share_rate} must be more than 0.")
         self.recipe()
 
     def recipe(self) -> Recipe:
@@ -113,7 +117,7 @@ class Compression(Study):
             schedule="cosine",
             augment=self.augment,
             pad=self.pad,
-            precision=self.precision,
+            precision=self.dtype,
             alpha=self.teacher,
             temperature=self.temperature,
             seed=self.seed,
@@ -127,7 +131,7 @@ class Compression(Study):
             return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to share."])
         tables: dict[str, pl.DataFrame] = {}
         densities, chosen = self._densities(network, tables)
-        self._check(densities, bits)
+        check_bits([name for name, density in densities.items() if density < 1], bits)
         training = Training(self.train, self.recipe(), network if self.teacher else None)
         pruned, fits = training.prune(network, densities, self.rounds, self.epochs)
         first = share_layers(pruned, {}, bits, start=self.start, seed=self.seed)
@@ -146,13 +150,12 @@ class Compression(Study):
         tables |= {"layers": account(path), "codes": code_counts(shared), "values": moved(first, shared)}
         if fits + more:
             tables["history"] = pl.concat([*fits, *more])
-        where = f"compression/artifacts/{path.name} of the case" if current_workspace().folder else str(path)
         left = [layer.name for layer in network.layers if layer.name not in bits]
         return self.result(
             tables=tables,
             figures=figures(tables),
             artifacts={path.name: path},
-            findings=findings(tables, where, other, chosen, left),
+            findings=findings(tables, whereabouts(self.name, path), other, chosen, left),
         )
 
     def _densities(self, network: Network, tables: dict[str, pl.DataFrame]) -> tuple[dict[str, float], str | None]:
@@ -169,13 +172,6 @@ class Compression(Study):
             f"layer pruned alone loses at most {self.budget:g} points on {count:,} training images, before retraining."
         )
 
-    def _check(self, densities: Mapping[str, float], bits: Mapping[str, float]) -> None:
-        bare = [name for name, density in densities.items() if density < 1 and name not in bits]
-        if bare:
-            raise SettingsError(
-                f"{bare[0]} is pruned but has no bits, and pruning alone saves nothing: give bits for it."
-            )
-
     def _write(
         self,
         network: Network,
@@ -185,14 +181,12 @@ class Compression(Study):
         bits: Mapping[str, float],
     ) -> tuple[Path, tuple[str, int]]:
         """The file, and the other coder with the bytes of its file."""
-        folder = current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-compression-"))
-        stem = re.sub(r"\W+", "-", network.name.rpartition(":")[2]).strip("-") or "network"
-        path = folder / f"{stem}{ENDING}"
+        path = file_for(self.name, f"{stem_of(network)}{SUFFIX}")
         other: Coder = "huffman" if self.coder == "ans" else "ans"
         rounded = {name: round(density, 4) for name, density in densities.items()}
         said = {"density": rounded, "bits": dict(bits), "start": self.start, "seed": self.seed}
         with tempfile.TemporaryDirectory() as spare:
-            trial = save_shared(trained, shared, Path(spare) / f"x{ENDING}", kept=self.kept, coder=other, settings=said)
+            trial = save_shared(trained, shared, Path(spare) / f"x{SUFFIX}", kept=self.kept, coder=other, settings=said)
             size = trial.stat().st_size
         return save_shared(trained, shared, path, kept=self.kept, coder=self.coder, settings=said), (other, size)
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.compress.account import bits_before, gap_cost, layer_name
 from netopsy.engine.compress.measure import others
-from netopsy.engine.edits import Replace
+from netopsy.engine.edits import Replace, replacement
 from netopsy.engine.scopes import sweep_edits
 from netopsy.network.network import Network
 from netopsy.samples import Samples
@@ -30,28 +29,13 @@ def stages(
     versions: (stage, tensors by name), in order. sizes: bytes, by stage.
     """
     edits: list[tuple[dict[str, Any], Replace | None]] = [({"stage": FLOAT32}, None)]
-    edits += [({"stage": stage}, _edit(network, stage, tensors)) for stage, tensors in versions]
+    edits += [({"stage": stage}, replacement(network, tensors)) for stage, tensors in versions]
     scores = sweep_edits(network, samples, edits).drop("changed")
     whole = sizes[FLOAT32]
     return scores.with_columns(
         bytes=pl.Series([float(sizes[stage]) for stage in scores["stage"]]),
         ratio=pl.Series([whole / sizes[stage] for stage in scores["stage"]]),
     ).select("stage", "bytes", "ratio", pl.exclude("stage", "bytes", "ratio"))
-
-
-def _edit(network: Network, stage: str, tensors: Mapping[str, Tensor]) -> Replace | None:
-    own = network.tensors
-    names = tuple(
-        name for name, value in tensors.items() if name in own and not torch.equal(value.to(own[name]), own[name])
-    )
-    if not names:
-        return None
-    version = network.with_tensors({name: tensors[name] for name in names})
-
-    def edit(seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensors[name].to(seen[name]) for name in names}
-
-    return Replace(names, edit, f"{stage} {version.digest}")
 
 
 def stage_bytes(network: Network, shared: Mapping[str, SharedTensor], path: Path) -> dict[str, float]:

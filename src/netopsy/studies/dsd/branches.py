@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 from torch import Tensor
 
-from netopsy.engine.compress.prune import keep_share
+from netopsy.engine.compress.stages import masked, masks_at
 from netopsy.engine.train import Recipe, fit
 from netopsy.engine.train.fresh import fresh
 from netopsy.network.network import Network
@@ -51,11 +51,11 @@ class Phases:
             return network
         return self._fit(fresh(network, self.recipe.seed), "both", DENSE, self.epochs[0], 0, self.recipe.rate)
 
-    def dense_sparse_dense(self, begin: Network, shares: Mapping[str, float]) -> list[Step]:
-        """The five steps from the dense network `begin`; shares: of each weight, how much is pruned by magnitude."""
-        masks = {name: keep_share(begin.tensors[name], 1 - share) for name, share in shares.items()}
+    def dense_sparse_dense(self, begin: Network, densities: Mapping[str, float]) -> list[Step]:
+        """The five steps from the dense network `begin`; densities: the share of its weights that a layer keeps."""
+        masks = masks_at(begin, densities)
         done, rate = self._before(), self.recipe.rate
-        pruned = begin.with_tensors({name: begin.tensors[name].detach() * mask for name, mask in masks.items()})
+        pruned = masked(begin, masks)
         sparse = self._fit(pruned, DSD, SPARSE, self.epochs[1], done, rate, masks)
         after = done + self.epochs[1]
         dense = self._fit(sparse, DSD, DENSE_AGAIN, self.epochs[2], after, rate * self.last_rate)

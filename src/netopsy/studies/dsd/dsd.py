@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import polars as pl
 
+from netopsy.engine.artifacts import file_for, whereabouts
 from netopsy.engine.compress.assign import per_layer
+from netopsy.engine.compress.expand import save_network
+from netopsy.engine.compress.stages import listed
+from netopsy.engine.settings import choice, number
 from netopsy.engine.train import Recipe
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.train.recipe import Augment, Optimizer, Precision
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples import Samples
-from netopsy.studies.dsd.artifact import save
 from netopsy.studies.dsd.branches import Phases, Step
 from netopsy.studies.dsd.figures import figures
 from netopsy.studies.dsd.findings import findings
 from netopsy.studies.dsd.scoring import scores
 from netopsy.studies.dsd.tables import histograms, steps_frame, summary
 from netopsy.studies.study import Study
+
+Start = Literal["trained", "random"]
+Baseline = Literal["phases", "single"]
+Schedule = Literal["constant", "step", "cosine", "onecycle"]  # a plateau would choose by the samples
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Dsd(Study):
     weight_decay: of filters and matrices.
     batch_size: images a step.
     augment: how training images are varied.
-    precision: float32, or bfloat16 for the training.
+    dtype: of the training: float32, or bfloat16, about twice as fast where the device has it; weights stay float32.
     repeats: seeds: `seed` and those that follow it.
     seed: of the first repeat: of random weights, the order of the images and their augmentation.
 
@@ -59,34 +65,31 @@ class Dsd(Study):
     needs_train: ClassVar[bool] = True
 
     train: Samples | None = None
-    start: Literal["trained", "random"] = "trained"
+    start: Start = "trained"
     sparsity: tuple[str, ...] = ("0.3",)
     epochs: tuple[int, ...] = (10, 10, 10)
-    baseline: Literal["phases", "single"] = "phases"
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    baseline: Baseline = "phases"
+    optimizer: Optimizer = "sgd"
     rate: float = 0.01
     last_rate: float = 0.1
-    schedule: Literal["constant", "step", "cosine", "onecycle"] = "cosine"
+    schedule: Schedule = "cosine"
     weight_decay: float = 1e-4
     batch_size: int = 128
-    augment: Literal["none", "flip", "crop", "crop+flip"] = "none"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    augment: Augment = "none"
+    dtype: Precision = "float32"
     repeats: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in ("trained", "random") or self.baseline not in ("phases", "single"):
-            raise SettingsError(
-                f"start '{self.start}' must be trained or random, baseline '{self.baseline}' phases or single."
-            )
+        for name, allowed in (("start", Start), ("baseline", Baseline), ("schedule", Schedule), ("dtype", Precision)):
+            choice(self, name, get_args(allowed))
         if len(self.epochs) != 3 or min(self.epochs) < 1:
             raise SettingsError(
                 f"epochs {self.epochs} must be three numbers from 1: dense, sparse, dense again, as in 10,10,10."
             )
         if not 1 <= self.repeats <= 100:
             raise SettingsError(f"repeats {self.repeats} must be 1 to 100; 3 or more give an interval worth having.")
-        if not 0 < self.last_rate <= 1:
-            raise SettingsError(f"last_rate {self.last_rate} must be above 0 and at most 1, a share of the rate.")
+        number(self, "last_rate", 0, 1, open_low=True)
         if not self.sparsity:
             raise SettingsError("sparsity is empty; give the share of weights to prune, as in 0.3 or conv=0.3,fc=0.5.")
         self.recipe(0)
@@ -100,7 +103,7 @@ class Dsd(Study):
             weight_decay=self.weight_decay,
             schedule=self.schedule,
             augment=self.augment,
-            precision=self.precision,
+            precision=self.dtype,
             seed=seed,
         )
 
@@ -110,18 +113,19 @@ class Dsd(Study):
         if not network.layers:
             return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to prune."])
         shares = self._shares(network)
-        pruned = {layer.weight: shares[layer.name] for layer in network.layers if layer.name in shares}
+        densities = {name: 1 - share for name, share in shares.items()}
         steps: list[Step] = []
         history: list[pl.DataFrame] = []
         bins, kept = pl.DataFrame(), Path()
         for seed in range(self.seed, self.seed + self.repeats):
             phases = Phases(self.train, samples, self.recipe(seed), self.epochs, self.last_rate, self.start == "random")
             begin = phases.begin(network)
-            dsd = phases.dense_sparse_dense(begin, pruned)
+            dsd = phases.dense_sparse_dense(begin, densities)
             steps += [*dsd, *phases.baseline(begin, self.baseline == "single")]
             history += phases.tables
             if seed == self.seed:
-                bins, kept = histograms(dsd, network.layers), save(dsd[-1].network, _folder() / "dsd.safetensors")
+                bins = histograms(dsd, network.layers)
+                kept = save_network(dsd[-1].network, file_for(self.name, "dsd.safetensors"))
         frame = steps_frame(steps, network.layers, scores(network, samples, [step.network for step in steps]))
         tables = {
             "summary": summary(frame),
@@ -129,7 +133,7 @@ class Dsd(Study):
             "history": pl.concat(history),
             "histograms": bins,
         }
-        where = f"dsd/artifacts/{kept.name} of the case" if current_workspace().folder else str(kept)
+        where = whereabouts(self.name, kept)
         return self.result(
             tables=tables,
             figures=figures(tables, network.layers),
@@ -138,15 +142,10 @@ class Dsd(Study):
         )
 
     def _shares(self, network: Network) -> dict[str, float]:
-        given = [part for entry in self.sparsity for part in str(entry).split(",") if part.strip()]
-        shares = per_layer(network.layers, given, "sparsity")
+        shares = per_layer(network.layers, listed(self.sparsity), "sparsity")
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise SettingsError(f"sparsity {share:g} for {name} must be a share from 0 to below 1; 0.3 is usual.")
         if not any(shares.values()):
             raise SettingsError("sparsity prunes no layer; give the share of weights to prune, such as 0.3.")
         return {name: share for name, share in shares.items() if share}
-
-
-def _folder() -> Path:
-    return current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-dsd-"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from netopsy.engine.edits import Replace
+from netopsy.engine.edits import replacement
 from netopsy.engine.scopes import sweep_edits
 from netopsy.network.network import Network
 from netopsy.samples import Samples
@@ -14,10 +14,5 @@ from netopsy.samples import Samples
 def scores(network: Network, samples: Samples, others: Sequence[Network]) -> dict[str, dict[str, Any]]:
     """By digest, the scores of `others`, each `network` with other weights and statistics."""
     distinct = {other.digest: other for other in others}
-    edits = [({"digest": digest}, _swap(network, other)) for digest, other in distinct.items()]
+    edits = [({"digest": digest}, replacement(network, other.tensors)) for digest, other in distinct.items()]
     return {row["digest"]: row for row in sweep_edits(network, samples, edits).iter_rows(named=True)}
-
-
-def _swap(network: Network, other: Network) -> Replace:
-    names = tuple(name for name, tensor in network.tensors.items() if tensor.is_floating_point())
-    return Replace(names, lambda tensors: {name: other.tensors[name] for name in names}, other.digest)

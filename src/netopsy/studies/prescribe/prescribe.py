@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, get_args
 
 import polars as pl
-import torch
 
+from netopsy.codec.file import SUFFIX
+from netopsy.engine.artifacts import file_for, stem_of, whereabouts
 from netopsy.engine.compress.expand import expand
-from netopsy.engine.compress.save import ENDING, save_shared
-from netopsy.engine.edits import Replace, Variant
+from netopsy.engine.compress.measure import Kept
+from netopsy.engine.compress.save import save_shared
+from netopsy.engine.edits import Variant, replacement
+from netopsy.engine.prescribe.candidates import Tables
 from netopsy.engine.prescribe.divergence import effects
 from netopsy.engine.prescribe.parting import Parts, part
 from netopsy.engine.prescribe.plan import Prescription, prescribe
-from netopsy.engine.workspace import current_workspace
-from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.engine.settings import choice, number, whole
+from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
 from netopsy.result import Result
@@ -52,24 +51,19 @@ class Prescribe(Study):
     name: ClassVar[str] = "prescribe"
 
     budget: float = 0.5
-    tables: Literal["uniform", "kmeans"] = "uniform"
+    tables: Tables = "uniform"
     compensate: bool = True
-    kept: Literal["float16", "exact"] = "float16"
+    kept: Kept = "float16"
     layers: tuple[str, ...] | None = None
     probes: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.budget <= 100 or math.isnan(self.budget):
-            raise SettingsError(f"budget {self.budget} must be from 0 to 100 points of top-1 accuracy; 0.5 is usual.")
-        if self.tables not in ("uniform", "kmeans"):
-            raise SettingsError(f"no tables '{self.tables}'; give uniform or kmeans.")
-        if self.kept not in ("float16", "exact"):
-            raise SettingsError(f"kept '{self.kept}' must be float16 or exact.")
-        if self.probes < 1:
-            raise SettingsError(f"probes {self.probes} must be at least 1 image; 128 is usual.")
-        if self.seed < 0:
-            raise SettingsError(f"seed {self.seed} must be 0 or more.")
+        number(self, "budget", 0, 100)
+        choice(self, "tables", get_args(Tables))
+        choice(self, "kept", get_args(Kept))
+        whole(self, "probes", 1)
+        whole(self, "seed", 0)
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Choose on one half of `samples`, write the file, and score it on the other half."""
@@ -102,8 +96,7 @@ class Prescribe(Study):
             "path": path_table(found, scores),
             "scores": scores,
         }
-        kept = current_workspace().folder is not None
-        where = f"{self.name}/artifacts/{path.name} of the case" if kept else str(path)
+        where = whereabouts(self.name, path)
         return self.result(
             tables=tables,
             figures=figures(tables, found, self.budget / 100),
@@ -114,8 +107,7 @@ class Prescribe(Study):
     def _write(self, network: Network, found: Prescription, parts: Parts) -> Path:
         """The file of the choice; where nothing is within the budget, that of the gentlest point of the path."""
         allocation = found.path[0] if found.chosen is None else found.chosen.allocation
-        folder = current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-"))
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(network.name.rpartition(":")[2]).name).strip("-.") or "network"
+        path = file_for(self.name, f"{stem_of(network)}{SUFFIX}")
         settings = {
             "study": self.name,
             "budget": self.budget,
@@ -125,17 +117,14 @@ class Prescribe(Study):
             "choosing": parts.choosing.digest,
         }
         shared = found.joint.shared(allocation)
-        return save_shared(network, shared, folder / f"{stem}{ENDING}", kept=self.kept, settings=settings)
+        return save_shared(network, shared, path, kept=self.kept, settings=settings)
 
 
 def _verified(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:
     """The unedited network and what the file gives back, on the reporting half."""
-    tensors = network.tensors
-    state = {name: value.to(tensors[name]) for name, value in expand(path).items() if name in tensors}
-    changed = {name: value for name, value in state.items() if not torch.equal(value, tensors[name])}
-    edit = Replace(tuple(changed), lambda _: dict(changed), f"file {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    state = {name: value for name, value in expand(path).items() if name in network.tensors}
     variants = [
         Variant({"version": "unedited", "bytes": 4 * sum(v.numel() for v in state.values())}, None),
-        Variant({"version": "prescribed", "bytes": path.stat().st_size}, edit if changed else None),
+        Variant({"version": "prescribed", "bytes": path.stat().st_size}, replacement(network, state)),
     ]
     return effects(network, parts.reporting, variants, "verify", heat)

@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 
 from netopsy.codec import sizes
+from netopsy.engine.compress.account import ALL, HEADER, OTHER
 from netopsy.engine.prescribe.plan import Prescription
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 
-OTHER, HEADER, ALL = "kept as they are", "header", "all"
 CURVE = 60  # points of the predicted path that the table holds besides the measured ones
 
 _LAYERS: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from netopsy.engine.artifacts import file_for, whereabouts
 from netopsy.engine.features import Features, part_rows
 from netopsy.engine.features.classes import occurring
 from netopsy.engine.stress import TrainingSet
 from netopsy.engine.stress.recipes import Recipe
 from netopsy.engine.words import plural
-from netopsy.engine.workspace import current_workspace
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.chains import Chain
 from netopsy.studies.transfer.figures import MEASURES
@@ -83,7 +82,7 @@ class Search:
         if not rows:
             return [], {}, [f"No code of {self.bits:,} bits could be fitted to {bench.node}."]
         best = min(rows, key=lambda tried: (-tried[2].score, tried[1].bits))[1]
-        path = _folder() / self.name
+        path = file_for("transfer", self.name)
         best.fit(TrainingSet(bench.train, source=bench.features.name), seed=self.seed).save(path)
         transform = load_transform(path)
         train, test = bench.coded(transform)
@@ -104,7 +103,7 @@ class Search:
         found = (
             "" if np.isnan(tested.recall_10) else f", and finds {tested.recall_10:.1%} of the ten nearest neighbours"
         )
-        where = f"transfer/artifacts/{path.name} of the case" if current_workspace().folder else str(path)
+        where = whereabouts("transfer", path)
         return [
             f"Within {self.bits:,} bits the best of {len(self.recipes)} codes for {self.bench.node} is {best.label} "
             f"({plural(size, 'byte')} a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test "
@@ -137,7 +136,3 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
     )
     recipes, said = recipes_for(bench.dimensions, len(fitted), bits)
     return Search(bench, replace(bench, features=part), bits, recipes, seed, name), said
-
-
-def _folder() -> Path:
-    return current_workspace().folder or Path(tempfile.mkdtemp(prefix="netopsy-transform-"))
