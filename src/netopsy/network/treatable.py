@@ -17,9 +17,10 @@ RECTIFIERS |= {"clamp_min"}
 SMOOTH = {"gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "sigmoid", "tanh", "softplus"}
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "rand_like", "randn_like", "multinomial", "normal"}
 
-_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer", "prescribe"}
+_PRUNED = {"prescribe", "compression", "dsd"}
+_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer", *_PRUNED}
 _FILTERS = {"filters", "filter_codebook"}
-_SCORES = {"noise", "rounding", "codebook", "filter_codebook", "prescribe"}
+_SCORES = {"noise", "rounding", "codebook", "filter_codebook", *_PRUNED}
 
 
 def obstacles(network: Network, study: str) -> str | None:
