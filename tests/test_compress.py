@@ -17,6 +17,7 @@ from netopsy.engine.compress.account import account, bits_before
 from netopsy.engine.compress.describe import aliases, describe
 from netopsy.engine.compress.expand import expand
 from netopsy.engine.compress.measure import measured, others
+from netopsy.engine.compress.prune import keep_share
 from netopsy.engine.compress.save import save_shared
 from netopsy.engine.compress.stages import (
     BITS,
@@ -216,6 +217,21 @@ def test_fillers_are_counted_as_a_walk_counts_them(zeros: int) -> None:
     codes, gaps = bits_before(SharedTensor.of(values))
     options = {gap: entries_with_fillers(values.tolist(), gap) for gap in (3, 4, 5, 8)}
     assert (codes + gaps) * 2 == min(entries * (1 + gap) for gap, entries in options.items())
+
+
+@pytest.mark.parametrize(
+    ("weight", "density", "kept"),
+    [
+        ([2.0, -1.0, 1.0, 1.0, -1.0, 0.5], 0.5, [1, 1, 1, 0, 0, 0]),
+        ([0.0, 0.0, 3.0, 0.0], 0.75, [0, 0, 1, 0]),
+        ([1.0, 2.0, 0.0], 0.0, [0, 1, 0]),
+        ([0.0, 0.0], 1.0, [0, 0]),
+    ],
+)
+def test_of_equal_weights_the_first_stay_and_zeros_never_do(
+    weight: list[float], density: float, kept: list[int]
+) -> None:
+    assert keep_share(torch.tensor(weight), density).int().tolist() == kept
 
 
 def test_thresholds_are_multiples_of_the_standard_deviation(network: Network) -> None:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from netopsy.engine.compress.share import share
 from netopsy.engine.train.augment import Draws, augmented, draw
+from netopsy.engine.train.constraints import Table
 from netopsy.engine.train.data import epoch_seed, step_sizes
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.train.schedule import rate_at
@@ -118,3 +120,18 @@ def test_warmup_rises_in_even_steps_to_the_rate() -> None:
 def test_onecycle_of_few_steps_stays_in_range(epochs: int, steps: int) -> None:
     recipe = Recipe(epochs=epochs, rate=1.0, schedule="onecycle")
     assert all(0 < rate_at(recipe, step, steps) <= 1 for step in range(epochs * steps))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_table_sums_a_gradient_of_any_memory_format(memory_format: torch.memory_format) -> None:
+    weight, gradient = torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3)
+    shared = share(weight, 5)
+    parameter = nn.Parameter(weight.to(memory_format=torch.channels_last))
+    table = Table.of(parameter, shared, mean=False)
+    parameter.grad = gradient.to(memory_format=memory_format)
+    with torch.no_grad():
+        table.gradient()
+        table.apply()
+    codes = torch.from_numpy(shared.codes.astype(np.int64)).reshape(weight.shape)
+    torch.testing.assert_close(table.entries.grad, torch.stack([gradient[codes == i].sum() for i in range(5)]))
+    assert np.array_equal(parameter.detach().numpy(), shared.decode())
