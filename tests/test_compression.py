@@ -13,10 +13,12 @@ from torch import nn
 
 from netopsy import Case, Network, Preprocessing, Result, Samples, compression, load_network, workspace
 from netopsy.codec import read_compressed
+from netopsy.engine.compress.stages import masks_at
 from netopsy.engine.train import Recipe, fit
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.compression.choose import DENSITIES, sensitivity, within
+from netopsy.studies.compression.retrain import Training
 from reference_compress import code_width, relative_bits, top1
 
 STAGES = ["float32", "pruned", "shared", "shared, retrained", "file"]
@@ -173,6 +175,21 @@ def test_a_density_below_one_that_loses_too_much_is_not_chosen() -> None:
     frame = pl.DataFrame(drops, schema=["layer", "density", "drop"], orient="row")
     assert within(frame, 1.0) == {"a": 0.9, "b": 1.0}
     assert within(frame, 2.0) == {"a": 0.1, "b": 0.5}
+
+
+def test_each_round_prunes_the_same_share_of_what_is_left(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, float]] = []
+
+    def watched(network: Network, densities: dict[str, float]) -> dict[str, torch.Tensor]:
+        asked.append(densities)
+        return masks_at(network, densities)
+
+    monkeypatch.setattr("netopsy.studies.compression.retrain.masks_at", watched)
+    pruned, _ = Training(TRAIN, Recipe(), None).prune(network, {"0": 0.125, "4": 0.064, "6": 1.0}, 3, (0,))
+    assert asked == [
+        pytest.approx(wanted) for wanted in ({"0": 0.5, "4": 0.4}, {"0": 0.25, "4": 0.16}, {"0": 0.125, "4": 0.064})
+    ]
+    assert [int((pruned.tensors[f"{name}.weight"] != 0).sum()) for name in ("0", "4", "6")] == [9, 197, 96]
 
 
 def test_sensitivity_scores_one_layer_at_a_time(network: Network) -> None:

@@ -40,10 +40,8 @@ class Exchange:
     def __init__(self, divergences: Sequence[float], drops: Sequence[float]) -> None:
         pairs = sorted((x, y) for x, y in zip(divergences, drops, strict=True) if np.isfinite(x))
         self.x = np.array([0.0, *(x for x, _ in pairs)])
-        heights = np.array([0.0, *(y for _, y in pairs)])
-        weights = np.ones(len(heights))
-        weights[0] = 1e6
-        self.y: FLOATS = np.maximum(isotonic_regression(heights, weights=weights).x, 0.0)
+        rising = isotonic_regression([y for _, y in pairs]).x if pairs else []
+        self.y: FLOATS = np.maximum([0.0, *rising], 0.0)
 
     def drop(self, divergence: float) -> float:
         """The expected drop, a share of 0 to 1."""
