@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reference_codec import relative_walk
+
 
 def largest(weight: Tensor, density: float) -> list[bool]:
     """For each weight in order, whether it is one of the round(density n) largest; earlier ones win ties."""
@@ -19,17 +21,8 @@ def largest(weight: Tensor, density: float) -> list[bool]:
 
 
 def entries_with_fillers(values: Sequence[float], bits: int) -> int:
-    """Entries of Han's relative format: walk the values and put a filler after each 2 ** bits zeros in a row."""
-    entries, zeros = 0, 0
-    last = max((place for place, value in enumerate(values) if value), default=-1)
-    for value in values[: last + 1]:
-        if value:
-            entries, zeros = entries + 1, 0
-        else:
-            zeros += 1
-            if zeros == 2**bits:
-                entries, zeros = entries + 1, 0
-    return entries
+    """Entries of Han's relative format, with gaps of so many bits: the values that are not zero, and fillers."""
+    return len(relative_walk([int(value != 0) for value in values], 0, bits)[0])
 
 
 def relative_bits(values: Sequence[float], width: int, gaps: Iterable[int] = (3, 4, 5, 8)) -> float:

@@ -37,12 +37,6 @@ def surgeon(weight: NDArray[np.float64], gram: NDArray[np.float64], table: NDArr
     return out
 
 
-def entropy_bits(codes: Sequence[int]) -> float:
-    """Order-0 entropy in bits a code."""
-    n = len(codes)
-    return -sum(codes.count(code) / n * math.log2(codes.count(code) / n) for code in set(codes))
-
-
 def pooled(heights: Sequence[float]) -> list[float]:
     """The non-decreasing sequence nearest to `heights`: max over starts of min over ends of the mean between."""
     n = len(heights)
