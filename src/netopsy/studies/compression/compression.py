@@ -46,21 +46,23 @@ class Compression(Study):
     threshold: in place of `density`: weights beyond so many standard deviations of their layer stay.
     budget: with neither, each layer keeps as few weights as lose at most so many points, pruned alone, on training
         images.
-    rounds: of pruning, each with retraining; each takes the same share of what is left.
+    rounds: how often to prune and retrain; each takes the same share of what is left.
     epochs: of retraining after each round; the last number holds for all further rounds; 0 does not retrain.
-    bits: 2 ** bits shared weights a layer, one of them 0 where some are pruned; given as `density` is.
-    start: of the k-means that finds the shared weights.
+    bits: each layer's weights share 2 ** bits values (4: 16), one of them 0 where some are pruned; given as `density` is.
+    start: how k-means looks for the shared weights: dp finds the best ones, the others begin at values spread so.
     share_epochs: epochs in which the shared weights move by the summed gradient of their weights.
-    optimizer: of all retraining: sgd (momentum 0.9) or adamw.
-    rate, share_rate: learning rates of pruned and of shared weights, from which each round's cosine falls to 0.
-    weight_decay: of all retraining.
+    optimizer: what retrains: sgd (momentum 0.9) or adamw.
+    rate: learning rate after pruning; it falls to 0 in each round, along a cosine.
+    share_rate: learning rate of the shared weights, which falls likewise.
+    weight_decay: how strongly retraining draws weights towards 0.
     batch_size: images a step.
-    augment, pad: how training images are varied: flipped left to right, shifted by up to `pad` pixels each way.
+    augment: how training images are varied: flip is left to right, crop shifts them.
+    pad: pixels by which crop shifts at most, each way.
     dtype: of the retraining: float32, or bfloat16, about twice as fast where the device has it; weights stay float32.
     teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
-    temperature: of both networks' outputs in that part of the loss.
+    temperature: what both networks' outputs are divided by in that part of the loss; more than 1 softens them.
     kept: how biases, norms and other values are held in the file.
-    coder: of the file: ans, or huffman as in the paper.
+    coder: how the file is packed: ans (smaller), or huffman as in the paper.
     seed: of the order and augmentation of retraining, of random starts, of the images that the budget is measured on.
 
     Tables: `stages` (scores and bytes), `layers` (as in the paper's Tables 2 to 5), `history` (the retraining),

@@ -43,18 +43,18 @@ class Dsd(Study):
     start: `trained` goes on from the network's weights; `random` draws them anew for each seed and trains them first.
     sparsity: share of weights pruned: a number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern. The
         paper prunes 25 to 50 %.
-    epochs: of the three phases: dense (only from a random start), sparse, dense again.
+    epochs: three numbers, one a phase: dense (only from a random start), sparse, dense again.
     baseline: `phases` trains in the same phases, at the same rates, without masks; `single` under one schedule from
         `rate` down.
     optimizer: sgd (momentum 0.9) or adamw.
     rate: learning rate of the first two phases.
     last_rate: that of the last phase, as a share of `rate`; a tenth in the paper.
-    schedule: of the rate within a phase: constant, step, cosine or onecycle.
-    weight_decay: of filters and matrices.
+    schedule: how the rate changes within a phase.
+    weight_decay: how strongly filters and matrices are drawn towards 0.
     batch_size: images a step.
-    augment: how training images are varied.
+    augment: how training images are varied: flip is left to right, crop shifts them by up to 4 pixels.
     dtype: of the training: float32, or bfloat16, about twice as fast where the device has it; weights stay float32.
-    repeats: seeds: `seed` and those that follow it.
+    repeats: how often all is done, each time with the next seed.
     seed: of the first repeat: of random weights, the order of the images and their augmentation.
 
     Tables: `summary` (mean and spread over the seeds, the gain), `steps` (scores at each step), `history` (each epoch),
