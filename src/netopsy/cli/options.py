@@ -81,7 +81,7 @@ def command(name: str, doc: str, options: Iterable[Option], body: Callable[..., 
     return function
 
 
-NETWORK = argument("network", "torchvision:NAME, timm:NAME, netopsy:NAME, package.module:factory, or a weights file that names its network.")
+NETWORK = argument("network", "torchvision:NAME, timm:NAME, netopsy:NAME, package.module:factory or a file naming one.")
 
 PREPROCESSING = [
     option("size", tuple[int, ...] | None, "Input size: one number, or height,width.", None),

@@ -48,7 +48,8 @@ class Compression(Study):
         images.
     rounds: how often to prune and retrain; each takes the same share of what is left.
     epochs: of retraining after each round; the last number holds for all further rounds; 0 does not retrain.
-    bits: each layer's weights share 2 ** bits values (4: 16), one of them 0 where some are pruned; given as `density` is.
+    bits: each layer's weights share 2 ** bits values (4: 16), one of them 0 where some are pruned; given as `density`
+        is.
     start: how k-means looks for the shared weights: dp finds the best ones, the others begin at values spread so.
     share_epochs: epochs in which the shared weights move by the summed gradient of their weights.
     optimizer: what retrains: sgd (momentum 0.9) or adamw.
