@@ -59,7 +59,7 @@ class Compression(Study):
     batch_size: images a step.
     augment: how training images are varied: flip is left to right, crop shifts them.
     pad: pixels by which crop shifts at most, each way.
-    dtype: of the retraining: float32, or bfloat16, about twice as fast where the device has it; weights stay float32.
+    dtype: of the retraining: float32, or bfloat16, faster where the device has it; weights stay float32.
     teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
     temperature: what both networks' outputs are divided by in that part of the loss; more than 1 softens them.
     kept: how biases, norms and other values are held in the file.

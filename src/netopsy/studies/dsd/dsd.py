@@ -53,7 +53,7 @@ class Dsd(Study):
     weight_decay: how strongly filters and matrices are drawn towards 0.
     batch_size: images a step.
     augment: how training images are varied: flip is left to right, crop shifts them by up to 4 pixels.
-    dtype: of the training: float32, or bfloat16, about twice as fast where the device has it; weights stay float32.
+    dtype: of the training: float32, or bfloat16, faster where the device has it; weights stay float32.
     repeats: how often all is done, each time with the next seed.
     seed: of the first repeat: of random weights, the order of the images and their augmentation.
 
