@@ -55,6 +55,14 @@ def test_the_page_on_observe_runs_as_written(tmp_path: Path, monkeypatch: pytest
     assert found["zeros"].share.shape == found["moments"].skewness.shape == (64,)
 
 
+def test_the_page_on_training_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_page("docs/train.md")
+    moved = found["moved"]
+    for name, one in moved.shared.items():
+        assert torch.equal(moved.network.tensors[name].unique(), torch.from_numpy(one.table))
+    assert "block1.conv1.weight" in capsys.readouterr().out
+
+
 def test_the_page_on_features_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     features = run_page("docs/features.md")["features"]
     assert features.x_train.shape == (200, 8192) and features.x_train.dtype == np.float32
