@@ -221,6 +221,8 @@ def test_the_result_goes_into_a_case_with_its_file(result: Result, tmp_path: Pat
         ({"train": TRAIN, "rounds": 0}, SettingsError, "rounds"),
         ({"train": TRAIN, "epochs": ()}, SettingsError, "epochs"),
         ({"train": TRAIN, "epochs": (2, -1)}, SettingsError, "epochs"),
+        ({"train": TRAIN, "epochs": (1, 2, 3), "rounds": 2}, SettingsError, "more than the 2 rounds"),
+        ({"train": TRAIN, "bits": ("1.5",)}, SettingsError, "bits 1.5 for .* whole number"),
         ({"train": TRAIN, "teacher": 1.5}, SettingsError, "teacher"),
         ({"train": TRAIN, "kept": "float8"}, SettingsError, "exact, float16"),
         ({"train": TRAIN, "start": "middle"}, SettingsError, "dp, linear"),

@@ -76,14 +76,16 @@ def densities_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
 
 
 def bits_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
-    """The bits of each layer that something is said of. SettingsError for bits outside 1 to 12."""
+    """The bits of each layer that something is said of. SettingsError for any but whole bits from 1 to 12."""
     entries = listed(given)
     if entries == BITS and not any(layer.kind == "linear" for layer in layers):
         entries = BITS[:1]  # the default names a kind that not every network has
     values = per_layer(layers, entries, "bits")
     for name, value in values.items():
-        if not 1 <= value <= 12:
-            raise SettingsError(f"bits {value:g} for {name} must be from 1 to 12: 2 to {LARGEST_TABLE} shared weights.")
+        if not 1 <= value <= 12 or value % 1:
+            raise SettingsError(
+                f"bits {value:g} for {name} must be a whole number from 1 to 12: 2 to {LARGEST_TABLE} shared weights."
+            )
     return values
 
 
