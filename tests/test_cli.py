@@ -134,3 +134,14 @@ def test_settings_take_their_help_from_the_docstring() -> None:
     """
     found = setting_texts(doc, ["first", "second", "third"])
     assert found == {"first": "what both mean together.", "second": "what both mean together.", "third": "alone."}
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("netopsy.examination.run_study", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["parameters", "netopsy:digits-a"])
+    assert ended.value.code == 130
+    assert "The same command with the same --out goes on where it was." in capsys.readouterr().err

@@ -42,7 +42,13 @@ def main(tokens: list[str] | None = None) -> None:
 
 def build(first: str) -> App:
     """The application; only the study called `first` is imported, the others are names with one line of help."""
-    app = App(name="netopsy", help=_HELP, version=__version__, version_flags=["--version"])
+    app = App(
+        name="netopsy",
+        help=_HELP,
+        version=__version__,
+        version_flags=["--version"],
+        suppress_keyboard_interrupt=False,  # `main` says what to do next
+    )
     app.command(o.command("examine", _EXAMINE, _examine_options(), _examine), name="examine")
     for name, (_, _, line) in STUDIES.items():
         key = first.replace("-", "_") == name

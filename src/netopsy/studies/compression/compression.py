@@ -104,7 +104,9 @@ class Compression(Study):
         if not self.epochs or min(self.epochs) < 0:
             raise SettingsError(f"epochs {self.epochs} must be numbers from 0, one or a round each, as in 2,2,8.")
         if len(self.epochs) > self.rounds:
-            raise SettingsError(f"epochs {self.epochs} are more than the {self.rounds} rounds; give one a round or fewer.")
+            raise SettingsError(
+                f"epochs {self.epochs} are more than the {self.rounds} rounds; give one a round or fewer."
+            )
         number(self, "budget", 0, 100)
         number(self, "teacher", 0, 1)
         number(self, "share_rate", 0, math.inf, open_low=True)
