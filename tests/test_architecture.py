@@ -16,17 +16,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 # what each part may import, besides itself
 ALLOWED = {
     "errors": set(),
+    "files": set(),
     "result": {"report"},  # a result shows itself in a notebook, when asked
     "charts": {"errors", "result"},
     "provenance": {"network", "samples"},  # for its types
-    "codec": {"errors"},
+    "codec": {"files", "errors"},
     "network": {"errors", "studies", "codec"},
     "samples": {"errors", "network"},
-    "transform": {"errors"},
-    "engine": {"errors", "provenance", "network", "samples", "transform", "codec"},
+    "transform": {"files", "errors"},
+    "engine": {"files", "errors", "provenance", "network", "samples", "transform", "codec"},
     "studies": {"errors", "result", "charts", "provenance", "network", "samples", "engine", "transform", "codec"},
-    "case": {"errors", "result", "report"},
-    "report": {"errors", "result", "charts", "case"},
+    "case": {"files", "errors", "result", "report"},
+    "report": {"files", "errors", "result", "charts", "case"},
     "examination": {"errors", "result", "case", "provenance", "network", "samples", "engine", "studies"},
     "protocol": {"errors", "case", "network", "samples", "engine", "studies", "examination"},
     "cli": {"errors", "result", "case", "codec", "network", "samples", "engine", "studies", "examination", "protocol"},

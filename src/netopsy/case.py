@@ -15,6 +15,7 @@ import polars as pl
 from PIL import Image as Picture
 
 from netopsy.errors import CaseError
+from netopsy.files import whole
 from netopsy.report import write_report
 from netopsy.report.notebook import chart_svg
 from netopsy.result import Atlas, Figure, Image, Result, Sheet
@@ -144,9 +145,8 @@ class Case:
         return write_report(self.results, self.path)
 
     def _write_manifest(self) -> None:
-        part = self.path / f"case.{os.getpid()}.part"
-        part.write_text(json.dumps(self._manifest, indent=1, default=str), encoding="utf-8")
-        os.replace(part, self.path / "case.json")
+        with whole(self.path / "case.json") as part:
+            part.write_text(json.dumps(self._manifest, indent=1, default=str), encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"Case({str(self.path)!r}, studies: {', '.join(self.names) or 'none'})"

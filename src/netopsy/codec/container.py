@@ -10,7 +10,6 @@ the metadata covers the other metadata and the blob: whatever is changed in the 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any
 
 from netopsy.codec.damage import Damage
 from netopsy.errors import WeightsError
+from netopsy.files import whole
 
 ENTRY = "netopsy"
 FORMAT, DIGEST = "netopsy_format", "netopsy_digest"
@@ -42,22 +42,17 @@ def write_container(path: Path, metadata: Mapping[str, str], blob: bytes) -> Non
     said[FORMAT] = VERSION
     said[DIGEST] = digest(_json(said), blob)
     header = _header(said, len(blob))
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with whole(path) as part, part.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
         raise WeightsError(
             f"'{path}' cannot be written ({error}); give a path in a folder that you may write to."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def read_container(path: Path) -> tuple[dict[str, str], bytes]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from netopsy.files import whole
 
 Progress = Callable[[str, int, int], None]
 
@@ -100,7 +101,6 @@ class Checkpoint:
         import torch
 
         tensors = {name: value.detach().cpu().contiguous() for name, value in state().items()}
-        part = self.path.with_suffix(f".{os.getpid()}.part")
-        safetensors.torch.save_file({**tensors, "__done__": torch.tensor(done)}, part)
-        os.replace(part, self.path)
+        with whole(self.path) as part:
+            safetensors.torch.save_file({**tensors, "__done__": torch.tensor(done)}, part)
         self._saved = time.monotonic()

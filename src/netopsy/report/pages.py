@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from netopsy.errors import CaseError
+from netopsy.files import whole
 from netopsy.report.atlas import atlas_data
 from netopsy.report.summary import summarise
 from netopsy.report.theme import THEMES
@@ -144,6 +144,5 @@ def script_json(data: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")

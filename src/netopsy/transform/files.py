@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from netopsy.errors import TransformError
+from netopsy.files import whole
 from netopsy.transform.coders import Coder, Floats, Levels, Signs
 from netopsy.transform.product import Product
 from netopsy.transform.scalars import Scalars
@@ -35,12 +35,10 @@ def write(path: str | Path, steps: tuple[Step | Coder, ...], source: str) -> Pat
         settings = {name: v for name, v in values.items() if not isinstance(v, np.ndarray)}
         plain.append({"kind": kind_of(step), **settings})
     metadata = {"format": FORMAT, "version": str(VERSION), "steps": json.dumps(plain), "source": source}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        safetensors.numpy.save_file(arrays, part, metadata)
-        os.replace(part, path)
+        with whole(path) as part:
+            safetensors.numpy.save_file(arrays, part, metadata)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise TransformError(
             f"cannot write the transform to '{path}' ({error}); give a file in a folder that exists."
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from netopsy.codec.file import SUFFIX, read_compressed
 from netopsy.engine.compress.describe import aliases, describe
 from netopsy.engine.compress.save import destination
 from netopsy.errors import SettingsError
+from netopsy.files import whole
 from netopsy.network.network import Network
 from netopsy.network.options import FIELDS
 
@@ -67,12 +67,9 @@ def _tied(metadata: dict[str, str]) -> dict[str, str]:
 
 def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
     said = {key: metadata[key] for key in ("architecture", "options", *FIELDS) if key in metadata}
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-        safetensors.torch.save_file(tensors, part, metadata=said)
-        os.replace(part, target)
+        with whole(target) as part:
+            safetensors.torch.save_file(tensors, part, metadata=said)
     except OSError as error:
         raise SettingsError(f"cannot write '{target}' ({error.strerror or error}); give another path.") from error
-    finally:
-        part.unlink(missing_ok=True)
