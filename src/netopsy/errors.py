@@ -6,6 +6,7 @@
     │   └── UnknownLayer        a layer, node or unit that the network does not have
     ├── SamplesError            images or labels are missing, damaged or do not fit the network
     ├── SettingsError           a setting of a study is out of its range
+    │   └── DivergedError       a training whose loss or weights are no longer finite
     ├── EditError               an edit of the weights that changes nothing or does not fit
     ├── TransformError          a fitted transform's file is damaged or foreign, or vectors or codes do not fit it
     ├── CaseError               a case folder is missing, damaged or of another version
@@ -42,6 +43,10 @@ class SamplesError(NetopsyError):
 
 class SettingsError(NetopsyError):
     """A setting of a study is out of its range."""
+
+
+class DivergedError(SettingsError):
+    """A training whose loss or weights are no longer finite."""
 
 
 class EditError(NetopsyError):

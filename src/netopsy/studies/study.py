@@ -28,6 +28,7 @@ class Study:
     own_classes: whether the images' classes are the study's own business: they need not be the network's outputs.
     takes_features: whether `run` takes Features in place of a network and samples.
     needs_train: whether it trains the network and so cannot run without the images of its field `train`.
+    uses_trials: whether its work may be parted over workers, and its command takes --workers and --cluster.
 
     A field of type `Samples | None`, such as `train`, holds further images: a Samples in Python, on the command line
     the options --train, --train-split and --train-count, in a protocol the table [train].
@@ -38,6 +39,7 @@ class Study:
     own_classes: ClassVar[bool] = False
     takes_features: ClassVar[bool] = False
     needs_train: ClassVar[bool] = False
+    uses_trials: ClassVar[bool] = False
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Study `network` on `samples`."""

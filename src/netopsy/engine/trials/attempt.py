@@ -1,0 +1,52 @@
+"""One trial, where it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from netopsy.engine.trials.failures import reason
+from netopsy.engine.trials.record import Outcome, plain
+from netopsy.engine.trials.sent import Sent
+from netopsy.engine.workspace import Workspace, workspace
+
+Answer = tuple[dict[str, Any], bytes]
+
+
+def attempt(sent: Sent, spec: dict[str, Any], place: Workspace, threads: int | None = None) -> Answer:
+    """The fields of the trial's record as plain data, and its tensors as safetensors: what any channel carries.
+
+    place: of the trial alone. threads: of torch while it runs; None leaves them as they are.
+    """
+    work, context = sent.take()
+    begun = time.monotonic()
+    meta: dict[str, Any] = {"spec": spec, "outcome": None, "failure": None, "kind": "done", "trace": ""}
+    blob = b""
+    try:
+        with workspace(place.folder, place.progress, every=place.every), _threads(threads):
+            outcome = work(context, plain(spec, "a spec"))
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"{work.__qualname__} returned a {type(outcome).__name__}, no Outcome")
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.tensors.items()}
+        meta["outcome"], blob = plain(outcome.values, "an outcome"), safetensors.torch.save(tensors)
+    except Exception as error:
+        meta["kind"], meta["failure"], meta["trace"] = reason(error)
+        if meta["kind"] == "memory" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return {**meta, "seconds": time.monotonic() - begun}, blob
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

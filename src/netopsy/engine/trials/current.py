@@ -1,0 +1,116 @@
+"""Who runs the trials.
+
+    with netopsy.workers(4):
+        netopsy.triage(network, samples, train=train)     # four trials at a time, each in a process of its own
+
+Without it trials run one after the other in the caller's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from netopsy.engine.settings import choice, number, whole
+from netopsy.engine.trials.inline import Inline
+from netopsy.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The settings of `workers`."""
+
+    count: int | None = None
+    cluster: str | None = None
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("count", "threads"):
+            if getattr(self, name) is not None:
+                whole(self, name, 1)
+        if self.cluster is not None:
+            choice(self, "cluster", ("ray",))
+        if self.address is not None and self.cluster is None:
+            raise SettingsError(f"address '{self.address}' is a cluster's: give cluster too, --cluster ray.")
+        number(self, "cpus", 0, 1e6, open_low=True)
+        number(self, "gpus", 0, 1e6)
+
+    def start(self) -> Any:
+        """The executor; its processes start with the first trial."""
+        if self.cluster == "ray":
+            from netopsy.engine.trials.cluster import RayExecutor
+
+            return RayExecutor(self)
+        if self.count is None or self.count == 1:
+            return Inline()
+        from netopsy.engine.trials.spawned import Spawned
+
+        return Spawned(self)
+
+
+class Crew:
+    """Workers and, from the first trial on, their executor."""
+
+    def __init__(self, settings: Workers) -> None:
+        self.settings, self._executor = settings, None
+
+    @property
+    def executor(self) -> Any:
+        """The executor, started where it is not."""
+        if self._executor is None:
+            self._executor = self.settings.start()
+        return self._executor
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the workers; `at_once`: with what they are at."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            if at_once:
+                executor.stop()
+            executor.shutdown()
+
+
+_current: ContextVar[Crew | None] = ContextVar("workers", default=None)
+
+
+def current_workers() -> Crew:
+    """The workers that surround the caller; by default one, in the caller's process."""
+    return _current.get() or Crew(Workers())
+
+
+@contextmanager
+def workers(
+    count: int | None = None,
+    *,
+    cluster: str | None = None,
+    address: str | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    threads: int | None = None,
+) -> Iterator[Crew]:
+    """Run trials over `count` workers.
+
+    count: trials at a time. None, or 1: in this process; on a cluster None is as many as it holds.
+    cluster: None for processes of this machine, or `ray` (needs the extra `cluster`).
+    address: of a Ray that runs already (HOST:PORT, ray://HOST:PORT or auto); None starts one on this machine, which
+        listens on the loopback interface alone and ends with the block.
+    cpus, gpus: that each trial takes, fractions too.
+    threads: of torch in each worker; None shares the machine's cores among the workers.
+    Errors: SettingsError, and MissingExtra without Ray.
+    """
+    crew = Crew(Workers(count, cluster, address, cpus, gpus, threads))
+    token = _current.set(crew)
+    try:
+        yield crew
+    except BaseException:
+        crew.close(at_once=True)
+        raise
+    finally:
+        _current.reset(token)
+        crew.close()

@@ -1,0 +1,102 @@
+"""The loop over trials: what is missing runs, what is done is read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from netopsy.engine.trials.attempt import Answer, attempt
+from netopsy.engine.trials.current import current_workers
+from netopsy.engine.trials.failures import WorkerLost
+from netopsy.engine.trials.record import Record, plain
+from netopsy.engine.trials.sent import Sent, Work
+from netopsy.engine.trials.store import Store
+from netopsy.engine.workspace import Workspace, current_workspace
+
+CIRCUMSTANCE = ("killed", "memory", "error")
+
+
+def run_trials(
+    work: Work,
+    context: Any,
+    specs: Sequence[dict[str, Any]],
+    *,
+    digest: str,
+    label: str = "trials",
+    retry: Collection[str] = CIRCUMSTANCE,
+) -> list[Record]:
+    """The record of each spec, in the order of `specs`.
+
+    work: a function (context, spec) -> Outcome. context: what all trials share, such as a network and images; sent to
+    each worker once. specs: plain data. digest: of the context. label: of the progress. retry: kinds of records that
+    run again. Equal specs are one trial.
+
+    Trials run over the current `workers`. One that fails, diverges, uses up the memory or kills its worker is a Record
+    with its reason, and the others go on. A trial whose worker died, or whose memory was too small beside others, runs
+    once more after the others, alone: only what fails alone too is recorded so. In a `workspace` with a folder the
+    records are files in its sub-folder `trials`, and a trial's own workspace is a folder beside its record, deleted
+    once that is written. Run again, only what is missing runs, and what failed by circumstance. An interrupt stops at
+    once and keeps what is done.
+    Errors: SettingsError for specs that are not plain data, and for a context that cannot be sent to the workers.
+    """
+    place = current_workspace()
+    store = Store(None if place.folder is None else place.folder / "trials", work, digest)
+    asked = [plain(spec, "a spec") for spec in specs]
+    names = [store.name(spec) for spec in asked]
+    todo = dict(zip(names, asked, strict=True))
+    records = {name: record for name in todo if (record := store.read(name)) and record.kind not in retry}
+    missing = {name: spec for name, spec in todo.items() if name not in records}
+    place.report(label, len(records), len(todo))
+    if missing:
+        crew = current_workers()
+        sent = crew.executor.send(work, context)
+        try:
+            for name, (meta, blob) in _answers(crew.executor, sent, missing, store, place, crew.settings.threads):
+                records[name] = store.write(name, meta, blob, keep=meta["kind"] in retry)
+                place.report(label, len(records), len(todo))
+        except BaseException:
+            crew.close(at_once=True)
+            raise
+    return [records[name] for name in names]
+
+
+def _answers(
+    executor: Any, sent: Sent, todo: Mapping[str, dict[str, Any]], store: Store, place: Workspace, threads: int | None
+) -> Iterator[tuple[str, Answer]]:
+    """(name, answer) of every trial, as they come."""
+    waiting, again = deque(todo), deque[str]()
+    flying: dict[Future[Answer], str] = {}
+    alone = False
+    while waiting or flying or again:
+        if not waiting and not flying:
+            waiting, again, alone = again, deque(), True
+        width = 1 if alone else executor.width or len(waiting) + len(flying)
+        while waiting and len(flying) < width:
+            name = waiting.popleft()
+            own = Workspace(store.place(name), place.progress if executor.shows_progress else None, place.every)
+            flying[executor.submit(attempt, sent, todo[name], own, threads)] = name
+        for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            name, crowded = flying.pop(future), executor.width != 1 and not alone
+            try:
+                answer = future.result()
+            except WorkerLost as lost:
+                failure = (
+                    f"{lost} The kernel's out-of-memory killer shows the same." if lost.kind == "killed" else f"{lost}"
+                )
+                answer = (
+                    {
+                        "spec": todo[name],
+                        "outcome": None,
+                        "failure": failure,
+                        "kind": lost.kind,
+                        "seconds": 0.0,
+                        "trace": "",
+                    },
+                    b"",
+                )
+            if crowded and answer[0]["kind"] in ("killed", "memory"):
+                again.append(name)
+            else:
+                yield name, answer
