@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train.recipe import Recipe
-from netopsy.errors import SettingsError, nearest
+from netopsy.errors import SettingsError, UnknownLayer, nearest
+from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 
 
@@ -139,26 +140,31 @@ def checked(
     return dict(masks), dict(shared)
 
 
-def frozen_parts(network: Network, frozen: Collection[str]) -> tuple[set[str], set[str]]:
+def frozen_parts(
+    module: nn.Module, frozen: Collection[str], layer: Callable[[str], Layer] | None = None
+) -> tuple[set[str], set[str]]:
     """Names of the parameters that stay, and of the modules that run as in evaluation: their statistics stay.
 
-    frozen: names of layers, modules or parameters; a module's name covers all inside it. A module all of whose own
-    parameters are frozen is itself. Errors: UnknownLayer for a name of nothing.
+    frozen: names of modules or parameters, or of what `layer` knows; a module's name covers all inside it. A module all
+    of whose own parameters are frozen is itself. Errors: UnknownLayer for a name of nothing.
     """
-    names = [name for name, _ in network.module.named_parameters()]
-    modules = dict(network.module.named_modules())
+    names = [name for name, _ in module.named_parameters()]
+    modules = dict(module.named_modules())
     fixed: set[str] = set()
     still: set[str] = set()
     for entry in (frozen,) if isinstance(frozen, str) else frozen:
         inside = {name for name in names if name == entry or name.startswith(f"{entry}.")}
         within = {name for name in modules if name == entry or (name.startswith(f"{entry}.") and entry)}
         if not inside and not within:
-            layer = network.layer(entry)
-            inside = {layer.weight, *(() if layer.bias is None else (layer.bias,))}
+            if layer is None:
+                known = [name for name in (*modules, *names) if name]
+                raise UnknownLayer(f"no module or parameter '{entry}' to freeze; nearest: {nearest(entry, known)}.")
+            found = layer(entry)
+            inside = {found.weight, *(() if found.bias is None else (found.bias,))}
         fixed |= inside
         still |= within
-    for path, module in modules.items():
-        held = {f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)}
+    for path, part in modules.items():
+        held = {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)}
         if held and held <= fixed:
             still.add(path)
     return fixed, still

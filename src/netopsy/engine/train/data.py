@@ -19,18 +19,22 @@ from netopsy.errors import SettingsError
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples import Samples
 
-_SHARE = 0.5  # of the free memory that images may take
+SHARE = 0.5  # of the free memory that images may take
 _BATCH = 512
 
 _kept: WeakKeyDictionary[Samples, tuple[Preprocessing, torch.device, Tensor]] = WeakKeyDictionary()
 
 
 class Step(NamedTuple):
-    """One process's share of a batch, augmented; size: of the whole batch, over all processes."""
+    """One process's share of a batch, augmented.
 
-    images: Float[Tensor, "batch channel height width"]
+    images: or what stands for them. size: of the whole batch, over all processes. targets: what the outputs should be.
+    """
+
+    images: Float[Tensor, "batch channel height width"] | Tensor
     labels: Tensor
     size: int
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,21 @@ class Images:
         depth, height, width = preprocessing.input_shape
         needed = 4 * len(samples) * depth * height * width
         on_cpu = device.type == "cpu"
-        if needed > _SHARE * free_memory(device) / (processes if on_cpu else 1):
+        if needed > SHARE * free_memory(device) / (processes if on_cpu else 1):
             return cls(samples, preprocessing, device, None, labels)
         store = torch.empty((len(samples), height, width, depth), device=device)
         for batch in samples.batches(preprocessing, _BATCH):
             store[int(batch.indices[0]) : int(batch.indices[-1]) + 1] = batch.images.to(device).permute(0, 2, 3, 1)
         _kept[samples] = (preprocessing, device, store)
         return cls(samples, preprocessing, device, store, labels)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, channels first."""
+        return self.preprocessing.input_shape
 
     @property
     def black(self) -> Float[Tensor, " channel"]:
@@ -99,15 +111,15 @@ class Images:
     def _all(self, share: int) -> Int64[Tensor, " batch"]:
         return torch.arange(share, device=self.device)
 
-    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images (batch, channel, height, width) and labels, in their order."""
+    def ordered(self, batch_size: int) -> Iterator[Step]:
+        """All images as they are, in their order."""
         if self.store is None:
             for batch in self.samples.batches(self.preprocessing, batch_size):
-                yield batch.images.to(self.device), batch.labels.to(self.device)
+                yield Step(batch.images.to(self.device), batch.labels.to(self.device), len(batch.labels))
             return
         for first in range(0, len(self.labels), batch_size):
             part = slice(first, first + batch_size)
-            yield self.store[part].permute(0, 3, 1, 2), self.labels[part]
+            yield Step(self.store[part].permute(0, 3, 1, 2), self.labels[part], len(self.labels[part]))
 
 
 def step_sizes(n: int, batch_size: int) -> list[tuple[int, int]]:
@@ -126,6 +138,12 @@ def steps_an_epoch(n: int, recipe: Recipe) -> int:
             "give a larger batch_size or fewer devices."
         )
     return sum(count for count, _ in sizes)
+
+
+def check_devices(recipe: Recipe, device: torch.device) -> None:
+    """SettingsError where the machine has too few of them."""
+    if device.type == "cuda" and recipe.devices > torch.cuda.device_count():
+        raise SettingsError(f"{recipe.devices} devices are wanted; this machine has {torch.cuda.device_count()} GPUs.")
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train import checkpoint
+from netopsy.engine.train.activations import Activations, Stored
 from netopsy.engine.train.checkpoint import State
 from netopsy.engine.train.constraints import Constraints
-from netopsy.engine.train.data import Images, epoch_seed, steps_an_epoch
-from netopsy.engine.train.loss import hits, loss_sum
+from netopsy.engine.train.data import Images, Step, epoch_seed, steps_an_epoch
+from netopsy.engine.train.loss import Loss, hits, loss_sum, squared_error
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.train.schedule import rate_at
-from netopsy.errors import SettingsError
+from netopsy.errors import DivergedError, SettingsError
+from netopsy.network.graph import operator_name
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples import Samples
 
@@ -35,9 +37,9 @@ class Job:
     """
 
     module: nn.Module
-    preprocessing: Preprocessing
-    samples: Samples
-    validation: Samples | None
+    preprocessing: Preprocessing | None
+    samples: Samples | Activations
+    validation: Samples | Activations | None
     recipe: Recipe
     masks: dict[str, Tensor]
     shared: dict[str, SharedTensor]
@@ -45,6 +47,7 @@ class Job:
     still: set[str]
     teacher: nn.Module | None
     path: Path | None
+    loss: Loss = "labels"
 
 
 class Trainer:
@@ -54,17 +57,17 @@ class Trainer:
         self.fabric, self.job, self.recipe, self.report = fabric, job, job.recipe, report
         device = fabric.device
         self.module = job.module.to(device)
-        if any(isinstance(part, nn.Conv2d) for part in self.module.modules()):
+        if has_maps(self.module):
             self.module = self.module.to(memory_format=torch.channels_last)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name not in job.fixed)
         self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe)
         self.teacher = None if job.teacher is None else job.teacher.to(device).eval().requires_grad_(False)
         processes = fabric.world_size
-        self.images = Images.of(job.samples, job.preprocessing, device, processes)
+        self.images = read(job.samples, job.preprocessing, device, processes)
         self.validation = None
         if job.validation is not None and fabric.is_global_zero:
-            self.validation = Images.of(job.validation, job.preprocessing, device, processes)
+            self.validation = read(job.validation, job.preprocessing, device, processes)
         self.steps = steps_an_epoch(len(job.samples), job.recipe)
         self.optimizer = self._optimizer()
         self.rows: list[dict[str, Any]] = []
@@ -135,36 +138,48 @@ class Trainer:
             torch.manual_seed(epoch_seed(self.recipe.seed, epoch, rank + 1))  # dropout has no generator of its own
             for at, step in enumerate(self.images.epoch(self.recipe, epoch, rank, self.fabric.world_size)):
                 rate = rate_at(self.recipe, done + at, self.steps, losses)
-                totals += self._step(step.images, step.labels, step.size, rate)
+                totals += self._step(step, rate)
                 if at % _LOOK == 0 or at == self.steps - 1:
                     self._look(totals[0], epoch)
                     self.report(done + at + 1, self.steps * self.recipe.epochs)
         self._look(torch.stack(torch._foreach_norm([p.detach() for p in self.module.parameters()])).sum(), epoch)
         loss, right = (self.fabric.all_reduce(totals, reduce_op="sum") / n).tolist()
-        row = {"epoch": epoch + 1, "rate": rate, "loss": loss, "top1": right}
+        row = {"epoch": epoch + 1, "rate": rate, "loss": loss, "top1": self._share(right)}
         row |= self.fabric.broadcast(self._validate())
         return {**row, "seconds": time.monotonic() - begun}
 
-    def _step(self, images: Tensor, labels: Tensor, size: int, rate: float) -> Tensor:
+    def _step(self, step: Step, rate: float) -> Tensor:
         """One step of the optimizer; the share's summed loss and hits, float64 (2,) on the device.
 
-        size: images in the whole batch, by which the gradient is divided: DDP then takes the mean over processes.
+        The gradient is divided by the images in the whole batch: DDP then takes the mean over processes.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        outputs = first(self.model(images))
+        outputs = first(self.model(step.images))
         teacher = None
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
-                teacher = first(self.teacher(images)).float()
-        loss = loss_sum(outputs, labels, self.recipe, teacher)
+                teacher = first(self.teacher(step.images)).float()
+        loss, right = self._counted(outputs, step, self.recipe, teacher)
         self.module.zero_grad(set_to_none=True)
         self.constraints.zero_grad()
-        self.fabric.backward(loss * (self.fabric.world_size / size))
+        self.fabric.backward(loss * (self.fabric.world_size / step.size))
         self.constraints.gradients()
         self.stepper.step()
         self.constraints.apply()
-        return torch.stack([loss.detach().double(), hits(outputs, labels).double()])
+        return torch.stack([loss.detach().double(), right])
+
+    def _counted(self, outputs: Tensor, step: Step, recipe: Recipe, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The summed loss of a batch, and the hits, float64; none are counted where labels are not learned."""
+        if self.job.loss == "labels":
+            return loss_sum(outputs, step.labels, recipe, teacher), hits(outputs, step.labels).double()
+        targets = step.targets if teacher is None else teacher
+        assert targets is not None
+        loss = squared_error(outputs, targets, self.job.loss)
+        return loss, loss.new_zeros((), dtype=torch.float64)
+
+    def _share(self, right: float) -> float | None:
+        return right if self.job.loss == "labels" else None
 
     def _look(self, value: Tensor, epoch: int) -> None:
         """Raise SettingsError, in all processes at once, where the loss or a weight is no longer finite."""
@@ -172,25 +187,45 @@ class Trainer:
         if math.isfinite(self.fabric.all_reduce(held, reduce_op="sum").item()):
             return
         kept = "" if self.job.path is None or not epoch else f" The state after epoch {epoch} is kept."
-        raise SettingsError(
+        raise DivergedError(
             f"training diverged in epoch {epoch + 1}: the loss or a weight is NaN or infinite. The learning rate "
             f"{self.recipe.rate:.4g} is too high; try {self.recipe.rate / 10:.2g}.{kept}"
         )
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float | None]:
-        """Loss and accuracy on the validation images, in evaluation mode and float32."""
+        """Loss (without the part of a teacher of labels) and accuracy, in evaluation mode and float32."""
         if self.validation is None:
             return {"validation_loss": None, "validation_top1": None}
         self.module.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)
         plain = Recipe()
         values = 2**23 if self.fabric.device.type == "cuda" else 2**20
-        for images, labels in self.validation.ordered(max(32, values // math.prod(self.job.preprocessing.input_shape))):
-            outputs = first(self.module(images))
-            totals += torch.stack([loss_sum(outputs, labels, plain).double(), hits(outputs, labels).double()])
-        loss, right = (totals / len(self.validation.samples)).tolist()
-        return {"validation_loss": loss, "validation_top1": right}
+        followed = None if self.job.loss == "labels" else self.teacher
+        for step in self.validation.ordered(max(32, values // math.prod(self.validation.shape))):
+            outputs = first(self.module(step.images))
+            teacher = None if followed is None else first(followed(step.images))
+            loss_of, right_of = self._counted(outputs, step, plain, teacher)
+            totals += torch.stack([loss_of.double(), right_of])
+        loss, right = (totals / len(self.validation)).tolist()
+        return {"validation_loss": loss, "validation_top1": self._share(right)}
+
+
+def read(
+    data: Samples | Activations, preprocessing: Preprocessing | None, device: torch.device, processes: int
+) -> Images | Stored:
+    """What a training reads, on its device where it fits."""
+    if isinstance(data, Activations):
+        return Stored.of(data, device)
+    assert preprocessing is not None
+    return Images.of(data, preprocessing, device, processes)
+
+
+def has_maps(module: nn.Module) -> bool:
+    """Whether the module convolves images, which is faster with channels last."""
+    if isinstance(module, fx.GraphModule) and any(operator_name(n) == "conv2d" for n in module.graph.nodes):
+        return True
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
 def first(outputs: Any) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.engine.train.recipe import Recipe
+
+Loss = Literal["labels", "mse", "sse"]
 
 
 def loss_sum(
@@ -38,6 +42,16 @@ def _distance(outputs: Tensor, teacher: Tensor, multilabel: bool) -> Tensor:
     cross = F.binary_cross_entropy_with_logits(outputs, soft, reduction="sum")
     entropy = F.binary_cross_entropy_with_logits(teacher, soft, reduction="sum")
     return (cross - entropy) / outputs.shape[1]
+
+
+def squared_error(outputs: Tensor, targets: Tensor, kind: Loss) -> Float[Tensor, ""]:
+    """The squared differences, summed over the batch: of each image their mean (`mse`) or their sum (`sse`).
+
+    outputs, targets: (batch, *any shape). The mean over images of `sse` is Nowak & Corso, "Deep Net Triage", Eq 3 as
+    printed, a squared norm; `mse` is that over the number of values.
+    """
+    total = F.mse_loss(outputs.float(), targets, reduction="sum")
+    return total if kind == "sse" else total / max(1, outputs[0].numel())
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ class Recipe:
     schedule: constant; step (times `factor` at each of `milestones`, shares of the epochs); cosine (down to `final`
         times the rate); onecycle (Smith & Topin, 2019: up from 1/25 in the first 30 %, then down to 1/250,000);
         plateau (times `factor` once the loss, on the validation images if given, has not fallen by 1e-4 of itself for
-        more than `patience` epochs; then `cooldown` epochs are not counted).
+        more than `patience` epochs; then `cooldown` epochs are not counted; never below `final` times the rate).
     warmup: epochs in which the rate first rises to the schedule's; not with onecycle.
     augment: none, flip (left to right, half of the images), crop (a shift by up to `pad` pixels each way), crop+flip.
     pad, fill: of crops; fill zero (black pixels) or reflect (mirrored at the edge pixel).

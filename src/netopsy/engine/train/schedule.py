@@ -23,14 +23,17 @@ def rate_at(recipe: Recipe, step: int, steps: int, losses: Sequence[float] = ())
     elif recipe.schedule == "cosine":
         scale = _between(1.0, recipe.final, step / total)
     elif recipe.schedule == "plateau":
-        scale = plateau(losses, recipe.factor, recipe.patience, recipe.cooldown)
+        scale = plateau(losses, recipe.factor, recipe.patience, recipe.cooldown, recipe.final)
     if step < (warm := recipe.warmup * steps):
         scale *= (step + 1) / (warm + 1)
     return recipe.rate * scale
 
 
-def plateau(losses: Sequence[float], factor: float, patience: int, cooldown: int) -> float:
-    """What the rate is scaled by after epochs with these `losses`, with the rule of ReduceLROnPlateau."""
+def plateau(losses: Sequence[float], factor: float, patience: int, cooldown: int, final: float = 0.0) -> float:
+    """What the rate is scaled by after epochs with these `losses`, with the rule of ReduceLROnPlateau.
+
+    final: the least that it is scaled by.
+    """
     scale, best, bad, resting = 1.0, math.inf, 0, 0
     for loss in losses:
         if loss < best * (1 - _THRESHOLD):
@@ -40,7 +43,7 @@ def plateau(losses: Sequence[float], factor: float, patience: int, cooldown: int
         if resting > 0:
             resting, bad = resting - 1, 0
         if bad > patience:
-            scale, resting, bad = scale * factor, cooldown, 0
+            scale, resting, bad = max(scale * factor, min(scale, final)), cooldown, 0
     return scale
 
 

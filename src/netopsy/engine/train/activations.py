@@ -1,0 +1,177 @@
+"""Stored values of a node in place of images: what a training reads when all before the node is frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from netopsy.engine.train.augment import draw
+from netopsy.engine.train.data import SHARE, Step, epoch_seed, free_memory, step_sizes
+from netopsy.engine.train.recipe import Recipe
+from netopsy.errors import SettingsError
+from netopsy.samples.strata import Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """A training or validation set of stored values, in place of Samples.
+
+    values: a `.npy` that `cache` wrote: float32, a row an image, (n, *shape); of maps (n, height, width, channel), so
+        that a batch of rows is channels_last as it lies. labels: int64 (n,), or float32 (n, classes) of 0 and 1.
+    targets: a file alike, of what is to be learned by the squared error; None where labels or a teacher say it.
+    flips: the files have 2n rows, and those from n on are of the mirrored images.
+    Errors: SettingsError for files that do not fit.
+    """
+
+    values: Path
+    labels: Labels
+    targets: Path | None = None
+    flips: bool = False
+    shape: tuple[int, ...] = field(init=False)
+    target_shape: tuple[int, ...] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("values", "targets"):
+            path = getattr(self, name)
+            object.__setattr__(self, name, None if path is None else Path(path))
+        object.__setattr__(self, "shape", self._shape(self.values))
+        object.__setattr__(self, "target_shape", None if self.targets is None else self._shape(self.targets))
+
+    def _shape(self, path: Path) -> tuple[int, ...]:
+        """Of one image's value as a module gives it: channels first."""
+        rows = mapped(path)
+        wanted = len(self.labels) * (1 + self.flips)
+        if len(rows) != wanted:
+            twice = ", two an image" if self.flips else ""
+            raise SettingsError(
+                f"{path.name} has {len(rows):,} rows; {len(self.labels):,} labels need {wanted:,}{twice}."
+            )
+        shape = rows.shape[1:]
+        return (shape[2], *shape[:2]) if len(shape) == 3 else shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def name(self) -> str:
+        """The name of the file of the values."""
+        return self.values.name
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the labels and the files' names, which `cache` makes from all that their contents depend on."""
+        total = hashlib.sha256(f"{self.labels.dtype} {self.labels.shape} {self.flips};".encode())
+        total.update(np.ascontiguousarray(self.labels).tobytes())
+        for path in (self.values, self.targets):
+            total.update(b"-" if path is None else f"{path.name} {path.stat().st_size};".encode())
+        return total.hexdigest()
+
+
+def mapped(path: Path) -> NDArray[np.float32]:
+    """The rows in a file, read from it as they are asked for."""
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SettingsError(f"cannot read stored values from '{path}' ({error}); write them with `cache`.") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.ndim < 2:
+        raise SettingsError(f"'{path}' holds no float32 rows; write stored values with `cache`.")
+    return rows
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Activations as a training sees them, with the methods of `Images`.
+
+    values, targets: rows on the device; on the CPU, and where the device has no room, they stay in the file: the
+        system keeps in memory what is read again and again, once for all processes.
+    """
+
+    data: Activations
+    device: torch.device
+    values: Tensor
+    targets: Tensor | None
+    labels: Tensor
+
+    @classmethod
+    def of(cls, data: Activations, device: torch.device) -> Stored:
+        """The rows on `device` if they take at most half of what is free there, else in their files."""
+        rows = [None if path is None else _tensor(mapped(path)) for path in (data.values, data.targets)]
+        needed = sum(one.nbytes for one in rows if one is not None)
+        if device.type != "cpu" and needed <= SHARE * free_memory(device):
+            rows = [None if one is None else one.to(device) for one in rows]
+        values, targets = rows
+        assert values is not None
+        return cls(data, device, values, targets, torch.from_numpy(data.labels).to(device))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's value, channels first."""
+        return self.data.shape
+
+    def epoch(self, recipe: Recipe, epoch: int, rank: int = 0, processes: int = 1) -> Iterator[Step]:
+        """The steps of `epoch` (from 0), of each the share of the process `rank`: order and flips are as of images."""
+        n = len(self.data)
+        generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
+        order = torch.randperm(n, generator=generator)
+        draws, first = draw(recipe, n, generator), 0
+        rows = order if draws is None else order + n * draws.flip
+        for count, size in step_sizes(n, recipe.batch_size):
+            visits = torch.arange(first, first + count * size).reshape(count, size)[:, rank::processes]
+            first += count * size
+            for visited in visits:
+                labels = self.labels[order[visited].to(self.device)]
+                targets = None if self.targets is None else self._picked(self.targets, rows[visited])
+                yield Step(self._picked(self.values, rows[visited]), labels, size, targets)
+
+    def ordered(self, batch_size: int) -> Iterator[Step]:
+        """All values, none of mirrored images, in their order."""
+        for first in range(0, len(self), batch_size):
+            part = slice(first, min(first + batch_size, len(self)))
+            targets = None if self.targets is None else _maps(self.targets[part].to(self.device))
+            labels = self.labels[part]
+            yield Step(_maps(self.values[part].to(self.device)), labels, len(labels), targets)
+
+    def _picked(self, store: Tensor, rows: Tensor) -> Tensor:
+        return _maps(store.index_select(0, rows.to(store.device)).to(self.device, non_blocking=True))
+
+
+def check_recipe(data: Activations, recipe: Recipe) -> None:
+    """SettingsError where the recipe asks for an augmentation that stored values do not hold."""
+    if "crop" in recipe.augment:
+        raise SettingsError(
+            f"augment '{recipe.augment}' shifts images, and values of shifted images are not stored; train on the "
+            "images themselves, or augment by flip or none."
+        )
+    if recipe.augment == "flip" and not data.flips:
+        raise SettingsError(
+            f"augment 'flip' needs the values of mirrored images, which {data.name} does not hold; store them with "
+            "flips=True, or augment by none."
+        )
+
+
+def _maps(rows: Tensor) -> Tensor:
+    """Rows as a module takes them: maps (batch, channel, height, width) in the memory format channels_last."""
+    return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+
+def _tensor(rows: NDArray[np.float32]) -> Tensor:
+    """The rows as a tensor over the file, which nobody writes to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the memory cannot be written to
+        return torch.from_numpy(rows)
