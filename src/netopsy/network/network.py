@@ -150,5 +150,9 @@ class Network:
         copied.__dict__ |= {key: self.__dict__[key] for key in ("structure", "layers") if key in self.__dict__}
         return copied
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process: nodes of a graph do not survive it, so they are made anew there."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("graph", "nodes")}
+
     def __repr__(self) -> str:
         return f"Network({self.name}, {self.parameters:,} parameters, input {self.preprocessing.input_shape})"

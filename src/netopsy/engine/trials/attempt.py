@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from netopsy.engine.trials.failures import reason
-from netopsy.engine.trials.record import Outcome, plain
+from netopsy.engine.trials.record import Kind, Outcome, plain
 from netopsy.engine.trials.sent import Sent
 from netopsy.engine.workspace import Workspace, workspace
 
@@ -25,20 +25,30 @@ def attempt(sent: Sent, spec: dict[str, Any], place: Workspace, threads: int | N
     """
     work, context = sent.take()
     begun = time.monotonic()
-    meta: dict[str, Any] = {"spec": spec, "outcome": None, "failure": None, "kind": "done", "trace": ""}
-    blob = b""
     try:
         with workspace(place.folder, place.progress, every=place.every), _threads(threads):
             outcome = work(context, plain(spec, "a spec"))
         if not isinstance(outcome, Outcome):
             raise TypeError(f"{work.__qualname__} returned a {type(outcome).__name__}, no Outcome")
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.tensors.items()}
-        meta["outcome"], blob = plain(outcome.values, "an outcome"), safetensors.torch.save(tensors)
-    except Exception as error:
-        meta["kind"], meta["failure"], meta["trace"] = reason(error)
-        if meta["kind"] == "memory" and torch.cuda.is_available():
+        answer = _meta(spec, "done", outcome=plain(outcome.values, "an outcome")), safetensors.torch.save(tensors)
+    except (Exception, SystemExit) as error:
+        kind, failure, trace = reason(error)
+        answer = failed(spec, kind, failure, trace)
+        if kind == "memory" and torch.cuda.is_available():
             torch.cuda.empty_cache()
-    return {**meta, "seconds": time.monotonic() - begun}, blob
+    answer[0]["seconds"] = time.monotonic() - begun
+    return answer
+
+
+def failed(spec: dict[str, Any], kind: Kind, failure: str, trace: str = "") -> Answer:
+    """The answer of a trial without an outcome."""
+    return _meta(spec, kind, failure=failure, trace=trace), b""
+
+
+def _meta(spec: dict[str, Any], kind: Kind, **more: Any) -> dict[str, Any]:
+    """The fields of a record as plain data."""
+    return {"spec": spec, "kind": kind, "outcome": None, "failure": None, "seconds": 0.0, "trace": "", **more}
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Workers:
 
             return RayExecutor(self)
         if self.count is None or self.count == 1:
-            return Inline()
+            return Inline(self.threads)
         from netopsy.engine.trials.spawned import Spawned
 
         return Spawned(self)

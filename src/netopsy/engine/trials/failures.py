@@ -22,10 +22,10 @@ class WorkerLost(Exception):
         self.kind = kind
 
 
-def reason(error: Exception) -> tuple[Kind, str, str]:
+def reason(error: BaseException) -> tuple[Kind, str, str]:
     """(kind, sentence, trace) of what a work function raised; the trace is empty but for an `error`."""
     if any(_is_memory(cause) for cause in _causes(error)):
-        return "memory", f"{_first_line(error)}", ""
+        return "memory", _first_line(error), ""
     if isinstance(error, DivergedError):
         return "diverged", str(error), ""
     if isinstance(error, NetopsyError):

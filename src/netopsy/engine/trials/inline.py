@@ -15,6 +15,9 @@ class Inline(Executor):
     width: int | None = 1
     shows_progress = True
 
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads
+
     def send(self, work: Work, context: Any) -> Sent:
         """Nothing is sent: the trial works on the context itself."""
         return Held(work, context)

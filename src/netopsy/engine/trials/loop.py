@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
-from netopsy.engine.trials.attempt import Answer, attempt
+from netopsy.engine.trials.attempt import Answer, attempt, failed
 from netopsy.engine.trials.current import current_workers
 from netopsy.engine.trials.failures import WorkerLost
 from netopsy.engine.trials.record import Record, plain
@@ -53,17 +53,19 @@ def run_trials(
         crew = current_workers()
         sent = crew.executor.send(work, context)
         try:
-            for name, (meta, blob) in _answers(crew.executor, sent, missing, store, place, crew.settings.threads):
+            for name, (meta, blob) in _answers(crew.executor, sent, missing, store, place):
                 records[name] = store.write(name, meta, blob, keep=meta["kind"] in retry)
                 place.report(label, len(records), len(todo))
         except BaseException:
             crew.close(at_once=True)
             raise
+        finally:
+            sent.close()
     return [records[name] for name in names]
 
 
 def _answers(
-    executor: Any, sent: Sent, todo: Mapping[str, dict[str, Any]], store: Store, place: Workspace, threads: int | None
+    executor: Any, sent: Sent, todo: Mapping[str, dict[str, Any]], store: Store, place: Workspace
 ) -> Iterator[tuple[str, Answer]]:
     """(name, answer) of every trial, as they come."""
     waiting, again = deque(todo), deque[str]()
@@ -76,26 +78,13 @@ def _answers(
         while waiting and len(flying) < width:
             name = waiting.popleft()
             own = Workspace(store.place(name), place.progress if executor.shows_progress else None, place.every)
-            flying[executor.submit(attempt, sent, todo[name], own, threads)] = name
+            flying[executor.submit(attempt, sent, todo[name], own, executor.threads)] = name
         for future in wait(flying, return_when=FIRST_COMPLETED).done:
             name, crowded = flying.pop(future), executor.width != 1 and not alone
             try:
                 answer = future.result()
             except WorkerLost as lost:
-                failure = (
-                    f"{lost} The kernel's out-of-memory killer shows the same." if lost.kind == "killed" else f"{lost}"
-                )
-                answer = (
-                    {
-                        "spec": todo[name],
-                        "outcome": None,
-                        "failure": failure,
-                        "kind": lost.kind,
-                        "seconds": 0.0,
-                        "trace": "",
-                    },
-                    b"",
-                )
+                answer = failed(todo[name], lost.kind, str(lost))
             if crowded and answer[0]["kind"] in ("killed", "memory"):
                 again.append(name)
             else:

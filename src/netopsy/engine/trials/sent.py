@@ -1,21 +1,35 @@
-"""The work function and its context on the way to the workers: once each, not once a trial."""
+"""The work function and its context on the way to the workers: once to each, not once a trial."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import mmap
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import cloudpickle
+
 from netopsy.engine.trials.record import Outcome
+from netopsy.errors import SettingsError
 
 Work = Callable[[Any, dict[str, Any]], Outcome]
+
+_held: list[tuple[str, tuple[Work, Any]]] = []  # in a worker: what it took last
 
 
 class Sent(Protocol):
     """Where a worker finds (work, context)."""
 
     def take(self) -> tuple[Work, Any]:
-        """The two, read at the first call in a process and kept until another is taken."""
+        """The two, read at the first call in a process and kept until others are taken."""
+
+    def close(self) -> None:
+        """They are not taken any more."""
 
 
 @dataclass(frozen=True)
@@ -27,3 +41,91 @@ class Held:
 
     def take(self) -> tuple[Work, Any]:
         return self.work, self.context
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+@dataclass(frozen=True)
+class Filed:
+    """In a file that this run's own driver has written; digest: SHA-256 of the file.
+
+    Arrays lie in it as they are and are mapped, not read: all workers of a machine share their memory.
+    """
+
+    path: Path
+    digest: str
+
+    @classmethod
+    def write(cls, path: Path, work: Work, context: Any) -> Filed:
+        """Write the two to a new file at `path`. SettingsError where they cannot be sent."""
+        body, buffers = pickled(work, context)
+        sizes, total = [len(body), *(len(buffer) for buffer in buffers)], hashlib.sha256()
+        with path.open("xb") as file:
+            parts: list[bytes | memoryview] = [json.dumps(sizes).encode() + b"\n", body, *buffers]
+            for part in parts:
+                file.write(part)
+                total.update(part)
+        return cls(path, total.hexdigest())
+
+    def take(self) -> tuple[Work, Any]:
+        return taken(self.digest, self._read)
+
+    def _read(self) -> tuple[Work, Any]:
+        with self.path.open("rb") as file:
+            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        if hashlib.sha256(whole).hexdigest() != self.digest:
+            raise SettingsError(f"'{self.path}' has been changed since it was written; run again.")
+        end = bytes(whole[: 1 << 16]).index(b"\n") + 1
+        parts = []
+        for size in json.loads(bytes(whole[:end])):
+            parts.append(whole[end : end + size])
+            end += size
+        return unpickled(bytes(parts[0]), parts[1:])
+
+    def close(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def taken(key: str, read: Callable[[], tuple[Work, Any]]) -> tuple[Work, Any]:
+    """What `key` stands for, read by the first call in this process. SettingsError where it cannot be."""
+    if not _held or _held[0][0] != key:
+        _held.clear()  # two networks need not fit in memory
+        try:
+            _held.append((key, read()))
+        except Exception as error:
+            hint = " Where the network lies on a GPU, give each trial one: gpus=1, --trial-gpus 1." * (
+                "CUDA" in f"{error}"
+            )
+            raise SettingsError(
+                f"a worker cannot take up the work: {type(error).__name__}: {_line(error)}{hint}"
+            ) from None
+    return _held[0][1]
+
+
+def pickled(work: Work, context: Any) -> tuple[bytes, list[memoryview]]:
+    """The two as bytes, and the arrays in them; what is defined in a script or notebook itself goes as a whole.
+
+    Errors: SettingsError for what cannot be sent.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        body = cloudpickle.dumps((work, context), protocol=5, buffer_callback=buffers.append)
+        return body, [buffer.raw() for buffer in buffers]
+    except MemoryError:
+        raise
+    except Exception as error:  # a __reduce__ may raise anything
+        raise SettingsError(
+            f"the network, images or work cannot be sent to another process ({type(error).__name__}: "
+            f"{_line(error)}); leave out --workers and --cluster, or workers(...), to run in this one."
+        ) from error
+
+
+def unpickled(body: bytes, buffers: list[Any]) -> tuple[Work, Any]:
+    """What `pickled` gave. Only what the driver of this very run has sent ever comes here."""
+    work, context = pickle.Unpickler(io.BytesIO(body), buffers=buffers).load()
+    return work, context
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -83,6 +84,8 @@ class Store:
             safetensors.torch.save_file(tensors, part, metadata={key: json.dumps(meta[key]) for key in _FIELDS})
         if not keep:
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.folder / name).rmdir()  # where it kept nothing there
         record = self.read(name)
         assert record is not None
         return record
@@ -113,5 +116,10 @@ def _code(code: CodeType | None) -> str:
 
 
 def _parts(code: CodeType) -> list[Any]:
-    constants = [_parts(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
-    return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants]
+    return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, list(map(_constant, code.co_consts))]
+
+
+def _constant(one: Any) -> Any:
+    if isinstance(one, CodeType):
+        return _parts(one)
+    return sorted(map(repr, one)) if isinstance(one, frozenset) else repr(one)  # a set has no order of its own
