@@ -1,0 +1,29 @@
+"""The command that lists a network's blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netopsy.cli import options as o
+from netopsy.cli.output import print_table
+from netopsy.cli.sources import load_subject
+
+BLOCKS = "List the blocks: stretches with one input and one output, which one layer may stand in for."
+_COLUMNS = ["block", "kind", "layers", "parameters", "share", "macs", "input", "output", "parent", "default"]
+
+
+def blocks_options() -> list[o.Option]:
+    """A network, its options, and --json."""
+    return [o.NETWORK, *o.NETWORK_OPTIONS, o.JSON]
+
+
+def blocks(network: str, *, json: bool, **given: Any) -> None:
+    """Print the table."""
+    from netopsy.network.blocks import list_blocks
+
+    net = load_subject(network, given)
+    frame = list_blocks(net)
+    if json:
+        print(frame.write_json())
+        return
+    print_table(frame.select(_COLUMNS), net.name, rows=frame.height)

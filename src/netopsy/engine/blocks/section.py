@@ -1,0 +1,143 @@
+"""A part of a network as a module that can be trained, with blocks replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from netopsy.engine.blocks.norm import Norm, norm_path
+from netopsy.engine.walk import ANY_LAYOUT, constant
+from netopsy.errors import SettingsError
+from netopsy.network.blocks.block import Block
+from netopsy.network.graph import batch_first, is_tensor
+from netopsy.network.network import Network
+
+
+def layer_path(block: Block) -> str:
+    """Module path of the new layer in a section: the module's own, or `FIRST_to_LAST` of a stretch."""
+    first, colon, last = block.name.partition(":")
+    return f"{first}_to_{last.replace('.', '_')}" if colon else first
+
+
+def section(
+    network: Network,
+    *,
+    start: str = "input",
+    end: str | None = None,
+    replaced: Sequence[tuple[Block, nn.Module]] = (),
+) -> fx.GraphModule:
+    """The computation from the value of node `start` to that of `end` (None: the output), with blocks replaced.
+
+    It takes one tensor and gives one. Parameters and buffers are the network's own, not copies, under their own names;
+    a new layer lies at `layer_path(block)`.
+    Errors: UnknownLayer for a name of nothing; SettingsError where another value than that of `start` is needed, and
+    for blocks that overlap.
+    """
+    first, last = network.node(start), network.node(network.output if end is None else end)
+    _check(network, first, replaced)
+    instead = {network.nodes[block.output]: (block, layer) for block, layer in replaced}
+    order = _needed(network, first, last, instead)
+    graph, root = fx.Graph(), nn.Module()
+    values: dict[fx.Node, fx.Node] = {first: _placeholder(graph, first)}
+    for node in order:
+        if node in instead:
+            block, layer = instead[node]
+            _place(root, layer_path(block), layer)
+            new = graph.call_module(layer_path(block), (values[network.nodes[block.input]],))
+        elif node.op == "get_attr":
+            new = _attribute(network, graph, root, node)
+        elif "sym_size" in str(node.target):
+            new = graph.call_function(torch.ops.aten.sym_size.int, (values[first], 0))
+        elif (path := norm_path(network, node)) is not None:
+            if not isinstance(_held(root, path), Norm):
+                _place(root, path, Norm.of(network, path, node))
+            new = graph.call_module(path, (values[node.args[0]],))  # type: ignore[index]
+        else:
+            new = graph.node_copy(node, values.__getitem__)
+            new.target = ANY_LAYOUT.get(node.target, node.target)
+        new.meta = {"name": node.meta["name"]}
+        values[node] = new
+    graph.output(values[last])
+    graph.lint()
+    made = fx.GraphModule(root, graph, "Section")
+    return made.train(network.module.training)  # type: ignore[return-value]
+
+
+def _check(network: Network, first: fx.Node, replaced: Sequence[tuple[Block, nn.Module]]) -> None:
+    if not (is_tensor(first) and batch_first(first)):
+        raise SettingsError(
+            f"a section cannot begin at '{first.meta['name']}': the first axis of its value does not count the images."
+        )
+    seen: dict[str, str] = {}
+    for block, _ in replaced:
+        for name in block.nodes:
+            if name in seen:
+                raise SettingsError(f"the blocks {seen[name]} and {block.name} overlap; replace one of them.")
+            seen[name] = block.name
+
+
+def _needed(
+    network: Network, first: fx.Node, last: fx.Node, instead: dict[fx.Node, tuple[Block, nn.Module]]
+) -> list[fx.Node]:
+    """The nodes to compute, in order; a replaced block is its output node alone."""
+    needed: set[fx.Node] = set()
+    stack = [last] if last is not first else []
+    while stack:
+        node = stack.pop()
+        if node in needed:
+            continue
+        if node.op == "placeholder":
+            raise SettingsError(
+                f"the section from '{first.meta['name']}' to '{last.meta['name']}' needs a value that is made before "
+                f"it; begin at a node that all paths pass, as `cut_before` finds it."
+            )
+        needed.add(node)
+        reads = [network.nodes[instead[node][0].input]] if node in instead else node.all_input_nodes
+        if "sym_size" in str(node.target):
+            reads = []
+        stack += [parent for parent in reads if parent is not first]
+    inside = {name: block for block, _ in instead.values() for name in block.nodes if name != block.output}
+    for node in needed:
+        if (block := inside.get(node.meta["name"])) is not None:
+            raise SettingsError(
+                f"the section needs '{node.meta['name']}', which is inside the replaced block {block.name}."
+            )
+    return [node for node in network.graph.graph.nodes if node in needed]
+
+
+def _placeholder(graph: fx.Graph, first: fx.Node) -> fx.Node:
+    new = graph.placeholder("x")
+    new.meta = {"name": first.meta["name"]}
+    return new
+
+
+def _attribute(network: Network, graph: fx.Graph, root: nn.Module, node: fx.Node) -> fx.Node:
+    """The node that reads a parameter or buffer of the network, which `root` then holds too."""
+    target = str(node.target)
+    tensor = network.tensors.get(target)
+    _place(root, target, constant(network, node) if tensor is None else tensor)
+    return graph.get_attr(target)
+
+
+def _held(root: nn.Module, path: str) -> object:
+    held: object = root
+    for part in path.split("."):
+        held = getattr(held, part, None)
+    return held
+
+
+def _place(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
+    """Put a module, parameter or buffer at `path` under `root`."""
+    *parts, name = path.split(".")
+    for part in parts:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if isinstance(value, nn.Module):
+        root.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    elif not hasattr(root, name):
+        root.register_buffer(name, value)
