@@ -91,10 +91,12 @@ def _run_options() -> list[o.Option]:
 
 
 def _file_commands() -> dict[str, Any]:
-    """The commands that write and read compressed files."""
+    """The commands that list blocks, and that write and read compressed files."""
+    from netopsy.cli import blocks as b
     from netopsy.cli import compressing as c
 
     return {
+        "blocks": o.command("blocks", b.BLOCKS, b.blocks_options(), b.blocks),
         "compress": o.command("compress", c.COMPRESS, c.compress_options(), c.compress),
         "expand": o.command("expand", c.EXPAND, c.expand_options(), c.expand),
     }
