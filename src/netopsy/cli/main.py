@@ -13,6 +13,7 @@ from netopsy._version import __version__
 from netopsy.cli import options as o
 from netopsy.cli.output import print_result, print_table, progress
 from netopsy.cli.sources import is_features, load_further, load_images, load_subject, load_vectors
+from netopsy.cli.trials import crew
 from netopsy.errors import NetopsyError
 from netopsy.studies import STUDIES
 
@@ -80,14 +81,15 @@ def _examine_options() -> list[o.Option]:
     out = o.option("out", str, "Case folder to write, or to go on with.")
     precision = o.option("precision", float | None, "Stop each score at +- this many points (adaptive).", None)
     train = o.image_options("train", "Images to train on, for the studies that train.")
-    return [o.NETWORK, o.SAMPLES, out, studies, precision, *o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train]
+    shared = [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train, *o.TRIAL_OPTIONS]
+    return [o.NETWORK, o.SAMPLES, out, studies, precision, *shared]
 
 
 def _run_options() -> list[o.Option]:
     weights = o.NETWORK_OPTIONS[0]
     samples = o.option("samples", str | None, "Use these images instead of the protocol's.", None)
     count, out = o.SAMPLES_OPTIONS[1], o.option("out", str, "Case folder to write, or to go on with.")
-    return [o.argument("protocol", "A TOML file."), out, weights, samples, count]
+    return [o.argument("protocol", "A TOML file."), out, weights, samples, count, *o.TRIAL_OPTIONS]
 
 
 def _file_commands() -> dict[str, Any]:
@@ -121,6 +123,7 @@ def _study_command(name: str) -> Any:
         samples = o.FEATURES_SAMPLES
     shared = [o.FEATURES if cls.takes_features else o.NETWORK, samples, o.OUT, o.JSON, *o.NETWORK_OPTIONS]
     shared += [*o.SAMPLES_OPTIONS, *(o.FEATURES_OPTIONS if cls.takes_features else [])]
+    shared += o.TRIAL_OPTIONS if cls.uses_trials else []
     images = image_fields(cls)
     for field in images:
         shared += o.image_options(field, texts.get(field, ""))
@@ -132,7 +135,7 @@ def _study_command(name: str) -> Any:
         from netopsy.examination import run_study
         from netopsy.studies.study import check_inputs
 
-        chosen = {key: value for key, value in given.items() if key in plain}
+        chosen, ring = {key: value for key, value in given.items() if key in plain}, crew(given)
         if cls.takes_features and is_features(network):
             study, subject, shown = cls(**chosen), load_vectors(network, samples, given, defaults), None
         else:
@@ -140,7 +143,7 @@ def _study_command(name: str) -> Any:
             subject, shown = load_subject(network, given), load_images(samples, given)
             study = cls(**chosen, **{field: load_further(field, samples, given) for field in images})
         check_inputs(study, subject, shown)  # before the folder is made
-        with progress() as show:
+        with ring, progress() as show:
             case = Case(out) if out else None
             result = run_study(study, subject, shown, case, show)
             if case:
@@ -153,21 +156,22 @@ def _study_command(name: str) -> Any:
 def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **given: Any) -> None:
     from netopsy.examination import examine
 
+    ring = crew(given)
     net, images, train = (
         load_subject(network, given),
         load_images(samples, given),
         load_further("train", samples, given),
     )
     settings = {"seed": given["seed"]} | ({} if precision is None else {"precision": precision})
-    with progress() as show:
+    with ring, progress() as show:
         case = examine(net, images, train=train, studies=studies, out=out, settings=settings, progress=show)
     _print_case(case)
 
 
-def _run(protocol: str, *, out: str, weights: str | None, samples: str | None, count: int | None) -> None:
+def _run(protocol: str, *, out: str, weights: str | None, samples: str | None, count: int | None, **given: Any) -> None:
     from netopsy.protocol import run_protocol
 
-    with progress() as show:
+    with crew(given), progress() as show:
         case = run_protocol(protocol, out=out, weights=weights, samples=samples, count=count, progress=show)
     _print_case(case)
 

@@ -116,6 +116,14 @@ FEATURES_OPTIONS = [
 ]
 OUT = option("out", str | None, "Case folder that the result is added to.", None)
 JSON = option("json", bool, "Print tables as JSON.", False)
+TRIALS = Group("Where trials run")
+TRIAL_OPTIONS = [
+    option("workers", int | None, "Trials at a time, each in a process of its own.", None, TRIALS),
+    option("cluster", Literal["ray"] | None, "Run trials on Ray (needs the extra `cluster`).", None, TRIALS),
+    option("address", str | None, "A Ray that runs already: HOST:PORT or auto. Else one starts here.", None, TRIALS),
+    option("trial_cpus", float, "Cores that a trial takes on a cluster, fractions too.", 1.0, TRIALS),
+    option("trial_gpus", float, "GPUs that a trial takes, fractions too.", 0.0, TRIALS),
+]
 
 
 def image_options(name: str, text: str) -> list[Option]:

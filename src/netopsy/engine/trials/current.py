@@ -9,14 +9,16 @@ Without it trials run one after the other in the caller's process.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.util import find_spec
+from numbers import Integral
 from typing import Any
 
-from netopsy.engine.settings import choice, number, whole
+from netopsy.engine.settings import choice, number
 from netopsy.engine.trials.inline import Inline
-from netopsy.errors import SettingsError
+from netopsy.errors import MissingExtra, SettingsError
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Workers:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("count", "threads"):
-            if getattr(self, name) is not None:
-                whole(self, name, 1)
+        for what, value in (("workers", self.count), ("threads", self.threads)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+                raise SettingsError(f"{what} {value!r} is out of range; give a whole number from 1.")
         if self.cluster is not None:
             choice(self, "cluster", ("ray",))
+            if find_spec("ray") is None:
+                raise MissingExtra("cluster ray", "cluster")
         if self.address is not None and self.cluster is None:
             raise SettingsError(f"address '{self.address}' is a cluster's: give cluster too, --cluster ray.")
         number(self, "cpus", 0, 1e6, open_low=True)
@@ -84,7 +88,6 @@ def current_workers() -> Crew:
     return _current.get() or Crew(Workers())
 
 
-@contextmanager
 def workers(
     count: int | None = None,
     *,
@@ -93,18 +96,23 @@ def workers(
     cpus: float = 1.0,
     gpus: float = 0.0,
     threads: int | None = None,
-) -> Iterator[Crew]:
-    """Run trials over `count` workers.
+) -> AbstractContextManager[Crew]:
+    """Run trials over `count` workers, inside `with`.
 
     count: trials at a time. None, or 1: in this process; on a cluster None is as many as it holds.
     cluster: None for processes of this machine, or `ray` (needs the extra `cluster`).
-    address: of a Ray that runs already (HOST:PORT, ray://HOST:PORT or auto); None starts one on this machine, which
+    address: of a Ray that runs already (HOST:PORT, or auto for the one of this machine); None starts one here, which
         listens on the loopback interface alone and ends with the block.
-    cpus, gpus: that each trial takes, fractions too.
-    threads: of torch in each worker; None shares the machine's cores among the workers.
-    Errors: SettingsError, and MissingExtra without Ray.
+    cpus: cores that each trial takes on a cluster, fractions too. gpus: GPUs that each trial takes, fractions too.
+    threads: of torch in each worker; None shares the cores among the workers.
+    Workers start with the first trial, and serve all that follow in the block.
+    Errors: SettingsError, and MissingExtra without Ray, at the call.
     """
-    crew = Crew(Workers(count, cluster, address, cpus, gpus, threads))
+    return _surround(Crew(Workers(count, cluster, address, cpus, gpus, threads)))
+
+
+@contextmanager
+def _surround(crew: Crew) -> Iterator[Crew]:
     token = _current.set(crew)
     try:
         yield crew
