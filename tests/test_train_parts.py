@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,17 @@ def test_plateau_is_that_of_torch(patience: int, cooldown: int) -> None:
         assert got == pytest.approx(optimizer.param_groups[0]["lr"])
         torchs.step(losses[epoch])
     assert got < 0.3
+
+
+def test_plateau_has_a_floor_as_torchs_has() -> None:
+    recipe = Recipe(epochs=30, rate=0.3, schedule="plateau", factor=0.5, patience=1, final=0.1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.3)
+    torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1, min_lr=0.03, eps=0)
+    for epoch in range(30):
+        assert rate_at(recipe, epoch, 1, [1.0] * epoch) == pytest.approx(optimizer.param_groups[0]["lr"])
+        torchs.step(1.0)
+    assert rate_at(recipe, 29, 1, [1.0] * 29) == pytest.approx(0.03)
+    assert rate_at(replace(recipe, final=1.0), 29, 1, [1.0] * 29) == 0.3
 
 
 def test_warmup_rises_in_even_steps_to_the_rate() -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from netopsy.engine.train.data import SHARE, Step, epoch_seed, free_memory, step
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.samples.strata import Labels
+
+_kept: WeakKeyDictionary[Activations, tuple[Tensor, Tensor | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +111,10 @@ class Stored:
     @classmethod
     def of(cls, data: Activations, device: torch.device) -> Stored:
         """The rows on `device` if they take at most half of what is free there, else in their files."""
-        rows = [None if path is None else _tensor(mapped(path)) for path in (data.values, data.targets)]
-        needed = sum(one.nbytes for one in rows if one is not None)
-        if device.type != "cpu" and needed <= SHARE * free_memory(device):
-            rows = [None if one is None else one.to(device) for one in rows]
-        values, targets = rows
-        assert values is not None
+        values = _tensor(mapped(data.values))
+        targets = None if data.targets is None else _tensor(mapped(data.targets))
+        if device.type != "cpu":
+            values, targets = _resident(data, device, values, targets)
         return cls(data, device, values, targets, torch.from_numpy(data.labels).to(device))
 
     def __len__(self) -> int:
@@ -144,11 +145,27 @@ class Stored:
         for first in range(0, len(self), batch_size):
             part = slice(first, min(first + batch_size, len(self)))
             targets = None if self.targets is None else _maps(self.targets[part].to(self.device))
-            labels = self.labels[part]
-            yield Step(_maps(self.values[part].to(self.device)), labels, len(labels), targets)
+            # a copy: a module that begins with an operation in place would write to the file's memory
+            values, labels = _maps(self.values[part].clone().to(self.device)), self.labels[part]
+            yield Step(values, labels, len(labels), targets)
 
     def _picked(self, store: Tensor, rows: Tensor) -> Tensor:
         return _maps(store.index_select(0, rows.to(store.device)).to(self.device, non_blocking=True))
+
+
+def _resident(
+    data: Activations, device: torch.device, values: Tensor, targets: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The rows on the device if they fit, kept for the next training on the same data; those of other data go."""
+    held = _kept.get(data)
+    if held is not None and held[0].device == device:
+        return held
+    _kept.clear()
+    needed = values.nbytes + (0 if targets is None else targets.nbytes)
+    if needed > SHARE * free_memory(device):
+        return values, targets
+    _kept[data] = values.to(device), None if targets is None else targets.to(device)
+    return _kept[data]
 
 
 def check_recipe(data: Activations, recipe: Recipe) -> None:

@@ -31,8 +31,6 @@ try:
 except ImportError:  # Windows: a pass that was killed begins anew
     fcntl = None  # type: ignore[assignment]
 
-_HEADER = 128  # bytes of a .npy's header, up to some 40 digits of shape
-
 
 def cache(
     network: Network, samples: Samples, nodes: Sequence[str], folder: str | Path, *, flips: bool = False
@@ -71,8 +69,11 @@ def cache(
 
 def bytes_needed(network: Network, n: int, nodes: Sequence[str], flips: bool) -> int:
     """Bytes that `cache` writes for `n` images."""
-    names = {network.node(node).meta["name"] for node in nodes}
-    return sum(_HEADER + 4 * n * (1 + flips) * math.prod(row_shape(network, name)) for name in names)
+    total = 0
+    for name in {network.node(node).meta["name"] for node in nodes}:
+        shape = (n * (1 + flips), *row_shape(network, name))
+        total += len(_header(shape)) + 4 * math.prod(shape)
+    return total
 
 
 def row_shape(network: Network, node: str) -> tuple[int, ...]:
