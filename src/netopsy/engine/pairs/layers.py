@@ -1,0 +1,103 @@
+"""Which nodes of two networks are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import fx
+
+from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.network.activations import activations
+from netopsy.network.graph import batch_first, operator_name, shape_of
+from netopsy.network.network import Network
+
+Pairing = Literal["matching", "all"]
+_NORMS = {"batch_norm", "group_norm", "instance_norm", "layer_norm"}
+_ON_THE_WAY = _NORMS | {"add", "dropout", "feature_dropout", "clone", "contiguous", "alias", "to"}
+
+
+def layers_of(network: Network) -> list[str]:
+    """Names of the nodes that are compared by default, in order of execution.
+
+    For each weight-bearing layer the activation function behind it, before any pooling or local response norm (Li et
+    al., Section 2), over norms and sums of a residual block; else the layer itself, with the norm behind it.
+    """
+    chosen = {name for layer in network.layers for name in [_behind(network, layer.nodes[0])] if name}
+    return [name for name in network.nodes if name in chosen]
+
+
+def pairs_of(
+    network_a: Network,
+    network_b: Network,
+    layers: Sequence[tuple[str, str]] | None = None,
+    pairs: Pairing = "matching",
+) -> list[tuple[str, str]]:
+    """Node names of the pairs to compare.
+
+    layers: (layer of a, layer of b); a weight-bearing layer's name gives its own output. None: by `pairs`, of the
+    layers that `layers_of` names: `all`, or `matching` ones, which are those of equal names where half of them are
+    equal, those of equal position where both networks have as many, and else all.
+    """
+    if pairs not in ("matching", "all"):
+        raise SettingsError(f"pairs {pairs!r} is unknown; give matching or all.")
+    if layers is not None:
+        found = []
+        for pair in layers:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise SettingsError(
+                    f"layers holds {pair!r}; give pairs (layer of a, layer of b), for instance ('conv1', 'conv1')."
+                )
+            found.append((_checked(network_a, pair[0]), _checked(network_b, pair[1])))
+        if not found:
+            raise SettingsError("layers is empty; give at least one (layer of a, layer of b), or nothing for all.")
+        return list(dict.fromkeys(found))
+    ours, theirs = layers_of(network_a), layers_of(network_b)
+    for network, names in ((network_a, ours), (network_b, theirs)):
+        if not names:
+            raise SettingsError(f"{network.name} has no layer with units of one image each; name nodes in layers.")
+    common = [name for name in ours if name in set(theirs)]
+    if pairs == "matching" and 2 * len(common) > max(len(ours), len(theirs)):
+        return [(name, name) for name in common]
+    if pairs == "matching" and len(ours) == len(theirs):
+        return list(zip(ours, theirs, strict=True))
+    return [(a, b) for a in ours for b in theirs]
+
+
+def _behind(network: Network, name: str) -> str | None:
+    """The activation behind the node `name`, else the last norm directly behind it, or itself."""
+    known, start = activations(network, mixing=False), network.nodes[name]
+    order = {node: position for position, node in enumerate(network.nodes.values())}
+    reached, stack = {start}, [start]
+    while stack:
+        for user in stack.pop().users:
+            kind = operator_name(user).rstrip("_")
+            if user in order and user not in reached and (user.meta["name"] in known or kind in _ON_THE_WAY):
+                reached.add(user)
+                if user.meta["name"] not in known:
+                    stack.append(user)
+    functions = sorted((node for node in reached if node.meta["name"] in known), key=order.__getitem__)
+    if functions and treatable(functions[0]):
+        return functions[0].meta["name"]
+    while len(start.users) == 1 and operator_name(follower := next(iter(start.users))) in _NORMS:
+        start = follower
+    return start.meta["name"] if treatable(start) else None
+
+
+def treatable(node: fx.Node) -> bool:
+    """Whether the node has units: real numbers, one image a row, at least one axis more."""
+    value = node.meta.get("val")
+    return (
+        isinstance(value, torch.Tensor) and value.is_floating_point() and batch_first(node) and len(shape_of(node)) > 1
+    )
+
+
+def _checked(network: Network, name: str) -> str:
+    node = network.node(name)
+    if not treatable(node):
+        raise UnknownLayer(
+            f"node '{name}' of {network.name} has no units of one image each (shape {shape_of(node)} for one image); "
+            "choose the node before or behind it."
+        )
+    return node.meta["name"]

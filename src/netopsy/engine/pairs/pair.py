@@ -1,0 +1,140 @@
+"""The co-moments of a layer of one network with a layer of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # a standard deviation below this share of the mean is no variance
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Sums of squares and products of the deviations from the means, of all units of two layers.
+
+    layer_a, layer_b: node names. n: rows, images times places of the common grid. images: their number.
+    grid: the common grid of places, (height, width) or (tokens,); () where each image is one row.
+    mean_a, mean_b: per unit. aa, bb: within each layer. ab: between the two.
+    shuffled: `ab` with the images of b in another order (the control), or None.
+
+    The units are channels; a row is one place of one image (Li et al., Convergent Learning, ICLR 2016, Section 2).
+    """
+
+    layer_a: str
+    layer_b: str
+    n: int
+    images: int
+    grid: tuple[int, ...]
+    mean_a: Float64[np.ndarray, " p"]
+    mean_b: Float64[np.ndarray, " q"]
+    aa: Float64[np.ndarray, "p p"]
+    bb: Float64[np.ndarray, "q q"]
+    ab: Float64[np.ndarray, "p q"]
+    shuffled: Float64[np.ndarray, "p q"] | None = None
+
+    @cached_property
+    def correlation(self) -> Float64[np.ndarray, "p q"]:
+        """Pearson's correlation of every unit of a with every unit of b; 0 where one of them is dead."""
+        return self._correlation(self.ab, self.spread_a, self.spread_b)
+
+    @cached_property
+    def correlation_shuffled(self) -> Float64[np.ndarray, "p q"] | None:
+        """The control: the same with the images of b in another order; None where it was not counted."""
+        return None if self.shuffled is None else self._correlation(self.shuffled, self.spread_a, self.spread_b)
+
+    @cached_property
+    def correlation_aa(self) -> Float64[np.ndarray, "p p"]:
+        """Correlation of the units of a with one another; 0 where one of them is dead, on the diagonal too."""
+        return self._correlation(self.aa, self.spread_a, self.spread_a)
+
+    @cached_property
+    def correlation_bb(self) -> Float64[np.ndarray, "q q"]:
+        """Correlation of the units of b with one another; 0 where one of them is dead, on the diagonal too."""
+        return self._correlation(self.bb, self.spread_b, self.spread_b)
+
+    @cached_property
+    def std_a(self) -> Float64[np.ndarray, " p"]:
+        """Standard deviation of each unit of a, sqrt(sum of squares / n); 0 where it is dead."""
+        return self.spread_a / np.sqrt(self.n)
+
+    @cached_property
+    def std_b(self) -> Float64[np.ndarray, " q"]:
+        """Standard deviation of each unit of b; 0 where it is dead."""
+        return self.spread_b / np.sqrt(self.n)
+
+    @cached_property
+    def spread_a(self) -> Float64[np.ndarray, " p"]:
+        """Square root of the sum of squares of each unit of a; exactly 0 where it is dead."""
+        return _spread(self.aa, self.mean_a, self.n)
+
+    @cached_property
+    def spread_b(self) -> Float64[np.ndarray, " q"]:
+        """Square root of the sum of squares of each unit of b; exactly 0 where it is dead."""
+        return _spread(self.bb, self.mean_b, self.n)
+
+    @property
+    def dead_a(self) -> Bool[np.ndarray, " p"]:
+        """The units of a that have one value everywhere, up to rounding."""
+        return self.spread_a == 0
+
+    @property
+    def dead_b(self) -> Bool[np.ndarray, " q"]:
+        """The units of b that have one value everywhere, up to rounding."""
+        return self.spread_b == 0
+
+    def swapped(self) -> Pair:
+        """The same with b in the place of a."""
+        return replace(
+            self,
+            layer_a=self.layer_b,
+            layer_b=self.layer_a,
+            mean_a=self.mean_b,
+            mean_b=self.mean_a,
+            aa=self.bb,
+            bb=self.aa,
+            ab=self.ab.T,
+            shuffled=None if self.shuffled is None else self.shuffled.T,
+        )
+
+    def control(self) -> Pair:
+        """The pair with the images of b in another order: `shuffled` in the place of `ab`."""
+        if self.shuffled is None:
+            raise ValueError(f"the pair {self.layer_a}, {self.layer_b} was counted without its shuffled control")
+        return replace(self, ab=self.shuffled, shuffled=None)
+
+    @staticmethod
+    def _correlation(products: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            one, other = (np.where(spread > 0, 1 / spread, 0) for spread in (left, right))
+        # a spread of 0 times a product of rounding errors is 0
+        return np.clip(products * one[:, None] * other, -1, 1)
+
+
+def _spread(products: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray:
+    spread = np.sqrt(np.diagonal(products).clip(min=0))
+    return np.where(spread > ROUNDING * np.sqrt(n) * np.abs(mean), spread, 0.0)
+
+
+def merged(one: Pair, other: Pair) -> Pair:
+    """The pair over the images of both: exact (Chan, Golub, LeVeque, "Algorithms for computing the sample variance",
+    1983, in matrices). The control of each stays among its own images.
+    """
+    n = one.n + other.n
+    weight = one.n * other.n / n
+    da, db = other.mean_a - one.mean_a, other.mean_b - one.mean_b
+    between = np.outer(da, db) * weight
+    controls = one.shuffled is not None and other.shuffled is not None
+    return replace(
+        one,
+        n=n,
+        images=one.images + other.images,
+        mean_a=one.mean_a + da * (other.n / n),
+        mean_b=one.mean_b + db * (other.n / n),
+        aa=one.aa + other.aa + np.outer(da, da) * weight,
+        bb=one.bb + other.bb + np.outer(db, db) * weight,
+        ab=one.ab + other.ab + between,
+        shuffled=one.shuffled + other.shuffled + between if controls else None,  # type: ignore[operator]
+    )
