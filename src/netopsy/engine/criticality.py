@@ -1,0 +1,112 @@
+"""Tests of whether some of several treatments of the same images, in the same repeats, do better than others."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from scipy.stats import chi2, norm
+from scipy.stats import t as student
+
+EXACT = 20_000  # arrangements that are all gone through; of more, as many are drawn
+POWER = 0.8
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """(low, high) of the mean of independent values by Student's t at 95 %; None of a single value."""
+    if len(values) < 2:
+        return None, None
+    own = np.asarray(values, np.float64)
+    reach = float(student.ppf(0.975, len(own) - 1)) * float(own.std(ddof=1)) / math.sqrt(len(own))
+    return float(own.mean()) - reach, float(own.mean()) + reach
+
+
+def cochran_q(right: Bool[np.ndarray, "images treatments"]) -> tuple[float, float]:
+    """(Q, p) of the hypothesis that all treatments are right on an image with one probability.
+
+    Images on which all treatments agree say nothing; where there are no others, Q is 0 and p 1.
+    Source: Cochran, "The comparison of percentages in matched samples", Biometrika 37 (1950).
+    """
+    hits = right.astype(np.int64)
+    k = hits.shape[1]
+    columns, rows = hits.sum(0), hits.sum(1)
+    below = int((rows * (k - rows)).sum())
+    if k < 2 or not below:
+        return 0.0, 1.0
+    q = k * (k - 1) * float(((columns - columns.mean()) ** 2).sum()) / below
+    return q, float(chi2.sf(q, k - 1))
+
+
+def permutation_p(scores: Float64[np.ndarray, "repeats treatments"], seed: int = 0) -> tuple[float, float]:
+    """(p, least p possible) of the hypothesis that within a repeat any treatment could have had any of the scores.
+
+    The statistic is the spread of the treatments' means (the numerator of F in a design of complete blocks), over all
+    arrangements of the scores within each repeat where these are at most `EXACT`, else over as many drawn at random.
+    The first repeat may stay as it is: only the arrangements against each other matter. Source: Pitman, "Significance
+    tests which may be applied to samples from any populations, III", Biometrika 29 (1938).
+    """
+    repeats, k = scores.shape
+    if repeats < 2 or k < 2:
+        return 1.0, 1.0
+    ways = math.factorial(k) ** (repeats - 1)
+
+    def spread(total: Float64[np.ndarray, "... treatments"]) -> Float64[np.ndarray, "..."]:
+        return ((total - total.mean(-1, keepdims=True)) ** 2).sum(-1)
+
+    seen = float(spread(scores.sum(0)))
+    edge = seen - 1e-9 * max(seen, 1e-300)
+    if ways <= EXACT:
+        orders = np.array(list(itertools.permutations(range(k))))
+        totals = scores[:1]
+        for row in scores[1:]:
+            totals = (totals[:, None] + row[orders][None]).reshape(-1, k)
+        return float((spread(totals) >= edge).mean()), 1 / ways
+    generator = np.random.default_rng(seed)
+    total = np.zeros((EXACT, k))
+    for row in scores:
+        total += generator.permuted(np.broadcast_to(row, (EXACT, k)), axis=1)
+    return (float((spread(total) >= edge).sum()) + 1) / (EXACT + 1), 1 / (EXACT + 1)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p values of one family, adjusted so that any one below 0.05 is wrong in at most 5 % of such families.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
+    """
+    adjusted, highest = [1.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def detectable(right: Bool[np.ndarray, "images treatments"]) -> float | None:
+    """The difference between two treatments' shares right that so many images would show in 4 of 5 cases.
+
+    By the normal approximation of the paired test of each two treatments at 5 % over all pairs together (Bonferroni),
+    with the share of images on which two treatments disagree as it is, averaged over the pairs.
+    """
+    n, k = right.shape
+    if k < 2:
+        return None
+    pairs = list(itertools.combinations(range(k), 2))
+    disagree = float(np.mean([(right[:, a] != right[:, b]).mean() for a, b in pairs]))
+    return float(norm.ppf(1 - 0.025 / len(pairs)) + norm.ppf(POWER)) * math.sqrt(disagree / n)
+
+
+def detectable_mean(scores: Float64[np.ndarray, "repeats treatments"]) -> float | None:
+    """The difference between two treatments' mean scores that so many repeats would show in 4 of 5 cases.
+
+    As `detectable`, by Student's t and the residual spread of an additive model of repeats and treatments.
+    """
+    repeats, k = scores.shape
+    free = (repeats - 1) * (k - 1)
+    if free < 1:
+        return None
+    residual = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+    deviation = math.sqrt(float((residual**2).sum()) / free)
+    pairs = k * (k - 1) / 2
+    return float(student.ppf(1 - 0.025 / pairs, free) + student.ppf(POWER, free)) * deviation * math.sqrt(2 / repeats)

@@ -1,0 +1,90 @@
+"""Read a protocol and check what it says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from netopsy.errors import SettingsError
+from netopsy.studies import STUDIES, study_class
+from netopsy.studies.study import Study, image_fields
+
+TABLES = ("network", "samples", "studies")
+
+
+def read_protocol(path: str | Path) -> dict[str, Any]:
+    """The tables `network`, `samples`, `studies` and, where there is one, `train` of a protocol.
+
+    Of a protocol with sets these are what holds for all, and `sets` is a list of whole protocols, each with a `name`.
+    """
+    try:
+        protocol = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"no protocol at '{path}': give the path of a TOML file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"'{path}' is not a TOML file: {error}.") from error
+    if "sets" not in protocol:
+        _check(protocol, f"'{path}'")
+        return protocol
+    shared = {key: value for key, value in protocol.items() if key != "sets"}
+    return {"studies": {}, **shared, "sets": _sets(protocol["sets"], shared, path)}
+
+
+def _sets(sets: Any, shared: dict[str, Any], path: str | Path) -> list[dict[str, Any]]:
+    """Each set with what holds for all."""
+    if not isinstance(sets, list) or not sets or not all(isinstance(one, dict) for one in sets):
+        raise SettingsError(f"sets of '{path}' is no list of tables: write each as [[sets]] with a name.")
+    merged: list[dict[str, Any]] = []
+    for one in sets:
+        name = one.get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in STUDIES:
+            raise SettingsError(
+                f"a set of '{path}' has the name {name!r}; give letters, digits, - and _, and no study's name."
+            )
+        if name in [other["name"] for other in merged]:
+            raise SettingsError(f"two sets of '{path}' are called '{name}'; give each a name of its own.")
+        whole = merge(shared, one)
+        _check(whole, f"set '{name}' of '{path}'")
+        merged.append(whole)
+    return merged
+
+
+def merge(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`shared` with what `own` says in its place, table by table."""
+    both = dict(shared)
+    for key, value in own.items():
+        before = both.get(key)
+        both[key] = merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _check(protocol: dict[str, Any], what: str) -> None:
+    for table in TABLES:
+        if not isinstance(protocol.get(table), dict) or not protocol[table]:
+            raise SettingsError(
+                f"{what} has no table [{table}]; a protocol needs [network], [samples] and [studies.NAME]."
+            )
+    for table in ("network", "samples"):
+        if not isinstance(protocol[table].get("source"), str):
+            raise SettingsError(f'[{table}] of {what} has no source: add `source = "..."`.')
+    train = protocol.get("train", {"split": "train"})
+    if not isinstance(train, dict) or not {"source", "split"} & set(train):
+        raise SettingsError(f'[train] of {what} says no images: add `source = "..."` or `split = "..."`.')
+    if not all(isinstance(train.get(key, ""), str) for key in ("source", "split")):
+        raise SettingsError(f"source and split in [train] of {what} are names: write them in quotes.")
+
+
+def make_study(name: str, settings: dict[str, Any]) -> Study:
+    """A study from plain settings; lists become tuples, unknown settings are an error."""
+    cls = study_class(name)
+    known = [f.name for f in fields(cls)]
+    unknown = [setting for setting in settings if setting not in known]
+    if unknown:
+        raise SettingsError(f"the study '{name}' has no setting '{unknown[0]}'; it has: {', '.join(known)}.")
+    images = [setting for setting in settings if setting in image_fields(cls)]
+    if images:
+        raise SettingsError(f"'{images[0]}' of the study '{name}' is a table of its own: write it as [{images[0]}].")
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})

@@ -1,0 +1,107 @@
+"""Run a protocol: load what it names and examine it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from netopsy.case import Case
+from netopsy.engine.workspace import Progress
+from netopsy.errors import SettingsError
+from netopsy.examination import examine
+from netopsy.network.load import load_network
+from netopsy.protocol.read import make_study, read_protocol
+from netopsy.protocol.sets import run_sets
+from netopsy.samples import load_samples
+
+
+def run_protocol(
+    path: str | Path,
+    *,
+    out: str | Path,
+    weights: str | None = None,
+    samples: str | None = None,
+    count: int | None = None,
+    sets: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Case:
+    """Run the protocol at `path`; `weights`, `samples` and `count` take the place of the protocol's own.
+
+    sets: the names of those to run, of a protocol with sets; all by default. Each becomes a case in a folder of its
+    name in `out`, and what the studies say of all of them together is the case in `out` itself.
+    """
+    protocol = read_protocol(path)
+    replaced = {"weights": weights, "samples": samples, "count": count}
+    if "sets" not in protocol:
+        if sets:
+            raise SettingsError(f"'{path}' has no sets, so there is no '{sets[0]}' to choose; leave sets out.")
+        return _run(path, protocol, out, replaced, progress)
+    for name in ("weights", "samples"):
+        if replaced[name] is not None:
+            raise SettingsError(
+                f"{name} cannot take the place of those of '{path}', whose sets each have their own; name it there."
+            )
+    chosen = _chosen(protocol["sets"], sets, path)
+    for one in chosen:
+        _studies(one)  # a mistake in the last set is said before the first is run
+    return run_sets(chosen, Path(out), lambda one, folder, show: _run(path, one, folder, replaced, show), progress)
+
+
+def _chosen(all_sets: list[dict[str, Any]], names: Sequence[str] | None, path: str | Path) -> list[dict[str, Any]]:
+    known = [one["name"] for one in all_sets]
+    wrong = [name for name in names or () if name not in known]
+    if wrong:
+        raise SettingsError(f"no set '{wrong[0]}' in '{path}'; it has: {', '.join(known)}.")
+    return [one for one in all_sets if names is None or one["name"] in names]
+
+
+def _studies(protocol: dict[str, Any]) -> list[Any]:
+    return [make_study(name, settings) for name, settings in protocol["studies"].items()]
+
+
+def _run(
+    path: str | Path,
+    protocol: dict[str, Any],
+    out: str | Path,
+    replaced: dict[str, Any],
+    progress: Progress | None,
+) -> Case:
+    """Run a protocol without sets, or one of its sets."""
+    weights, samples, count = (replaced[name] for name in ("weights", "samples", "count"))
+    network_options: dict[str, Any] = dict(protocol["network"])
+    sample_options: dict[str, Any] = dict(protocol["samples"])
+    if weights is not None:
+        network_options["weights"] = weights
+    elif "weights" in network_options:
+        network_options["weights"] = _beside(path, network_options["weights"])
+    if samples is not None:
+        # with images to train on that are another part of the same source, the source given has these parts too
+        parts = {"split"} if "source" not in protocol.get("train", {"source": ""}) else set()
+        sample_options = {k: v for k, v in sample_options.items() if k in parts} | {"source": samples}
+    else:
+        sample_options["source"] = _beside(path, sample_options["source"])
+    if count is not None:
+        sample_options["count"] = count
+    train_options: dict[str, Any] | None = protocol.get("train")
+    if train_options is not None:
+        if "source" in train_options:
+            train_options = {**train_options, "source": _beside(path, train_options["source"])}
+        train_options = further_options(sample_options, train_options)
+    studies = _studies(protocol)
+    network = load_network(network_options.pop("source"), **network_options)
+    images = load_samples(sample_options.pop("source"), **sample_options)
+    train = None if train_options is None else load_samples(train_options.pop("source"), **train_options)
+    return examine(network, images, train=train, studies=studies, out=out, progress=progress)
+
+
+def further_options(samples: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """The options of load_samples for further images: of a `source` of their own, or another part of the samples'."""
+    left = ("split", "count") if "source" not in further else set(samples) - {"root", "seed"}
+    return {key: value for key, value in samples.items() if key not in left} | further
+
+
+def _beside(path: str | Path, name: str) -> str:
+    """`name` as a path beside the protocol where such a file or folder is there, else as it is."""
+    beside = Path(path).parent / name
+    return str(beside) if beside.exists() else name

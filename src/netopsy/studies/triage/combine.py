@@ -1,0 +1,170 @@
+"""The study `triage` on several image sets together, as the paper's Figures 2 and 4 show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from netopsy.charts import dots
+from netopsy.engine.criticality import holm
+from netopsy.engine.words import listing
+from netopsy.result import Figure, Result
+from netopsy.studies.triage.criticality import IMAGES, SEEDS
+from netopsy.studies.triage.figures import SOURCE, WAY, convergence, spread_of
+from netopsy.studies.triage.findings import difference
+
+KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
+
+
+def combined(results: Mapping[str, Result]) -> Result:
+    """One result over the sets in which there was something to compress."""
+    held = {name: result for name, result in results.items() if "cells" in result.tables}
+    said = [f"{name}: {result.findings[0]}" for name, result in results.items() if name not in held]
+    if not held:
+        return Result("triage", findings=said)
+    tables = {
+        table: pl.concat(
+            [
+                result.tables[table].select(pl.lit(name).alias("set"), pl.all())
+                for name, result in held.items()
+                if table in result.tables
+            ],
+            how="diagonal_relaxed",
+        )
+        for table in KEPT
+        if any(table in result.tables for result in held.values())
+    }
+    tests = tables["criticality"]
+    # over several sets there are more tests to be wrong in
+    tables["criticality"] = pl.concat(
+        [part.with_columns(p_holm=pl.Series(holm(part["p"].to_list()), dtype=pl.Float64)) for part in _kinds(tests)]
+        or [tests]
+    )
+    return Result("triage", tables=tables, figures=_figures(held), findings=_findings(held, tables) + said)
+
+
+def _kinds(tests: pl.DataFrame) -> list[pl.DataFrame]:
+    return [own for kind in (SEEDS, IMAGES) if (own := tests.filter(pl.col("over") == kind)).height]
+
+
+def _figures(held: Mapping[str, Result]) -> dict[str, Figure]:
+    parts, epochs = [], []
+    for name, result in held.items():
+        tables = result.tables
+        spread = spread_of(tables["cells"], tables["summary"]).select("block", "way", "top1", "low", "high")
+        base = pl.lit(tables["baselines"]["top1"].mean(), dtype=pl.Float64)
+        line = spread.select("block").unique(maintain_order=True)
+        line = line.select(
+            "block", way=pl.lit("baseline"), top1=base, low=pl.lit(None, pl.Float64), high=pl.lit(None, pl.Float64)
+        )
+        parts.append(pl.concat([line, spread]).select(pl.lit(name).alias("set"), pl.all()))
+        epochs.append(convergence(tables["cells"]).select(pl.lit(name).alias("set"), WAY, pl.all()))
+    figures = {
+        "accuracy": dots(
+            pl.concat(parts),
+            "block",
+            "top1",
+            color="way",
+            low="low",
+            high="high",
+            facet="set",
+            percent=True,
+            category_title="block compressed",
+            value_title="top-1 accuracy",
+            color_title="training-start",
+            title="Accuracy with each block compressed, on each image set",
+            reading="Last epoch. FM: the new layer alone was trained, TM: all layers. Lines are 95 % intervals, over "
+            "the seeds where there are several. Every panel has a scale of its own.",
+            source=f"{SOURCE}, Figure 2",
+        )
+    }
+    converged = pl.concat(epochs)
+    for training in converged["training"].unique(maintain_order=True).to_list():
+        figures[f"epochs {training}"] = dots(
+            converged.filter(pl.col("training") == training),
+            "set",
+            "epochs",
+            color="start",
+            low="low",
+            high="high",
+            category_title="image set",
+            value_title="epochs",
+            title=f"Epochs until the accuracy is within 1 % of its best, {training}",
+            reading="Means over the blocks, with 95 % intervals by Student's t over them.",
+            source=f"{SOURCE}, Figure 4",
+        )
+    return figures
+
+
+def _findings(held: Mapping[str, Result], tables: Mapping[str, pl.DataFrame]) -> list[str]:
+    return [
+        *_critical(tables["criticality"]),
+        *_frozen(held),
+        *_against(held, "TM", "Networks with one block compressed and all layers trained (TM)"),
+        *_against(held, "STN", "Networks taught by their parent (STN)"),
+        *_speed(held),
+    ]
+
+
+def _critical(tests: pl.DataFrame) -> list[str]:
+    said = []
+    for kind, words in ((SEEDS, "over the seeds"), (IMAGES, "on the same images")):
+        own = tests.filter(pl.col("over") == kind)
+        if own.height:
+            hit = own.filter(pl.col("p_holm") < 0.05)
+            where = listing(hit["set"].unique(maintain_order=True).to_list()) if hit.height else "no set"
+            test = kind.partition("(")[2][:-1]
+            said.append(
+                f"The accuracy depends on the block {words} in {hit.height} of {own.height} tests ({test}, "
+                f"Holm over all sets: p < 0.05), in {where}; the widest spread between two blocks is "
+                f"{100 * float(own['spread'].max()):.2f} points."  # type: ignore[arg-type]
+            )
+    return said
+
+
+def _frozen(held: Mapping[str, Result]) -> list[str]:
+    parts = []
+    for name, result in held.items():
+        done = result.tables["cells"].filter(pl.col("top1").is_not_null())
+        alone, whole = (done.filter(pl.col("training") == way) for way in ("FM", "TM"))
+        gain, low, high, blocks = difference(whole, alone, ("block", "start", "seed"))
+        if blocks:
+            parts.append(f"{name} {100 * gain:.2f}{_between(low, high)}")
+    if not parts:
+        return []
+    return [
+        f"Training all layers (TM) ends above training the new layer alone (FM) by so many points: {listing(parts, 9)} "
+        "(95 % intervals, paired, t over the blocks)."
+    ]
+
+
+def _against(held: Mapping[str, Result], way: str, words: str) -> list[str]:
+    parts: list[Any] = []
+    for name, result in held.items():
+        own = result.tables["cells"].filter((pl.col("training") == way) | (pl.col("start") == way))
+        own = own.filter(pl.col("drop").is_not_null())
+        if own.height:
+            sure = own.filter(pl.col("drop_high") < 0).height
+            mean = -100 * float(own["drop"].mean())  # type: ignore[arg-type]
+            parts.append(
+                f"{name} {mean:+.2f} ({own.filter(pl.col('drop') < 0).height} of {own.height} above, {sure} surely)"
+            )
+    if not parts:
+        return []
+    return [f"{words} end at so many points from the baseline, on average: {listing(parts, 9)}."]
+
+
+def _speed(held: Mapping[str, Result]) -> list[str]:
+    parts = []
+    for name, result in held.items():
+        epochs = convergence(result.tables["cells"]).sort("epochs")
+        if epochs.height > 1:
+            first = epochs.row(0, named=True)
+            parts.append(f"{name} {first['training']}-{first['start']} ({first['epochs']:.1f} epochs)")
+    return [f"Soonest within 1 % of the best accuracy: {listing(parts, 9)}."] if parts else []
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({100 * low:.2f} to {100 * high:.2f})"

@@ -1,0 +1,262 @@
+"""The sentences of the study `triage`: what the paper claims, tested on what was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from netopsy.engine.criticality import mean_interval
+from netopsy.engine.words import listing, plural, points
+from netopsy.studies.triage.criticality import IMAGES, SEEDS
+from netopsy.studies.triage.figures import convergence
+
+if TYPE_CHECKING:
+    from netopsy.studies.triage.triage import Triage
+
+
+def findings(tables: Mapping[str, pl.DataFrame], study: Triage, left: Sequence[str]) -> list[str]:
+    """Plain sentences, the most important first."""
+    cells = tables["cells"]
+    done = cells.filter(pl.col("top1").is_not_null())
+    said: list[str] = []
+    if done.height:
+        said += [
+            *critical(tables["criticality"]),
+            *frozen(done),
+            *above(done, tables["baselines"]),
+            *taught(done),
+            cost(tables["summary"], tables["blocks"]),
+            *deeper(tables.get("deeper"), study.failure),
+            *speed(cells, study.stn_epochs),
+            *likeness(done),
+            flattered(done),
+        ]
+    return [*said, *lost(cells, tables["baselines"]), *passed_over(left)]
+
+
+def difference(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str]) -> tuple[float, float | None, float | None, int]:
+    """(mean, low, high, blocks) of a's accuracy less b's, paired by `on`, averaged per block, by t over the blocks."""
+    pairs = a.join(b, on=list(on), suffix="_other").with_columns(gain=pl.col("top1") - pl.col("top1_other"))
+    means = pairs.group_by("block", maintain_order=True).agg(pl.col("gain").mean())["gain"].to_list()
+    low, high = mean_interval(means)
+    return (sum(means) / len(means) if means else 0.0), low, high, len(means)
+
+
+def frozen(done: pl.DataFrame) -> list[str]:
+    """Do FM models fall short of TM ones?"""
+    alone, whole = (done.filter(pl.col("training") == way) for way in ("FM", "TM"))
+    gain, low, high, blocks = difference(whole, alone, ("block", "start", "seed"))
+    if not blocks:
+        return []
+    how = _verdict(
+        low, high, "so FM falls short", "so FM does better", "which the blocks' own differences do not rule out as 0"
+    )
+    within = _interval(low, high, f"paired, t over {_blocks(blocks)}")
+    return [f"Training all layers (TM) ends {points(gain)} above training the new layer alone (FM){within}{how}."]
+
+
+def above(done: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
+    """Does TM beat the baseline, and would training on alone have done so?"""
+    own = done.filter(pl.col("training") == "TM")
+    if not own.height:
+        return []
+    over, best = own.filter(pl.col("drop_high") < 0).height, _above(own, "best", baselines)
+    means = own.group_by("block", maintain_order=True).agg(-pl.col("drop").mean())["drop"].to_list()
+    gain = sum(means) / len(means)
+    text = (
+        f"Of {plural(own.height, 'TM network')}, {_above(own, 'top1', baselines)} end above the baseline, {over} of "
+        f"them by more than the images' paired 95 % interval; by their best epoch, as the paper counts, {best}. Their "
+        f"mean difference to the baseline is {points(gain)}"
+        f"{_interval(*mean_interval(means), f't over {_blocks(len(means))}')}."
+    )
+    further = baselines.filter(pl.col("gain").is_not_null())
+    if not further.height:
+        return [text]
+    control = float(further["gain"].mean())  # type: ignore[arg-type]
+    if further.height > 1:
+        within = _interval(*mean_interval(further["gain"].to_list()), f"t over {further.height} seeds")
+    else:
+        within = _interval(further["gain_low"][0], further["gain_high"][0], "paired over the images")
+    return [
+        text,
+        f"The uncompressed network, trained on for as many epochs, changes by {points(control)}{within}; against that, "
+        f"the TM networks end {points(abs(gain - control))} {'higher' if gain > control else 'lower'}.",
+    ]
+
+
+def taught(done: pl.DataFrame) -> list[str]:
+    """Does STN keep to the teacher's accuracy?"""
+    own = done.filter(pl.col("start") == "STN")
+    if not own.height:
+        return []
+    ways = [
+        f"{way}-STN {-100 * float(part['drop'].mean()):+.2f}"  # type: ignore[arg-type]
+        for way in ("FM", "TM")
+        if (part := own.filter(pl.col("training") == way)).height
+    ]
+    higher = own.filter(pl.col("drop") < 0).height
+    sure = own.filter(pl.col("drop_high") < 0).height
+    return [
+        f"Networks taught by their parent (STN) end at {listing(ways)} points from its accuracy on average; {higher} "
+        f"of {own.height} end above it, {sure} by more than the images' paired interval. The paper found none above."
+    ]
+
+
+def critical(tests: pl.DataFrame) -> list[str]:
+    """Is no block more critical than another?"""
+    said = []
+    seeds = tests.filter(pl.col("over") == SEEDS)
+    if seeds.height:
+        hit = seeds.filter(pl.col("p_holm") < 0.05)
+        widest = seeds.sort("spread", descending=True).row(0, named=True)
+        many = f"{hit.height} of {plural(seeds.height, 'way')} of training"
+        least = float(seeds["least_p"].max()) * seeds.height  # type: ignore[arg-type]
+        blind = " With so few seeds and blocks no p could have come below 0.05." if least > 0.05 else ""
+        said.append(
+            f"Over {seeds['count'][0]} seeds the accuracy depends on the block in {many} (permutation test, Holm: p < "
+            f"0.05). The widest spread, {_points(widest['spread'])}, is {widest['training']}-{widest['start']}'s, from "
+            f"{widest['least_critical']} to {widest['most_critical']} (p {_p(widest['p_holm'])}; a difference of "
+            f"{_points(widest['detectable'])} would be seen in 4 of 5 cases).{blind}"
+        )
+    images = tests.filter(pl.col("over") == IMAGES)
+    if images.height:
+        hit = images.filter(pl.col("p_holm") < 0.05)
+        widest = images.sort("spread", descending=True).row(0, named=True)
+        claim = "so these networks differ" if hit.height else "so the images show no block to be more critical"
+        said.append(
+            f"On the same {widest['count']:,} images the blocks' networks differ in {hit.height} of "
+            f"{plural(images.height, 'comparison')} (Cochran's Q, Holm: p < 0.05), {claim}: the spread runs from "
+            f"{_points(float(images['spread'].min()))} to {_points(widest['spread'])}, and a difference of "  # type: ignore[arg-type]
+            f"{_points(float(images['detectable'].mean()))} would be seen in 4 of 5 cases."  # type: ignore[arg-type]
+            f"{'' if seeds.height else ' One seed cannot tell a critical block from an unlucky training.'}"
+        )
+    return said
+
+
+def cost(summary: pl.DataFrame, blocks: pl.DataFrame) -> str:
+    """Which block costs least and most, and what it saves, in the best way of training it."""
+    best = summary.sort("top1", descending=True).unique("block", keep="first", maintain_order=True).sort("drop")
+    saved = dict(zip(blocks["block"].to_list(), blocks["saved"].to_list(), strict=True))
+
+    def one(row: dict[str, Any]) -> str:
+        change = f"{row['training']}-{row['start']}, {-100 * row['drop']:+.2f} points"
+        share = saved.get(row["block"])
+        return f"{row['block']} ({change}{'' if share is None else f', {share:.1%} of the parameters saved'})"
+
+    low, high = best.row(0, named=True), best.row(-1, named=True)
+    if best.height == 1:
+        return f"Compressed to one layer, in its best way: {one(low)}."
+    return f"Each in its best way, the block that costs least is {one(low)}, the one that costs most {one(high)}."
+
+
+def speed(cells: pl.DataFrame, stn_epochs: int) -> list[str]:
+    """Does STN converge faster?"""
+    frame = convergence(cells)
+    if frame["start"].n_unique() < 2:
+        return []
+    parts = []
+    for training in ("FM", "TM"):
+        own = frame.filter(pl.col("training") == training).sort("epochs")
+        if own.height:
+            parts.append(
+                f"{training} {listing([f'{s} {e:.1f}' for s, e in own.select('start', 'epochs').iter_rows()])}"
+            )
+    before = f" STN had {plural(stn_epochs, 'epoch')} before that." if "STN" in frame["start"].to_list() else ""
+    return [f"Epochs until within 1 % of the best accuracy, mean over the blocks: {'; '.join(parts)}.{before}"]
+
+
+def likeness(done: pl.DataFrame) -> list[str]:
+    """Which new layers answer as their parents do."""
+    known = done.filter(pl.col("matched_correlation").is_not_null())
+    if not known.height:
+        return []
+    means = (
+        known.group_by("training", "start", maintain_order=True)
+        .agg(pl.col("matched_correlation", "same_index_correlation").mean())
+        .sort("matched_correlation", descending=True)
+    )
+    parts = [
+        f"{r['training']}-{r['start']} {r['matched_correlation']:.2f} ({r['same_index_correlation']:.2f})"
+        for r in means.iter_rows(named=True)
+    ]
+    text = "The new layers' channels correlate with their parents', matched one to one (and unmatched)"
+    return [f"{text}: {listing(parts, 8)}."]
+
+
+def flattered(done: pl.DataFrame) -> str:
+    """How much a best epoch on the scored images promises too much."""
+    gap = float((done["best"] - done["top1"]).mean())  # type: ignore[arg-type]
+    return (
+        f"The best epoch, which the paper reports, is {_points(gap)} above the last on average. It is chosen on the "
+        "very images it is scored on, so it flatters; the other sentences are of the last epoch unless they say not."
+    )
+
+
+def deeper(frame: pl.DataFrame | None, failure: float) -> list[str]:
+    """How many blocks can go before the network fails."""
+    if frame is None or not frame["top1"].is_not_null().any():
+        return []
+    own = frame.filter(pl.col("top1").is_not_null())
+    last, way = own.row(-1, named=True), f"{own['training'][0]}-{own['start'][0]}"
+    left = f"{last['share']:.1%} of the parameters left"
+    drop = f"{100 * last['drop']:.2f} points lost{_interval(last['drop_low'], last['drop_high'], '')}"
+    if 100 * last["drop"] > failure:
+        held = own.filter(pl.col("drop") <= failure / 100)
+        until = f"{held['compressed'].max()} at once are borne" if held.height else "not even one is borne"
+        return [
+            f"Compressed one after the other ({way}), the network fails (more than {failure:g} points lost) at "
+            f"{plural(last['compressed'], 'block')}: {drop}, {left}; {until}."
+        ]
+    return [
+        f"Compressed one after the other ({way}), the network does not fail ({failure:g} points) with all "
+        f"{last['compressed']} blocks one layer each: {drop}, {left}."
+    ]
+
+
+def lost(cells: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
+    """What failed, and why."""
+    said = []
+    for noun, frame in (("baseline", baselines), ("compressed network", cells)):
+        failed = frame.filter(pl.col("status") != "done")
+        if failed.height:
+            reason = failed["reason"][0] or "no reason is known"
+            said.append(f"{failed.height} of {plural(frame.height, noun)} failed, the first because: {reason}")
+    return said
+
+
+def passed_over(left: Sequence[str]) -> list[str]:
+    """Blocks that no one layer can stand in for."""
+    if not left:
+        return []
+    return [f"No one layer can stand in for {listing(list(left))}; the table of blocks says why."]
+
+
+def _above(cells: pl.DataFrame, column: str, baselines: pl.DataFrame) -> int:
+    base = dict(zip(baselines["seed"].to_list(), baselines["top1"].to_list(), strict=True))
+    return sum(own > base[seed] for seed, own in cells.select("seed", column).iter_rows())
+
+
+def _interval(low: float | None, high: float | None, how: str) -> str:
+    if low is None or high is None:
+        return ""
+    return f" (95 % interval {100 * low:.2f} to {100 * high:.2f}{', ' if how else ''}{how})"
+
+
+def _verdict(low: float | None, high: float | None, more: str, less: str, neither: str) -> str:
+    if low is None or high is None:
+        return ""
+    return f", {more if low > 0 else less if high < 0 else neither}"
+
+
+def _points(share: float | None) -> str:
+    return "an unknown number of points" if share is None else points(share)
+
+
+def _blocks(count: int) -> str:
+    return plural(count, "block")
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,266 @@
+"""The tables of the study `triage`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from netopsy.engine.criticality import mean_interval
+from netopsy.engine.intervals import paired_difference, wilson
+
+if TYPE_CHECKING:
+    from netopsy.studies.triage.run import Run, Trial
+
+REACHED = 0.99
+"""Of the best accuracy: what counts as converged (the paper's Figure 4)."""
+
+_CELL: dict[str, Any] = {
+    "seed": pl.Int64,
+    "block": pl.String,
+    "start": pl.String,
+    "training": pl.String,
+    "best": pl.Float64,
+    "best_low": pl.Float64,
+    "best_high": pl.Float64,
+    "top1": pl.Float64,
+    "top1_low": pl.Float64,
+    "top1_high": pl.Float64,
+    "drop": pl.Float64,
+    "drop_low": pl.Float64,
+    "drop_high": pl.Float64,
+    "epochs_to_99": pl.Int64,
+    "parameters": pl.Int64,
+    "share": pl.Float64,
+    "macs": pl.Int64,
+    "loss": pl.Float64,
+    "matched_correlation": pl.Float64,
+    "same_index_correlation": pl.Float64,
+    "seconds": pl.Float64,
+    "status": pl.String,
+    "reason": pl.String,
+}
+_HISTORY: dict[str, Any] = {
+    "seed": pl.Int64,
+    "block": pl.String,
+    "start": pl.String,
+    "training": pl.String,
+    "epoch": pl.Int64,
+    "rate": pl.Float64,
+    "loss": pl.Float64,
+    "top1": pl.Float64,
+    "validation_loss": pl.Float64,
+    "validation_top1": pl.Float64,
+    "seconds": pl.Float64,
+}
+
+
+def epochs_to_99(accuracy: Sequence[float]) -> int:
+    """The first epoch, from 1, whose accuracy is at least 99 % of the highest (the paper's Figure 4)."""
+    return next(at for at, own in enumerate(accuracy, start=1) if own >= REACHED * max(accuracy))
+
+
+def cells(run: Run) -> pl.DataFrame:
+    """A row a compressed network, the failed ones too."""
+    base = {trial.spec["seed"]: trial for trial in run.baselines if trial.values is not None}
+    rows = [cell_row(trial, base[trial.spec["seed"]]) for trial in run.cells]
+    return pl.DataFrame(rows, schema=_CELL)
+
+
+def cell_row(trial: Trial, base: Trial) -> dict[str, Any]:
+    """One network's row; what is not known of a failed one is null."""
+    spec = trial.spec
+    row: dict[str, Any] = dict.fromkeys(_CELL) | {
+        "seed": spec["seed"],
+        "block": " + ".join(spec["blocks"]),
+        "start": spec["start"],
+        "training": spec["training"],
+        "status": trial.status,
+        "reason": trial.reason,
+    }
+    values = trial.values
+    if values is None or base.values is None:
+        return row
+    accuracy = [own["validation_top1"] for own in values["history"]]
+    right, n = trial.right, values["images"]
+    losses, gains = int((base.right & ~right).sum()), int((right & ~base.right).sum())
+    best = max(accuracy)
+    ends = {
+        "best": wilson(round(best * n), n),
+        "top1": wilson(int(right.sum()), n),
+        "drop": paired_difference(losses, gains, n),
+    }
+    for name, (low, high) in ends.items():
+        row |= {f"{name}_low": low, f"{name}_high": high}
+    return row | {
+        "best": best,
+        "top1": float(right.mean()),
+        "drop": (losses - gains) / n,
+        "epochs_to_99": epochs_to_99(accuracy),
+        "parameters": values["parameters"],
+        "share": values["parameters"] / base.values["parameters"],
+        "macs": values["macs"],
+        "loss": values["loss"],
+        "matched_correlation": values.get("matched_correlation"),
+        "same_index_correlation": values.get("same_index_correlation"),
+        "seconds": trial.seconds,
+    }
+
+
+def history(run: Run) -> pl.DataFrame:
+    """A row an epoch of every training: block `all` is the whole network, training `start` that of a start."""
+    rows = []
+    for trial in (*run.baselines, *run.controls, *run.starts, *run.cells, *run.deeper):
+        if trial.values is None or (trial in run.baselines and not trial.spec["fresh"]):
+            continue
+        spec = trial.spec
+        blocks = spec.get("blocks", [spec["block"]] if "block" in spec else [])
+        about = {
+            "seed": spec["seed"],
+            "block": " + ".join(blocks) or "all",
+            "start": spec.get("start", "random"),
+            "training": spec.get("training", "start" if spec["what"] == "start" else "baseline"),
+        }
+        rows += [about | epoch for epoch in trial.values["history"]]
+    return pl.DataFrame(rows, schema=_HISTORY).unique(maintain_order=True)
+
+
+def blocks(run: Run) -> pl.DataFrame:
+    """What each block was, and what became of it."""
+    made = {trial.spec["blocks"][0]: trial.values for trial in run.cells if trial.values is not None}
+    base = next((trial.values for trial in run.baselines if trial.values is not None), None)
+    rows = []
+    for block in (*run.blocks, *run.left):
+        own = made.get(block.name)
+        saved = own["parameters"] if own and base else None
+        rows.append(
+            {
+                "block": block.name,
+                "kind": block.kind,
+                "layers": len(block.layers),
+                "first": block.layers[0] if block.layers else None,
+                "last": block.layers[-1] if block.layers else None,
+                "input": "x".join(map(str, block.input_shape)),
+                "output": "x".join(map(str, block.output_shape)),
+                "parameters": block.parameters,
+                "macs": block.macs,
+                "new_parameters": None if saved is None else block.parameters - (base["parameters"] - saved),
+                "saved": None if saved is None else 1 - saved / base["parameters"],
+                "saved_macs": None if not own or not base else 1 - own["macs"] / base["macs"],
+                "obstacle": block.obstacle,
+            }
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def summary(cells: pl.DataFrame) -> pl.DataFrame:
+    """Block x start x training over the seeds that came through: means, and 95 % intervals by Student's t."""
+    rows = []
+    keys = ["block", "start", "training"]
+    for key, own in cells.filter(pl.col("top1").is_not_null()).group_by(keys, maintain_order=True):
+        low, high = mean_interval(own["top1"].to_list())
+        drop_low, drop_high = mean_interval(own["drop"].to_list())
+        names = ("best", "top1", "drop", "epochs_to_99", "matched_correlation", "same_index_correlation")
+        means = {name: own[name].mean() for name in names}
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "best": means["best"],
+                "top1": means["top1"],
+                "top1_low": low,
+                "top1_high": high,
+                "drop": means["drop"],
+                "drop_low": drop_low,
+                "drop_high": drop_high,
+                "epochs_to_99": means["epochs_to_99"],
+                "share": own["share"][0],
+                "matched_correlation": means["matched_correlation"],
+                "same_index_correlation": means["same_index_correlation"],
+                "seeds": own.height,
+            }
+        )
+    schema: dict[str, Any] = dict.fromkeys(keys, pl.String) | dict.fromkeys(
+        ("best", "top1", "top1_low", "top1_high", "drop", "drop_low", "drop_high", "epochs_to_99", "share"), pl.Float64
+    )
+    schema |= {"matched_correlation": pl.Float64, "same_index_correlation": pl.Float64, "seeds": pl.Int64}
+    return pl.DataFrame(rows, schema=schema)
+
+
+def baselines(run: Run) -> pl.DataFrame:
+    """The network before compression, by seed; `further`: trained on for as long as the compressed ones."""
+    controls = {trial.spec["seed"]: trial for trial in run.controls if trial.values is not None}
+    rows = []
+    for trial in run.baselines:
+        row: dict[str, Any] = {"seed": trial.spec["seed"], "status": trial.status, "reason": trial.reason}
+        if trial.values is not None:
+            n, right = trial.values["images"], trial.right
+            low, high = wilson(int(right.sum()), n)
+            accuracy = [own["validation_top1"] for own in trial.values["history"]]
+            further = controls.get(trial.spec["seed"])
+            row |= {
+                "epochs": len(accuracy),
+                "best": max(accuracy, default=float(right.mean())),
+                "top1": float(right.mean()),
+                "top1_low": low,
+                "top1_high": high,
+                "loss": trial.values["loss"],
+                "parameters": trial.values["parameters"],
+                "macs": trial.values["macs"],
+                "images": n,
+            }
+            if further is not None:
+                own = cell_row(further, trial)
+                row |= {"further_best": own["best"], "further": own["top1"], "gain": -own["drop"]}
+                row |= {"gain_low": -own["drop_high"], "gain_high": -own["drop_low"]}
+        rows.append(row)
+    schema: dict[str, Any] = {"seed": pl.Int64, "epochs": pl.Int64}
+    schema |= dict.fromkeys(("best", "top1", "top1_low", "top1_high", "loss"), pl.Float64)
+    schema |= {"parameters": pl.Int64, "macs": pl.Int64, "images": pl.Int64}
+    schema |= dict.fromkeys(("further_best", "further", "gain", "gain_low", "gain_high"), pl.Float64)
+    return pl.DataFrame(rows, schema=schema | {"status": pl.String, "reason": pl.String})
+
+
+def deeper(run: Run) -> pl.DataFrame:
+    """A row a number of blocks compressed at once: means over the seeds, with intervals where there are several."""
+    base = {trial.spec["seed"]: trial for trial in run.baselines if trial.values is not None}
+    rows = []
+    counts = sorted({len(trial.spec["blocks"]) for trial in run.deeper})
+    for count in counts:
+        own = [trial for trial in run.deeper if len(trial.spec["blocks"]) == count]
+        frame = pl.DataFrame([cell_row(trial, base[trial.spec["seed"]]) for trial in own], schema=_CELL)
+        done = frame.filter(pl.col("top1").is_not_null())
+        low, high = mean_interval(done["top1"].to_list())
+        drop_low, drop_high = mean_interval(done["drop"].to_list())
+        first = done.row(0, named=True) if done.height else {}
+        rows.append(
+            {
+                "compressed": count,
+                "blocks": " + ".join(own[0].spec["blocks"]),
+                "start": own[0].spec["start"],
+                "training": own[0].spec["training"],
+                "parameters": first.get("parameters"),
+                "share": first.get("share"),
+                "macs": first.get("macs"),
+                "best": done["best"].mean(),
+                "top1": done["top1"].mean(),
+                "top1_low": low if done.height > 1 else first.get("top1_low"),
+                "top1_high": high if done.height > 1 else first.get("top1_high"),
+                "drop": done["drop"].mean(),
+                "drop_low": drop_low if done.height > 1 else first.get("drop_low"),
+                "drop_high": drop_high if done.height > 1 else first.get("drop_high"),
+                "seeds": done.height,
+                "failed": frame.height - done.height,
+            }
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def right_by_block(run: Run, seed: int, start: str, training: str) -> dict[str, np.ndarray]:
+    """Which samples each block's network gets right, for one seed and way; those that came through."""
+    return {
+        t.spec["blocks"][0]: t.right
+        for t in run.cells
+        if t.values is not None and (t.spec["seed"], t.spec["start"], t.spec["training"]) == (seed, start, training)
+    }

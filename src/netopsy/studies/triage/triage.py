@@ -1,0 +1,167 @@
+"""Blocks compressed to one layer each, and what the network is worth then (Nowak & Corso, "Deep Net Triage", 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from netopsy.engine.settings import choice, number, whole
+from netopsy.engine.train import Recipe
+from netopsy.engine.train.recipe import Augment, Precision, Schedule
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.result import Result
+from netopsy.samples import Samples
+from netopsy.studies.study import Study
+from netopsy.studies.triage.combine import combined
+from netopsy.studies.triage.report import written
+from netopsy.studies.triage.run import ran
+
+NetworkStart = Literal["trained", "random"]
+Mean = Literal["layer", "filter"]
+StnLoss = Literal["mse", "sse"]
+STARTS = ("RW", "MW", "STN", "LSQ")
+TRAINING = ("FM", "TM")
+
+
+@dataclass(frozen=True)
+class Triage(Study):
+    """How much a network needs each of its blocks: each becomes one layer and is trained (Nowak & Corso, 2018).
+
+    Every block in turn is compressed to one layer, which starts in several ways and is trained alone (FM) or with all
+    the rest (TM); every such network is scored against the one that was not compressed.
+
+    train: images to train on. The samples are scored after each epoch; a plateau of their loss lowers the rate.
+    blocks: which, by the names that `netopsy blocks` lists, or FIRST:LAST of layers; by default the outermost ones.
+    starts: of the new layer: RW random (Glorot uniform), MW mean of the block's filters (Equation 2), STN taught the
+        block's output (Equation 3), LSQ the closed-form least-squares fit to it (ours).
+    training: FM trains the new layer alone, TM all layers.
+    network_start: `trained` takes the network's weights; `random` draws them anew for each seed and trains a baseline.
+    baseline_epochs: of that baseline.
+    epochs: after compression.
+    stn_epochs: of the STN start.
+    rate: learning rate at the start of each training.
+    stn_rate: that of the STN start; by default `rate`.
+    stn_loss: what STN lowers: mse is the mean of the squared differences, sse their sum over an image's values, which
+        is Equation 3 as printed and wants a far lower `stn_rate`.
+    min_rate: the lowest that a plateau lowers the rate to.
+    factor: what a plateau multiplies the rate by.
+    patience, cooldown: of the plateau, in epochs, as ReduceLROnPlateau of Keras counts them.
+    schedule: of the rate; the paper's is plateau.
+    momentum: of the stochastic gradient descent.
+    weight_decay: how strongly filters and matrices are drawn towards 0.
+    batch_size: images a step.
+    augment: how training images are varied: flip is left to right, crop shifts them by up to 4 pixels.
+    mean: MW over the filters of the whole block (`layer`, Equation 2), or of each filter by itself (`filter`).
+    control: also train the uncompressed network for `epochs`: what TM gains by training on alone.
+    deeper: compress more and more blocks at once, the least critical first, until the network fails.
+    failure: it fails once the accuracy is this many points below the baseline.
+    repeats: how often all is done, each time with the next seed.
+    seed: of the first repeat: of random weights, the order of the images and their augmentation.
+    dtype: of the training: float32, or bfloat16, faster where the device has it; weights stay float32.
+    pictures: how many activation maps of each new layer are drawn beside its parent's; 0 for none.
+    matched: images on which the new layer's channels are matched to the parent's.
+    storage: gigabytes on disk that stored activations may take; what is more is computed as it goes.
+
+    Tables: `summary` (block x start x training over the seeds), `cells` (every network), `criticality` (tests of
+    whether blocks differ), `baselines`, `blocks`, `deeper`, `history` (each epoch).
+    """
+
+    name: ClassVar[str] = "triage"
+    needs_train: ClassVar[bool] = True
+    uses_trials: ClassVar[bool] = True
+
+    train: Samples | None = None
+    blocks: tuple[str, ...] | None = None
+    starts: tuple[str, ...] = ("RW", "MW", "STN")
+    training: tuple[str, ...] = ("FM", "TM")
+    network_start: NetworkStart = "trained"
+    baseline_epochs: int = 100
+    epochs: int = 25
+    stn_epochs: int = 12
+    rate: float = 0.001
+    stn_rate: float | None = None
+    stn_loss: StnLoss = "mse"
+    min_rate: float = 0.00001
+    factor: float = 0.7
+    patience: int = 1
+    cooldown: int = 3
+    schedule: Schedule = "plateau"
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    batch_size: int = 128
+    augment: Augment = "flip"
+    mean: Mean = "layer"
+    control: bool = True
+    deeper: bool = False
+    failure: float = 5.0
+    repeats: int = 3
+    seed: int = 0
+    dtype: Precision = "float32"
+    pictures: int = 10
+    matched: int = 256
+    storage: float = 20.0
+
+    def __post_init__(self) -> None:
+        words = {"network_start": NetworkStart, "mean": Mean, "stn_loss": StnLoss, "dtype": Precision}
+        for name, allowed in words.items():
+            choice(self, name, get_args(allowed))
+        for name, known in (("starts", STARTS), ("training", TRAINING)):
+            given = getattr(self, name)
+            wrong = [one for one in given if one not in known]
+            if wrong or not given or len(set(given)) < len(given):
+                what = f"'{wrong[0]}'" if wrong else "nothing" if not given else "one twice"
+                raise SettingsError(f"{name} names {what}; give some of {', '.join(known)}, each once.")
+        if self.blocks is not None and (not self.blocks or len(set(self.blocks)) < len(self.blocks)):
+            raise SettingsError("blocks is empty or names one twice; `netopsy blocks NETWORK` lists them.")
+        for name in ("epochs", "stn_epochs", "baseline_epochs", "repeats", "matched"):
+            whole(self, name, 1)
+        for name in ("patience", "cooldown", "pictures"):
+            whole(self, name, 0)
+        for name in ("min_rate", "failure", "storage"):
+            number(self, name, 0, float("inf"))
+        for name in ("rate", "stn_rate"):
+            if getattr(self, name) is not None:
+                number(self, name, 0, float("inf"), open_low=True)
+        lowest = min(self.rate, self.stn_rate or self.rate)
+        if self.min_rate > lowest:
+            raise SettingsError(f"min_rate {self.min_rate:g} is above the learning rate; give at most {lowest:g}.")
+        if self.matched < 2:
+            raise SettingsError("matched 1 is too few: channels are matched on one half of the images; give 2 or more.")
+        self.recipe(0, self.epochs)
+        self.recipe(0, self.stn_epochs, self.stn_rate)
+
+    def recipe(self, seed: int, epochs: int, rate: float | None = None) -> Recipe:
+        """How one training is done.
+
+        Keras lowers the rate after `patience` epochs without improvement, and may again `cooldown` epochs after that;
+        `Recipe` and torch count one epoch more in both.
+        """
+        rate = self.rate if rate is None else rate
+        return Recipe(
+            epochs=epochs,
+            batch_size=self.batch_size,
+            optimizer="sgd",
+            rate=rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            factor=self.factor,
+            final=self.min_rate / rate if rate > 0 else 0.0,
+            patience=max(0, self.patience - 1),
+            cooldown=max(0, self.cooldown - 1),
+            augment=self.augment,
+            precision=self.dtype,
+            seed=seed,
+        )
+
+    def run(self, network: Network, samples: Samples | None) -> Result:
+        """Compress copies of `network`, train them and score them on `samples`."""
+        assert samples is not None and self.train is not None
+        return written(self, ran(self, network, self.train, samples))
+
+    @classmethod
+    def combine(cls, results: Mapping[str, Result]) -> Result:
+        """One result over several image sets, by their names."""
+        return combined(results)

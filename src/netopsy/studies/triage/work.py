@@ -1,0 +1,191 @@
+"""What one trial does: train a baseline, a start of a new layer, or a compressed network, and measure it.
+
+A spec is plain data; `seed` is that of the repeat.
+
+    {"what": "baseline", "seed", "recipe" or None, "fresh"}       score the parent, drawn anew and trained if `fresh`
+    {"what": "start", "seed", "block", "start", "recipe", "loss"}         STN or LSQ: the new layer, used by FM and TM
+    {"what": "cell", "seed", "blocks", "start", "training", "recipe", "mean", "matched", "pictures"}
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, fx, nn
+
+from netopsy.engine.blocks import (
+    OneLayer,
+    compressed_network,
+    cut_before,
+    layer_path,
+    least_squares,
+    mean_of_parent,
+    new_layer,
+    section,
+)
+from netopsy.engine.train import Recipe, fit, train_module
+from netopsy.engine.train.fresh import fresh
+from netopsy.engine.trials import Outcome
+from netopsy.network.blocks import Block, find_block
+from netopsy.network.network import Network
+from netopsy.samples import Samples
+from netopsy.studies.triage.measure import maps, matched, right
+from netopsy.studies.triage.storage import Stored
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all trials share.
+
+    parents: the network before compression, by seed. stored: activations on disk, by seed. starts: the new layers
+    that were made beforehand, by (seed, block, start).
+    """
+
+    parents: Mapping[int, Network]
+    train: Samples
+    samples: Samples
+    stored: Mapping[int, Stored] = field(default_factory=dict)
+    starts: Mapping[tuple[int, str, str], State] = field(default_factory=dict)
+
+
+def work(context: Context, spec: dict[str, Any]) -> Outcome:
+    """The outcome of the trial that `spec` describes."""
+    return {"baseline": _baseline, "start": _start, "cell": _cell}[spec["what"]](context, spec)
+
+
+def _baseline(context: Context, spec: dict[str, Any]) -> Outcome:
+    network, tensors, history = context.parents[spec["seed"]], {}, pl.DataFrame()
+    if spec["fresh"]:
+        label = f"seed {spec['seed']}, baseline"
+        done = fit(
+            fresh(network, spec["seed"]),
+            context.train,
+            recipe_of(spec),
+            validation=context.samples,
+            label=label,
+        )
+        network, history = done.network, done.table
+        tensors = {f"state {name}": value.detach().cpu() for name, value in network.tensors.items()}
+    hits, loss = right(network.module, network.preprocessing, context.samples)
+    values = {"history": history.to_dicts(), "loss": loss, "images": len(hits), "digest": network.digest}
+    return Outcome(values | _size(network), {**tensors, "right": _packed(hits)})
+
+
+def _start(context: Context, spec: dict[str, Any]) -> Outcome:
+    parent, seed = context.parents[spec["seed"]], spec["seed"]
+    block = find_block(parent, spec["block"])
+    layer = new_layer(parent, block, seed)
+    if spec["start"] == "LSQ":
+        found = least_squares(parent, block, layer, context.train)
+        return Outcome({"history": [], **found}, dict(layer.state_dict()))
+    stored, recipe = context.stored.get(seed, Stored()), recipe_of(spec)
+    cut = cut_before(parent, block)
+    data, begin = stored.training(cut, context.train, recipe, target=block.after)
+    module = section(parent, start=begin, end=block.after, replaced=[(block, layer)])
+    trained = train_module(
+        module,
+        data,
+        recipe,
+        preprocessing=parent.preprocessing,
+        frozen=others(module, [block]),
+        teacher=section(parent, start=begin, end=block.after) if data is context.train else None,
+        loss=spec["loss"],
+        label=f"seed {seed}, {block.name}, STN",
+        spec=spec,
+    )
+    return Outcome({"history": trained.table.to_dicts()}, _own(trained.state, block))
+
+
+def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
+    parent, seed = context.parents[spec["seed"]], spec["seed"]
+    blocks = [find_block(parent, name) for name in spec["blocks"]]
+    layers = {block.name: _begun(context, parent, block, spec) for block in blocks}
+    replaced = [(block, layers[block.name]) for block in blocks]
+    recipe, frozen = recipe_of(spec), spec["training"] == "FM"
+    stored = context.stored.get(seed, Stored()) if frozen else Stored()
+    data, begin = stored.training(cut_before(parent, blocks[0]) if frozen else "input", context.train, recipe)
+    module = section(parent, start=begin, replaced=replaced)
+    trained = train_module(
+        module,
+        data,
+        recipe,
+        preprocessing=parent.preprocessing,
+        validation=context.samples if begin == "input" else stored.validation(begin, context.samples),
+        frozen=others(module, blocks) if frozen else (),
+        label=f"seed {seed}, {', '.join(spec['blocks']) or 'uncompressed'}, {spec['start']}, {spec['training']}",
+        spec=spec,
+    )
+    whole = loaded(section(parent, replaced=replaced), trained.state)
+    hits, loss = right(whole, parent.preprocessing, context.samples)
+    values = {"history": trained.table.to_dicts(), "loss": loss, "images": len(hits)}
+    values |= _size(compressed_network(parent, replaced) if replaced else parent)
+    tensors = {"right": _packed(hits)}
+    if len(blocks) == 1:
+        block = blocks[0]
+        student = loaded(section(parent, end=block.output, replaced=replaced), trained.state)
+        teacher = section(parent, end=block.output)
+        found, order = matched(teacher, student, block.kind, parent.preprocessing, context.samples, spec["matched"])
+        values |= found
+        if spec["pictures"] and block.kind == "conv":
+            tensors["maps"] = maps(student, parent.preprocessing, context.samples, order[: spec["pictures"]])
+    return Outcome(values, tensors)
+
+
+def _begun(context: Context, parent: Network, block: Block, spec: dict[str, Any]) -> OneLayer:
+    """The new layer as its training finds it."""
+    layer = new_layer(parent, block, spec["seed"])
+    if spec["start"] == "MW":
+        mean_of_parent(parent, block, layer, each=spec["mean"])
+    elif spec["start"] != "RW":
+        layer.load_state_dict(context.starts[spec["seed"], block.name, spec["start"]])
+    return layer.to(parent.device)
+
+
+def recipe_of(spec: Mapping[str, Any]) -> Recipe:
+    """The recipe that is in the spec as plain data."""
+    plain = dict(spec["recipe"])
+    return Recipe(**{**plain, "milestones": tuple(plain["milestones"])})
+
+
+def others(module: fx.GraphModule, blocks: Sequence[Block]) -> list[str]:
+    """The modules and parameters of a section that have nothing to do with the new layers."""
+    paths = [layer_path(block) for block in blocks]
+
+    def foreign(name: str) -> bool:
+        return not any(f"{name}.".startswith(f"{path}.") or f"{path}.".startswith(f"{name}.") for path in paths)
+
+    modules = [name for name, _ in module.named_modules() if name and foreign(name)]
+    return modules + [name for name, _ in module.named_parameters() if foreign(name)]
+
+
+def loaded(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a section with those of its values that `state` has; what it shares with the network stays."""
+    copied = copy.deepcopy(module)
+    held = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
+    with torch.no_grad():
+        for name, value in state.items():
+            if name in held:
+                held[name].copy_(value)
+    return copied.eval()
+
+
+def _own(state: Mapping[str, Tensor], block: Block) -> State:
+    """The new layer's part of a trained section's state, by the layer's own names."""
+    path = f"{layer_path(block)}."
+    return {name.removeprefix(path): value for name, value in state.items() if name.startswith(path)}
+
+
+def _size(network: Network) -> dict[str, int]:
+    return {"parameters": network.parameters, "macs": sum(layer.macs for layer in network.layers)}
+
+
+def _packed(hits: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.packbits(hits))
