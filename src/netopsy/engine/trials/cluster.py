@@ -1,14 +1,200 @@
-"""Trials on Ray."""
+"""Trials on Ray: of this machine, started here and ended here, or of a cluster that runs already."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import importlib
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from netopsy.engine.trials.inline import Inline
+import torch
+
+from netopsy.engine.trials.failures import WorkerLost
+from netopsy.engine.trials.sent import Sent, Work, pickled, taken, unpickled
+from netopsy.engine.trials.shares import cores
+from netopsy.errors import SettingsError
+
+if TYPE_CHECKING:
+    from netopsy.engine.trials.current import Workers
+
+_LOOPBACK = "127.0.0.1"
+# A Ray of one machine takes its address from the network card, and then any machine may have it run code, unless it is
+# told that it will not be part of a cluster: then it takes the loopback interface.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
-class RayExecutor(Inline):
-    """To come."""
+class RayExecutor(Executor):
+    """Each call is a Ray task with the CPUs and GPUs of `settings`; Ray itself repeats none.
 
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
+    A Ray that the process is connected to already is used and left as it is.
+    Errors: SettingsError where no Ray answers at the address, or no node of it has what a trial takes.
+    """
+
+    shows_progress = False
+
+    def __init__(self, settings: Workers) -> None:
+        self.width = settings.count
+        self.threads = settings.threads or max(1, int(settings.cpus))
+        self._ray = _imported()
+        self._own = not self._ray.is_initialized()
+        if self._own and settings.address is None:
+            self._start(settings)
+        elif self._own:
+            self._join(str(settings.address))
+        self._check(settings)
+        task = self._ray.remote(max_retries=0, num_cpus=settings.cpus, num_gpus=settings.gpus)
+        self._call = task(_call)
+        self._flying: dict[Future[Any], Any] = {}
+
+    def _start(self, settings: Workers) -> None:
+        """Start a Ray of this machine alone."""
+        wanted = cores() if settings.count is None else math.ceil(settings.count * settings.cpus)
+        gpus = torch.cuda.device_count() if settings.gpus else 0
+        with _alone():
+            self._init(address="local", num_cpus=wanted, num_gpus=gpus, include_dashboard=False)
+        node = self._ray.util.get_node_ip_address()
+        if node != _LOOPBACK:
+            self._ray.shutdown()
+            raise SettingsError(
+                f"Ray would listen on {node}, not on the loopback interface alone; start one as you want it with "
+                "`ray start --head`, and give its address."
+            )
+
+    def _join(self, address: str) -> None:
+        """Connect to a Ray that runs."""
+        try:
+            self._init(address=address)
+        except (ConnectionError, RuntimeError, ValueError, OSError, AssertionError) as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SettingsError(
+                f"no Ray of this version answers at '{address}' ({said}); start one with `ray start --head`."
+            ) from error
+
+    def _init(self, **how: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._ray.init(namespace="netopsy", logging_level=logging.CRITICAL, log_to_driver=False, **how)
+        worker: Any = importlib.import_module("ray._private.worker")
+        worker._worker_logs_enabled = False  # else it prints of each lost worker what our records say
+
+    def _check(self, settings: Workers) -> None:
+        """SettingsError where no node could ever run a trial: it would wait for ever."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if any(n.get("CPU", 0) >= settings.cpus and n.get("GPU", 0) >= settings.gpus for n in nodes):
+            return
+        most = {kind: max((n.get(kind, 0) for n in nodes), default=0) for kind in ("CPU", "GPU")}
+        self.shutdown()
+        raise SettingsError(
+            f"a trial takes {settings.cpus:g} CPUs and {settings.gpus:g} GPUs, and the largest node of this Ray has "
+            f"{most['CPU']:g} and {most['GPU']:g}; give smaller --trial-cpus and --trial-gpus."
+        )
+
+    def send(self, work: Work, context: Any) -> Sent:
+        """Put the two into Ray's object store, from which each worker reads once."""
+        body, buffers = pickled(work, context)
+        key = hashlib.sha256(body)
+        for buffer in buffers:
+            key.update(buffer)
+        parts = [body, *map(bytes, buffers)]
+        return Put(self._ray.put(parts), key.hexdigest(), tuple(sys.path))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call `fn` in a Ray task; WorkerLost where its worker dies, or its node."""
+        ref = self._call.remote(fn, args, kwargs)
+        answer: Future[Any] = Future()
+        self._flying[answer] = ref
+
+        def finish(inner: Future[Any]) -> None:
+            self._flying.pop(answer, None)
+            error = inner.exception()
+            if error is None:
+                answer.set_result(inner.result())
+            else:
+                answer.set_exception(self._translated(error))
+
+        ref.future().add_done_callback(finish)
+        return answer
+
+    def _translated(self, error: BaseException) -> BaseException:
+        """Ray's exception as one of ours."""
+        known = self._ray.exceptions
+        if isinstance(error, known.OutOfMemoryError):
+            return WorkerLost(
+                "Ray killed the trial: its node's memory was nearly used up; try fewer at a time.", "memory"
+            )
+        if isinstance(error, known.WorkerCrashedError):
+            return WorkerLost(
+                "the worker process died or was killed. The system kills so when its memory is used up; try fewer "
+                "workers."
+            )
+        if isinstance(error, known.NodeDiedError | known.LocalRayletDiedError | known.ObjectLostError):
+            return WorkerLost("the node that ran the trial was lost.")
+        if isinstance(error, known.RayTaskError) and isinstance(error.cause, Exception):
+            return error.cause
+        said = (str(error).strip().splitlines() or [""])[0]
+        return SettingsError(
+            f"Ray cannot run a trial: {type(error).__name__}: {said} Every node needs this version of netopsy."
+        )
+
+    def stop(self) -> None:
+        """End all trials with what they are at."""
+        for ref in list(self._flying.values()):
+            self._ray.cancel(ref, force=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._own and self._ray.is_initialized():
+            self._ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Put:
+    """In Ray's object store; key: SHA-256 of it. paths: where the driver imports from."""
+
+    ref: Any
+    key: str
+    paths: tuple[str, ...]
+
+    def take(self) -> tuple[Work, Any]:
+        return taken(self.key, self._read)
+
+    def _read(self) -> tuple[Work, Any]:
+        sys.path += [path for path in self.paths if path not in sys.path and os.path.isdir(path)]
+        body, *buffers = importlib.import_module("ray").get(self.ref)
+        return unpickled(body, [bytearray(buffer) for buffer in buffers])  # arrays that may be written to
+
+    def close(self) -> None:
+        """Ray lets go of it with the last reference."""
+
+
+def _call(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return fn(*args, **kwargs)
+
+
+def _imported() -> Any:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    return importlib.import_module("ray")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Have Ray take the loopback interface as its network."""
+    constants: Any = importlib.import_module("ray._private.ray_constants")  # it has read the environment already
+    before, cluster = os.environ.get(_ALONE), constants.ENABLE_RAY_CLUSTER
+    os.environ[_ALONE], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = cluster
+        del os.environ[_ALONE]
+        if before is not None:
+            os.environ[_ALONE] = before
