@@ -15,19 +15,21 @@ from netopsy.engine.train.recipe import Recipe
 class Draws:
     """What an epoch's augmentation drew for each of its images, in the order in which they are visited.
 
-    flip: which are mirrored left to right. shift: rows and columns by which the image moves, -pad to pad.
+    flip: which are mirrored left to right. shift: rows and columns by which the image moves, -pad to pad. still: no
+    image moves.
     """
 
     flip: Bool[Tensor, " n"]
     shift: Int64[Tensor, "n 2"]
+    still: bool = False
 
     def part(self, which: Tensor | slice) -> Draws:
         """The draws of some of the visits."""
-        return Draws(self.flip[which], self.shift[which])
+        return Draws(self.flip[which], self.shift[which], self.still)
 
     def to(self, device: torch.device) -> Draws:
         """The draws on a device."""
-        return Draws(self.flip.to(device), self.shift.to(device))
+        return Draws(self.flip.to(device), self.shift.to(device), self.still)
 
 
 def draw(recipe: Recipe, n: int, generator: torch.Generator) -> Draws | None:
@@ -39,6 +41,7 @@ def draw(recipe: Recipe, n: int, generator: torch.Generator) -> Draws | None:
     return Draws(
         flip if "flip" in recipe.augment else torch.zeros_like(flip),
         shift if "crop" in recipe.augment else torch.zeros_like(shift),
+        "crop" not in recipe.augment,
     )
 
 
@@ -55,7 +58,10 @@ def augmented(
     that begins dy rows and dx columns from the corner of the image itself.
     """
     if draws is None:
-        return store[rows].contiguous().permute(0, 3, 1, 2)
+        return store.index_select(0, rows).permute(0, 3, 1, 2)
+    if draws.still:
+        images = store.index_select(0, rows)
+        return torch.where(draws.flip[:, None, None, None], images.flip(2), images).permute(0, 3, 1, 2)
     _, height, width, channels = store.shape
     y, outside_y = _inside(torch.arange(height, device=rows.device) + draws.shift[:, :1], height)
     x, outside_x = _inside(torch.arange(width, device=rows.device) + draws.shift[:, 1:], width)

@@ -159,7 +159,7 @@ def _run(network: Network, samples: Samples, parts: dict[str, Part], flips: bool
     done = min(part.done for part in parts.values())
     walk = plan(network, (), watched=tuple(parts), folded=True)
     place, device = current_workspace(), network.device
-    size = default_batch_size(network) * (1 if device.type == "cpu" else 16)
+    size = default_batch_size(network) * (2 if device.type == "cpu" else 16)
     held: dict[str, Tensor] = {}
 
     def visit(node: str, values: Tensor) -> None:
