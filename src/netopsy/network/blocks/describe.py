@@ -8,6 +8,7 @@ from torch import fx
 
 from netopsy.network.blocks.block import Block
 from netopsy.network.blocks.flow import Flow, bits
+from netopsy.network.blocks.layout import channels_last
 from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.macs import node_macs
 from netopsy.network.network import Network
@@ -98,7 +99,7 @@ def _kind(
     spread = " x ".join(map(str, x)), " x ".join(map(str, y))
     within = {flow.name(i): flow.nodes[i] for i in bits(region)}
     calls = [within[n] for name in layers for n in network.layer(name).nodes if n in within]
-    first, last = _channels_last(calls[0], calls), _channels_last(calls[-1], calls)
+    first, last = (channels_last(flow, i) for i in (start, end))
     kinds: dict[int, Literal["conv", "tokens", "linear"]] = {1: "linear", 2: "tokens", 3: "tokens" if last else "conv"}
     kind = kinds.get(len(y), "tokens")
     if not (flow.single(start) and flow.single(end)):
@@ -116,15 +117,6 @@ def _kind(
     if kind == "conv" and (y[1] > x[1] or y[2] > x[2]):
         return kind, f"It enlarges the map, from {spread[0]} to {spread[1]}."
     return kind, None
-
-
-def _channels_last(call: fx.Node, calls: list[fx.Node]) -> bool:
-    """Whether a map beside the layer `call` has its channels last: the layer is a linear map of four axes, alone."""
-    if operator_name(call).startswith("conv"):
-        return False
-    if any(operator_name(n).startswith("conv") and len(shape_of(n)) == 4 for n in calls):
-        return False
-    return any(len(shape_of(n)) == 4 for n in calls)
 
 
 def _parameters(network: Network, flow: Flow, region: int) -> set[str]:

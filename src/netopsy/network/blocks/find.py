@@ -24,8 +24,8 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
 
     These are the modules whose nodes have one input and one output, and the stretches between the poolings of the
     chain that all paths pass, named `FIRST:LAST` by their layers. A pooling at the end is never inside. Of two modules
-    that hold the same nodes the one with the shorter path is listed, and a stretch that holds just the layers of a
-    module is not listed beside it. The layer that gives the network's output is in no stretch.
+    that hold the same nodes the one with the shorter path is listed. A stretch is listed where one layer can stand in for
+    it and no module that one can holds just its layers. The layer that gives the network's output is in no stretch.
     """
     graph = network.graph
     if graph not in _kept:
@@ -66,7 +66,7 @@ def _found(network: Network) -> tuple[Block, ...]:
         whole = block is not None and block.input == "input" and block.output == network.output
         if block is not None and len(block.layers) > 1 and not whole:
             blocks.setdefault(block.nodes, block)
-    held = {block.layers for block in blocks.values()}
+    held = {block.layers for block in blocks.values() if block.obstacle is None}
     for block in _stretches(network, flow):
         if block.layers not in held and block.obstacle is None:
             blocks.setdefault(block.nodes, block)
@@ -100,7 +100,7 @@ def _stretches(network: Network, flow: Flow) -> Iterator[Block]:
     run: list[int] = []
     for k, (part, before, after) in enumerate(zip(parts, spine, spine[1:], strict=False)):
         node = flow.nodes[after]
-        moved = len(shape_of(node)) != len(shape_of(flow.nodes[before])) or operator_name(node) == "permute"
+        moved = len(shape_of(node)) != len(shape_of(flow.nodes[before]))
         if is_pooling(node) or moved or k == final:
             yield from _stretch(network, flow, run, calls)
             run = []
@@ -123,7 +123,7 @@ def _stretch(network: Network, flow: Flow, run: list[int], calls: set[int]) -> I
     if len({i for i in bits(region) if i in calls}) < 2:
         return
     block = describe(network, flow, "", region)
-    if block is not None and len(block.layers) > 1:
+    if block is not None and len(block.layers) > 1 and block.kind != "tokens":
         yield replace(block, name=f"{block.layers[0]}:{block.layers[-1]}")
 
 
