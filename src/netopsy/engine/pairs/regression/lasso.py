@@ -10,11 +10,14 @@ from jaxtyping import Bool, Float64, Int64
 
 from netopsy.engine.pairs.pair import Pair
 from netopsy.engine.pairs.regression.certificate import certify
+from netopsy.engine.pairs.regression.gram import prepare
 from netopsy.engine.pairs.regression.solver import solve
 from netopsy.errors import SettingsError
 
 EXPONENTS = (-4.0, -3.0, -2.8, -2.6, -2.0)
 """Of ten: the decays that Li et al. tried."""
+
+_TOGETHER = 512  # units of A in one batch: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,15 @@ def lasso_path(pair: Pair, strengths: Sequence[float] | None = None, *, coeffici
     errors, objectives = np.ones((s, p)), np.full((s, p), 0.5)
     used, gaps = np.zeros((s, p), np.int64), np.zeros((s, p))
     weights = np.zeros((s, p, q)) if coefficients else None
-    w = np.zeros_like(targets)
-    for i in sorted(range(s), key=lambda i: -chosen[i]):
-        w = solve(gram, targets, chosen[i], w)
-        found = certify(gram, targets, chosen[i], w)
-        errors[i, a], objectives[i, a], gaps[i, a] = found.error, found.objective, found.gap
-        used[i, a] = (w != 0).sum(1)
-        if weights is not None:
-            weights[i][np.ix_(a, b)] = w
+    shared = prepare(gram) if len(b) else None
+    for first in range(0, len(a), _TOGETHER):
+        rows = slice(first, first + _TOGETHER)
+        part, w = targets[rows], np.zeros_like(targets[rows])
+        for i in sorted(range(s), key=lambda i: -chosen[i]):
+            w = w if shared is None else solve(shared, part, chosen[i], w)
+            found = certify(gram, part, chosen[i], w)
+            errors[i, a[rows]], objectives[i, a[rows]], gaps[i, a[rows]] = found
+            used[i, a[rows]] = (w != 0).sum(1)
+            if weights is not None:
+                weights[i][np.ix_(a[rows], b)] = w
     return LassoPath(tuple(chosen), errors, used, objectives, gaps, ~pair.dead_a, weights)
