@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from netopsy.errors import NetworkError, UnknownLayer, nearest
 from netopsy.network.graph import data_nodes, export_graph, is_tensor, shape_of
 from netopsy.network.layers import Layer, find_layers
+from netopsy.network.origins import restore_names
 from netopsy.network.preprocessing import Preprocessing
 
 
@@ -45,7 +46,9 @@ class Network:
     @cached_property
     def graph(self) -> fx.GraphModule:
         """The forward pass as a graph of functional ATen operators with a dynamic batch."""
-        return export_graph(self.module, self.preprocessing.input_shape)
+        graph = export_graph(self.module, self.preprocessing.input_shape)
+        restore_names(graph, self.module)
+        return graph
 
     @cached_property
     def structure(self) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from torch import fx
 
 from netopsy.errors import NetopsyError
+from netopsy.network.blocks import default_blocks
 from netopsy.network.graph import data_nodes, operator_name, shape_of
 from netopsy.network.macs import argument
 from netopsy.network.network import Network
@@ -20,7 +21,8 @@ _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "rand_like", "ra
 _PRUNED = {"prescribe", "compression", "dsd"}
 _WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer", *_PRUNED}
 _FILTERS = {"filters", "filter_codebook"}
-_SCORES = {"noise", "rounding", "codebook", "filter_codebook", *_PRUNED}
+_BLOCKS = {"triage"}
+_SCORES = {"noise", "rounding", "codebook", "filter_codebook", *_PRUNED, *_BLOCKS}
 
 
 def obstacles(network: Network, study: str) -> str | None:
@@ -44,6 +46,8 @@ def _obstacle(network: Network, study: str) -> str | None:
         return "It has no convolution or linear layer with a weight."
     if study in _FILTERS and not network.select(kind="conv"):
         return "It has no convolution."
+    if study in _BLOCKS and not any(block.obstacle is None for block in default_blocks(network)):
+        return "It has no block of two or more layers that one layer can stand in for."
     if study == "sparsity" and not zero_activations(network):
         counts = Counter(operator_name(node) for node in data_nodes(network.graph) if node.op == "call_function")
         smooth = [f"{counts[name]} {name}" for name in sorted(SMOOTH, key=lambda name: -counts[name]) if counts[name]]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
 
+from netopsy.engine.blocks.dropout import MODULES, find_dropouts, flat
+from netopsy.engine.blocks.in_place import overwriting
 from netopsy.engine.blocks.norm import Norm, norm_path
 from netopsy.engine.walk import ANY_LAYOUT, constant
 from netopsy.errors import SettingsError
 from netopsy.network.blocks.block import Block
 from netopsy.network.graph import batch_first, is_tensor
+from netopsy.network.origins import ORIGINS, origin
 from netopsy.network.network import Network
 
 
@@ -41,6 +45,8 @@ def section(
     order = _needed(network, first, last, instead)
     graph, root = fx.Graph(), nn.Module()
     values: dict[fx.Node, fx.Node] = {first: _placeholder(graph, first)}
+    drop = _Drops(network, graph, root, values)
+    names: list[tuple[str, str, tuple[str, ...]]] = []
     for node in order:
         if node in instead:
             block, layer = instead[node]
@@ -50,19 +56,78 @@ def section(
             new = _attribute(network, graph, root, node)
         elif "sym_size" in str(node.target):
             new = graph.call_function(torch.ops.aten.sym_size.int, (values[first], 0))
-        elif (path := norm_path(network, node)) is not None:
-            if not isinstance(_held(root, path), Norm):
-                _place(root, path, Norm.of(network, path, node))
-            new = graph.call_module(path, (values[node.args[0]],))  # type: ignore[index]
         else:
-            new = graph.node_copy(node, values.__getitem__)
-            new.target = ANY_LAYOUT.get(node.target, node.target)
+            operands, dropped = drop.operands(node)
+            if (path := norm_path(network, node)) is not None:
+                if not isinstance(_held(root, path), Norm):
+                    _place(root, path, Norm.of(network, path, node))
+                new = graph.call_module(path, (operands[node.args[0]],))  # type: ignore[index]
+            else:
+                new = graph.node_copy(node, operands.__getitem__)
+                new.target = ANY_LAYOUT.get(node.target, node.target)
+                if not dropped and node.args and node.args[0] not in instead and node.args[0] is not first:
+                    new.target = overwriting(node) or new.target
+            if is_tensor(node):
+                names.append(origin(node))
         new.meta = {"name": node.meta["name"]}
         values[node] = new
-    graph.output(values[last])
+    graph.output(drop.output() if end is None else values[last])
     graph.lint()
-    made = fx.GraphModule(root, graph, "Section")
+    made = Section(root, graph, "Section")
+    made.meta[ORIGINS] = {"nodes": names, "new": {layer_path(block): origin(node) for node, (block, _) in instead.items()}}
     return made.train(network.module.training)  # type: ignore[return-value]
+
+
+class Section(fx.GraphModule):
+    """A graph module that keeps the names of its nodes when it is sent to another process."""
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (super().__reduce__(), dict(self.meta))
+
+
+def _rebuilt(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
+    plain = reduced[0](*reduced[1])
+    made = Section(plain, plain.graph, "Section")
+    made.meta = meta
+    return made.train(plain.training)  # type: ignore[return-value]
+
+
+class _Drops:
+    """The dropouts of a section under construction: each is one node, made where it is first read."""
+
+    def __init__(self, network: Network, graph: fx.Graph, root: nn.Module, values: dict[fx.Node, fx.Node]) -> None:
+        self.network, self.graph, self.root, self.values = network, graph, root, values
+        self.found = find_dropouts(network)
+        self.reads = {name for name, _ in self.found.readers}
+        self.made: dict[int, fx.Node] = {}
+
+    def operands(self, node: fx.Node) -> tuple[dict[fx.Node, fx.Node], bool]:
+        """The new nodes that the twin of `node` reads, by the old ones, and whether any is a dropout."""
+        own = {parent: self.values[parent] for parent in node.all_input_nodes}
+        name = node.meta["name"]
+        if name not in self.reads:
+            return own, False
+        numbers = {i: n for (reader, i), n in self.found.readers.items() if reader == name}
+        return own | {old: self.node(numbers[i]) for i, old in enumerate(flat(node)) if i in numbers}, True
+
+    def output(self) -> fx.Node:
+        """What the network's output node reads."""
+        number = self.found.readers.get(("output", 0))
+        return self.values[self.network.nodes[self.network.output]] if number is None else self.node(number)
+
+    def node(self, number: int) -> fx.Node:
+        """The call of dropout `number`."""
+        if number not in self.made:
+            one = self.found.drops[number]
+            source = self.node(one.source) if isinstance(one.source, int) else self._value(one.source)
+            path = f"dropouts.{number}"
+            _place(self.root, path, MODULES[one.kind](one.p))
+            self.made[number] = self.graph.call_module(path, (source,))
+            self.made[number].meta = {"name": path}
+        return self.made[number]
+
+    def _value(self, name: str) -> fx.Node:
+        return self.values[self.network.nodes[name]]
 
 
 def _check(network: Network, first: fx.Node, replaced: Sequence[tuple[Block, nn.Module]]) -> None:
