@@ -1,8 +1,9 @@
-"""Train the networks that docs/findings-compression.md starts from, for which no weights are published.
+"""Train the networks that the findings on compression and triage start from, for which no weights are published.
 
     python scripts/train_baselines.py lenet_300_100 --samples mnist.npz --seed 0 --out lenet300-seed0.safetensors
     python scripts/train_baselines.py lenet5 --samples mnist.npz --seed 0 --out lenet5-seed0.safetensors
     python scripts/train_baselines.py vgg16_bn --samples cifar10.npz --out vgg16_bn.safetensors
+    python scripts/train_baselines.py vgg16_bn --width 8 --epochs 15 --augment flip --samples cifar10.npz --out vgg8.safetensors
 
 The samples need the parts `train` and `test`. The file names its architecture, so that load_network reads it alone.
 """
@@ -10,11 +11,14 @@ The samples need the parts `train` and `test`. The file names its architecture, 
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
+from typing import get_args
 
 import safetensors.torch
 
 from netopsy import Recipe, fit, load_network, load_samples, score
+from netopsy.engine.train.recipe import Augment
 
 RECIPES = {
     "lenet_300_100": Recipe(epochs=25, rate=0.1, weight_decay=5e-4, schedule="cosine", augment="crop", pad=1),
@@ -38,15 +42,20 @@ def main() -> None:
     parser.add_argument("--samples", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--width", type=int, help="filters in the first block of vgg16_bn, 64 by default")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--augment", choices=get_args(Augment))
     parser.add_argument("--out", required=True)
     given = parser.parse_args()
     train, test = (load_samples(given.samples, split=part) for part in ("train", "test"))
     source = f"netopsy:{given.network}"
-    network = load_network(source, weights="random", seed=given.seed).to(given.device)
-    history = fit(network, train, replace(RECIPES[given.network], seed=given.seed))
+    options = {"num_classes": len(train.classes)} | ({} if given.width is None else {"width": given.width})
+    network = load_network(source, weights="random", seed=given.seed, **options).to(given.device)
+    changes = {name: value for name in ("epochs", "augment") if (value := getattr(given, name)) is not None}
+    history = fit(network, train, replace(RECIPES[given.network], seed=given.seed, **changes))
     print(history.table)
     state = {name: value.cpu().contiguous() for name, value in history.network.module.state_dict().items()}
-    safetensors.torch.save_file(state, given.out, metadata={"architecture": source})
+    safetensors.torch.save_file(state, given.out, metadata={"architecture": source, "options": json.dumps(options)})
     print(f"{source}, seed {given.seed}: top-1 error {1 - score(history.network, test)['top1'].item():.2%}")
 
 

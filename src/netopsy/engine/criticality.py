@@ -94,7 +94,8 @@ def detectable(right: Bool[np.ndarray, "images treatments"]) -> float | None:
         return None
     pairs = list(itertools.combinations(range(k), 2))
     disagree = float(np.mean([(right[:, a] != right[:, b]).mean() for a, b in pairs]))
-    return float(norm.ppf(1 - 0.025 / len(pairs)) + norm.ppf(POWER)) * math.sqrt(disagree / n)
+    reach = float(norm.ppf(1 - 0.025 / len(pairs)) + norm.ppf(POWER))
+    return min(1.0, reach * math.sqrt(disagree / n))
 
 
 def detectable_mean(scores: Float64[np.ndarray, "repeats treatments"]) -> float | None:
@@ -109,4 +110,5 @@ def detectable_mean(scores: Float64[np.ndarray, "repeats treatments"]) -> float 
     residual = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
     deviation = math.sqrt(float((residual**2).sum()) / free)
     pairs = k * (k - 1) / 2
-    return float(student.ppf(1 - 0.025 / pairs, free) + student.ppf(POWER, free)) * deviation * math.sqrt(2 / repeats)
+    reach = float(student.ppf(1 - 0.025 / pairs, free) + student.ppf(POWER, free))
+    return min(1.0, reach * deviation * math.sqrt(2 / repeats))

@@ -94,10 +94,16 @@ def _head(results: list[Result]) -> dict[str, Any]:
         ]
     return {
         "network": str(network.get("name") or features.get("name") or "a network"),
-        "vitals": [*about, ("Date", f"{date} UTC")],
+        "vitals": [*about, *_sets(first("sets")), ("Date", f"{date} UTC")],
         "date": date,
         "version": str(first("versions").get("netopsy", "")),
     }
+
+
+def _sets(links: dict[str, str]) -> list[tuple[str, Markup]]:
+    """Links to the reports that a case over several image sets was made from."""
+    parts = [Markup('<a href="{}">{}</a>').format(link, name) for name, link in links.items()]
+    return [("Sets", Markup(", ").join(parts))] if parts else []
 
 
 def _render(template: str, *, figures: dict[str, Any], **context: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,6 +35,22 @@ def pooled(values: Tensor, grid: Grid) -> Tensor:
     if not grid:
         return values.flatten(1, -2).mean(1)
     maps = values.movedim(-1, 1)
-    if places[0] % grid[0] == 0 and places[1] % grid[1] == 0:
+    if divides(grid, places):
         return F.avg_pool2d(maps, (places[0] // grid[0], places[1] // grid[1])).movedim(1, -1)
     return F.adaptive_avg_pool2d(maps, list(grid)).movedim(1, -1)
+
+
+def pyramid(values: Tensor, grids: Sequence[Grid]) -> Iterator[Tensor]:
+    """`pooled` to each of the grids, which run from fine to coarse: from the one before it where that is the same."""
+    places = tuple(values.shape[1:-1])
+    source = values
+    for grid in grids:
+        found = pooled(source if divides(grid, tuple(source.shape[1:-1])) else values, grid)
+        if divides(grid, places):
+            source = found
+        yield found
+
+
+def divides(grid: Grid, places: Grid) -> bool:
+    """Whether `grid` parts `places` into equal areas."""
+    return not grid or (len(grid) == len(places) and all(p % g == 0 for g, p in zip(grid, places, strict=True)))

@@ -189,7 +189,7 @@ def _imported() -> Any:
 def _alone() -> Iterator[None]:
     """Have Ray take the loopback interface as its network."""
     constants: Any = importlib.import_module("ray._private.ray_constants")  # it has read the environment already
-    before, cluster = os.environ.get(_ALONE), constants.ENABLE_RAY_CLUSTER
+    before, cluster = os.environ.get(_ALONE), getattr(constants, "ENABLE_RAY_CLUSTER", True)
     os.environ[_ALONE], constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield

@@ -33,6 +33,8 @@ from netopsy.errors import SettingsError
 if TYPE_CHECKING:
     from netopsy.engine.trials.current import Workers
 
+PATIENCE = 2.0  # seconds to wait for the exit code of a process that is gone
+
 _starting = threading.Lock()
 
 
@@ -104,7 +106,7 @@ class Slot:
             return self._pool.submit(fn, *args, **kwargs).result()
         except BrokenProcessPool:
             self._pool = None
-            raise WorkerLost(_end_of(self._process)) from None
+            raise WorkerLost(end_of(self._process)) from None
 
     def _start(self) -> None:
         with _starting, _no_script(), _no_interrupts():
@@ -129,9 +131,9 @@ class Slot:
             self._pool = None
 
 
-def _end_of(process: Any) -> str:
+def end_of(process: Any) -> str:
     """How a process that is gone has ended, as a sentence."""
-    patience = time.monotonic() + 2
+    patience = time.monotonic() + PATIENCE
     code = None
     while process is not None and (code := process.exitcode) is None and time.monotonic() < patience:
         time.sleep(0.01)  # the pool's own thread may be the one that learns of it

@@ -75,8 +75,8 @@ def _figures(held: Mapping[str, Result]) -> dict[str, Figure]:
             value_title="top-1 accuracy",
             color_title="training-start",
             title="Accuracy with each block compressed, on each image set",
-            reading="Last epoch. FM: the new layer alone was trained, TM: all layers. Lines are 95 % intervals, over "
-            "the seeds where there are several. Every panel has a scale of its own.",
+            reading="Last epoch. FM: the new layer alone was trained, TM: all layers. Lines run from the "
+            "worst to the best seed; of one seed they are 95 % intervals over the images. Each panel has its own scale.",
             source=f"{SOURCE}, Figure 2",
         )
     }
@@ -147,7 +147,7 @@ def _against(held: Mapping[str, Result], way: str, words: str) -> list[str]:
         own = own.filter(pl.col("drop").is_not_null())
         if own.height:
             sure = own.filter(pl.col("drop_high") < 0).height
-            mean = -100 * float(own["drop"].mean())  # type: ignore[arg-type]
+            mean = 0.0 - 100 * float(own["drop"].mean())  # type: ignore[arg-type]
             parts.append(
                 f"{name} {mean:+.2f} ({own.filter(pl.col('drop') < 0).height} of {own.height} above, {sure} surely)"
             )

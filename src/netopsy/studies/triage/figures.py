@@ -27,7 +27,7 @@ def figures(tables: Mapping[str, pl.DataFrame]) -> dict[str, Figure]:
 
 
 def spread_of(cells: pl.DataFrame, summary: pl.DataFrame) -> pl.DataFrame:
-    """A row a block and way: `top1` with `low` and `high`, over the seeds where there are several, else over images."""
+    """A row a block and way: `top1` with `low` and `high`: the worst and best seed; of one seed, over the images."""
     one = cells.select("block", "start", "training", "top1_low", "top1_high").unique(
         ["block", "start", "training"], maintain_order=True
     )
@@ -35,14 +35,14 @@ def spread_of(cells: pl.DataFrame, summary: pl.DataFrame) -> pl.DataFrame:
     several = pl.col("seeds") > 1
     return joined.with_columns(
         WAY,
-        low=pl.when(several).then("top1_low").otherwise("top1_low_images"),
-        high=pl.when(several).then("top1_high").otherwise("top1_high_images"),
+        low=pl.when(several).then("lowest").otherwise("top1_low_images"),
+        high=pl.when(several).then("highest").otherwise("top1_high_images"),
     ).sort("training", maintain_order=True)
 
 
 def _accuracy(cells: pl.DataFrame, summary: pl.DataFrame, baselines: pl.DataFrame) -> Figure:
     seeds = int(summary["seeds"].max())  # type: ignore[arg-type]
-    over = f"over {seeds} seeds" if seeds > 1 else "over the images"
+    line = "run from the worst to the best seed" if seeds > 1 else "are 95 % intervals over the images"
     return dots(
         spread_of(cells, summary),
         "block",
@@ -56,7 +56,7 @@ def _accuracy(cells: pl.DataFrame, summary: pl.DataFrame, baselines: pl.DataFram
         color_title="training-start",
         reference=_mean(baselines["top1"]),
         title="Accuracy with each block compressed",
-        reading=f"Last epoch; lines through the marks are 95 % intervals {over}. FM: the new layer alone was trained, "
+        reading=f"Last epoch; lines through the marks {line}. FM: the new layer alone was trained, "
         "TM: all layers.",
         source=f"{SOURCE}, Figure 2",
     )
@@ -93,17 +93,17 @@ def _epochs(cells: pl.DataFrame) -> Figure:
 
 
 def _deeper(deeper: pl.DataFrame, baselines: pl.DataFrame) -> Figure:
-    columns = ("compressed", "share", "top1", "top1_low", "top1_high")
+    columns = ("compressed", "share", "top1", "lowest", "highest")
     way = f"{deeper['training'][0]}-{deeper['start'][0]}"
     done = deeper.filter(pl.col("top1").is_not_null()).select(columns)
     own = baselines.filter(pl.col("top1").is_not_null())
-    whole = {"compressed": 0, "share": 1.0, "top1": _mean(own["top1"]), "top1_low": None, "top1_high": None}
+    whole = {"compressed": 0, "share": 1.0, "top1": _mean(own["top1"]), "lowest": None, "highest": None}
     return curve(
         pl.concat([pl.DataFrame([whole], schema=done.schema), done]),
         "share",
         "top1",
-        low="top1_low",
-        high="top1_high",
+        low="lowest",
+        high="highest",
         percent=True,
         percent_x=True,
         x_title="parameters left",
@@ -111,7 +111,8 @@ def _deeper(deeper: pl.DataFrame, baselines: pl.DataFrame) -> Figure:
         reference=whole["top1"],
         reference_label="baseline",
         title="More and more blocks compressed at once",
-        reading=f"From right to left one block more is one layer, the least critical first ({way}).",
+        reading=f"From right to left one block more is one layer, the least critical first ({way}). The band runs from "
+        "the worst to the best seed.",
         source=f"{SOURCE}, Section 5 (future work)",
     )
 

@@ -92,7 +92,7 @@ def taught(done: pl.DataFrame) -> list[str]:
     if not own.height:
         return []
     ways = [
-        f"{way}-STN {-100 * float(part['drop'].mean()):+.2f}"  # type: ignore[arg-type]
+        f"{way}-STN {0.0 - 100 * float(part['drop'].mean()):+.2f}"  # type: ignore[arg-type]
         for way in ("FM", "TM")
         if (part := own.filter(pl.col("training") == way)).height
     ]
@@ -141,7 +141,7 @@ def cost(summary: pl.DataFrame, blocks: pl.DataFrame) -> str:
     saved = dict(zip(blocks["block"].to_list(), blocks["saved"].to_list(), strict=True))
 
     def one(row: dict[str, Any]) -> str:
-        change = f"{row['training']}-{row['start']}, {-100 * row['drop']:+.2f} points"
+        change = f"{row['training']}-{row['start']}, {0.0 - 100 * row['drop']:+.2f} points"
         share = saved.get(row["block"])
         return f"{row['block']} ({change}{'' if share is None else f', {share:.1%} of the parameters saved'})"
 
@@ -190,7 +190,7 @@ def flattered(done: pl.DataFrame) -> str:
     gap = float((done["best"] - done["top1"]).mean())  # type: ignore[arg-type]
     return (
         f"The best epoch, which the paper reports, is {_points(gap)} above the last on average. It is chosen on the "
-        "very images it is scored on, so it flatters; the other sentences are of the last epoch unless they say not."
+        "images that it is scored on, so it flatters; the other sentences are of the last epoch unless they say otherwise."
     )
 
 

@@ -155,12 +155,24 @@ def blocks(run: Run) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+_SUMMARY = ("best", "top1", "top1_low", "top1_high", "lowest", "highest")
+
+
+def share_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """`mean_interval` of shares, which lie in 0..1."""
+    low, high = mean_interval(values)
+    return (None, None) if low is None or high is None else (max(0.0, low), min(1.0, high))
+
+
 def summary(cells: pl.DataFrame) -> pl.DataFrame:
-    """Block x start x training over the seeds that came through: means, and 95 % intervals by Student's t."""
+    """Block x start x training over the seeds that came through: means, and 95 % intervals by Student's t.
+
+    lowest, highest: top1 of the worst and of the best seed.
+    """
     rows = []
     keys = ["block", "start", "training"]
     for key, own in cells.filter(pl.col("top1").is_not_null()).group_by(keys, maintain_order=True):
-        low, high = mean_interval(own["top1"].to_list())
+        low, high = share_interval(own["top1"].to_list())
         drop_low, drop_high = mean_interval(own["drop"].to_list())
         names = ("best", "top1", "drop", "epochs_to_99", "matched_correlation", "same_index_correlation")
         means = {name: own[name].mean() for name in names}
@@ -171,6 +183,8 @@ def summary(cells: pl.DataFrame) -> pl.DataFrame:
                 "top1": means["top1"],
                 "top1_low": low,
                 "top1_high": high,
+                "lowest": own["top1"].min(),
+                "highest": own["top1"].max(),
                 "drop": means["drop"],
                 "drop_low": drop_low,
                 "drop_high": drop_high,
@@ -182,7 +196,7 @@ def summary(cells: pl.DataFrame) -> pl.DataFrame:
             }
         )
     schema: dict[str, Any] = dict.fromkeys(keys, pl.String) | dict.fromkeys(
-        ("best", "top1", "top1_low", "top1_high", "drop", "drop_low", "drop_high", "epochs_to_99", "share"), pl.Float64
+        (*_SUMMARY, "drop", "drop_low", "drop_high", "epochs_to_99", "share"), pl.Float64
     )
     schema |= {"matched_correlation": pl.Float64, "same_index_correlation": pl.Float64, "seeds": pl.Int64}
     return pl.DataFrame(rows, schema=schema)
@@ -212,7 +226,7 @@ def baselines(run: Run) -> pl.DataFrame:
             }
             if further is not None:
                 own = cell_row(further, trial)
-                row |= {"further_best": own["best"], "further": own["top1"], "gain": -own["drop"]}
+                row |= {"further_best": own["best"], "further": own["top1"], "gain": 0.0 - own["drop"]}
                 row |= {"gain_low": -own["drop_high"], "gain_high": -own["drop_low"]}
         rows.append(row)
     schema: dict[str, Any] = {"seed": pl.Int64, "epochs": pl.Int64}
@@ -231,7 +245,7 @@ def deeper(run: Run) -> pl.DataFrame:
         own = [trial for trial in run.deeper if len(trial.spec["blocks"]) == count]
         frame = pl.DataFrame([cell_row(trial, base[trial.spec["seed"]]) for trial in own], schema=_CELL)
         done = frame.filter(pl.col("top1").is_not_null())
-        low, high = mean_interval(done["top1"].to_list())
+        low, high = share_interval(done["top1"].to_list())
         drop_low, drop_high = mean_interval(done["drop"].to_list())
         first = done.row(0, named=True) if done.height else {}
         rows.append(
@@ -247,6 +261,8 @@ def deeper(run: Run) -> pl.DataFrame:
                 "top1": done["top1"].mean(),
                 "top1_low": low if done.height > 1 else first.get("top1_low"),
                 "top1_high": high if done.height > 1 else first.get("top1_high"),
+                "lowest": done["top1"].min(),
+                "highest": done["top1"].max(),
                 "drop": done["drop"].mean(),
                 "drop_low": drop_low if done.height > 1 else first.get("drop_low"),
                 "drop_high": drop_high if done.height > 1 else first.get("drop_high"),

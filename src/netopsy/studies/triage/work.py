@@ -10,6 +10,7 @@ A spec is plain data; `seed` is that of the repeat.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,6 @@ from torch import Tensor, fx, nn
 
 from netopsy.engine.blocks import (
     OneLayer,
-    compressed_network,
     cut_before,
     layer_path,
     least_squares,
@@ -33,6 +33,7 @@ from netopsy.engine.train import Recipe, fit, train_module
 from netopsy.engine.train.fresh import fresh
 from netopsy.engine.trials import Outcome
 from netopsy.network.blocks import Block, find_block
+from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network
 from netopsy.samples import Samples
 from netopsy.studies.triage.measure import maps, matched, right
@@ -76,7 +77,7 @@ def _baseline(context: Context, spec: dict[str, Any]) -> Outcome:
         tensors = {f"state {name}": value.detach().cpu() for name, value in network.tensors.items()}
     hits, loss = right(network.module, network.preprocessing, context.samples)
     values = {"history": history.to_dicts(), "loss": loss, "images": len(hits), "digest": network.digest}
-    return Outcome(values | _size(network), {**tensors, "right": _packed(hits)})
+    return Outcome(values | _size(network, section(network)), {**tensors, "right": _packed(hits)})
 
 
 def _start(context: Context, spec: dict[str, Any]) -> Outcome:
@@ -126,7 +127,7 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
     whole = loaded(section(parent, replaced=replaced), trained.state)
     hits, loss = right(whole, parent.preprocessing, context.samples)
     values = {"history": trained.table.to_dicts(), "loss": loss, "images": len(hits)}
-    values |= _size(compressed_network(parent, replaced) if replaced else parent)
+    values |= _size(parent, whole, replaced)
     tensors = {"right": _packed(hits)}
     if len(blocks) == 1:
         block = blocks[0]
@@ -183,8 +184,17 @@ def _own(state: Mapping[str, Tensor], block: Block) -> State:
     return {name.removeprefix(path): value for name, value in state.items() if name.startswith(path)}
 
 
-def _size(network: Network) -> dict[str, int]:
-    return {"parameters": network.parameters, "macs": sum(layer.macs for layer in network.layers)}
+def _size(parent: Network, whole: nn.Module, replaced: Sequence[tuple[Block, OneLayer]] = ()) -> dict[str, int]:
+    """Learned values of `whole`, the parent with blocks replaced, and its multiply-accumulates for one image."""
+    macs = graph_macs(parent.graph)
+    for block, layer in replaced:
+        macs += layer.map.weight.numel() * _places(block) - block.macs
+    return {"parameters": sum(p.numel() for p in whole.parameters()), "macs": macs}
+
+
+def _places(block: Block) -> int:
+    """How often the new layer's map is applied to one image."""
+    return math.prod(block.output_shape[1:] if block.kind == "conv" else block.output_shape[:-1])
 
 
 def _packed(hits: np.ndarray) -> Tensor:
