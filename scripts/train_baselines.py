@@ -3,7 +3,7 @@
     python scripts/train_baselines.py lenet_300_100 --samples mnist.npz --seed 0 --out lenet300-seed0.safetensors
     python scripts/train_baselines.py lenet5 --samples mnist.npz --seed 0 --out lenet5-seed0.safetensors
     python scripts/train_baselines.py vgg16_bn --samples cifar10.npz --out vgg16_bn.safetensors
-    python scripts/train_baselines.py vgg16_bn --width 8 --epochs 15 --augment flip --samples cifar10.npz --out vgg8.safetensors
+    python scripts/train_baselines.py vgg16_bn --width 8 --augment flip --samples cifar10.npz --out vgg8.safetensors
 
 The samples need the parts `train` and `test`. The file names its architecture, so that load_network reads it alone.
 """

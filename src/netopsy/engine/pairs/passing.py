@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,21 @@ from torch import Tensor
 
 from netopsy.engine.conditions import conditions
 from netopsy.engine.observe import default_batch_size
-from netopsy.engine.pairs.arrange import Level, Names, arrange
+from netopsy.engine.pairs.arrange import Columns, Level, Names, arrange, values_per_image
+from netopsy.engine.pairs.comoments import Side, Span
 from netopsy.engine.pairs.grid import pyramid
 from netopsy.engine.pairs.layers import Pairing, pairs_of
 from netopsy.engine.pairs.pair import Pair
-from netopsy.engine.walk import Plan, plan
+from netopsy.engine.walk import plan
 from netopsy.engine.workspace import current_workspace
-from netopsy.errors import NetworkError, SettingsError
+from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, channels, places
+from netopsy.network.units import channel_axis
 from netopsy.samples import Samples
 
 PILOT = 32  # images whose means are the shifts
-_CACHED = {"cpu": 2 * 2**20}  # values of the largest buffer; more falls out of the processor's cache
-_MOST = 64 * 2**20  # values of the largest buffer elsewhere
+_CACHED = 2 * 2**20  # values of the largest buffer; more falls out of the processor's cache
+_MOST = 64 * 2**20  # values of the largest buffer on other devices
 
 
 def co_moments(
@@ -122,3 +122,115 @@ def _run(
             saved.save(done, gather)
             place.report("co-moments", done, len(samples))
         saved.save(done, gather, final=True)
+
+
+Sink = Callable[[Side, Span, Tensor], None]
+
+
+def _walk(network: Network, k: int, levels: Sequence[Level]) -> Callable[[Tensor, Sink], None]:
+    """What runs network `k` on a batch and hands each node's values, (images, *grid, channel), to a sink, grid by grid."""
+    wanted: dict[str, list[tuple[Level, Columns]]] = {}
+    for level in levels:
+        columns = level.columns.get(k)
+        for name in columns.spans if columns else {}:
+            wanted.setdefault(name, []).append((level, columns))
+    walk = plan(network, (), watched=wanted, folded=True)
+    axes = {name: channel_axis(network.nodes[name]) for name in wanted}
+
+    def run(images: Tensor, sink: Sink) -> None:
+        def visit(name: str, values: Tensor) -> None:
+            values = values.movedim(axes[name], -1)
+            grids = pyramid(values, [level.grid for level, _ in wanted[name]])
+            for (_, columns), found in zip(wanted[name], grids, strict=True):
+                sink(columns.side, columns.spans[name], found)
+
+        walk.run({"input": images.to(network.device)}, batch=len(images), visit=visit)
+
+    return run
+
+
+def _write(side: Side, span: Span, values: Tensor) -> None:
+    side.write(span, values.to(side.shift.device))
+
+
+def _pilot(
+    networks: Sequence[Network],
+    walks: Sequence[Callable[[Tensor, Sink], None]],
+    samples: Samples,
+    levels: Sequence[Level],
+    size: int,
+    order: Int64[np.ndarray, " n"],
+) -> None:
+    """Set the shifts to the means of a few images; the last image of all comes first, and precedes the others."""
+    images = np.concatenate([order[-1:], order[:-1][: PILOT - 1]])
+    sums: dict[Side, Tensor] = {}
+    before: dict[Side, Tensor] = {}
+    for level in levels:
+        for columns in level.columns.values():
+            sums[columns.side] = torch.zeros_like(columns.side.sums)
+            before[columns.side] = torch.zeros_like(columns.side.buffer[: columns.side.places])
+    first = True
+
+    def sink(side: Side, span: Span, values: Tensor) -> None:
+        rows = values.to(side.shift.device).flatten(0, -2)
+        sums[side][slice(*span)] += rows.sum(0, dtype=torch.float64) / side.places
+        if first:
+            before[side][:, slice(*span)] = rows[: side.places]
+
+    for batch in _batches(networks, samples, size, images):
+        for walk, pictures in zip(walks, batch, strict=True):
+            walk(pictures, sink)
+        first = False
+    for side, total in sums.items():
+        side.begin(total / len(images), before[side])
+
+
+def _batches(
+    networks: Sequence[Network], samples: Samples, size: int, order: Int64[np.ndarray, " n"]
+) -> Iterator[list[Tensor]]:
+    """The images of each batch as each network wants them; networks of the same preprocessing share one reader."""
+    kinds = list(dict.fromkeys(network.preprocessing for network in networks))
+    readers = [samples.batches(kind, size, order=order) for kind in kinds]
+    for batches in zip(*readers, strict=True):
+        images = dict(zip(kinds, (batch.images for batch in batches), strict=True))
+        yield [images[network.preprocessing] for network in networks]
+
+
+def _check(others: Sequence[Network], samples: Samples, shuffled: bool, batch_size: int | None) -> None:
+    if not others:
+        raise SettingsError("there is no network to compare with; give at least one.")
+    if batch_size is not None and batch_size < 1:
+        raise SettingsError(f"batch size {batch_size} must be at least 1.")
+    if shuffled and len(samples) < 2:
+        raise SettingsError("one image cannot be shuffled; give at least 2 images, or shuffled=False.")
+
+
+def _once(pairs: Sequence[Names]) -> list[Names]:
+    """Of two pairs of layers of one network that differ in their order only, the first."""
+    found: dict[frozenset[str], Names] = {}
+    for names in pairs:
+        found.setdefault(frozenset(names), names)
+    return list(found.values())
+
+
+def _oriented(pairs: dict[Names, Pair], names: Names) -> Pair:
+    return pairs[names] if names in pairs else pairs[names[::-1]].swapped()
+
+
+def _batch_size(networks: Sequence[Network], pairs: dict[int, list[Names]]) -> int:
+    """Images a step: the largest activation and the largest buffer stay in the processor's cache."""
+    values = values_per_image(networks, pairs)
+    if networks[0].device.type == "cpu":
+        return max(1, min(_CACHED // values, *(default_batch_size(network) for network in networks)))
+    return max(1, min(256, _MOST // values))
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Matrix products of float32 in float32, whatever shorter type is allowed elsewhere."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
