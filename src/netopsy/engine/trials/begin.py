@@ -17,8 +17,7 @@ def begin(leash: Any, folder: str, gpus: str | None) -> None:
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # torch reads it when CUDA is first used
-    if not hasattr(signal, "pthread_sigmask"):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends its workers
     threading.Thread(target=_watch, args=(leash, folder), daemon=True).start()
 
 
