@@ -55,7 +55,10 @@ def test_the_page_on_observe_runs_as_written(tmp_path: Path, monkeypatch: pytest
     assert found["zeros"].share.shape == found["moments"].skewness.shape == (64,)
 
 
-def test_the_page_on_training_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_on_training_runs_as_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     found = run_page("docs/train.md")
     moved = found["moved"]
     for name, one in moved.shared.items():
