@@ -97,17 +97,25 @@ def _largest_gap(singular: np.ndarray, most: int) -> int:
 
 def _described(pair: Pair, labels_a: np.ndarray, labels_b: np.ndarray, k: int, singular: np.ndarray) -> Clusters:
     strength = np.abs(pair.correlation)
-    figures = np.zeros((4, k))
+    within, outside, explained_a, explained_b = np.zeros((4, k))
     for group in range(k):
         a, b = labels_a == group, labels_b == group
         rest_a, rest_b = (labels_a >= 0) & ~a, (labels_b >= 0) & ~b
         apart = np.concatenate([strength[np.ix_(a, rest_b)].ravel(), strength[np.ix_(rest_a, b)].ravel()])
-        figures[1, group] = apart.mean() if len(apart) else 0.0
+        outside[group] = apart.mean() if len(apart) else 0.0
         if a.any() and b.any():
             block = pair.correlation[np.ix_(a, b)]
-            figures[0, group] = np.abs(block).mean()
-            figures[2, group] = explained(pair.correlation_bb[np.ix_(b, b)], block.T).mean()
-            figures[3, group] = explained(pair.correlation_aa[np.ix_(a, a)], block).mean()
-    order = np.argsort(-(figures[2] + figures[3]), kind="stable")
+            within[group] = np.abs(block).mean()
+            explained_a[group] = explained(pair.correlation_bb[np.ix_(b, b)], block.T).mean()
+            explained_b[group] = explained(pair.correlation_aa[np.ix_(a, a)], block).mean()
+    order = np.argsort(-(explained_a + explained_b), kind="stable")
     rank = np.append(np.argsort(order), NOWHERE)  # -1 stays -1
-    return Clusters(rank[labels_a], rank[labels_b], *figures[:, order], singular)
+    return Clusters(
+        rank[labels_a],
+        rank[labels_b],
+        within[order],
+        outside[order],
+        explained_a[order],
+        explained_b[order],
+        singular,
+    )

@@ -85,13 +85,10 @@ class PairInformation:
             self._fix()
         m = len(self.pairs)
         if self.counts is None:
-            return Information(*(np.zeros(m) for _ in range(4)), 0)
+            return Information(np.zeros(m), np.zeros(m), np.zeros(m), np.zeros(m), 0)
         joint = self.counts.cpu().numpy()
-        (ha, ca), (hb, cb), (hab, cab) = (
-            _entropy(joint.sum(2)),
-            _entropy(joint.sum(1)),
-            _entropy(joint.reshape(m, -1)),
-        )
+        together = joint.reshape(m, (self.bins + 1) ** 2)
+        (ha, ca), (hb, cb), (hab, cab) = map(_entropy, (joint.sum(2), joint.sum(1), together))
         plugin = np.maximum(ha + hb - hab, 0.0)
         return Information(plugin + ca + cb - cab, plugin, ha + ca, hb + cb, self.rows)
 

@@ -29,8 +29,8 @@ def linear_cka(pair: Pair) -> float:
     Section 3 (linear CKA by features). It is biased upwards where the rows are not many more than the units.
     """
     aa, bb, ab = _live(pair)
-    scale = np.linalg.norm(aa) * np.linalg.norm(bb)
-    return _share(np.linalg.norm(ab) ** 2 / scale) if scale > 0 else 0.0
+    scale = float(np.linalg.norm(aa) * np.linalg.norm(bb))
+    return _share(float(np.linalg.norm(ab)) ** 2 / scale) if scale > 0 else 0.0
 
 
 def procrustes(pair: Pair) -> float:

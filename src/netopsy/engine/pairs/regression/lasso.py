@@ -25,8 +25,9 @@ class LassoPath:
     """The minimum over w of |y - B w|^2 / 2n + strength |w|_1, for each unit y of A, all of mean 0 and variance 1.
 
     strengths: as given. errors: mean squared error |y - B w|^2 / n, 0..1 (1 for a dead unit). used: weights that are
-    not exactly 0. objectives: the minimum found. gaps: by how much the objective can exceed the least possible one at
-    most (duality gap, float64). coefficients: by strength, unit of A and unit of B, or None unless asked for.
+    not exactly 0; where units of B depend on one another linearly the minimum is not unique, and the number is that of
+    the weights found. objectives: of the weights found. gaps: by how much an objective can exceed the least possible
+    one at most (duality gap, float64). coefficients: by strength, unit of A and unit of B, or None unless asked for.
     live: the units of A that are not dead.
     """
 
