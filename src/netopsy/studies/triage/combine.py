@@ -76,7 +76,7 @@ def _figures(held: Mapping[str, Result]) -> dict[str, Figure]:
             color_title="training-start",
             title="Accuracy with each block compressed, on each image set",
             reading="Last epoch. FM: the new layer alone was trained, TM: all layers. Lines run from the "
-            "worst to the best seed; of one seed they are 95 % intervals over the images. Each panel has its own scale.",
+            "worst to the best seed; of one seed they are 95 % intervals over images. Each panel has its own scale.",
             source=f"{SOURCE}, Figure 2",
         )
     }

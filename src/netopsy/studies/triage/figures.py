@@ -56,8 +56,7 @@ def _accuracy(cells: pl.DataFrame, summary: pl.DataFrame, baselines: pl.DataFram
         color_title="training-start",
         reference=_mean(baselines["top1"]),
         title="Accuracy with each block compressed",
-        reading=f"Last epoch; lines through the marks {line}. FM: the new layer alone was trained, "
-        "TM: all layers.",
+        reading=f"Last epoch; lines through the marks {line}. FM: the new layer alone was trained, TM: all layers.",
         source=f"{SOURCE}, Figure 2",
     )
 

@@ -190,7 +190,7 @@ def flattered(done: pl.DataFrame) -> str:
     gap = float((done["best"] - done["top1"]).mean())  # type: ignore[arg-type]
     return (
         f"The best epoch, which the paper reports, is {_points(gap)} above the last on average. It is chosen on the "
-        "images that it is scored on, so it flatters; the other sentences are of the last epoch unless they say otherwise."
+        "images that it is scored on, so it flatters; the other sentences are of the last epoch, unless they say so."
     )
 
 

@@ -41,7 +41,7 @@ def matched(
     Partners are found by the correlations over half of `count` images (spread evenly over the samples), and
     `matched_correlation` is the partners' mean correlation over the other half: among many channels some correlate by
     chance. `same_index_correlation` is the mean of channel i with channel i over that half. Channels in which the
-    parent is constant count as 0, as do the new layer's.
+    parent is constant do not count (None where all are), those in which the new layer is count as 0.
     """
     rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
     axis = -1 if kind == "tokens" else 1
@@ -54,10 +54,10 @@ def matched(
                 found.update(teacher(images.to(place)), student(images.to(place)))
             halves.append(found.result())
     order = match(halves[0])
-    index = np.arange(len(order))
+    live = np.flatnonzero(halves[1].any(1))
     values = {
-        "matched_correlation": float(halves[1][index, order].mean()),
-        "same_index_correlation": float(halves[1][index, index].mean()),
+        name: float(halves[1][live, other[live]].mean()) if len(live) else None
+        for name, other in (("matched_correlation", order), ("same_index_correlation", np.arange(len(order))))
     }
     return values, order
 

@@ -114,7 +114,7 @@ def _baselines(study: Triage, run: Run, seeds: list[int], digest: str) -> None:
             "what": "baseline",
             "seed": seed,
             "fresh": fresh,
-            "recipe": asdict(study.recipe(seed, study.baseline_epochs)) if fresh else None,
+            "recipe": asdict(study.recipe_for(seed, study.baseline_epochs)) if fresh else None,
         }
         for seed in (seeds if fresh else seeds[:1])
     ]
@@ -174,7 +174,7 @@ def cell(study: Triage, seed: int, blocks: list[str], start: str, training: str)
         "blocks": blocks,
         "start": start,
         "training": training,
-        "recipe": asdict(study.recipe(seed, study.epochs)),
+        "recipe": asdict(study.recipe_for(seed, study.epochs)),
         "begun": _begun(study, seed, start) if start in MADE else None,
         "mean": study.mean,
         "matched": study.matched,
@@ -186,7 +186,7 @@ def _begun(study: Triage, seed: int, start: str) -> dict[str, Any]:
     """How a start that is made beforehand is made."""
     if start != "STN":
         return {}
-    return {"recipe": asdict(study.recipe(seed, study.stn_epochs, study.stn_rate)), "loss": study.stn_loss}
+    return {"recipe": asdict(study.recipe_for(seed, study.stn_epochs, study.stn_rate)), "loss": study.stn_loss}
 
 
 def _starts(run: Run) -> dict[tuple[int, str, str], State]:

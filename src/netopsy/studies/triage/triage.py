@@ -129,10 +129,10 @@ class Triage(Study):
             raise SettingsError(f"min_rate {self.min_rate:g} is above the learning rate; give at most {lowest:g}.")
         if self.matched < 2:
             raise SettingsError("matched 1 is too few: channels are matched on one half of the images; give 2 or more.")
-        self.recipe(0, self.epochs)
-        self.recipe(0, self.stn_epochs, self.stn_rate)
+        self.recipe_for(0, self.epochs)
+        self.recipe_for(0, self.stn_epochs, self.stn_rate)
 
-    def recipe(self, seed: int, epochs: int, rate: float | None = None) -> Recipe:
+    def recipe_for(self, seed: int, epochs: int, rate: float | None = None) -> Recipe:
         """How one training is done.
 
         Keras lowers the rate after `patience` epochs without improvement, and may again `cooldown` epochs after that;

@@ -63,11 +63,12 @@ def work(context: Context, spec: dict[str, Any]) -> Outcome:
 
 
 def _baseline(context: Context, spec: dict[str, Any]) -> Outcome:
-    network, tensors, history = context.parents[spec["seed"]], {}, pl.DataFrame()
+    parent = context.parents[spec["seed"]]
+    network, tensors, history = parent, {}, pl.DataFrame()
     if spec["fresh"]:
         label = f"seed {spec['seed']}, baseline"
         done = fit(
-            fresh(network, spec["seed"]),
+            fresh(parent, spec["seed"]),
             context.train,
             recipe_of(spec),
             validation=context.samples,
@@ -77,7 +78,7 @@ def _baseline(context: Context, spec: dict[str, Any]) -> Outcome:
         tensors = {f"state {name}": value.detach().cpu() for name, value in network.tensors.items()}
     hits, loss = right(network.module, network.preprocessing, context.samples)
     values = {"history": history.to_dicts(), "loss": loss, "images": len(hits), "digest": network.digest}
-    return Outcome(values | _size(network, section(network)), {**tensors, "right": _packed(hits)})
+    return Outcome(values | _size(parent, section(parent)), {**tensors, "right": _packed(hits)})
 
 
 def _start(context: Context, spec: dict[str, Any]) -> Outcome:
