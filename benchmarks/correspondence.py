@@ -1,0 +1,111 @@
+"""Correspondence: the lasso of all units of a layer on all units of another, against scikit-learn.
+
+    python benchmarks/correspondence.py [lasso] [--units 256] [--rows 10000] [--repeats 3]
+
+Both solve for the same strengths, one thread each, and must reach the same objective to 1e-7. scikit-learn's Lasso is
+given the Gram matrix, so that neither pays for it: once target by target, once all targets in a call, and once all
+targets on as few rows as have these moments, which is its solver and little else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from statistics import median
+
+import numpy as np
+
+from common import ratio, seconds
+
+STRENGTHS = (0.3, 0.1, 0.03, 0.01)
+TOLERANCE = 1e-7  # of the objective, for both
+
+
+def layers(units: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Standardised values of two rectified layers that mix the same 64 causes of falling strength."""
+    rng = np.random.default_rng(0)
+    causes = rng.standard_normal((rows, 64)) * np.arange(1, 65) ** -0.5
+
+    def layer() -> np.ndarray:
+        values = causes @ rng.standard_normal((64, units))
+        values = np.maximum(values + 0.3 * rng.standard_normal(values.shape), 0)
+        return np.asfortranarray((values - values.mean(0)) / values.std(0))
+
+    return layer(), layer()
+
+
+def lasso(units: int, rows: int, repeats: int) -> None:
+    """Print the time of each at each strength, and the ratios."""
+    from sklearn.linear_model import Lasso
+    from threadpoolctl import threadpool_limits
+
+    from netopsy.engine.pairs.pair import Pair
+    from netopsy.engine.pairs.regression import lasso_path
+
+    a, b = layers(units, rows)
+    small_a, small_b = fewest_rows(a, b)
+
+    def theirs(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
+        # the Gram matrix of scaled values is the same for any number of rows, but for the factor
+        model = Lasso(strength, precompute=gram * len(x), fit_intercept=False, tol=TOLERANCE, max_iter=100_000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.atleast_2d(model.fit(x, y).coef_)
+
+    def one_by_one(strength: float) -> np.ndarray:
+        return np.concatenate([theirs(b, a[:, i], strength) for i in range(units)])
+
+    def objective(w: np.ndarray, strength: float) -> np.ndarray:
+        return 0.5 * ((w @ gram) * w).sum(1) - (w * pair.ab / rows).sum(1) + 0.5 + strength * np.abs(w).sum(1)
+
+    with threadpool_limits(1):
+        passed, (aa, bb, ab) = seconds(lambda: (a.T @ a, b.T @ b, a.T @ b))
+        zero, gram = np.zeros(units), bb / rows
+        pair = Pair("a", "b", rows, rows, (), zero, zero, aa, bb, ab)
+        values = np.linalg.eigvalsh(gram)
+        print(f"{units} units on {units}, {rows:,d} rows, eigenvalues {values[0]:.1e} to {values[-1]:.1f}; ", end="")
+        print(f"the co-moments themselves take numpy {passed:.3f} s")
+        runs = {
+            "target by target": (one_by_one, 1),
+            "all targets": (lambda strength: theirs(b, a, strength), repeats),
+            "all targets, fewest rows": (lambda strength: theirs(small_b, small_a, strength), repeats),
+        }
+        total = dict.fromkeys(("netopsy", *runs), 0.0)
+        for strength in STRENGTHS:
+            tries = [seconds(lambda s=strength: lasso_path(pair, [s], coefficients=True)) for _ in range(repeats)]  # type: ignore[misc]
+            found = tries[0][1]
+            times = {"netopsy": median(time for time, _ in tries)}
+            apart = 0.0
+            for name, (run, count) in runs.items():
+                peers = [seconds(lambda run=run, s=strength: run(s)) for _ in range(count)]  # type: ignore[misc]
+                times[name] = median(time for time, _ in peers)
+                apart = max(apart, np.abs(objective(peers[0][1], strength) - found.objectives[0]).max())
+            total = {name: total[name] + time for name, time in times.items()}
+            line = "  ".join(f"{name} {time:.4f} s" for name, time in times.items())
+            print(f"strength {strength:<5g} {found.mean_used[0]:6.1f} units used  {line}", flush=True)
+            print(f"  objectives apart by at most {apart:.1e}, largest gap of netopsy {found.gaps.max():.1e}")
+        whole = median(seconds(lambda: lasso_path(pair, STRENGTHS))[0] for _ in range(repeats))
+    print(f"netopsy, all {len(STRENGTHS)} strengths in one path: {whole:.4f} s")
+    for name in runs:
+        ratio(whole, total[name], f"scikit-learn, {name}", " (all strengths)")
+
+
+def fewest_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values with as many rows as units of both and the co-moments, over the rows, of a and b."""
+    units = a.shape[1] + b.shape[1]
+    r = np.linalg.qr(np.hstack([b, a]), mode="r") * np.sqrt(units / len(a))
+    return np.asfortranarray(r[:, b.shape[1] :]), np.asfortranarray(r[:, : b.shape[1]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=("lasso",), default="lasso")
+    parser.add_argument("--units", type=int, default=256, help="of each layer")
+    parser.add_argument("--rows", type=int, default=10_000, help="of the values that scikit-learn is given")
+    parser.add_argument("--repeats", type=int, default=3, help="runs, of which the median counts")
+    given = parser.parse_args()
+    lasso(given.units, given.rows, given.repeats)
+
+
+if __name__ == "__main__":
+    main()
