@@ -25,7 +25,8 @@ from netopsy.network.network import Network
 from netopsy.network.units import channel_axis
 from netopsy.samples import Samples
 
-PILOT = 32  # images whose means are the shifts
+PILOT = 32  # images whose medians are the shifts
+_SAMPLED = 256  # places of each that count
 _CACHED = 2 * 2**20  # values of the largest buffer; more falls out of the processor's cache
 _MOST = 64 * 2**20  # values of the largest buffer on other devices
 
@@ -68,8 +69,8 @@ def co_moments_of(
     (centre and border, say), and chance. As many products again as the pairs themselves.
     batch_size: images a step; the results do not depend on it but for rounding.
     Errors: UnknownLayer, SettingsError; NetworkError for NaN or infinity. In a `workspace` a pass that was stopped goes
-    on from its last checkpoint, with the same result to the last bit. Correlations are off by less than 1e-6, also where
-    a mean is 1000 standard deviations.
+    on from its last checkpoint, with the same result to the last bit. Correlations are off by less than 1e-6, also
+    where a mean is 1000 standard deviations.
     """
     networks = tuple({id(network): network for network in (network_a, *others)}.values())
     positions = [next(k for k, n in enumerate(networks) if n is other) for other in others]
@@ -128,12 +129,12 @@ Sink = Callable[[Side, Span, Tensor], None]
 
 
 def _walk(network: Network, k: int, levels: Sequence[Level]) -> Callable[[Tensor, Sink], None]:
-    """What runs network `k` on a batch and hands each node's values, (images, *grid, channel), to a sink, grid by grid."""
+    """What runs network `k` on a batch and hands each node's values, (images, *grid, channel), to a sink."""
     wanted: dict[str, list[tuple[Level, Columns]]] = {}
     for level in levels:
-        columns = level.columns.get(k)
-        for name in columns.spans if columns else {}:
-            wanted.setdefault(name, []).append((level, columns))
+        if columns := level.columns.get(k):
+            for name in columns.spans:
+                wanted.setdefault(name, []).append((level, columns))
     walk = plan(network, (), watched=wanted, folded=True)
     axes = {name: channel_axis(network.nodes[name]) for name in wanted}
 
@@ -161,28 +162,23 @@ def _pilot(
     size: int,
     order: Int64[np.ndarray, " n"],
 ) -> None:
-    """Set the shifts to the means of a few images; the last image of all comes first, and precedes the others."""
+    """Set the shifts to the medians of a few images; the last image of all comes first, and precedes the others."""
     images = np.concatenate([order[-1:], order[:-1][: PILOT - 1]])
-    sums: dict[Side, Tensor] = {}
-    before: dict[Side, Tensor] = {}
-    for level in levels:
-        for columns in level.columns.values():
-            sums[columns.side] = torch.zeros_like(columns.side.sums)
-            before[columns.side] = torch.zeros_like(columns.side.buffer[: columns.side.places])
-    first = True
+    rows: dict[Side, dict[Span, list[Tensor]]] = {c.side: {} for level in levels for c in level.columns.values()}
+    before = {side: torch.zeros_like(side.buffer[: side.places]) for side in rows}
 
     def sink(side: Side, span: Span, values: Tensor) -> None:
-        rows = values.to(side.shift.device).flatten(0, -2)
-        sums[side][slice(*span)] += rows.sum(0, dtype=torch.float64) / side.places
-        if first:
-            before[side][:, slice(*span)] = rows[: side.places]
+        found = values.to(side.shift.device).flatten(0, -2)
+        if span not in rows[side]:
+            before[side][:, slice(*span)] = found[: side.places]
+        rows[side].setdefault(span, []).append(found[:: side.places // _SAMPLED | 1].float())
 
     for batch in _batches(networks, samples, size, images):
         for walk, pictures in zip(walks, batch, strict=True):
             walk(pictures, sink)
-        first = False
-    for side, total in sums.items():
-        side.begin(total / len(images), before[side])
+    for side, parts in rows.items():
+        shift = torch.cat([torch.cat(parts[span]).median(0).values for span in sorted(parts)])
+        side.begin(shift, before[side])
 
 
 def _batches(
