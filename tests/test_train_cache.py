@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import shutil
@@ -224,15 +225,16 @@ def test_the_digest_tells_labels_files_and_flips_apart(tmp_path: Path) -> None:
     assert Activations(relu, samples.labels, flips=True).digest == given[0].digest
 
 
-def test_rows_stay_on_a_device_where_they_fit_and_go_with_their_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_stay_on_a_device_until_others_need_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cache(tiny(), noise(), ("relu",), tmp_path)["relu"]
-    data, device = Activations(path, noise().labels), torch.device("meta")  # any device but the processor
-    monkeypatch.setattr(stored_values, "free_memory", lambda device: 2 * path.stat().st_size)
-    held = Stored.of(data, device).values
-    assert held.device == device and Stored.of(data, device).values is held
-    monkeypatch.setattr(stored_values, "free_memory", lambda device: path.stat().st_size)
-    assert Stored.of(data, device).values is held
-    other = Activations(path, noise().labels)
-    assert Stored.of(other, device).values.device.type == "cpu" and data not in stored_values._kept
+    device, size = torch.device("meta"), path.stat().st_size  # any device but the processor
+    monkeypatch.setattr(stored_values, "free_memory", lambda device: (4 - 2 * len(stored_values._kept)) * size)
+    one, two, three = (Activations(path, noise().labels) for _ in range(3))
+    held = [Stored.of(data, device).values for data in (one, two)]
+    assert all(rows.device == device for rows in held) and Stored.of(one, device).values is held[0]
+    assert Stored.of(three, device).values.device == device and list(stored_values._kept) == [three]
+    monkeypatch.setattr(stored_values, "free_memory", lambda device: size)
+    assert Stored.of(one, device).values.device.type == "cpu"
+    del three
+    gc.collect()
+    assert not stored_values._kept

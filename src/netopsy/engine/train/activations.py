@@ -135,10 +135,11 @@ class Stored:
         for count, size in step_sizes(n, recipe.batch_size):
             visits = torch.arange(first, first + count * size).reshape(count, size)[:, rank::processes]
             first += count * size
-            for visited in visits:
-                labels = self.labels[order[visited].to(self.device)]
-                targets = None if self.targets is None else self._picked(self.targets, rows[visited])
-                yield Step(self._picked(self.values, rows[visited]), labels, size, targets)
+            # moved at once: a device waits for each move
+            images = order[visits].to(self.device)
+            for picked, labelled in zip(rows[visits].to(self.values.device), images, strict=True):
+                targets = None if self.targets is None else self._picked(self.targets, picked)
+                yield Step(self._picked(self.values, picked), self.labels[labelled], size, targets)
 
     def ordered(self, batch_size: int) -> Iterator[Step]:
         """All values, none of mirrored images, in their order."""
@@ -150,18 +151,20 @@ class Stored:
             yield Step(values, labels, len(labels), targets)
 
     def _picked(self, store: Tensor, rows: Tensor) -> Tensor:
-        return _maps(store.index_select(0, rows.to(store.device)).to(self.device, non_blocking=True))
+        return _maps(store.index_select(0, rows).to(self.device))
 
 
 def _resident(
     data: Activations, device: torch.device, values: Tensor, targets: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The rows on the device if they fit, kept for the next training on the same data; those of other data go."""
+    """The rows on the device if they fit, kept for as long as `data` lives or until other data need the room."""
     held = _kept.get(data)
     if held is not None and held[0].device == device:
         return held
-    _kept.clear()
     needed = values.nbytes + (0 if targets is None else targets.nbytes)
+    if needed > SHARE * free_memory(device) and _kept:
+        _kept.clear()
+        torch.cuda.empty_cache()  # does nothing without a GPU
     if needed > SHARE * free_memory(device):
         return values, targets
     _kept[data] = values.to(device), None if targets is None else targets.to(device)
