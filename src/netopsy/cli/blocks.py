@@ -9,7 +9,7 @@ from netopsy.cli.output import print_table
 from netopsy.cli.sources import load_subject
 
 BLOCKS = "List the blocks: stretches with one input and one output, which one layer may stand in for."
-_COLUMNS = ["block", "kind", "layers", "parameters", "share", "macs", "input", "output", "parent", "default"]
+_COLUMNS = ["block", "kind", "layers", "parameters", "share", "macs", "input", "output", "layer", "layer_parameters"]
 
 
 def blocks_options() -> list[o.Option]:
@@ -27,3 +27,11 @@ def blocks(network: str, *, json: bool, **given: Any) -> None:
         print(frame.write_json())
         return
     print_table(frame.select(_COLUMNS), net.name, rows=frame.height)
+    print()
+    for block, obstacle in frame.filter(frame["obstacle"].is_not_null()).select("block", "obstacle").iter_rows():
+        print(f"{block} fits no one layer. {obstacle}")
+    chosen = frame.filter(frame["default"])["block"].to_list()
+    if chosen:
+        print(f"Taken where none is named: {', '.join(chosen)}.")
+    else:
+        print("No stretch with one input and one output holds two layers; name one as FIRST:LAST by its layers.")

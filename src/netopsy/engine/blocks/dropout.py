@@ -88,7 +88,7 @@ def _read(network: Network, marked: fx.GraphModule) -> Dropouts:
     drops = []
     for mark in marks:
         source, p, kind = mark.args
-        drops.append(Drop(numbers[source] if source in numbers else names[source], str(kind), float(p)))  # type: ignore[index, arg-type]
+        drops.append(Drop(numbers[source] if source in numbers else names[source], str(kind), float(p)))
     readers = {}
     for node in marked.graph.nodes:
         if node not in numbers:

@@ -75,7 +75,7 @@ class _Sums:
         if self.unknowns > _LARGEST:
             raise SettingsError(
                 f"the least-squares fit to {block.name} has {self.unknowns:,} unknowns an output, more than "
-                f"{_LARGEST:,}; start this block in another way, or take a block with fewer channels or a smaller kernel."
+                f"{_LARGEST:,}; start it in another way, or take a block with fewer channels or a smaller kernel."
             )
         places = max(1, int(torch.Size(self._places(block)).numel()))
         wanted = max(20 * (self.unknowns + 1), 20_000) if rows is None else rows

@@ -14,9 +14,7 @@ from netopsy.network.network import Network
 
 
 @torch.no_grad()
-def mean_of_parent(
-    network: Network, block: Block, layer: OneLayer, each: Literal["layer", "filter"] = "layer"
-) -> None:
+def mean_of_parent(network: Network, block: Block, layer: OneLayer, each: Literal["layer", "filter"] = "layer") -> None:
     """Set the weights of `layer`, in place, to means over the filters of the block's layers; biases 0, norm 1 and 0.
 
     each: `layer`: every k x k slice of the weight is f_avg = 1/N sum_i f_i over all k x k x 1 filters of all layers of
@@ -35,15 +33,15 @@ def mean_of_parent(
         if found is not None and (each == "layer" or found.shape[0] == weight.shape[0]):
             stacks.append(found)
     if each == "layer":
-        total = sum(stack.sum((0, 1)) for stack in stacks)
-        mean = total / sum(stack.shape[0] * stack.shape[1] for stack in stacks)
-        mean = mean.expand(weight.shape[0], 1, *kernel)  # type: ignore[union-attr]
+        total = torch.stack([stack.sum((0, 1)) for stack in stacks]).sum(0)
+        count = sum(stack.shape[0] * stack.shape[1] for stack in stacks)
+        mean = (total / count).expand(weight.shape[0], 1, *kernel)
     elif not stacks:
         raise SettingsError(
             f"no layer of {block.name} has {weight.shape[0]} filters, as the new one; use each='layer' instead."
         )
     else:
-        total = sum(stack.sum(1, keepdim=True) for stack in stacks)
+        total = torch.cat(stacks, 1).sum(1, keepdim=True)
         mean = total / sum(stack.shape[1] for stack in stacks)
     weight.copy_(mean.expand(*weight.shape[:2], *kernel).reshape(weight.shape).to(weight.dtype))
     reset(layer)
@@ -58,7 +56,7 @@ def reset(layer: OneLayer) -> None:
 
 
 def _slices(weight: Tensor, kernel: tuple[int, ...], kind: str) -> Tensor | None:
-    """The filters of one layer as float64 (filters, depth, *kernel), the smaller ones amid zeros; None of other axes."""
+    """One layer's filters as float64 (filters, depth, *kernel), the smaller ones amid zeros; None for other axes."""
     values = weight.detach().double()
     if values.ndim == 2:
         values = values[:, :, None, None]

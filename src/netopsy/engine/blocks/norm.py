@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netopsy.network.graph import aten
-from netopsy.network.network import Network
 
 _ROLES = ("weight", "bias", "running_mean", "running_var")
 
@@ -19,12 +20,10 @@ class Norm(_BatchNorm):
         pass
 
     @classmethod
-    def of(cls, network: Network, path: str, node: fx.Node) -> Norm:
-        """The norm whose four tensors lie at `path`, with the settings of `node` and the module there."""
-        held = network.tensors
+    def of(cls, held: Mapping[str, Tensor], path: str, node: fx.Node, module: nn.Module | None) -> Norm:
+        """The norm whose tensors lie at `path` among those `held`, with the settings of `node` and of its `module`."""
         mean = held[f"{path}.running_mean"]
         affine = f"{path}.weight" in held
-        module = dict(network.module.named_modules()).get(path)
         momentum = getattr(module, "momentum", node.args[6])
         norm = cls(mean.numel(), eps=float(node.args[7]), momentum=momentum, affine=affine, device="meta")  # type: ignore[arg-type]
         for role in _ROLES[:2] if affine else ():
@@ -36,13 +35,13 @@ class Norm(_BatchNorm):
         return norm
 
 
-def norm_path(network: Network, node: fx.Node) -> str | None:
-    """Path of the module whose tensors the batch norm `node` reads; None for another node or other tensors."""
+def norm_path(held: Mapping[str, Tensor], node: fx.Node) -> str | None:
+    """Path at which the tensors of the batch norm `node` lie among those `held`; None for another node or place."""
     if node.target is not aten.batch_norm.default or node.args[5]:
         return None
     names = [None if p is None else str(getattr(p, "target", "")) for p in node.args[1:5]]
     path = (names[2] or "").rpartition(".")[0]
     wanted = [f"{path}.{role}" for role in _ROLES]
     plain = names == wanted or (names[:2] == [None, None] and names[2:] == wanted[2:])
-    learned = all(name is None or isinstance(network.tensors.get(name), nn.Parameter) for name in names[:2])
+    learned = all(name is None or isinstance(held.get(name), nn.Parameter) for name in names[:2])
     return path if path and plain and learned else None

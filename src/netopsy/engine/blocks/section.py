@@ -15,8 +15,8 @@ from netopsy.engine.walk import ANY_LAYOUT, constant
 from netopsy.errors import SettingsError
 from netopsy.network.blocks.block import Block
 from netopsy.network.graph import batch_first, is_tensor
-from netopsy.network.origins import ORIGINS, origin
 from netopsy.network.network import Network
+from netopsy.network.origins import ORIGINS, Origin, origin
 
 
 def layer_path(block: Block) -> str:
@@ -46,25 +46,30 @@ def section(
     graph, root = fx.Graph(), nn.Module()
     values: dict[fx.Node, fx.Node] = {first: _placeholder(graph, first)}
     drop = _Drops(network, graph, root, values)
-    names: list[tuple[str, str, tuple[str, ...]]] = []
+    held, modules = network.tensors, dict(network.module.named_modules())
+    norms: dict[str, Norm] = {}
+    names: list[Origin] = []
     for node in order:
         if node in instead:
             block, layer = instead[node]
             _place(root, layer_path(block), layer)
             new = graph.call_module(layer_path(block), (values[network.nodes[block.input]],))
         elif node.op == "get_attr":
-            new = _attribute(network, graph, root, node)
+            target = str(node.target)
+            _place(root, target, held[target] if target in held else constant(network, node))
+            new = graph.get_attr(target)
         elif "sym_size" in str(node.target):
             new = graph.call_function(torch.ops.aten.sym_size.int, (values[first], 0))
         else:
             operands, dropped = drop.operands(node)
-            if (path := norm_path(network, node)) is not None:
-                if not isinstance(_held(root, path), Norm):
-                    _place(root, path, Norm.of(network, path, node))
+            if (path := norm_path(held, node)) is not None:
+                if path not in norms:
+                    norms[path] = Norm.of(held, path, node, modules.get(path))
+                    _place(root, path, norms[path])
                 new = graph.call_module(path, (operands[node.args[0]],))  # type: ignore[index]
             else:
                 new = graph.node_copy(node, operands.__getitem__)
-                new.target = ANY_LAYOUT.get(node.target, node.target)
+                new.target = ANY_LAYOUT.get(node.target, node.target)  # type: ignore[call-overload]
                 if not dropped and node.args and node.args[0] not in instead and node.args[0] is not first:
                     new.target = overwriting(node) or new.target
             if is_tensor(node):
@@ -74,8 +79,11 @@ def section(
     graph.output(drop.output() if end is None else values[last])
     graph.lint()
     made = Section(root, graph, "Section")
-    made.meta[ORIGINS] = {"nodes": names, "new": {layer_path(block): origin(node) for node, (block, _) in instead.items()}}
-    return made.train(network.module.training)  # type: ignore[return-value]
+    made.meta[ORIGINS] = {
+        "nodes": names,
+        "new": {layer_path(block): origin(node) for node, (block, _) in instead.items()},
+    }
+    return made.train(network.module.training)
 
 
 class Section(fx.GraphModule):
@@ -89,7 +97,7 @@ def _rebuilt(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
     plain = reduced[0](*reduced[1])
     made = Section(plain, plain.graph, "Section")
     made.meta = meta
-    return made.train(plain.training)  # type: ignore[return-value]
+    return made.train(plain.training)
 
 
 class _Drops:
@@ -176,21 +184,6 @@ def _placeholder(graph: fx.Graph, first: fx.Node) -> fx.Node:
     new = graph.placeholder("x")
     new.meta = {"name": first.meta["name"]}
     return new
-
-
-def _attribute(network: Network, graph: fx.Graph, root: nn.Module, node: fx.Node) -> fx.Node:
-    """The node that reads a parameter or buffer of the network, which `root` then holds too."""
-    target = str(node.target)
-    tensor = network.tensors.get(target)
-    _place(root, target, constant(network, node) if tensor is None else tensor)
-    return graph.get_attr(target)
-
-
-def _held(root: nn.Module, path: str) -> object:
-    held: object = root
-    for part in path.split("."):
-        held = getattr(held, part, None)
-    return held
 
 
 def _place(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:

@@ -37,7 +37,7 @@ def pooled(values: Tensor, grid: Grid) -> Tensor:
     maps = values.movedim(-1, 1)
     if divides(grid, places):
         return F.avg_pool2d(maps, (places[0] // grid[0], places[1] // grid[1])).movedim(1, -1)
-    return F.adaptive_avg_pool2d(maps, list(grid)).movedim(1, -1)
+    return F.adaptive_avg_pool2d(maps, (grid[0], grid[1])).movedim(1, -1)
 
 
 def pyramid(values: Tensor, grids: Sequence[Grid]) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from torch import fx
@@ -60,7 +61,8 @@ def describe(network: Network, flow: Flow, name: str, region: int) -> Block | No
     nodes = tuple(flow.name(i) for i in bits(region))
     inside = set(nodes)
     layers = tuple(layer.name for layer in network.layers if inside & set(layer.nodes))
-    own = _parameters(network, flow, region)
+    learned = dict(network.module.named_parameters())
+    own = _sources(flow, bits(region)) & learned.keys()
     kind, obstacle = _kind(network, flow, region, layers, start, end)
     return Block(
         name=name,
@@ -70,11 +72,11 @@ def describe(network: Network, flow: Flow, name: str, region: int) -> Block | No
         after=flow.name(_behind(flow, end)),
         nodes=nodes,
         layers=layers,
-        parameters=sum(network.tensors[p].numel() for p in own),
+        parameters=sum(learned[p].numel() for p in own),
         macs=sum(node_macs(flow.nodes[i]) for i in bits(region)),
         input_shape=shape_of(flow.nodes[start])[1:],
         output_shape=shape_of(flow.nodes[end])[1:],
-        obstacle=obstacle or _shared(network, flow, region, own),
+        obstacle=obstacle or _shared(flow, region, own),
     )
 
 
@@ -119,16 +121,11 @@ def _kind(
     return kind, None
 
 
-def _parameters(network: Network, flow: Flow, region: int) -> set[str]:
-    """Names of the parameters that the nodes of `region` read, also through values computed from parameters alone."""
-    learned = dict(network.module.named_parameters())
-    return {name for name in _sources(flow, bits(region)) if name in learned}
-
-
-def _sources(flow: Flow, positions: object) -> set[str]:
+def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
+    """Names of the tensors that nodes read, also through values computed from such tensors alone."""
     found: set[str] = set()
     seen: set[fx.Node] = set()
-    stack = [p for i in positions for p in flow.nodes[i].all_input_nodes if p not in flow.index]  # type: ignore[attr-defined]
+    stack = [p for i in positions for p in flow.nodes[i].all_input_nodes if p not in flow.index]
     while stack:
         node = stack.pop()
         if node in seen:
@@ -140,7 +137,7 @@ def _sources(flow: Flow, positions: object) -> set[str]:
     return found
 
 
-def _shared(network: Network, flow: Flow, region: int, own: set[str]) -> str | None:
+def _shared(flow: Flow, region: int, own: set[str]) -> str | None:
     outside = _sources(flow, (i for i in range(len(flow.nodes)) if not region >> i & 1))
     both = sorted(own & outside)
     return f"Its parameter {both[0]} is read outside it too." if both else None

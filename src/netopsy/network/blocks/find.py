@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from torch import fx
 
@@ -24,8 +25,8 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
 
     These are the modules whose nodes have one input and one output, and the stretches between the poolings of the
     chain that all paths pass, named `FIRST:LAST` by their layers. A pooling at the end is never inside. Of two modules
-    that hold the same nodes the one with the shorter path is listed. A stretch is listed where one layer can stand in for
-    it and no module that one can holds just its layers. The layer that gives the network's output is in no stretch.
+    that hold the same nodes the one with the shorter path is listed. A stretch is listed where one layer can stand in
+    for it and no module that one can holds just its layers. The layer that gives the network's output is in no stretch.
     """
     graph = network.graph
     if graph not in _kept:
@@ -93,7 +94,7 @@ def _modules(flow: Flow) -> dict[str, int]:
 def _stretches(network: Network, flow: Flow) -> Iterator[Block]:
     """The stretches of the chain between poolings, changes of axes, and the layer that gives the output."""
     spine = flow.spine()
-    parts = [flow.between(a, b) for a, b in zip(spine, spine[1:], strict=False)]
+    parts = [flow.between(a, b) for a, b in pairwise(spine)]
     calls = {flow.position(network, n) for layer in network.layers for n in layer.nodes}
     holds = [any(i in calls for i in bits(part)) for part in parts]
     final = max((k for k, layered in enumerate(holds) if layered), default=-1)

@@ -36,10 +36,22 @@ class Shape:
     act: tuple[str, tuple[Any, ...]] | None = None
 
     @property
+    def weights(self) -> int:
+        """Elements of the weight: multiply-accumulates at one place."""
+        return self.inputs * self.outputs * self.kernel[0] * self.kernel[1]
+
+    @property
     def parameters(self) -> int:
         """Learned values: weight, bias, and the norm's scale and shift."""
-        weight = self.inputs * self.outputs * self.kernel[0] * self.kernel[1]
-        return weight + self.outputs * (int(self.bias) + 2 * (self.norm is not None))
+        return self.weights + self.outputs * (int(self.bias) + 2 * (self.norm is not None))
+
+    def __str__(self) -> str:
+        parts = ["linear" if self.kind != "conv" else f"conv {self.kernel[0]}x{self.kernel[1]}"]
+        if self.stride != (1, 1):
+            parts[0] += f" /{self.stride[0]}" if self.stride[0] == self.stride[1] else f" /{self.stride}"
+        parts += [] if self.norm is None else ["norm"]
+        parts += [] if self.act is None else [self.act[0]]
+        return ", ".join(parts)
 
 
 def layer_shape(network: Network, block: Block) -> Shape:
@@ -76,7 +88,7 @@ def layer_shape(network: Network, block: Block) -> Shape:
         outputs=block.output_shape[0],
         kernel=kernel,  # type: ignore[arg-type]
         stride=(axes[0][0], axes[1][0]),
-        padding=(*axes[1][1:], *axes[0][1:]),  # type: ignore[arg-type]
+        padding=(*axes[1][1:], *axes[0][1:]),
         **common,  # type: ignore[arg-type]
     )
 

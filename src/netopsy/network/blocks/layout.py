@@ -8,7 +8,19 @@ from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.macs import argument
 
 # Operators that leave the axes of a map where they are.
-_KEEPING = ELEMENTWISE | {"add", "sub", "mul", "div", "clone", "roll", "constant_pad_nd", "pad", "slice", "cat", "dropout"}
+_KEEPING = ELEMENTWISE | {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "clone",
+    "roll",
+    "constant_pad_nd",
+    "pad",
+    "slice",
+    "cat",
+    "dropout",
+}
 _VIEWS = {"view", "reshape", "unsafe_view"}  # of rows and columns as one axis, or in windows, the channels last
 _SECOND = {"conv2d", "conv_transpose2d", "convolution", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"}
 

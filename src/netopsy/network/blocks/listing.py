@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
+from netopsy.network.blocks.block import Block
 from netopsy.network.blocks.find import default_blocks, find_blocks
+from netopsy.network.blocks.fit import layer_shape
 from netopsy.network.network import Network
 
 _SCHEMA = {
@@ -16,6 +20,9 @@ _SCHEMA = {
     "macs": pl.Int64,
     "input": pl.String,
     "output": pl.String,
+    "layer": pl.String,
+    "layer_parameters": pl.Int64,
+    "layer_macs": pl.Int64,
     "parent": pl.String,
     "default": pl.Boolean,
     "obstacle": pl.String,
@@ -23,7 +30,13 @@ _SCHEMA = {
 
 
 def list_blocks(network: Network) -> pl.DataFrame:
-    """The blocks of `network` in order of execution, an outer one before an inner one, one row each."""
+    """The blocks of `network` in order of execution, an outer one before an inner one, one row each.
+
+    block: name; kind (conv, tokens, linear); layers, parameters, macs: inside, macs for one image; share: of all the
+    network's parameters, 0..1; input, output: shapes without the batch; layer: the one layer that fits in its place,
+    with its own layer_parameters and layer_macs; parent: the smallest listed block around it; default: whether it is
+    taken where no block is named; obstacle: why no one layer fits.
+    """
     total = max(network.parameters, 1)
     chosen = {block.name for block in default_blocks(network)}
     rows = [
@@ -36,6 +49,7 @@ def list_blocks(network: Network) -> pl.DataFrame:
             "macs": block.macs,
             "input": "x".join(map(str, block.input_shape)),
             "output": "x".join(map(str, block.output_shape)),
+            **_layer(network, block),
             "parent": block.parent,
             "default": block.name in chosen,
             "obstacle": block.obstacle,
@@ -43,3 +57,11 @@ def list_blocks(network: Network) -> pl.DataFrame:
         for block in find_blocks(network)
     ]
     return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _layer(network: Network, block: Block) -> dict[str, str | int | None]:
+    if block.obstacle is not None:
+        return {"layer": None, "layer_parameters": None, "layer_macs": None}
+    shape = layer_shape(network, block)
+    places = math.prod(block.output_shape) // shape.outputs
+    return {"layer": str(shape), "layer_parameters": shape.parameters, "layer_macs": places * shape.weights}

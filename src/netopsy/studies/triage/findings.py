@@ -190,7 +190,7 @@ def flattered(done: pl.DataFrame) -> str:
     gap = float((done["best"] - done["top1"]).mean())  # type: ignore[arg-type]
     return (
         f"The best epoch, which the paper reports, is {_points(gap)} above the last on average. It is chosen on the "
-        "images that it is scored on, so it flatters; the other sentences are of the last epoch, unless they say so."
+        "images that it is scored on, so it flatters; all other accuracies are the last epoch's."
     )
 
 
@@ -204,7 +204,7 @@ def deeper(frame: pl.DataFrame | None, failure: float) -> list[str]:
     drop = f"{100 * last['drop']:.2f} points lost{_interval(last['drop_low'], last['drop_high'], '')}"
     if 100 * last["drop"] > failure:
         held = own.filter(pl.col("drop") <= failure / 100)
-        until = f"{held['compressed'].max()} at once are borne" if held.height else "not even one is borne"
+        until = f"{held['compressed'].to_list()[-1]} at once are borne" if held.height else "not even one is borne"
         return [
             f"Compressed one after the other ({way}), the network fails (more than {failure:g} points lost) at "
             f"{plural(last['compressed'], 'block')}: {drop}, {left}; {until}."

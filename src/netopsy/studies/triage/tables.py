@@ -134,7 +134,7 @@ def blocks(run: Run) -> pl.DataFrame:
     rows = []
     for block in (*run.blocks, *run.left):
         own = made.get(block.name)
-        saved = own["parameters"] if own and base else None
+        left = own["parameters"] / base["parameters"] if own and base else None
         rows.append(
             {
                 "block": block.name,
@@ -146,8 +146,8 @@ def blocks(run: Run) -> pl.DataFrame:
                 "output": "x".join(map(str, block.output_shape)),
                 "parameters": block.parameters,
                 "macs": block.macs,
-                "new_parameters": None if saved is None else block.parameters - (base["parameters"] - saved),
-                "saved": None if saved is None else 1 - saved / base["parameters"],
+                "new_parameters": block.parameters + own["parameters"] - base["parameters"] if own and base else None,
+                "saved": None if left is None else 1 - left,
                 "saved_macs": None if not own or not base else 1 - own["macs"] / base["macs"],
                 "obstacle": block.obstacle,
             }
