@@ -122,6 +122,19 @@ def test_a_join_of_different_activations_leaves_none() -> None:
     assert layer_shape(network, find_block(network, "1")).act is None
 
 
+def test_a_norm_without_momentum_is_taken_over() -> None:
+    inner = [nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, momentum=None), nn.GELU()]
+    network = network_of(nn.Sequential(nn.Sequential(*inner), nn.Flatten(), nn.Linear(4 * 256, 2)))
+    layer = new_layer(network, find_block(network, "0")).train()
+    batches = [torch.randn(3, 3, 16, 16) + i for i in range(3)]
+    with torch.no_grad():
+        means = [layer.map(x).mean((0, 2, 3)) for x in batches]
+        for x in batches:
+            layer(x)
+    assert layer.norm is not None
+    torch.testing.assert_close(layer.norm.running_mean, torch.stack(means).mean(0))
+
+
 def test_padding_keeps_the_layer_centred(shapes: Network) -> None:
     for block in find_blocks(shapes):
         layer = new_layer(shapes, block)
@@ -307,9 +320,7 @@ def test_too_many_unknowns_are_refused() -> None:
     network = network_of(
         nn.Sequential(nn.Sequential(nn.Conv2d(3, 300, 1), nn.Conv2d(300, 300, 7)), nn.Conv2d(300, 2, 10))
     )
-    block = find_block(network, "0.1:0.1") if False else find_block(network, "0")
-    wide = new_layer(network, block)
-    assert wide.map.weight[0].numel() == 3 * 49
+    assert new_layer(network, find_block(network, "0")).map.weight[0].numel() == 3 * 49
     inner = find_block(network, "0.1:0.1")
     images = np.zeros((4, 16, 16, 3), np.uint8)
     with pytest.raises(SettingsError, match="14,700 unknowns an output, more than 12,000"):

@@ -37,7 +37,7 @@ class Mixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(3, 6, 3, padding=1), Mixed.NormAct(6)
+        self.conv1, self.norm1 = nn.Conv2d(3, 6, 3, padding=1), Mixed.NormAct(6, momentum=None)
         self.conv2, self.norm2 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, affine=False, momentum=0.3)
         self.conv3, self.norm3 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, track_running_stats=False)
         self.drop = nn.Dropout2d(0.3)
@@ -197,8 +197,8 @@ def test_it_survives_pickle_and_copy(mixed: Network) -> None:
     assert gradients(there, x, 5).keys() == gradients(copy.deepcopy(made), x, 5).keys()
 
 
-def _in_a_process(module: nn.Module, x: Tensor, path: Path) -> None:
-    module.train()
+def _in_a_process(sent: bytes, x: Tensor, path: Path) -> None:
+    module = pickle.loads(sent).train()
     module(x).sum().backward()
     first = next(p.grad for p in module.parameters())
     torch.save({"output": module.eval()(x).detach(), "gradient": first}, path)
@@ -206,17 +206,35 @@ def _in_a_process(module: nn.Module, x: Tensor, path: Path) -> None:
 
 def test_it_runs_and_trains_in_a_spawned_process(digits: Network, images: Tensor, tmp_path: Path) -> None:
     block = find_block(digits, "block2")
-    made = copy.deepcopy(section(digits, replaced=[(block, new_layer(digits, block))]))
-    process = multiprocessing.get_context("spawn").Process(target=_in_a_process, args=(made, images, tmp_path / "got"))
+    made = section(digits, replaced=[(block, new_layer(digits, block))])
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    sent = pickle.dumps(made)  # given to `Process` as a module, its tensors would be one memory here and there
+    arguments = (sent, images, tmp_path / "got")
+    process = multiprocessing.get_context("spawn").Process(target=_in_a_process, args=arguments)
     process.start()
     process.join(120)
     assert process.exitcode == 0
     got = torch.load(tmp_path / "got", weights_only=True)
-    made = copy.deepcopy(made)
-    _in_a_process(made, images, tmp_path / "here")
+    _in_a_process(sent, images, tmp_path / "here")
     here = torch.load(tmp_path / "here", weights_only=True)
     torch.testing.assert_close(got["output"], here["output"])
     torch.testing.assert_close(got["gradient"], here["gradient"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
+
+
+def test_pickled_it_trains_as_before(mixed: Network) -> None:
+    made, x = section(mixed), torch.randn(5, 3, 16, 16)
+    for training in (False, True):
+        assert pickle.loads(pickle.dumps(made.train(training))).training is training
+    twins = [copy.deepcopy(made), pickle.loads(pickle.dumps(made))]
+    for seed in (1, 2):  # the dropouts' draws, and the second step's statistics after the first's
+        wanted, found = (gradients(twin, x, seed) for twin in twins)
+        assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
+    states = [twin.state_dict() for twin in twins]
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+    assert int(states[0]["norm1.num_batches_tracked"]) == 2
+    with torch.no_grad():
+        assert torch.equal(twins[0].eval()(x), twins[1].eval()(x))
 
 
 def test_compressed_network_keeps_the_parent_s_names(digits: Network) -> None:

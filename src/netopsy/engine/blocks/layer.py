@@ -22,7 +22,10 @@ class Activation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape."""
-        result: Tensor = getattr(torch.ops.aten, self.operator)(x, *self.arguments)
+        operator: Any = getattr(torch.ops.aten, self.operator).default
+        given = list(zip(operator._schema.arguments[1:], self.arguments, strict=True))
+        named = {entry.name: value for entry, value in given if entry.kwarg_only}  # as gelu's `approximate`
+        result: Tensor = operator(x, *(value for entry, value in given if not entry.kwarg_only), **named)
         return result
 
     def extra_repr(self) -> str:

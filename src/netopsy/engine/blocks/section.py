@@ -155,6 +155,7 @@ def _needed(
     network: Network, first: fx.Node, last: fx.Node, instead: dict[fx.Node, tuple[Block, nn.Module]]
 ) -> list[fx.Node]:
     """The nodes to compute, in order; a replaced block is its output node alone."""
+    inside = {name: block for block, _ in instead.values() for name in block.nodes if name != block.output}
     needed: set[fx.Node] = set()
     stack = [last] if last is not first else []
     while stack:
@@ -166,17 +167,16 @@ def _needed(
                 f"the section from '{first.meta['name']}' to '{last.meta['name']}' needs a value that is made before "
                 f"it; begin at a node that all paths pass, as `cut_before` finds it."
             )
+        if (block := inside.get(node.meta["name"])) is not None:
+            raise SettingsError(
+                f"the section needs '{node.meta['name']}', which is inside the replaced block {block.name}; end it at "
+                f"the block's output '{block.output}' or behind it, or keep the block."
+            )
         needed.add(node)
         reads = [network.nodes[instead[node][0].input]] if node in instead else node.all_input_nodes
         if "sym_size" in str(node.target):
             reads = []
         stack += [parent for parent in reads if parent is not first]
-    inside = {name: block for block, _ in instead.values() for name in block.nodes if name != block.output}
-    for node in needed:
-        if (block := inside.get(node.meta["name"])) is not None:
-            raise SettingsError(
-                f"the section needs '{node.meta['name']}', which is inside the replaced block {block.name}."
-            )
     return [node for node in network.graph.graph.nodes if node in needed]
 
 

@@ -21,7 +21,7 @@ class Shape:
 
     inputs, outputs: channels or features. kernel, stride: (rows, columns) of a convolution; (1, 1) for a linear map.
     padding: (left, right, top, bottom), negative where the map's edge is cut off instead.
-    bias: whether the layer has one. norm: (eps, momentum) of its batch norm, or None.
+    bias: whether the layer has one. norm: (eps, momentum) of its batch norm, or None; momentum None: a plain mean.
     act: operator of the activation and its further arguments, or None.
     """
 
@@ -32,7 +32,7 @@ class Shape:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     bias: bool = True
-    norm: tuple[float, float] | None = None
+    norm: tuple[float, float | None] | None = None
     act: tuple[str, tuple[Any, ...]] | None = None
 
     @property
@@ -67,7 +67,7 @@ def layer_shape(network: Network, block: Block) -> Shape:
     calls = {name for layer in block.layers for name in network.layer(layer).nodes}
     last = [node for node in inside if node.meta["name"] in calls][-1]
     norms = [node for node in inside if operator_name(node) == "batch_norm"]
-    norm = (float(norms[-1].args[7]), float(norms[-1].args[6])) if norms else None  # type: ignore[arg-type]
+    norm = (float(norms[-1].args[7]), _momentum(network, norms[-1])) if norms else None  # type: ignore[arg-type]
     common = {
         "kind": block.kind,
         "bias": norm is None or argument(last, "bias") is not None,
@@ -112,6 +112,13 @@ def _constants(node: fx.Node) -> tuple[Any, ...]:
     """All arguments of an activation but its operand, in the order of its schema."""
     schema: Any = getattr(node.target, "_schema", None)
     return tuple(argument(node, entry.name) for entry in schema.arguments[1:])
+
+
+def _momentum(network: Network, norm: fx.Node) -> float | None:
+    """That of the batch norm's module: in evaluation, as in the graph, one without (a plain mean) calls with 0."""
+    path = str(getattr(norm.args[3], "target", "")).rpartition(".")[0]
+    found: float | None = getattr(dict(network.module.named_modules()).get(path), "momentum", norm.args[6])
+    return found
 
 
 def _kernel(node: fx.Node) -> tuple[int, int]:
