@@ -56,7 +56,7 @@ def test_a_set_says_what_differs(tmp_path: Path) -> None:
     protocol = read_protocol(written(tmp_path, BASE + SETS))
     easy, hard = protocol["sets"]
     assert easy["samples"] == {"source": "digits", "count": 40} and hard["samples"] == {"source": "digits", "count": 30}
-    assert hard["studies"]["triage"]["rate"] == 0.01 and hard["studies"]["triage"]["epochs"] == 2
+    assert hard["studies"]["triage"]["rate"] == 0.01 and hard["studies"]["triage"]["epochs"] == 1
     assert "rate" not in easy["studies"]["triage"] and easy["train"] == hard["train"]
     assert merge({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}) == {"a": {"b": 1, "c": [2]}, "d": 3}
 

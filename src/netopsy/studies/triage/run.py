@@ -176,7 +176,7 @@ def cell(study: Triage, seed: int, blocks: list[str], start: str, training: str)
         "training": training,
         "recipe": asdict(study.recipe_for(seed, study.epochs)),
         "begun": _begun(study, seed, start) if start in MADE else None,
-        "mean": study.mean,
+        "mean": study.mw_mean,
         "matched": study.matched,
         "pictures": study.pictures if seed == study.seed else 0,
     }

@@ -53,7 +53,7 @@ class Triage(Study):
     weight_decay: how strongly filters and matrices are drawn towards 0.
     batch_size: images a step.
     augment: how training images are varied: flip is left to right, crop shifts them by up to 4 pixels.
-    mean: MW over the filters of the whole block (`layer`, Equation 2), or of each filter by itself (`filter`).
+    mw_mean: MW over the filters of the whole block (`layer`, Equation 2), or of each filter by itself (`filter`).
     control: also train the uncompressed network for `epochs`: what TM gains by training on alone.
     deeper: compress more and more blocks at once, the least critical first, until the network fails.
     failure: it fails once the accuracy is this many points below the baseline.
@@ -92,7 +92,7 @@ class Triage(Study):
     weight_decay: float = 0.0005
     batch_size: int = 128
     augment: Augment = "flip"
-    mean: Mean = "layer"
+    mw_mean: Mean = "layer"
     control: bool = True
     deeper: bool = False
     failure: float = 5.0
@@ -104,7 +104,7 @@ class Triage(Study):
     storage: float = 20.0
 
     def __post_init__(self) -> None:
-        words = {"network_start": NetworkStart, "mean": Mean, "stn_loss": StnLoss, "dtype": Precision}
+        words = {"network_start": NetworkStart, "mw_mean": Mean, "stn_loss": StnLoss, "dtype": Precision}
         for name, allowed in words.items():
             choice(self, name, get_args(allowed))
         for name, known in (("starts", STARTS), ("training", TRAINING)):
