@@ -146,6 +146,15 @@ def test_transformer_layers_are_the_default_blocks() -> None:
     assert all(b.obstacle is None for b in blocks)
 
 
+def test_a_stretch_of_nearly_the_whole_network_gives_way_to_its_blocks() -> None:
+    parts = [nn.Sequential(*convs(4, 4, 4)) for _ in range(4)]
+    network = network_of(
+        nn.Sequential(*convs(3, 4, 4), nn.MaxPool2d(2), *parts, nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 2))
+    )
+    assert [b.name for b in find_blocks(network) if b.parent is None] == ["0:2", "5.0:8.2"]  # 2 and 8 of 11 layers
+    assert [b.name for b in default_blocks(network)] == ["0:2", "5", "6", "7", "8"]
+
+
 def test_listed_blocks_have_one_entry_and_one_exit(digits: Network, resnet: Network, awkward: Network) -> None:
     for network in (digits, resnet, awkward):
         graph = flow_graph(network)
@@ -169,7 +178,8 @@ def test_cut_is_the_last_value_that_all_paths_pass(resnet: Network) -> None:
 
 def test_a_shared_weight_and_an_enlarged_map_are_obstacles(awkward: Network) -> None:
     blocks = {b.name: b for b in find_blocks(awkward)}
-    assert blocks["shared"].obstacle == "Its parameter shared.0.weight is read outside it too."
+    assert blocks["shared"].obstacle is not None
+    assert blocks["shared"].obstacle.startswith("Its parameter shared.0.weight is read outside it too; ")
     assert (
         blocks["wide"].obstacle is not None
         and "enlarges the map, from 4 x 16 x 16 to 4 x 32 x 32" in blocks["wide"].obstacle
@@ -220,6 +230,14 @@ def test_command_lists_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     main(["blocks", "netopsy:digits-a", "--json"])
     rows = json.loads(capsys.readouterr().out)
     assert [row["block"] for row in rows] == [f"block{i}" for i in range(1, 6)]
+    for wrong, said in (
+        (["netopsy:digits-a", "--colour", "3"], "Unknown option: --colour"),
+        (["netopsy:digits-x"], "no network 'netopsy:digits-x'"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["blocks", *wrong])
+        shown = capsys.readouterr()
+        assert stopped.value.code == 2 and said in shown.err and shown.err.count("\n") == 1
     main(["blocks", "netopsy:lenet5", "--weights", "random"])
     assert "name one as FIRST:LAST" in capsys.readouterr().out
 

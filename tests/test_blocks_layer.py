@@ -147,6 +147,25 @@ def test_padding_keeps_the_layer_centred(shapes: Network) -> None:
             assert abs(before - after) <= layer.shape.stride[axis]
 
 
+def test_a_map_that_slices_make_smaller_is_seen_whole() -> None:
+    class Merge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x)[:, :, ::4, 1::4])
+
+    class Unpadded(nn.Sequential):  # its windows, not a stride, use up the map
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(6, 6, 3, dilation=2), nn.MaxPool2d(2, 1), nn.Conv2d(6, 6, 2))
+
+    network = network_of(nn.Sequential(Merge(), Unpadded(), nn.Flatten(), nn.Linear(6 * 16, 2)), 40)
+    merge, unpadded = (layer_shape(network, find_block(network, name)) for name in "01")
+    assert (merge.stride, merge.kernel, merge.padding) == ((4, 4), (3, 3), (1, 1, 1, 1))
+    assert (unpadded.stride, unpadded.kernel, unpadded.padding) == ((1, 1), (3, 3), (-2, -2, -2, -2))
+
+
 def test_obstacle_is_the_error() -> None:
     module = nn.Sequential(
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.Upsample(scale_factor=2), nn.Conv2d(4, 4, 1)), nn.Flatten()

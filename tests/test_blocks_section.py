@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 import netopsy
@@ -101,11 +102,48 @@ def test_every_dropout_is_there_and_draws_anew(mixed: Network) -> None:
     assert 0.03 < dropped < 0.2  # the last dropout, of 0.1 of the outputs
 
 
-@pytest.mark.parametrize("name", ["netopsy:resnet20", "netopsy:vgg16_bn", "torchvision:alexnet"])
+class DropPath(nn.Module):
+    """Stochastic depth as timm has it: a share of the images of a batch does without a branch."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep = torch.empty(len(x), 1, 1, 1).bernoulli_(1 - self.drop_prob)
+        return x * keep / (1 - self.drop_prob) if self.training else x
+
+
+def test_stochastic_depth_is_the_module_s() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(3, 4, 1), nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+            self.never, self.often = DropPath(0.0), DropPath(0.6)
+            self.rows = torchvision.ops.StochasticDepth(0.4, "row")
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for layer, drop in zip(self.body, (self.often, self.rows, self.often), strict=True):
+                x = x + drop(layer(x).relu())
+            return self.head(x.mean((2, 3)))
+
+    network = network_of(Deep())
+    made, x = section(network), torch.randn(12, 3, 16, 16)
+    for seed in range(3):
+        wanted, found = (gradients(copy.deepcopy(one), x, seed) for one in (network.module, made))
+        assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
+    assert not torch.equal(wanted["stem.weight"], gradients(copy.deepcopy(made), x, 0)["stem.weight"])
+    assert not network.module.often._forward_hooks and not network.module.training
+    with torch.no_grad():
+        assert torch.equal(made.eval()(x), network.module(x))
+
+
+@pytest.mark.parametrize("name", ["netopsy:resnet20", "netopsy:vgg16_bn"])
 def test_gradients_of_whole_networks_in_training(name: str) -> None:
     options = {"width": 8} if "vgg" in name else {}
-    size = {"size": (64, 64)} if "alexnet" in name else {}
-    network = netopsy.load_network(name, weights="random", **options, **size)
+    network = netopsy.load_network(name, weights="random", **options)
     x = torch.randn(4, *network.preprocessing.input_shape)
     wanted, found = gradients(copy.deepcopy(network.module), x, 0), gradients(copy.deepcopy(section(network)), x, 0)
     assert wanted.keys() == found.keys()

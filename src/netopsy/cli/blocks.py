@@ -10,6 +10,7 @@ from netopsy.cli.sources import load_subject
 
 BLOCKS = "List the blocks: stretches with one input and one output, which one layer may stand in for."
 _COLUMNS = ["block", "kind", "layers", "parameters", "share", "macs", "input", "output", "layer", "layer_parameters"]
+_TITLES = {"layer": "one layer", "layer_parameters": "its parameters"}
 
 
 def blocks_options() -> list[o.Option]:
@@ -26,10 +27,10 @@ def blocks(network: str, *, json: bool, **given: Any) -> None:
     if json:
         print(frame.write_json())
         return
-    print_table(frame.select(_COLUMNS), net.name, rows=frame.height)
+    print_table(frame.select(_COLUMNS).rename(_TITLES), net.name, rows=frame.height)
     print()
     for block, obstacle in frame.filter(frame["obstacle"].is_not_null()).select("block", "obstacle").iter_rows():
-        print(f"{block} fits no one layer. {obstacle}")
+        print(f"No one layer fits {block}. {obstacle}")
     chosen = frame.filter(frame["default"])["block"].to_list()
     if chosen:
         print(f"Taken where none is named: {', '.join(chosen)}.")

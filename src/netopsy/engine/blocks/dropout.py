@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,17 +28,27 @@ MODULES: dict[str, Callable[[float], nn.Module]] = {
     "feature_alpha_dropout": nn.FeatureAlphaDropout,
 }
 _FUNCTIONS = {getattr(F, kind): kind for kind in MODULES}
+_DEPTH = {"StochasticDepth": "p", "DropPath": "drop_prob"}  # torchvision's and timm's classes, and the share they drop
 
 _kept: weakref.WeakKeyDictionary[fx.GraphModule, Dropouts] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Drop:
-    """One dropout: what it drops from, a node's name or the number of another dropout; its kind and probability."""
+    """One dropout: what it drops from, a node's name or the number of another dropout; its kind and probability.
+
+    kind: a key of `MODULES`, or the path of the network's module that does stochastic depth.
+    """
 
     source: str | int
     kind: str
     p: float
+
+    def module(self, network: Network) -> nn.Module:
+        """A module that drops as this one does."""
+        if self.kind in MODULES:
+            return MODULES[self.kind](self.p)
+        return copy.deepcopy(network.module.get_submodule(self.kind))
 
 
 @dataclass(frozen=True)
@@ -48,10 +60,10 @@ class Dropouts:
 
 
 def find_dropouts(network: Network) -> Dropouts:
-    """The dropouts of `network` with p > 0, whether modules or functions, worked out once.
+    """The dropouts of `network` with p > 0, modules or functions, and its stochastic depth, worked out once.
 
-    The module is exported a second time with each call of a dropout function kept as an operator of its own. Dropout
-    inside attention (`dropout_p`) and stochastic depth are other functions and are not found.
+    The module is exported a second time with each call of a dropout function, and of a module that does stochastic
+    depth, kept as an operator of its own. Dropout inside attention (`dropout_p`) is not found.
     Errors: NetworkError where the two graphs differ in more than the dropouts.
     """
     graph = network.graph
@@ -66,9 +78,9 @@ def _found(network: Network) -> Dropouts:
     example = torch.zeros(2, *network.preprocessing.input_shape, dtype=like.dtype, device=like.device)
     with torch.no_grad(), _Watch() as watch:
         network.module(example)
-    if not watch.calls:
+    if not watch.calls and not _depths(network.module):
         return Dropouts((), {})
-    with _Mark():
+    with _Mark(), _marked_depths(network.module):
         marked = export_graph(network.module, network.preprocessing.input_shape)
     return _read(network, marked)
 
@@ -121,6 +133,31 @@ class _Mark(TorchFunctionMode):
         if func in _FUNCTIONS and (p := _probability(args, kwargs)) > 0:
             return _marker(args[0] if args else kwargs["input"], p, _FUNCTIONS[func])
         return func(*args, **kwargs)
+
+
+def _depths(module: nn.Module) -> dict[str, float]:
+    """Paths of the modules that leave out a branch of single images in training, and how often they do."""
+    found = {
+        path: float(getattr(one, _DEPTH[type(one).__name__], 0) or 0)
+        for path, one in module.named_modules()
+        if type(one).__name__ in _DEPTH
+    }
+    return {path: p for path, p in found.items() if p > 0}
+
+
+@contextmanager
+def _marked_depths(module: nn.Module) -> Iterator[None]:
+    """Puts the marker operator behind the modules of `_depths`, which pass their input on in evaluation."""
+
+    def marked(path: str, p: float) -> Callable[..., Tensor]:
+        return lambda _module, _args, output: _marker(output, p, path)
+
+    hooks = [module.get_submodule(path).register_forward_hook(marked(path, p)) for path, p in _depths(module).items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _probability(args: Any, kwargs: dict[str, Any]) -> float:

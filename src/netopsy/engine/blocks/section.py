@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from netopsy.engine.blocks.dropout import MODULES, find_dropouts, flat
+from netopsy.engine.blocks.dropout import find_dropouts, flat
 from netopsy.engine.blocks.in_place import overwriting
 from netopsy.engine.blocks.norm import Norm, norm_path
 from netopsy.engine.walk import ANY_LAYOUT, constant
@@ -129,7 +129,7 @@ class _Drops:
             one = self.found.drops[number]
             source = self.node(one.source) if isinstance(one.source, int) else self._value(one.source)
             path = f"dropouts.{number}"
-            _place(self.root, path, MODULES[one.kind](one.p))
+            _place(self.root, path, one.module(self.network))
             self.made[number] = self.graph.call_module(path, (source,))
             self.made[number].meta = {"name": path}
         return self.made[number]

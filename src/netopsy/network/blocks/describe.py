@@ -104,21 +104,22 @@ def _kind(
     first, last = (channels_last(flow, i) for i in (start, end))
     kinds: dict[int, Literal["conv", "tokens", "linear"]] = {1: "linear", 2: "tokens", 3: "tokens" if last else "conv"}
     kind = kinds.get(len(y), "tokens")
+    obstacle = None
     if not (flow.single(start) and flow.single(end)):
-        return kind, f"Its values ({spread[0]} in, {spread[1]} out) have another first axis than the images."
-    if len(x) != len(y) or len(y) not in kinds:
-        return kind, f"It makes values of {spread[1]} out of values of {spread[0]}; one layer keeps the axes."
-    if not (before.meta["val"].dtype.is_floating_point and after.meta["val"].dtype.is_floating_point):
-        return kind, "Its values are no real numbers."
-    if len(y) == 2 and any(operator_name(n).startswith("conv") for n in calls):
-        return kind, "It convolves along one axis, which a linear map of tokens does not."
-    if len(y) == 3 and first != last:
-        return kind, f"It moves the channels to another axis ({spread[0]} in, {spread[1]} out)."
-    if kind == "tokens" and x[:-1] != y[:-1]:
-        return kind, f"It makes {spread[1]} values of {spread[0]}: a linear map of tokens keeps their number."
-    if kind == "conv" and (y[1] > x[1] or y[2] > x[2]):
-        return kind, f"It enlarges the map, from {spread[0]} to {spread[1]}."
-    return kind, None
+        obstacle = f"Its values ({spread[0]} in, {spread[1]} out) have another first axis than the images"
+    elif len(x) != len(y) or len(y) not in kinds:
+        obstacle = f"It makes values of {spread[1]} of values of {spread[0]}, and one layer keeps the number of axes"
+    elif not (before.meta["val"].dtype.is_floating_point and after.meta["val"].dtype.is_floating_point):
+        obstacle = "Its values are no floating-point numbers"
+    elif len(y) == 2 and any(operator_name(n).startswith("conv") for n in calls):
+        obstacle = "It convolves along one axis, which a linear map of tokens does not"
+    elif len(y) == 3 and first != last:
+        obstacle = f"It moves the channels to another axis ({spread[0]} in, {spread[1]} out)"
+    elif kind == "tokens" and x[:-1] != y[:-1]:
+        obstacle = f"It makes {spread[1]} values of {spread[0]}, and a linear map of tokens keeps their number"
+    elif kind == "conv" and (y[1] > x[1] or y[2] > x[2]):
+        obstacle = f"It enlarges the map, from {spread[0]} to {spread[1]}"
+    return kind, None if obstacle is None else f"{obstacle}; name a stretch FIRST:LAST before or behind that."
 
 
 def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
@@ -140,4 +141,4 @@ def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
 def _shared(flow: Flow, region: int, own: set[str]) -> str | None:
     outside = _sources(flow, (i for i in range(len(flow.nodes)) if not region >> i & 1))
     both = sorted(own & outside)
-    return f"Its parameter {both[0]} is read outside it too." if both else None
+    return f"Its parameter {both[0]} is read outside it too; name a stretch with all its uses." if both else None

@@ -37,8 +37,10 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
 def default_blocks(network: Network) -> tuple[Block, ...]:
     """The blocks to triage where none is named: those inside no other; of one that is alone, those inside it.
 
-    Blocks that no one layer can stand in for are replaced by those inside them. Classifiers, whose values are single
-    vectors, are left out where the network has other blocks, and so is what gives the network's output.
+    Blocks that no one layer can stand in for are replaced by those inside them, and so is a stretch with more than two
+    thirds of all layers: it is rather the network than a block of it (Inception v3 between its poolings). Classifiers,
+    whose values are single vectors, are left out where the network has other blocks, and so is what gives the
+    network's output.
     """
     every = {block.name: block for block in find_blocks(network)}
     usable = {name: block for name, block in every.items() if block.output != network.output}
@@ -50,7 +52,9 @@ def default_blocks(network: Network) -> tuple[Block, ...]:
         for block in every.values():
             if block.parent == parent:
                 unfit = block.name not in usable or block.obstacle is not None
-                found += inside(block.name) if unfit else [block]
+                most = ":" in block.name and 3 * len(block.layers) > 2 * len(network.layers)
+                children = inside(block.name) if unfit or most else []
+                found += children if unfit or children else [block]
         return found
 
     chosen = inside(None)

@@ -57,8 +57,9 @@ class Shape:
 def layer_shape(network: Network, block: Block) -> Shape:
     """The settings of the layer that turns the block's input shape into exactly its output shape.
 
-    The kernel is the block's largest; the stride is the product of the block's strides; the padding keeps the outputs
-    centred on the inputs. Errors: SettingsError where no one layer fits, with the block's obstacle.
+    The kernel is the block's largest; the stride is the product of the block's strides, or, where the map shrinks in
+    another way, the quotient of its sizes; the padding keeps the outputs centred on the inputs.
+    Errors: SettingsError where no one layer fits, with the block's obstacle.
     """
     if block.obstacle is not None:
         raise SettingsError(f"no one layer can stand in for {block.name} of {network.name}. {block.obstacle}")
@@ -78,10 +79,9 @@ def layer_shape(network: Network, block: Block) -> Shape:
         common["bias"] = common["bias"] or common["norm"] is None
         return Shape(inputs=block.input_shape[-1], outputs=block.output_shape[-1], **common)  # type: ignore[arg-type]
     kernel = tuple(max((_kernel(node)[k] for node in inside), default=1) for k in (0, 1))
-    strides = _strides(network, block, inside)
+    strides, margins = _strides(network, block, inside)
     axes = [
-        _axis(block.input_shape[k + 1], block.output_shape[k + 1], kernel[k], max(s[k] for s in strides))
-        for k in (0, 1)
+        _axis(block.input_shape[k + 1], block.output_shape[k + 1], kernel[k], strides[k], margins[k]) for k in (0, 1)
     ]
     return Shape(
         inputs=block.input_shape[0],
@@ -117,7 +117,8 @@ def _constants(node: fx.Node) -> tuple[Any, ...]:
 def _momentum(network: Network, norm: fx.Node) -> float | None:
     """That of the batch norm's module: in evaluation, as in the graph, one without (a plain mean) calls with 0."""
     path = str(getattr(norm.args[3], "target", "")).rpartition(".")[0]
-    found: float | None = getattr(dict(network.module.named_modules()).get(path), "momentum", norm.args[6])
+    own: Any = norm.args[6]
+    found: float | None = getattr(dict(network.module.named_modules()).get(path), "momentum", own)
     return found
 
 
@@ -128,22 +129,33 @@ def _kernel(node: fx.Node) -> tuple[int, int]:
     return (sizes[0], sizes[1]) if len(sizes) == 2 else (1, 1)
 
 
-def _strides(network: Network, block: Block, inside: list[fx.Node]) -> list[tuple[int, int]]:
-    """Products of the strides along the paths from the input to each node, the largest first met."""
-    known = {network.nodes[block.input]: (1, 1)}
+def _strides(network: Network, block: Block, inside: list[fx.Node]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(strides, margins) from the block's input to its output: the largest over paths, along rows and columns.
+
+    strides: products of those of the nodes. margins: places that the nodes' windows can use up without padding.
+    """
+    pairs, margins = {network.nodes[block.input]: (1, 1)}, {network.nodes[block.input]: (0, 0)}
     for node in inside:
-        before = [known[p] for p in node.all_input_nodes if p in known] or [(1, 1)]
-        own = argument(node, "stride") if len(shape_of(node)) == 4 else None
-        if own is not None and not own and "pool" in operator_name(node):
-            own = argument(node, "kernel_size")
-        pair = (1, 1) if not isinstance(own, list | tuple) or not own else (int(own[0]), int(own[-1]))
-        known[node] = (max(b[0] for b in before) * pair[0], max(b[1] for b in before) * pair[1])
-    return [known[network.nodes[block.output]]]
+        before = [p for p in node.all_input_nodes if p in pairs]
+        windows = [argument(node, "kernel_size") or _kernel(node), argument(node, "stride"), argument(node, "dilation")]
+        if "pool" in operator_name(node):
+            windows[1] = windows[1] or windows[0]
+        (k, s, d) = (_pair(value) if len(shape_of(node)) == 4 else (1, 1) for value in windows)
+        known = [max((pairs[p][i] for p in before), default=1) for i in (0, 1)]
+        used = [max((margins[p][i] for p in before), default=0) for i in (0, 1)]
+        pairs[node] = (known[0] * s[0], known[1] * s[1])
+        margins[node] = (used[0] + (k[0] - 1) * d[0] * known[0], used[1] + (k[1] - 1) * d[1] * known[1])
+    return pairs[network.nodes[block.output]], margins[network.nodes[block.output]]
 
 
-def _axis(size: int, wanted: int, kernel: int, stride: int) -> tuple[int, int, int]:
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value[0]), int(value[-1])) if isinstance(value, list | tuple) and value else (1, 1)
+
+
+def _axis(size: int, wanted: int, kernel: int, stride: int, margin: int) -> tuple[int, int, int]:
     """(stride, padding before, padding after) with which `size` places become `wanted`."""
-    if stride < 1 or (wanted - 1) * stride >= size:
+    unseen = size - (wanted - 1) * stride - 1
+    if stride < 1 or unseen < 0 or unseen > margin + stride - 1:
         stride = max(1, size // wanted)
     # floor((size + padding - kernel) / stride) + 1 = wanted leaves `stride` choices; take the nearest to "same"
     least = (wanted - 1) * stride + kernel - size
