@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from netopsy.engine.train import History as History
     from netopsy.engine.train import Recipe as Recipe
     from netopsy.engine.train import fit as fit
+    from netopsy.engine.trials import run_trials as run_trials
+    from netopsy.engine.trials import workers as workers
     from netopsy.engine.workspace import workspace as workspace
     from netopsy.examination import examine as examine
+    from netopsy.network.blocks import list_blocks as list_blocks
     from netopsy.network.listing import list_layers as list_layers
     from netopsy.network.load import load_network as load_network
     from netopsy.network.network import Network as Network
@@ -69,6 +72,7 @@ _HOMES = {
     "expand": "engine.compress.expand",
     "fit": "engine.train",
     "kmeans1d": "engine.kmeans1d",
+    "list_blocks": "network.blocks",
     "list_layers": "network.listing",
     "list_studies": "studies.listing",
     "load_features": "engine.features",
@@ -76,8 +80,10 @@ _HOMES = {
     "load_samples": "samples",
     "load_transform": "transform",
     "observe": "engine.observe",
+    "run_trials": "engine.trials",
     "score": "engine.sweep",
     "sweep": "engine.sweep",
+    "workers": "engine.trials",
     "workspace": "engine.workspace",
 }
 
