@@ -36,7 +36,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "marks"
 
 
-@pytest.mark.slow
 def test_no_ray_at_an_address_is_one_sentence() -> None:
     with workers(cluster="ray", address="127.0.0.1:9"), pytest.raises(SettingsError, match=r"no Ray .* '127.0.0.1:9'"):
         run_trials(calm, "", [{"x": 1}], digest="")

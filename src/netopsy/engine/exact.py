@@ -12,11 +12,14 @@ from torch import Tensor
 from netopsy.engine.edits import Variant
 from netopsy.engine.rerun import Rerun
 from netopsy.engine.score import Verdicts, judge, row
+from netopsy.engine.trials import Outcome, current_workers
+from netopsy.engine.trials.parted import PER_WORKER, bounds, outcomes, parts
 from netopsy.engine.workspace import Checkpoint, current_workspace
 from netopsy.network.network import Network
 from netopsy.samples import Samples
 
 COUNTS = ("top1", "top5", "agreement", "loss", "losses", "gains")
+SMALLEST_PART = 32  # images: each part walks the unedited network too
 
 
 class Block:
@@ -42,15 +45,63 @@ class Block:
 
 
 def exact(
-    network: Network, samples: Samples, variants: Sequence[Variant], rerun: Rerun, block: int, checkpoint: Checkpoint
+    network: Network,
+    samples: Samples,
+    variants: Sequence[Variant],
+    rerun: Rerun,
+    block: int,
+    checkpoint: Checkpoint,
+    spec: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """The scores of each variant on all samples."""
+    """The scores of each variant on all samples. spec: all that they depend on, plain data.
+
+    Over several workers each counts parts of the samples; blocks are then no longer than a part.
+    """
+    total = len(samples)
+    done, state = checkpoint.load()
+    pieces = [range(total)]
+    if done < total and not current_workers().here:
+        shortest = -(-(total - done) // (PER_WORKER * current_workers().width))
+        block = min(block, max(SMALLEST_PART, shortest))
+        pieces = parts(done, total, block)
+    if len(pieces) > 1:
+        sums = state.get("totals", torch.zeros(len(variants), len(COUNTS), dtype=torch.float64))
+        context = (network, samples, list(variants), rerun.piece, block)
+        with outcomes(_part, context, bounds(pieces), spec, "sweep") as found:
+            for outcome in found:
+                sums = sums + outcome.tensors["totals"]
+            checkpoint.save(total, lambda: {"totals": sums}, final=True)
+    else:
+        sums = _sums(network, samples, variants, rerun, block, checkpoint, range(total))
+    return [row(**dict(zip(COUNTS, counts, strict=True)), images=total) for counts in sums.tolist()]
+
+
+def _part(context: Any, spec: dict[str, Any]) -> Outcome:
+    """The trial of one part of the samples: the counts of each variant on it."""
+    network, samples, variants, piece, block = context
+    checkpoint = current_workspace().checkpoint("sweep", spec)
+    with torch.inference_mode():
+        rerun = Rerun(network, variants, piece)
+        place = range(spec["start"], spec["stop"])
+        return Outcome({}, {"totals": _sums(network, samples, variants, rerun, block, checkpoint, place)})
+
+
+def _sums(
+    network: Network,
+    samples: Samples,
+    variants: Sequence[Variant],
+    rerun: Rerun,
+    block: int,
+    checkpoint: Checkpoint,
+    place: range,
+) -> Tensor:
+    """COUNTS of each variant, float64 (variants, COUNTS), on the samples in `place`."""
     done, state = checkpoint.load()
     totals = state.pop("totals", torch.zeros(len(variants), len(COUNTS), dtype=torch.float64))
     grouped = {p for group in rerun.groups for p in group.members}
     alone = [p for p in range(len(variants)) if p not in grouped]
-    pieces = max(1, len(rerun.groups))
-    for batch in samples.batches(network.preprocessing, block, start=done) if done < len(samples) else ():
+    pieces, size = max(1, len(rerun.groups)), len(place)
+    for batch in samples.batches(network.preprocessing, block, start=done, order=place) if done < size else ():
         images, labels = batch.images.to(network.device), batch.labels.to(network.device)
         current = Block(len(variants), len(images), len(rerun.groups))
         vars(current).update(state)
@@ -69,7 +120,7 @@ def exact(
             current.finished[group] = True
             checkpoint.save(done, partial(dict, vars(current), totals=totals))
             part = len(labels) * int(current.finished.sum()) // pieces
-            current_workspace().report("sweep", done + part, len(samples))
+            current_workspace().report("sweep", done + part, size)
 
         skip = set(current.finished.nonzero()[:, 0].tolist())
         plain = judge(rerun.run(images, take, active=grouped, skip=skip), labels)
@@ -77,9 +128,9 @@ def exact(
             current.write(position, plain)
         totals = totals + current.counts(plain)
         done += len(images)
-        checkpoint.save(done, partial(dict, totals=totals), final=done == len(samples))
-        current_workspace().report("sweep", done, len(samples))
-    return [row(**dict(zip(COUNTS, counts, strict=True)), images=len(samples)) for counts in totals.tolist()]
+        checkpoint.save(done, partial(dict, totals=totals), final=done == size)
+        current_workspace().report("sweep", done, size)
+    return totals
 
 
 @torch.inference_mode()

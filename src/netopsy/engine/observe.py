@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from netopsy.engine.conditions import conditions
 from netopsy.engine.tally import Tally
+from netopsy.engine.trials import Outcome, current_workers
+from netopsy.engine.trials.parted import bounds, outcomes, parts
 from netopsy.engine.walk import plan
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.workspace import Checkpoint, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
@@ -41,33 +44,89 @@ def observe(
     size = default_batch_size(network) if batch_size is None else batch_size
     if size < 1:
         raise SettingsError(f"batch size {size} must be at least 1.")
-    walk = plan(network, (), watched=watched)
-    place = current_workspace()
-    saved = place.checkpoint("observe", _spec(network, samples, counted, watched, size) if place.folder else {})
+    place, total = current_workspace(), len(samples)
+    spec = _spec(network, samples, counted, watched, size) if place.folder else {}
+    saved = place.checkpoint("observe", spec)
     done, state = saved.load()
-    for name, tally in counted.items():
-        mark = f"{name}\0"
-        tally.restore({k.removeprefix(mark): v.to(network.device) for k, v in state.items() if k.startswith(mark)})
+    _restore(counted, state, network)
+    pieces = [range(done, total)] if done == total or _stays(counted) else parts(done, total, size)
+    if len(pieces) > 1:
+        empty = {name: (entry[0], copy.deepcopy(entry[1])) for name, entry in tallies.items()}
+        with outcomes(_part, (network, samples, empty, size), bounds(pieces), spec, "observe") as found:
+            for outcome in found:
+                _merge(counted, empty, dict(outcome.tensors), network)
+            saved.save(total, partial(_state, counted), final=True)
+    else:
+        _pass(network, samples, counted, watched, size, range(total), done, saved)
+    return {name: tally.result() for name, tally in counted.items()}
 
-    def gather() -> dict[str, Tensor]:
-        return {f"{name}\0{key}": value for name, tally in counted.items() for key, value in tally.state().items()}
 
+def _pass(
+    network: Network,
+    samples: Samples,
+    counted: dict[str, Tally],
+    watched: dict[str, list[Tally]],
+    size: int,
+    piece: range,
+    done: int,
+    saved: Checkpoint,
+) -> None:
+    """Count the samples of `piece`, all but the first `done`."""
+    walk, place = plan(network, (), watched=watched), current_workspace()
     device, indices = network.device, torch.empty(0, dtype=torch.int64)
 
     def visit(node: str, values: Tensor) -> None:
         for tally in watched[node]:
             tally.update(values, indices)
 
-    place.report("observe", done, len(samples))
+    place.report("observe", done, len(piece))
     with torch.inference_mode():
-        for batch in samples.batches(network.preprocessing, size, start=done):
+        for batch in samples.batches(network.preprocessing, size, start=done, order=piece):
             indices = batch.indices
             walk.run({"input": batch.images.to(device)}, batch=len(indices), visit=visit)
             done += len(indices)
-            saved.save(done, gather)
-            place.report("observe", done, len(samples))
-    saved.save(done, gather, final=True)
-    return {name: tally.result() for name, tally in counted.items()}
+            saved.save(done, partial(_state, counted))
+            place.report("observe", done, len(piece))
+    saved.save(done, partial(_state, counted), final=True)
+
+
+def _part(context: Any, spec: dict[str, Any]) -> Outcome:
+    """The trial of one part of the samples: what the tallies have counted."""
+    network, samples, tallies, size = context
+    counted, watched = _copies(network, tallies)
+    saved = current_workspace().checkpoint("observe", spec)
+    done, state = saved.load()
+    _restore(counted, state, network)
+    _pass(network, samples, counted, watched, size, range(spec["start"], spec["stop"]), done, saved)
+    return Outcome({}, _state(counted))
+
+
+def _stays(counted: Mapping[str, Tally]) -> bool:
+    """Whether a tally writes to a file of this machine, and the workers may be on others."""
+    return current_workers().settings.address is not None and any(tally.on_disk for tally in counted.values())
+
+
+def _state(counted: Mapping[str, Tally]) -> dict[str, Tensor]:
+    return {f"{name}\0{key}": value for name, tally in counted.items() for key, value in tally.state().items()}
+
+
+def _restore(counted: Mapping[str, Tally], state: Mapping[str, Tensor], network: Network) -> None:
+    for name, tally in counted.items():
+        mark = f"{name}\0"
+        tally.restore({k.removeprefix(mark): v.to(network.device) for k, v in state.items() if k.startswith(mark)})
+
+
+def _merge(
+    counted: Mapping[str, Tally],
+    empty: Mapping[str, tuple[str, Tally]],
+    state: Mapping[str, Tensor],
+    network: Network,
+) -> None:
+    """Add the counts of one part."""
+    more = {name: copy.deepcopy(tally) for name, (_, tally) in empty.items()}
+    _restore(more, state, network)
+    for name, tally in counted.items():
+        tally.merge(more[name])
 
 
 def default_batch_size(network: Network) -> int:

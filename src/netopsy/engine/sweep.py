@@ -34,6 +34,8 @@ def sweep(
 
     precision: None scores every variant on all samples; a number of points (0.5 is a share of 0.005) stops a variant
     once the 95 % interval of its accuracy drop on all samples is +- that or narrower.
+    Over several `workers` each scores parts of the images; with `precision` all runs in this process, as each round of
+    images is drawn by the outcomes of the one before.
     batch_size: images times variants that run at once; None chooses by the size of the activations.
     seed: of the order in which images are drawn where `precision` is given.
 
@@ -65,7 +67,7 @@ def sweep(
     }
     checkpoint = current_workspace().checkpoint("sweep", spec)
     if precision is None:
-        scores = exact(network, samples, variants, rerun, block, checkpoint)
+        scores = exact(network, samples, variants, rerun, block, checkpoint, spec)
     else:
         scores = Adaptive(network, samples, variants, rerun, block, checkpoint, precision / 100, seed).run()
     return pl.DataFrame([{**variant.settings, **own} for variant, own in zip(variants, scores, strict=True)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +14,11 @@ class Tally(ABC):
 
     Merging the tallies of two parts equals one tally over both. Attributes that are tensors, ints or floats are its
     state; they are created by the first `update`, so that an empty tally is the neutral element of `merge`.
+
+    on_disk: whether it writes to a file of this machine, so that it cannot be counted on others.
     """
+
+    on_disk: ClassVar[bool] = False
 
     @abstractmethod
     def update(self, values: Tensor, indices: Tensor) -> None:

@@ -45,6 +45,7 @@ class Codebook(Study):
     """
 
     name: ClassVar[str] = "codebook"
+    uses_trials: ClassVar[bool] = True
 
     sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
     start: Literal["dp", "linear", "density", "random"] = "dp"

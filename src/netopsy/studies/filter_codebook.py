@@ -41,6 +41,7 @@ class FilterCodebook(Study):
     """
 
     name: ClassVar[str] = "filter_codebook"
+    uses_trials: ClassVar[bool] = True
 
     shares: tuple[float, ...] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
     one_layer_at_a_time: bool = True

@@ -45,6 +45,7 @@ class Noise(Study):
     """
 
     name: ClassVar[str] = "noise"
+    uses_trials: ClassVar[bool] = True
 
     strengths: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     repeats: int = 5

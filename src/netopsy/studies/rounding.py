@@ -51,6 +51,7 @@ class Rounding(Study):
     """
 
     name: ClassVar[str] = "rounding"
+    uses_trials: ClassVar[bool] = True
 
     decimals: tuple[int, ...] = (1, 2, 3, 4, 5)
     formats: tuple[str, ...] = FORMATS

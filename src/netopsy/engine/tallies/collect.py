@@ -30,6 +30,8 @@ class Collect(Tally):
     Raises NetworkError for NaN or infinity, SettingsError for a value above float16's largest number, 65,504.
     """
 
+    on_disk = True
+
     def __init__(
         self,
         path: str | Path,
@@ -84,17 +86,27 @@ class Collect(Tally):
     def _open(self, dimensions: int) -> np.memmap:
         if self._file is None:
             shape, kind = (self.samples, dimensions), np.dtype(self.dtype)
-            if os.path.exists(self.path):
-                file = open_memmap(self.path, mode="r+")
-                if file.shape != shape or file.dtype != kind:
-                    raise SettingsError(
-                        f"'{self.path}' holds {file.dtype} {file.shape}, not the {kind} {shape} of node '{self.node}'; "
-                        "delete it or give another path."
-                    )
-            else:
-                file = open_memmap(self.path, mode="w+", dtype=kind, shape=shape)
+            if not os.path.exists(self.path):
+                self._create(shape, kind)
+            file = open_memmap(self.path, mode="r+")
+            if file.shape != shape or file.dtype != kind:
+                raise SettingsError(
+                    f"'{self.path}' holds {file.dtype} {file.shape}, not the {kind} {shape} of node '{self.node}'; "
+                    "delete it or give another path."
+                )
             self._file = file
         return self._file
+
+    def _create(self, shape: tuple[int, int], kind: np.dtype) -> None:
+        """An empty file, unless another process that collects into it was faster."""
+        new = f"{self.path}.{os.getpid()}"
+        open_memmap(new, mode="w+", dtype=kind, shape=shape)
+        try:
+            os.link(new, self.path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(new)
 
     def _close(self) -> None:
         if self._file is not None:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import math
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from netopsy.engine.trials.current import Workers
 
 _LOOPBACK = "127.0.0.1"
+PATIENCE = 5.0  # seconds in which a cluster must answer
 # A Ray of one machine takes its address from the network card, and then any machine may have it run code, unless it is
 # told that it will not be part of a cluster: then it takes the loopback interface.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -42,7 +44,7 @@ class RayExecutor(Executor):
     shows_progress = False
 
     def __init__(self, settings: Workers) -> None:
-        self.width = settings.count
+        self.width, self._settings = settings.count, settings
         self.threads = settings.threads or max(1, int(settings.cpus))
         self._ray = _imported()
         self._own = not self._ray.is_initialized()
@@ -72,6 +74,7 @@ class RayExecutor(Executor):
     def _join(self, address: str) -> None:
         """Connect to a Ray that runs."""
         try:
+            _knock(address)
             self._init(address=address)
         except (ConnectionError, RuntimeError, ValueError, OSError, AssertionError) as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -97,6 +100,13 @@ class RayExecutor(Executor):
             f"a trial takes {settings.cpus:g} CPUs and {settings.gpus:g} GPUs, and the largest node of this Ray has "
             f"{most['CPU']:g} and {most['GPU']:g}; give smaller --trial-cpus and --trial-gpus."
         )
+
+    def room(self) -> int:
+        """Trials that all nodes together hold; at least 1."""
+        wanted = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        each = [min(int(n.get(kind, 0) / share) for kind, share in wanted.items() if share) for n in nodes]
+        return max(1, sum(each))
 
     def send(self, work: Work, context: Any) -> Sent:
         """Put the two into Ray's object store, from which each worker reads once."""
@@ -173,6 +183,13 @@ class Put:
 
     def close(self) -> None:
         """Ray lets go of it with the last reference."""
+
+
+def _knock(address: str) -> None:
+    """OSError at once where nothing listens at HOST:PORT: Ray itself goes on asking for many minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
 
 
 def _call(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -71,6 +71,16 @@ class Crew:
             self._executor = self.settings.start()
         return self._executor
 
+    @property
+    def here(self) -> bool:
+        """Whether trials run in the caller's process."""
+        return self.settings.cluster is None and self.settings.count in (None, 1)
+
+    @property
+    def width(self) -> int:
+        """Trials at a time; a cluster is asked where it was not said."""
+        return self.settings.count or (1 if self.here else self.executor.room())
+
     def close(self, *, at_once: bool = False) -> None:
         """End the workers; `at_once`: with what they are at."""
         executor, self._executor = self._executor, None

@@ -55,6 +55,7 @@ class Activations(Study):
     seed: int = 0
 
     name: ClassVar[str] = "activations"
+    uses_trials: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):

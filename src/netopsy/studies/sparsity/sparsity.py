@@ -39,6 +39,7 @@ class Sparsity(Study):
     threshold: float = 0.0
 
     name: ClassVar[str] = "sparsity"
+    uses_trials: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < math.inf:

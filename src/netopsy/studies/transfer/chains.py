@@ -6,7 +6,7 @@ A chain depends on nothing but its features and its settings, so that one taken 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from netopsy.engine.stress import (
     step_sizes,
 )
 from netopsy.engine.svm import Svm, fit_nested, fit_svm
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.workspace import Checkpoint, current_workspace
 from netopsy.studies.transfer.bench import Bench, Row
 
 WORD = 32  # bits of a number that comes out of a network
@@ -36,7 +36,7 @@ class Chain:
     """Fits that follow from one another.
 
     stress: which. part: what tells this chain from others of the stress (a repeat, a number of levels).
-    cells: how many rows it gives. run: makes them.
+    cells: how many rows it gives. run: makes them. kept: those made already.
     """
 
     bench: Bench
@@ -45,27 +45,46 @@ class Chain:
     cells: int
     run: Callable[[], Iterator[Row]]
     settings: tuple[Any, ...] = ()
+    kept: list[Row] = field(default_factory=list)
 
-    def rows(self, cell: Callable[[], None]) -> list[Row]:
-        """The rows, from the workspace where the chain is finished; `cell` is called once a row."""
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All that the rows depend on."""
         bench = self.bench
-        spec = {
+        return {
             "versions": [__version__, torch.__version__, str(bench.device)],
             "features": [bench.digest, bench.measure, bench.renormalise, bench.solver],
             "chain": [self.stress, self.part, self.cells, self.settings],
         }
-        checkpoint = current_workspace().checkpoint("transfer", spec)
-        done, state = checkpoint.load()
-        if done == self.cells:
-            for _ in range(done):
-                cell()
-            return [Row(*row) for row in state["rows"].tolist()]
-        rows: list[Row] = []
-        for row in self.run():
-            rows.append(row)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the rows are in the workspace, or kept."""
+        return bool(self.kept) or self._checkpoint().load()[0] == self.cells
+
+    def keep(self, rows: list[Row]) -> None:
+        """Take up the rows that another process has made."""
+        self.kept[:] = rows
+        self._checkpoint().save(len(rows), lambda: {"rows": torch.tensor(rows, dtype=torch.float64)}, final=True)
+
+    def rows(self, cell: Callable[[], None]) -> list[Row]:
+        """The rows, from the workspace where the chain is finished; `cell` is called once a row."""
+        if not self.kept:
+            done, state = self._checkpoint().load()
+            if done != self.cells:
+                rows: list[Row] = []
+                for row in self.run():
+                    rows.append(row)
+                    cell()
+                self.keep(rows)
+                return rows
+            self.kept[:] = [Row(*row) for row in state["rows"].tolist()]
+        for _ in self.kept:
             cell()
-        checkpoint.save(len(rows), lambda: {"rows": torch.tensor(rows, dtype=torch.float64)}, final=True)
-        return rows
+        return list(self.kept)
+
+    def _checkpoint(self) -> Checkpoint:
+        return current_workspace().checkpoint("transfer", self.spec)
 
 
 class Stresses:

@@ -14,6 +14,7 @@ from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.budget import Search
 from netopsy.studies.transfer.chains import Chain, Stresses
 from netopsy.studies.transfer.rivals import rival_chains, rival_lines
+from netopsy.studies.transfer.spread import stressed
 from netopsy.studies.transfer.tables import score_table
 from netopsy.studies.transfer.threads import threads_for
 
@@ -45,8 +46,7 @@ class Plan:
             return self._run(cell)
 
     def _run(self, cell: Callable[[], None]) -> Outcome:
-        found = {w: [chain.rows(cell) for chain in self.stresses.chains(w)] for w in self.wanted}
-        scores = score_table(self.bench, found)
+        scores = score_table(self.bench, stressed(self.stresses, self.wanted, cell))
         unstressed = float(scores["score"][0])
         said: list[str] = []
         chains = rival_chains(self.stresses, self.rivals, self.seed)

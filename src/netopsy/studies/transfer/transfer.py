@@ -60,6 +60,7 @@ class Transfer(Study):
     """
 
     name: ClassVar[str] = "transfer"
+    uses_trials: ClassVar[bool] = True
     own_classes: ClassVar[bool] = True
     takes_features: ClassVar[bool] = True
 
