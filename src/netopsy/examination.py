@@ -16,7 +16,7 @@ from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples import Samples
 from netopsy.studies import STUDIES, study_class
-from netopsy.studies.study import Study, check_inputs, image_fields, origin, perform
+from netopsy.studies.study import Study, check_inputs, image_fields, network_fields, origin, perform
 
 
 def examine(
@@ -24,6 +24,7 @@ def examine(
     samples: Samples | None = None,
     *,
     train: Samples | None = None,
+    other: Network | None = None,
     studies: Iterable[str | Study] | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -33,16 +34,17 @@ def examine(
 
     network: or Features; then samples is None, and by default the studies are those that take them.
     train: images to train on, for the studies that train.
+    other: a second network, for the studies that compare the first with one.
     studies: names from `list_studies()`, or study objects with settings of their own; by default all, without `train`
-        all but those that train the network.
+        all but those that train the network, without `other` all but those that compare it with a second one.
     out: the case folder; one that exists is gone on with, and finished studies are not run again. A temporary
         folder by default.
     settings: settings for those of the named studies that have them, e.g. {"seed": 1, "precision": 0.5}.
     progress: called with (label, done, total).
     """
     if studies is None:
-        studies = [name for name in STUDIES if _suits(study_class(name), network, train)]
-    chosen = [_study(entry, settings or {}, train) for entry in studies]
+        studies = [name for name in STUDIES if _suits(study_class(name), network, train, other)]
+    chosen = [_study(entry, settings or {}, train, other) for entry in studies]
     for study in chosen:
         check_inputs(study, network, samples)  # before the folder is made
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
@@ -78,32 +80,40 @@ def run_study(
     return result
 
 
-def _suits(study: type[Study], network: Network | Features, train: Samples | None) -> bool:
+def _suits(study: type[Study], network: Network | Features, train: Samples | None, other: Network | None) -> bool:
     """Whether a study runs by default on what is given."""
+    if study.needs_other and other is None:
+        return False
     if isinstance(network, Features):
         return study.takes_features
     return train is not None or not study.needs_train
 
 
-def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | None) -> Study:
+def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | None, other: Network | None) -> Study:
     if not isinstance(entry, Study):
         cls = study_class(entry)
         known = {f.name for f in fields(cls)}
         entry = cls(**{name: value for name, value in settings.items() if name in known})
-    if train is not None and "train" in image_fields(type(entry)) and entry.train is None:  # type: ignore[attr-defined]
-        entry = replace(entry, train=train)  # type: ignore[call-arg]
-    return entry
+    cls = type(entry)
+    given = {"train": (train, image_fields(cls)), "other": (other, network_fields(cls))}
+    missing = {
+        name: value
+        for name, (value, names) in given.items()
+        if value is not None and name in names and getattr(entry, name) is None
+    }
+    return replace(entry, **missing) if missing else entry
 
 
 def _same(done: Result, study: Study, network: Network | Features, samples: Samples | None) -> bool:
-    """Whether `done` is what `study` would give: same settings, weights, preprocessing, images and version."""
+    """Whether `done` is what `study` would give: same settings, networks, preprocessing, images and version."""
     import json
 
     def key(settings: Any, source: dict[str, Any]) -> str:
-        kept = {name: source.get(name) for name in ("network", "samples", "features")}
+        further = network_fields(type(study))
+        kept = {name: source.get(name) for name in ("network", "samples", "features", *further)}
         kept["version"] = source["versions"]["netopsy"]
         return json.dumps([settings, kept], sort_keys=True, default=str)
 
     if done.provenance.get("versions", {}).get("netopsy") != __version__:
         return False
-    return key(done.settings, done.provenance) == key(study.settings(), origin(network, samples, 0.0))
+    return key(done.settings, done.provenance) == key(study.settings(), origin(network, samples, 0.0, study))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import platform
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +19,20 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "polars", "scikit-learn")
 
 
 def provenance(
-    network: Network | None, samples: Samples | None, seconds: float, *, features: dict[str, Any] | None = None
+    network: Network | None,
+    samples: Samples | None,
+    seconds: float,
+    *,
+    features: dict[str, Any] | None = None,
+    further: Mapping[str, Network] | None = None,
 ) -> dict[str, Any]:
     """Plain data that says what was examined, on what, with what, when, and for how long.
 
     features: what says which feature vectors were examined in place of a network.
+    further: networks besides the first, by the name each is recorded under.
     """
-    from dataclasses import asdict
-
     return {
-        "network": None
-        if network is None
-        else {
-            "name": network.name,
-            "parameters": network.parameters,
-            "digest": network.digest,
-            "preprocessing": asdict(network.preprocessing),
-            **network.provenance,
-        },
+        "network": None if network is None else network_record(network),
         "samples": None
         if samples is None
         else {
@@ -44,10 +42,23 @@ def provenance(
             "digest": samples.digest,
         },
         **({} if features is None else {"features": features}),
+        **{name: network_record(one) for name, one in (further or {}).items()},
         "versions": versions(),
         "device": None if network is None else str(network.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
+    }
+
+
+def network_record(network: Network) -> dict[str, Any]:
+    """Plain data that says which network it is: its weights, its preprocessing, and where they came from."""
+    return {
+        "name": network.name,
+        "parameters": network.parameters,
+        "digest": network.digest,
+        **network.provenance,
+        # what is done now, beside who said so when it was loaded
+        "preprocessing": network.provenance.get("preprocessing", {}) | asdict(network.preprocessing),
     }
 
 

@@ -12,7 +12,7 @@ from cyclopts import App
 from netopsy._version import __version__
 from netopsy.cli import options as o
 from netopsy.cli.output import print_result, print_table, progress
-from netopsy.cli.sources import is_features, load_further, load_images, load_subject, load_vectors
+from netopsy.cli.sources import is_features, load_further, load_images, load_second, load_subject, load_vectors
 from netopsy.cli.trials import crew
 from netopsy.errors import NetopsyError
 from netopsy.studies import STUDIES
@@ -75,13 +75,15 @@ def _examine_options() -> list[o.Option]:
     studies = o.option(
         "studies",
         tuple[str, ...] | None,
-        f"Which: {', '.join(STUDIES)}. All by default; those that retrain the network only with --train.",
+        f"Which: {', '.join(STUDIES)}. All by default; those that retrain the network only with --train, "
+        "those that compare it with a second one only with --other.",
         None,
     )
     out = o.option("out", str, "Case folder to write, or to go on with.")
     precision = o.option("precision", float | None, "Stop each score at +- this many points (adaptive).", None)
     train = o.image_options("train", "Images to train on, for the studies that train.")
-    shared = [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train, *o.TRIAL_OPTIONS]
+    other = o.network_options("other", "A second network, for the studies that compare the first with one.")
+    shared = [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train, *other, *o.TRIAL_OPTIONS]
     return [o.NETWORK, o.SAMPLES, out, studies, precision, *shared]
 
 
@@ -110,7 +112,7 @@ def _study_command(name: str) -> Any:
     from typing import get_type_hints
 
     from netopsy.studies import study_class
-    from netopsy.studies.study import image_fields
+    from netopsy.studies.study import check_other, image_fields, network_fields
 
     cls = study_class(name)
     defaults = {f.name: f.default for f in fields(cls)}
@@ -127,21 +129,31 @@ def _study_command(name: str) -> Any:
     images = image_fields(cls)
     for field in images:
         shared += o.image_options(field, texts.get(field, ""))
-    plain = {field: default for field, default in defaults.items() if field not in images}
+    networks = network_fields(cls)
+    for field in networks:
+        shared += o.network_options(field, texts.get(field, ""), second=cls.needs_other and field == "other")
+    shared.sort(key=lambda one: one.kind)  # arguments go before options
+    plain = {field: default for field, default in defaults.items() if field not in (*images, *networks)}
     settings = o.setting_options(get_type_hints(cls), plain, doc)
 
-    def body(network: str, *, samples: str | None, out: str | None, json: bool, **given: Any) -> None:
+    def body(
+        network: str, other: str | None = None, *, samples: str | None, out: str | None, json: bool, **given: Any
+    ) -> None:
         from netopsy.case import Case
         from netopsy.examination import run_study
         from netopsy.studies.study import check_inputs
 
+        given["other"] = other
+        check_other(cls, other)
         chosen, ring = {key: value for key, value in given.items() if key in plain}, crew(given)
         if cls.takes_features and is_features(network):
-            study, subject, shown = cls(**chosen), load_vectors(network, samples, given, defaults), None
+            subject, shown = load_vectors(network, samples, given, defaults), None
+            study = cls(**chosen, **{field: load_second(field, given) for field in networks})
         else:
             cls(**chosen)  # a mistake in a setting is said before the network and images are loaded
             subject, shown = load_subject(network, given), load_images(samples, given)
-            study = cls(**chosen, **{field: load_further(field, samples, given) for field in images})
+            further = {field: load_further(field, samples, given) for field in images}
+            study = cls(**chosen, **further, **{field: load_second(field, given) for field in networks})
         check_inputs(study, subject, shown)  # before the folder is made
         with ring, progress() as show:
             case = Case(out) if out else None
@@ -162,9 +174,12 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
         load_images(samples, given),
         load_further("train", samples, given),
     )
+    other = load_second("other", given)
     settings = {"seed": given["seed"]} | ({} if precision is None else {"precision": precision})
     with ring, progress() as show:
-        case = examine(net, images, train=train, studies=studies, out=out, settings=settings, progress=show)
+        case = examine(
+            net, images, train=train, other=other, studies=studies, out=out, settings=settings, progress=show
+        )
     _print_case(case)
 
 

@@ -136,6 +136,19 @@ def image_options(name: str, text: str) -> list[Option]:
     ]
 
 
+def network_options(name: str, text: str, *, second: bool = False) -> list[Option]:
+    """The options of a further network that a study takes; second: it may be the argument after the first network."""
+    text = text or f"The study's {name} network."
+    source = option(name, str | None, f"{text[:1].upper()}{text[1:]} A source as that of the first.", None)
+    return [
+        source.replace(kind=Option.POSITIONAL_OR_KEYWORD) if second else source,
+        option(f"{name}_weights", str | None, f"A file, or the name of published weights, for --{name}.", None),
+        option(
+            f"{name}_num_classes", int | None, f"Number of outputs of --{name}, where it is not the usual one.", None
+        ),
+    ]
+
+
 def setting_options(hints: dict[str, Any], defaults: dict[str, Any], doc: str) -> list[Option]:
     """A study's settings as options, with the help that its docstring gives."""
     texts = setting_texts(doc, list(defaults))

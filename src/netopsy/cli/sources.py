@@ -19,10 +19,6 @@ def is_features(source: str) -> bool:
 
 def load_subject(source: str, given: dict[str, Any]) -> Any:
     """Load the network that the options describe."""
-    from netopsy.network.load import load_network
-
-    if is_features(source):
-        raise SettingsError(f"'{source}' is a file of features, and this command needs a network: give one.")
     for name in ("x", "y"):
         if given.get(name) is not None:
             raise SettingsError(f"--{name} belongs to a file of features; leave it out with a network.")
@@ -31,12 +27,34 @@ def load_subject(source: str, given: dict[str, Any]) -> Any:
     if "size" in chosen:
         size = chosen["size"]
         chosen["size"] = (size[0], size[-1])
-    network = load_network(source, **chosen)
-    if given.get("device"):
+    return _load(source, chosen, given.get("device"))
+
+
+def load_second(name: str, given: dict[str, Any]) -> Any:
+    """Load the network of --NAME, --NAME-weights and --NAME-num-classes; None where none of them is given.
+
+    Its preprocessing is what its weights or its architecture say, its device the first network's.
+    """
+    words = {"weights": f"{name}_weights", "num_classes": f"{name}_num_classes"}
+    chosen = {key: given[word] for key, word in words.items() if given.get(word) is not None}
+    if given.get(name) is None:
+        for key in chosen:
+            raise SettingsError(f"--{words[key].replace('_', '-')} is of no use without --{name}: give that network.")
+        return None
+    return _load(given[name], chosen, given.get("device"))
+
+
+def _load(source: str, options: dict[str, Any], device: str | None) -> Any:
+    from netopsy.network.load import load_network
+
+    if is_features(source):
+        raise SettingsError(f"'{source}' is a file of features, and this command needs a network: give one.")
+    network = load_network(source, **options)
+    if device:
         try:
-            network.module.to(given["device"])
+            network.module.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise SettingsError(f"device '{given['device']}' is not to be had here: {error}".splitlines()[0]) from error
+            raise SettingsError(f"device '{device}' is not to be had here: {error}".splitlines()[0]) from error
     return network
 
 

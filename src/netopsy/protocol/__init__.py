@@ -10,6 +10,10 @@ source = "imagenet/val"
 [train]                              # images to train on, for the studies that train; not needed
 split = "train"                      # its source is that of [samples] unless it has its own
 
+[other]                              # a second network, for the studies that compare the first with one; not needed
+source = "netopsy:alexnet"           # what is said of [network] holds here too
+weights = "second.safetensors"
+
 [studies.noise]                      # one table a study, in the order they run
 strengths = [0.1, 0.2]
 

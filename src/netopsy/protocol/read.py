@@ -10,13 +10,13 @@ from typing import Any
 
 from netopsy.errors import SettingsError
 from netopsy.studies import STUDIES, study_class
-from netopsy.studies.study import Study, image_fields
+from netopsy.studies.study import Study, image_fields, network_fields
 
 TABLES = ("network", "samples", "studies")
 
 
 def read_protocol(path: str | Path) -> dict[str, Any]:
-    """The tables `network`, `samples`, `studies` and, where there is one, `train` of a protocol.
+    """The tables `network`, `samples`, `studies` and, where they are there, `train` and `other` of a protocol.
 
     Of a protocol with sets these are what holds for all, and `sets` is a list of whole protocols, each with a `name`.
     """
@@ -67,7 +67,9 @@ def _check(protocol: dict[str, Any], what: str) -> None:
             raise SettingsError(
                 f"{what} has no table [{table}]; a protocol needs [network], [samples] and [studies.NAME]."
             )
-    for table in ("network", "samples"):
+    if not isinstance(protocol.get("other", {}), dict):
+        raise SettingsError(f"other of {what} is no table: write it as [other], like [network].")
+    for table in ("network", "samples", *(["other"] if "other" in protocol else [])):
         if not isinstance(protocol[table].get("source"), str):
             raise SettingsError(f'[{table}] of {what} has no source: add `source = "..."`.')
     train = protocol.get("train", {"split": "train"})
@@ -84,7 +86,7 @@ def make_study(name: str, settings: dict[str, Any]) -> Study:
     unknown = [setting for setting in settings if setting not in known]
     if unknown:
         raise SettingsError(f"the study '{name}' has no setting '{unknown[0]}'; it has: {', '.join(known)}.")
-    images = [setting for setting in settings if setting in image_fields(cls)]
-    if images:
-        raise SettingsError(f"'{images[0]}' of the study '{name}' is a table of its own: write it as [{images[0]}].")
+    tables = [setting for setting in settings if setting in (*image_fields(cls), *network_fields(cls))]
+    if tables:
+        raise SettingsError(f"'{tables[0]}' of the study '{name}' is a table of its own: write it as [{tables[0]}].")
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})

@@ -14,6 +14,7 @@ from netopsy.network.load import load_network
 from netopsy.protocol.read import make_study, read_protocol
 from netopsy.protocol.sets import run_sets
 from netopsy.samples import load_samples
+from netopsy.studies.study import check_other
 
 
 def run_protocol(
@@ -57,7 +58,10 @@ def _chosen(all_sets: list[dict[str, Any]], names: Sequence[str] | None, path: s
 
 
 def _studies(protocol: dict[str, Any]) -> list[Any]:
-    return [make_study(name, settings) for name, settings in protocol["studies"].items()]
+    studies = [make_study(name, settings) for name, settings in protocol["studies"].items()]
+    for study in studies:
+        check_other(type(study), protocol.get("other"))
+    return studies
 
 
 def _run(
@@ -69,12 +73,11 @@ def _run(
 ) -> Case:
     """Run a protocol without sets, or one of its sets."""
     weights, samples, count = (replaced[name] for name in ("weights", "samples", "count"))
-    network_options: dict[str, Any] = dict(protocol["network"])
+    network_options = _network_options(path, protocol["network"])
+    other_options = _network_options(path, protocol["other"]) if "other" in protocol else None
     sample_options: dict[str, Any] = dict(protocol["samples"])
     if weights is not None:
         network_options["weights"] = weights
-    elif "weights" in network_options:
-        network_options["weights"] = _beside(path, network_options["weights"])
     if samples is not None:
         # with images to train on that are another part of the same source, the source given has these parts too
         parts = {"split"} if "source" not in protocol.get("train", {"source": ""}) else set()
@@ -92,13 +95,20 @@ def _run(
     network = load_network(network_options.pop("source"), **network_options)
     images = load_samples(sample_options.pop("source"), **sample_options)
     train = None if train_options is None else load_samples(train_options.pop("source"), **train_options)
-    return examine(network, images, train=train, studies=studies, out=out, progress=progress)
+    other = None if other_options is None else load_network(other_options.pop("source"), **other_options)
+    return examine(network, images, train=train, other=other, studies=studies, out=out, progress=progress)
 
 
 def further_options(samples: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
     """The options of load_samples for further images: of a `source` of their own, or another part of the samples'."""
     left = ("split", "count") if "source" not in further else set(samples) - {"root", "seed"}
     return {key: value for key, value in samples.items() if key not in left} | further
+
+
+def _network_options(path: str | Path, table: dict[str, Any]) -> dict[str, Any]:
+    """The table of a network as options of load_network, its weights beside the protocol where they are there."""
+    weights = table.get("weights")
+    return table | ({"weights": _beside(path, weights)} if isinstance(weights, str) else {})
 
 
 def _beside(path: str | Path, name: str) -> str:

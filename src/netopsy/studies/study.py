@@ -28,10 +28,15 @@ class Study:
     own_classes: whether the images' classes are the study's own business: they need not be the network's outputs.
     takes_features: whether `run` takes Features in place of a network and samples.
     needs_train: whether it trains the network and so cannot run without the images of its field `train`.
+    needs_other: whether it compares the network with a second one and so cannot run without its field `other`.
     uses_trials: whether its work may be parted over workers, and its command takes --workers and --cluster.
 
     A field of type `Samples | None`, such as `train`, holds further images: a Samples in Python, on the command line
     the options --train, --train-split and --train-count, in a protocol the table [train].
+
+    A field of type `Network | None`, such as `other`, holds a further network: a Network in Python, on the command line
+    a second argument where `needs_other` is set, else --other, and --other-weights and --other-num-classes, in a
+    protocol the table [other].
     """
 
     name: ClassVar[str]
@@ -39,6 +44,7 @@ class Study:
     own_classes: ClassVar[bool] = False
     takes_features: ClassVar[bool] = False
     needs_train: ClassVar[bool] = False
+    needs_other: ClassVar[bool] = False
     uses_trials: ClassVar[bool] = False
 
     def run(self, network: Network, samples: Samples | None) -> Result:
@@ -50,7 +56,7 @@ class Study:
         return Result(study=self.name, settings=self.settings(), **parts)
 
     def settings(self) -> dict[str, Any]:
-        """The settings as plain data, images as their name, count and digest."""
+        """The settings as plain data: images as name, count and digest, networks as name, parameters and digest."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
@@ -62,7 +68,7 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
     check_inputs(study, network, samples)
     begun = time.monotonic()
     result = study.run(network, samples)  # type: ignore[arg-type]
-    result.provenance = origin(network, samples, time.monotonic() - begun)
+    result.provenance = origin(network, samples, time.monotonic() - begun, study)
     return result
 
 
@@ -72,6 +78,13 @@ def check_inputs(study: Study, network: Network | Features, samples: Samples | N
     for name, value in extra.items():
         if not isinstance(value, Samples):
             raise SettingsError(f"{name} is a {type(value).__name__}; give images as load_samples returns them.")
+    if isinstance(samples, Network):
+        raise SettingsError(f"samples is the network {samples.name}; give images there, and a second network as other.")
+    for name in network_fields(type(study)):
+        value = getattr(study, name)
+        if value is not None and not isinstance(value, Network):
+            raise SettingsError(f"{name} is a {type(value).__name__}; give a network as load_network returns it.")
+    check_other(type(study), getattr(study, "other", None))
     if isinstance(network, Features):
         if not study.takes_features:
             raise SettingsError(f"the study '{study.name}' takes no features; give a network.")
@@ -93,6 +106,16 @@ def check_inputs(study: Study, network: Network | Features, samples: Samples | N
             _same_classes(extra["train"], samples)
 
 
+def check_other(cls: type[Study], other: object) -> None:
+    """Raise SettingsError where a study that compares two networks is given no second one."""
+    if cls.needs_other and other is None:
+        raise SettingsError(
+            f"the study '{cls.name}' compares the network with a second one: give it after the first "
+            f"(`netopsy {cls.name} NETWORK OTHER`; `examine` takes --other NETWORK, a protocol the table [other], "
+            "Python other=load_network(...))."
+        )
+
+
 def _same_classes(train: Samples, samples: Samples) -> None:
     """Raise SamplesError where a class has another number in the images to train on than in the samples."""
     number = {name: i for i, name in enumerate(samples.classes)}
@@ -104,22 +127,38 @@ def _same_classes(train: Samples, samples: Samples) -> None:
             )
 
 
-def origin(network: Network | Features, samples: Samples | None, seconds: float) -> dict[str, Any]:
-    """The provenance of a result on a network and samples, or on features."""
+def origin(
+    network: Network | Features, samples: Samples | None, seconds: float, study: Study | None = None
+) -> dict[str, Any]:
+    """The provenance of a result on a network and samples, or on features; with it the networks that `study` holds."""
+    names = [] if study is None else network_fields(type(study))
+    further = {name: value for name in names if (value := getattr(study, name)) is not None}
     if isinstance(network, Features):
-        return provenance(None, None, seconds, features=network.provenance)
-    return provenance(network, samples, seconds)
+        return provenance(None, None, seconds, features=network.provenance, further=further)
+    return provenance(network, samples, seconds, further=further)
 
 
 def image_fields(cls: type[Study]) -> list[str]:
     """The settings of a study that hold images."""
+    return _fields_of(cls, Samples)
+
+
+def network_fields(cls: type[Study]) -> list[str]:
+    """The settings of a study that hold networks."""
+    return _fields_of(cls, Network)
+
+
+def _fields_of(cls: type[Study], kind: type) -> list[str]:
     hints = get_type_hints(cls)
-    return [f.name for f in fields(cls) if Samples in (hints[f.name], *get_args(hints[f.name]))]
+    return [f.name for f in fields(cls) if kind in (hints[f.name], *get_args(hints[f.name]))]
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Samples):
         return {"name": value.name, "count": len(value), "digest": value.digest}
+    if isinstance(value, Network):
+        kept = {"name": value.name, "parameters": value.parameters, "digest": value.digest}
+        return kept | {key: value.provenance[key] for key in ("weights", "seed") if key in value.provenance}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
