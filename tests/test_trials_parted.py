@@ -126,6 +126,7 @@ def test_a_sweep_in_parts_is_that_of_one_process(
     assert here.findings == there.findings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["sparsity", "activations"])
 def test_studies_in_parts_find_what_they_find_in_one_process(
     study: str, network: netopsy.Network, samples: netopsy.Samples
@@ -181,6 +182,7 @@ def test_what_a_part_refuses_is_raised(
         netopsy.observe(network, samples, {"x": (NODE, Marked(tmp_path, then))}, batch_size=10)
 
 
+@pytest.mark.slow
 def test_the_chains_of_transfer_are_those_of_one_process(
     network: netopsy.Network, samples: netopsy.Samples, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def sets(folder: Path) -> list[netopsy.Samples]:
     return [digits, netopsy.load_samples(folder / "d.npz"), netopsy.load_samples(folder / "pictures")]
 
 
+@pytest.mark.slow
 def test_networks_and_samples_arrive_as_they_are(two: None, tmp_path: Path) -> None:
     network, samples = netopsy.load_network("netopsy:digits-a"), sets(tmp_path)
     with netopsy.workspace(tmp_path):
@@ -96,6 +97,7 @@ def test_networks_and_samples_arrive_as_they_are(two: None, tmp_path: Path) -> N
             assert torch.equal(record.outcome.tensors[name], tensor)
 
 
+@pytest.mark.slow
 def test_what_a_script_itself_defines_is_sent_as_a_whole(tmp_path: Path) -> None:
     """Without a guard and without running the script again."""
     script = tmp_path / "script.py"
@@ -172,3 +174,15 @@ def test_a_driver_that_ends_takes_its_workers_along_and_keeps_what_is_done(
         records = run_trials(calm, str(folder), specs, digest="marks")
     assert [record.values["twice"] for record in records] == [2 * x for x in range(6)]
     assert marks(folder) - before == 6 - kept
+
+
+@pytest.mark.slow
+def test_the_page_on_trials_runs_as_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_examples import run_page
+
+    monkeypatch.chdir(tmp_path)
+    records = run_page("docs/trials.md")["records"]
+    assert [record.kind for record in records] == ["done"] * 6
+    assert capsys.readouterr().out.count(" done 0.9") == 6
