@@ -29,7 +29,7 @@ ALLOWED = {
     "case": {"files", "errors", "result", "report"},
     "report": {"files", "errors", "result", "charts", "case"},
     "examination": {"errors", "result", "case", "provenance", "network", "samples", "engine", "studies"},
-    "protocol": {"errors", "case", "network", "samples", "engine", "studies", "examination"},
+    "protocol": {"errors", "result", "case", "network", "samples", "engine", "studies", "examination"},
     "cli": {"errors", "result", "case", "codec", "network", "samples", "engine", "studies", "examination", "protocol"},
 }
 
