@@ -18,7 +18,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.blocks import Block, default_blocks, find_block, find_blocks, list_blocks
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from reference_blocks import flow_graph, is_single_entry_single_exit, on_every_path
+from reference_blocks import flow_graph, is_single_entry_single_exit, loaded, on_every_path
 
 
 def network_of(module: nn.Module, size: int = 16) -> Network:
@@ -31,12 +31,12 @@ def convs(*depths: int) -> list[nn.Module]:
 
 @pytest.fixture(scope="module")
 def digits() -> Network:
-    return netopsy.load_network("netopsy:digits-a")
+    return loaded("netopsy:digits-a")
 
 
 @pytest.fixture(scope="module")
 def resnet() -> Network:
-    return netopsy.load_network("netopsy:resnet20", weights="random")
+    return loaded("netopsy:resnet20")
 
 
 class Awkward(nn.Module):
@@ -120,7 +120,7 @@ def test_macs_and_parameters_are_those_of_the_layers_inside(resnet: Network) -> 
 
 
 def test_chain_of_linear_maps_is_a_block_without_its_classifier() -> None:
-    network = netopsy.load_network("netopsy:lenet_300_100", weights="random")
+    network = loaded("netopsy:lenet_300_100")
     (block,) = find_blocks(network)
     assert (block.name, block.kind, block.input_shape, block.output_shape) == ("ip1:ip2", "linear", (784,), (100,))
     assert default_blocks(network) == (block,)
@@ -227,9 +227,9 @@ def test_command_lists_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "conv 3x3, norm, relu" in shown
     assert "Taken where none is named: block1, block2, block3, block4, block5." in shown
-    main(["blocks", "netopsy:digits-a", "--json"])
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["block"] for row in rows] == [f"block{i}" for i in range(1, 6)]
+    main(["blocks", "netopsy:lenet_300_100", "--weights", "random", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["block"], row["default"], row["layer_parameters"]) == ("ip1:ip2", True, 784 * 100 + 100)
     for wrong, said in (
         (["netopsy:digits-a", "--colour", "3"], "Unknown option: --colour"),
         (["netopsy:digits-x"], "no network 'netopsy:digits-x'"),

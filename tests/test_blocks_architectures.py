@@ -135,4 +135,4 @@ def test_architecture(name: str, size: int, expected: list[str]) -> None:
     with torch.no_grad():
         assert small.module(x).shape == wanted.shape
     inside = {name for block in blocks for name in block.nodes if name in network.nodes}
-    assert set(network.nodes) - set(small.nodes) == inside
+    assert inside - {block.output for block in blocks} <= set(network.nodes) - set(small.nodes)

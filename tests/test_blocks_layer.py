@@ -19,7 +19,7 @@ from netopsy.network.blocks.fit import layer_shape
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples import Samples
-from reference_blocks import fitted, mean_slice, patches
+from reference_blocks import fitted, loaded, mean_slice, patches
 
 
 def network_of(module: nn.Module, size: int = 16) -> Network:
@@ -74,7 +74,7 @@ def shapes() -> Network:
 
 @pytest.fixture(scope="module")
 def digits() -> Network:
-    return netopsy.load_network("netopsy:digits-a")
+    return loaded("netopsy:digits-a")
 
 
 @pytest.fixture(scope="module")

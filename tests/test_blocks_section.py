@@ -22,7 +22,7 @@ from netopsy.network.blocks import default_blocks, find_block, find_blocks
 from netopsy.network.listing import list_layers
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from reference_blocks import gradients
+from reference_blocks import gradients, loaded
 
 
 def network_of(module: nn.Module, size: int = 16) -> Network:
@@ -63,7 +63,7 @@ def mixed() -> Network:
 
 @pytest.fixture(scope="module")
 def digits() -> Network:
-    return netopsy.load_network("netopsy:digits-a")
+    return loaded("netopsy:digits-a")
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +140,8 @@ def test_stochastic_depth_is_the_module_s() -> None:
         assert torch.equal(made.eval()(x), network.module(x))
 
 
-@pytest.mark.parametrize("name", ["netopsy:resnet20", "netopsy:vgg16_bn"])
-def test_gradients_of_whole_networks_in_training(name: str) -> None:
-    options = {"width": 8} if "vgg" in name else {}
-    network = netopsy.load_network(name, weights="random", **options)
+def test_gradients_of_a_whole_network_in_training() -> None:
+    network = loaded("netopsy:resnet20")  # of the others, tests/test_blocks_architectures.py
     x = torch.randn(4, *network.preprocessing.input_shape)
     wanted, found = gradients(copy.deepcopy(network.module), x, 0), gradients(copy.deepcopy(section(network)), x, 0)
     assert wanted.keys() == found.keys()
@@ -211,7 +209,7 @@ def test_new_layers_lie_where_layer_path_says(digits: Network) -> None:
 
 
 def test_what_does_not_fit_is_said(digits: Network) -> None:
-    resnet = netopsy.load_network("netopsy:resnet20", weights="random")
+    resnet = loaded("netopsy:resnet20")
     with pytest.raises(
         SettingsError, match="needs a value that is made before it; begin at a node that all paths pass"
     ):
@@ -242,6 +240,7 @@ def _in_a_process(sent: bytes, x: Tensor, path: Path) -> None:
     torch.save({"output": module.eval()(x).detach(), "gradient": first}, path)
 
 
+@pytest.mark.slow
 def test_it_runs_and_trains_in_a_spawned_process(digits: Network, images: Tensor, tmp_path: Path) -> None:
     block = find_block(digits, "block2")
     made = section(digits, replaced=[(block, new_layer(digits, block))])
