@@ -30,7 +30,10 @@ _LOOPBACK = "127.0.0.1"
 PATIENCE = 5.0  # seconds in which a cluster must answer
 # A Ray of one machine takes its address from the network card, and then any machine may have it run code, unless it is
 # told that it will not be part of a cluster: then it takes the loopback interface.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 _ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -61,8 +64,12 @@ class RayExecutor(Executor):
         """Start a Ray of this machine alone."""
         wanted = cores() if settings.count is None else math.ceil(settings.count * settings.cpus)
         gpus = torch.cuda.device_count() if settings.gpus else 0
-        with _alone():
-            self._init(address="local", num_cpus=wanted, num_gpus=gpus, include_dashboard=False)
+        try:
+            with _alone():
+                self._init(address="local", num_cpus=wanted, num_gpus=gpus, include_dashboard=False)
+        except Exception as error:  # Ray raises a bare one where a process of its own does not start in time
+            self._ray.shutdown()
+            raise SettingsError(f"Ray did not start ({_said(error)}); leave out --cluster, or try again.") from error
         node = self._ray.util.get_node_ip_address()
         if node != _LOOPBACK:
             self._ray.shutdown()
@@ -77,9 +84,8 @@ class RayExecutor(Executor):
             _knock(address)
             self._init(address=address)
         except (ConnectionError, RuntimeError, ValueError, OSError, AssertionError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError(
-                f"no Ray of this version answers at '{address}' ({said}); start one with `ray start --head`."
+                f"no Ray of this version answers at '{address}' ({_said(error)}); start one with `ray start --head`."
             ) from error
 
     def _init(self, **how: Any) -> None:
@@ -183,6 +189,10 @@ class Put:
 
     def close(self) -> None:
         """Ray lets go of it with the last reference."""
+
+
+def _said(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _knock(address: str) -> None:
