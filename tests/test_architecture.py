@@ -76,8 +76,8 @@ def test_no_file_is_over_400_lines(path: Path) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    known = """account activations backproject Case Codebook codebook compress compression distributions dsd examine
-        expand facets Features field Figure filter_codebook filters fit History Image kmeans1d
+    known = """account activations backproject Case Codebook codebook compress compression correspondence distributions
+        dsd examine expand facets Features field Figure filter_codebook filters fit History Image kmeans1d
         list_blocks list_layers list_studies load_features load_network load_samples load_transform maximize Network
         noise observe parameters Preprocessing prescribe Recipe reconstruct Replace Result rounding
         run_trials Samples score Shift sparsity stimuli sweep transfer Transform triage Variant workers workspace"""

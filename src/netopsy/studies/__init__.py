@@ -30,6 +30,7 @@ STUDIES: dict[str, tuple[str, str, str]] = {
     "prescribe": ("prescribe", "Prescribe", "How small it gets without training: bits and densities of each layer."),
     "compression": ("compression", "Compression", "How small it gets: pruned, shared, coded, and retrained between."),
     "triage": ("triage", "Triage", "Which blocks it needs: each becomes one layer, started and trained six ways."),
+    "correspondence": ("correspondence", "Correspondence", "Whether another network learned the same units."),
     "dsd": ("dsd", "Dsd", "What dense-sparse-dense training gains over a conventional one of as many epochs."),
 }
 

@@ -105,7 +105,8 @@ def _lowest(
     before = (np.where(x != 0, np.sign(x), np.sign(step)) * step).sum(1, keepdims=True)
     gained = np.cumsum(2 * np.abs(np.take_along_axis(step, order, 1)), 1)
     slopes = np.concatenate([before, before + gained], 1)  # of |x + t step|_1, on each of the k + 1 pieces
-    stationary = (rise[:, None] - strength * slopes) / np.maximum(curve, np.finfo(float).tiny)[:, None]
+    with np.errstate(over="ignore"):  # no curvature: the minimum lies at an edge
+        stationary = (rise[:, None] - strength * slopes) / np.maximum(curve, np.finfo(float).tiny)[:, None]
     edge = np.zeros((len(x), 1))
     starts, ends = np.concatenate([edge, sorted_turns], 1), np.concatenate([sorted_turns, edge + np.inf], 1)
     piece = (stationary <= ends).argmax(1)[:, None]

@@ -1,0 +1,199 @@
+"""The passes over the samples, and the arithmetic of each pair of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from netopsy.engine.pairs import Pair, co_moments_of, layers_of
+from netopsy.engine.pairs.clusters import Clusters, co_clusters
+from netopsy.engine.pairs.information import Information
+from netopsy.engine.pairs.informing import pair_information
+from netopsy.engine.pairs.layers import pairs_of
+from netopsy.engine.pairs.matching import Matching, bipartite_matching, semi_matching
+from netopsy.engine.pairs.regression import LassoPath, LeastSquares, lasso_path, least_squares
+from netopsy.engine.pairs.regression.lasso import strength_of_decay
+from netopsy.engine.pairs.similarity import linear_cka, procrustes, pwcca, svcca
+from netopsy.engine.train.fresh import fresh
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.network.units import channels, places
+from netopsy.samples import Samples
+
+if TYPE_CHECKING:
+    from netopsy.studies.correspondence.correspondence import Correspondence
+
+Names = tuple[str, str]
+
+NETWORKS, SHUFFLED, UNTRAINED = "networks", "shuffled", "untrained"
+"""What a figure is of: the two networks, or one of the controls."""
+
+_MOST = 2 * 2**30  # bytes of the products of all pairs of layers; with more, the map is left out
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one pair of layers gives, of the two networks or of a control (`of`)."""
+
+    of: str
+    pair: Pair
+    semi: Matching
+    bipartite: Matching
+    least: LeastSquares
+    lasso: LassoPath
+    cka: float
+    svcca: float
+    pwcca: float
+    procrustes: float
+    information: Information | None = None
+
+
+@dataclass
+class Found:
+    """All that was counted.
+
+    networks: the names of both. places: of the nodes of each, 1 where a unit has one value an image. order: the
+    compared layers of each, in order of execution. how: how the pairs were chosen. compared: by (layer_a, layer_b),
+    the networks first, then the controls. map: linear CKA of every layer with every other; None where a pair was asked
+    for or the layers are too wide. left: why there is no untrained control.
+    """
+
+    networks: Names
+    images: int
+    places: tuple[dict[str, str], dict[str, str]]
+    order: tuple[list[str], list[str]]
+    decays: tuple[float, ...]
+    how: str
+    compared: dict[Names, list[Compared]] = field(default_factory=dict)
+    clusters: dict[Names, Clusters] = field(default_factory=dict)
+    map: pl.DataFrame | None = None
+    left: str | None = None
+
+
+def counted(study: Correspondence, network: Network, other: Network, samples: Samples) -> Found:
+    """One pass for the co-moments of both networks and the untrained one, one more for the mutual information."""
+    others, left = {NETWORKS: other}, None
+    if study.untrained:
+        try:
+            others[UNTRAINED] = fresh(other, study.seed)
+        except SettingsError as error:
+            left = str(error)
+    named = _named(study.layers)
+    matching, every = pairs_of(network, other, named), pairs_of(network, other, named, pairs="all")
+    whole = named is None and _nbytes(network, other, every) * len(others) <= _MOST
+    if named is None and not whole and len(matching) == len(every) > 1:
+        raise SettingsError(
+            f"{network.name} and {other.name} have {len(every)} pairs of layers, too many to hold at once; "
+            "name some of them as layers A:B."
+        )
+    held = co_moments_of(network, list(others.values()), samples, every if whole else matching, seed=study.seed)
+    pairs = dict(zip(others, held, strict=True))
+    chosen, how = matching, "named" if named else "equal"
+    if named is None and len(matching) == len(every) > 1:
+        chosen, how = _most_alike(pairs[NETWORKS]), "most alike"
+    order = (layers_of(network), layers_of(other)) if named is None else _listed(named)
+    sizes = (_sizes(network, {a for a, _ in every}), _sizes(other, {b for _, b in every}))
+    found = Found((network.name, other.name), len(samples), sizes, order, study.decays, how, left=left)
+    for names in chosen:
+        found.compared[names] = [
+            _compared(study, pair, of) for what, own in pairs.items() for of, pair in _with_control(what, own[names])
+        ]
+        pair = pairs[NETWORKS][names]
+        most = min(int((~pair.dead_a).sum()), int((~pair.dead_b).sum()))
+        groups = None if study.clusters is None else min(study.clusters, max(1, most))
+        found.clusters[names] = co_clusters(pair, groups, seed=study.seed)
+    if whole and len(every) > 1:
+        found.map = _map(pairs)
+    _inform(study, found, network, other, samples)
+    return found
+
+
+def _named(layers: Sequence[str]) -> list[Names] | None:
+    """`A:B` or one name for both, as pairs of names."""
+    if not layers:
+        return None
+    found = [tuple(name.split(":")) if ":" in name else (name, name) for name in layers]
+    for name, pair in zip(layers, found, strict=True):
+        if len(pair) != 2 or not all(pair):
+            raise SettingsError(f"layers names '{name}'; give A:B, a layer of each network, or one name for both.")
+    return found  # type: ignore[return-value]
+
+
+def spelled(grid: Sequence[int]) -> str:
+    """`8x8`; `1` of no places."""
+    return "x".join(map(str, grid)) or "1"
+
+
+def _sizes(network: Network, names: set[str]) -> dict[str, str]:
+    return {name: spelled(places(network.nodes[name])) for name in names}
+
+
+def _listed(named: Sequence[Names]) -> tuple[list[str], list[str]]:
+    return list(dict.fromkeys(a for a, _ in named)), list(dict.fromkeys(b for _, b in named))
+
+
+def _nbytes(network: Network, other: Network, pairs: Sequence[Names]) -> int:
+    """Bytes of the products of all pairs with their control."""
+    wide = [
+        {name: channels(net.nodes[name]) for name in {p[k] for p in pairs}} for k, net in enumerate((network, other))
+    ]
+    return sum(2 * 8 * wide[0][a] * wide[1][b] for a, b in pairs)
+
+
+def _with_control(of: str, pair: Pair) -> list[tuple[str, Pair]]:
+    """The pair itself, and of the two networks also with the images of one in another order."""
+    return [(of, pair)] if of == UNTRAINED else [(of, pair), (SHUFFLED, pair.control())]
+
+
+def _compared(study: Correspondence, pair: Pair, of: str) -> Compared:
+    strengths = [strength_of_decay(decay, len(pair.mean_a)) for decay in study.decays]
+    return Compared(
+        of=of,
+        pair=pair,
+        semi=semi_matching(pair.correlation, pair.dead_a, pair.dead_b),
+        bipartite=bipartite_matching(pair.correlation, pair.dead_a, pair.dead_b),
+        least=least_squares(pair),
+        lasso=lasso_path(pair, strengths),
+        cka=linear_cka(pair),
+        svcca=svcca(pair, study.share),
+        pwcca=pwcca(pair),
+        procrustes=procrustes(pair),
+    )
+
+
+def _most_alike(pairs: Mapping[Names, Pair]) -> list[Names]:
+    """For each layer of the first network the layer of the other with the highest linear CKA."""
+    best: dict[str, tuple[float, Names]] = {}
+    for names, pair in pairs.items():
+        alike = linear_cka(pair)
+        if names[0] not in best or alike > best[names[0]][0]:
+            best[names[0]] = (alike, names)
+    return [names for _, names in best.values()]
+
+
+def _map(pairs: Mapping[str, Mapping[Names, Pair]]) -> pl.DataFrame:
+    """Linear CKA and the mean correlation of the semi-matching of every layer with every other."""
+    rows = []
+    for (a, b), pair in pairs[NETWORKS].items():
+        row = {"layer_a": a, "layer_b": b, "cka": linear_cka(pair)}
+        row["semi"] = semi_matching(pair.correlation, pair.dead_a, pair.dead_b).mean
+        row["cka_shuffled"] = linear_cka(pair.control())
+        row["cka_untrained"] = linear_cka(pairs[UNTRAINED][a, b]) if UNTRAINED in pairs else None
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _inform(study: Correspondence, found: Found, network: Network, other: Network, samples: Samples) -> None:
+    """Add the mutual information of each unit with its best partner, and its shuffled control."""
+    wanted = {}
+    for names, held in found.compared.items():
+        semi = held[0].semi
+        wanted[names] = np.stack([semi.matched, semi.partner[semi.matched]], 1)
+    counted = pair_information(network, other, samples, wanted, bins=study.bins, images=study.images, seed=study.seed)
+    for names, (own, control) in counted.items():
+        given = {NETWORKS: own, SHUFFLED: control}
+        found.compared[names] = [replace(c, information=given.get(c.of)) for c in found.compared[names]]

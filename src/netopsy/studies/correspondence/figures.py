@@ -1,0 +1,144 @@
+"""The figures of the study `correspondence`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from netopsy.charts import curve, heatmap
+from netopsy.result import Figure
+from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Found
+
+SOURCE = "Li et al., Convergent Learning, ICLR 2016"
+WORDS = {NETWORKS: "", SHUFFLED: ", shuffled", UNTRAINED: ", untrained"}
+_CURVES = 12  # sorted correlations of at most so many layers
+
+
+def figures(tables: Mapping[str, pl.DataFrame], found: Found) -> dict[str, Figure]:
+    """By depth: matchings and likeness; the sorted correlations; errors by units used; the map."""
+    drawn = {}
+    layers = tables["layers"].with_columns(layer=pair_name(tables["layers"]))
+    if len(found.compared) > 1:
+        drawn["matching"] = _matching(layers)
+        drawn["likeness"] = _likeness(layers)
+    drawn["units"] = _sorted(tables["units"].with_columns(layer=pair_name(tables["units"])))
+    drawn["regression"] = _regression(tables["regression"].with_columns(layer=pair_name(tables["regression"])))
+    if found.map is not None:
+        drawn["map"] = _map(found)
+    return drawn
+
+
+def pair_name(frame: pl.DataFrame) -> pl.Series:
+    """`conv1`, or `conv1 - features.0` where the names differ."""
+    a, b = frame["layer_a"].to_list(), frame["layer_b"].to_list()
+    return pl.Series([x if x == y else f"{x} - {y}" for x, y in zip(a, b, strict=True)], dtype=pl.String)
+
+
+def _long(layers: pl.DataFrame, names: Mapping[str, str], controls: tuple[str, ...]) -> pl.DataFrame:
+    """layer, value, what: one row a figure and layer; the controls only of the names in `controls`."""
+    parts = []
+    for of, suffix in WORDS.items():
+        own = layers.filter(pl.col("of") == of)
+        for column, word in names.items():
+            if own.height and (of == NETWORKS or column in controls):
+                parts.append(own.select("layer", value=pl.col(column), what=pl.lit(word + suffix)))
+    return pl.concat(parts).filter(pl.col("value").is_not_null())
+
+
+def _matching(layers: pl.DataFrame) -> Figure:
+    names = {"semi": "best partner", "bipartite": "one-to-one partner", "within": "best in its own layer"}
+    return curve(
+        _long(layers, names, ("semi", "bipartite")),
+        "layer",
+        "value",
+        color="what",
+        x_title="layer, in order of execution",
+        y_title="mean correlation",
+        color_title="of a unit with its",
+        zero=True,
+        title="How well units find a partner",
+        reading="Shuffled: the images of one network in another order. Untrained: the other network with new weights.",
+        source=f"{SOURCE}, Section 3",
+    )
+
+
+def _likeness(layers: pl.DataFrame) -> Figure:
+    names = {"cka": "linear CKA", "svcca": "SVCCA", "pwcca": "PWCCA", "procrustes": "Procrustes"}
+    return curve(
+        _long(layers, names, ("cka", "pwcca")),
+        "layer",
+        "value",
+        color="what",
+        x_title="layer, in order of execution",
+        y_title="likeness, 0 to 1",
+        color_title="index",
+        zero=True,
+        title="How alike the layers are as a whole",
+        reading="1 is the same up to a rotation (CKA, Procrustes) or up to an invertible map (SVCCA, PWCCA).",
+        source="Kornblith et al., 2019; Raghu et al., 2017; Morcos et al., 2018; Ding et al., 2021",
+    )
+
+
+def _sorted(units: pl.DataFrame) -> Figure:
+    names = units["layer"].unique(maintain_order=True).to_list()
+    step = max(1, -(-len(names) // _CURVES))
+    parts = []
+    for name in names[::step]:
+        own = units.filter((pl.col("layer") == name) & ~pl.col("dead") & pl.col("best_correlation").is_not_null())
+        ordered = own["best_correlation"].sort(descending=True)
+        if len(ordered):
+            share = pl.int_range(1, len(ordered) + 1, eager=True) / len(ordered)
+            parts.append(pl.DataFrame({"layer": [name] * len(ordered), "share": share, "correlation": ordered}))
+    empty = pl.DataFrame(schema={"layer": pl.String, "share": pl.Float64, "correlation": pl.Float64})
+    return curve(
+        pl.concat([empty, *parts]),
+        "share",
+        "correlation",
+        color="layer",
+        percent_x=True,
+        x_title="share of the layer's units",
+        y_title="correlation with the best partner",
+        points=False,
+        title="Units by how well the other network has them",
+        reading="Each layer's live units from the best matched to the worst. A line that stays high: most units have a "
+        "counterpart. One that falls at once: a few do.",
+        source=f"{SOURCE}, Figure 4",
+    )
+
+
+def _regression(regression: pl.DataFrame) -> Figure:
+    names = regression["layer"].unique(maintain_order=True).to_list()
+    step = max(1, -(-len(names) // _CURVES))
+    own = regression.filter((pl.col("of") == NETWORKS) & (pl.col("used") > 0))
+    kept = [own.filter(pl.col("layer") == name).sort("used") for name in names[::step]]
+    return curve(
+        pl.concat(kept),
+        "used",
+        "error",
+        color="layer",
+        log_x=True,
+        zero=True,
+        x_title="units of the other network used, mean",
+        y_title="squared error of a unit of variance 1",
+        title="How many units it takes to predict one",
+        reading="Right end: least squares with all units. To the left the L1 penalty grows. 1 is no prediction at all.",
+        source=f"{SOURCE}, Section 4",
+    )
+
+
+def _map(found: Found) -> Figure:
+    assert found.map is not None
+    return heatmap(
+        found.map,
+        "layer_b",
+        "layer_a",
+        "cka",
+        domain=(0.0, 1.0),
+        x_title=f"layer of {found.networks[1]}",
+        y_title=f"layer of {found.networks[0]}",
+        value_title="linear CKA",
+        title="Every layer with every other",
+        reading="Bright where two layers span the same. A bright diagonal: both networks go the same way.",
+        source="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
+    )

@@ -1,0 +1,228 @@
+"""The sentences of the study `correspondence`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from scipy.stats import spearmanr
+
+from netopsy.engine.words import listing, plural
+from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Found
+
+_NAMED = 6  # layers or units that a sentence names
+
+
+def findings(tables: Mapping[str, pl.DataFrame], found: Found) -> list[str]:
+    """Plain sentences, the most important first."""
+    layers = tables["layers"]
+    own = layers.filter(pl.col("of") == NETWORKS)
+    return [
+        *matching(layers, own),
+        *depth(own),
+        agreement(own),
+        *regression(tables["regression"], own),
+        likeness(layers, own),
+        *alike(found, own),
+        *information(layers, own),
+        *subspaces(tables["clusters"], own),
+        *chosen(tables["chosen"]),
+        *dead(own),
+        *places(own),
+        *untold(found),
+    ]
+
+
+def matching(layers: pl.DataFrame, own: pl.DataFrame) -> list[str]:
+    """How well units find a partner, beside the controls."""
+    beside = []
+    for of, words in ((SHUFFLED, "with the images shuffled"), (UNTRAINED, "with the other network untrained")):
+        control = layers.filter(pl.col("of") == of)
+        if control.height:
+            beside.append(f"{_mean(control, 'bipartite'):.2f} {words}")
+    said = f"; {' and '.join(beside)}" if beside else ""
+    text = (
+        f"Matched one to one, a unit and its partner correlate by {_mean(own, 'bipartite'):.2f} on average over "
+        f"{plural(own.height, 'pair')} of layers{said}."
+    )
+    within = _mean(own, "within")
+    return [
+        text,
+        f"A unit's best partner in the other network correlates with it by {_mean(own, 'semi'):.2f}, the unit most "
+        f"like it in its own layer by {within:.2f}.",
+    ]
+
+
+def depth(own: pl.DataFrame) -> list[str]:
+    """Does the correlation fall with depth?"""
+    if own.height < 3 or own["bipartite"].n_unique() == 1:
+        return []
+    first, last = own.row(0, named=True), own.row(-1, named=True)
+    rho, p = spearmanr(np.arange(own.height), own["bipartite"].to_numpy())
+    trend = "changes with no clear order" if not p < 0.05 else "falls with depth" if rho < 0 else "rises with depth"
+    return [
+        f"The mean correlation {trend}: {first['bipartite']:.2f} at {first['layer_a']}, {last['bipartite']:.2f} at "
+        f"{last['layer_a']} (rank correlation with depth {rho:+.2f}, p {_p(float(p))}, over {own.height} layers)."
+    ]
+
+
+def agreement(own: pl.DataFrame) -> str:
+    """How often the two matchings agree."""
+    low, high = own.sort("same_partner").row(0, named=True), own.sort("same_partner").row(-1, named=True)
+    if own.height == 1:
+        return f"For {low['same_partner']:.0%} of the units the best partner is the one-to-one partner too."
+    return (
+        f"The best partner is the one-to-one partner too for {_mean(own, 'same_partner'):.0%} of the units, from "
+        f"{low['same_partner']:.0%} ({low['layer_a']}) to {high['same_partner']:.0%} ({high['layer_a']})."
+    )
+
+
+def regression(table: pl.DataFrame, own: pl.DataFrame) -> list[str]:
+    """Is a unit a combination of a few units of the other network; is L1 almost as good as least squares; how deep?"""
+    said = []
+    nets = table.filter(pl.col("of") == NETWORKS)
+    first = own.row(0, named=True)
+    here = nets.filter((pl.col("layer_a") == first["layer_a"]) & (pl.col("layer_b") == first["layer_b"]))
+    whole = first["least_squares"]
+    few = here.filter(pl.col("decay").is_not_null() & (1 - pl.col("error") >= 0.9 * (1 - whole))).sort("used")
+    text = f"At {first['layer_a']} all {first['used']} units together leave {whole:.3f} of a unit's variance"
+    if few.height and whole < 0.99:
+        one = few.row(0, named=True)
+        text += (
+            f"; with an L1 penalty of 10^{one['decay']:g} {one['used']:.1f} units leave {one['error']:.3f}, "
+            "which keeps 90 % of what can be explained"
+        )
+    elif whole < 0.99:
+        text += "; no L1 penalty that was tried keeps 90 % of what that explains"
+    said.append(f"{text}.")
+    if own.height > 1:
+        best, worst = own.sort("least_squares").row(0, named=True), own.sort("least_squares").row(-1, named=True)
+        chance = table.filter((pl.col("of") == SHUFFLED) & pl.col("decay").is_null())
+        floor = f" With the images shuffled it is {_mean(chance, 'error'):.3f} on average." if chance.height else ""
+        said.append(
+            f"Least squares leaves least at {best['layer_a']} ({best['least_squares']:.3f}) and most at "
+            f"{worst['layer_a']} ({worst['least_squares']:.3f}), over the images that it was fitted on.{floor}"
+        )
+    return said
+
+
+def likeness(layers: pl.DataFrame, own: pl.DataFrame) -> str:
+    """CKA and its kin, beside the controls."""
+    words = []
+    for column, name in (("cka", "linear CKA"), ("svcca", "SVCCA"), ("pwcca", "PWCCA"), ("procrustes", "Procrustes")):
+        controls = [_mean(part, column) for of in (SHUFFLED, UNTRAINED) if (part := _of(layers, of)).height]
+        beside = f" ({', '.join(f'{value:.2f}' for value in controls)})" if controls else ""
+        words.append(f"{name} {_mean(own, column):.2f}{beside}")
+    ways = " and ".join(w for of, w in ((SHUFFLED, "shuffled"), (UNTRAINED, "untrained")) if _of(layers, of).height)
+    return (
+        f"Likeness of the layers as a whole, mean{f' (and of the controls, {ways})' if ways else ''}: {listing(words)}."
+    )
+
+
+def alike(found: Found, own: pl.DataFrame) -> list[str]:
+    """Do both networks go the same way?"""
+    if found.map is None:
+        return []
+    best = found.map.sort("cka", descending=True).unique("layer_a", keep="first", maintain_order=True)
+    partner = dict(zip(best["layer_a"], best["layer_b"], strict=True))
+    if found.how == "equal":
+        same = sum(partner[a] == b for a, b in own.select("layer_a", "layer_b").iter_rows())
+        return [f"By linear CKA the layer of the same place is the most alike for {same} of {own.height} layers."]
+    position = {name: at for at, name in enumerate(found.order[1])}
+    steps = [position[partner[a]] for a in found.order[0] if a in partner]
+    rho = float(spearmanr(np.arange(len(steps)), steps)[0]) if len(set(steps)) > 1 else float("nan")
+    way = "" if np.isnan(rho) else f" (rank correlation of the places {rho:+.2f})"
+    return [
+        f"Layers of {found.networks[0]} are compared with the layer of {found.networks[1]} most like them by linear "
+        f"CKA{way}; being chosen for that, their likeness is no surprise."
+    ]
+
+
+def information(layers: pl.DataFrame, own: pl.DataFrame) -> list[str]:
+    """What one unit says of its best partner."""
+    told = own.filter(pl.col("information").is_not_null())
+    if not told.height:
+        return []
+    control = _of(layers, SHUFFLED).filter(pl.col("information").is_not_null())
+    beside = f" ({_mean(control, 'information'):.2f} shuffled)" if control.height else ""
+    return [
+        f"A unit and its best partner share {_mean(told, 'information'):.2f} nats of information on average{beside}, "
+        f"{_mean(told, 'information_share'):.0%} of what the binned values hold."
+    ]
+
+
+def subspaces(clusters: pl.DataFrame, own: pl.DataFrame) -> list[str]:
+    """Groups of units that go together."""
+    shared = clusters.filter(
+        (pl.col("units_a") > 1)
+        & (pl.col("units_b") > 1)
+        & (pl.col("units_a") < pl.col("units_a").sum().over("layer_a", "layer_b"))
+    )
+    if not shared.height:
+        return []
+    best = shared.with_columns(least=pl.min_horizontal("explained_a", "explained_b")).sort("least", descending=True)
+    row = best.row(0, named=True)
+    return [
+        f"Co-clustering finds {plural(clusters.height, 'group')} of units in {plural(own.height, 'pair')} of layers. "
+        f"The best shared: {row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}, which "
+        f"explain {row['explained_a']:.0%} and {row['explained_b']:.0%} of each other's variance."
+    ]
+
+
+def chosen(table: pl.DataFrame) -> list[str]:
+    """Units that many choose, and those that none does."""
+    live = table.filter(~pl.col("dead"))
+    if not live.height:
+        return []
+    top = live.sort("choices", descending=True).row(0, named=True)
+    alone = live.filter(pl.col("choices") == 0).height
+    return [
+        f"{alone / live.height:.0%} of the other network's live units are nobody's best partner; the one chosen most "
+        f"is unit {top['channel']} of {top['layer_b']}, by {plural(top['choices'], 'unit')}."
+    ]
+
+
+def dead(own: pl.DataFrame) -> list[str]:
+    """Dead units, which take no part."""
+    parts = []
+    for side, words in (("a", "of the first network"), ("b", "of the other")):
+        has = own.unique(f"layer_{side}", maintain_order=True).filter(pl.col(f"dead_{side}") > 0)
+        if has.height:
+            names = [f"{n} {c}" for n, c in has.select(f"layer_{side}", f"dead_{side}").iter_rows()]
+            parts.append(f"{words}: {listing(names, _NAMED)}")
+    return [f"Units with one value on all images take no part, {'; '.join(parts)}."] if parts else []
+
+
+def places(own: pl.DataFrame) -> list[str]:
+    """Layers that had to be averaged to a common grid."""
+    apart = own.filter((pl.col("places_a") != pl.col("grid")) | (pl.col("places_b") != pl.col("grid")))
+    names = ("layer_a", "places_a", "layer_b", "places_b", "grid")
+    rows = [f"{a} ({x}) and {b} ({y}) on {grid}" for a, x, b, y, grid in apart.select(names).iter_rows()]
+    return (
+        [f"Layers of different size are compared on their common grid, areas averaged: {listing(rows, 3)}."]
+        if rows
+        else []
+    )
+
+
+def untold(found: Found) -> list[str]:
+    """What is missing."""
+    said = [] if found.left is None else [f"There is no untrained control: {found.left}"]
+    if found.map is None and found.how != "named" and len(found.compared) > 1:
+        said.append(
+            "The layers are too wide for a map of every layer with every other; name pairs of them as layers A:B."
+        )
+    return said
+
+
+def _of(layers: pl.DataFrame, of: str) -> pl.DataFrame:
+    return layers.filter(pl.col("of") == of)
+
+
+def _mean(frame: pl.DataFrame, column: str) -> float:
+    return float(frame[column].drop_nulls().mean() or 0.0)  # type: ignore[arg-type]
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,95 @@
+"""The best and the worst pairs of units, with the strongest stimuli of both side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from netopsy.engine.captions import below, beside, caption
+from netopsy.engine.mosaic import grid
+from netopsy.engine.observe import observe
+from netopsy.engine.patches import patches
+from netopsy.engine.pictures import resized
+from netopsy.engine.spread import spread
+from netopsy.engine.tallies import Strongest
+from netopsy.network.network import Network
+from netopsy.network.units import channel_axis
+from netopsy.result import Image
+from netopsy.samples import Samples
+from netopsy.studies.correspondence.counting import Found, Names
+
+_LAYERS = 4  # pairs of layers that are drawn, spread over the depth
+_SIDE = 40  # screen pixels of a patch, about
+_LINE = 190  # the gray between a unit's patches
+
+Chosen = dict[Names, list[tuple[int, int, float]]]
+Tiles = dict[str, dict[int, UInt8[np.ndarray, "top height width 3"]]]
+
+
+def picture(found: Found, network: Network, other: Network, samples: Samples, top: int, drawn: int) -> Image | None:
+    """For some layers the pairs of the one-to-one matching that correlate most and least; None where there are none."""
+    names = [list(found.compared)[i] for i in spread(len(found.compared), _LAYERS)]
+    chosen = {pair: rows for pair in names if (rows := _chosen(found, pair, drawn))}
+    if not chosen:
+        return None
+    sides = [
+        _tiles(net, samples, [(pair[k], row[:2][k]) for pair, rows in chosen.items() for row in rows], top)
+        for k, net in enumerate((network, other))
+    ]
+    parts = []
+    for (a, b), rows in chosen.items():
+        half = len(rows) // 2 if len(rows) > drawn else len(rows)
+        for word, own in (("best", rows[:half]), ("worst", rows[half:])):
+            if own:
+                parts += [
+                    caption(f"{a if a == b else f'{a} - {b}'}: {word} pairs"),
+                    beside([_pair(sides, a, b, row) for row in own], gap=14),
+                ]
+    return Image(
+        below(parts, gap=6),
+        "Pairs of units and what excites them",
+        f"One block a pair: left the {top} images that excite the unit of {found.networks[0]} most, right those of its "
+        f"one-to-one partner in {found.networks[1]}, with their correlation. A patch is the unit's receptive field; "
+        "gray is beyond the image.",
+        "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
+        alt=f"Patches of matched units of {found.networks[0]} and {found.networks[1]}",
+    )
+
+
+def _chosen(found: Found, names: Names, drawn: int) -> list[tuple[int, int, float]]:
+    """(unit of A, unit of B, correlation): the best pairs, then the worst."""
+    matching = found.compared[names][0].bipartite
+    ranked = matching.ranked.tolist()
+    units = ranked[:drawn] + ranked[max(drawn, len(ranked) - drawn) :]
+    return [(unit, int(matching.partner[unit]), float(matching.correlation[unit])) for unit in units]
+
+
+def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int) -> Tiles:
+    """The patches of each unit's strongest images, by node and channel."""
+    wanted: dict[str, list[int]] = {}
+    for node, channel in dict.fromkeys(units):
+        wanted.setdefault(node, []).append(channel)
+    tallies = {node: (node, Strongest(top, channel_axis(network.nodes[node]))) for node in wanted}
+    best = observe(network, samples, tallies)
+    asked = {node: (best[node].images[own].flatten(), best[node].places[own].flatten()) for node, own in wanted.items()}
+    cut = patches(network, samples, asked, tile=_SIDE)
+    return {
+        node: dict(zip(own, cut[node].reshape(len(own), -1, *cut[node].shape[1:]), strict=True))
+        for node, own in wanted.items()
+    }
+
+
+def _pair(sides: Sequence[Tiles], a: str, b: str, row: tuple[int, int, float]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Both units' patches, a caption above."""
+    halves = beside([_block(sides[0][a][row[0]]), _block(sides[1][b][row[1]])], gap=4)
+    return below([caption(f"{row[0]} - {row[1]}: {row[2]:.2f}"), halves], gap=1)
+
+
+def _block(tiles: UInt8[np.ndarray, "top height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    height, width = tiles.shape[1:3]
+    zoom = max(1, round(_SIDE / max(height, width)))
+    large = np.stack([resized(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles])
+    return grid(large, math.ceil(math.sqrt(len(large))), 1, _LINE)

@@ -1,0 +1,176 @@
+"""The tables of the study `correspondence`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from netopsy.engine.pairs.information import gaussian_information
+from netopsy.engine.pairs.matching import NOBODY, agreement
+from netopsy.studies.correspondence.counting import NETWORKS, Compared, Found, Names, spelled
+
+_PARTNERS = {"best_partner": pl.Int64, "partner": pl.Int64}
+_UNITS: dict[str, Any] = {
+    "layer_a": pl.String,
+    "layer_b": pl.String,
+    "channel": pl.Int64,
+    "best_partner": pl.Int64,
+    "best_correlation": pl.Float64,
+    "partner": pl.Int64,
+    "correlation": pl.Float64,
+    "within": pl.Float64,
+    "error": pl.Float64,
+    "information": pl.Float64,
+    "gaussian": pl.Float64,
+    "cluster": pl.Int64,
+    "dead": pl.Boolean,
+}
+_CHOSEN = {"layer_a": pl.String, "layer_b": pl.String, "channel": pl.Int64, "choices": pl.Int64, "dead": pl.Boolean}
+
+
+def tables(found: Found) -> dict[str, pl.DataFrame]:
+    """`layers`, `regression`, `units`, `chosen`, `clusters`, and `map` where it was counted."""
+    made = {
+        "layers": pl.DataFrame(
+            [_layer(n, c, found) for n, own in found.compared.items() for c in own], infer_schema_length=None
+        ),
+        "regression": pl.concat([_regression(n, c, found) for n, own in found.compared.items() for c in own]),
+        "units": pl.concat([_units(names, own[0], found) for names, own in found.compared.items()]),
+        "chosen": pl.concat([_chosen(names, own[0]) for names, own in found.compared.items()]),
+        "clusters": pl.concat([_clusters(names, found) for names in found.compared]),
+    }
+    if found.map is not None:
+        made["map"] = found.map
+    return made
+
+
+def _layer(names: Names, c: Compared, found: Found) -> dict[str, Any]:
+    """One pair of layers.
+
+    places_a, places_b: of each unit, 1 where it has one value an image; grid: those that were compared.
+    semi, bipartite: mean correlation of a live unit with its partner; same_partner: share of the units for which both
+    agree; within: mean of each unit's highest correlation with another unit of its own layer; least_squares: mean
+    squared error of the units of A from all of B, each of variance 1; used: units of B in it; information: mutual
+    information of the best partners in nats, information_share: of the smaller entropy.
+    """
+    pair, told = c.pair, c.information
+    return {
+        "layer_a": names[0],
+        "layer_b": names[1],
+        "of": c.of,
+        "units_a": len(pair.mean_a),
+        "units_b": len(pair.mean_b),
+        "dead_a": int(pair.dead_a.sum()),
+        "dead_b": int(pair.dead_b.sum()),
+        "places_a": found.places[0][names[0]],
+        "places_b": found.places[1][names[1]],
+        "grid": spelled(pair.grid),
+        "rows": pair.n,
+        "semi": c.semi.mean,
+        "bipartite": c.bipartite.mean,
+        "same_partner": agreement(c.semi, c.bipartite),
+        "within": _mean(_within(c)[~pair.dead_a]) if c.of == NETWORKS else None,
+        "least_squares": c.least.mean,
+        "used": c.least.used,
+        "cka": c.cka,
+        "svcca": c.svcca,
+        "pwcca": c.pwcca,
+        "procrustes": c.procrustes,
+        "information": None if told is None else _mean(told.information),
+        "information_share": None if told is None else _mean(told.share),
+    }
+
+
+def _regression(names: Names, c: Compared, found: Found) -> pl.DataFrame:
+    """One row a decay; `decay` null is least squares. error: mean squared, of units of variance 1; gap: the widest."""
+    count = len(found.decays)
+    return pl.DataFrame(
+        {
+            "layer_a": [names[0]] * (count + 1),
+            "layer_b": [names[1]] * (count + 1),
+            "of": [c.of] * (count + 1),
+            "decay": [None, *found.decays],
+            "strength": [0.0, *c.lasso.strengths],
+            "error": [c.least.mean, *c.lasso.mean_error],
+            "used": [float(c.least.used), *c.lasso.mean_used],
+            "gap": [0.0, *c.lasso.gaps.max(1, initial=0.0)],
+        },
+        schema_overrides={"decay": pl.Float64},
+    )
+
+
+def _units(names: Names, c: Compared, found: Found) -> pl.DataFrame:
+    """Every unit of A: its partners, and how well the units of B together predict it."""
+    p = len(c.pair.mean_a)
+    dead = c.pair.dead_a
+    told = np.full(p, np.nan)
+    if c.information is not None:
+        told[c.semi.matched] = c.information.information
+    columns = {
+        "layer_a": [names[0]] * p,
+        "layer_b": [names[1]] * p,
+        "channel": np.arange(p),
+        "best_partner": c.semi.partner,
+        "best_correlation": c.semi.correlation,
+        "partner": c.bipartite.partner,
+        "correlation": c.bipartite.correlation,
+        "within": _within(c),
+        "error": c.least.errors,
+        "information": told,
+        "gaussian": gaussian_information(c.semi.correlation),
+        "cluster": found.clusters[names].labels_a,
+        "dead": dead,
+    }
+    frame = pl.DataFrame(columns, schema=_UNITS).with_columns(pl.col("information").fill_nan(None))
+    alone = [pl.when(pl.col(n) == NOBODY).then(None).otherwise(pl.col(n)).alias(n) for n in (*_PARTNERS, "cluster")]
+    unmatched = {"best_correlation": "best_partner", "gaussian": "best_partner", "correlation": "partner"}
+    frame = frame.with_columns(
+        pl.when(pl.col(partner) == NOBODY).then(None).otherwise(pl.col(value)).alias(value)
+        for value, partner in unmatched.items()
+    )
+    return frame.with_columns(alone)
+
+
+def _chosen(names: Names, c: Compared) -> pl.DataFrame:
+    """Every unit of B: how many units of A have it as their best partner."""
+    q = len(c.pair.mean_b)
+    columns = {
+        "layer_a": [names[0]] * q,
+        "layer_b": [names[1]] * q,
+        "channel": np.arange(q),
+        "choices": c.semi.choices,
+        "dead": c.pair.dead_b,
+    }
+    return pl.DataFrame(columns, schema=_CHOSEN)
+
+
+def _clusters(names: Names, found: Found) -> pl.DataFrame:
+    groups = found.clusters[names]
+    return pl.DataFrame(
+        {
+            "layer_a": [names[0]] * groups.count,
+            "layer_b": [names[1]] * groups.count,
+            "cluster": np.arange(groups.count),
+            "units_a": groups.sizes_a,
+            "units_b": groups.sizes_b,
+            "within": groups.within,
+            "outside": groups.outside,
+            "explained_a": groups.explained_a,
+            "explained_b": groups.explained_b,
+        }
+    )
+
+
+def _within(c: Compared) -> np.ndarray:
+    """Each unit's highest correlation with another unit of its own layer; 0 where there is no other."""
+    own = c.pair.correlation_aa.copy()
+    np.fill_diagonal(own, -np.inf)
+    own[:, c.pair.dead_a] = -np.inf
+    best = own.max(1)
+    return np.where(np.isfinite(best) & ~c.pair.dead_a, best, 0.0)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None

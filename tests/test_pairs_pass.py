@@ -1,0 +1,200 @@
+"""The co-moments of two networks from one pass, against numpy on all activations at once."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from netopsy import Network, Preprocessing, Samples, load_samples
+from netopsy.engine.pairs import co_moments, co_moments_of, layers_of, merged
+from netopsy.engine.pairs.information import PairInformation
+from netopsy.engine.pairs.informing import pair_information
+from netopsy.engine.workspace import workspace
+from netopsy.errors import SettingsError, UnknownLayer
+
+
+class Small(nn.Module):
+    """Two convolutions with rectifiers, a pooling between them, and a linear layer; channel 1 of the first is dead."""
+
+    def __init__(self, width: int = 5, stride: int = 1, shift: float = 0.0) -> None:
+        super().__init__()
+        self.conv1, self.relu1 = nn.Conv2d(1, width, 3, stride, padding=1), nn.ReLU()
+        self.conv2, self.relu2 = nn.Conv2d(width, width + 1, 3, padding=1), nn.ReLU()
+        self.fc = nn.Linear(width + 1, 10)
+        with torch.no_grad():
+            self.conv1.weight[1], self.conv1.bias[1] = 0, -1
+            self.conv1.bias[2] += shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu2(self.conv2(F.max_pool2d(self.relu1(self.conv1(x)), 2)))
+        return self.fc(x.mean((2, 3)))
+
+
+def made(seed: int, **kinds: float) -> Network:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network(
+            f"small-{seed}", Small(**kinds), Preprocessing(size=(8, 8), mean=(0.3,), std=(0.3,), channels="L")
+        )  # type: ignore[arg-type]
+
+
+@cache
+def digits(count: int = 90) -> Samples:
+    return load_samples("digits", count=count)
+
+
+def values(network: Network, name: str, samples: Samples) -> Tensor:
+    """Activations of one node by a hook, float64 (images, *places, channel)."""
+    held: list[Tensor] = []
+    handle = dict(network.module.named_modules())[name].register_forward_hook(lambda _m, _i, out: held.append(out))
+    with torch.inference_mode():
+        for batch in samples.batches(network.preprocessing, 32):
+            network.module(batch.images)
+    handle.remove()
+    return torch.cat(held).double().movedim(1, -1)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """np.corrcoef between the columns of a and of b; 0 where one has no variance."""
+    with np.errstate(all="ignore"):
+        found = np.corrcoef(a, b, rowvar=False)[: a.shape[1], a.shape[1] :]
+    return np.nan_to_num(found)
+
+
+def rows(network: Network, name: str, samples: Samples) -> np.ndarray:
+    return values(network, name, samples).flatten(0, -2).numpy()
+
+
+def test_layers_are_the_rectifiers_behind_the_layers() -> None:
+    assert layers_of(made(0)) == ["relu1", "relu2", "fc"]
+
+
+@pytest.mark.parametrize("size", [None, 1, 7, 90])
+def test_correlations_are_those_of_numpy(size: int | None) -> None:
+    one, other = made(0), made(1, width=7)
+    found = co_moments(one, other, digits(), batch_size=size)
+    assert list(found) == [("relu1", "relu1"), ("relu2", "relu2"), ("fc", "fc")]
+    for (a, b), pair in found.items():
+        x, y = rows(one, a, digits()), rows(other, b, digits())
+        assert pair.n == len(x) and pair.images == 90
+        np.testing.assert_allclose(pair.correlation, correlation(x, y), atol=1e-6)
+        np.testing.assert_allclose(pair.mean_a, x.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(pair.std_b, y.std(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(pair.correlation_aa, correlation(x, x), atol=1e-6)
+    assert list(np.flatnonzero(found["relu1", "relu1"].dead_a)) == [1]
+    assert np.isfinite(found["relu1", "relu1"].correlation).all()
+
+
+def test_a_mean_of_a_thousand_deviations_loses_no_digits() -> None:
+    one = made(0, shift=0.0)
+    spread = rows(one, "relu1", digits())[:, 2].std()
+    far = made(0, shift=1000 * spread)
+    pair = co_moments(far, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
+    near = co_moments(one, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
+    assert pair.mean_a[2] / pair.std_a[2] > 500
+    # float32 activations at 1000 deviations hold 4 digits of the deviation: numpy is given the same ones
+    x, y = rows(far, "conv1", digits()), rows(made(1), "conv1", digits())
+    np.testing.assert_allclose(pair.correlation, correlation(x, y), atol=1e-6)
+    np.testing.assert_allclose(pair.correlation[2], near.correlation[2], atol=1e-3)
+
+
+def test_layers_of_different_size_meet_on_the_common_grid() -> None:
+    one, other = made(0), made(1, stride=2)
+    pair = co_moments(one, other, digits(), [("relu1", "relu1")])["relu1", "relu1"]
+    assert pair.grid == (4, 4)
+    x = F.avg_pool2d(values(one, "relu1", digits()).movedim(-1, 1), 2).movedim(1, -1).flatten(0, -2).numpy()
+    np.testing.assert_allclose(pair.correlation, correlation(x, rows(other, "relu1", digits())), atol=1e-6)
+    flat = co_moments(one, other, digits(), [("relu1", "fc")])["relu1", "fc"]
+    assert flat.grid == ()
+    mean = values(one, "relu1", digits()).mean((1, 2)).numpy()
+    np.testing.assert_allclose(flat.correlation, correlation(mean, rows(other, "fc", digits())), atol=1e-6)
+
+
+def test_shuffled_pairs_every_image_with_another_once() -> None:
+    one, samples = made(0), digits()
+    pair = co_moments(one, one, samples, [("fc", "fc")], seed=4)["fc", "fc"]
+    order = np.random.default_rng(4).permutation(len(samples))
+    x = rows(one, "fc", samples)
+    np.testing.assert_allclose(pair.correlation, correlation(x, x), atol=1e-6)
+    np.testing.assert_allclose(pair.control().correlation, correlation(x[order], x[np.roll(order, 1)]), atol=1e-6)
+
+
+def test_all_pairs_and_several_networks_come_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, third = made(0), made(1), made(2)
+    read: list[int] = []
+    whole = Samples.batches
+
+    def counted(self: Samples, *given: object, **named: object) -> object:
+        for batch in whole(self, *given, **named):  # type: ignore[arg-type]
+            read.append(len(batch.indices))
+            yield batch
+
+    monkeypatch.setattr(Samples, "batches", counted)
+    found = co_moments_of(one, [other, third], digits(), pairs="all")
+    assert sum(read) <= len(digits()) + 32  # the pilot's images beside
+    assert [len(pairs) for pairs in found] == [9, 9]
+    alone = co_moments(one, third, digits(), [("relu2", "relu1")])["relu2", "relu1"]
+    np.testing.assert_allclose(found[1]["relu2", "relu1"].correlation, alone.correlation, atol=1e-6)
+
+
+def test_two_halves_merge_to_the_whole() -> None:
+    one, other, names = made(0), made(1), ("relu2", "relu2")
+    whole = co_moments(one, other, digits(), [names])[names]
+    halves = [
+        co_moments(one, other, digits().select(np.arange(*part), "part"), [names])[names]
+        for part in ((0, 40), (40, 90))
+    ]
+    both = merged(*halves)
+    np.testing.assert_allclose(both.correlation, whole.correlation, atol=1e-7)
+    assert both.n == whole.n
+
+
+def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    one, other = made(0), made(1)
+    whole = co_moments(one, other, digits(), batch_size=10)
+    seen: list[int] = []
+
+    def stop(_label: str, done: int, _total: int) -> None:
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path, stop, every=0):
+        co_moments(one, other, digits(), batch_size=10)
+    with workspace(tmp_path, lambda _label, done, _total: seen.append(done), every=0):
+        again = co_moments(one, other, digits(), batch_size=10)
+    assert seen[0] == 40
+    for names, pair in whole.items():
+        assert np.array_equal(pair.ab, again[names].ab)
+        assert pair.shuffled is not None and np.array_equal(pair.shuffled, again[names].shuffled)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([("conv1", "conv9")], "conv9"),
+        (["conv1"], "give pairs"),
+        ([], "empty"),
+    ],
+)
+def test_mistakes_are_said(layers: list[tuple[str, str]], said: str) -> None:
+    with pytest.raises((SettingsError, UnknownLayer), match=said):
+        co_moments(made(0), made(1), digits(), layers)
+
+
+def test_information_of_pairs_is_that_of_all_rows_at_once() -> None:
+    one, other = made(0), made(1)
+    pairs = np.array([[0, 3], [2, 2], [3, 0]])
+    found, control = pair_information(one, other, digits(), {("relu1", "relu1"): pairs}, bins=8)["relu1", "relu1"]
+    tally = PairInformation(pairs, 8)
+    order = np.random.default_rng(0).permutation(len(digits()))
+    x, y = (values(net, "relu1", digits())[order].float().flatten(0, -2) for net in (one, other))
+    tally.update(x, y)
+    np.testing.assert_allclose(found.information, tally.result().information, atol=1e-3)
+    assert found.rows == 90 * 64
+    assert (control.information < found.information).all()
