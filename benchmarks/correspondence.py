@@ -1,23 +1,96 @@
-"""Correspondence: the lasso of all units of a layer on all units of another, against scikit-learn.
+"""Correspondence: all pairs of layers of two networks in one pass, and the lasso of all units of a layer at once.
 
-    python benchmarks/correspondence.py [lasso] [--units 256] [--rows 10000] [--repeats 3]
+    python benchmarks/correspondence.py pairs [--images 10000] [--threads 2] [--repeats 3]
+    python benchmarks/correspondence.py lasso [--units 256] [--rows 10000] [--repeats 3]
 
-Both solve for the same strengths, one thread each, and must reach the same objective to 1e-7. scikit-learn's Lasso is
-given the Gram matrix, so that neither pays for it: once target by target, once all targets in a call, and once all
-targets on as few rows as have these moments, which is its solver and little else.
+`pairs`: two ResNet-20 with random weights, 32x32 images of noise. Peers: the two forward passes alone, over the same
+reader and with the batch size that is fastest; and numpy's corrcoef of each pair of layers on stored activations, timed
+on a few images and scaled. Runs alternate; the ratio is the median of the ratios of neighbours.
+
+`lasso`: both solve for the same strengths, one thread each, and must reach the same objective to 1e-7. scikit-learn's
+Lasso is given the Gram matrix, so that neither pays for it: once target by target, once all targets in a call, and once
+all targets on as few rows as have these moments, which is its solver and little else.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import statistics
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 
 from common import ratio, seconds
 
+BATCHES = (8, 16, 32, 64, 128)
+FEW = 64  # images for numpy
 STRENGTHS = (0.3, 0.1, 0.03, 0.01)
 TOLERANCE = 1e-7  # of the objective, for both
+
+
+def pairs(images: int, threads: int, repeats: int) -> None:
+    """Print the times of the pass, of the forward passes alone and of numpy, and the ratios."""
+    import torch
+
+    from netopsy import load_network, load_samples
+    from netopsy.engine.pairs import co_moments, layers_of
+    from netopsy.engine.pairs.grid import common_grid, pooled
+    from netopsy.engine.train.fresh import fresh
+
+    torch.set_num_threads(threads)
+    networks = [fresh(load_network("netopsy:resnet20", weights="random"), seed) for seed in (0, 1)]
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "noise.npz"
+        np.savez(path, x=rng.integers(0, 256, (images, 32, 32, 3), np.uint8), y=np.arange(images) % 10)
+        samples = load_samples(str(path))
+
+    def forward(size: int, count: int = images) -> None:
+        with torch.inference_mode():
+            for network in networks:
+                for batch in samples.batches(network.preprocessing, size, order=np.arange(count)):
+                    network.module(batch.images)
+
+    def corrcoef() -> None:
+        held: list[dict[str, torch.Tensor]] = [{}, {}]
+        with torch.inference_mode():
+            for network, found in zip(networks, held, strict=True):
+                modules = dict(network.module.named_modules())
+                hooks = [
+                    modules[name].register_forward_hook(lambda _m, _i, y, n=name, f=found: f.__setitem__(n, y.clone()))
+                    for name in layers_of(network)
+                ]
+                network.module(next(iter(samples.batches(network.preprocessing, FEW))).images)
+                for hook in hooks:
+                    hook.remove()
+        for a in held[0].values():
+            for b in held[1].values():
+                x, y = (v.movedim(1, -1) for v in (a, b))
+                grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
+                rows = [pooled(v, grid).flatten(0, -2).numpy() for v in (x, y)]
+                with np.errstate(all="ignore"):
+                    np.corrcoef(*rows, rowvar=False)
+
+    co_moments(*networks, samples.select(np.arange(FEW), "few"), pairs="all")  # the graphs are exported once
+    size = min(BATCHES, key=lambda n: seconds(lambda: forward(n, min(images, 512)))[0])
+    print(
+        f"torch {torch.__version__}, {threads} threads, load {os.getloadavg()[0]:.1f}, {images:,d} images, batch {size}"
+    )
+    times: dict[str, list[float]] = {"forward": [], "pairs": [], "with the shuffled control": []}
+    for _ in range(repeats):
+        times["forward"].append(seconds(lambda: forward(size))[0])
+        for name, shuffled in (("pairs", False), ("with the shuffled control", True)):
+            taken, found = seconds(lambda s=shuffled: co_moments(*networks, samples, pairs="all", shuffled=s))
+            times[name].append(taken)
+    for name, taken in times.items():
+        over = statistics.median(own / base for own, base in zip(taken, times["forward"], strict=True))
+        print(f"{name:28s} {statistics.median(taken):8.2f} s  {over:.2f} x the two forward passes", flush=True)
+    slow = seconds(corrcoef)[0] * images / FEW
+    print(f"{len(found)} pairs of layers; ", end="")
+    ratio(statistics.median(times["pairs"]), slow, f"numpy, each pair of layers (timed on {FEW} images)")
 
 
 def layers(units: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,12 +171,17 @@ def fewest_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("lasso",), default="lasso")
+    parser.add_argument("part", nargs="?", choices=("pairs", "lasso"), default="pairs")
+    parser.add_argument("--images", type=int, default=10_000, help="of `pairs`")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of `pairs`")
     parser.add_argument("--units", type=int, default=256, help="of each layer")
     parser.add_argument("--rows", type=int, default=10_000, help="of the values that scikit-learn is given")
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the fastest counts")
     given = parser.parse_args()
-    lasso(given.units, given.rows, given.repeats)
+    if given.part == "pairs":
+        pairs(given.images, given.threads, given.repeats)
+    else:
+        lasso(given.units, given.rows, given.repeats)
 
 
 if __name__ == "__main__":
