@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from netopsy.cli import main
 from netopsy.cli.options import setting_texts
+from netopsy.studies import STUDIES
 
 
 def netopsy(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -102,7 +103,7 @@ def test_help_of_a_study_shows_its_settings() -> None:
     assert "--strengths" in text and "--samples" in text
 
 
-@pytest.mark.parametrize("name", ["reconstruct", "field", "activations", "maximize", "stimuli", "facets"])
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_setting_has_a_line_of_help_and_a_name_of_its_own(name: str) -> None:
     from dataclasses import fields
 
@@ -111,7 +112,7 @@ def test_every_setting_has_a_line_of_help_and_a_name_of_its_own(name: str) -> No
 
     cls = study_class(name)
     shared = {option.name for option in (*options.NETWORK_OPTIONS, *options.SAMPLES_OPTIONS)} - {"seed"}
-    shared |= {option.name for option in (options.SAMPLES, options.OUT, options.JSON)}
+    shared |= {option.name for option in (options.SAMPLES, options.OUT, options.JSON, *options.TRIAL_OPTIONS)}
     settings = [setting.name for setting in fields(cls)]
     texts = setting_texts(cls.__doc__ or "", settings)
     assert set(texts) == set(settings) and not shared & set(settings)

@@ -319,15 +319,3 @@ def test_workers_give_the_same_tables() -> None:
             assert alike(perform(study, small(), digits("test", 60)), alone)
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_command_takes_every_setting_and_no_name_twice() -> None:
-    """A setting that an option of the network has the name of would be given to both."""
-    from dataclasses import fields
-
-    from netopsy.cli.options import NETWORK_OPTIONS, SAMPLES_OPTIONS, TRIAL_OPTIONS, image_options
-
-    others = [*NETWORK_OPTIONS, *SAMPLES_OPTIONS, *TRIAL_OPTIONS, *image_options("train", "")]
-    names = [option.name for option in others]
-    assert len(set(names)) == len(names)
-    assert not {field.name for field in fields(Triage)} - {"train"} & set(names)

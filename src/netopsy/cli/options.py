@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 
 Option = inspect.Parameter
 SETTINGS = Group("Settings of the study")
+ARGUMENTS = Group.create_default_arguments()
 
 
 def _element(kind: Any) -> Any:
@@ -139,7 +140,8 @@ def image_options(name: str, text: str) -> list[Option]:
 def network_options(name: str, text: str, *, second: bool = False) -> list[Option]:
     """The options of a further network that a study takes; second: it may be the argument after the first network."""
     text = text or f"The study's {name} network."
-    source = option(name, str | None, f"{text[:1].upper()}{text[1:]} A source as that of the first.", None)
+    group = ARGUMENTS if second else None
+    source = option(name, str | None, f"{text[:1].upper()}{text[1:]} A source as that of the first.", None, group)
     return [
         source.replace(kind=Option.POSITIONAL_OR_KEYWORD) if second else source,
         option(f"{name}_weights", str | None, f"A file, or the name of published weights, for --{name}.", None),
