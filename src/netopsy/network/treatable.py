@@ -19,7 +19,7 @@ SMOOTH = {"gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", 
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "rand_like", "randn_like", "multinomial", "normal"}
 
 _PRUNED = {"prescribe", "compression", "dsd"}
-_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer", *_PRUNED}
+_WEIGHTS = {"parameters", "distributions", "noise", "rounding", "codebook", "transfer", "correspondence", *_PRUNED}
 _FILTERS = {"filters", "filter_codebook"}
 _BLOCKS = {"triage"}
 _SCORES = {"noise", "rounding", "codebook", "filter_codebook", *_PRUNED, *_BLOCKS}

@@ -21,7 +21,7 @@ from netopsy.engine.pairs.similarity import linear_cka, procrustes, pwcca, svcca
 from netopsy.engine.train.fresh import fresh
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import channels, places
+from netopsy.network.units import channels, hidden_nodes, places
 from netopsy.samples import Samples
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Found:
     networks: the names of both. places: of the nodes of each, 1 where a unit has one value an image. order: the
     compared layers of each, in order of execution. how: how the pairs were chosen. compared: by (layer_a, layer_b),
     the networks first, then the controls. map: linear CKA of every layer with every other; None where a pair was asked
-    for or the layers are too wide. left: why there is no untrained control.
+    for or the layers are too wide. left: why there is no untrained control. hidden: the nodes of
+    the first network that are not its output.
     """
 
     networks: Names
@@ -72,6 +73,7 @@ class Found:
     clusters: dict[Names, Clusters] = field(default_factory=dict)
     map: pl.DataFrame | None = None
     left: str | None = None
+    hidden: frozenset[str] = frozenset()
 
 
 def counted(study: Correspondence, network: Network, other: Network, samples: Samples) -> Found:
@@ -97,7 +99,16 @@ def counted(study: Correspondence, network: Network, other: Network, samples: Sa
         chosen, how = _most_alike(pairs[NETWORKS]), "most alike"
     order = (layers_of(network), layers_of(other)) if named is None else _listed(named)
     sizes = (_sizes(network, {a for a, _ in every}), _sizes(other, {b for _, b in every}))
-    found = Found((network.name, other.name), len(samples), sizes, order, study.decays, how, left=left)
+    found = Found(
+        (network.name, other.name),
+        len(samples),
+        sizes,
+        order,
+        study.decays,
+        how,
+        left=left,
+        hidden=frozenset(hidden_nodes(network)),
+    )
     for names in chosen:
         found.compared[names] = [
             _compared(study, pair, of) for what, own in pairs.items() for of, pair in _with_control(what, own[names])

@@ -20,7 +20,7 @@ def findings(tables: Mapping[str, pl.DataFrame], found: Found) -> list[str]:
     own = layers.filter(pl.col("of") == NETWORKS)
     return [
         *matching(layers, own),
-        *depth(own),
+        *depth(own, found),
         agreement(own),
         *regression(tables["regression"], own),
         likeness(layers, own),
@@ -54,8 +54,9 @@ def matching(layers: pl.DataFrame, own: pl.DataFrame) -> list[str]:
     ]
 
 
-def depth(own: pl.DataFrame) -> list[str]:
-    """Does the correlation fall with depth?"""
+def depth(own: pl.DataFrame, found: Found) -> list[str]:
+    """Does the correlation fall with depth? The output is left out: its units are the same classes."""
+    own = own.filter(pl.col("layer_a").is_in(list(found.hidden)))
     if own.height < 3 or own["bipartite"].n_unique() == 1:
         return []
     first, last = own.row(0, named=True), own.row(-1, named=True)
@@ -63,7 +64,8 @@ def depth(own: pl.DataFrame) -> list[str]:
     trend = "changes with no clear order" if not p < 0.05 else "falls with depth" if rho < 0 else "rises with depth"
     return [
         f"The mean correlation {trend}: {first['bipartite']:.2f} at {first['layer_a']}, {last['bipartite']:.2f} at "
-        f"{last['layer_a']} (rank correlation with depth {rho:+.2f}, p {_p(float(p))}, over {own.height} layers)."
+        f"{last['layer_a']} (rank correlation with depth {rho:+.2f}, p {_p(float(p))}, over {own.height} layers, the "
+        "output left out)."
     ]
 
 
