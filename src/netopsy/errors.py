@@ -70,5 +70,5 @@ class MissingExtra(NetopsyError):
 
 def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
     """The `count` names of `allowed` most like `name`, joined by commas, for the end of an error message."""
-    names = list(allowed)
+    names = list(dict.fromkeys(allowed))
     return ", ".join(difflib.get_close_matches(name, names, n=count, cutoff=0.3) or names[:count])
