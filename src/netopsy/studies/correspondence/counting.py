@@ -100,7 +100,7 @@ def counted(study: Correspondence, network: Network, other: Network, samples: Sa
     order = (layers_of(network), layers_of(other)) if named is None else _listed(named)
     sizes = (_sizes(network, {a for a, _ in every}), _sizes(other, {b for _, b in every}))
     found = Found(
-        (network.name, other.name),
+        (network.name, other.name if other.name != network.name else f"the other {other.name}"),
         len(samples),
         sizes,
         order,

@@ -26,7 +26,7 @@ def findings(tables: Mapping[str, pl.DataFrame], found: Found) -> list[str]:
         likeness(layers, own),
         *alike(found, own),
         *information(layers, own),
-        *subspaces(tables["clusters"], own),
+        *subspaces(tables["clusters"], found),
         *chosen(tables["chosen"]),
         *dead(own),
         *places(own),
@@ -154,10 +154,11 @@ def information(layers: pl.DataFrame, own: pl.DataFrame) -> list[str]:
     ]
 
 
-def subspaces(clusters: pl.DataFrame, own: pl.DataFrame) -> list[str]:
+def subspaces(clusters: pl.DataFrame, found: Found) -> list[str]:
     """Groups of units that go together."""
     shared = clusters.filter(
-        (pl.col("units_a") > 1)
+        pl.col("layer_a").is_in(list(found.hidden))
+        & (pl.col("units_a") > 1)
         & (pl.col("units_b") > 1)
         & (pl.col("units_a") < pl.col("units_a").sum().over("layer_a", "layer_b"))
     )
@@ -166,7 +167,7 @@ def subspaces(clusters: pl.DataFrame, own: pl.DataFrame) -> list[str]:
     best = shared.with_columns(least=pl.min_horizontal("explained_a", "explained_b")).sort("least", descending=True)
     row = best.row(0, named=True)
     return [
-        f"Co-clustering finds {plural(clusters.height, 'group')} of units in {plural(own.height, 'pair')} of layers. "
+        f"Co-clustering finds {plural(clusters.height, 'group')} of units in {plural(len(found.compared), 'pair')} of layers. "
         f"The best shared: {row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}, which "
         f"explain {row['explained_a']:.0%} and {row['explained_b']:.0%} of each other's variance."
     ]
