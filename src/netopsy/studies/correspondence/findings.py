@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 
 from netopsy.engine.words import listing, plural
 from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Found
@@ -60,11 +60,11 @@ def depth(own: pl.DataFrame, found: Found) -> list[str]:
     if own.height < 3 or own["bipartite"].n_unique() == 1:
         return []
     first, last = own.row(0, named=True), own.row(-1, named=True)
-    rho, p = spearmanr(np.arange(own.height), own["bipartite"].to_numpy())
+    rho, p = kendalltau(np.arange(own.height), own["bipartite"].to_numpy())
     trend = "changes with no clear order" if not p < 0.05 else "falls with depth" if rho < 0 else "rises with depth"
     return [
         f"The mean correlation {trend}: {first['bipartite']:.2f} at {first['layer_a']}, {last['bipartite']:.2f} at "
-        f"{last['layer_a']} (rank correlation with depth {rho:+.2f}, p {_p(float(p))}, over {own.height} layers, the "
+        f"{last['layer_a']} (Kendall's tau with depth {rho:+.2f}, p {_p(float(p))}, over {own.height} layers, the "
         "output left out)."
     ]
 
@@ -168,8 +168,8 @@ def subspaces(clusters: pl.DataFrame, found: Found) -> list[str]:
     row = best.row(0, named=True)
     return [
         f"Co-clustering finds {plural(clusters.height, 'group')} of units in {plural(len(found.compared), 'pair')} of "
-        f"layers. The best shared: {row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}, which "
-        f"explain {row['explained_a']:.0%} and {row['explained_b']:.0%} of each other's variance."
+        f"layers. The best shared: {row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}, "
+        f"which explain {row['explained_a']:.0%} and {row['explained_b']:.0%} of each other's variance."
     ]
 
 
