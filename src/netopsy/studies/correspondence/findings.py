@@ -166,10 +166,11 @@ def subspaces(clusters: pl.DataFrame, found: Found) -> list[str]:
         return []
     best = shared.with_columns(least=pl.min_horizontal("explained_a", "explained_b")).sort("least", descending=True)
     row = best.row(0, named=True)
+    here = f"{row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}"
     return [
         f"Co-clustering finds {plural(clusters.height, 'group')} of units in {plural(len(found.compared), 'pair')} of "
-        f"layers. The best shared: {row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}, "
-        f"which explain {row['explained_a']:.0%} and {row['explained_b']:.0%} of each other's variance."
+        f"layers. The best shared: {here}, which explain {row['explained_a']:.0%} and {row['explained_b']:.0%} of each "
+        "other's variance."
     ]
 
 
