@@ -174,9 +174,12 @@ def test_a_single_convolution_fitted_by_least_squares_costs_nothing() -> None:
 
 def test_the_tests_of_criticality_are_over_the_cells() -> None:
     criticality = result().tables["criticality"]
-    assert criticality.height == 4 * (2 + 1)
-    seeds = criticality.filter(pl.col("seed").is_null())
+    assert criticality.height == 4 * (2 + 1) + 1
+    seeds = criticality.filter(pl.col("over") == "seeds (permutation)")
     cells = result().tables["cells"]
+    together = criticality.filter(pl.col("start") == "all").row(0, named=True)
+    means = cells.group_by("block").agg(pl.col("top1").mean())["top1"]
+    assert together["spread"] == pytest.approx(means.max() - means.min()) and together["p"] >= together["least_p"]
     for row in seeds.iter_rows(named=True):
         own = cells.filter((pl.col("start") == row["start"]) & (pl.col("training") == row["training"]))
         means = own.group_by("block").agg(pl.col("top1").mean())["top1"]

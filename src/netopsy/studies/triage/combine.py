@@ -11,7 +11,7 @@ from netopsy.charts import dots
 from netopsy.engine.criticality import holm
 from netopsy.engine.words import listing
 from netopsy.result import Figure, Result
-from netopsy.studies.triage.criticality import IMAGES, SEEDS
+from netopsy.studies.triage.criticality import IMAGES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import SOURCE, WAY, convergence, spread_of
 from netopsy.studies.triage.findings import difference
 
@@ -46,7 +46,7 @@ def combined(results: Mapping[str, Result]) -> Result:
 
 
 def _kinds(tests: pl.DataFrame) -> list[pl.DataFrame]:
-    return [own for kind in (SEEDS, IMAGES) if (own := tests.filter(pl.col("over") == kind)).height]
+    return [own for kind in (TOGETHER, SEEDS, IMAGES) if (own := tests.filter(pl.col("over") == kind)).height]
 
 
 def _figures(held: Mapping[str, Result]) -> dict[str, Figure]:
@@ -110,7 +110,11 @@ def _findings(held: Mapping[str, Result], tables: Mapping[str, pl.DataFrame]) ->
 
 def _critical(tests: pl.DataFrame) -> list[str]:
     said = []
-    for kind, words in ((SEEDS, "over the seeds"), (IMAGES, "on the same images")):
+    for kind, words in (
+        (TOGETHER, "over the seeds, all ways together,"),
+        (SEEDS, "over the seeds"),
+        (IMAGES, "on the same images"),
+    ):
         own = tests.filter(pl.col("over") == kind)
         if own.height:
             hit = own.filter(pl.col("p_holm") < 0.05)

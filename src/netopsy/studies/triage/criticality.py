@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from netopsy.studies.triage.run import Run
 
 IMAGES, SEEDS = "images (Cochran's Q)", "seeds (permutation)"
+TOGETHER = "seeds, all ways (permutation)"
 
 _SCHEMA: dict[str, Any] = {
     "start": pl.String,
@@ -37,10 +38,11 @@ def criticality(run: Run) -> pl.DataFrame:
     """The hypothesis that the accuracy does not depend on the block, for each start x training.
 
     over: `images (Cochran's Q)`, of each seed: whether these networks differ by more than which images were scored;
-    `seeds (permutation)`: whether the blocks differ by more than the seeds of the training do. spread: accuracy of the
-    best block less that of the worst; statistic: Q; p_holm: p adjusted over all tests of its kind; least_p: the lowest
-    that the test could have given; detectable: the difference between two blocks that it would find in 4 of 5 cases;
-    count: images or seeds.
+    `seeds (permutation)`: whether the blocks differ by more than the seeds of the training do; `seeds, all ways
+    (permutation)`: the same of each block's mean over all ways of training, one test, in the row `all`.
+    spread: accuracy of the best block less that of the worst; statistic: Q; p_holm: p adjusted over all tests of its
+    kind; least_p: the lowest that the test could have given; detectable: the difference between two blocks that it
+    would find in 4 of 5 cases; count: images or seeds.
     """
     rows: list[dict[str, Any]] = []
     ways = list(dict.fromkeys((t.spec["start"], t.spec["training"]) for t in run.cells))
@@ -63,11 +65,24 @@ def criticality(run: Run) -> pl.DataFrame:
             p, least = permutation_p(scores)
             row = _row(start, training, dict(zip(blocks, scores.mean(0), strict=True)), SEEDS)
             rows.append(row | {"p": p, "least_p": least, "detectable": detectable_mean(scores), "count": len(seeds)})
-    for kind in (IMAGES, SEEDS):
+    rows += _together(run, seeds, ways)
+    for kind in (IMAGES, SEEDS, TOGETHER):
         own_rows = [row for row in rows if row["over"] == kind]
         for row, adjusted in zip(own_rows, holm([row["p"] for row in own_rows]), strict=True):
             row["p_holm"] = adjusted
     return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _together(run: Run, seeds: list[int], ways: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The test of each block's mean accuracy over all ways; none of one seed, of one way or of one block."""
+    held = [[right_by_block(run, seed, *way) for way in ways] for seed in seeds]
+    blocks = [b.name for b in run.blocks if all(b.name in own for of_seed in held for own in of_seed)]
+    if min(len(seeds), len(ways), len(blocks)) < 2:
+        return []
+    scores = np.array([[np.mean([own[block].mean() for own in of_seed]) for block in blocks] for of_seed in held])
+    p, least = permutation_p(scores)
+    row = _row("all", "all", dict(zip(blocks, scores.mean(0), strict=True)), TOGETHER)
+    return [row | {"p": p, "least_p": least, "detectable": detectable_mean(scores), "count": len(seeds)}]
 
 
 def _row(start: str, training: str, accuracy: dict[str, float], over: str) -> dict[str, Any]:
