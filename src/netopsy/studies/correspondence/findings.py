@@ -99,12 +99,13 @@ def regression(table: pl.DataFrame, own: pl.DataFrame) -> list[str]:
         text += "; no L1 penalty that was tried keeps 90 % of what that explains"
     said.append(f"{text}.")
     if own.height > 1:
-        best, worst = own.sort("least_squares").row(0, named=True), own.sort("least_squares").row(-1, named=True)
         chance = table.filter((pl.col("of") == SHUFFLED) & pl.col("decay").is_null())
-        floor = f" With the images shuffled it is {_mean(chance, 'error'):.3f} on average." if chance.height else ""
+        floor = {row["layer_a"]: row["error"] for row in chance.iter_rows(named=True)}
+        ends = [own.sort("least_squares").row(at, named=True) for at in (0, -1)]
+        best, worst = (f"{r['layer_a']} ({r['least_squares']:.3f}, shuffled {floor[r['layer_a']]:.3f})" for r in ends)
         said.append(
-            f"Least squares leaves least at {best['layer_a']} ({best['least_squares']:.3f}) and most at "
-            f"{worst['layer_a']} ({worst['least_squares']:.3f}), over the images that it was fitted on.{floor}"
+            f"Least squares leaves least at {best} and most at {worst}, over the images that it was fitted on; what it "
+            f"explains of shuffled images is chance ({_mean(chance, 'error'):.3f} left on average)."
         )
     return said
 
