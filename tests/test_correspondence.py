@@ -198,3 +198,25 @@ def test_two_trainings_of_one_network_share_more_than_chance(shared: Path, tmp_p
     found = perform(Correspondence(other=nets[1], top=0, images=10, layers=("conv1",)), nets[0], samples)
     own, chance = (row(found, "conv1", of)["bipartite"] for of in ("networks", "shuffled"))
     assert own > chance + 0.1  # type: ignore[operator]
+
+
+def test_other_architectures_are_compared_by_the_most_alike_layers() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 8, 3), nn.Conv2d(8, 4, 3)
+            self.relu_one, self.relu_two, self.relu_three = nn.ReLU(), nn.ReLU(), nn.ReLU()
+            self.out = nn.Linear(4, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu_three(self.three(self.relu_two(self.two(self.relu_one(self.one(x))))))
+            return self.out(x.mean((2, 3)))
+
+    other = made(5, Deep())
+    found = perform(Correspondence(other=other, untrained=False, top=0, images=20), made(0), digits())
+    table = found.tables["map"].filter(~pl.col("layer_b").str.starts_with("out"))
+    chosen = dict(found.tables["layers"].filter(pl.col("of") == "networks").select("layer_a", "layer_b").rows())
+    for layer in ("relu1", "relu2"):
+        best = table.filter(pl.col("layer_a") == layer).sort("cka").row(-1, named=True)
+        assert chosen[layer] == best["layer_b"]
+    assert chosen["fc"] == "out"

@@ -96,7 +96,7 @@ def counted(study: Correspondence, network: Network, other: Network, samples: Sa
     pairs = dict(zip(others, held, strict=True))
     chosen, how = matching, "named" if named else "equal"
     if named is None and len(matching) == len(every) > 1:
-        chosen, how = _most_alike(pairs[NETWORKS]), "most alike"
+        chosen, how = _most_alike(pairs[NETWORKS], network, other), "most alike"
     order = (layers_of(network), layers_of(other)) if named is None else _listed(named)
     sizes = (_sizes(network, {a for a, _ in every}), _sizes(other, {b for _, b in every}))
     found = Found(
@@ -176,10 +176,16 @@ def _compared(study: Correspondence, pair: Pair, of: str) -> Compared:
     )
 
 
-def _most_alike(pairs: Mapping[Names, Pair]) -> list[Names]:
-    """For each layer of the first network the layer of the other with the highest linear CKA."""
+def _most_alike(pairs: Mapping[Names, Pair], network: Network, other: Network) -> list[Names]:
+    """For each layer of the first network the layer of the other with the highest linear CKA.
+
+    Hidden layers go with hidden ones: the output has the classes for units, and few of them.
+    """
+    inner = hidden_nodes(network), hidden_nodes(other)
     best: dict[str, tuple[float, Names]] = {}
     for names, pair in pairs.items():
+        if (names[0] in inner[0]) != (names[1] in inner[1]):
+            continue
         alike = linear_cka(pair)
         if names[0] not in best or alike > best[names[0]][0]:
             best[names[0]] = (alike, names)
