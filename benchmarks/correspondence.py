@@ -79,18 +79,23 @@ def pairs(images: int, threads: int, repeats: int) -> None:
     print(
         f"torch {torch.__version__}, {threads} threads, load {os.getloadavg()[0]:.1f}, {images:,d} images, batch {size}"
     )
-    times: dict[str, list[float]] = {"forward": [], "pairs": [], "with the shuffled control": []}
+    kinds = {
+        "units of matching layers": ("matching", False),
+        "units of all layers": ("all", False),
+        "the same, with the shuffled control": ("all", True),
+    }
+    times: dict[str, list[float]] = {"forward": [], **{name: [] for name in kinds}}
     for _ in range(repeats):
         times["forward"].append(seconds(lambda: forward(size))[0])
-        for name, shuffled in (("pairs", False), ("with the shuffled control", True)):
-            taken, found = seconds(lambda s=shuffled: co_moments(*networks, samples, pairs="all", shuffled=s))
+        for name, (which, shuffled) in kinds.items():
+            taken, found = seconds(lambda w=which, s=shuffled: co_moments(*networks, samples, pairs=w, shuffled=s))
             times[name].append(taken)
     for name, taken in times.items():
         over = statistics.median(own / base for own, base in zip(taken, times["forward"], strict=True))
-        print(f"{name:28s} {statistics.median(taken):8.2f} s  {over:.2f} x the two forward passes", flush=True)
+        print(f"{name:36s} {statistics.median(taken):8.2f} s  {over:.2f} x the two forward passes", flush=True)
     slow = seconds(corrcoef)[0] * images / FEW
     print(f"{len(found)} pairs of layers; ", end="")
-    ratio(statistics.median(times["pairs"]), slow, f"numpy, each pair of layers (timed on {FEW} images)")
+    ratio(statistics.median(times["units of all layers"]), slow, f"numpy, each pair of layers (timed on {FEW} images)")
 
 
 def layers(units: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
