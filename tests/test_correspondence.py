@@ -116,7 +116,7 @@ def test_every_layer_has_its_controls() -> None:
         assert kinds == ["networks", "shuffled", "untrained"]
         assert row(found, layer, "shuffled")["least_squares"] > row(found, layer)["least_squares"]  # type: ignore[operator]
     assert found.tables["map"].height == 9
-    assert set(found.figures) == {"matching", "likeness", "units", "regression", "map"}
+    assert set(found.figures) == {"matching", "likeness", "units", "regression", "map", "map untrained"}
     assert found.images["pairs"].pixels.ndim == 3
     assert found.settings["other"]["name"] == "small-1"
 

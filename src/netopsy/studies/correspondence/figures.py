@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import polars as pl
 
 from netopsy.charts import curve, heatmap
@@ -22,10 +23,12 @@ def figures(tables: Mapping[str, pl.DataFrame], found: Found) -> dict[str, Figur
     if len(found.compared) > 1:
         drawn["matching"] = _matching(layers)
         drawn["likeness"] = _likeness(layers)
-    drawn["units"] = _sorted(tables["units"].with_columns(layer=pair_name(tables["units"])))
+    drawn["units"] = _sorted(tables["units"].with_columns(layer=pair_name(tables["units"])), found)
     drawn["regression"] = _regression(tables["regression"].with_columns(layer=pair_name(tables["regression"])))
     if found.map is not None:
-        drawn["map"] = _map(found)
+        drawn["map"] = _map(found, NETWORKS)
+        if found.map["cka_untrained"].is_not_null().any():
+            drawn["map untrained"] = _map(found, UNTRAINED)
     return drawn
 
 
@@ -80,16 +83,17 @@ def _likeness(layers: pl.DataFrame) -> Figure:
     )
 
 
-def _sorted(units: pl.DataFrame) -> Figure:
+def _sorted(units: pl.DataFrame, found: Found) -> Figure:
     names = units["layer"].unique(maintain_order=True).to_list()
     step = max(1, -(-len(names) // _CURVES))
     parts = []
     for name in names[::step]:
         own = units.filter((pl.col("layer") == name) & ~pl.col("dead") & pl.col("best_correlation").is_not_null())
-        ordered = own["best_correlation"].sort(descending=True)
-        if len(ordered):
-            share = pl.int_range(1, len(ordered) + 1, eager=True) / len(ordered)
-            parts.append(pl.DataFrame({"layer": [name] * len(ordered), "share": share, "correlation": ordered}))
+        parts.append(_falling(name, own["best_correlation"]))
+    for of in (SHUFFLED, UNTRAINED):
+        held = [c.semi.correlation[c.semi.matched] for own in found.compared.values() for c in own if c.of == of]
+        if held:
+            parts.append(_falling(f"all layers{WORDS[of]}", pl.Series(np.concatenate(held))))
     empty = pl.DataFrame(schema={"layer": pl.String, "share": pl.Float64, "correlation": pl.Float64})
     return curve(
         pl.concat([empty, *parts]),
@@ -102,16 +106,27 @@ def _sorted(units: pl.DataFrame) -> Figure:
         points=False,
         title="Units by how well the other network has them",
         reading="Each layer's live units from the best matched to the worst. A line that stays high: most units have a "
-        "counterpart. One that falls at once: a few do.",
+        "counterpart. One that falls at once: a few do. The controls are of the units of all layers together.",
         source=f"{SOURCE}, Figure 4",
     )
+
+
+def _falling(name: str, correlations: pl.Series) -> pl.DataFrame:
+    """The correlations from the highest down, over the share of the units that reach them."""
+    ordered = correlations.sort(descending=True)
+    share = pl.int_range(1, len(ordered) + 1, eager=True) / max(1, len(ordered))
+    return pl.DataFrame({"layer": [name] * len(ordered), "share": share, "correlation": ordered})
 
 
 def _regression(regression: pl.DataFrame) -> Figure:
     names = regression["layer"].unique(maintain_order=True).to_list()
     step = max(1, -(-len(names) // _CURVES))
     own = regression.filter((pl.col("of") == NETWORKS) & (pl.col("used") > 0))
-    kept = [own.filter(pl.col("layer") == name).sort("used") for name in names[::step]]
+    kept = [own.filter(pl.col("layer") == name).select("layer", "used", "error").sort("used") for name in names[::step]]
+    for of in (SHUFFLED, UNTRAINED):
+        means = regression.filter(pl.col("of") == of).group_by("decay", maintain_order=True)
+        mean = means.agg(pl.col("used", "error").mean()).filter(pl.col("used") > 0).sort("used")
+        kept.append(mean.select(pl.lit(f"mean of all{WORDS[of]}").alias("layer"), "used", "error"))
     return curve(
         pl.concat(kept),
         "used",
@@ -122,23 +137,26 @@ def _regression(regression: pl.DataFrame) -> Figure:
         x_title="units of the other network used, mean",
         y_title="squared error of a unit of variance 1",
         title="How many units it takes to predict one",
-        reading="Right end: least squares with all units. To the left the L1 penalty grows. 1 is no prediction at all.",
+        reading="Right end: least squares with all units. To the left the L1 penalty grows. 1 is no prediction at all. "
+        "The controls are means over all layers.",
         source=f"{SOURCE}, Section 4",
     )
 
 
-def _map(found: Found) -> Figure:
+def _map(found: Found, of: str) -> Figure:
     assert found.map is not None
+    shuffled = float(found.map["cka_shuffled"].mean())  # type: ignore[arg-type]
     return heatmap(
         found.map,
         "layer_b",
         "layer_a",
-        "cka",
+        "cka" if of == NETWORKS else "cka_untrained",
         domain=(0.0, 1.0),
-        x_title=f"layer of {found.networks[1]}",
+        x_title=f"layer of {found.networks[1]}{WORDS[of]}",
         y_title=f"layer of {found.networks[0]}",
         value_title="linear CKA",
-        title="Every layer with every other",
-        reading="Bright where two layers span the same. A bright diagonal: both networks go the same way.",
+        title=f"Every layer with every other{WORDS[of]}",
+        reading="Bright where two layers span the same. A bright diagonal: both networks go the same way. With the "
+        f"images shuffled the mean is {shuffled:.2f}.",
         source="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
     )
