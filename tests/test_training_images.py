@@ -164,7 +164,7 @@ def test_a_precision_of_the_scores_is_no_precision_of_the_training(network, samp
     """`examine --precision 0.5` hands the setting to every study that has one of that name."""
     made: list[Study] = []
     monkeypatch.setattr("netopsy.examination.run_study", lambda study, *given: made.append(study))
-    examine(network, samples, train=train, settings={"seed": 1, "precision": 0.5})
+    examine(network, samples, train=train, other=network, settings={"seed": 1, "precision": 0.5})
     assert [study.name for study in made] == list(STUDIES)
     assert {study.precision for study in made if hasattr(study, "precision")} == {0.5}
     trained = {
