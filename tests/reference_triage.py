@@ -56,9 +56,3 @@ def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson's correlation of each channel of a with each of b, (n, channel, *space), by numpy."""
     x, y = (np.moveaxis(v, 1, 0).reshape(v.shape[1], -1).astype(np.float64) for v in (a, b))
     return np.array([[np.corrcoef(p, q)[0, 1] for q in y] for p in x])
-
-
-def best_matching(correlation: np.ndarray) -> float:
-    """The highest sum of correlations that a matching one to one can have, by trying all."""
-    n = len(correlation)
-    return max(sum(correlation[i, order[i]] for i in range(n)) for order in itertools.permutations(range(n)))

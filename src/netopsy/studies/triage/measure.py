@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from netopsy.engine.matching import Correlation, match
+from netopsy.engine.correlation import Correlation
+from netopsy.engine.pairs.matching import bipartite_matching
 from netopsy.engine.score import judge
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples import Samples
@@ -53,7 +54,8 @@ def matched(
             for images, _ in _batches(samples, preprocessing, half):
                 found.update(teacher(images.to(place)), student(images.to(place)))
             halves.append(found.result())
-    order = match(halves[0])
+    everyone = np.zeros(len(halves[0]), bool)  # constant channels too: every parent's channel has its picture
+    order = bipartite_matching(halves[0], everyone, everyone).partner
     live = np.flatnonzero(halves[1].any(1))
     values = {
         name: float(halves[1][live, other[live]].mean()) if len(live) else None

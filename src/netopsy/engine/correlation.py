@@ -1,11 +1,10 @@
-"""Channels of two networks matched by the correlation of their activations."""
+"""The correlation of the channels of two activations, batch by batch."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
-from scipy.optimize import linear_sum_assignment
+from jaxtyping import Float64
 from torch import Tensor
 
 
@@ -42,13 +41,3 @@ class Correlation:
         found[flat_x, :] = 0.0
         found[:, flat_y] = 0.0
         return np.clip(found, -1.0, 1.0)
-
-
-def match(correlation: Float64[np.ndarray, "first second"]) -> Int64[np.ndarray, " first"]:
-    """For each channel of the first its partner in the second, each taken once, with the highest sum of correlations.
-
-    Source: Kuhn, "The Hungarian method for the assignment problem", Naval Research Logistics Quarterly 2 (1955). There
-    must be at least as many channels in the second as in the first.
-    """
-    rows, columns = linear_sum_assignment(-correlation)
-    return columns[np.argsort(rows)]
