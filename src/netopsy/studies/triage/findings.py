@@ -54,7 +54,8 @@ def frozen(done: pl.DataFrame) -> list[str]:
         low, high, "so FM falls short", "so FM does better", "which the blocks' own differences do not rule out as 0"
     )
     within = _interval(low, high, f"paired, t over {_blocks(blocks)}")
-    return [f"Training all layers (TM) ends {points(gain)} above training the new layer alone (FM){within}{how}."]
+    side = "above" if gain >= 0 else "below"
+    return [f"Training all layers (TM) ends {points(abs(gain))} {side} training the new layer alone (FM){within}{how}."]
 
 
 def above(done: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
