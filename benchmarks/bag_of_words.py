@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.svm import LinearSVC
 
 from netopsy import load_samples
-from netopsy.engine.bow import bag_of_words
+from netopsy.features.bow.bag import bag_of_words
 
 PYRAMIDS = (("1x1",), ("1x1", "2x2"), ("1x1", "2x2", "3x1"))
 

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from netopsy.codec import SharedTensor, decode_tensor, encode_tensor
+from netopsy.codec.shared import SharedTensor
+from netopsy.codec.tensor import decode_tensor, encode_tensor
 
 Coder = tuple[Callable[[SharedTensor], Any], Callable[[Any], np.ndarray], Callable[[Any], int]]
 

@@ -36,9 +36,10 @@ def pairs(images: int, threads: int, repeats: int) -> None:
     import torch
 
     from netopsy import load_network, load_samples
-    from netopsy.engine.pairs import co_moments, layers_of
-    from netopsy.engine.pairs.grid import common_grid, pooled
-    from netopsy.engine.train.fresh import fresh
+    from netopsy.network.reinitialise import fresh
+    from netopsy.studies.correspondence.comoments.cross_moments import co_moments
+    from netopsy.studies.correspondence.comoments.grid import common_grid, pooled
+    from netopsy.studies.correspondence.comoments.layers import layers_of
 
     torch.set_num_threads(threads)
     networks = [fresh(load_network("netopsy:resnet20", weights="random"), seed) for seed in (0, 1)]
@@ -116,8 +117,8 @@ def lasso(units: int, rows: int, repeats: int) -> None:
     from sklearn.linear_model import Lasso
     from threadpoolctl import threadpool_limits
 
-    from netopsy.engine.pairs.pair import Pair
-    from netopsy.engine.pairs.regression import lasso_path
+    from netopsy.studies.correspondence.comoments.pair import Pair
+    from netopsy.studies.correspondence.regression.lasso import lasso_path
 
     a, b = layers(units, rows)
     small_a, small_b = fewest_rows(a, b)

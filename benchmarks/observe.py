@@ -21,10 +21,12 @@ import torch
 
 import netopsy
 from netopsy import Network, Samples, load_network, load_samples
-from netopsy.engine.observe import default_batch_size
-from netopsy.engine.tallies import Histogram, Moments, Sparsity
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.observe import default_batch_size
+from netopsy.engine.observe.tally import Tally
 from netopsy.studies.sparsity import activations
+from netopsy.tallies.histogram import Histogram
+from netopsy.tallies.moments import Moments
+from netopsy.tallies.sparsity import Sparsity
 
 TARGET = 1.15
 BATCHES = (4, 8, 16, 32, 64, 128)

@@ -20,13 +20,13 @@ import torch
 from scipy.stats import spearmanr
 
 import netopsy
-from netopsy.engine.edits import Variant
-from netopsy.engine.prescribe.candidates import candidates
-from netopsy.engine.prescribe.compensate import Rounder, input_products
-from netopsy.engine.prescribe.divergence import effects
-from netopsy.engine.prescribe.joint import Joint
-from netopsy.engine.prescribe.knapsack import Allocation, allocations
-from netopsy.engine.prescribe.sensitivity import losses, sensitivity
+from netopsy.engine.sweep.edits import Variant
+from netopsy.studies.prescribe.allocation.candidates import candidates
+from netopsy.studies.prescribe.allocation.compensate import Rounder, input_products
+from netopsy.studies.prescribe.allocation.divergence import effects
+from netopsy.studies.prescribe.allocation.joint import Joint
+from netopsy.studies.prescribe.allocation.knapsack import Allocation, allocations
+from netopsy.studies.prescribe.allocation.sensitivity import losses, sensitivity
 
 FLOOR = 1e-5
 BYTES = (45_000, 55_000, 65_000, 80_000)

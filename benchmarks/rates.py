@@ -24,7 +24,7 @@ from PIL import Image
 
 import netopsy
 from netopsy import Recipe, fit, observe
-from netopsy.engine.tallies import Sparsity
+from netopsy.tallies.sparsity import Sparsity
 
 
 def main() -> None:

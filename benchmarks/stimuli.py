@@ -21,11 +21,11 @@ import torch
 
 import netopsy
 from netopsy import Network, Samples, load_network
-from netopsy.engine.observe import default_batch_size
-from netopsy.engine.tallies import Strongest
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.observe import default_batch_size
+from netopsy.engine.observe.tally import Tally
 from netopsy.network.units import channel_axis, channels, unit_nodes
 from netopsy.samples.images import ArrayImages
+from netopsy.tallies.top_images import Strongest
 
 TARGET = 1.2
 STATE = 10e6

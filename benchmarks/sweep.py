@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Samples, Shift, Variant, load_network, load_samples, sweep
-from netopsy.engine.edits import computed, edited
-from netopsy.engine.exact import predictions
+from netopsy.engine.sweep.edits import computed, edited
+from netopsy.engine.sweep.full import predictions
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
 TARGETS = {"exact": 2.5, "adaptive": 10.0}

@@ -27,7 +27,11 @@ from sklearn.svm import LinearSVC
 
 import netopsy
 from common import ratio, seconds
-from netopsy.engine.stress import drop_order, erase_bits, fit_projection, fit_ranges, quantize, step_sizes, unit
+from netopsy.stats.projection import fit_projection
+from netopsy.studies.transfer.dimensions import drop_order, step_sizes
+from netopsy.transform.fit import unit
+from netopsy.transform.fit.bits import erase_bits
+from netopsy.transform.fit.quantization import fit_ranges, quantize
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb")
 LEVELS = tuple(range(1, 31))

@@ -29,8 +29,8 @@ from torchvision import transforms
 
 import netopsy
 from common import ratio, seconds
-from netopsy.engine.intervals import wilson
-from netopsy.engine.trials import workers
+from netopsy.engine.trials.current import workers
+from netopsy.stats.intervals import wilson
 
 RATE, LEAST, FACTOR, MOMENTUM, DECAY, BATCH = 0.001, 0.00001, 0.7, 0.9, 0.0005, 128
 CELLS = [(start, training) for start in ("RW", "MW", "STN") for training in ("FM", "TM")]

@@ -58,10 +58,10 @@ def describe(name: str) -> dict[str, Any]:
 
     from netopsy.errors import NetopsyError
     from netopsy.network.listing import list_layers
-    from netopsy.network.load import load_network
     from netopsy.network.macs import graph_macs
-    from netopsy.network.treatable import obstacles
+    from netopsy.network.sources.load import load_network
     from netopsy.studies import STUDIES
+    from treatable import obstacles
 
     row: dict[str, Any] = {"network": name}
     begun = time.monotonic()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netopsy.network.zoo.digits import PREPROCESSING, digits_vgg
-from netopsy.samples import load_samples
+from netopsy.samples.load import load_samples
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "netopsy" / "network" / "shipped"
 SEEDS = {"a": 0, "b": 1}

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from netopsy import workspace
-from netopsy.engine.train import cache
+from netopsy.blocks import activation_cache as cache
 from test_train import noise, tiny
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import netopsy
-from netopsy.network.blocks import Block
+from netopsy.blocks.block import Block
 from netopsy.network.network import Network
 
 SOURCE, SINK = "<source>", "<sink>"

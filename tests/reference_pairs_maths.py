@@ -11,7 +11,7 @@ from scipy.linalg import qr, subspace_angles
 from sklearn.linear_model import Lasso
 from sklearn.metrics import mutual_info_score
 
-from netopsy.engine.pairs.pair import Pair
+from netopsy.studies.correspondence.comoments.pair import Pair
 
 
 def pair_of(a: np.ndarray, b: np.ndarray, shuffled: np.ndarray | None = None) -> Pair:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netopsy.engine.edits import Replace, Shift, Variant
+from netopsy.engine.sweep.edits import Replace, Shift, Variant
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 
 def inputs(network: Network, samples: Samples) -> Tensor:

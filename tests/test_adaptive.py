@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from netopsy.engine.audit import Audit
-from netopsy.engine.confidence import ConfidenceSequence, Draws
-from netopsy.engine.edits import Shift, Variant
-from netopsy.engine.sampling import Sampler
-from netopsy.engine.sweep import sweep
-from netopsy.network.load import load_network
-from netopsy.samples import load_samples
+from netopsy.engine.sweep.audit import Audit
+from netopsy.engine.sweep.confidence import ConfidenceSequence, Draws
+from netopsy.engine.sweep.edits import Shift, Variant
+from netopsy.engine.sweep.sampling import Sampler
+from netopsy.engine.sweep.sweep import sweep
+from netopsy.network.sources.load import load_network
+from netopsy.samples.load import load_samples
 from test_sweep import noise
 
 

@@ -10,23 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing
-from netopsy.engine.ascent import (
-    Climb,
-    ColourCovariance,
-    Fourier,
-    Pixels,
-    Recipe,
-    Stage,
-    ascend,
-    draw,
-    find_targets,
-    likeness,
-    mixing,
-    move,
-    root,
-)
-from netopsy.engine.ascent.ascend import generator
 from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.studies.maximize.ascent import ascend
+from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, generator
+from netopsy.studies.maximize.ascent.colours import ColourCovariance, mixing, root
+from netopsy.studies.maximize.ascent.diversity import likeness
+from netopsy.studies.maximize.ascent.parametrisation import Fourier, Pixels
+from netopsy.studies.maximize.ascent.stage import Stage
+from netopsy.studies.maximize.ascent.target import find_targets
+from netopsy.studies.maximize.ascent.transforms import draw, move
 
 SIZE = 12
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

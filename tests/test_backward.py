@@ -10,13 +10,13 @@ from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, backproject, load_network
-from netopsy.engine.backward import trace
-from netopsy.engine.backward.rules import MaskedRandom, gaussian_like
-from netopsy.engine.backward.tree import Trunk
+from netopsy.engine.backproject import backproject as trace
+from netopsy.engine.backproject.rules import MaskedRandom, gaussian_like
+from netopsy.engine.backproject.tree import Trunk
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.field import receptive_field
 from netopsy.network.graph import shape_of
 from netopsy.network.units import channel_axis
+from netopsy.network.windows.field import receptive_field
 from reference_backward import by_autograd, convolution_matrix, pooling_matrix
 
 SIZE = 12

@@ -12,10 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import netopsy
+from netopsy.blocks.block import Block
+from netopsy.blocks.cut import cut_before
+from netopsy.blocks.find import default_blocks, find_blocks
+from netopsy.blocks.listing import list_blocks
+from netopsy.blocks.named import find_block
 from netopsy.cli.main import main
-from netopsy.engine.blocks import cut_before
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.blocks import Block, default_blocks, find_block, find_blocks, list_blocks
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from reference_blocks import flow_graph, is_single_entry_single_exit, loaded, on_every_path

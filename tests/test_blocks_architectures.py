@@ -8,12 +8,14 @@ import pytest
 import torch
 
 import netopsy
-from netopsy.engine.blocks import compressed_network, new_layer, section
+from netopsy.blocks import section
+from netopsy.blocks.compressed import compressed_network
+from netopsy.blocks.find import default_blocks, find_blocks
+from netopsy.blocks.fit import layer_shape
+from netopsy.blocks.layer import new_layer
 from netopsy.errors import NetopsyError
-from netopsy.network.blocks import default_blocks, find_blocks
-from netopsy.network.blocks.fit import layer_shape
-from netopsy.network.field import receptive_field
 from netopsy.network.network import Network
+from netopsy.network.windows.field import receptive_field
 from reference_blocks import flow_graph, gradients, is_single_entry_single_exit
 
 # name, size of the input, the blocks that are taken where none is named

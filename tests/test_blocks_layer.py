@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import netopsy
-from netopsy.engine.blocks import OneLayer, least_squares, mean_of_parent, new_layer, section
-from netopsy.engine.walk import plan
+from netopsy.blocks import least_squares, mean_of_parent, section
+from netopsy.blocks.block import Block
+from netopsy.blocks.find import default_blocks, find_blocks
+from netopsy.blocks.fit import layer_shape
+from netopsy.blocks.layer import OneLayer, new_layer
+from netopsy.blocks.named import find_block
+from netopsy.engine.interpreter import plan
 from netopsy.errors import SettingsError
-from netopsy.network.blocks import Block, default_blocks, find_block, find_blocks
-from netopsy.network.blocks.fit import layer_shape
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from reference_blocks import fitted, loaded, mean_slice, patches
 
 

@@ -14,14 +14,18 @@ import torchvision
 from torch import Tensor, nn
 
 import netopsy
-from netopsy.engine.blocks import compressed_network, layer_path, new_layer, section
-from netopsy.engine.sweep import Variant, sweep
-from netopsy.engine.tallies import Moments
+from netopsy.blocks import section
+from netopsy.blocks.compressed import compressed_network
+from netopsy.blocks.find import default_blocks, find_blocks
+from netopsy.blocks.layer import new_layer
+from netopsy.blocks.named import find_block
+from netopsy.blocks.section import layer_path
+from netopsy.engine.sweep.sweep import Variant, sweep
 from netopsy.errors import SettingsError
-from netopsy.network.blocks import default_blocks, find_block, find_blocks
 from netopsy.network.listing import list_layers
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.tallies.moments import Moments
 from reference_blocks import gradients, loaded
 
 

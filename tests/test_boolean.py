@@ -7,10 +7,12 @@ import pytest
 from sympy import Or, symbols
 from sympy.logic import SOPform
 
-from netopsy.engine.boolean import Expression, Product, gray_code, karnaugh_map, minimise, truth_table
-from netopsy.engine.boolean.inputs import decisive, refined, threshold
-from netopsy.engine.boolean.table import cells_of
 from netopsy.errors import SettingsError
+from netopsy.studies.facets.boolean import minimise
+from netopsy.studies.facets.boolean.expression import Expression, Product
+from netopsy.studies.facets.boolean.inputs import decisive, refined, threshold
+from netopsy.studies.facets.boolean.karnaugh import gray_code, karnaugh_map
+from netopsy.studies.facets.boolean.table import cells_of, truth_table
 from reference_facets import shortest_sum
 
 

@@ -12,15 +12,16 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from netopsy import load_samples, workspace
-from netopsy.engine.bow import bag, bag_of_words
-from netopsy.engine.bow.codebook import draw_descriptors, learn_words
-from netopsy.engine.bow.coding import Pooled
-from netopsy.engine.bow.dense_sift import DenseSift, orientation_maps
-from netopsy.engine.bow.layout import descriptors_for, image_size, parse_grids, regions
-from netopsy.engine.kmeans import kmeans
 from netopsy.errors import SettingsError
+from netopsy.features.bow import bag
+from netopsy.features.bow.bag import bag_of_words
+from netopsy.features.bow.codebook import draw_descriptors, learn_words
+from netopsy.features.bow.coding import Pooled
+from netopsy.features.bow.dense_sift import DenseSift, orientation_maps
+from netopsy.features.bow.layout import descriptors_for, image_size, parse_grids, regions
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.kmeans import kmeans
 from reference_bow import bag as reference_bag
 from reference_bow import descriptor
 

@@ -16,17 +16,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 import netopsy
-from netopsy.codec import (
-    SharedTensor,
-    decode_tensor,
-    encode_tensor,
-    is_compressed,
-    read_compressed,
-    sizes,
-    write_compressed,
-)
 from netopsy.codec.damage import Damage
+from netopsy.codec.file import is_compressed, read_compressed, sizes, write_compressed
 from netopsy.codec.neighbours import beside
+from netopsy.codec.shared import SharedTensor
+from netopsy.codec.tensor import decode_tensor, encode_tensor
 from netopsy.codec.view import INTERLACED, View
 from netopsy.errors import SettingsError, WeightsError
 from reference_codec import entropy_bytes

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import netopsy
-from netopsy.codec import SharedTensor, decode_tensor, encode_tensor, read_compressed, sizes, write_compressed
 from netopsy.codec.arrays import decode_array, decode_table
 from netopsy.codec.container import read_container, write_container
 from netopsy.codec.damage import Damage
+from netopsy.codec.file import read_compressed, sizes, write_compressed
+from netopsy.codec.shared import SharedTensor
+from netopsy.codec.tensor import decode_tensor, encode_tensor
 from netopsy.errors import WeightsError
 
 SUFFIX = ".netopsy.safetensors"

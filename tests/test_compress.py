@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, load_network
-from netopsy.codec import SharedTensor, read_compressed
-from netopsy.engine.compress.account import account, bits_before
-from netopsy.engine.compress.describe import aliases, describe
-from netopsy.engine.compress.expand import expand
-from netopsy.engine.compress.measure import measured, others
-from netopsy.engine.compress.prune import keep_share
-from netopsy.engine.compress.save import save_shared
-from netopsy.engine.compress.stages import (
+from netopsy.codec.file import read_compressed
+from netopsy.codec.shared import SharedTensor
+from netopsy.deep_compression.account import account, bits_before
+from netopsy.deep_compression.describe import aliases, describe
+from netopsy.deep_compression.expand import expand
+from netopsy.deep_compression.measure import measured, others
+from netopsy.deep_compression.prune import keep_share
+from netopsy.deep_compression.save import save_shared
+from netopsy.deep_compression.stages import (
     BITS,
     bits_of,
     compress,

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from netopsy import Case, Network, Preprocessing, Result, Samples, compression, load_network, workspace
-from netopsy.codec import read_compressed
-from netopsy.engine.compress.stages import masks_at
-from netopsy.engine.train import Recipe, fit
+from netopsy.codec.file import read_compressed
+from netopsy.deep_compression.stages import masks_at
+from netopsy.engine.train import fit
+from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.compression.choose import DENSITIES, sensitivity, within

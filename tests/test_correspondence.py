@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples
 from netopsy.cli import main
-from netopsy.engine.pairs import co_moments
-from netopsy.engine.pairs.matching import bipartite_matching
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.result import Result
-from netopsy.studies.correspondence import Correspondence
+from netopsy.stats.matching import bipartite_matching
+from netopsy.studies.correspondence.comoments.cross_moments import co_moments
+from netopsy.studies.correspondence.correspondence import Correspondence
 from netopsy.studies.study import perform
 
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from netopsy.network.listing import list_layers, other_parameters
-from netopsy.network.load import load_network
 from netopsy.network.macs import graph_macs
-from netopsy.network.treatable import obstacles
+from netopsy.network.sources.load import load_network
 from netopsy.studies import STUDIES
+from treatable import obstacles
 
 FEW = ["torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small", "timm:test_vit", "timm:test_convnext"]
 

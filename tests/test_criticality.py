@@ -7,15 +7,8 @@ import pytest
 import torch
 from scipy.stats import chi2, norm, ttest_1samp
 
-from netopsy.engine.correlation import Correlation
-from netopsy.engine.criticality import (
-    cochran_q,
-    detectable,
-    detectable_mean,
-    holm,
-    mean_interval,
-    permutation_p,
-)
+from netopsy.stats.correlation import Correlation
+from netopsy.stats.hypothesis_tests import cochran_q, detectable, detectable_mean, holm, mean_interval, permutation_p
 from reference_triage import cochran_q as slow_q
 from reference_triage import correlations
 from reference_triage import permutation_p as slow_p
@@ -65,7 +58,7 @@ def test_permutations_are_all_of_them(shape: tuple[int, int]) -> None:
 def test_drawn_permutations_come_near_to_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = np.random.default_rng(5).random((3, 4)) + 0.15 * np.arange(4)
     exact = permutation_p(scores)[0]
-    monkeypatch.setattr("netopsy.engine.criticality.EXACT", 500)
+    monkeypatch.setattr("netopsy.stats.hypothesis_tests.EXACT", 500)
     drawn = permutation_p(scores, seed=1)[0]
     assert drawn == permutation_p(scores, seed=1)[0] and drawn == pytest.approx(exact, abs=0.06)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netopsy.engine.dip import dip
-from netopsy.engine.division import divide
+from netopsy.stats.clustering import divide
+from netopsy.stats.dip import dip
 from reference_facets import dip_by_programming
 
 

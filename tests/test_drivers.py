@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netopsy import Network, Preprocessing, load_network
-from netopsy.engine.drivers import Drive, Driven, find_drive
-from netopsy.engine.walk import plan
+from netopsy.engine.interpreter import plan
 from netopsy.network.units import Unit, find_unit
+from netopsy.studies.facets.contributions import Drive, Driven, find_drive
 
 SIZE = 12
 

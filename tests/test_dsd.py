@@ -13,13 +13,14 @@ import torch
 from scipy.stats import ttest_rel
 
 from netopsy import Network, Samples, examine, load_network, load_samples, score
-from netopsy.engine.compress.prune import keep_share
-from netopsy.engine.train import Recipe, fit
-from netopsy.engine.train.fresh import fresh
+from netopsy.deep_compression.prune import keep_share
+from netopsy.engine.train import fit
+from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.network.reinitialise import fresh
 from netopsy.result import Result
 from netopsy.studies import study_class
-from netopsy.studies.dsd import Dsd
+from netopsy.studies.dsd.dsd import Dsd
 from netopsy.studies.dsd.tables import interval, summary
 from netopsy.studies.study import perform
 from test_train import noise, tiny

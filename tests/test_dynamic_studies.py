@@ -13,12 +13,12 @@ from torch import Tensor, nn
 import kmeans1d as oracle
 import netopsy
 from netopsy import Network, Preprocessing, Samples
-from netopsy.engine.formats import number_format, round_decimals
-from netopsy.engine.scopes import Scope
-from netopsy.engine.verdicts import fragile, verdict
+from netopsy.engine.sweep.scopes import Scope
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.filter_codebook import clusters_for
+from netopsy.studies.formats import number_format, round_decimals
 from netopsy.studies.noise import draw
+from netopsy.studies.sweep_findings import fragile, verdict
 from reference_studies import integers, naive_top1
 
 LAYERS = ("block2.conv1", "fc")

@@ -13,7 +13,7 @@ import torch
 from nbclient import NotebookClient
 
 import netopsy
-from netopsy.engine.tallies import Moments
+from netopsy.tallies.moments import Moments
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, facets, load_network, load_samples
-from netopsy.engine.boolean import minimise, truth_table
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.facets.account import Account, Score, account, firing_value, score, split
+from netopsy.studies.facets.boolean import minimise
+from netopsy.studies.facets.boolean.table import truth_table
 from netopsy.studies.facets.findings import of_account
 
 SIZE = 6

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 import netopsy
 from netopsy import Features, Network, Preprocessing, Samples, workspace
-from netopsy.engine.features import default_node, dimensions, extract, part_rows, part_samples
-from netopsy.engine.observe import observe
-from netopsy.engine.tallies import Collect
+from netopsy.engine.observe.observe import observe
 from netopsy.errors import NetworkError, SamplesError, SettingsError, UnknownLayer
+from netopsy.features import extract
+from netopsy.features.extract import default_node, dimensions
+from netopsy.features.parts import part_rows, part_samples
 from netopsy.samples.images import ArrayImages
+from netopsy.tallies.collect import Collect
 
 
 class Plain(nn.Module):
@@ -223,7 +225,7 @@ def stopping(after: int):
 
 
 def test_a_stopped_pass_goes_on_and_gives_the_same(network, parts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("netopsy.engine.observe.default_batch_size", lambda _network: 5)
+    monkeypatch.setattr("netopsy.engine.observe.observe.default_batch_size", lambda _network: 5)
     whole = extract(network, *parts, ["pool", "head"])
     with pytest.raises(Stop), workspace(tmp_path, stopping(20), every=0):
         extract(network, *parts, ["pool", "head"])
@@ -235,7 +237,7 @@ def test_a_stopped_pass_goes_on_and_gives_the_same(network, parts, tmp_path, mon
 
 
 def test_a_pass_whose_rows_are_gone_begins_anew(network, parts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("netopsy.engine.observe.default_batch_size", lambda _network: 5)
+    monkeypatch.setattr("netopsy.engine.observe.observe.default_batch_size", lambda _network: 5)
     whole = extract(network, *parts, ["pool", "head"])
     for damage in ("delete", "cut"):
         folder = tmp_path / damage
@@ -249,7 +251,7 @@ def test_a_pass_whose_rows_are_gone_begins_anew(network, parts, tmp_path, monkey
 
 
 def test_passes_over_other_nodes_in_between_do_no_harm(network, parts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("netopsy.engine.observe.default_batch_size", lambda _network: 5)
+    monkeypatch.setattr("netopsy.engine.observe.observe.default_batch_size", lambda _network: 5)
     whole = extract(network, *parts, ["pool", "head"])
     for nodes, after in ((["pool", "head"], 30), (["pool"], 10), (["head"], 15)):
         with pytest.raises(Stop), workspace(tmp_path, stopping(after), every=0):
@@ -276,13 +278,13 @@ def features_of_script() -> dict[str, Features]:
     import importlib
 
     torch.manual_seed(0)
-    importlib.import_module("netopsy.engine.observe").default_batch_size = lambda _network: 10
+    importlib.import_module("netopsy.engine.observe.observe").default_batch_size = lambda _network: 10
     network = Network("plain", Plain(), Preprocessing(size=(12, 12)))
     return extract(network, noise(200, 1), noise(20, 2), ["pool", "head"])
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netopsy.engine.observe.default_batch_size", lambda _network: 10)  # put back afterwards
+    monkeypatch.setattr("netopsy.engine.observe.observe.default_batch_size", lambda _network: 10)  # put back afterwards
     code = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.field import receptive_field
-from netopsy.network.load import load_network
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.sources.load import load_network
+from netopsy.network.windows.field import receptive_field
 from reference_field import box, positive, seen
 
 

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from netopsy.engine.walk import plan
+from netopsy.engine.interpreter import plan
 from netopsy.errors import NetworkError
 from netopsy.network.graph import operator_name
 from netopsy.network.network import Network

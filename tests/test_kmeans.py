@@ -8,8 +8,8 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
 
-from netopsy.engine.kmeans import kmeans
 from netopsy.errors import SettingsError
+from netopsy.stats.kmeans import kmeans
 from reference_kmeans import least_error
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
-from netopsy.engine.kmeans1d import SortedValues, kmeans1d
-from netopsy.engine.kmeans1d.codebook import encode
-from netopsy.engine.kmeans1d.moments import BlockMoments
 from netopsy.errors import SettingsError
+from netopsy.stats.kmeans1d.clustering import SortedValues, kmeans1d
+from netopsy.stats.kmeans1d.codebook import encode
+from netopsy.stats.kmeans1d.moments import BlockMoments
 from reference_kmeans import least_error_1d, lloyd_1d, lloyd_max_normal
 
 LLOYD_MAX = {4: 0.1174818, 16: 0.0095010, 32: 0.0025047, 64: 0.00064424}
@@ -257,7 +257,7 @@ def test_an_unknown_start_names_those_allowed() -> None:
 def test_the_largest_layer_of_alexnet_fits_in_four_gigabytes() -> None:
     """37.7 million values, K = 32, in a process of its own; ru_maxrss is in KiB."""
     code = (
-        "import resource, numpy as np; from netopsy.engine.kmeans1d import kmeans1d;"
+        "import resource, numpy as np; from netopsy.stats.kmeans1d import kmeans1d;"
         "v = np.random.default_rng(0).standard_normal(37_748_736, np.float32); c = kmeans1d(v, 32);"
         "assert len(c.codes) == len(v); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from netopsy.engine.walk import plan
+from netopsy.engine.interpreter import plan
 from netopsy.errors import NetworkError
 from netopsy.network.listing import list_layers, other_parameters
-from netopsy.network.load import load_network
 from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.treatable import obstacles, zero_activations
+from netopsy.network.sources.load import load_network
+from treatable import obstacles, zero_activations
 
 # Table I of Lorieul et al.; its fc7 row leaves out the 4,096 biases that its total counts
 ALEXNET = [34944, 307456, 885120, 663936, 442624, 37752832, 16781312, 4097000]

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, WeightsError
-from netopsy.network.load import load_network
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.sources.load import load_network
 
 
 def alike(a: nn.Module, b: nn.Module) -> bool:
@@ -47,7 +47,7 @@ def test_torchvision_network_and_preset_are_torchvisions_own() -> None:
 
 @pytest.mark.parametrize("name", ["inception_v3", "efficientnet_b3", "vit_h_14", "swin_v2_t", "regnet_y_128gf"])
 def test_torchvision_presets_fit_the_architecture_as_it_is_built(name: str) -> None:
-    from netopsy.network.source_torchvision import TorchvisionSource
+    from netopsy.network.sources.torchvision import TorchvisionSource
 
     found, _ = TorchvisionSource(name).preprocessing(nn.Identity(), None, None)
     presets = [entry.transforms() for entry in torchvision.models.get_model_weights(name)]
@@ -347,7 +347,7 @@ def test_sizes_of_a_linear_first_layer() -> None:
 
 def test_torchvision_and_timm_wait_until_they_are_asked_for() -> None:
     script = (
-        "import sys; from netopsy.network.load import load_network; load_network('netopsy:digits-a');"
+        "import sys; from netopsy.network.sources.load import load_network; load_network('netopsy:digits-a');"
         "print([name for name in ('torchvision', 'timm', 'onnx') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

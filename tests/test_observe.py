@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, observe, workspace
-from netopsy.engine.observe import default_batch_size
-from netopsy.engine.tallies import Histogram, Moments, Sparsity
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.observe import default_batch_size
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
+from netopsy.tallies.histogram import Histogram
+from netopsy.tallies.moments import Moments
+from netopsy.tallies.sparsity import Sparsity
 from reference_tallies import moments, zeros
 
 
@@ -239,7 +241,7 @@ SCRIPT = """
 import sys, time
 import numpy as np, torch
 from netopsy import Network, Preprocessing, Samples, observe, workspace
-from netopsy.engine.tallies import Moments
+from netopsy.tallies import Moments
 from netopsy.samples.images import ArrayImages
 torch.manual_seed(0); torch.set_num_threads(1)
 module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
@@ -279,7 +281,7 @@ MEMORY = """
 import resource, sys
 import numpy as np, torch
 from netopsy import Network, Preprocessing, Samples, observe
-from netopsy.engine.tallies import Histogram, Moments, Sparsity
+from netopsy.tallies import Histogram, Moments, Sparsity
 torch.set_num_threads(1)
 class Same:
     "Pictures that are all one array: memory grows only if observe keeps something."

@@ -10,12 +10,12 @@ import torch
 from scipy.stats import ortho_group
 from sklearn.metrics import adjusted_rand_score
 
-from netopsy.engine.pairs.clusters import co_clusters
-from netopsy.engine.pairs.information import PairInformation, gaussian_information
-from netopsy.engine.pairs.matching import agreement, bipartite_matching, semi_matching
-from netopsy.engine.pairs.pair import Pair
-from netopsy.engine.pairs.similarity import linear_cka, procrustes, pwcca, svcca
 from netopsy.errors import SettingsError
+from netopsy.stats.matching import agreement, bipartite_matching, semi_matching
+from netopsy.studies.correspondence.comoments.clusters import co_clusters
+from netopsy.studies.correspondence.comoments.information import PairInformation, gaussian_information
+from netopsy.studies.correspondence.comoments.pair import Pair
+from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 from reference_pairs_maths import (
     best_sum,
     binned,

@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from netopsy.engine.pairs.regression import explained, lasso_path, least_squares
-from netopsy.engine.pairs.regression.certificate import certify
-from netopsy.engine.pairs.regression.gram import prepare
-from netopsy.engine.pairs.regression.lasso import EXPONENTS, strength_of_decay
-from netopsy.engine.pairs.regression.solver import solve
 from netopsy.errors import SettingsError
+from netopsy.studies.correspondence.regression import least_squares
+from netopsy.studies.correspondence.regression.certificate import certify
+from netopsy.studies.correspondence.regression.gram import prepare
+from netopsy.studies.correspondence.regression.lasso import EXPONENTS, lasso_path, strength_of_decay
+from netopsy.studies.correspondence.regression.least_squares import explained
+from netopsy.studies.correspondence.regression.solver import solve
 from reference_pairs_maths import (
     lasso_objective,
     lasso_weights,

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, load_samples
-from netopsy.engine.pairs import co_moments, co_moments_of, layers_of, merged
-from netopsy.engine.pairs.information import PairInformation
-from netopsy.engine.pairs.informing import pair_information
-from netopsy.engine.workspace import workspace
+from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.studies.correspondence.comoments.cross_moments import co_moments, co_moments_of
+from netopsy.studies.correspondence.comoments.information import PairInformation
+from netopsy.studies.correspondence.comoments.layers import layers_of
+from netopsy.studies.correspondence.comoments.mutual_information import pair_information
+from netopsy.studies.correspondence.comoments.pair import merged
 
 
 class Small(nn.Module):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from netopsy import Network, Preprocessing, Samples
-from netopsy.engine.patches import patches, window
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.field import receptive_field
+from netopsy.network.windows.field import receptive_field
+from netopsy.pictures.patches import patches, window
 from netopsy.samples.images import ArrayImages
 
 SIZE = 24

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, prescribe
-from netopsy.codec import read_compressed
-from netopsy.engine.compress.measure import measured
-from netopsy.engine.edits import Replace, Variant
-from netopsy.engine.prescribe.candidates import candidates
-from netopsy.engine.prescribe.compensate import Rounder
-from netopsy.engine.prescribe.joint import Joint
-from netopsy.engine.prescribe.knapsack import Allocation
-from netopsy.engine.prescribe.parting import part
-from netopsy.engine.sweep import sweep
+from netopsy.codec.file import read_compressed
+from netopsy.deep_compression.measure import measured
+from netopsy.engine.sweep.edits import Replace, Variant
+from netopsy.engine.sweep.sweep import sweep
 from netopsy.errors import NetworkError, SamplesError, SettingsError
-from netopsy.network.treatable import obstacles
 from netopsy.samples.images import ArrayImages
+from netopsy.studies.prescribe.allocation.candidates import candidates
+from netopsy.studies.prescribe.allocation.compensate import Rounder
+from netopsy.studies.prescribe.allocation.joint import Joint
+from netopsy.studies.prescribe.allocation.knapsack import Allocation
+from netopsy.studies.prescribe.allocation.sharding import part
+from treatable import obstacles
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples
-from netopsy.engine.edits import Replace, Variant
-from netopsy.engine.prescribe import compensate
-from netopsy.engine.prescribe.calibration import expected_drop, temperature, weighed
-from netopsy.engine.prescribe.candidates import candidates
-from netopsy.engine.prescribe.cells import Cells, Line
-from netopsy.engine.prescribe.compensate import Products, Rounder, input_products
-from netopsy.engine.prescribe.curve import Exchange, loss_at
-from netopsy.engine.prescribe.divergence import divergence, effects
-from netopsy.engine.prescribe.knapsack import allocations, frontier
-from netopsy.engine.prescribe.parting import part
-from netopsy.engine.prescribe.settle import choice, settle
-from netopsy.engine.sweep import sweep
+from netopsy.engine.sweep.edits import Replace, Variant
+from netopsy.engine.sweep.sweep import sweep
 from netopsy.samples.images import ArrayImages
+from netopsy.studies.prescribe.allocation import compensate
+from netopsy.studies.prescribe.allocation.calibration import expected_drop, temperature, weighed
+from netopsy.studies.prescribe.allocation.candidates import candidates
+from netopsy.studies.prescribe.allocation.cells import Cells, Line
+from netopsy.studies.prescribe.allocation.compensate import Products, Rounder, input_products
+from netopsy.studies.prescribe.allocation.curve import Exchange, loss_at
+from netopsy.studies.prescribe.allocation.divergence import divergence, effects
+from netopsy.studies.prescribe.allocation.knapsack import allocations, frontier
+from netopsy.studies.prescribe.allocation.settle import choice, settle
+from netopsy.studies.prescribe.allocation.sharding import part
 from reference_codec import entropy_bytes
 from reference_prescribe import cheapest_multiples, pooled, smallest_within, surgeon
 

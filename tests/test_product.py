@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from netopsy import Transform
-from netopsy.engine.stress import TrainingSet, training
-from netopsy.engine.stress.recipes import Itq, OptimizedProduct, ProductCodes
-from netopsy.engine.stress.recipes.product import train_opq, train_pq
 from netopsy.errors import MissingExtra, SettingsError
-from netopsy.transform import Product
+from netopsy.transform.fit import training
+from netopsy.transform.fit.binary import Itq
+from netopsy.transform.fit.product import OptimizedProduct, ProductCodes, train_opq, train_pq
+from netopsy.transform.fit.training import TrainingSet
+from netopsy.transform.product import Product
 from test_recipes import features, squared_error
 
 faiss = pytest.importorskip("faiss")

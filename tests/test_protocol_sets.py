@@ -9,8 +9,8 @@ import pytest
 
 from netopsy.case import Case
 from netopsy.errors import SettingsError
-from netopsy.protocol import read_protocol, run_protocol
-from netopsy.protocol.read import merge
+from netopsy.protocol.read import merge, read_protocol
+from netopsy.protocol.run import run_protocol
 from netopsy.protocol.sets import combine
 from netopsy.result import Result
 

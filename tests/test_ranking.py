@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score
 
-from netopsy.engine import ranking
-from netopsy.engine.ranking import accuracy, average_precision, mean_average_precision
 from netopsy.errors import SettingsError
+from netopsy.stats import average_precision as ranking
+from netopsy.stats.average_precision import accuracy, average_precision, mean_average_precision
 from reference_ranking import eleven_points, expected_accuracy
 
 WAYS = pytest.mark.parametrize("how", ["area", "voc2007"])

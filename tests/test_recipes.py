@@ -12,25 +12,22 @@ from torch import Tensor
 
 import reference_stress as reference
 from netopsy import kmeans1d
-from netopsy.engine.stress import TrainingSet, fit_projection, fit_ranges, projection, quantize, training, unit
-from netopsy.engine.stress.recipes import (
-    Bins,
-    Directions,
-    Itq,
-    OptimizedProduct,
-    ProductCodes,
-    Recipe,
-    SignBits,
-    TransformCoding,
-    Truncation,
-    Whitened,
-    candidates,
-    parse_size,
-)
-from netopsy.engine.stress.recipes.binary import procrustes
-from netopsy.engine.stress.recipes.transform_coding import NORMAL_ERROR, allot, scalar_centroids
 from netopsy.errors import SettingsError
-from netopsy.transform import Floats, Project, Scalars, Signs
+from netopsy.stats import projection
+from netopsy.stats.projection import fit_projection
+from netopsy.transform.coders import Floats, Signs
+from netopsy.transform.fit import alternatives as candidates
+from netopsy.transform.fit import training, unit
+from netopsy.transform.fit.binary import Itq, SignBits, procrustes
+from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
+from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
+from netopsy.transform.fit.quantization import fit_ranges, quantize
+from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.sizes import parse_size
+from netopsy.transform.fit.training import TrainingSet
+from netopsy.transform.fit.transform_coding import NORMAL_ERROR, TransformCoding, allot, scalar_centroids
+from netopsy.transform.scalars import Scalars
+from netopsy.transform.steps import Project
 from reference_kmeans import lloyd_max_normal
 
 

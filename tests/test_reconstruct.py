@@ -12,9 +12,9 @@ from polars.testing import assert_frame_equal
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, backproject, load_network, load_samples, reconstruct
-from netopsy.engine.images import read_images
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
+from netopsy.samples.select import read_images
 from netopsy.studies.reconstruct import survey
 from netopsy.studies.reconstruct.choice import default_layer
 from netopsy.studies.reconstruct.likeness import correlation, edges, on_edges, strength

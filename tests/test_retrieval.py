@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from netopsy.engine.retrieval import draw_queries, nearest, recall, same_class
 from netopsy.errors import SettingsError
+from netopsy.stats.nearest import draw_queries, nearest, recall, same_class
 from reference_ranking import neighbours
 
 

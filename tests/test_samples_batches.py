@@ -16,8 +16,9 @@ from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import Batch, load_samples
+from netopsy.samples.load import load_samples
 from netopsy.samples.prefetch import prefetch
+from netopsy.samples.samples import Batch
 from netopsy.samples.strata import strata, stratified
 from reference_samples import within_quota
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from netopsy.errors import SamplesError
-from netopsy.samples import load_samples
+from netopsy.samples.load import load_samples
 
 X = np.zeros((4, 5, 6, 3), np.uint8)
 Y = np.arange(4)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets, transforms
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import load_samples
+from netopsy.samples.load import load_samples
 from reference_samples import torchvision_input
 
 STRANGE = "<script>alert('x')</script> & \"quoted\", ünïcode "

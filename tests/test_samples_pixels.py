@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import load_samples
+from netopsy.samples.load import load_samples
 from netopsy.samples.pixels import apply, array_of, normalise, plain
 from reference_samples import torchvision_input
 

@@ -20,7 +20,8 @@ from netopsy import Case, Network, Result, Samples, examine, load_network, load_
 from netopsy.cli import main
 from netopsy.errors import NetopsyError, SettingsError
 from netopsy.network.zoo.cifar_resnet import CifarResNet
-from netopsy.protocol import read_protocol, run_protocol
+from netopsy.protocol.read import read_protocol
+from netopsy.protocol.run import run_protocol
 from netopsy.studies import STUDIES
 from netopsy.studies.study import Study, network_fields, perform, study_function
 

@@ -15,14 +15,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples, stimuli, workspace
-from netopsy.engine.patches import patches, window
-from netopsy.engine.reconstructions import reconstructions, usable_rule
-from netopsy.engine.tallies import ClassMeans
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.units import Unit
+from netopsy.pictures.patches import patches, window
+from netopsy.pictures.reconstructions import reconstructions, usable_rule
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.stimuli import drawing
 from netopsy.studies.stimuli.makeup import chance, make_up
+from netopsy.tallies.class_means import ClassMeans
 
 SIZE, IMAGES = 12, 40
 
@@ -345,7 +345,7 @@ def test_large_nodes_are_drawn_in_parts(
 
 
 def test_large_networks_draw_fewer_units(network: Network) -> None:
-    from netopsy.studies.stimuli import Stimuli
+    from netopsy.studies.stimuli.stimuli import Stimuli
 
     large = opened(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
     large.__dict__["layers"] = (replace(large.layers[0], macs=10**10),)

@@ -10,22 +10,13 @@ import torch
 from torch import Tensor
 
 import reference_stress as reference
-from netopsy.engine.stress import (
-    Ranges,
-    bits_per_vector,
-    compression,
-    drop_order,
-    erase_bits,
-    fit_projection,
-    fit_ranges,
-    level_bits,
-    projection,
-    quantization,
-    quantize,
-    step_sizes,
-    unit,
-)
 from netopsy.errors import SettingsError
+from netopsy.stats import projection
+from netopsy.stats.projection import fit_projection
+from netopsy.studies.transfer.dimensions import drop_order, step_sizes
+from netopsy.transform.fit import quantization, unit
+from netopsy.transform.fit.bits import bits_per_vector, compression, erase_bits, level_bits
+from netopsy.transform.fit.quantization import Ranges, fit_ranges, quantize
 
 
 def features(n: int, p: int, seed: int = 0) -> Tensor:

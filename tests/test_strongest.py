@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from netopsy.engine.tallies import Strongest
 from netopsy.errors import SettingsError
+from netopsy.tallies.top_images import Strongest
 from reference_strongest import strongest
 
 INF = float("inf")

@@ -10,9 +10,12 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
-from netopsy.engine.svm import Svm, certify, fit_nested, fit_svm, signs
-from netopsy.engine.svm import reduction as reductions
 from netopsy.errors import SettingsError
+from netopsy.stats.svm import reduction as reductions
+from netopsy.stats.svm.certificate import certify
+from netopsy.stats.svm.fit import fit_svm
+from netopsy.stats.svm.nested import fit_nested
+from netopsy.stats.svm.svm import Svm, signs
 
 
 def unit(x: np.ndarray) -> torch.Tensor:
@@ -80,7 +83,7 @@ def test_hinge_objectives_equal_those_of_liblinear(c: float) -> None:
 @pytest.mark.parametrize("c", [1e-2, 1.0, 1e2])
 def test_objectives_on_features_of_a_real_network_equal_those_of_liblinear(shared: Path, c: float) -> None:
     import netopsy
-    from netopsy.engine.walk import plan
+    from netopsy.engine.interpreter import plan
 
     network = netopsy.load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
     samples = netopsy.load_samples("digits", count=400)

@@ -17,15 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import reference_sweep as naive
-from netopsy.engine.edits import Edit, Replace, Shift, Variant
-from netopsy.engine.exact import predictions
-from netopsy.engine.rerun import Rerun
-from netopsy.engine.sweep import score, sweep
+from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant
+from netopsy.engine.sweep.full import predictions
+from netopsy.engine.sweep.rerun import Rerun
+from netopsy.engine.sweep.sweep import score, sweep
 from netopsy.errors import EditError, NetworkError, SettingsError
-from netopsy.network.load import load_network
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import Samples, load_samples
+from netopsy.network.sources.load import load_network
+from netopsy.samples.load import load_samples
+from netopsy.samples.samples import Samples
 
 SMALL = Preprocessing(size=(12, 12), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -273,9 +274,9 @@ def test_a_parameter_that_cannot_reach_the_output_changes_nothing(samples: Sampl
 WORK = """
 import sys, time
 from netopsy.engine import rerun
-from netopsy.engine.workspace import Checkpoint, workspace
+from netopsy.engine.workspace.workspace import Checkpoint, workspace
 import test_sweep as here
-from netopsy.engine.sweep import sweep
+from netopsy.engine.sweep.sweep import sweep
 folder, log, precision, pause = sys.argv[1:]
 rerun.BLOCK_IMAGES = 30
 plain = Checkpoint.__init__

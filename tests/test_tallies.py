@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from netopsy.engine.tallies import Histogram, Moments, Sparsity
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
+from netopsy.tallies.histogram import Histogram
+from netopsy.tallies.moments import Moments
+from netopsy.tallies.sparsity import Sparsity
 from reference_tallies import buckets, moments, zeros
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from netopsy.engine.tallies import Active, Patterns
-from netopsy.engine.tallies.patterns import mix
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
+from netopsy.tallies.active import Active
+from netopsy.tallies.patterns import Patterns, mix
 
 SHAPES = [(40, 5, 6, 7), (40, 48, 3, 3), (40, 30), (40, 1, 9, 9), (40, 101, 2)]
 

@@ -13,7 +13,11 @@ import torch
 from torch import nn
 
 from netopsy import Samples, fit, load_network, workspace
-from netopsy.engine.train import Activations, Recipe, Trained, cache, checkpoint, train_module
+from netopsy.blocks import activation_cache as cache
+from netopsy.blocks.training import Trained, train_module
+from netopsy.engine.train import checkpoint
+from netopsy.engine.train.activations import Activations
+from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import NetworkError, SamplesError, SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from reference_activations import Head, regressed

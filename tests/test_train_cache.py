@@ -18,10 +18,12 @@ import torch
 from torch import nn
 
 from netopsy import Network, Preprocessing, workspace
-from netopsy.engine.train import Activations, Recipe, bytes_needed, cache
+from netopsy.blocks import activation_cache as cache
+from netopsy.blocks.activation_cache import bytes_needed
 from netopsy.engine.train import activations as stored_values
-from netopsy.engine.train.activations import Stored
+from netopsy.engine.train.activations import Activations, Stored
 from netopsy.engine.train.data import Images
+from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import NetworkError, SettingsError, UnknownLayer
 from reference_train import inputs
 from test_train import noise, tiny

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from netopsy.engine.compress.share import share
+from netopsy.deep_compression.share import share
 from netopsy.engine.train.augment import Draws, augmented, draw
 from netopsy.engine.train.constraints import Table
 from netopsy.engine.train.data import epoch_seed, step_sizes

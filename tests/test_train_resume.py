@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from netopsy import Network, Samples, workspace
-from netopsy.engine.compress.prune import keep_share
-from netopsy.engine.compress.share import share
-from netopsy.engine.train import Recipe, checkpoint, fit
+from netopsy.deep_compression.prune import keep_share
+from netopsy.deep_compression.share import share
+from netopsy.engine.train import checkpoint, fit
+from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from reference_train import Tiny
 from test_train import SHORT, noise, same, tiny, weights

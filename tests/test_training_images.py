@@ -19,7 +19,8 @@ import netopsy
 from netopsy import Case, Features, Network, Result, Samples, examine, load_features, load_network, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyError, SamplesError, SettingsError
-from netopsy.protocol import read_protocol, run_protocol
+from netopsy.protocol.read import read_protocol
+from netopsy.protocol.run import run_protocol
 from netopsy.studies import STUDIES
 from netopsy.studies.study import Study, image_fields, perform, study_function
 

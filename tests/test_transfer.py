@@ -17,13 +17,13 @@ import netopsy
 import reference_transfer as twin
 from netopsy import Result, Samples, load_samples
 from netopsy.cli import main
-from netopsy.engine.features import Features
-from netopsy.engine.stress import drop_order
-from netopsy.engine.workspace import workspace
+from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import NetopsyError, SamplesError, SettingsError
 from netopsy.examination import examine
+from netopsy.features.features import Features
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.transfer import chains, tables
+from netopsy.studies.transfer.dimensions import drop_order
 from netopsy.studies.transfer.transfer import STRESSES, Transfer
 
 FEW: dict[str, Any] = {"steps": 5, "levels": (2, 3, 8), "repeats": 2, "tolerance": 1e-9}

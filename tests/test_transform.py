@@ -14,10 +14,15 @@ import torch
 
 import reference_stress as reference
 from netopsy import load_transform
-from netopsy.engine.stress import fit_ranges, quantize, unit
 from netopsy.errors import TransformError
-from netopsy.transform import Floats, Levels, Product, Project, Scalars, Signs, Take, Transform, Unit
+from netopsy.transform.chain import Transform
+from netopsy.transform.coders import Floats, Levels, Signs
+from netopsy.transform.fit import unit
+from netopsy.transform.fit.quantization import fit_ranges, quantize
 from netopsy.transform.packing import pack, unpack
+from netopsy.transform.product import Product
+from netopsy.transform.scalars import Scalars
+from netopsy.transform.steps import Project, Take, Unit
 
 P = 24
 

@@ -13,21 +13,24 @@ import torch
 from torch import nn
 
 from netopsy import Network, Preprocessing, Samples, load_samples, score
-from netopsy.engine.blocks import compressed_network, layer_path, least_squares, new_layer, section
-from netopsy.engine.intervals import paired_difference, wilson
+from netopsy.blocks import least_squares, section
+from netopsy.blocks.compressed import compressed_network
+from netopsy.blocks.layer import new_layer
+from netopsy.blocks.named import find_block
+from netopsy.blocks.section import layer_path
 from netopsy.engine.train.schedule import plateau
-from netopsy.engine.trials import workers
-from netopsy.engine.workspace import workspace
+from netopsy.engine.trials.current import workers
+from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.blocks import find_block
-from netopsy.network.treatable import obstacles
 from netopsy.result import Result
+from netopsy.stats.intervals import paired_difference, wilson
 from netopsy.studies import study_class
 from netopsy.studies.study import perform
-from netopsy.studies.triage import Triage
 from netopsy.studies.triage import run as triage_run
 from netopsy.studies.triage.tables import epochs_to_99
+from netopsy.studies.triage.triage import Triage
 from reference_triage import cochran_q, keras_plateau
+from treatable import obstacles
 
 
 class Small(nn.Module):
@@ -127,7 +130,7 @@ def test_epochs_to_within_one_per_cent_of_the_best() -> None:
 
 def test_frozen_training_leaves_all_else_bit_for_bit() -> None:
     """By the trained state itself: the whole network of an FM cell differs from its parent in the new layer alone."""
-    from netopsy.engine.train import train_module
+    from netopsy.blocks.training import train_module
     from netopsy.studies.triage.work import others
 
     network, block = small(), find_block(small(), "b")

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import netopsy
-from netopsy.engine.trials import Outcome, Record, current_workers, run_trials, workers
+from netopsy.engine.trials.current import current_workers, workers
+from netopsy.engine.trials.loop import run_trials
+from netopsy.engine.trials.record import Outcome, Record
 from netopsy.engine.trials.shares import cores, gpu_shares, thread_share
 from netopsy.engine.trials.store import Store
 from netopsy.errors import MissingExtra, SettingsError
@@ -138,7 +140,7 @@ def test_a_trial_has_a_folder_of_its_own_until_its_record_is_written(tmp_path: P
 
 def test_what_may_run_again_keeps_its_checkpoints(tmp_path: Path) -> None:
     def work(context: Any, spec: dict[str, Any]) -> Outcome:
-        folder = netopsy.engine.workspace.current_workspace().folder
+        folder = netopsy.engine.workspace.workspace.current_workspace().folder
         seen = (folder / "epoch").exists()
         (folder / "epoch").touch()
         if not seen:

@@ -15,10 +15,17 @@ import torch
 from polars.testing import assert_frame_equal
 
 import netopsy
-from netopsy.engine.tallies import Active, ClassMeans, Collect, Histogram, Moments, Patterns, Sparsity, Strongest
-from netopsy.engine.tally import Tally
-from netopsy.engine.trials.parted import parts
+from netopsy.engine.observe.tally import Tally
+from netopsy.engine.trials.sharding import parts
 from netopsy.errors import NetopsyError, SamplesError
+from netopsy.tallies.active import Active
+from netopsy.tallies.class_means import ClassMeans
+from netopsy.tallies.collect import Collect
+from netopsy.tallies.histogram import Histogram
+from netopsy.tallies.moments import Moments
+from netopsy.tallies.patterns import Patterns
+from netopsy.tallies.sparsity import Sparsity
+from netopsy.tallies.top_images import Strongest
 from trial_work import marks
 
 NODE = "block4.relu2"

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import netopsy
-from netopsy.engine.trials import run_trials, workers
+from netopsy.engine.trials.current import workers
+from netopsy.engine.trials.loop import run_trials
 from netopsy.errors import SettingsError
 from trial_work import Counted, calm, marks, meet, of_counted, scores, wild
 from trials_and_die import SPECS

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 import netopsy
-from netopsy.engine.trials import run_trials, workers
+from netopsy.engine.trials.current import workers
+from netopsy.engine.trials.loop import run_trials
 from netopsy.engine.trials.spawned import end_of
 from netopsy.errors import SettingsError
 from trial_work import Counted, calm, marks, meet, of_counted, scores, where, wild

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.field import receptive_field
 from netopsy.network.units import (
     Unit,
     activation_nodes,
@@ -25,6 +24,7 @@ from netopsy.network.units import (
     unit_field,
     unit_nodes,
 )
+from netopsy.network.windows.field import receptive_field
 
 
 class Block(nn.Module):

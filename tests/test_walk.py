@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netopsy.engine.walk import affected, boundary, plan
+from netopsy.engine.interpreter import affected, boundary, plan
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from test_sweep import make_network

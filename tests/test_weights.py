@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from netopsy.errors import MissingExtra, NetopsyError, WeightsError
-from netopsy.network.load import load_network
-from netopsy.network.weights import compare, read_weights, strip_prefixes
+from netopsy.network.sources.load import load_network
+from netopsy.network.weights.weights import compare, read_weights, strip_prefixes
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from netopsy.errors import WeightsError
-from netopsy.network.load import load_network
+from netopsy.network.sources.load import load_network
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

@@ -15,13 +15,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from netopsy.errors import NetworkError
-from netopsy.network.load import load_network
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.sources.load import load_network
 from netopsy.network.zoo import ZOO, architecture
 from netopsy.network.zoo.cifar_resnet import PaddingShortcut
 from netopsy.network.zoo.googlenet import INCEPTIONS
-from netopsy.samples import load_samples
+from netopsy.samples.load import load_samples
 
 COUNTS = {
     "alexnet": 60_965_224,  # Lorieul et al., Table I

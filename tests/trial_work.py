@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 import netopsy
-from netopsy.engine.trials import Outcome, current_workers
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.trials.current import current_workers
+from netopsy.engine.trials.record import Outcome
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import DivergedError, SettingsError
 
 

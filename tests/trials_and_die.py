@@ -10,7 +10,8 @@ import signal
 import sys
 
 import netopsy
-from netopsy.engine.trials import run_trials, workers
+from netopsy.engine.trials.current import workers
+from netopsy.engine.trials.loop import run_trials
 from trial_work import calm
 
 SPECS = [{"x": x, "wait": 0.3} for x in range(6)] + [{"x": 6, "wait": 60}, {"x": 7, "wait": 60}]

@@ -16,8 +16,8 @@ from PIL import Image as Picture
 
 from netopsy.errors import CaseError
 from netopsy.files import whole
-from netopsy.report import write_report
 from netopsy.report.notebook import chart_svg
+from netopsy.report.pages import write_report
 from netopsy.result import Atlas, Figure, Image, Result, Sheet
 
 FORMAT = 1

@@ -10,11 +10,11 @@ from typing import Any
 
 from netopsy._version import __version__
 from netopsy.case import Case
-from netopsy.engine.features import Features
-from netopsy.engine.workspace import Progress, workspace
+from netopsy.engine.workspace.workspace import Progress, workspace
+from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies import STUDIES, study_class
 from netopsy.studies.study import Study, check_inputs, image_fields, network_fields, origin, perform
 

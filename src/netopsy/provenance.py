@@ -13,7 +13,7 @@ from netopsy._version import __version__
 
 if TYPE_CHECKING:
     from netopsy.network.network import Network
-    from netopsy.samples import Samples
+    from netopsy.samples.samples import Samples
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "polars", "scikit-learn")
 

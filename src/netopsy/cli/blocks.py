@@ -20,7 +20,7 @@ def blocks_options() -> list[o.Option]:
 
 def blocks(network: str, *, json: bool, **given: Any) -> None:
     """Print the table."""
-    from netopsy.network.blocks import list_blocks
+    from netopsy.blocks.listing import list_blocks
 
     net = load_subject(network, given)
     frame = list_blocks(net)

@@ -64,10 +64,10 @@ def expand_options() -> list[o.Option]:
 
 def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -> None:
     from netopsy.codec.file import SUFFIX
-    from netopsy.engine.compress.account import account
-    from netopsy.engine.compress.save import destination
-    from netopsy.engine.compress.stages import compress as write
-    from netopsy.engine.workspace import workspace
+    from netopsy.deep_compression.account import account
+    from netopsy.deep_compression.save import destination
+    from netopsy.deep_compression.stages import compress as write
+    from netopsy.engine.workspace.workspace import workspace
 
     destination(out, SUFFIX, force=force)
     settings = {name: given[name] for name in ("density", "bits", "start", "kept", "coder", "seed")}
@@ -92,8 +92,8 @@ def sentence(table: pl.DataFrame, path: str) -> str:
 
 
 def expand(file: str, *, out: str, force: bool) -> None:
-    from netopsy.engine.compress.expand import expand as read
-    from netopsy.engine.compress.save import destination
+    from netopsy.deep_compression.expand import expand as read
+    from netopsy.deep_compression.save import destination
 
     target = destination(out, ".safetensors", force=force)
     state = read(file, target)

@@ -184,7 +184,7 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
 
 
 def _run(protocol: str, *, out: str, weights: str | None, samples: str | None, count: int | None, **given: Any) -> None:
-    from netopsy.protocol import run_protocol
+    from netopsy.protocol.run import run_protocol
 
     with crew(given), progress() as show:
         case = run_protocol(protocol, out=out, weights=weights, samples=samples, count=count, progress=show)

@@ -45,7 +45,7 @@ def load_second(name: str, given: dict[str, Any]) -> Any:
 
 
 def _load(source: str, options: dict[str, Any], device: str | None) -> Any:
-    from netopsy.network.load import load_network
+    from netopsy.network.sources.load import load_network
 
     if is_features(source):
         raise SettingsError(f"'{source}' is a file of features, and this command needs a network: give one.")
@@ -62,15 +62,15 @@ def load_images(source: str | None, given: dict[str, Any]) -> Any:
     """Load the images that the options describe."""
     if source is None:
         return None
-    from netopsy.samples import load_samples
+    from netopsy.samples.load import load_samples
 
     return load_samples(source, **_image_options(given))
 
 
 def load_further(name: str, samples: str | None, given: dict[str, Any]) -> Any:
     """Load the images of --NAME, --NAME-split and --NAME-count; None where none of them is given."""
-    from netopsy.protocol import further_options
-    from netopsy.samples import load_samples
+    from netopsy.protocol.run import further_options
+    from netopsy.samples.load import load_samples
 
     words = {"source": name, "split": f"{name}_split", "count": f"{name}_count"}
     further = {key: given[word] for key, word in words.items() if given.get(word) is not None}
@@ -86,7 +86,7 @@ def load_further(name: str, samples: str | None, given: dict[str, Any]) -> Any:
 
 def load_vectors(source: str, samples: str | None, given: dict[str, Any], settings: Collection[str]) -> Any:
     """Load the features that the options describe; settings: those of the study, which it may use as it likes."""
-    from netopsy.engine.features import load_features
+    from netopsy.features.load import load_features
 
     options = ("labels", "x", "y", "split")
     foreign = [o.NETWORK_OPTIONS, o.PREPROCESSING, [p for p in o.SAMPLES_OPTIONS if p.name not in (*options, "seed")]]

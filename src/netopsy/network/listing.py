@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from netopsy.network.field import receptive_field
+from netopsy.network.windows.field import receptive_field
 
 if TYPE_CHECKING:
     from netopsy.network.network import Network

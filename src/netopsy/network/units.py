@@ -10,9 +10,9 @@ from torch import fx
 
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.activations import activations
-from netopsy.network.field import Box, receptive_field
 from netopsy.network.graph import batch_first, data_nodes, operator_name, shape_of
 from netopsy.network.network import Network
+from netopsy.network.windows.field import Box, receptive_field
 
 _LAST_AXIS = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
 _AXIS_ONE = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "batch_norm", "group_norm"}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from netopsy.case import Case
-from netopsy.engine.workspace import Progress
+from netopsy.engine.workspace.workspace import Progress
 from netopsy.errors import SettingsError
 from netopsy.examination import examine
-from netopsy.network.load import load_network
+from netopsy.network.sources.load import load_network
 from netopsy.protocol.read import make_study, read_protocol
 from netopsy.protocol.sets import run_sets
-from netopsy.samples import load_samples
+from netopsy.samples.load import load_samples
 from netopsy.studies.study import check_other
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from netopsy.case import Case
-from netopsy.engine.workspace import Progress
+from netopsy.engine.workspace.workspace import Progress
 from netopsy.errors import NetopsyError, SettingsError
 from netopsy.result import Result
 from netopsy.studies import study_class

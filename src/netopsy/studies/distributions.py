@@ -12,16 +12,16 @@ import polars as pl
 import torch
 
 from netopsy import charts
-from netopsy.engine.filters import CONVOLUTIONS
-from netopsy.engine.fits import FEWEST, Fit, fit_all
-from netopsy.engine.values import describe, histogram
-from netopsy.engine.words import listing, plural
 from netopsy.errors import SettingsError
+from netopsy.network.filters import CONVOLUTIONS
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.fits import FEWEST, Fit, fit_all
+from netopsy.stats.values import describe, histogram
 from netopsy.studies.study import Study
+from netopsy.wording import listing, plural
 
 REACH = 5.0  # standard deviations on either side of the mean that the bins cover
 GROUPS = {"all conv": CONVOLUTIONS, "all linear": ("linear",)}
@@ -213,7 +213,7 @@ def _histograms(tables: dict[str, pl.DataFrame], layers: list[str], title: str, 
 
 
 def _lines(fits: pl.DataFrame, spans: dict[Any, Any]) -> pl.DataFrame:
-    from netopsy.engine.fits import Laplace, Normal, SkewNormal
+    from netopsy.stats.fits import Laplace, Normal, SkewNormal
 
     kinds: dict[str, Any] = {kind.label: kind for kind in (Normal, Laplace, SkewNormal)}
     rows = []

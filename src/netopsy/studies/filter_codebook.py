@@ -10,17 +10,17 @@ import polars as pl
 from torch import Tensor
 
 from netopsy.charts import curve, heatmap
-from netopsy.engine.edits import Replace
-from netopsy.engine.filters import CONVOLUTIONS, filter_shape, filters_of, weight_of
-from netopsy.engine.kmeans import Clusters, kmeans
-from netopsy.engine.scopes import Scope, scopes, sweep_edits
-from netopsy.engine.verdicts import fragile, unchanged, verdict
+from netopsy.engine.sweep.edits import Replace
+from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
+from netopsy.network.filters import CONVOLUTIONS, filter_shape, filters_of, weight_of
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.kmeans import Clusters, kmeans
 from netopsy.studies.study import Study
+from netopsy.studies.sweep_findings import fragile, unchanged, verdict
 
 
 @dataclass(frozen=True)

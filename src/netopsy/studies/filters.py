@@ -12,16 +12,16 @@ import torch
 from scipy import stats
 
 from netopsy import charts
-from netopsy.engine.filters import CONVOLUTIONS, filter_shape, filters_of
-from netopsy.engine.mosaic import grid, normalise
-from netopsy.engine.pca import components_for, cumulative_share, eigenvalues
-from netopsy.engine.words import listing
 from netopsy.errors import SettingsError
+from netopsy.network.filters import CONVOLUTIONS, filter_shape, filters_of
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
+from netopsy.pictures.mosaic import grid, normalise
 from netopsy.result import Figure, Image, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.pca import components_for, cumulative_share, eigenvalues
 from netopsy.studies.study import Study
+from netopsy.wording import listing
 
 DRAWN = 60  # points of a curve; the table holds all
 SHEET = 640  # screen pixels that a sheet of filters fills, about

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from netopsy.charts import curve, heatmap
-from netopsy.engine.edits import Shift
-from netopsy.engine.scopes import Scope, scopes, sweep_edits
-from netopsy.engine.verdicts import fragile, unchanged, verdict
-from netopsy.engine.words import points
+from netopsy.engine.sweep.edits import Shift
+from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
+from netopsy.studies.sweep_findings import fragile, unchanged, verdict
+from netopsy.wording import points
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import polars as pl
 
 from netopsy import charts
-from netopsy.engine.filters import CONVOLUTIONS, filter_shape
-from netopsy.engine.words import capital, listing, plural, size
+from netopsy.network.filters import CONVOLUTIONS, filter_shape
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
+from netopsy.wording import capital, listing, plural, size
 
 OTHER = "norms, embeddings and others"
 

@@ -10,16 +10,16 @@ import polars as pl
 from torch import Tensor
 
 from netopsy.charts import curve, heatmap
-from netopsy.engine.edits import Replace
-from netopsy.engine.formats import number_format, round_decimals
-from netopsy.engine.scopes import Scope, scopes, sweep_edits
-from netopsy.engine.verdicts import fragile, unchanged, verdict
-from netopsy.engine.words import plural
+from netopsy.engine.sweep.edits import Replace
+from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.studies.formats import number_format, round_decimals
 from netopsy.studies.study import Study
+from netopsy.studies.sweep_findings import fragile, unchanged, verdict
+from netopsy.wording import plural
 
 FORMATS = (
     "fp16",
@@ -39,7 +39,7 @@ class Rounding(Study):
     symmetric integers with one scale a layer (`_tensor`) or one an output channel (`_channel`).
 
     decimals: digits kept after the point, 0 or more.
-    formats: number formats for all layers together, see `netopsy.engine.formats.number_format`.
+    formats: number formats for all layers together, see `netopsy.studies.formats.number_format`.
     layer_formats: number formats for one layer at a time; few, since each costs half a pass a layer.
     one_layer_at_a_time: also round one layer at a time.
     biases: whether biases are rounded to decimals too.

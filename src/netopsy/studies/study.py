@@ -10,12 +10,12 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from netopsy.engine.features import Features
 from netopsy.errors import SamplesError, SettingsError
+from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.provenance import provenance
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies import STUDIES, study_class
 
 

@@ -1,10 +1,8 @@
 """Training, the fourth way to run a network: whole or in part, with masks, with shared weights, against a teacher."""
 
 from netopsy.engine.train.activations import Activations
-from netopsy.engine.train.cache import bytes_needed, cache
 from netopsy.engine.train.fit import fit
 from netopsy.engine.train.history import History
-from netopsy.engine.train.module import Trained, train_module
 from netopsy.engine.train.recipe import Recipe
 
-__all__ = ["Activations", "History", "Recipe", "Trained", "bytes_needed", "cache", "fit", "train_module"]
+__all__ = ["Activations", "History", "Recipe", "fit"]

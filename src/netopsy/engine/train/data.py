@@ -17,7 +17,7 @@ from netopsy.engine.train.augment import augmented, draw
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 SHARE = 0.5  # of the free memory that images may take
 _BATCH = 512

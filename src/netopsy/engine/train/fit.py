@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
-from netopsy.engine.conditions import conditions
 from netopsy.engine.train.constraints import checked, frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.history import History, frame
 from netopsy.engine.train.launch import launched
 from netopsy.engine.train.loop import Job, first
 from netopsy.engine.train.recipe import Recipe
-from netopsy.engine.workspace import current_workspace, file_stem
+from netopsy.engine.workspace.fingerprint import conditions
+from netopsy.engine.workspace.workspace import current_workspace, file_stem
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 
 def fit(

@@ -24,7 +24,7 @@ from netopsy.engine.train.schedule import rate_at
 from netopsy.errors import DivergedError, SettingsError
 from netopsy.network.graph import operator_name
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 _LOOK = 25  # steps between two looks at the loss, each of which waits for the device
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from netopsy.engine.settings import choice, number, whole
+from netopsy.checks import choice, number, whole
 from netopsy.errors import SettingsError
 
 Optimizer = Literal["sgd", "adamw"]

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 
 from netopsy.engine.trials.failures import reason
+from netopsy.engine.trials.payload import Sent
 from netopsy.engine.trials.record import Kind, Outcome, plain
-from netopsy.engine.trials.sent import Sent
-from netopsy.engine.workspace import Workspace, workspace
+from netopsy.engine.workspace.workspace import Workspace, workspace
 
 Answer = tuple[dict[str, Any], bytes]
 

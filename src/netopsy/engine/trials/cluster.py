@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from netopsy.engine.trials.failures import WorkerLost
-from netopsy.engine.trials.sent import Sent, Work, pickled, taken, unpickled
+from netopsy.engine.trials.payload import Sent, Work, pickled, taken, unpickled
 from netopsy.engine.trials.shares import cores
 from netopsy.errors import SettingsError
 

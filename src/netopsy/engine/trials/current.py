@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from numbers import Integral
 from typing import Any
 
-from netopsy.engine.settings import choice, number
+from netopsy.checks import choice, number
 from netopsy.engine.trials.inline import Inline
 from netopsy.errors import MissingExtra, SettingsError
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from netopsy.engine.trials.sent import Held, Sent, Work
+from netopsy.engine.trials.payload import Held, Sent, Work
 
 
 class Inline(Executor):

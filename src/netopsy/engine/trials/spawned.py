@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from netopsy.engine.trials.begin import begin
 from netopsy.engine.trials.failures import WorkerLost
-from netopsy.engine.trials.sent import Filed, Sent, Work
+from netopsy.engine.trials.payload import Filed, Sent, Work
 from netopsy.engine.trials.shares import gpu_shares, thread_share
 from netopsy.errors import SettingsError
 

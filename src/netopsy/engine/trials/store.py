@@ -19,7 +19,7 @@ from torch import Tensor
 
 from netopsy._version import __version__
 from netopsy.engine.trials.record import KINDS, Outcome, Record
-from netopsy.engine.workspace import file_stem
+from netopsy.engine.workspace.workspace import file_stem
 from netopsy.files import whole
 
 _FIELDS = ("spec", "outcome", "failure", "kind", "seconds", "trace")

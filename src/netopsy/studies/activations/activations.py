@@ -10,22 +10,23 @@ from typing import Any, ClassVar
 import polars as pl
 from torch import fx
 
-from netopsy.engine.images import check_images
-from netopsy.engine.observe import observe
-from netopsy.engine.tallies import Active, Patterns
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, unit_nodes
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.samples.select import check_images
 from netopsy.studies.activations import counts, figures, regions
 from netopsy.studies.activations.findings import findings
 from netopsy.studies.activations.one import look, typical
 from netopsy.studies.activations.slices import Slices
 from netopsy.studies.study import Study
+from netopsy.tallies.active import Active
+from netopsy.tallies.patterns import Patterns
 
 _KINKED = {"leaky_relu", "prelu"}  # linear on either side of zero, as a rectifier is
 

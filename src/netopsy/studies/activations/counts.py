@@ -9,11 +9,11 @@ import polars as pl
 import torch
 from torch import Tensor, fx
 
-from netopsy.engine.tallies import ActiveResult
 from netopsy.network.activations import rectifies
 from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import weight_layer
+from netopsy.tallies.active import ActiveResult
 
 BINS = 25  # of a histogram in a table, at most
 _QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from netopsy import charts
-from netopsy.engine.spread import spread
 from netopsy.result import Figure
+from netopsy.stats.spread import spread
 
 _SOURCE = "Palmieri et al., Figure 6"
 _FACETS = 24  # more small charts than this are drawn as one map

@@ -7,7 +7,7 @@ import math
 import polars as pl
 from scipy import stats
 
-from netopsy.engine.words import listing, plural, points
+from netopsy.wording import listing, plural, points
 
 _HALF = (0.4, 0.6)  # what passes for the paper's "about a half"
 _CHANGE = 0.02  # a share that moves by less hardly moves

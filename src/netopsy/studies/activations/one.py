@@ -11,13 +11,13 @@ import polars as pl
 import torch
 from torch import Tensor, fx
 
-from netopsy.engine.pictures import pictures
-from netopsy.engine.tallies import ActiveResult
-from netopsy.engine.walk import plan
+from netopsy.engine.interpreter import plan
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis
-from netopsy.samples import Samples
+from netopsy.pictures.pictures import pictures
+from netopsy.samples.samples import Samples
 from netopsy.studies.activations.counts import binned
+from netopsy.tallies.active import ActiveResult
 
 _VALUE_BINS = 30
 _LAYERS: dict[str, Any] = {

@@ -9,8 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from netopsy.engine.tallies import PatternsResult
-from netopsy.engine.tallies.patterns import mix
+from netopsy.tallies.patterns import PatternsResult, mix
 
 _SCHEMA: dict[str, Any] = {
     "node": pl.String,

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from netopsy.engine import mosaic
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.pictures import fitted
-from netopsy.engine.spread import spread
 from netopsy.errors import SettingsError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit, places, weight_layer
+from netopsy.pictures import mosaic
+from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.pictures import fitted
 from netopsy.result import Image
+from netopsy.stats.spread import spread
 from netopsy.studies.activations.one import Seen
 
 _NODES = 5  # as many layers as the paper shows

@@ -8,13 +8,13 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from netopsy.engine.compress.assign import per_layer
-from netopsy.engine.compress.stages import densities_of, listed, masks_beyond
-from netopsy.engine.edits import Replace
-from netopsy.engine.scopes import sweep_edits
+from netopsy.deep_compression.assign import per_layer
+from netopsy.deep_compression.stages import densities_of, listed, masks_beyond
+from netopsy.engine.sweep.edits import Replace
+from netopsy.engine.sweep.scopes import sweep_edits
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 DENSITIES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 IMAGES = 2000

@@ -12,23 +12,22 @@ from typing import Any, ClassVar, get_args
 import polars as pl
 import torch
 
+from netopsy.checks import choice, number, whole
 from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import Coder
-from netopsy.engine.artifacts import file_for, stem_of, whereabouts
-from netopsy.engine.compress.account import account
-from netopsy.engine.compress.expand import expand
-from netopsy.engine.compress.measure import Kept, measured
-from netopsy.engine.compress.save import save_shared
-from netopsy.engine.compress.stages import BITS, bits_of, check_bits, share_layers
-from netopsy.engine.kmeans1d.clustering import Start
-from netopsy.engine.settings import choice, number, whole
-from netopsy.engine.train import Recipe
-from netopsy.engine.train.recipe import Augment, Optimizer, Precision
+from netopsy.deep_compression.account import account
+from netopsy.deep_compression.expand import expand
+from netopsy.deep_compression.measure import Kept, measured
+from netopsy.deep_compression.save import save_shared
+from netopsy.deep_compression.stages import BITS, bits_of, check_bits, share_layers
+from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.kmeans1d.clustering import Start
+from netopsy.studies.artifacts import file_for, stem_of, whereabouts
 from netopsy.studies.compression.choose import IMAGES, given, sensitivity, within
 from netopsy.studies.compression.figures import figures
 from netopsy.studies.compression.findings import findings

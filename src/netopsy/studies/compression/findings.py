@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.engine.compress.account import ALL, HEADER, OTHER
-from netopsy.engine.words import plural, points
+from netopsy.deep_compression.account import ALL, HEADER, OTHER
 from netopsy.studies.compression.tables import FILE, FLOAT32, PRUNED, RETRAINED, SHARED
+from netopsy.wording import plural, points
 
 
 def findings(

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from netopsy.codec.shared import SharedTensor
-from netopsy.engine.compress.measure import measured
-from netopsy.engine.compress.stages import masked, masks_at
-from netopsy.engine.train import Recipe, fit
+from netopsy.deep_compression.measure import measured
+from netopsy.deep_compression.stages import masked, masks_at
+from netopsy.engine.train import fit
+from netopsy.engine.train.recipe import Recipe
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import polars as pl
 from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
-from netopsy.engine.compress.account import bits_before, gap_cost, layer_name
-from netopsy.engine.compress.measure import others
-from netopsy.engine.edits import Replace, replacement
-from netopsy.engine.scopes import sweep_edits
+from netopsy.deep_compression.account import bits_before, gap_cost, layer_name
+from netopsy.deep_compression.measure import others
+from netopsy.engine.sweep.edits import Replace, replacement
+from netopsy.engine.sweep.scopes import sweep_edits
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 FLOAT32, PRUNED, SHARED, RETRAINED, FILE = "float32", "pruned", "shared", "shared, retrained", "file"
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from netopsy.engine.pairs.regression.lasso import EXPONENTS
-from netopsy.engine.settings import number, whole
+from netopsy.checks import number, whole
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.correspondence.counting import counted
 from netopsy.studies.correspondence.figures import figures
 from netopsy.studies.correspondence.findings import findings
 from netopsy.studies.correspondence.pictures import picture
+from netopsy.studies.correspondence.regression.lasso import EXPONENTS
 from netopsy.studies.correspondence.tables import tables
 from netopsy.studies.study import Study
 

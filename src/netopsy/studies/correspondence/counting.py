@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from netopsy.engine.pairs import Pair, co_moments_of, layers_of
-from netopsy.engine.pairs.clusters import Clusters, co_clusters
-from netopsy.engine.pairs.information import Information
-from netopsy.engine.pairs.informing import pair_information
-from netopsy.engine.pairs.layers import pairs_of
-from netopsy.engine.pairs.matching import Matching, bipartite_matching, semi_matching
-from netopsy.engine.pairs.regression import LassoPath, LeastSquares, lasso_path, least_squares
-from netopsy.engine.pairs.regression.lasso import strength_of_decay
-from netopsy.engine.pairs.similarity import linear_cka, procrustes, pwcca, svcca
-from netopsy.engine.train.fresh import fresh
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
+from netopsy.network.reinitialise import fresh
 from netopsy.network.units import channels, hidden_nodes, places
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.matching import Matching, bipartite_matching, semi_matching
+from netopsy.studies.correspondence.comoments.clusters import Clusters, co_clusters
+from netopsy.studies.correspondence.comoments.cross_moments import co_moments_of
+from netopsy.studies.correspondence.comoments.information import Information
+from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
+from netopsy.studies.correspondence.comoments.mutual_information import pair_information
+from netopsy.studies.correspondence.comoments.pair import Pair
+from netopsy.studies.correspondence.regression import least_squares
+from netopsy.studies.correspondence.regression.lasso import LassoPath, lasso_path, strength_of_decay
+from netopsy.studies.correspondence.regression.least_squares import LeastSquares
+from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 
 if TYPE_CHECKING:
     from netopsy.studies.correspondence.correspondence import Correspondence

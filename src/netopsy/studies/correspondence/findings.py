@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from scipy.stats import kendalltau, spearmanr
 
-from netopsy.engine.words import listing, plural
 from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Found
+from netopsy.wording import listing, plural
 
 _NAMED = 6  # layers or units that a sentence names
 

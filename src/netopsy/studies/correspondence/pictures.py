@@ -8,18 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import grid
-from netopsy.engine.observe import observe
-from netopsy.engine.patches import patches
-from netopsy.engine.pictures import resized
-from netopsy.engine.spread import spread
-from netopsy.engine.tallies import Strongest
+from netopsy.engine.observe.observe import observe
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis
+from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.mosaic import grid
+from netopsy.pictures.patches import patches
+from netopsy.pictures.pictures import resized
 from netopsy.result import Image
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.spread import spread
 from netopsy.studies.correspondence.counting import Found, Names
+from netopsy.tallies.top_images import Strongest
 
 _LAYERS = 4  # pairs of layers that are drawn, spread over the depth
 _SIDE = 40  # screen pixels of a patch, about

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from netopsy.engine.pairs.information import gaussian_information
-from netopsy.engine.pairs.matching import NOBODY, agreement
+from netopsy.stats.matching import NOBODY, agreement
+from netopsy.studies.correspondence.comoments.information import gaussian_information
 from netopsy.studies.correspondence.counting import NETWORKS, Compared, Found, Names, spelled
 
 _PARTNERS = {"best_partner": pl.Int64, "partner": pl.Int64}

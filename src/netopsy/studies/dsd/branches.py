@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 from torch import Tensor
 
-from netopsy.engine.compress.stages import masked, masks_at
-from netopsy.engine.train import Recipe, fit
-from netopsy.engine.train.fresh import fresh
+from netopsy.deep_compression.stages import masked, masks_at
+from netopsy.engine.train import fit
+from netopsy.engine.train.recipe import Recipe
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.network.reinitialise import fresh
+from netopsy.samples.samples import Samples
 
 DSD, BASELINE = "dsd", "baseline"
 DENSE, PRUNED, SPARSE, RESTORED, DENSE_AGAIN = "dense", "pruned", "sparse", "restored", "dense again"

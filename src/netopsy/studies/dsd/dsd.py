@@ -8,17 +8,16 @@ from typing import ClassVar, Literal, get_args
 
 import polars as pl
 
-from netopsy.engine.artifacts import file_for, whereabouts
-from netopsy.engine.compress.assign import per_layer
-from netopsy.engine.compress.expand import save_network
-from netopsy.engine.compress.stages import listed
-from netopsy.engine.settings import choice, number
-from netopsy.engine.train import Recipe
-from netopsy.engine.train.recipe import Augment, Optimizer, Precision
+from netopsy.checks import choice, number
+from netopsy.deep_compression.assign import per_layer
+from netopsy.deep_compression.expand import save_network
+from netopsy.deep_compression.stages import listed
+from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.studies.artifacts import file_for, whereabouts
 from netopsy.studies.dsd.branches import Phases, Step
 from netopsy.studies.dsd.figures import figures
 from netopsy.studies.dsd.findings import findings

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from netopsy.charts import curve, histogram
-from netopsy.engine.spread import spread
 from netopsy.network.layers import Layer
 from netopsy.result import Figure
+from netopsy.stats.spread import spread
 
 _LAYERS = 4  # whose weights are drawn; the table has all
 _SOURCE = "Han et al., DSD, ICLR 2017"

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.engine.words import plural, points
 from netopsy.studies.dsd.branches import DSD, PRUNED, RESTORED, SPARSE
+from netopsy.wording import plural, points
 
 _SAID = {"phases": "the same phases and rates without masks", "single": "one schedule over all of them"}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from netopsy.engine.edits import replacement
-from netopsy.engine.scopes import sweep_edits
+from netopsy.engine.sweep.edits import replacement
+from netopsy.engine.sweep.scopes import sweep_edits
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 
 def scores(network: Network, samples: Samples, others: Sequence[Network]) -> dict[str, dict[str, Any]]:

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.drivers import Drive, find_drive
-from netopsy.engine.tallies.strongest import Strongest, StrongestImages
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, channel_axis, channels, hidden_nodes
+from netopsy.studies.facets.contributions import Drive, find_drive
+from netopsy.tallies.top_images import Strongest, StrongestImages
 
 
 def watch(drive: Drive, count: int) -> tuple[str, Strongest]:

@@ -8,25 +8,25 @@ from typing import ClassVar
 
 import numpy as np
 
-from netopsy.engine.drivers import Drive, find_drive
-from netopsy.engine.observe import observe
-from netopsy.engine.patches import patches
-from netopsy.engine.tallies.strongest import Strongest
-from netopsy.engine.words import plural
+from netopsy.engine.observe.observe import observe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, channel_axis, find_unit
+from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.samples.strata import strata
 from netopsy.studies.facets import findings, tables
 from netopsy.studies.facets.account import Account, account, split
 from netopsy.studies.facets.choose import late_drive, only_good, torn, watch
+from netopsy.studies.facets.contributions import Drive, find_drive
 from netopsy.studies.facets.grouping import Facets as Groups
 from netopsy.studies.facets.grouping import group
 from netopsy.studies.facets.measure import Stimuli, decided_by, record, stimulus_shares
 from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
 from netopsy.studies.study import Study
+from netopsy.tallies.top_images import Strongest
+from netopsy.wording import plural
 
 HANDFUL = 10  # strong stimuli that a unit needs
 CANDIDATES = 24  # input channels that the Boolean account may choose from

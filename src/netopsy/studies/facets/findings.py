@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from netopsy.engine.words import listing, plural
 from netopsy.studies.facets.account import Account, letters
 from netopsy.studies.facets.grouping import Facets
+from netopsy.wording import listing, plural
 
 _SPELT = 3  # literals; longer expressions are written with letters
 _LETTERED = 12  # still longer ones are left to the table

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from sklearn.metrics import silhouette_samples
 
-from netopsy.engine.division import Division, divide
+from netopsy.stats.clustering import Division, divide
 
 
 @dataclass(frozen=True)

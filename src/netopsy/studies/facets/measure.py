@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.drivers import Drive
-from netopsy.engine.observe import default_batch_size
-from netopsy.engine.walk import plan
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.interpreter import plan
+from netopsy.engine.observe.observe import default_batch_size
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.studies.facets.contributions import Drive
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import PAPER
-from netopsy.engine.pictures import fitted, framed, pictures
-from netopsy.engine.spread import spread
-from netopsy.network.field import Box
 from netopsy.network.network import Network
+from netopsy.network.windows.field import Box
+from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.mosaic import PAPER
+from netopsy.pictures.pictures import fitted, framed, pictures
 from netopsy.result import Image
+from netopsy.stats.spread import spread
 from netopsy.studies.field.effective import Effective
 from netopsy.studies.field.tree import Grown, Level
 

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from netopsy.engine.backward import backproject
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.backproject.backproject import backproject
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError
-from netopsy.network.field import Box
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.network.windows.field import Box
+from netopsy.samples.samples import Samples
 from netopsy.studies.field.probes import Probe, field_box
 
 _STEP = 8  # images a backward pass

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import polars as pl
 import torch
 
-from netopsy.engine.images import check_images, read_images
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Image, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.samples.select import check_images, read_images
 from netopsy.studies.field import drawings, figures
 from netopsy.studies.field.effective import Effective, averages
 from netopsy.studies.field.findings import findings

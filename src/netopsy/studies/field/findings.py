@@ -7,10 +7,10 @@ import math
 import polars as pl
 from scipy import stats
 
-from netopsy.engine.words import listing, plural
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.studies.field.tree import Grown
+from netopsy.wording import listing, plural
 
 
 def findings(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from netopsy.engine.spread import spread
 from netopsy.network.activations import operand
-from netopsy.network.field import Box, receptive_field
 from netopsy.network.network import Network
 from netopsy.network.units import (
     Unit,
@@ -17,6 +15,8 @@ from netopsy.network.units import (
     unit_field,
     unit_nodes,
 )
+from netopsy.network.windows.field import Box, receptive_field
+from netopsy.stats.spread import spread
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.network.field import receptive_field
 from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
 from netopsy.network.units import channels, unit_nodes, weight_layer
+from netopsy.network.windows.field import receptive_field
 
 _SCHEMA: dict[str, Any] = {
     "node": pl.String,
@@ -31,7 +31,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 def fields(network: Network) -> pl.DataFrame:
-    """One row a node, in order of execution: pixels, not cut to the image; see `netopsy.network.field.Field`.
+    """One row a node, in order of execution: pixels, not cut to the image; see `netopsy.network.windows.field.Field`.
 
     covers: the share of the image's area that the unit in the middle sees.
     """

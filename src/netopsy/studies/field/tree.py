@@ -9,13 +9,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from netopsy.engine.backward import Contribution, contributing
-from netopsy.engine.walk import plan
+from netopsy.engine.interpreter import plan
 from netopsy.errors import NetworkError
-from netopsy.network.field import Box
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, activation_nodes, channel_axis, last_map, place_at, unit_field
+from netopsy.network.windows.field import Box
+from netopsy.studies.field.contribution import Contribution, contributing
 
 _SCHEMA: dict[str, Any] = {
     "node": pl.String,

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from netopsy.engine.ascent import ColourCovariance, Target, find_targets
-from netopsy.engine.ascent.target import Objective
-from netopsy.engine.observe import observe
-from netopsy.engine.spread import spread
-from netopsy.engine.tallies import Strongest, StrongestImages
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import UnknownLayer
 from netopsy.network.activations import operand
 from netopsy.network.network import Network
 from netopsy.network.units import channels, find_unit, flat_place, hidden_nodes, last_map, places, unit_nodes
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.spread import spread
+from netopsy.studies.maximize.ascent.colours import ColourCovariance
+from netopsy.studies.maximize.ascent.target import Objective, Target, find_targets
+from netopsy.tallies.top_images import Strongest, StrongestImages
 
 _CHANNELS, _OUTPUTS = 3, 2
 _DEAR = 3 * 10**9  # multiply-accumulates of one image from which on one unit of each node must do

@@ -9,15 +9,15 @@ import polars as pl
 import torch
 
 from netopsy import charts
-from netopsy.engine.ascent import Climb, Target
-from netopsy.engine.ascent.ascend import shares
-from netopsy.engine.ascent.stage import network_input
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.patches import patches
-from netopsy.engine.pictures import fitted, framed, pictures
 from netopsy.network.network import Network
+from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.patches import patches
+from netopsy.pictures.pictures import fitted, framed, pictures
 from netopsy.result import Figure, Image
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.studies.maximize.ascent.ascend import Climb, shares
+from netopsy.studies.maximize.ascent.stage import network_input
+from netopsy.studies.maximize.ascent.target import Target
 from netopsy.studies.maximize.choosing import Best
 
 _TILE = 224  # screen pixels of a picture's longer side

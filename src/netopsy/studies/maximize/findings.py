@@ -8,10 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.engine.ascent import Climb, Recipe, Target
-from netopsy.engine.words import listing, plural
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.studies.maximize.ascent.ascend import Climb, Recipe
+from netopsy.studies.maximize.ascent.target import Target
+from netopsy.wording import listing, plural
 
 _STILL = 0.05  # share of the gain that the last tenth of the steps may bring to an ascent that has levelled off
 

@@ -8,14 +8,18 @@ from typing import ClassVar, Literal
 
 import torch
 
-from netopsy.engine.ascent import Climb, Recipe, Stage, Target, ascend, find_targets, mixing
-from netopsy.engine.conditions import conditions
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.workspace.fingerprint import conditions
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.studies.maximize.ascent import ascend
+from netopsy.studies.maximize.ascent.ascend import Climb, Recipe
+from netopsy.studies.maximize.ascent.colours import mixing
+from netopsy.studies.maximize.ascent.stage import Stage
+from netopsy.studies.maximize.ascent.target import Target, find_targets
 from netopsy.studies.maximize.choosing import candidates, choose, look, strongest_of
 from netopsy.studies.maximize.drawing import figures, sheets
 from netopsy.studies.maximize.findings import findings

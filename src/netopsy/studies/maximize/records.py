@@ -10,7 +10,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from netopsy.engine.ascent import Climb, Target
+from netopsy.studies.maximize.ascent.ascend import Climb
+from netopsy.studies.maximize.ascent.target import Target
 from netopsy.studies.maximize.choosing import Best
 
 _OTHERS = 8

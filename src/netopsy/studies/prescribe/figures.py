@@ -7,9 +7,9 @@ import math
 import polars as pl
 
 from netopsy.charts import bars, curve, heatmap
-from netopsy.engine.compress.account import ALL, HEADER, OTHER
-from netopsy.engine.prescribe.plan import Prescription
+from netopsy.deep_compression.account import ALL, HEADER, OTHER
 from netopsy.result import Figure
+from netopsy.studies.prescribe.allocation.plan import Prescription
 
 _SOURCE = "after Han et al., ICLR 2016"
 BITS = (0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6)

@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.engine.compress.account import ALL, HEADER, OTHER
-from netopsy.engine.prescribe.plan import Prescription
-from netopsy.engine.words import listing, plural, points, size
+from netopsy.deep_compression.account import ALL, HEADER, OTHER
 from netopsy.network.network import Network
+from netopsy.studies.prescribe.allocation.plan import Prescription
+from netopsy.wording import listing, plural, points, size
 
 _NAMED = 3
 

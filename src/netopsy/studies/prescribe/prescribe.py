@@ -8,22 +8,22 @@ from typing import ClassVar, get_args
 
 import polars as pl
 
+from netopsy.checks import choice, number, whole
 from netopsy.codec.file import SUFFIX
-from netopsy.engine.artifacts import file_for, stem_of, whereabouts
-from netopsy.engine.compress.expand import expand
-from netopsy.engine.compress.measure import Kept
-from netopsy.engine.compress.save import save_shared
-from netopsy.engine.edits import Variant, replacement
-from netopsy.engine.prescribe.candidates import Tables
-from netopsy.engine.prescribe.divergence import effects
-from netopsy.engine.prescribe.parting import Parts, part
-from netopsy.engine.prescribe.plan import Prescription, prescribe
-from netopsy.engine.settings import choice, number, whole
+from netopsy.deep_compression.expand import expand
+from netopsy.deep_compression.measure import Kept
+from netopsy.deep_compression.save import save_shared
+from netopsy.engine.sweep.edits import Variant, replacement
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.studies.artifacts import file_for, stem_of, whereabouts
+from netopsy.studies.prescribe.allocation.candidates import Tables
+from netopsy.studies.prescribe.allocation.divergence import effects
+from netopsy.studies.prescribe.allocation.plan import Prescription, prescribe
+from netopsy.studies.prescribe.allocation.sharding import Parts, part
 from netopsy.studies.prescribe.figures import figures
 from netopsy.studies.prescribe.findings import findings
 from netopsy.studies.prescribe.tables import layer_table, path_table, sensitivity_table

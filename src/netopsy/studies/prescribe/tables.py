@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.codec import sizes
-from netopsy.engine.compress.account import ALL, HEADER, OTHER
-from netopsy.engine.prescribe.plan import Prescription
+from netopsy.codec.file import sizes
+from netopsy.deep_compression.account import ALL, HEADER, OTHER
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
+from netopsy.studies.prescribe.allocation.plan import Prescription
 
 CURVE = 60  # points of the predicted path that the table holds besides the measured ones
 

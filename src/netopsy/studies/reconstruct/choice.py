@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from netopsy.engine.walk import plan
+from netopsy.engine.interpreter import plan
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, activation_nodes, channel_axis, last_map, place_at

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import NEUTRAL, PAPER
-from netopsy.engine.pictures import framed, map_pictures, pictures, resized
-from netopsy.network.field import Box
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.windows.field import Box
+from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.mosaic import NEUTRAL, PAPER
+from netopsy.pictures.pictures import framed, map_pictures, pictures, resized
 
 Picture = UInt8[np.ndarray, "height width 3"]
 SIDE = 224  # pixels of a column on the sheet

@@ -6,7 +6,7 @@ import re
 
 import polars as pl
 
-from netopsy.engine.words import listing, plural
+from netopsy.wording import listing, plural
 
 _FAINT = 0.05  # correlations below are no more than chance gives
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from netopsy.network.field import Box
+from netopsy.network.windows.field import Box
 
 
 def edges(image: Float[np.ndarray, "channel height width"]) -> Float[np.ndarray, "height width"]:

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from netopsy import charts
-from netopsy.engine.backward.rules import RULES, Masked
-from netopsy.engine.images import check_images, read_images
-from netopsy.engine.spread import spread
+from netopsy.engine.backproject.rules import RULES, Masked
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.result import Figure, Image, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.samples.select import check_images, read_images
+from netopsy.stats.spread import spread
 from netopsy.studies.reconstruct.archive import Archive
 from netopsy.studies.reconstruct.choice import default_layer, most_active
 from netopsy.studies.reconstruct.figure import sheet

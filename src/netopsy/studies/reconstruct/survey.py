@@ -11,14 +11,15 @@ import polars as pl
 from jaxtyping import Float
 from torch import Tensor
 
-from netopsy.engine.backward import Trace, trace
-from netopsy.engine.images import read_images
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.backproject import backproject as trace
+from netopsy.engine.backproject.backproject import Trace
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
-from netopsy.network.field import Box
 from netopsy.network.network import Network
 from netopsy.network.units import Unit
-from netopsy.samples import Samples
+from netopsy.network.windows.field import Box
+from netopsy.samples.samples import Samples
+from netopsy.samples.select import read_images
 from netopsy.studies.reconstruct.archive import Archive
 from netopsy.studies.reconstruct.likeness import correlation, edges, inside, on_edges, strength
 

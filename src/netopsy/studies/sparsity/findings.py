@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 
-from netopsy.engine.words import plural
+from netopsy.wording import plural
 
 _SPARSE = 0.8  # what the paper calls sparse
 _NAMED = 5

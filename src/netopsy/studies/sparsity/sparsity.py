@@ -10,19 +10,19 @@ import polars as pl
 from torch import fx
 
 from netopsy import charts
-from netopsy.engine.observe import observe
-from netopsy.engine.tallies import Moments
-from netopsy.engine.tallies import Sparsity as ZeroShare
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, weight_layer
 from netopsy.result import Figure, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.sparsity.findings import findings
 from netopsy.studies.study import Study
+from netopsy.tallies.moments import Moments
+from netopsy.tallies.sparsity import Sparsity as ZeroShare
 
 _SOURCE = "Lorieul et al., Figure 4"
 _FACETS = 24  # more small charts than this are drawn as one map

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from netopsy.engine.observe import observe
-from netopsy.engine.tallies import ClassMeans, ClassMeansResult, Strongest, StrongestImages
-from netopsy.engine.tally import Tally
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.graph import batch_first, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, places, unit_nodes, weight_layer
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
+from netopsy.tallies.top_images import Strongest, StrongestImages
 
 
 @dataclass(frozen=True)

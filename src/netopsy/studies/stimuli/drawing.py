@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from netopsy.engine.conditions import conditions
-from netopsy.engine.mosaic import NEUTRAL
-from netopsy.engine.patches import Window, patches, window
-from netopsy.engine.reconstructions import RULES, reconstructions, usable_rule
-from netopsy.engine.spread import spread
-from netopsy.engine.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.fingerprint import conditions
+from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, place_at
+from netopsy.pictures.mosaic import NEUTRAL
+from netopsy.pictures.patches import Window, patches, window
+from netopsy.pictures.reconstructions import RULES, reconstructions, usable_rule
 from netopsy.result import Sheet
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.spread import spread
 from netopsy.studies.stimuli.counting import Counted
 
 _BUDGET = 2**28  # bytes of patches held at a time

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from jaxtyping import UInt8
 
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import grid
-from netopsy.engine.pictures import resized
+from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.mosaic import grid
+from netopsy.pictures.pictures import resized
 from netopsy.result import Image
 from netopsy.studies.stimuli.drawing import Drawn
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from netopsy.engine.words import listing, plural
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.wording import listing, plural
 
 
 def findings(

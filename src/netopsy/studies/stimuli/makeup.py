@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.stimuli.counting import Counted
 
 _DRAWS = 1000

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import polars as pl
 
-from netopsy.engine.spread import spread
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Atlas, Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.spread import spread
 from netopsy.studies.stimuli.charting import figures
 from netopsy.studies.stimuli.counting import choose, count
 from netopsy.studies.stimuli.drawing import Drawn, draw

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from netopsy.engine.features import Features, blocks_of
-from netopsy.engine.ranking import accuracy, mean_average_precision
-from netopsy.engine.stress import unit
-from netopsy.engine.svm import Svm, fit_svm, signs
 from netopsy.errors import SamplesError
-from netopsy.transform import Transform
+from netopsy.features.features import Features, blocks_of
+from netopsy.stats.average_precision import accuracy, mean_average_precision
+from netopsy.stats.svm.fit import fit_svm
+from netopsy.stats.svm.svm import Svm, signs
+from netopsy.transform.chain import Transform
+from netopsy.transform.fit import unit
 
 NONE = math.nan  # in a row: the column does not apply
 

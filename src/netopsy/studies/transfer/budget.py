@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from netopsy.engine.artifacts import file_for, whereabouts
-from netopsy.engine.features import Features, part_rows
-from netopsy.engine.features.classes import occurring
-from netopsy.engine.stress import TrainingSet
-from netopsy.engine.stress.recipes import Recipe
-from netopsy.engine.words import plural
+from netopsy.features.classes import occurring
+from netopsy.features.features import Features
+from netopsy.features.parts import part_rows
+from netopsy.studies.artifacts import file_for, whereabouts
+from netopsy.studies.transfer.alternatives import recipes_for, retrieval
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.chains import Chain
 from netopsy.studies.transfer.figures import MEASURES
-from netopsy.studies.transfer.rivals import recipes_for, retrieval
 from netopsy.studies.transfer.tables import code_line
-from netopsy.transform import load_transform
+from netopsy.transform.chain import load_transform
+from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.training import TrainingSet
+from netopsy.wording import plural
 
 HELD_OUT = 0.2
 CANDIDATES: dict[str, Any] = {

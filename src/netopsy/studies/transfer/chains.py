@@ -15,18 +15,15 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from netopsy._version import __version__
-from netopsy.engine.stress import (
-    Ranges,
-    TrainingSet,
-    drop_order,
-    erase_bits,
-    fit_ranges,
-    quantize,
-    step_sizes,
-)
-from netopsy.engine.svm import Svm, fit_nested, fit_svm
-from netopsy.engine.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.stats.svm.fit import fit_svm
+from netopsy.stats.svm.nested import fit_nested
+from netopsy.stats.svm.svm import Svm
 from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.dimensions import drop_order, step_sizes
+from netopsy.transform.fit.bits import erase_bits
+from netopsy.transform.fit.quantization import Ranges, fit_ranges, quantize
+from netopsy.transform.fit.training import TrainingSet
 
 WORD = 32  # bits of a number that comes out of a network
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.engine.words import plural
 from netopsy.studies.transfer.figures import BAG, MEASURES
 from netopsy.studies.transfer.tables import MARKERS
+from netopsy.wording import plural
 
 _SIGNS = ("circle", "square", "cross")
 _SHORT = {"dr1": "DR-1", "dr2": "DR-2", "q1": "Q-1", "q2": "Q-2"}

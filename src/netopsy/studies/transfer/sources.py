@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from netopsy.engine.bow import bag_of_words
-from netopsy.engine.features import Features, default_node, extract, part_samples
-from netopsy.engine.features.classes import occurring
-from netopsy.engine.features.extract import Kind, Pool, shared_classes
-from netopsy.engine.words import listing, plural
 from netopsy.errors import NetworkError, SamplesError
+from netopsy.features import extract
+from netopsy.features.bow.bag import bag_of_words
+from netopsy.features.classes import occurring
+from netopsy.features.extract import Kind, Pool, default_node, shared_classes
+from netopsy.features.features import Features
+from netopsy.features.parts import part_samples
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.transfer.threads import threads_for
+from netopsy.wording import listing, plural
 
 WORDS, FEWEST_WORDS = 1000, 16  # visual words of the baseline
 IMAGES_A_WORD = 4  # training images for each of them, where their number is left open

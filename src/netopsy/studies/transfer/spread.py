@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from netopsy.engine.trials import Outcome, current_workers
-from netopsy.engine.trials.parted import outcomes
+from netopsy.engine.trials.current import current_workers
+from netopsy.engine.trials.record import Outcome
+from netopsy.engine.trials.sharding import outcomes
 from netopsy.studies.transfer.bench import Row
 from netopsy.studies.transfer.chains import Stresses
 

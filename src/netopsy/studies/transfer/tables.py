@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from netopsy.engine.stress import bits_per_vector, compression
-from netopsy.engine.stress.recipes import Recipe
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.chains import WORD
+from netopsy.transform.fit.bits import bits_per_vector, compression
+from netopsy.transform.fit.quantizer import Recipe
 
 LOSSES = (0.01, 0.02, 0.03, 0.04, 0.05)
 MARKERS = (0.991, 0.984, 0.969)  # the compression rates that the paper's Figure 5 marks

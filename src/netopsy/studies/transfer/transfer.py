@@ -9,23 +9,24 @@ from typing import ClassVar, Literal
 import polars as pl
 import torch
 
-from netopsy.engine.features import Features
-from netopsy.engine.stress.recipes import Recipe, parse_size
-from netopsy.engine.workspace import current_workspace
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError, nearest
+from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
 from netopsy.studies.transfer import tables
+from netopsy.studies.transfer.alternatives import RIVALS, compared
 from netopsy.studies.transfer.bench import Bench
 from netopsy.studies.transfer.budget import CANDIDATES, search
 from netopsy.studies.transfer.chains import Stresses
 from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
 from netopsy.studies.transfer.plan import Plan
-from netopsy.studies.transfer.rivals import RIVALS, compared
 from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part, unranked
+from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.sizes import parse_size
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
 

@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 
 from netopsy.charts import dots
-from netopsy.engine.criticality import holm
-from netopsy.engine.words import listing
 from netopsy.result import Figure, Result
-from netopsy.studies.triage.criticality import IMAGES, SEEDS, TOGETHER
+from netopsy.stats.hypothesis_tests import holm
+from netopsy.studies.triage.block_tests import IMAGES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import SOURCE, WAY, convergence, spread_of
 from netopsy.studies.triage.findings import difference
+from netopsy.wording import listing
 
 KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
 

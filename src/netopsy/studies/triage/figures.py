@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import polars as pl
 
 from netopsy.charts import curve, dots
-from netopsy.engine.criticality import mean_interval
 from netopsy.result import Figure
+from netopsy.stats.hypothesis_tests import mean_interval
 
 SOURCE = "Nowak & Corso, Deep Net Triage, 2018"
 WAY = pl.concat_str(["training", "start"], separator="-").alias("way")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from netopsy.engine.criticality import mean_interval
-from netopsy.engine.words import listing, plural, points
-from netopsy.studies.triage.criticality import IMAGES, SEEDS, TOGETHER
+from netopsy.stats.hypothesis_tests import mean_interval
+from netopsy.studies.triage.block_tests import IMAGES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import convergence
+from netopsy.wording import listing, plural, points
 
 if TYPE_CHECKING:
     from netopsy.studies.triage.triage import Triage

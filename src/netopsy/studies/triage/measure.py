@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from netopsy.engine.correlation import Correlation
-from netopsy.engine.pairs.matching import bipartite_matching
-from netopsy.engine.score import judge
+from netopsy.engine.sweep.score import judge
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
+from netopsy.stats.correlation import Correlation
+from netopsy.stats.matching import bipartite_matching
 
 _VALUES = 2**20  # of the images of one step
 PICTURED = 0  # the image whose activation maps are drawn

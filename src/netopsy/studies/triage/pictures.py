@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netopsy.engine.blocks import section
-from netopsy.engine.captions import below, beside, caption
-from netopsy.engine.mosaic import grid
-from netopsy.engine.pictures import resized
+from netopsy.blocks import section
+from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.mosaic import grid
+from netopsy.pictures.pictures import resized
 from netopsy.result import Image
 from netopsy.studies.triage.measure import PICTURED, maps
 
 if TYPE_CHECKING:
-    from netopsy.network.blocks import Block
+    from netopsy.blocks.block import Block
     from netopsy.studies.triage.run import Run
 
 BLOCKS = 8  # that are drawn

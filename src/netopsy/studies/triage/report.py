@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netopsy.engine.words import listing
 from netopsy.result import Result
 from netopsy.studies.triage import tables as t
-from netopsy.studies.triage.criticality import criticality
+from netopsy.studies.triage.block_tests import criticality
 from netopsy.studies.triage.figures import figures
 from netopsy.studies.triage.findings import findings
 from netopsy.studies.triage.pictures import images
+from netopsy.wording import listing
 
 if TYPE_CHECKING:
     from netopsy.studies.triage.run import Run

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from netopsy.engine.conditions import conditions
-from netopsy.engine.trials import Record, run_trials
+from netopsy.blocks.block import Block
+from netopsy.blocks.find import default_blocks
+from netopsy.blocks.named import find_block
+from netopsy.engine.trials.loop import run_trials
+from netopsy.engine.trials.record import Record
+from netopsy.engine.workspace.fingerprint import conditions
 from netopsy.errors import SettingsError
-from netopsy.network.blocks import Block, default_blocks, find_block
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.triage.deeper import deeper
 from netopsy.studies.triage.storage import PLAIN, Stored, stored
 from netopsy.studies.triage.work import Context, State, work

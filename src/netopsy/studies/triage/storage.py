@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from netopsy.engine.blocks import cut_before
-from netopsy.engine.train import Activations, Recipe, bytes_needed, cache
-from netopsy.engine.workspace import current_workspace
-from netopsy.network.blocks import Block
+from netopsy.blocks import activation_cache as cache
+from netopsy.blocks.activation_cache import bytes_needed
+from netopsy.blocks.block import Block
+from netopsy.blocks.cut import cut_before
+from netopsy.engine.train.activations import Activations
+from netopsy.engine.train.recipe import Recipe
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 
 INPUT = "input"
 PLAIN = ("none", "flip")

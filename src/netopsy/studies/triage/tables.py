@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from netopsy.engine.criticality import mean_interval
-from netopsy.engine.intervals import paired_difference, wilson
+from netopsy.stats.hypothesis_tests import mean_interval
+from netopsy.stats.intervals import paired_difference, wilson
 
 if TYPE_CHECKING:
     from netopsy.studies.triage.run import Run, Trial

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from netopsy.engine.settings import choice, number, whole
-from netopsy.engine.train import Recipe
-from netopsy.engine.train.recipe import Augment, Precision, Schedule
+from netopsy.checks import choice, number, whole
+from netopsy.engine.train.recipe import Augment, Precision, Recipe, Schedule
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples import Samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
 from netopsy.studies.triage.combine import combined
 from netopsy.studies.triage.report import written

@@ -1,0 +1,138 @@
+"""All blocks of a network, found by itself."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+from torch import fx
+
+from netopsy.blocks.block import Block
+from netopsy.blocks.describe import describe, is_pooling
+from netopsy.blocks.flow import Flow, bits
+from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.network import Network
+
+_NORMS = {"batch_norm", "layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"}
+
+_kept: weakref.WeakKeyDictionary[fx.GraphModule, tuple[Block, ...]] = weakref.WeakKeyDictionary()
+
+
+def find_blocks(network: Network) -> tuple[Block, ...]:
+    """Every block of `network` with at least two layers, in order of execution, an outer one before an inner one.
+
+    These are the modules whose nodes have one input and one output, and the stretches between the poolings of the
+    chain that all paths pass, named `FIRST:LAST` by their layers. A pooling at the end is never inside. Of two modules
+    that hold the same nodes the one with the shorter path is listed. A stretch is listed where one layer can stand in
+    for it and no module that one can holds just its layers. The layer that gives the network's output is in no stretch.
+    """
+    graph = network.graph
+    if graph not in _kept:
+        _kept[graph] = _found(network)
+    return _kept[graph]
+
+
+def default_blocks(network: Network) -> tuple[Block, ...]:
+    """The blocks to triage where none is named: those inside no other; of one that is alone, those inside it.
+
+    Blocks that no one layer can stand in for are replaced by those inside them, and so is a stretch with more than two
+    thirds of all layers: it is rather the network than a block of it (Inception v3 between its poolings). Classifiers,
+    whose values are single vectors, are left out where the network has other blocks, and so is what gives the
+    network's output.
+    """
+    every = {block.name: block for block in find_blocks(network)}
+    usable = {name: block for name, block in every.items() if block.output != network.output}
+    if any(block.kind != "linear" and block.obstacle is None for block in usable.values()):
+        usable = {name: block for name, block in usable.items() if block.kind != "linear"}
+
+    def inside(parent: str | None) -> list[Block]:
+        found: list[Block] = []
+        for block in every.values():
+            if block.parent == parent:
+                unfit = block.name not in usable or block.obstacle is not None
+                most = ":" in block.name and 3 * len(block.layers) > 2 * len(network.layers)
+                children = inside(block.name) if unfit or most else []
+                found += children if unfit or children else [block]
+        return found
+
+    chosen = inside(None)
+    while len(chosen) == 1 and (children := inside(chosen[0].name)):
+        chosen = children
+    return tuple(chosen)
+
+
+def _found(network: Network) -> tuple[Block, ...]:
+    flow = Flow.of(network)
+    blocks: dict[tuple[str, ...], Block] = {}
+    for path, region in sorted(_modules(flow).items(), key=lambda entry: (entry[0].count("."), len(entry[0]))):
+        block = describe(network, flow, path, region) if _layered(network, flow, region) else None
+        whole = block is not None and block.input == "input" and block.output == network.output
+        if block is not None and len(block.layers) > 1 and not whole:
+            blocks.setdefault(block.nodes, block)
+    held = {block.layers for block in blocks.values() if block.obstacle is None}
+    for block in _stretches(network, flow):
+        if block.layers not in held and block.obstacle is None:
+            blocks.setdefault(block.nodes, block)
+    order = {name: i for i, name in enumerate(network.nodes)}
+    found = sorted(blocks.values(), key=lambda b: (order.get(b.nodes[0], order[b.output]), -len(b.nodes)))
+    return tuple(replace(block, parent=_parent(block, found)) for block in found)
+
+
+def _layered(network: Network, flow: Flow, region: int) -> bool:
+    """Whether at least two layers have a call in `region`; a cheap test before the costly ones."""
+    return sum(any(region >> flow.position(network, n) & 1 for n in layer.nodes) for layer in network.layers) > 1
+
+
+def _modules(flow: Flow) -> dict[str, int]:
+    """The nodes of every module but the root, by path."""
+    found: dict[str, int] = {}
+    for i, node in enumerate(flow.nodes):
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            if path:
+                found[path] = found.get(path, 0) | 1 << i
+    return found
+
+
+def _stretches(network: Network, flow: Flow) -> Iterator[Block]:
+    """The stretches of the chain between poolings, changes of axes, and the layer that gives the output."""
+    spine = flow.spine()
+    parts = [flow.between(a, b) for a, b in pairwise(spine)]
+    calls = {flow.position(network, n) for layer in network.layers for n in layer.nodes}
+    holds = [any(i in calls for i in bits(part)) for part in parts]
+    final = max((k for k, layered in enumerate(holds) if layered), default=-1)
+    run: list[int] = []
+    for k, (part, before, after) in enumerate(zip(parts, spine, spine[1:], strict=False)):
+        node = flow.nodes[after]
+        moved = len(shape_of(node)) != len(shape_of(flow.nodes[before]))
+        if is_pooling(node) or moved or k == final:
+            yield from _stretch(network, flow, run, calls)
+            run = []
+        else:
+            run.append(part)
+    yield from _stretch(network, flow, run, calls)
+
+
+def _stretch(network: Network, flow: Flow, run: list[int], calls: set[int]) -> Iterator[Block]:
+    """The block of consecutive parts of the chain, from its first layer (or the norm before it) to its last."""
+
+    def works(part: int) -> bool:
+        return any(i in calls or operator_name(flow.nodes[i]) in _NORMS for i in bits(part))
+
+    while run and not works(run[0]):
+        run = run[1:]
+    region = 0
+    for part in run:
+        region |= part
+    if len({i for i in bits(region) if i in calls}) < 2:
+        return
+    block = describe(network, flow, "", region)
+    if block is not None and len(block.layers) > 1 and block.kind != "tokens":
+        yield replace(block, name=f"{block.layers[0]}:{block.layers[-1]}")
+
+
+def _parent(block: Block, found: list[Block]) -> str | None:
+    own = set(block.nodes)
+    around = [other for other in found if len(other.nodes) > len(own) and own < set(other.nodes)]
+    return min(around, key=lambda other: len(other.nodes)).name if around else None

@@ -1,0 +1,98 @@
+"""The one layer in a block's place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from netopsy.blocks.block import Block
+from netopsy.blocks.fit import Shape, layer_shape
+from netopsy.network.network import Network
+
+
+class Activation(nn.Module):
+    """An elementwise operator of ATen by its name, with its further arguments."""
+
+    def __init__(self, operator: str, arguments: tuple[Any, ...] = ()) -> None:
+        super().__init__()
+        self.operator, self.arguments = operator, arguments
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        operator: Any = getattr(torch.ops.aten, self.operator).default
+        given = list(zip(operator._schema.arguments[1:], self.arguments, strict=True))
+        named = {entry.name: value for entry, value in given if entry.kwarg_only}  # as gelu's `approximate`
+        result: Tensor = operator(x, *(value for entry, value in given if not entry.kwarg_only), **named)
+        return result
+
+    def extra_repr(self) -> str:
+        return ", ".join([self.operator, *map(str, self.arguments)])
+
+
+class OneLayer(nn.Module):
+    """A convolution or linear map, then batch norm and an activation, as the block that it replaces has them.
+
+    conv: values (batch, channel, height, width); tokens: (batch, *places, feature); linear: (batch, feature).
+    Source: Nowak & Corso, "Deep Net Triage", Section 2.2 and Eq 1.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        left, right, top, bottom = shape.padding
+        even = left == right >= 0 and top == bottom >= 0
+        self.edges = None if even or shape.kind != "conv" else shape.padding
+        self.conv: nn.Conv2d | None = None
+        self.linear: nn.Linear | None = None
+        if shape.kind == "conv":
+            self.conv = nn.Conv2d(
+                shape.inputs,
+                shape.outputs,
+                shape.kernel,
+                shape.stride,
+                (top, left) if even else 0,
+                bias=shape.bias,
+            )
+        else:
+            self.linear = nn.Linear(shape.inputs, shape.outputs, bias=shape.bias)
+        self.norm: nn.Module | None = None
+        if shape.norm is not None:
+            kind = nn.BatchNorm2d if shape.kind == "conv" else nn.BatchNorm1d
+            self.norm = kind(shape.outputs, eps=shape.norm[0], momentum=shape.norm[1])
+        self.act = None if shape.act is None else Activation(*shape.act)
+
+    @property
+    def map(self) -> nn.Conv2d | nn.Linear:
+        """The convolution or linear map."""
+        found = self.linear if self.conv is None else self.conv
+        assert found is not None
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's values of its input."""
+        if self.edges is not None:
+            x = F.pad(x, self.edges)
+        x = self.map(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.act is None else self.act(x)
+
+
+def new_layer(network: Network, block: Block, seed: int = 0) -> OneLayer:
+    """The layer that fits `block`, its weights drawn anew (RW); on the network's device, in its type.
+
+    weight ~ U(-a, a), a = sqrt(6 / (fan_in + fan_out)); bias 0, norm 1 and 0.
+    Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
+    Eq 16. Errors: SettingsError where no one layer fits the block.
+    """
+    with torch.random.fork_rng([]):  # the layers' own initialisation draws too
+        layer = OneLayer(layer_shape(network, block))
+    nn.init.xavier_uniform_(layer.map.weight, generator=torch.Generator().manual_seed(seed))
+    if layer.map.bias is not None:
+        nn.init.zeros_(layer.map.bias)
+    floats = [t for t in network.tensors.values() if t.is_floating_point()]
+    layer.to(network.device, floats[0].dtype if floats else torch.float32)
+    return layer.train(network.module.training)

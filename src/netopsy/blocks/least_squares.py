@@ -1,0 +1,167 @@
+"""The closed-form start: the linear map that is the least-squares fit to what the block computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from netopsy.blocks.block import Block
+from netopsy.blocks.fit import last_activation
+from netopsy.blocks.layer import OneLayer
+from netopsy.engine.interpreter import plan
+from netopsy.engine.observe.observe import default_batch_size
+from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.samples.samples import Samples
+
+_CHUNK = 2**21  # values of unfolded patches at once
+_LARGEST = 12_000  # unknowns of one output: the normal equations then take 1.2 GB
+
+
+@torch.no_grad()
+def least_squares(
+    network: Network,
+    block: Block,
+    layer: OneLayer,
+    samples: Samples,
+    *,
+    rows: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Set `layer`, in place, to the least-squares fit of its linear map to the block.
+
+    Over all images and places it minimises sum ||W x + b - y||^2, x the patch of the block's input under the kernel,
+    y the block's value before its last activation where it ends in one, else its output. The solution is that of the
+    normal equations, gathered in float64 in one pass; where they are singular the least ridge that mends it is added.
+    A norm is then set so that it passes the fit through, with its running statistics as with those of the images.
+
+    rows: patches to gather at most, places drawn evenly from all images by `seed`; None: 20 for each unknown, at least
+    20,000. Returns r2 (explained share of the variance of y, over all channels), images, rows, share (of the places
+    used), ridge (added to the diagonal, as a share of its mean).
+    """
+    sums = _Sums(layer, rows, len(samples), block, seed)
+    act = last_activation(network, block)
+    before = [network.nodes[block.output]] if act is None else [node.args[0] for node in act]
+    targets = [str(node.meta["name"]) for node in before]  # type: ignore[union-attr]
+    axis = _axis(network.nodes[block.output]) if act is not None and len(act) > 1 else 1
+    size = default_batch_size(network) if batch_size is None else batch_size
+    walk = plan(network, dict.fromkeys((block.input, *targets)))
+    done, device = 0, network.device
+    place = current_workspace()
+    for batch in samples.batches(network.preprocessing, size):
+        values = walk.run({"input": batch.images.to(device)}, batch=len(batch.indices))
+        parts = [values[name] for name in targets]
+        sums.add(values[block.input], parts[0] if len(parts) == 1 else torch.cat(parts, axis))
+        done += len(batch.indices)
+        place.report(f"least squares {block.name}", done, len(samples))
+    return {**sums.solve(layer), "images": len(samples)}
+
+
+def _axis(cat: fx.Node) -> int:
+    return int(cat.args[1]) if len(cat.args) > 1 else 0  # type: ignore[arg-type]
+
+
+class _Sums:
+    """The normal equations of one linear map: sums over rows (x, 1) and y."""
+
+    def __init__(self, layer: OneLayer, rows: int | None, images: int, block: Block, seed: int) -> None:
+        weight = layer.map.weight
+        self.layer, self.unknowns, self.outputs = layer, weight[0].numel(), weight.shape[0]
+        if self.unknowns > _LARGEST:
+            raise SettingsError(
+                f"the least-squares fit to {block.name} has {self.unknowns:,} unknowns an output, more than "
+                f"{_LARGEST:,}; start it in another way, or take a block with fewer channels or a smaller kernel."
+            )
+        places = max(1, int(torch.Size(self._places(block)).numel()))
+        wanted = max(20 * (self.unknowns + 1), 20_000) if rows is None else rows
+        self.each = max(1, min(places, -(-wanted // images)))
+        self.places = places
+        self.generator = torch.Generator().manual_seed(seed)
+        like: dict[str, Any] = {"dtype": torch.float64, "device": weight.device}
+        self.n = 0
+        self.xx = torch.zeros(self.unknowns + 1, self.unknowns + 1, **like)
+        self.xy = torch.zeros(self.unknowns + 1, self.outputs, **like)
+        self.yy = torch.zeros(self.outputs, **like)
+
+    def _places(self, block: Block) -> tuple[int, ...]:
+        return block.output_shape[1:] if self.layer.conv is not None else block.output_shape[:-1]
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """The rows of one batch."""
+        for first in range(0, len(x), max(1, _CHUNK // (self.unknowns * self.places))):
+            part = slice(first, first + max(1, _CHUNK // (self.unknowns * self.places)))
+            inputs, wanted = self._rows(x[part], y[part])
+            inputs = torch.cat([inputs.double(), inputs.new_ones(len(inputs), 1).double()], 1)
+            wanted = wanted.double()
+            self.xx += inputs.T @ inputs
+            self.xy += inputs.T @ wanted
+            self.yy += wanted.square().sum(0)
+            self.n += len(inputs)
+
+    def _rows(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, unknowns) and (rows, outputs) at the places that are drawn."""
+        if self.layer.conv is not None:
+            conv = self.layer.conv
+            x = x if self.layer.edges is None else F.pad(x, self.layer.edges)
+            inputs = F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride).mT  # type: ignore[arg-type]
+            wanted = y.flatten(2).mT
+        else:
+            inputs, wanted = x.reshape(len(x), -1, x.shape[-1]), y.reshape(len(y), -1, y.shape[-1])
+        if self.each < self.places:
+            drawn = torch.rand(len(x), self.places, generator=self.generator).argsort(1)[:, : self.each].to(x.device)
+            inputs = inputs.gather(1, drawn[..., None].expand(-1, -1, inputs.shape[-1]))
+            wanted = wanted.gather(1, drawn[..., None].expand(-1, -1, wanted.shape[-1]))
+        return inputs.reshape(-1, inputs.shape[-1]), wanted.reshape(-1, wanted.shape[-1])
+
+    def solve(self, layer: OneLayer) -> dict[str, Any]:
+        """Set the layer; r2, rows, share, ridge."""
+        n = max(self.n, 1)
+        mean_x, mean_y = self.xx[-1, :-1] / n, self.xy[-1] / n
+        xx = self.xx[:-1, :-1] / n - torch.outer(mean_x, mean_x)
+        xy = self.xy[:-1] / n - torch.outer(mean_x, mean_y)
+        total = (self.yy / n - mean_y.square()).clamp(min=0)
+        weight, ridge = _solved(xx, xy)
+        fitted = (weight * (xx @ weight)).sum(0).clamp(min=0)  # variance of what the layer gives
+        missed = (total - 2 * (weight * xy).sum(0) + fitted).clamp(min=0)
+        _install(layer, weight.T, mean_y - mean_x @ weight, mean_y, fitted)
+        share = float(missed.sum() / total.sum()) if float(total.sum()) > 0 else 0.0
+        return {"r2": 1 - share, "rows": self.n, "share": self.each / self.places, "ridge": ridge}
+
+
+def _solved(xx: Tensor, xy: Tensor) -> tuple[Tensor, float]:
+    """The solution of xx w = xy and the ridge that it took, as a share of the mean of xx's diagonal."""
+    scale = float(xx.diagonal().mean())
+    if not scale > 0:
+        return torch.zeros_like(xy), 0.0
+    limit = 1e-7 * float(xy.norm()) + 1e-300
+    for ridge in (0.0, *(10.0**power for power in range(-12, -2))):
+        bent = xx + ridge * scale * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
+        factor, failed = torch.linalg.cholesky_ex(bent)
+        if int(failed):
+            continue
+        weight = torch.cholesky_solve(xy, factor)
+        if bool(weight.isfinite().all()) and float((bent @ weight - xy).norm()) <= limit:
+            return weight, ridge
+    return torch.linalg.lstsq(xx, xy, driver=None if xx.is_cuda else "gelsd").solution, 0.0
+
+
+def _install(layer: OneLayer, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Write the map; a norm takes the fit's mean and variance away and puts them back."""
+    target = layer.map
+    target.weight.copy_(weight.reshape(target.weight.shape))
+    norm = layer.norm
+    if target.bias is not None:
+        target.bias.copy_(bias)
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+        return
+    seen = mean if target.bias is not None else mean - bias
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.copy_(seen)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_((variance + norm.eps).sqrt())
+    norm.bias.copy_(mean)

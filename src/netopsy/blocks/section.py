@@ -1,0 +1,201 @@
+"""A part of a network as a module that can be trained, with blocks replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from netopsy.blocks.block import Block
+from netopsy.blocks.dropout import find_dropouts, flat
+from netopsy.blocks.in_place import overwriting
+from netopsy.blocks.norm import Norm, norm_path
+from netopsy.engine.interpreter import ANY_LAYOUT, constant
+from netopsy.errors import SettingsError
+from netopsy.network.graph import batch_first, is_tensor
+from netopsy.network.network import Network
+from netopsy.network.origins import ORIGINS, Origin, origin
+
+
+def layer_path(block: Block) -> str:
+    """Module path of the new layer in a section: the module's own, or `FIRST_to_LAST` of a stretch."""
+    first, colon, last = block.name.partition(":")
+    return f"{first}_to_{last.replace('.', '_')}" if colon else first
+
+
+def section(
+    network: Network,
+    *,
+    start: str = "input",
+    end: str | None = None,
+    replaced: Sequence[tuple[Block, nn.Module]] = (),
+) -> fx.GraphModule:
+    """The computation from the value of node `start` to that of `end` (None: the output), with blocks replaced.
+
+    It takes one tensor and gives one. Parameters and buffers are the network's own, not copies, under their own names;
+    a new layer lies at `layer_path(block)`.
+    Errors: UnknownLayer for a name of nothing; SettingsError where another value than that of `start` is needed, and
+    for blocks that overlap.
+    """
+    first, last = network.node(start), network.node(network.output if end is None else end)
+    _check(network, first, replaced)
+    instead = {network.nodes[block.output]: (block, layer) for block, layer in replaced}
+    order = _needed(network, first, last, instead)
+    graph, root = fx.Graph(), nn.Module()
+    values: dict[fx.Node, fx.Node] = {first: _placeholder(graph, first)}
+    drop = _Drops(network, graph, root, values)
+    held, modules = network.tensors, dict(network.module.named_modules())
+    norms: dict[str, Norm] = {}
+    names: list[Origin] = []
+    for node in order:
+        if node in instead:
+            block, layer = instead[node]
+            _place(root, layer_path(block), layer)
+            new = graph.call_module(layer_path(block), (values[network.nodes[block.input]],))
+        elif node.op == "get_attr":
+            target = str(node.target)
+            _place(root, target, held[target] if target in held else constant(network, node))
+            new = graph.get_attr(target)
+        elif "sym_size" in str(node.target):
+            new = graph.call_function(torch.ops.aten.sym_size.int, (values[first], 0))
+        else:
+            operands, dropped = drop.operands(node)
+            if (path := norm_path(held, node)) is not None:
+                if path not in norms:
+                    norms[path] = Norm.of(held, path, node, modules.get(path))
+                    _place(root, path, norms[path])
+                new = graph.call_module(path, (operands[node.args[0]],))  # type: ignore[index]
+            else:
+                new = graph.node_copy(node, operands.__getitem__)
+                new.target = ANY_LAYOUT.get(node.target, node.target)  # type: ignore[call-overload]
+                if not dropped and node.args and node.args[0] not in instead and node.args[0] is not first:
+                    new.target = overwriting(node) or new.target
+            if is_tensor(node):
+                names.append(origin(node))
+        new.meta = {"name": node.meta["name"]}
+        values[node] = new
+    graph.output(drop.output() if end is None else values[last])
+    graph.lint()
+    made = Section(root, graph, "Section")
+    made.meta[ORIGINS] = {
+        "nodes": names,
+        "new": {layer_path(block): origin(node) for node, (block, _) in instead.items()},
+    }
+    return made.train(network.module.training)
+
+
+class Section(fx.GraphModule):
+    """A graph module that keeps the names of its nodes when it is sent to another process."""
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (super().__reduce__(), dict(self.meta))
+
+
+def _rebuilt(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
+    plain = reduced[0](*reduced[1])
+    made = Section(plain, plain.graph, "Section")
+    made.meta = meta
+    return made.train(plain.training)
+
+
+class _Drops:
+    """The dropouts of a section under construction: each is one node, made where it is first read."""
+
+    def __init__(self, network: Network, graph: fx.Graph, root: nn.Module, values: dict[fx.Node, fx.Node]) -> None:
+        self.network, self.graph, self.root, self.values = network, graph, root, values
+        self.found = find_dropouts(network)
+        self.reads = {name for name, _ in self.found.readers}
+        self.made: dict[int, fx.Node] = {}
+
+    def operands(self, node: fx.Node) -> tuple[dict[fx.Node, fx.Node], bool]:
+        """The new nodes that the twin of `node` reads, by the old ones, and whether any is a dropout."""
+        own = {parent: self.values[parent] for parent in node.all_input_nodes}
+        name = node.meta["name"]
+        if name not in self.reads:
+            return own, False
+        numbers = {i: n for (reader, i), n in self.found.readers.items() if reader == name}
+        return own | {old: self.node(numbers[i]) for i, old in enumerate(flat(node)) if i in numbers}, True
+
+    def output(self) -> fx.Node:
+        """What the network's output node reads."""
+        number = self.found.readers.get(("output", 0))
+        return self.values[self.network.nodes[self.network.output]] if number is None else self.node(number)
+
+    def node(self, number: int) -> fx.Node:
+        """The call of dropout `number`."""
+        if number not in self.made:
+            one = self.found.drops[number]
+            source = self.node(one.source) if isinstance(one.source, int) else self._value(one.source)
+            path = f"dropouts.{number}"
+            _place(self.root, path, one.module(self.network))
+            self.made[number] = self.graph.call_module(path, (source,))
+            self.made[number].meta = {"name": path}
+        return self.made[number]
+
+    def _value(self, name: str) -> fx.Node:
+        return self.values[self.network.nodes[name]]
+
+
+def _check(network: Network, first: fx.Node, replaced: Sequence[tuple[Block, nn.Module]]) -> None:
+    if not (is_tensor(first) and batch_first(first)):
+        raise SettingsError(
+            f"a section cannot begin at '{first.meta['name']}': the first axis of its value does not count the images."
+        )
+    seen: dict[str, str] = {}
+    for block, _ in replaced:
+        for name in block.nodes:
+            if name in seen:
+                raise SettingsError(f"the blocks {seen[name]} and {block.name} overlap; replace one of them.")
+            seen[name] = block.name
+
+
+def _needed(
+    network: Network, first: fx.Node, last: fx.Node, instead: dict[fx.Node, tuple[Block, nn.Module]]
+) -> list[fx.Node]:
+    """The nodes to compute, in order; a replaced block is its output node alone."""
+    inside = {name: block for block, _ in instead.values() for name in block.nodes if name != block.output}
+    needed: set[fx.Node] = set()
+    stack = [last] if last is not first else []
+    while stack:
+        node = stack.pop()
+        if node in needed:
+            continue
+        if node.op == "placeholder":
+            raise SettingsError(
+                f"the section from '{first.meta['name']}' to '{last.meta['name']}' needs a value that is made before "
+                f"it; begin at a node that all paths pass, as `cut_before` finds it."
+            )
+        if (block := inside.get(node.meta["name"])) is not None:
+            raise SettingsError(
+                f"the section needs '{node.meta['name']}', which is inside the replaced block {block.name}; end it at "
+                f"the block's output '{block.output}' or behind it, or keep the block."
+            )
+        needed.add(node)
+        reads = [network.nodes[instead[node][0].input]] if node in instead else node.all_input_nodes
+        if "sym_size" in str(node.target):
+            reads = []
+        stack += [parent for parent in reads if parent is not first]
+    return [node for node in network.graph.graph.nodes if node in needed]
+
+
+def _placeholder(graph: fx.Graph, first: fx.Node) -> fx.Node:
+    new = graph.placeholder("x")
+    new.meta = {"name": first.meta["name"]}
+    return new
+
+
+def _place(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
+    """Put a module, parameter or buffer at `path` under `root`."""
+    *parts, name = path.split(".")
+    for part in parts:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if isinstance(value, nn.Module):
+        root.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    elif not hasattr(root, name):
+        root.register_buffer(name, value)

@@ -1,0 +1,159 @@
+"""Train a copy of any module, on images or on stored values, to labels or to what a teacher gives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from netopsy.engine.train.activations import Activations, check_recipe
+from netopsy.engine.train.constraints import frozen_parts
+from netopsy.engine.train.data import check_devices, steps_an_epoch
+from netopsy.engine.train.history import frame
+from netopsy.engine.train.launch import launched
+from netopsy.engine.train.loop import Job, first
+from netopsy.engine.train.loss import Loss
+from netopsy.engine.train.recipe import Recipe
+from netopsy.engine.workspace.workspace import current_workspace, file_stem
+from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.network.network import digest_of
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.samples.samples import Samples
+
+
+@dataclass(frozen=True)
+class Trained:
+    """table: a row an epoch, as of History; top1 and validation_top1 are null where no labels are learned. state: the
+    trained module's parameters and buffers, on the CPU.
+    """
+
+    table: pl.DataFrame
+    state: dict[str, Tensor]
+
+
+def train_module(
+    module: nn.Module,
+    data: Samples | Activations,
+    recipe: Recipe | None = None,
+    *,
+    spec: Mapping[str, Any],
+    preprocessing: Preprocessing | None = None,
+    validation: Samples | Activations | None = None,
+    frozen: Collection[str] = (),
+    teacher: nn.Module | None = None,
+    loss: Loss = "labels",
+    label: str = "fit",
+) -> Trained:
+    """Train a copy of `module` where its parameters lie, as `fit` trains a network; the module itself stays as it is.
+
+    data, validation: images, prepared by `preprocessing`, or stored values. frozen: modules or parameters that stay.
+    loss: `labels`, as of `fit`, to which a `teacher` adds its divergence; `mse`, the mean squared error to the
+        teacher's outputs or, without a teacher, to `targets` of the data; `sse`, the squared error summed over the
+        values of an image and averaged over images, which is Nowak & Corso's Eq 3 as printed. Both have outputs of any
+        shape, and no accuracy.
+    teacher: a module that is run, in evaluation mode and without gradients, on the same inputs, augmented alike.
+    spec: plain data that says what the module computes. In a `workspace` with a folder a checkpoint is written after
+        each epoch; its name is a digest of spec, recipe, data, what is frozen and all weights.
+
+    Errors: SettingsError for what does not fit, and where training diverges. UnknownLayer for a name of nothing.
+    SamplesError for labels that the module has no outputs for.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    parameter = next(module.parameters(), None)
+    if parameter is None:
+        raise SettingsError("the module has no parameters; give one that can be trained.")
+    if loss not in get_args(Loss):
+        raise SettingsError(f"loss {loss!r} is unknown; give one of {', '.join(get_args(Loss))}.")
+    device = parameter.device
+    for part in (data, *(() if validation is None else (validation,))):
+        _check(module, part, preprocessing, teacher, loss, device)
+    if isinstance(data, Activations):
+        check_recipe(data, recipe)
+    elif recipe.fill == "reflect" and preprocessing and recipe.pad >= min(preprocessing.size):
+        raise SettingsError(f"pad {recipe.pad} must be below {min(preprocessing.size)}, the images' size.")
+    steps_an_epoch(len(data), recipe)
+    check_devices(recipe, device)
+    fixed, still = frozen_parts(module, frozen)
+    place, path = current_workspace(), None
+    if place.folder is not None:
+        whole = {
+            "spec": dict(spec),
+            "recipe": asdict(recipe),
+            "data": data.digest,
+            "validation": None if validation is None else validation.digest,
+            "preprocessing": None if preprocessing is None else asdict(preprocessing),
+            "frozen": [sorted(fixed), sorted(still)],
+            "weights": digest_of(module.state_dict()),
+            "teacher": None if teacher is None else digest_of(teacher.state_dict()),
+            "loss": loss,
+            "torch": torch.__version__,
+        }
+        path = place.folder / f"{file_stem('fit', whole)}.pt"
+    job = Job(
+        copy.deepcopy(module),
+        preprocessing,
+        data,
+        validation,
+        recipe,
+        {},
+        {},
+        fixed,
+        still,
+        None if teacher is None else copy.deepcopy(teacher),
+        path,
+        loss,
+    )
+    state = launched(job, device, lambda done, total: place.report(label, done, total))
+    return Trained(frame(state["rows"]), {name: value.contiguous() for name, value in state["module"].items()})
+
+
+@torch.no_grad()
+def _check(
+    module: nn.Module,
+    data: Samples | Activations,
+    preprocessing: Preprocessing | None,
+    teacher: nn.Module | None,
+    loss: Loss,
+    device: torch.device,
+) -> None:
+    """Raise unless the outputs for two images of `data` fit what they are to be."""
+    if isinstance(data, Activations):
+        shape, wanted = data.shape, data.target_shape
+    elif preprocessing is None:
+        raise SettingsError("images need their preprocessing; give preprocessing=network.preprocessing.")
+    else:
+        shape, wanted = preprocessing.input_shape, None
+    inputs = torch.zeros((2, *shape), device=device)
+    given = tuple(_evaluated(module, inputs).shape)
+    if teacher is not None:
+        taught = tuple(_evaluated(teacher, inputs).shape)
+        if wanted is not None and loss != "labels":
+            raise SettingsError("there are targets and a teacher to learn from; give one of both.")
+        wanted = taught[1:]
+    if loss != "labels" and wanted is None:
+        raise SettingsError(f"loss '{loss}' needs something to come near to; give a teacher, or data with targets.")
+    if wanted is not None and (loss != "labels" or teacher is not None) and given[1:] != wanted:
+        raise SettingsError(f"the module gives {given[1:]} an image, and is to learn {wanted}; both must be the same.")
+    if loss != "labels":
+        return
+    if len(given) != 2:
+        raise NetworkError(f"the module does not give one score a class: its output is {given}, not (batch, classes).")
+    fits = data.labels.shape[1] == given[1] if data.multilabel else int(data.labels.max()) < given[1]
+    if not fits:
+        largest = f"{data.labels.shape[1]} labels an image" if data.multilabel else f"label {int(data.labels.max())}"
+        raise SamplesError(f"{data.name} has {largest} and the module {given[1]} outputs; both must know the classes.")
+
+
+def _evaluated(module: nn.Module, inputs: Tensor) -> Tensor:
+    """The outputs in evaluation mode; the module's own mode comes back."""
+    training = {part: part.training for part in module.modules()}
+    try:
+        return first(module.eval()(inputs))
+    finally:
+        for part, before in training.items():
+            part.training = before

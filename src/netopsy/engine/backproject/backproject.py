@@ -1,0 +1,236 @@
+"""From units back to the image: the same flow for one unit or thousands, over as little of the network as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from netopsy.engine.backproject.batching import Job, batches
+from netopsy.engine.backproject.reverse import needed, reverse
+from netopsy.engine.backproject.rules import Rule, RuleName, find_rule
+from netopsy.engine.backproject.tree import Tree, Trunk
+from netopsy.engine.interpreter import plan
+from netopsy.errors import SettingsError
+from netopsy.network.activations import activations
+from netopsy.network.graph import operator_name
+from netopsy.network.network import Network
+from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
+from netopsy.network.windows.field import Box
+
+
+@dataclass
+class Trace:
+    """What went back from each unit to the image.
+
+    units: as they were asked for, with their places. values: their activations. of: the image of each unit.
+    crops: one map a unit, (channel, height, width), cut to its field. fields: (top, left, bottom, right) in pixels.
+    touched: the activations that the rule acted on, by node, with how many units' flows met each.
+    untreated: activations that the rule does not know, by node with their operator; the flow met their derivative.
+    """
+
+    shape: tuple[int, int, int]
+    units: list[Unit]
+    of: list[int]
+    values: Float[Tensor, " units"]
+    crops: list[Tensor]
+    fields: list[Box]
+    touched: dict[str, int]
+    untreated: dict[str, str]
+
+    @property
+    def maps(self) -> Float[Tensor, "units channel height width"]:
+        """One image-shaped map a unit; zero outside its field."""
+        maps = self.values.new_zeros(len(self.units), *self.shape)
+        for whole, crop, (top, left, bottom, right) in zip(maps, self.crops, self.fields, strict=True):
+            whole[:, top:bottom, left:right] = crop
+        return maps
+
+
+def backproject(
+    network: Network,
+    images: Float[Tensor, "n channel height width"],
+    units: Sequence[UnitLike] | Unit | str,
+    rule: RuleName | Rule = "masked",
+    *,
+    of: Sequence[int] | None = None,
+    start: str | None = None,
+    seed: int = 0,
+) -> Float[Tensor, "units channel height width"]:
+    """One image-shaped map a unit: what `rule` brings back from it to the image.
+
+    images: preprocessed (Samples.batches gives such), (n, channel, height, width).
+    units: (node, channel, y, x); (node, channel) for its strongest place on the image; (node, neuron) of a linear
+        layer; or the same as text, `node:channel:y:x`.
+    rule: gradient (Palmieri et al., Equations 8-9), deconvnet (4-5), masked (6-7, guided backpropagation), guided (the
+        same for any activation function), masked_random (6-7 with Gaussian weights of matched mean and variance).
+    of: for each unit the index of its image; by default one image serves all, or each unit has its own.
+    start: `activation` starts the flow at the unit's own value, `one` at 1; by default as the rule is published:
+        gradient and guided at 1, the others at the activation.
+    seed: of the random weights.
+
+    Only the units' receptive fields are run. Equations 4 and 6 read at i = 1 rectify the image too; as is usual, the
+    map here keeps its sign: `.clamp(min=0)` gives the letter of the equations. `trace` returns more.
+    Errors: UnknownLayer for a unit that the network does not have; SettingsError for images of another shape, NaN
+    pixels, an unknown rule, or a rule that meets no activation that it could act on.
+    """
+    return trace(network, images, units, rule, of=of, start=start, seed=seed).maps
+
+
+def trace(
+    network: Network,
+    images: Float[Tensor, "n channel height width"],
+    units: Sequence[UnitLike] | Unit | str,
+    rule: RuleName | Rule = "masked",
+    *,
+    of: Sequence[int] | None = None,
+    start: str | None = None,
+    seed: int = 0,
+) -> Trace:
+    """As `backproject`, with the units' values, places and fields, and what the rule acted on."""
+    how = find_rule(rule, seed)
+    begin = how.start if start is None else start
+    if begin not in ("activation", "one"):
+        raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
+    pictures = checked_images(network, images)
+    asked = [units] if isinstance(units, str | Unit) else units
+    found = [find_unit(network, unit) for unit in asked]
+    where = _pairing(len(pictures), len(found), of)
+    result = Trace(
+        network.preprocessing.input_shape, found, where, pictures.new_zeros(len(found)), [torch.empty(0)] * len(found),
+        [(0, 0, 0, 0)] * len(found), {}, {},
+    )  # fmt: skip
+    with torch.no_grad():
+        overrides = how.weights(network)
+        for node in dict.fromkeys(unit.node for unit in found):
+            members = [i for i, unit in enumerate(found) if unit.node == node]
+            trunk = Trunk(network, node)
+            _account(network, trunk, how, len(members), result)
+            _place(network, pictures, members, result)
+            trees = [trunk.tree(result.units[i].place) for i in members]
+            jobs = [Job(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
+            weights = trunk.weights(overrides) if overrides else trunk.own
+            for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
+                _back(tree, group, values, how, begin, weights, result)
+    return result
+
+
+def _back(
+    tree: Tree,
+    group: list[Job],
+    values: dict[fx.Node, Any],
+    rule: Rule,
+    begin: str,
+    weights: dict[fx.Node, Tensor],
+    result: Trace,
+) -> None:
+    """Send one batch of units back and note what comes."""
+    numbers = [job.number for job in group]
+    start, activation = start_at(
+        [job.tree for job in group], [job.unit for job in group], values[tree.trunk.target], begin
+    )
+    maps = reverse(tree, values, tree.trunk.constants(len(group), weights), start, rule)
+    result.values[list(numbers)] = activation
+    for map_, job in zip(maps, group, strict=True):
+        (top, left, bottom, right), (y, x, *_) = job.field, job.tree.field
+        crop = map_[..., top - y : bottom - y, left - x : right - x]
+        result.crops[job.number], result.fields[job.number] = crop, job.field
+
+
+def start_at(trees: Sequence[Tree], units: Sequence[Unit], value: Tensor, begin: str) -> tuple[Tensor, Tensor]:
+    """(the flow that starts at each row's unit, the units' activations).
+
+    value: (units, *target on the boxes of `trees`, one a unit).
+    """
+    target = trees[0].trunk.target
+    start, activations = torch.zeros_like(value), []
+    axis = channel_axis(target) % value.ndim - 1
+    for row, (tree, unit) in enumerate(zip(trees, units, strict=True)):
+        place, box = unit.place or (), tree.box(target)
+        if tree.trunk.maps and box is not None:
+            place = tuple(at - corner for at, corner in zip(place, box[:2], strict=True))
+        at = (row, *place[:axis], unit.channel, *place[axis:])
+        activations.append(value[at])
+        start[at] = value[at] if begin == "activation" else 1
+    return start, torch.stack(activations)
+
+
+def resolved(network: Network, image: Tensor, unit: UnitLike) -> Unit:
+    """The unit with its place: the strongest on the one `image` where it has none."""
+    found = find_unit(network, unit)
+    value = plan(network, [found.node]).run({"input": image}, batch=1)[found.node][0]
+    return _strongest(network, found, value)
+
+
+def _strongest(network: Network, unit: Unit, value: Tensor) -> Unit:
+    """The unit at the place where `value`, (*node without the batch), is largest in its channel."""
+    if unit.place is not None:
+        return unit
+    one = value.select(channel_axis(network.nodes[unit.node]) % (value.ndim + 1) - 1, unit.channel)
+    return Unit(unit.node, unit.channel, tuple(int(p) for p in torch.unravel_index(one.argmax(), one.shape)))
+
+
+def _place(network: Network, images: Tensor, members: list[int], result: Trace) -> None:
+    """Give each unit without a place the strongest on its image."""
+    by_image: dict[int, list[int]] = {}
+    for i in members:
+        if result.units[i].place is None:
+            by_image.setdefault(result.of[i], []).append(i)
+    if not by_image:
+        return
+    node = result.units[members[0]].node
+    walk = plan(network, [node])
+    for image, some in by_image.items():
+        value = walk.run({"input": images[image : image + 1]}, batch=1)[node][0]
+        for i in some:
+            result.units[i] = _strongest(network, result.units[i], value)
+
+
+def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Trace) -> None:
+    """Note which activations the rule acts on; none where it needs some is an error."""
+    inside = set(trunk.data)
+    met = {name: node for name, node in activations(network).items() if node in inside}
+    treated = [name for name, node in met.items() if rule.treats(node)]
+    if rule.needs_activations and not treated:
+        kinds = ", ".join(sorted({operator_name(node) for node in met.values()}))
+        has = f"only {kinds}, which it does not know: use the rule 'guided'" if met else "no activation: use 'gradient'"
+        raise SettingsError(
+            f"the rule '{rule.name}' acts on activations, and between the image and '{trunk.target.meta['name']}' of "
+            f"{network.name} there is {has}."
+        )
+    for name in treated:
+        result.touched[name] = result.touched.get(name, 0) + count
+    result.untreated |= {name: operator_name(node) for name, node in met.items() if name not in treated}
+
+
+def checked_images(network: Network, images: Any) -> Tensor:
+    """Preprocessed images as one tensor on the network's device; (channel, height, width) counts as one image."""
+    batch = torch.as_tensor(images)
+    batch = batch[None] if batch.ndim == 3 else batch
+    if tuple(batch.shape[1:]) != network.preprocessing.input_shape or not len(batch):
+        raise SettingsError(
+            f"images have shape {tuple(batch.shape)}; {network.name} takes (n, "
+            f"{', '.join(map(str, network.preprocessing.input_shape))}): preprocess them, as Samples.batches does."
+        )
+    kind = next((t.dtype for t in network.tensors.values() if t.is_floating_point()), torch.float32)
+    batch = batch.detach().to(network.device, kind)
+    if not torch.isfinite(batch).all():
+        raise SettingsError("the images hold NaN or infinite values: look at how they were preprocessed.")
+    return batch
+
+
+def _pairing(images: int, units: int, of: Sequence[int] | None) -> list[int]:
+    """The image of each unit."""
+    if not units:
+        raise SettingsError("there is no unit to start from: give at least one as (node, channel).")
+    if of is not None:
+        if len(of) != units or not all(0 <= i < images for i in of):
+            raise SettingsError(f"`of` must name for each of the {units} units an image from 0 to {images - 1}.")
+        return [int(i) for i in of]
+    if images not in (1, units):
+        raise SettingsError(f"{images} images and {units} units: give one image, one image a unit, or `of`.")
+    return [0] * units if images == 1 else list(range(units))

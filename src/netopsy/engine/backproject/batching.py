@@ -1,0 +1,133 @@
+"""Units of one node in batches: those whose trees differ by shifts alone run together, forward and back.
+
+The forward values come from the cheaper of two ways: the trees' own crops of the image, or one pass over each whole
+image that all its units share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from netopsy.engine.backproject.tree import Tree, Trunk
+from netopsy.network.graph import shape_of
+from netopsy.network.units import Unit
+
+_WHOLE = 0.7  # share of a trunk's multiply-accumulates from which on nothing is cut
+_VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
+
+
+class Job(NamedTuple):
+    """One unit on one image: its position in what was asked for, its field in pixels, and the tree run for it."""
+
+    number: int
+    image: int
+    unit: Unit
+    field: tuple[int, int, int, int]
+    tree: Tree
+
+
+Prepared = tuple[list[Job], Tree, dict[fx.Node, Any]]
+
+
+def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node]) -> Iterator[Prepared]:
+    """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
+    wanted = {*keep, trunk.target}
+    if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
+        # fields that nearly fill the image gain little by being cut, and much by being one batch
+        jobs = [job._replace(tree=trunk.tree()) for job in jobs]
+    distinct = len({job.image for job in jobs})
+    # a copy of the image for each unit is dearer than one pass a picture unless the crops are small
+    if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in wanted):
+        yield from _shared(trunk, images, jobs, wanted)
+        return
+    for group in _alike(jobs):
+        tree = group[0].tree
+        for some in _chunks(group, tree, images.device):
+            crops = torch.stack([_cut(images[job.image], job.tree) for job in some])
+            yield some, tree, tree.forward(_laid_out(crops), wanted)
+
+
+def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node]) -> Iterator[Prepared]:
+    whole = trunk.tree()
+    by_image: dict[int, list[Job]] = {}
+    for job in jobs:
+        by_image.setdefault(job.image, []).append(job)
+    room = _room(whole, images.device)
+    numbers = list(by_image)
+    for first in range(0, len(numbers), room):
+        some = numbers[first : first + room]
+        row = {image: r for r, image in enumerate(some)}
+        # once an image: by the module's own arithmetic, so that masks and switches are the module's to the last bit
+        made = whole.forward(images[some], wanted, trunk.plain)
+        values = {node: _laid_out(made[node]) for node in wanted}
+        for group in _alike([job for image in some for job in by_image[image]]):
+            tree = group[0].tree
+            for part in _chunks(group, tree, images.device):
+                rows = [row[job.image] for job in part]
+                yield part, tree, {node: _gather(values[node], node, part, rows) for node in wanted}
+
+
+def _gather(value: Tensor, node: fx.Node, jobs: list[Job], rows: list[int]) -> Tensor:
+    """The jobs' boxes of one node, as a batch; a view where one job or the whole value allows it."""
+    boxes = [job.tree.box(node) for job in jobs]
+    if boxes[0] is None or all(box == (0, 0, *value.shape[-2:]) for box in boxes):
+        axis = next(i for i, (a, b) in enumerate(zip(shape_of(node, 2), shape_of(node, 3), strict=True)) if a != b)
+        if rows == list(range(value.shape[axis])):
+            return value
+        if len(set(rows)) == 1:
+            return value.narrow(axis, rows[0], 1).expand(*(len(rows) if i == axis else -1 for i in range(value.ndim)))
+        return value.index_select(axis, torch.tensor(rows, device=value.device))
+    cuts = [value[r : r + 1, ..., y0:y1, x0:x1] for r, (y0, x0, y1, x1) in zip(rows, boxes, strict=True)]  # type: ignore[misc]
+    if len(cuts) == 1:
+        return cuts[0]
+    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+    batch = torch.empty((len(cuts), *cuts[0].shape[1:]), dtype=value.dtype, device=value.device, memory_format=layout)
+    return torch.cat(cuts, out=batch)
+
+
+def _by_image(node: fx.Node) -> bool:
+    """Whether one axis of the value counts the images, so that a unit's can be picked out."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return False
+    one, two = shape_of(node, 2), shape_of(node, 3)
+    changed = [i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
+    return len(changed) == 1 and one[changed[0]] == 2 and (changed[0] == 0 or len(one) < 4)
+
+
+def _alike(jobs: list[Job]) -> list[list[Job]]:
+    """The jobs by the signature of their trees."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.tree.signature, []).append(job)
+    return list(groups.values())
+
+
+def _laid_out(value: Any) -> Any:
+    """Maps in the layout that convolutions are fastest in."""
+    return (
+        value.contiguous(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.ndim == 4 else value
+    )
+
+
+def _cut(image: Tensor, tree: Tree) -> Tensor:
+    top, left, bottom, right = tree.field
+    return image[..., top:bottom, left:right]
+
+
+def _chunks(jobs: list[Job], tree: Tree, device: torch.device) -> Iterator[list[Job]]:
+    room = _room(tree, device)
+    for first in range(0, len(jobs), room):
+        yield jobs[first : first + room]
+
+
+def _room(tree: Tree, device: torch.device) -> int:
+    """Units a batch: bounds the memory, and keeps the largest value in the cache."""
+    largest = max(
+        torch.Size(tree.size(node)).numel() for node in tree.trunk.data if isinstance(node.meta["val"], Tensor)
+    )
+    return max(1, _VALUES.get(device.type, _VALUES["cuda"]) // largest)

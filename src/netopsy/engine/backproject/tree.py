@@ -1,0 +1,243 @@
+"""The field-of-view tree of a unit: the nodes that it depends on, each cut to the places that it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from netopsy.engine.backproject.locality import Window, is_spatial, windows
+from netopsy.engine.backproject.operators import Convolution, Operator, factors, operator_of, parameters_of
+from netopsy.engine.backproject.spans import Read, Spans, links, spans
+from netopsy.engine.interpreter import ANY_LAYOUT, constant
+from netopsy.network.graph import aten, data_nodes, operator_name, shape_of
+from netopsy.network.macs import node_macs
+from netopsy.network.network import Network
+from netopsy.network.units import channel_axis
+
+SHAPED = {"view", "reshape", "unsafe_view", "expand"}  # operators whose second argument is the shape to give
+
+
+class Trunk:
+    """The part of a network's graph that one node depends on.
+
+    order: all its nodes in order of execution, the target last. data: those that depend on the input.
+    windows: for each data node how it reads its operands' places; None where it needs them all.
+    operators: for each data node its windowed operator, or None. parameters: the weight and bias of those that have.
+    """
+
+    def __init__(self, network: Network, target: str) -> None:
+        self.network, self.target = network, network.node(target)
+        needed: set[fx.Node] = set()
+        stack = [self.target]
+        while stack:
+            node = stack.pop()
+            if node not in needed:
+                needed.add(node)
+                stack.extend([] if "sym_size" in str(node.target) else node.all_input_nodes)
+        self.order = [node for node in network.graph.graph.nodes if node in needed]
+        data = data_nodes(network.graph)
+        self.data = [node for node in self.order if node in data]
+        self.windows: dict[fx.Node, tuple[Window, Window] | None] = {node: windows(node, data) for node in self.data}
+        self.operators: dict[fx.Node, Operator | None] = {
+            node: operator_of(node) if self.windows[node] is not None else None for node in self.data
+        }
+        self.parameters = {node: parameters_of(node) for node, operator in self.operators.items() if operator}
+        self._links = [links(self.data, self.windows, axis) for axis in (0, 1)]
+        self._spans: tuple[dict[tuple[int, int] | None, Spans], ...] = ({}, {})
+        self.maps = is_spatial(self.target) and len(shape_of(self.target)) == 4 and channel_axis(self.target) == 1
+
+    def tree(self, place: tuple[int, ...] | None = None) -> Tree:
+        """The tree of the units at `place` (y, x) of a map in (batch, channel, y, x); of all units where it is None."""
+        if place is None or not self.maps:
+            return Tree(self, self._along(0), self._along(1))
+        return Tree(self, *(self._along(axis, (at, at + 1)) for axis, at in enumerate(place)))
+
+    def _along(self, axis: int, places: tuple[int, int] | None = None) -> Spans:
+        if places not in self._spans[axis]:
+            self._spans[axis][places] = spans(self._links[axis], places)
+        return self._spans[axis][places]
+
+    @cached_property
+    def macs(self) -> dict[fx.Node, int]:
+        """Multiply-accumulates of each data node on the whole image."""
+        return {node: node_macs(node) for node in self.data}
+
+    @cached_property
+    def plain(self) -> dict[fx.Node, Tensor]:
+        """The network's parameters and buffers by their nodes, as they lie in memory."""
+        return self._tensors({})
+
+    @cached_property
+    def own(self) -> dict[fx.Node, Tensor]:
+        """`weights()` of the network itself; stale once these change."""
+        return self.weights()
+
+    def weights(self, overrides: Mapping[str, Tensor] | None = None) -> dict[fx.Node, Tensor]:
+        """Parameters and buffers by their nodes, kernels in the layout that convolutions are fastest in.
+
+        overrides: to use instead of the network's own, by name. For the flow back, a convolution's own node holds its
+        kernel times the scale of the batch norm that follows.
+        """
+        values = {
+            node: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+            for node, value in self._tensors(overrides or {}).items()
+        }
+        for convolution, norm in self.folded.items():
+            kernel, scale = values[convolution.args[1]], norm_scale(norm, values)  # type: ignore[index]
+            values[convolution] = kernel * scale.reshape(-1, 1, 1, 1)
+        return values
+
+    def _tensors(self, overrides: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+        tensors = {**self.network.tensors, **overrides}
+        return {
+            node: (tensors[name] if (name := str(node.target)) in tensors else constant(self.network, node)).detach()
+            for node in self.order
+            if node.op == "get_attr"
+        }
+
+    @cached_property
+    def folded(self) -> dict[fx.Node, fx.Node]:
+        """Convolution -> the batch norm behind it, where nothing else reads the convolution."""
+        found = {}
+        for norm in self.data:
+            source: Any = norm.args[0] if norm.args else None
+            if norm.target is aten.batch_norm.default and isinstance(self.operators.get(source), Convolution):
+                learned = [source.args[1], *(a for a in norm.args[1:5] if a is not None)]
+                if len(source.users) == 1 and all(isinstance(a, fx.Node) and a.op == "get_attr" for a in learned):
+                    found[source] = norm
+        return found
+
+    def constants(self, batch: int, weights: Mapping[fx.Node, Tensor]) -> dict[fx.Node, Any]:
+        """Values of all nodes that do not depend on the input: `weights`, sizes, and what is made from them."""
+        values: dict[fx.Node, Any] = dict(weights)
+        for node in self.order:
+            if node in values or node in self.windows:
+                continue
+            values[node] = batch if "sym_size" in str(node.target) else call(node, values)
+        return values
+
+
+def norm_scale(norm: fx.Node, values: Mapping[fx.Node, Any]) -> Tensor:
+    """gamma / sqrt(variance + eps) of a batch norm, (channel,)."""
+    arguments: Any = norm.args
+    gamma = None if arguments[1] is None else values[arguments[1]]
+    scale: Tensor = (values[arguments[4]] + float(arguments[7])).rsqrt()
+    return scale if gamma is None else scale * gamma
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A trunk cut to what the units at one place depend on. Equal `signature`s differ by shifts of the image alone."""
+
+    trunk: Trunk
+    rows: Spans
+    columns: Spans
+
+    @cached_property
+    def signature(self) -> tuple[object, ...]:
+        """What the trees of a batch share."""
+        return self.rows.signature, self.columns.signature
+
+    def box(self, node: fx.Node) -> tuple[int, int, int, int] | None:
+        """(top, left, bottom, right) of the node's places in the tree, half open; None for a node without places."""
+        if node not in self.rows.first:
+            return None
+        top, left = self.rows.first[node], self.columns.first[node]
+        return top, left, top + self.rows.length[node], left + self.columns.length[node]
+
+    def size(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of the node's value in the tree, without the batch."""
+        shape = shape_of(node)[1:]
+        return (
+            shape if node not in self.rows.first else (*shape[:-2], self.rows.length[node], self.columns.length[node])
+        )
+
+    @property
+    def field(self) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) of the pixels that the units can depend on, half open."""
+        box = self.box(self.trunk.data[0])
+        height, width = (1, 1, *shape_of(self.trunk.data[0])[1:])[-2:]
+        return (0, 0, height, width) if box is None else box
+
+    @cached_property
+    def share(self) -> float:
+        """Multiply-accumulates of the tree over those of the trunk on the whole image; at most 1."""
+        cut = whole = 0.0
+        for node, macs in self.trunk.macs.items():
+            part = 1.0
+            if macs and node in self.rows.first:
+                height, width = shape_of(node)[-2:]
+                part = self.rows.length[node] * self.columns.length[node] / (height * width)
+            cut, whole = cut + macs * part, whole + macs
+        return cut / whole if whole else 1.0
+
+    def operand(self, node: fx.Node, operand: fx.Node, value: Tensor) -> Tensor:
+        """What `node` reads of the operand's value in the tree, without padding."""
+        rows, columns = self.rows.reads.get((node, operand)), self.columns.reads.get((node, operand))
+        if rows is None or columns is None:
+            return value
+        if (rows.length, columns.length) == tuple(value.shape[-2:]):
+            return value
+        return value[..., rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
+
+    def padding(self, node: fx.Node, operand: fx.Node) -> tuple[int, int, int, int]:
+        """Padding (left, right, top, bottom) around what `node` reads, as `torch.nn.functional.pad` takes it."""
+        rows, columns = (spans.reads.get((node, operand), Read(0, 0)) for spans in (self.rows, self.columns))
+        return columns.before, columns.after, rows.before, rows.after
+
+    def forward(
+        self,
+        images: Tensor,
+        keep: Collection[fx.Node] | None = None,
+        weights: Mapping[fx.Node, Tensor] | None = None,
+    ) -> dict[fx.Node, Any]:
+        """Values of the tree's nodes, each on its box.
+
+        images: (batch, channel, height, width), cut to `field`. keep: the nodes to return besides the target; None
+        returns every node's. weights: `Trunk.own` by default; with `Trunk.plain` on whole images the values are the
+        module's to the last bit. Runs under the caller's grad mode.
+        """
+        values = self.trunk.constants(len(images), self.trunk.own if weights is None else weights)
+        values[self.trunk.data[0]] = images
+        wanted = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
+        last = {operand: node for node in self.trunk.order for operand in node.all_input_nodes}
+        for node in self.trunk.data[1:]:
+            values[node] = self._run(node, values)
+            for operand in node.all_input_nodes:
+                if last[operand] is node and operand not in wanted:
+                    values.pop(operand, None)
+        return values
+
+    def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        if self.trunk.windows[node] is None or self._whole(node):
+            return call(node, values)
+        read = {operand: self.operand(node, operand, values[operand]) for operand in node.all_input_nodes}
+        operator = self.trunk.operators[node]
+        if operator is not None:
+            operand: Any = node.args[0]
+            return operator.forward(
+                read[operand], self.padding(node, operand), *factors(self.trunk.parameters[node], read)
+            )
+        return call(node, read, self.size(node)[-2:])
+
+    def _whole(self, node: fx.Node) -> bool:
+        """Whether nothing is cut at the node: then its own operator runs, as in the module."""
+        return all(
+            self.size(part) == shape_of(part)[1:] for part in (node, *node.all_input_nodes) if part in self.rows.first
+        )
+
+
+def call(node: fx.Node, values: Mapping[fx.Node, Any], size: tuple[int, ...] = ()) -> Any:
+    """The node's operator on its operands' `values`; `size` takes the place of the last axes of a shape it is given."""
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+    operator: Any = node.target
+    target: Any = ANY_LAYOUT.get(operator, operator)
+    if size and operator_name(node) in SHAPED:
+        args = (args[0], [*args[1][: -len(size)], *size], *args[2:])
+    return target(*args, **kwargs)

@@ -1,6 +1,0 @@
-"""Each unit of one layer as a linear combination of the units of another, from the co-moments alone."""
-
-from netopsy.engine.pairs.regression.lasso import LassoPath, lasso_path
-from netopsy.engine.pairs.regression.least_squares import LeastSquares, explained, least_squares
-
-__all__ = ["LassoPath", "LeastSquares", "explained", "lasso_path", "least_squares"]

@@ -1,0 +1,138 @@
+"""Variants that change the same parameters, and how a network is parted for them.
+
+The head is the part whose weights differ between the variants: it runs once a variant. The tail, everything after it,
+has the same weights for all: it runs once for all, the variants folded into one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from netopsy.engine.interpreter import Plan, affected, boundary, plan
+from netopsy.engine.sweep.edits import Shift, Variant
+from netopsy.engine.sweep.linear import Linear, linear_part
+from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.network import Network
+
+# Work on each value alone: folding gains nothing, so these stay with the head, where a batch norm can be folded too.
+_LIGHT = {"batch_norm", "add", "relu", "hardtanh", "silu", "hardswish", "gelu", "max_pool2d", "avg_pool2d"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """members: positions of the variants. tensors: the parameters that they change.
+
+    linear or head: what runs for each variant (the linear part of a shift, or a plan); cut: the values it ends in.
+    tail: the plan of the rest, or None where there is none; beside: the unedited values that it reads.
+    needs: all unedited values that the group starts from.
+    *_bytes: the largest activation within, for one image.
+    """
+
+    members: tuple[int, ...]
+    tensors: tuple[str, ...]
+    linear: Linear | None
+    head: Plan | None
+    tail: Plan | None
+    cut: tuple[str, ...]
+    beside: tuple[str, ...]
+    needs: tuple[str, ...]
+    head_bytes: int
+    cut_bytes: int
+    tail_bytes: int
+
+
+def make_groups(network: Network, variants: Sequence[Variant]) -> list[Group]:
+    """The groups in the order in which a walk of the network can start them.
+
+    Variants without an edit, and those whose parameters cannot reach the output, belong to no group.
+    """
+    sets: dict[tuple[bool, frozenset[str]], list[int]] = {}
+    for position, variant in enumerate(variants):
+        if variant.edit is not None:
+            sets.setdefault((isinstance(variant.edit, Shift), frozenset(variant.edit.tensors)), []).append(position)
+    groups = [
+        group
+        for (shift, tensors), members in sets.items()
+        if (group := _group(network, sorted(tensors), members, shift)) is not None
+    ]
+    rank = {name: i for i, name in enumerate(network.nodes)}
+    return sorted(groups, key=lambda group: max(rank[name] for name in group.needs))
+
+
+def value_bytes(network: Network, name: str) -> int:
+    """Bytes of a node's value for one image."""
+    value = network.nodes[name].meta["val"]
+    return max(1, math.prod(shape_of(network.nodes[name]))) * value.element_size()
+
+
+def _group(network: Network, tensors: list[str], members: list[int], shift: bool) -> Group | None:
+    changed = affected(network, tensors)
+    output = network.nodes[network.output]
+    if output not in changed:
+        return None
+    linear = linear_part(network, tensors) if shift else None
+    if linear is not None and not all(_by_image(network.nodes[name]) for name in (*linear.inputs, *linear.exits)):
+        linear = None
+    inside = set(linear.steps) if linear else _head(network, tensors, changed)
+    cut = linear.exits if linear else _cut(inside, output)
+    if not all(name in network.nodes and _by_image(network.nodes[name]) for name in cut) and output not in inside:
+        inside, cut = changed, (network.output,)
+    before = () if linear else boundary(network, inside, usable=_by_image)
+    tail, beside = None, tuple[str, ...]()
+    if output not in inside:
+        beside = tuple(x for x in boundary(network, changed - inside, usable=_by_image) if x not in cut)
+        fed = (*cut, *beside)
+        tail = plan(network, [network.output], given=fed, consumed=fed, folded=True)
+    else:
+        cut = (network.output,)
+    head = None if linear else plan(network, cut, given=before, folded=True)
+    return Group(
+        members=tuple(members),
+        tensors=tuple(tensors),
+        linear=linear,
+        head=head,
+        tail=tail,
+        cut=cut,
+        beside=beside,
+        needs=tuple(dict.fromkeys((*before, *(linear.inputs if linear else ()), *(cut if linear else ()), *beside))),
+        head_bytes=_largest(network, inside),
+        cut_bytes=sum(value_bytes(network, name) for name in cut),
+        tail_bytes=_largest(network, (changed - inside) | {network.nodes[name] for name in cut}),
+    )
+
+
+def _head(network: Network, tensors: Collection[str], changed: set[fx.Node]) -> set[fx.Node]:
+    """What runs once a variant: all that leads from an edited parameter to the last reader of one, and light work."""
+    named = {node for node in changed if node.op == "get_attr" and str(node.target) in tensors}
+    head: set[fx.Node] = set()
+    stack = [user for node in named for user in node.users]
+    while stack:
+        node = stack.pop()
+        if node not in head:
+            head.add(node)
+            stack.extend(parent for parent in node.all_input_nodes if parent in changed)
+    for node in network.graph.graph.nodes:
+        moved = [parent for parent in node.all_input_nodes if parent in changed]
+        if moved and node.op == "call_function" and operator_name(node) in _LIGHT and all(p in head for p in moved):
+            head.add(node)
+    return head
+
+
+def _cut(inside: set[fx.Node], output: fx.Node) -> tuple[str, ...]:
+    """Names of the nodes of `inside` that others read."""
+    edge = [n for n in inside if n.op != "get_attr" and any(user not in inside for user in n.users)]
+    return (output.meta["name"],) if output in inside else tuple(n.meta["name"] for n in edge)
+
+
+def _by_image(node: fx.Node) -> bool:
+    """Whether the first axis is the batch, image by image, and no other axis depends on it."""
+    five, seven = shape_of(node, 5), shape_of(node, 7)
+    return bool(five) and five[0] == 5 and seven[0] == 7 and five[1:] == seven[1:]
+
+
+def _largest(network: Network, nodes: Collection[fx.Node]) -> int:
+    return max((value_bytes(network, n.meta["name"]) for n in nodes if n.meta["name"] in network.nodes), default=1)

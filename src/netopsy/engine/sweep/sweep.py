@@ -1,0 +1,78 @@
+"""The scores of many edited versions of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+import torch
+
+from netopsy.engine.sweep.adaptive import Adaptive
+from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant, identity
+from netopsy.engine.sweep.full import exact
+from netopsy.engine.sweep.rerun import Rerun
+from netopsy.engine.workspace.fingerprint import conditions
+from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.errors import NetworkError, SettingsError
+from netopsy.network.network import Network
+from netopsy.samples.samples import Samples
+
+__all__ = ["Edit", "Replace", "Shift", "Variant", "score", "sweep"]
+
+
+@torch.inference_mode()
+def sweep(
+    network: Network,
+    samples: Samples,
+    variants: Sequence[Variant],
+    *,
+    precision: float | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """One row a variant, in the order given: its settings, then its scores (shares run from 0 to 1).
+
+    precision: None scores every variant on all samples; a number of points (0.5 is a share of 0.005) stops a variant
+    once the 95 % interval of its accuracy drop on all samples is +- that or narrower.
+    Over several `workers` each scores parts of the images; with `precision` all runs in this process, as each round of
+    images is drawn by the outcomes of the one before.
+    batch_size: images times variants that run at once; None chooses by the size of the activations.
+    seed: of the order in which images are drawn where `precision` is given.
+
+    Columns: top1, top5; top1_low, top1_high: 95 % Wilson interval; agreement: share of images with the prediction of
+    the unedited network; loss: mean cross-entropy; images: how many were used; drop: top1 of the unedited network less
+    top1, on the same images; drop_low, drop_high: its 95 % interval. Without `precision` that is the interval of Bonett
+    and Price for the drop on other images of the same kind; with it, it is the interval for the drop on all of
+    `samples`, valid whenever the variant stopped. See `score.py` for labels of several classes and for outputs
+    that are not finite.
+    Errors: EditError for a variant that changes no weight or names an unknown parameter; SettingsError.
+    """
+    if precision is not None and not 0 < precision <= 100:
+        raise SettingsError(f"precision {precision} must be more than 0 and at most 100 points; 0.5 is usual.")
+    if batch_size is not None and batch_size < 1:
+        raise SettingsError(f"batch size {batch_size} must be at least 1.")
+    if not variants:
+        return pl.DataFrame()
+    if len(network.nodes[network.output].meta["val"].shape) != 2:
+        raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
+    samples.check(network.classes)
+    rerun = Rerun(network, variants, batch_size)
+    block = rerun.block_size
+    spec = {
+        **conditions(network, samples),
+        "variants": [identity(variant) for variant in variants],
+        "precision": precision,
+        "seed": seed,
+        "block": [block, batch_size],
+    }
+    checkpoint = current_workspace().checkpoint("sweep", spec)
+    if precision is None:
+        scores = exact(network, samples, variants, rerun, block, checkpoint, spec)
+    else:
+        scores = Adaptive(network, samples, variants, rerun, block, checkpoint, precision / 100, seed).run()
+    return pl.DataFrame([{**variant.settings, **own} for variant, own in zip(variants, scores, strict=True)])
+
+
+def score(network: Network, samples: Samples) -> pl.DataFrame:
+    """One row: the scores of the unedited network, in the columns of `sweep`."""
+    return sweep(network, samples, [Variant({}, None)])

@@ -1,0 +1,1 @@
+"""Where long work keeps its checkpoints, and what a checkpoint depends on."""

@@ -1,0 +1,182 @@
+"""Features of any nodes of a network: one pass over each set of samples, to memory-mapped files."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor, fx
+
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.workspace.fingerprint import conditions
+from netopsy.engine.workspace.memmap import check_room, opened
+from netopsy.engine.workspace.workspace import current_workspace, file_stem
+from netopsy.errors import NetopsyError, NetworkError, SamplesError, SettingsError
+from netopsy.features.classes import occurring
+from netopsy.features.features import Features, Scratch
+from netopsy.network.graph import batch_first, data_nodes, shape_of
+from netopsy.network.network import Network
+from netopsy.network.units import channel_axis, weight_layer
+from netopsy.samples.samples import Samples
+from netopsy.tallies.collect import Collect, Kind, Pool, pool_places
+
+
+def extract(
+    network: Network,
+    train: Samples,
+    test: Samples,
+    nodes: Sequence[str],
+    *,
+    pool: Pool = "none",
+    dtype: Kind = "float32",
+    folder: str | Path | None = None,
+) -> dict[str, Features]:
+    """The features of every node, by its full name, in the order given.
+
+    pool: `none` flattens a node's value in the order of torch.flatten(1) (Carvalho et al.); `mean` and `max` pool each
+        channel over its places.
+    dtype: `float32` or `float16`, in which the vectors are kept.
+    folder: where the `.npy` files lie, one a node and part; those that are there are used again. By default the
+        workspace's; without one a temporary folder that goes with the last of the Features, or when one is closed.
+    In a `workspace` a pass that was stopped goes on from its last checkpoint. Memory does not grow with the samples.
+    Raises UnknownLayer, NetworkError for a node without one row of real numbers an image, or with NaN or infinity,
+    SamplesError for parts that are the same or do not fit, SettingsError for values that float16 cannot hold and for
+    features that the disk cannot.
+    """
+    if pool not in get_args(Pool):
+        raise SettingsError(f"pool '{pool}' is none; give none, mean or max.")
+    if dtype not in get_args(Kind):
+        raise SettingsError(f"dtype '{dtype}' is none; give float32 or float16.")
+    chosen = {found.meta["name"]: found for found in map(network.node, nodes)}
+    if not chosen:
+        raise SettingsError("no node is given; give at least one, or leave nodes out for the penultimate features.")
+    for node in chosen.values():
+        _check(network, node)
+    classes = shared_classes(train, test)
+    if train.digest == test.digest:
+        raise SamplesError(
+            f"{train.name} and {test.name} are the same images; train on other images than those tested on."
+        )
+    scratch = None
+    place = folder if folder is not None else current_workspace().folder
+    if place is None:
+        scratch = Scratch(Path(tempfile.mkdtemp(prefix="netopsy-features-")))
+        place = scratch.folder
+    try:
+        paths = [_collect(network, samples, chosen, pool, dtype, Path(place)) for samples in (train, test)]
+    except BaseException:
+        if scratch:
+            scratch.close()
+        raise
+    y_train, y_test, held = occurring(train.labels, test.labels, classes)
+    return {
+        name: Features(
+            f"{name} of {network.name} on {test.name}",
+            open_memmap(paths[0][name], mode="r"),
+            y_train,
+            open_memmap(paths[1][name], mode="r"),
+            y_test,
+            held,
+            scratch,
+        )
+        for name in chosen
+    }
+
+
+def default_node(network: Network) -> str:
+    """The node of the penultimate features: what the last weight-bearing layer in front of the output reads.
+
+    Raises NetworkError for a network without such a layer.
+    """
+    name = weight_layer(network, network.nodes[network.output])
+    if not name:
+        raise NetworkError(f"{network.name} has no weight-bearing layer, so no features in front of it; give a node.")
+    data = data_nodes(network.graph)
+    call = network.nodes[network.layer(name).nodes[-1]]
+    return next(node.meta["name"] for node in call.all_input_nodes if node in data)
+
+
+def shared_classes(train: Samples, test: Samples) -> tuple[str, ...]:
+    """The class names of both; SamplesError where they differ."""
+    longer, shorter = sorted((train.classes, test.classes), key=len, reverse=True)
+    if train.multilabel != test.multilabel or longer[: len(shorter)] != shorter:
+        raise SamplesError(
+            f"{train.name} and {test.name} have different classes ({_some(train.classes)}; {_some(test.classes)}); "
+            "train and test on images of the same classes."
+        )
+    if train.multilabel and len(longer) != len(shorter):
+        raise SamplesError(
+            f"{train.name} has {len(train.classes)} labels an image and {test.name} {len(test.classes)}; give both the "
+            "same columns."
+        )
+    return longer
+
+
+def dimensions(node: fx.Node, pool: Pool = "none") -> int:
+    """Length of the feature vectors of `node`."""
+    value = torch.empty(shape_of(node), device="meta")
+    return pool_places(value, pool, channel_axis(node)).shape[1]
+
+
+def _check(network: Network, node: fx.Node) -> None:
+    value: Any = node.meta.get("val")
+    if not batch_first(node) or not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = str(getattr(value, "dtype", "no tensor")).removeprefix("torch.")
+        raise NetworkError(
+            f"node '{node.meta['name']}' of {network.name} has no row of real numbers an image ({kind}, shape "
+            f"{shape_of(node)} for one image); choose a node before or behind it."
+        )
+
+
+def _collect(
+    network: Network, samples: Samples, nodes: dict[str, fx.Node], pool: Pool, dtype: Kind, folder: Path
+) -> dict[str, Path]:
+    """The finished file of each node; those that are not there yet come from one pass."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {**conditions(network, samples), "pool": pool, "dtype": dtype}
+    finished = {name: folder / f"{file_stem('features', {**spec, 'node': name})}.npy" for name in nodes}
+    sizes = {name: (len(samples), dimensions(node, pool)) for name, node in nodes.items()}
+    missing = {name: path for name, path in finished.items() if opened(path, sizes[name], dtype) is None}
+    if not missing:
+        return finished
+    parts = {name: _part(path, sizes[name], dtype) for name, path in missing.items()}
+    needed = sum(math.prod(sizes[name]) for name in parts) * np.dtype(dtype).itemsize
+    needed -= sum(path.stat().st_blocks * 512 for path in parts.values() if path.exists())  # what is written of it
+    check_room(folder, needed, "the features", "pool them, keep them as float16, take fewer nodes or images")
+    tallies = {
+        name: (name, Collect(path, len(samples), name, pool=pool, axis=channel_axis(nodes[name]), dtype=dtype))
+        for name, path in parts.items()
+    }
+    try:
+        observe(network, samples, tallies)
+    except NetopsyError:  # what cannot be collected once cannot be gone on with
+        for path in parts.values():
+            path.unlink(missing_ok=True)
+        raise
+    for name, path in parts.items():
+        os.replace(path, missing[name])
+    return finished
+
+
+def _part(path: Path, size: tuple[int, int], dtype: str) -> Path:
+    """The file that a stopped pass left, or a new name.
+
+    The name enters the checkpoint of the pass: without this very file the pass begins at the first sample.
+    """
+    for found in sorted(path.parent.glob(f"{path.stem}.*.part")):
+        if opened(found, size, dtype) is not None:
+            return found
+        found.unlink()
+    return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")
+
+
+def _some(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")

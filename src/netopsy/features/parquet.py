@@ -1,0 +1,168 @@
+"""Features in a Parquet file: a column of vectors, or many columns of numbers."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from netopsy.errors import SamplesError, nearest
+from netopsy.features.parts import Rows
+from netopsy.features.raw import Raw
+
+_LABELS = ("label", "labels", "class", "target", "y")
+_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_VALIDATION = ("val", "valid", "validation", "dev")
+
+
+def from_parquet(path: Path, x: str | None, y: str | None, split: str | None) -> Raw:
+    """Vectors, labels and parts of a Parquet file; see `load_features` for x, y and split."""
+    try:
+        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        schema = lazy.collect_schema()
+        label = _label_column(schema, y, path)
+        parting = _split_column(schema, split, path)
+        columns = _vector_columns(schema, x, {label, parting} - {None}, path)
+        frame = lazy.select(list(dict.fromkeys([*columns, label, *([parting] if parting else [])]))).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")[:200]
+        raise SamplesError(f"{path} is damaged or no Parquet file ({reason}); write it again.") from error
+    if not frame.height:
+        raise SamplesError(f"{path} holds no vectors; give two or more of each class.")
+    name, rows, parts = path.name, None, None
+    if parting is not None:
+        parts, left_out = _parts(frame[parting], parting, path)
+        if left_out:
+            name = f"{name} without {left_out:,} rows of validation"
+            rows = np.concatenate(parts)
+            parts = (np.arange(len(parts[0])), np.arange(len(parts[0]), len(rows)))
+            frame = frame[rows]
+    vectors = _stacked(frame[columns[0]], path) if _nested(schema[columns[0]]) else _beside(frame, columns, path)
+    return Raw(name, vectors, _labels(frame[label], path), None, parts)
+
+
+def _label_column(schema: pl.Schema, y: str | None, path: Path) -> str:
+    if y is not None:
+        _need(schema, y, path)
+        return y
+    found = [name for name in _LABELS if name in schema]
+    if not found:
+        raise SamplesError(f"{path} has no column 'label' among {_few(list(schema))}; give y=COLUMN.")
+    return found[0]
+
+
+def _split_column(schema: pl.Schema, split: str | None, path: Path) -> str | None:
+    if split is not None:
+        _need(schema, split, path)
+        return split
+    return "split" if "split" in schema else None
+
+
+def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], path: Path) -> list[str]:
+    """One column of vectors, or all columns of numbers that are meant."""
+    free = [name for name in schema if name not in taken]
+    if x is not None:
+        columns: list[str] = []
+        for word in x.split(","):
+            found = [name for name in free if name == word.strip() or fnmatchcase(name, word.strip())]
+            if not found:
+                _need(schema, word.strip(), path)
+                raise SamplesError(f"column '{word.strip()}' of {path} is the labels' or the split's; name another.")
+            columns += found
+        nested = [name for name in columns if _nested(schema[name])]
+        if nested and len(columns) > 1:
+            raise SamplesError(
+                f"x names {len(columns)} columns of {path} and '{nested[0]}' holds vectors; name it alone."
+            )
+        for name in columns:
+            if not nested and not schema[name].is_numeric():
+                raise SamplesError(f"column '{name}' of {path} holds {schema[name]}, not numbers; name others.")
+        return columns
+    vectors = [name for name in free if _nested(schema[name])]
+    if len(vectors) > 1:
+        raise SamplesError(f"{path} has several columns of vectors ({_few(vectors)}); give x=COLUMN.")
+    if vectors:
+        return vectors
+    floats = [name for name in free if schema[name].is_float()]
+    whole = [name for name in free if schema[name].is_integer()]
+    if floats and whole:  # an identifier among the features would pass for one
+        raise SamplesError(
+            f"{path} has {len(floats)} columns of floats and {len(whole)} of whole numbers ({_few(whole)}); say which "
+            "are features: x=NAME,NAME or x=PREFIX*."
+        )
+    if not floats and not whole:
+        raise SamplesError(f"{path} has no column of vectors or numbers among {_few(list(schema))}; give x=COLUMN.")
+    return floats or whole
+
+
+def _stacked(column: pl.Series, path: Path) -> NDArray[np.generic]:
+    """A column of vectors as an array (n, p)."""
+    lengths = column.list.len() if isinstance(column.dtype, pl.List) else column.arr.len()
+    sizes = set(lengths.to_list())
+    if len(sizes) > 1 or None in sizes:
+        known = sorted(size for size in sizes if size is not None)
+        what = "empty cells" if None in sizes else f"vectors of {known[0]} to {known[-1]} values"
+        raise SamplesError(f"column '{column.name}' of {path} has {what}; give vectors of one length.")
+    if sizes == {0}:
+        raise SamplesError(f"column '{column.name}' of {path} has vectors without a value; give one or more each.")
+    flat = column.explode()
+    if flat.null_count():
+        raise SamplesError(
+            f"column '{column.name}' of {path} has vectors with empty values; mend or leave out the rows."
+        )
+    return flat.to_numpy().reshape(len(column), -1)
+
+
+def _beside(frame: pl.DataFrame, columns: list[str], path: Path) -> NDArray[np.generic]:
+    """Columns of numbers as an array (n, p)."""
+    empty = [name for name in columns if frame[name].null_count()]
+    if empty:
+        raise SamplesError(f"column '{empty[0]}' of {path} has empty cells; mend or leave out the rows.")
+    return frame.select(columns).to_numpy()
+
+
+def _labels(column: pl.Series, path: Path) -> NDArray[np.generic]:
+    if column.null_count():
+        raise SamplesError(f"column '{column.name}' of {path} has rows without a label; mend or leave out the rows.")
+    if _nested(column.dtype):
+        return _stacked(column, path)
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
+    if not (column.dtype == pl.String or column.dtype == pl.Boolean or column.dtype.is_integer()):
+        raise SamplesError(
+            f"column '{column.name}' of {path} holds {column.dtype}; labels are whole numbers, text, or 0/1 lists."
+        )
+    return column.to_numpy().astype(str) if column.dtype == pl.String else column.to_numpy()
+
+
+def _parts(column: pl.Series, name: str, path: Path) -> tuple[tuple[Rows, Rows], int]:
+    """Rows to train on, rows to test on, and how many of validation are left out."""
+    words = [str(word).strip().lower() for word in column.to_list()]
+    test = _PARTS if any(_PARTS.get(word) == "test" for word in words) else _PARTS | dict.fromkeys(_VALIDATION, "test")
+    kinds = np.array([test.get(word, "left out" if word in _VALIDATION else "") for word in words])
+    odd = np.flatnonzero(kinds == "")
+    if len(odd):
+        raise SamplesError(
+            f"column '{name}' of {path} says '{column[int(odd[0])]}' in row {odd[0]}; a split says train, test or val."
+        )
+    train, tested = np.flatnonzero(kinds == "train"), np.flatnonzero(kinds == "test")
+    if not len(train) or not len(tested):
+        held = ", ".join(sorted(set(words)))
+        raise SamplesError(f"column '{name}' of {path} says {held} only; it needs rows of train and rows of test.")
+    return (train, tested), int((kinds == "left out").sum())
+
+
+def _nested(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.List | pl.Array)
+
+
+def _need(schema: pl.Schema, column: str, path: Path) -> None:
+    if column not in schema:
+        raise SamplesError(f"{path} has no column '{column}'; nearest: {nearest(column, list(schema))}; name one.")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

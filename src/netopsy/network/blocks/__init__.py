@@ -1,8 +1,0 @@
-"""Blocks: stretches of a network with one input and one output, which one layer may stand in for."""
-
-from netopsy.network.blocks.block import Block
-from netopsy.network.blocks.find import default_blocks, find_blocks
-from netopsy.network.blocks.listing import list_blocks
-from netopsy.network.blocks.named import find_block
-
-__all__ = ["Block", "default_blocks", "find_block", "find_blocks", "list_blocks"]

@@ -1,0 +1,228 @@
+"""Load a network: its architecture, its weights, its preprocessing, and a record of where each came from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netopsy.errors import SettingsError, WeightsError, nearest
+from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.sources.options import FIELDS, override, read_size
+from netopsy.network.sources.sources import Source, find_source, is_weights_path, named_architecture
+from netopsy.network.weights.weights import (
+    Weights,
+    check_values,
+    compare,
+    fit_weights,
+    read_weights,
+    strip_prefixes,
+)
+
+_LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be built for
+
+
+def load_network(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    weights: str | os.PathLike[str] | Mapping[str, Tensor] | bool | None = None,
+    seed: int = 0,
+    **preprocessing: Any,
+) -> Network:
+    """Load a network for examination; its module is in eval mode.
+
+    source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `package.module:factory`, a torch module (it is copied), or
+        the path of a safetensors file whose metadata names its architecture.
+    weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws
+        them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
+        .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict is taken as it is.
+    seed: of random weights.
+    preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
+        options of the architecture (`num_classes`, for some also `width` and others). What is not given here is taken
+        from a safetensors file's metadata where these name it.
+
+    Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no such
+    option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of the
+    preprocessing. Weights of another floating type than float32 are turned into it.
+    """
+    file = None
+    if is_weights_path(source):
+        if weights is not None:
+            raise SettingsError(f"the source '{source}' is a weights file itself; give the architecture as the source.")
+        file = read_weights(source)  # type: ignore[arg-type]
+        source = named_architecture(file)
+    origin = find_source(source)
+    overrides, options = _sort_options(preprocessing, origin)
+    hub, file = _choose_weights(weights, origin, file)
+    options = _said_options(file, origin) | options
+    size = _built_size(overrides, file)
+
+    def build(**more: Any) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return origin.build({**options, **more}, size, hub, file)
+
+    module = build()
+    prepared, said_by = origin.preprocessing(module, hub, file)
+    if file is not None:
+        prepared, said_by = _from_metadata(prepared, said_by, file)
+    changed = override(_fit_depth(prepared, module), overrides)
+    provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
+    if file is not None:
+        module, notes = _put(module, build, file, changed, origin, options)
+        provenance |= notes
+    check_values(module, module.state_dict(), f"the weights of {origin.name}")
+    if kinds := _other_floats(module):
+        module = module.float()
+        provenance["computed_in"] = f"float32, the weights were given in {', '.join(kinds)}"
+    if overrides:
+        said_by += f"; given: {', '.join(sorted(overrides))}"
+    provenance["preprocessing"] = {**asdict(changed), "from": said_by}
+    return Network(name=origin.name, module=module.eval(), preprocessing=changed, provenance=provenance)
+
+
+def _other_floats(module: nn.Module) -> list[str]:
+    """The floating types of the module's tensors besides float32, in which images come and values are counted."""
+    kinds = {t.dtype for t in module.state_dict().values() if t.is_floating_point()} - {torch.float32}
+    return sorted(str(kind).removeprefix("torch.") for kind in kinds)
+
+
+def _sort_options(given: dict[str, Any], origin: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the preprocessing and those of the architecture; None counts as not given."""
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in FIELDS and name not in origin.options:
+            allowed = (*FIELDS, *origin.options)
+            raise SettingsError(
+                f"no option '{name}' for {origin.name}; "
+                f"nearest: {nearest(name, allowed, 1)}; all: {', '.join(allowed)}."
+            )
+    architecture = {name: value for name, value in given.items() if name in origin.options}
+    return {name: value for name, value in given.items() if name not in architecture}, architecture
+
+
+def _said_options(file: Weights | None, origin: Source) -> dict[str, Any]:
+    """The options of the architecture that the header of a safetensors file names: a JSON object under `options`.
+
+    A number larger than any extent of the file's tensors is passed over: no damaged header makes a network huge.
+    """
+    if file is None or "options" not in file.metadata:
+        return {}
+    try:
+        said = json.loads(file.metadata["options"])
+    except (ValueError, RecursionError):
+        return {}
+    largest = max((extent for tensor in file.tensors.values() for extent in tensor.shape), default=0)
+    return {
+        name: value
+        for name, value in (said.items() if isinstance(said, dict) else ())
+        if name in origin.options
+        and (isinstance(value, bool | str) or (isinstance(value, int | float) and 0 <= value <= largest))
+    }
+
+
+def _built_size(overrides: dict[str, Any], file: Weights | None) -> tuple[int, int] | None:
+    """The input size to build for: the one given, else that of a header which names the options too."""
+    if "size" in overrides:
+        return read_size(overrides["size"])
+    if file is None or not {"size", "options"} <= set(file.metadata):
+        return None
+    try:
+        size = read_size(file.metadata["size"])
+    except SettingsError:
+        return None
+    return size if max(size) <= _LARGEST_SIZE else None
+
+
+def _choose_weights(weights: Any, origin: Source, file: Weights | None) -> tuple[str | None, Weights | None]:
+    """A name on a hub, or a file; both None for random weights or a module's own."""
+    if file is not None:
+        return None, file
+    if weights is None:
+        return None, read_weights(origin.shipped) if origin.shipped else None
+    if isinstance(weights, Mapping):
+        return None, Weights("state dict", {str(name): t for name, t in weights.items() if isinstance(t, Tensor)})
+    if weights is False or weights == "random":
+        if origin.fresh != "random":
+            raise WeightsError(
+                f"{origin.name} brings {origin.fresh} weights; leave weights out, or give the path of a file."
+            )
+        return None, None
+    if weights is True:
+        return "hub", None
+    if is_weights_path(weights):
+        return None, read_weights(weights)
+    if isinstance(weights, str) and weights:
+        return weights, None
+    raise WeightsError(
+        f"weights {weights!r} must be the path of a file, a name on a hub, True, 'random' or a state dict."
+    )
+
+
+def _weights_record(
+    origin: Source, hub: str | None, file: Weights | None, seed: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    record: dict[str, Any] = {"options": options} if options else {}
+    if file is not None:
+        record |= {"weights": file.label, "weights_sha256": file.digest}
+        if file.metadata:
+            record["weights_metadata"] = {key: value[:300] for key, value in sorted(file.metadata.items())}
+        return record
+    if hub is not None:
+        return record | {"weights": f"hub: {hub}"}
+    return record | {"weights": origin.fresh} | ({} if origin.fresh == "the module's own" else {"seed": seed})
+
+
+def _from_metadata(prepared: Preprocessing, said_by: str, file: Weights) -> tuple[Preprocessing, str]:
+    """What the header of a safetensors file says of the preprocessing, where it can be read."""
+    said = {name: file.metadata[name] for name in FIELDS if name in file.metadata}
+    if not said:
+        return prepared, said_by
+    try:
+        return override(prepared, said), f"{said_by}; {', '.join(sorted(said))} from the metadata of {file.label}"
+    except SettingsError as error:
+        return prepared, f"{said_by}; metadata of {file.label} not understood ({error})"
+
+
+def _fit_depth(prepared: Preprocessing, module: nn.Module) -> Preprocessing:
+    """Grey input for a network whose first convolution has one channel; mean and std become those of grey pixels."""
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None or first.in_channels != 1 or prepared.depth == 1:
+        return prepared
+    mean, std = (sum(values) / len(values) for values in (prepared.mean, prepared.std))
+    return replace(prepared, channels="L", mean=(mean,), std=(std,))
+
+
+def _put(
+    module: nn.Module, build: Any, file: Weights, prepared: Preprocessing, origin: Source, options: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """`module` with the file's weights, rebuilt for another number of classes where only that differs."""
+    notes: dict[str, Any] = {}
+    tensors, matched = _named(module, file, prepared, origin.unused)
+    classes = compare(module, tensors).classes
+    if classes is not None and "num_classes" in origin.options and "num_classes" not in options:
+        rebuilt = build(num_classes=classes)
+        tensors, matched = _named(rebuilt, file, prepared, origin.unused)
+        if not compare(rebuilt, tensors):
+            module = rebuilt
+            notes["num_classes"] = f"{classes}, from the shape of the classifier in {file.label}"
+    fit_weights(module, tensors, file.label, origin.name)
+    return module, notes | {"weights_matched": matched}
+
+
+def _named(
+    module: nn.Module, file: Weights, prepared: Preprocessing, unused: tuple[str, ...]
+) -> tuple[dict[str, Tensor], str]:
+    if file.uses:
+        from netopsy.network.weights.onnx import name_onnx
+
+        return name_onnx(file.uses, module, prepared, file.label)
+    tensors = strip_prefixes(file.tensors, set(module.state_dict()))
+    said = "by name" if tensors is file.tensors else "by name, less the prefix of a wrapper"
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}, said

@@ -1,0 +1,222 @@
+"""What a network's source names: a zoo entry, a factory of the user's, a module; torchvision and timm lie beside."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from netopsy.errors import NetworkError, WeightsError, nearest
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.weights.weights import KINDS, SUFFIXES, Weights
+from netopsy.network.zoo import ZOO, architecture
+
+SHIPPED = Path(__file__).parent / "shipped"
+FORMS = "torchvision:NAME, timm:NAME, netopsy:NAME, package.module:factory, a weights file or a torch module"
+
+
+class Source(Protocol):
+    """Where a network comes from.
+
+    name: as reports call it. options: names of the settings of the architecture. shipped: weights in the package.
+    unused: beginnings of the names of tensors that serve training alone; a file may hold them.
+    fresh: what the weights are called that `build` gives by itself.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    shipped: Path | None
+    unused: tuple[str, ...]
+    fresh: str
+
+    def build(
+        self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
+    ) -> nn.Module:
+        """The module with fresh weights, or those of the hub; size and file tell what the user will put in."""
+        ...
+
+    def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
+        """What the input looks like, and who says so."""
+        ...
+
+
+class ZooSource:
+    """`netopsy:NAME`."""
+
+    unused: tuple[str, ...] = ()
+    fresh = "random"
+
+    def __init__(self, name: str) -> None:
+        self.entry = architecture(name)
+        self.name = f"netopsy:{name}"
+        self.options = _keywords(self.entry.build)
+        self.shipped = SHIPPED / self.entry.shipped if self.entry.shipped else None
+
+    def build(
+        self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
+    ) -> nn.Module:
+        _no_hub(self.name, hub)
+        return _call(self.entry.build, options, self.name)
+
+    def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
+        return self.entry.preprocessing, f"the zoo's entry {self.name}"
+
+
+class FactorySource:
+    """`package.module:factory`, where the factory is a function or class that makes a module, or a module."""
+
+    shipped: Path | None = None
+    unused: tuple[str, ...] = ()
+
+    def __init__(self, path: str, attribute: str) -> None:
+        self.name = f"{path}:{attribute}"
+        self.factory = _import(path, attribute)
+        made = isinstance(self.factory, nn.Module)
+        self.options = () if made else _keywords(self.factory)
+        self.fresh = "the module's own" if made else "the factory's own"
+
+    def build(
+        self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
+    ) -> nn.Module:
+        _no_hub(self.name, hub)
+        if isinstance(self.factory, nn.Module):
+            return copy.deepcopy(self.factory)
+        module = _call(self.factory, options, self.name)
+        if not isinstance(module, nn.Module):
+            raise NetworkError(f"{self.name} made a {type(module).__name__}; it must make a torch.nn.Module.")
+        return module
+
+    def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
+        return assumed(module)
+
+
+class ModuleSource:
+    """A torch module at hand; it is copied, so that the user's own stays as it is."""
+
+    options: tuple[str, ...] = ()
+    shipped: Path | None = None
+    unused: tuple[str, ...] = ()
+    fresh = "the module's own"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.name = type(module).__name__
+
+    def build(
+        self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
+    ) -> nn.Module:
+        _no_hub(self.name, hub)
+        return copy.deepcopy(self.module)
+
+    def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
+        return assumed(module)
+
+
+def find_source(source: object) -> Source:
+    """The source that `source` names; NetworkError gives the nearest names, or the forms that a source may take."""
+    if isinstance(source, nn.Module):
+        return ModuleSource(source)
+    if not isinstance(source, str):
+        raise NetworkError(f"a network's source is {FORMS}; this is a {type(source).__name__}.")
+    kind, _, name = source.partition(":")
+    if kind == "netopsy" and name:
+        return ZooSource(name)
+    if kind == "torchvision" and name:
+        from netopsy.network.sources.torchvision import TorchvisionSource
+
+        return TorchvisionSource(name)
+    if kind == "timm" and name:
+        from netopsy.network.sources.timm import TimmSource
+
+        return TimmSource(name)
+    if name and re.fullmatch(r"[\w.]+", kind) and name.isidentifier():
+        return FactorySource(kind, name)
+    known = [f"netopsy:{entry}" for entry in ZOO]
+    raise NetworkError(
+        f"no network '{source}'; write {FORMS}; nearest in the zoo: {nearest(f'netopsy:{source}', known)}."
+    )
+
+
+def is_weights_path(value: object) -> bool:
+    """Whether `value` reads as the path of a weights file and not as a name."""
+    return isinstance(value, os.PathLike) or (
+        isinstance(value, str) and (Path(value).suffix.lower() in SUFFIXES or os.sep in value or Path(value).is_file())
+    )
+
+
+def named_architecture(file: Weights) -> str:
+    """The source that a file's own metadata names. Raises NetworkError where it names none."""
+    said = file.metadata.get("architecture", "")
+    match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)", said)
+    if not match:
+        named = f"names code of its own, '{said[:100]}'," if said else "does not name its architecture;"
+        raise NetworkError(
+            f"'{file.label}' holds weights but {named} name it as the source ({FORMS}) and give the file as weights."
+        )
+    return ":".join(match.groups())
+
+
+def assumed(module: nn.Module) -> tuple[Preprocessing, str]:
+    """0..1 pixels, no mean; size and channels from the first layer where they show."""
+    said = "assumed (0..1, no mean)"
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            grey = layer.in_channels == 1
+            return (Preprocessing(mean=(0.0,), std=(1.0,), channels="L") if grey else Preprocessing()), said
+        if isinstance(layer, nn.Linear):
+            for channels, depth in (("L", 1), ("RGB", 3)):
+                side = math.isqrt(layer.in_features // depth)
+                if side * side * depth == layer.in_features:
+                    zeros, ones = (0.0,) * depth, (1.0,) * depth
+                    return Preprocessing((side, side), mean=zeros, std=ones, channels=channels), said  # type: ignore[arg-type]
+            break
+    return Preprocessing(), said
+
+
+def _keywords(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the keyword parameters of a factory."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+
+def _call(factory: Callable[..., Any], options: dict[str, Any], name: str) -> Any:
+    try:
+        return factory(**options)
+    except Exception as error:
+        # a factory is the user's code, or an option is of the wrong kind: either is the user's to mend
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        raise NetworkError(f"{name} cannot be built with {given}: {type(error).__name__}: {error}") from error
+
+
+def _import(path: str, attribute: str) -> Any:
+    """`attribute` of the module `path`; the current folder counts as a place to import from."""
+    added = os.getcwd()
+    sys.path.insert(0, added)
+    try:
+        module = importlib.import_module(path)
+    except Exception as error:
+        raise NetworkError(f"cannot import '{path}': {type(error).__name__}: {error}; a source is {FORMS}.") from error
+    finally:
+        if added in sys.path:
+            sys.path.remove(added)
+    if not callable(getattr(module, attribute, None)):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise NetworkError(f"no factory '{attribute}' in {path}; nearest: {nearest(attribute, names) or 'none'}.")
+    return getattr(module, attribute)
+
+
+def _no_hub(name: str, hub: str | None) -> None:
+    if hub is not None:
+        raise WeightsError(f"{name} has no weights called '{hub}' on a hub; give the path of a {KINDS} file.")

@@ -1,0 +1,1 @@
+"""Weights files: safetensors, PyTorch checkpoints, ONNX."""

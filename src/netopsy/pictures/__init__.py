@@ -1,0 +1,1 @@
+"""Pictures of filters, maps, patches and reconstructions, and their captions."""

@@ -1,0 +1,109 @@
+"""Patches: what a unit sees of an image, cut out at its receptive field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from netopsy.network.network import Network
+from netopsy.network.units import places
+from netopsy.network.windows.field import Box, Field, receptive_field
+from netopsy.pictures.mosaic import NEUTRAL
+from netopsy.pictures.pictures import pictures, resized
+from netopsy.samples.samples import Samples
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an image that a patch of one node shows: its receptive field, or the whole side if that is smaller.
+
+    size: (height, width) in pixels of the network's input. tile: (height, width) of the patch, shrunk to fit.
+    field: the node's receptive field; None where its places cannot be told apart, and a patch is the whole image.
+    grid: rows and columns of the field's places.
+    """
+
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    image: tuple[int, int]
+    field: Field | None
+    grid: tuple[int, int]
+
+    def box(self, place: int) -> Box:
+        """(top, left, bottom, right), half open, at the flat `place`; over the image's edge where the field is."""
+        corner = (0, 0)
+        if self.field is not None:
+            corner = self.field.at(*divmod(place, self.grid[1]), cut=False)[:2]
+        top, left = (
+            0 if size == whole else start for start, size, whole in zip(corner, self.size, self.image, strict=True)
+        )
+        return top, left, top + self.size[0], left + self.size[1]
+
+    def cut(self, picture: UInt8[np.ndarray, "height width 3"], place: int) -> UInt8[np.ndarray, "tile_h tile_w 3"]:
+        """The patch at `place` of one image (or of a map of its size), neutral gray beyond its edge."""
+        top, left, bottom, right = self.box(place)
+        inside = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        if inside.shape[:2] != self.size:
+            patch = np.full((*self.size, 3), NEUTRAL, np.uint8)
+            y, x = max(-top, 0), max(-left, 0)
+            patch[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+            inside = patch
+        return resized(np.ascontiguousarray(inside), self.tile) if self.tile != self.size else inside
+
+
+def window(network: Network, node: str, tile: int = 64) -> Window:
+    """How patches of `node` are cut; none is larger than `tile` pixels on a side.
+
+    Raises UnknownLayer for a name that the network does not have.
+    """
+    found = network.node(node)
+    field, image = receptive_field(network, node), network.preprocessing.size
+    known = field.tells_apart(places(found))
+    size = image
+    if known:
+        size = tuple(min(math.ceil(side), whole) for side, whole in zip(field.size, image, strict=True))  # type: ignore[assignment]
+    shrink = min(1.0, tile / max(size))
+    height, width = (max(1, round(side * shrink)) for side in size)
+    return Window(size, (height, width), image, field if known else None, field.grid)
+
+
+def patches(
+    network: Network,
+    samples: Samples,
+    wanted: Mapping[str, tuple[Sequence[int] | Tensor, Sequence[int] | Tensor]],
+    *,
+    tile: int = 64,
+) -> dict[str, UInt8[np.ndarray, "n tile_h tile_w 3"]]:
+    """The patches of any number of units, by node; each image is read once, however many of them share it.
+
+    wanted: node -> (n image indices, n flat places: y * width + x). A negative index gives a neutral gray patch.
+    tile: pixels on the longer side of a patch at most; smaller fields are not enlarged.
+    Raises UnknownLayer for an unknown node, SettingsError for a place outside the node, SamplesError for an image that
+    cannot be read.
+    """
+    windows = {node: window(network, node, tile) for node in wanted}
+    lists = {node: [torch.as_tensor(v).reshape(-1).tolist() for v in pair] for node, pair in wanted.items()}
+    found = {node: np.full((len(lists[node][0]), *w.tile, 3), NEUTRAL, np.uint8) for node, w in windows.items()}
+    requests: dict[int, list[tuple[str, int, int]]] = {}
+    for node, (images, where) in lists.items():
+        for position, (image, place) in enumerate(zip(images, where, strict=True)):
+            if image >= 0:
+                requests.setdefault(image, []).append((node, position, place))
+    order = sorted(requests)
+    for batch in samples.batches(network.preprocessing, _BATCH, order=order) if order else ():
+        for index, picture in zip(batch.indices.tolist(), pictures(batch.images, network.preprocessing), strict=True):
+            done: dict[tuple[tuple[int, ...], tuple[int, int]], np.ndarray] = {}
+            for node, position, place in requests[index]:
+                w = windows[node]
+                key = (w.box(place), w.tile)
+                if key not in done:
+                    done[key] = w.cut(picture, place)
+                found[node][position] = done[key]
+    return found

@@ -1,0 +1,129 @@
+"""Fit machines for all classes at once, and certify them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from netopsy.errors import SettingsError
+from netopsy.stats.svm.certificate import Certificate, certify
+from netopsy.stats.svm.descent import descend
+from netopsy.stats.svm.design import Design
+from netopsy.stats.svm.loss import Piece, check_loss
+from netopsy.stats.svm.preconditioner import curvature
+from netopsy.stats.svm.reduction import Reduction, pays, reduction
+from netopsy.stats.svm.svm import Svm
+
+_DOUBLE = 1e-5  # gaps below this are asked of float64 from the start
+_AIM = 0.5  # of the tolerance, so that the float64 check passes
+_ROUNDS = 60  # of the augmented Lagrangian
+
+
+@torch.no_grad()
+def fit_svm(
+    x: Float[Tensor, "n p"],
+    y: Float[Tensor, "n classes"],
+    *,
+    c: float = 1.0,
+    loss: str = "squared_hinge",
+    tolerance: float = 1e-4,
+    start: Svm | None = None,
+) -> Svm:
+    """One-vs-rest linear machines: the least of 1/2 |w|^2 + 1/2 b^2 + C sum loss(1 - y (x w + b)) for each class.
+
+    x: float features. y: +1 and -1 (see `signs`). loss: "squared_hinge" or "hinge", LIBLINEAR's solvers 1 and 3 with
+    its bias of 1. tolerance: largest relative gap to the optimum, certified in float64; classes that miss it are solved
+    again, cold and in float64. start: machines to begin with, for instance those of nearly the same features.
+    Errors: SettingsError for shapes that do not fit, features that are not finite, a loss or C that cannot be.
+    """
+    check(x, y, c, loss, tolerance, start)
+    return solve(x, y, c, loss, tolerance, start, _reduced(x, y))
+
+
+def solve(
+    x: Float[Tensor, "n p"],
+    y: Float[Tensor, "n classes"],
+    c: float,
+    loss: str,
+    tolerance: float,
+    start: Svm | None,
+    reduced: Reduction | None,
+) -> Svm:
+    """`fit_svm` of checked arguments; reduced: those of x, or None to work on x itself."""
+    kind = torch.float64 if tolerance < _DOUBLE else torch.float32
+    x, y = x.to(kind), y.to(kind).T.contiguous().T
+    if reduced is not None:
+        reduced = Reduction(x, reduced.root)
+    begin = None if start is None else start.coefficients.to(kind)
+    coefficients, proof, steps = _attempt(x, y, c, loss, tolerance, begin, reduced)
+    missed = ~(proof.gap <= tolerance)
+    if missed.any() and (kind is torch.float32 or start is not None):
+        x, y = x.double(), y[:, missed].double()
+        reduced = None if reduced is None else Reduction(x, reduced.root)
+        again, second, more = _attempt(x, y, c, loss, tolerance, None, reduced)
+        coefficients = coefficients.double()
+        coefficients[:, missed] = again
+        for known, new in zip(proof, second, strict=True):
+            known[missed] = new
+        steps += more
+    return Svm(coefficients[:-1], coefficients[-1], proof.objective, proof.gap, steps, int(missed.sum()))
+
+
+def _attempt(
+    x: Tensor, y: Tensor, c: float, loss: str, tolerance: float, begin: Tensor | None, reduced: Reduction | None
+) -> tuple[Tensor, Certificate, int]:
+    """Coefficients (p + 1, classes), what they are worth, and the steps they took."""
+    design = Design(x if reduced is None else reduced.features)
+    if begin is None:
+        begin = y.new_zeros(y.shape[1], design.shape[1]).T
+    elif reduced is not None:
+        begin = reduced.forth(begin)
+    method = _squared_hinge if loss == "squared_hinge" else _hinge
+    coefficients, dual, steps = method(design, y, c, tolerance * _AIM, begin)
+    if reduced is not None:
+        coefficients = reduced.back(coefficients)
+    return coefficients, certify(x, y, coefficients, c, dual), steps
+
+
+def _squared_hinge(design: Design, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, None, int]:
+    found, steps = descend(design, y, Piece(2 * c), curvature(design), begin, aim)
+    return found, None, steps
+
+
+def _hinge(design: Design, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, Tensor, int]:
+    """A smooth problem after the other, each around the dual variables of the one before, ever steeper."""
+    metric, found, taken = curvature(design), begin, 0
+    loss, inner = Piece(2 * c, c), torch.full_like(begin[0], 0.1)
+    while True:
+        found, steps = descend(design, y, loss, metric, found, inner)
+        margins = y * design.forward(found)
+        dual = loss.dual(margins)
+        taken += steps
+        size = 0.5 * found.double().square().sum(0)
+        primal = size + c * (1 - margins).clamp_min(0).double().sum(0)
+        gap = primal - dual.double().sum(0) + 0.5 * design.adjoint(y * dual).double().square().sum(0)
+        if (gap <= aim * primal).all() or loss.slope > c * 2.0**_ROUNDS:
+            return found, dual, taken
+        inner = (0.05 * gap / primal).clamp(0.01 * aim, 0.1).to(y.dtype)
+        loss = Piece(2 * loss.slope, c, dual)
+
+
+def _reduced(x: Tensor, y: Tensor) -> Reduction | None:
+    n, p = x.shape
+    return reduction(x) if p > n and pays(n, [p], y.shape[1]) else None
+
+
+def check(x: Tensor, y: Tensor, c: float, loss: str, tolerance: float, start: Svm | None) -> None:
+    """Raise SettingsError for what cannot be fitted."""
+    check_loss(loss, c)
+    if not 0 < tolerance < 1:
+        raise SettingsError(f"tolerance {tolerance} must lie between 0 and 1: the largest relative gap to the optimum.")
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not x.numel() or not y.numel():
+        raise SettingsError(
+            f"features {tuple(x.shape)} and signs {tuple(y.shape)} do not fit; give (n, p) and (n, classes)."
+        )
+    if start is not None and (start.weights.shape[1] != y.shape[1] or start.weights.shape[0] > x.shape[1]):
+        raise SettingsError(f"machines {tuple(start.weights.shape)} are no start for features {tuple(x.shape)}.")
+    if not torch.isfinite(x.sum()):
+        raise SettingsError("the features hold NaN or infinity (or values whose sum overflows); leave these rows out.")

@@ -1,0 +1,217 @@
+"""What drives a unit: the share of each input channel in its pre-activation, exactly.
+
+Between a unit's pre-activation and the nonlinear operations before it a network computes an affine function (Palmieri
+et al., Equation 1: W x + b), so the pre-activation is a constant plus one summand for each input channel:
+weight times activation, summed over the window. Batch norms, sums, joins and average pools on the way are part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, fx
+
+from netopsy.engine.interpreter import Plan, plan
+from netopsy.network.activations import ELEMENTWISE
+from netopsy.network.graph import data_nodes, operator_name, shape_of
+from netopsy.network.network import Network
+from netopsy.network.units import Unit, channel_axis, channels, flat_place, places
+
+_WEIGHTS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
+_PRODUCTS = {"addmm", "matmul", "mm", "bmm", "mul"}
+_SUMS = {"add", "sub", "rsub", "cat", "stack"}
+_SPLITS = {"split", "split_with_sizes", "chunk", "unbind"}
+_SAME = {"dropout", "feature_dropout", "clone", "contiguous", "alias", "detach", "to", "lift_fresh_copy"}
+_LINEAR = {
+    *("view", "reshape", "unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "unsqueeze", "squeeze"),
+    *("expand", "repeat", "slice", "select", "index_select", "narrow", "roll", "flip", "movedim", "pixel_shuffle"),
+    *("mean", "sum", "neg", "pad", "constant_pad_nd", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d"),
+    *("adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest2d", "upsample_bilinear2d"),
+}
+_POOLS = {"max_pool1d", "max_pool2d", "max_pool3d"}
+
+
+@dataclass(frozen=True)
+class Driven:
+    """How each of n images drives a unit.
+
+    value: the pre-activation at the unit's place, float (n,). place: that place, flat, int64 (n,).
+    shares: what each input channel adds to it, float (n, input); value - shares.sum(1) is the same for all images
+    with the same place. strength: the largest activation of each input channel in the window that the unit reads,
+    float (n, input); 0 where it reads none of that channel.
+    """
+
+    value: Float[Tensor, " n"]
+    place: Int64[Tensor, " n"]
+    shares: Float[Tensor, "n input"]
+    strength: Float[Tensor, "n input"]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """The affine step that ends in a unit.
+
+    unit: as it was asked for. end: the unit of the same channel whose value is the pre-activation, in an earlier node.
+    sources: the nodes that the step reads, in order of execution. rectified: whether a function follows the step.
+    """
+
+    network: Network
+    unit: Unit
+    end: Unit
+    sources: tuple[str, ...]
+    rectified: bool
+    step: Plan
+
+    @property
+    def inputs(self) -> list[Unit]:
+        """The channels of the sources, in the order of `Driven`."""
+        return [Unit(name, c) for name in self.sources for c in range(channels(self.network.nodes[name]))]
+
+    def measure(self, given: Mapping[str, Tensor], places: Int64[Tensor, " n"] | None = None) -> Driven:
+        """The drive of the unit on n images.
+
+        given: the values of the sources by name, (n, ...). places: flat place of each image; by default the unit's own
+        place, or where it has none its strongest one on each image.
+        """
+        read = {name: given[name].detach().requires_grad_() for name in self.sources}
+        n = len(next(iter(read.values())))
+        with torch.enable_grad():
+            end = self.step.run(read, batch=n)[self.end.node]
+            axis = channel_axis(self.network.nodes[self.end.node])
+            space = end.select(axis, self.end.channel).reshape(n, -1)
+            at = self.flat(space) if places is None else places.to(space.device)
+            value = space.gather(1, at[:, None])[:, 0]
+            slopes = torch.autograd.grad(value.sum(), list(read.values()), allow_unused=True)
+        parts, strengths = [], []
+        for (name, x), slope in zip(read.items(), slopes, strict=True):
+            x, slope = (_by_channel(v, self.network.nodes[name]) for v in (x.detach(), _or_zero(slope, x)))
+            parts.append((x * slope).sum(2))
+            heard = x.masked_fill(slope == 0, -torch.inf).amax(2)
+            strengths.append(heard.masked_fill(heard == -torch.inf, 0))
+        return Driven(value.detach(), at, torch.cat(parts, 1), torch.cat(strengths, 1))
+
+    def flat(self, space: Float[Tensor, "n places"]) -> Int64[Tensor, " n"]:
+        """The unit's place on each image, flat."""
+        own = self.place
+        if own is None:
+            return space.detach().nan_to_num(nan=-torch.inf).argmax(1)
+        return torch.full((len(space),), own, device=space.device)
+
+    @property
+    def place(self) -> int | None:
+        """The flat place of a unit that has one of its own."""
+        return None if self.end.place is None else flat_place(self.end.place, self.grid)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The sizes of the places of the pre-activation: (height, width), (tokens,) or ()."""
+        return places(self.network.nodes[self.end.node])
+
+
+def find_drive(network: Network, unit: Unit) -> Drive | str:
+    """The affine step that ends in `unit`, or one sentence why there is none.
+
+    From the unit's node one goes back over its activation function, over a max-pool (where the unit has no place of its
+    own: the strongest place before is the strongest behind) and over a join of channels.
+    """
+    data = data_nodes(network.graph)
+    node, channel = network.nodes[unit.node], unit.channel
+    rectified = False
+    while True:
+        kind = _kind(node)
+        before = [p for p in node.all_input_nodes if p in data]
+        if kind in ELEMENTWISE and len(before) == 1:
+            rectified = True
+        elif kind == "cat" and (found := _branch(node, channel)) is not None:
+            node, channel = found
+            continue
+        elif not (kind in _SAME or (kind in _POOLS and unit.place is None)):
+            break
+        node = before[0]
+    if not _affine(node, data):
+        return (
+            f"{unit} comes out of '{kind}' and not of a convolution, linear map, norm or sum (or the activation "
+            "function behind one), so its input channels have no shares that add up; choose another node."
+        )
+    sources = _sources(node, data)
+    names = tuple(name for name in network.nodes if network.nodes[name] in sources)
+    if names == ("input",):
+        return f"{unit} reads the image itself, not the channels of a layer before; choose a later layer."
+    end = Unit(node.meta["name"], channel, unit.place)
+    return Drive(network, unit, end, names, rectified, plan(network, (end.node,), given=names))
+
+
+def _branch(node: fx.Node, channel: int) -> tuple[fx.Node, int] | None:
+    """The operand of a join of channels that holds `channel`, and its number there."""
+    axis = channel_axis(node)
+    dim: Any = node.args[1] if len(node.args) > 1 else 0
+    rank = len(shape_of(node))
+    if dim % rank != axis % rank:
+        return None
+    for operand in node.args[0]:  # type: ignore[union-attr]
+        size = shape_of(operand)[axis]  # type: ignore[arg-type]
+        if channel < size:
+            return operand, channel  # type: ignore[return-value]
+        channel -= size
+    return None
+
+
+def _sources(end: fx.Node, data: set[fx.Node]) -> set[fx.Node]:
+    """The nearest nodes before `end` that are not affine in what they read."""
+    found, seen, stack = set(), {end}, [end]
+    while stack:
+        for parent in stack.pop().all_input_nodes:
+            if parent not in data or parent in seen:
+                continue
+            seen.add(parent)
+            if _affine(parent, data):
+                stack.append(parent)
+            else:
+                found.add(parent)
+    return found
+
+
+def _affine(node: fx.Node, data: set[fx.Node]) -> bool:
+    """Whether the node's value is an affine function of the values that depend on the input."""
+    if node.op != "call_function":
+        return False
+    kind = _kind(node)
+    read = [a for a in _flat(node.args) if a in data]
+    if kind == "batch_norm":
+        return not node.args[5] and read == [node.args[0]]
+    if kind in _WEIGHTS or kind == "div":
+        return read == [node.args[0]]
+    if kind in _PRODUCTS:
+        return len(read) == 1
+    if kind == "getitem":
+        return _kind(node.args[0]) in _SPLITS and _affine(node.args[0], data)  # type: ignore[arg-type]
+    return kind in _SUMS or (kind in _LINEAR | _SPLITS | _SAME and len(read) == 1)
+
+
+def _flat(args: Sequence[object]) -> list[fx.Node]:
+    """Every node among the arguments, as often as it stands there."""
+    found: list[fx.Node] = []
+    for value in args:
+        if isinstance(value, fx.Node):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _flat(value)
+    return found
+
+
+def _kind(node: fx.Node) -> str:
+    return operator_name(node).rstrip("_")
+
+
+def _or_zero(slope: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if slope is None else slope
+
+
+def _by_channel(values: Tensor, node: fx.Node) -> Tensor:
+    """(n, channel, places)."""
+    values = values.movedim(channel_axis(node), 1)
+    return values.flatten(2) if values.ndim > 2 else values[..., None]

@@ -1,0 +1,120 @@
+"""Other codes of as many bits: products of codebooks, binary codes, truncation, whitening (beyond the paper)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+import torch
+
+from netopsy.stats.nearest import draw_queries, nearest, recall, same_class
+from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.chains import Chain, Stresses
+from netopsy.studies.transfer.tables import code_line
+from netopsy.transform.fit import alternatives as candidates
+from netopsy.transform.fit.alternatives import PER_CENTROID
+from netopsy.transform.fit.levels import Directions, Whitened
+from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
+from netopsy.transform.fit.quantizer import Recipe
+
+RIVALS: dict[str, Any] = {
+    "node": pl.String,
+    "budget": pl.Int64,
+    "method": pl.String,
+    "recipe": pl.String,
+    "bits": pl.Int64,
+    "compression": pl.Float64,
+    "score": pl.Float64,
+    "relative": pl.Float64,
+    "accuracy": pl.Float64,
+    "map": pl.Float64,
+    "map11": pl.Float64,
+    "train_score": pl.Float64,
+    "recall_1": pl.Float64,
+    "recall_10": pl.Float64,
+    "same_class": pl.Float64,
+    "gap": pl.Float64,
+    "cold": pl.Int64,
+}
+QUERIES = 1000  # test vectors whose neighbours are looked for
+NEIGHBOURS = 10
+LEVELS = (2, 4, 16, 256)  # numbers of levels that are tried beside the others; the grid has them all
+SIZES = 4
+FEWEST = 4  # bits of the smallest codebook of a product
+
+
+def budgets(dimensions: int) -> list[int]:
+    """The bits at which codes are compared: powers of 4 from 16 on, up to 4 bits a dimension; the largest four."""
+    sizes = [4**k for k in range(2, 16) if 4**k <= 4 * dimensions]
+    return sizes[-SIZES:] or [4 * dimensions]
+
+
+def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Recipe], list[str]]:
+    """The recipes of at most `bits` that can be fitted here, and a sentence where product quantization cannot.
+
+    dimensions: of the vectors. train: how many there are to fit on.
+    """
+    recipes = candidates(dimensions, train, bits)
+    products = [recipe for recipe in recipes if isinstance(recipe, ProductCodes | OptimizedProduct)]
+    if not products and bits >= FEWEST and train < PER_CENTROID << FEWEST:
+        least = PER_CENTROID << FEWEST
+        return recipes, [f"Product quantization was left out: it needs {least} training vectors."]
+    if not products or importlib.util.find_spec("faiss") is not None:
+        return recipes, []
+    kept = [recipe for recipe in recipes if recipe not in products]
+    return kept, ["Product quantization was left out: it needs faiss (pip install 'netopsy[embeddings]')."]
+
+
+def compared(bench: Bench) -> tuple[list[tuple[int, Recipe]], list[str]]:
+    """(budget, recipe) of the codes to compare, and what was left out."""
+    chosen: list[tuple[int, Recipe]] = []
+    said: list[str] = []
+    for budget in budgets(bench.dimensions):
+        recipes, said = recipes_for(bench.dimensions, len(bench.features.x_train), budget)
+        for recipe in recipes:
+            if not isinstance(recipe, Directions | Whitened) or recipe.h in LEVELS:
+                chosen.append((budget, recipe))
+    return chosen, said
+
+
+def rival_chains(stresses: Stresses, chosen: Sequence[tuple[int, Recipe]], seed: int) -> list[Chain]:
+    """One chain a code."""
+    exact: dict[str, torch.Tensor] = {}
+
+    def run(recipe: Recipe) -> Iterator[Row]:
+        bench = stresses.bench
+        transform = recipe.fit(stresses.training, seed=seed)
+        train, test = bench.coded(transform)
+        _, row = bench.fit(train, test)
+        yield row._replace(**retrieval(bench, train, test, exact, seed))
+
+    return [
+        Chain(stresses.bench, "rivals", budget, 1, lambda recipe=recipe: run(recipe), (repr(recipe), seed))  # type: ignore[misc]
+        for budget, recipe in chosen
+    ]
+
+
+def retrieval(
+    bench: Bench, train: torch.Tensor, test: torch.Tensor, exact: dict[str, torch.Tensor], seed: int
+) -> dict[str, float]:
+    """recall_1, recall_10 (with ten training vectors or more) and same_class of coded vectors.
+
+    exact: keeps the true neighbours from one code to the next.
+    """
+    rows = torch.from_numpy(draw_queries(len(test), QUERIES, seed)).to(bench.device)
+    most = min(NEIGHBOURS, len(train))
+    if bench.node not in exact:
+        exact[bench.node] = nearest(bench.test[rows], bench.train, most)
+    found = nearest(test[rows], train, most)
+    measured = {
+        "recall_1": recall(found, exact[bench.node], 1),
+        "same_class": same_class(found, bench.y_test[rows], bench.y_train),
+    }
+    return measured | ({"recall_10": recall(found, exact[bench.node], NEIGHBOURS)} if most == NEIGHBOURS else {})
+
+
+def rival_lines(bench: Bench, rows: Sequence[tuple[int, Recipe, Row]], unstressed: float) -> list[dict[str, Any]]:
+    """Lines of the table `rivals`."""
+    return [{"budget": budget, **code_line(bench, recipe, row, unstressed)} for budget, recipe, row in rows]

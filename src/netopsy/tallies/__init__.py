@@ -1,0 +1,28 @@
+"""What `observe` can count: one tally a file."""
+
+from netopsy.tallies.active import Active, ActiveResult
+from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
+from netopsy.tallies.collect import Collect
+from netopsy.tallies.histogram import Buckets, Histogram
+from netopsy.tallies.moments import Moments, MomentsResult
+from netopsy.tallies.patterns import Patterns, PatternsResult
+from netopsy.tallies.sparsity import Sparsity, SparsityResult
+from netopsy.tallies.top_images import Strongest, StrongestImages
+
+__all__ = [
+    "Active",
+    "ActiveResult",
+    "Buckets",
+    "ClassMeans",
+    "ClassMeansResult",
+    "Collect",
+    "Histogram",
+    "Moments",
+    "MomentsResult",
+    "Patterns",
+    "PatternsResult",
+    "Sparsity",
+    "SparsityResult",
+    "Strongest",
+    "StrongestImages",
+]

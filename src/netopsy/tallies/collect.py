@@ -1,0 +1,133 @@
+"""The values of a node on every sample, in a file."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from netopsy.engine.observe.tally import Tally
+from netopsy.errors import NetworkError, SettingsError
+
+Pool = Literal["none", "mean", "max"]
+Kind = Literal["float32", "float16"]
+_MAPPED = 64 * 2**20  # bytes written before the file is mapped anew: what is mapped counts as memory of the process
+
+
+class Collect(Tally):
+    """One row a sample in a memory-mapped `.npy`, float (samples, dimensions); the row's number is the sample's index.
+
+    path: the file; one that is there is gone on with. samples: their number. node: its name, for errors.
+    pool: `none` flattens the values in the order of torch.flatten(1); `mean` and `max` pool each channel over its
+        places. axis: where the channels are. dtype: `float32` or `float16`, in which the rows are written.
+    update: (batch, *any shape), floating point. result: the path. Memory does not grow with the number of samples.
+    Raises NetworkError for NaN or infinity, SettingsError for a value above float16's largest number, 65,504.
+    """
+
+    on_disk = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        samples: int,
+        node: str,
+        *,
+        pool: Pool = "none",
+        axis: int = 1,
+        dtype: Kind = "float32",
+    ) -> None:
+        self.path, self.samples, self.node = os.fspath(path), samples, node
+        self.pool, self.axis, self.dtype = pool, axis, dtype
+        self._file: np.memmap | None = None
+        self._written = 0  # bytes, since the file was mapped
+
+    def __deepcopy__(self, memo: object) -> Collect:
+        twin = Collect(self.path, self.samples, self.node, pool=self.pool, axis=self.axis, dtype=self.dtype)
+        return twin  # the file is mapped anew
+
+    def update(self, values: Tensor, indices: Tensor) -> None:
+        if len(values) != len(indices) or not values.is_floating_point():
+            raise NetworkError(
+                f"node '{self.node}' gives {values.dtype} of shape {tuple(values.shape)} for {len(indices)} images, "
+                "not one row of real numbers an image; choose a node before or behind it."
+            )
+        pooled = pool_places(values, self.pool, self.axis)
+        rows = pooled.to(torch.float32 if self.dtype == "float32" else torch.float16)
+        good = torch.isfinite(rows).all(1)
+        if not good.all():
+            self._refuse(pooled, indices, int((~good).nonzero()[0, 0]))
+        file = self._open(rows.shape[1])
+        file[indices.cpu().numpy()] = rows.cpu().numpy()
+        self._written += rows.numel() * rows.element_size()
+        if self._written > _MAPPED:
+            self._close()
+
+    def merge(self, other: Collect) -> None:
+        """Nothing to add: parts of one set of samples write their rows into one file."""
+        if other.path != self.path:
+            raise SettingsError(f"rows in '{other.path}' cannot be merged into '{self.path}': collect into one file.")
+
+    def result(self) -> Path:
+        self._close()
+        return Path(self.path)
+
+    def state(self) -> dict[str, Tensor]:
+        """No tensors: the rows are on the disk when this returns."""
+        if self._file is not None:
+            self._file.flush()
+        return {}
+
+    def _open(self, dimensions: int) -> np.memmap:
+        if self._file is None:
+            shape, kind = (self.samples, dimensions), np.dtype(self.dtype)
+            if not os.path.exists(self.path):
+                self._create(shape, kind)
+            file = open_memmap(self.path, mode="r+")
+            if file.shape != shape or file.dtype != kind:
+                raise SettingsError(
+                    f"'{self.path}' holds {file.dtype} {file.shape}, not the {kind} {shape} of node '{self.node}'; "
+                    "delete it or give another path."
+                )
+            self._file = file
+        return self._file
+
+    def _create(self, shape: tuple[int, int], kind: np.dtype) -> None:
+        """An empty file, unless another process that collects into it was faster."""
+        new = f"{self.path}.{os.getpid()}"
+        open_memmap(new, mode="w+", dtype=kind, shape=shape)
+        try:
+            os.link(new, self.path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(new)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+        self._file, self._written = None, 0
+
+    def _refuse(self, pooled: Tensor, indices: Tensor, row: int) -> None:
+        largest, image = pooled[row].abs().max().item(), int(indices[row])
+        if math.isfinite(largest):
+            raise SettingsError(
+                f"node '{self.node}' reaches {largest:.6g} on image {image}, above float16's largest number 65,504; "
+                "write its features as float32."
+            )
+        raise NetworkError(
+            f"node '{self.node}' is NaN or infinite on image {image}, so it gives no features; choose a node before it."
+        )
+
+
+def pool_places(values: Tensor, pool: Pool, axis: int = 1) -> Tensor:
+    """(batch, dimensions) of (batch, *any shape): flattened, or each channel's mean or maximum over its places."""
+    if pool == "none" or values.ndim < 3:
+        return values.reshape(len(values), -1)
+    places = values.movedim(axis, 1).flatten(2)
+    return places.amax(2) if pool == "max" else places.float().mean(2)

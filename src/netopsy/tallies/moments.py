@@ -1,0 +1,167 @@
+"""Mean, variance, skewness, kurtosis and range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from netopsy.engine.observe.blocks import blocks
+from netopsy.engine.observe.tally import Tally
+from netopsy.errors import SettingsError
+
+_ROW = 4096  # values that one float32 running sum of squares may take before rounding shows
+
+
+@dataclass(frozen=True)
+class MomentsResult:
+    """Per channel, float64; population moments (divided by the count).
+
+    skewness and excess kurtosis are NaN where the variance is zero; None unless four moments were asked for.
+    """
+
+    count: int
+    mean: Float64[Tensor, " channel"]
+    variance: Float64[Tensor, " channel"]
+    min: Float64[Tensor, " channel"]
+    max: Float64[Tensor, " channel"]
+    skewness: Float64[Tensor, " channel"] | None = None
+    kurtosis: Float64[Tensor, " channel"] | None = None
+
+
+class Moments(Tally):
+    """The first two or four moments and the range of each channel.
+
+    order: 2 for mean and variance, 4 for skewness and kurtosis too. axis: where the channels are.
+    update: (batch, channel, *space). result: `MomentsResult`.
+
+    Power sums about a shift are taken in float32 within a block of samples and added up in float64. Where a block's
+    mean is far from the shift, compared with its spread, the sums so far are closed into central moments, which merge
+    exactly, and the block's mean becomes the shift. Source: Chan, Golub, LeVeque, "Algorithms for computing the sample
+    variance", 1983; orders 3 and 4: Pebay, SAND2008-6212, Equations 2.1 and 2.2.
+    """
+
+    def __init__(self, order: int = 2, axis: int = 1) -> None:
+        if order not in (2, 4):
+            raise SettingsError(f"order {order} must be 2 (mean, variance) or 4 (skewness and kurtosis too).")
+        self.order, self.axis = order, axis
+        self.closed_count = self.open_count = 0
+        self.closed: Tensor | None = None  # mean, then sums of powers 2.. of deviations; float64 (order, channel)
+        self.open: Tensor | None = None  # sums of powers 1.. of deviations from the shift; float64 (order, channel)
+        self.shift: Tensor | None = None  # float32 (channel,); None is zero
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def update(self, values: Tensor, indices: Tensor) -> None:
+        for x in blocks(values, self.axis):
+            count = x.numel() // x.shape[1]
+            if not count:
+                continue
+            every = [d for d in range(x.ndim) if d != 1]
+            low, high = x.amin(every), x.amax(every)
+            self.low = low if self.low is None else torch.minimum(self.low, low)
+            self.high = high if self.high is None else torch.maximum(self.high, high)
+            sums = self._sums(x)
+            if self._ill(sums, count):
+                self._close()
+                offset = (sums[0] / count).to(x.dtype)
+                self.shift = offset if self.shift is None else self.shift + offset
+                sums = self._sums(x)
+            self.open = sums if self.open is None else self.open.add_(sums)
+            self.open_count += count
+
+    def merge(self, other: Moments) -> None:
+        self._close()
+        count, central = other.closed_count, other.closed
+        if other.open is not None:
+            fresh = _central(other.open, other.open_count, other.shift)
+            count, central = _merge(count, central, other.open_count, fresh)
+        if central is None or other.low is None or other.high is None:
+            return
+        self.closed_count, self.closed = _merge(self.closed_count, self.closed, count, central)
+        self.low = other.low if self.low is None else torch.minimum(self.low, other.low)
+        self.high = other.high if self.high is None else torch.maximum(self.high, other.high)
+
+    def result(self) -> MomentsResult:
+        self._close()
+        if self.closed is None or self.low is None or self.high is None:
+            nothing = torch.zeros(0, dtype=torch.float64)
+            return MomentsResult(0, nothing, nothing, nothing, nothing)
+        n, central = self.closed_count, self.closed.cpu()
+        variance = central[1] / n
+        skewness = kurtosis = None
+        if self.order == 4:
+            skewness = central[2] / n / variance**1.5
+            kurtosis = central[3] / n / variance**2 - 3
+        low, high = self.low.double().cpu(), self.high.double().cpu()
+        return MomentsResult(n, central[0], variance, low, high, skewness, kurtosis)
+
+    def _sums(self, x: Tensor) -> Tensor:
+        """Sums of the powers 1 to `order` of the deviations from the shift, float64 (order, channel)."""
+        y = x if self.shift is None else x - self.shift.view(-1, *[1] * (x.ndim - 2))
+        if x.ndim == 2 or x.numel() < 4096:
+            powers = [y.double()]
+            while len(powers) < self.order:
+                powers.append(powers[-1] * powers[0])
+            return torch.stack([p.sum([d for d in range(x.ndim) if d != 1]) for p in powers])
+        space = list(range(2, x.ndim))
+        if self.order == 2:
+            return torch.stack([_total(y.sum(space)), _squares(y)])
+        square = y * y
+        second, fourth = square.sum(space), _squares(square)
+        third = square.mul_(y).sum(space)
+        return torch.stack([_total(y.sum(space)), _total(second), _total(third), fourth])
+
+    def _ill(self, sums: Tensor, count: int) -> bool:
+        """Whether a channel's mean deviation outweighs its spread (3 standard deviations, or 2 for four moments)."""
+        share = 0.9 if self.order == 2 else 0.8
+        return bool((sums[0].square() > sums[1] * (share * count)).any())
+
+    def _close(self) -> None:
+        """Turn the open sums into central moments and merge them into the closed ones."""
+        if self.open is not None:
+            central = _central(self.open, self.open_count, self.shift)
+            self.closed_count, self.closed = _merge(self.closed_count, self.closed, self.open_count, central)
+        self.open, self.open_count = None, 0
+
+
+def _total(rows: Tensor) -> Tensor:
+    """Sum over samples in float64: (batch, channel) -> (channel,)."""
+    return rows.sum(0, dtype=torch.float64)
+
+
+def _squares(y: Tensor) -> Tensor:
+    """Sum of squares per channel; the norm reads `y` once and writes nothing."""
+    wide = y[0, 0].numel() > _ROW
+    norms = torch.linalg.vector_norm(y, 2, dim=-1 if wide else tuple(range(2, y.ndim))).double().square_()
+    return norms.sum([d for d in range(norms.ndim) if d != 1])
+
+
+def _central(sums: Tensor, n: int, shift: Tensor | None) -> Tensor:
+    """Mean and sums of powers 2.. of deviations from it, from sums of powers 1.. of deviations from `shift`."""
+    d = sums[0] / n
+    rows = [d if shift is None else d + shift.double(), (sums[1] - n * d**2).clamp_(min=0)]
+    if len(sums) == 4:
+        rows.append(sums[2] - 3 * d * sums[1] + 2 * n * d**3)
+        rows.append(sums[3] - 4 * d * sums[2] + 6 * d**2 * sums[1] - 3 * n * d**4)
+    return torch.stack(rows)
+
+
+def _merge(m: int, a: Tensor | None, n: int, b: Tensor) -> tuple[int, Tensor]:
+    """Count and central moments of two parts together."""
+    if a is None:
+        return n, b
+    total, d = m + n, b[0] - a[0]
+    rows = [a[0] + d * (n / total), a[1] + b[1] + d**2 * (m * n / total)]
+    if len(a) == 4:
+        rows.append(a[2] + b[2] + d**3 * (m * n * (m - n) / total**2) + 3 * d * (m * b[1] - n * a[1]) / total)
+        rows.append(
+            a[3]
+            + b[3]
+            + d**4 * (m * n * (m * m - m * n + n * n) / total**3)
+            + 6 * d**2 * (m * m * b[1] + n * n * a[1]) / total**2
+            + 4 * d * (m * b[2] - n * a[2]) / total
+        )
+    return total, torch.stack(rows)

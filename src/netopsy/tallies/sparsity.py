@@ -1,0 +1,65 @@
+"""How many values are zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from netopsy.engine.observe.blocks import blocks
+from netopsy.engine.observe.tally import Tally
+from netopsy.errors import SettingsError
+
+_EXACT = 2**24  # up to here float32 counts without a gap
+
+
+@dataclass(frozen=True)
+class SparsityResult:
+    """share: of zeros per channel, 0..1 (NaN if nothing was seen). zeros: their number. seen: values per channel."""
+
+    share: Float64[Tensor, " channel"]
+    zeros: Int64[Tensor, " channel"]
+    seen: int
+
+
+class Sparsity(Tally):
+    """Share of zeros per channel (Lorieul et al., Section III.B).
+
+    threshold: values of at most this magnitude count as zero. axis: where the channels are.
+    softmax: whether to turn the channels into probabilities first (in float64, which does not underflow soon).
+    update: (batch, channel, *space). result: `SparsityResult`. NaN is not zero.
+    """
+
+    def __init__(self, threshold: float = 0.0, axis: int = 1, softmax: bool = False) -> None:
+        if not threshold >= 0:
+            raise SettingsError(f"threshold {threshold} must be 0 or more: values of at most that magnitude are zeros.")
+        self.threshold, self.axis, self.softmax = float(threshold), axis, softmax
+        self.zeros: Tensor | None = None
+        self.seen = 0
+
+    def update(self, values: Tensor, indices: Tensor) -> None:
+        for x in blocks(values, self.axis):
+            if self.softmax:
+                x = x.double().softmax(1)
+            # a comparison that writes floats is vectorised, one that writes booleans is not: five times as slow
+            found = torch.empty_like(x)
+            if self.threshold:
+                torch.le(x.abs(), self.threshold, out=found)
+            else:
+                torch.eq(x, 0, out=found)
+            space = [d for d in range(x.ndim) if d != 1]
+            each = x.numel() // x.shape[1]
+            zeros = found.sum(space, dtype=None if each <= _EXACT and x.dtype != torch.half else torch.float64).long()
+            self.zeros = zeros if self.zeros is None else self.zeros.add_(zeros)
+            self.seen += each
+
+    def merge(self, other: Sparsity) -> None:
+        if other.zeros is not None:
+            self.zeros = other.zeros.clone() if self.zeros is None else self.zeros + other.zeros
+            self.seen += other.seen
+
+    def result(self) -> SparsityResult:
+        zeros = torch.zeros(0, dtype=torch.int64) if self.zeros is None else self.zeros.cpu()
+        return SparsityResult(zeros.double() / max(self.seen, 1), zeros, self.seen)
