@@ -38,8 +38,8 @@ def pairs(images: int, threads: int, repeats: int) -> None:
     from netopsy import load_network, load_samples
     from netopsy.network.reinitialise import fresh
     from netopsy.studies.correspondence.comoments.cross_moments import co_moments
-    from netopsy.studies.correspondence.comoments.grid import common_grid, pooled
     from netopsy.studies.correspondence.comoments.layers import layers_of
+    from netopsy.studies.correspondence.comoments.pair import common_grid, pooled
 
     torch.set_num_threads(threads)
     networks = [fresh(load_network("netopsy:resnet20", weights="random"), seed) for seed in (0, 1)]
@@ -118,7 +118,7 @@ def lasso(units: int, rows: int, repeats: int) -> None:
     from threadpoolctl import threadpool_limits
 
     from netopsy.studies.correspondence.comoments.pair import Pair
-    from netopsy.studies.correspondence.regression.lasso import lasso_path
+    from netopsy.studies.correspondence.regression.regression import lasso_path
 
     a, b = layers(units, rows)
     small_a, small_b = fewest_rows(a, b)

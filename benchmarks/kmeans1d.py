@@ -26,7 +26,7 @@ Clustered = tuple[np.ndarray, np.ndarray]
 
 
 def netopsy(k: int) -> Callable[[np.ndarray], Clustered]:
-    from netopsy.stats.kmeans1d.clustering import kmeans1d
+    from netopsy.stats.kmeans1d.kmeans1d import kmeans1d
 
     def run(values: np.ndarray) -> Clustered:
         found = kmeans1d(values, k)

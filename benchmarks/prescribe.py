@@ -21,10 +21,9 @@ from scipy.stats import spearmanr
 
 import netopsy
 from netopsy.engine.sweep.edits import Variant
-from netopsy.studies.prescribe.allocation.candidates import candidates
+from netopsy.studies.prescribe.allocation.candidates import Joint, candidates
 from netopsy.studies.prescribe.allocation.compensate import Rounder, input_products
 from netopsy.studies.prescribe.allocation.divergence import effects
-from netopsy.studies.prescribe.allocation.joint import Joint
 from netopsy.studies.prescribe.allocation.knapsack import Allocation, allocations
 from netopsy.studies.prescribe.allocation.sensitivity import losses, sensitivity
 

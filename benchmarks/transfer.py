@@ -27,11 +27,10 @@ from sklearn.svm import LinearSVC
 
 import netopsy
 from common import ratio, seconds
-from netopsy.stats.projection import fit_projection
-from netopsy.studies.transfer.dimensions import drop_order, step_sizes
-from netopsy.transform.fit import unit
-from netopsy.transform.fit.bits import erase_bits
-from netopsy.transform.fit.quantization import fit_ranges, quantize
+from netopsy.stats.pca import fit_projection
+from netopsy.studies.transfer.chains import drop_order, step_sizes
+from netopsy.transform.fit.levels import erase_bits
+from netopsy.transform.fit.training import fit_ranges, quantize, unit
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb")
 LEVELS = tuple(range(1, 31))

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from netopsy.network.zoo.digits import PREPROCESSING, digits_vgg
+from netopsy.network.zoo.vgg import PREPROCESSING, digits_vgg
 from netopsy.samples.load import load_samples
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "netopsy" / "network" / "shipped"

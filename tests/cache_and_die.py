@@ -7,7 +7,7 @@ import signal
 import sys
 
 from netopsy import workspace
-from netopsy.blocks import activation_cache as cache
+from netopsy.blocks.activation_cache import cache
 from test_train import noise, tiny
 
 

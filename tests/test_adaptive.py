@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from netopsy.engine.sweep.audit import Audit
-from netopsy.engine.sweep.confidence import ConfidenceSequence, Draws
+from netopsy.engine.sweep.adaptive import Audit
+from netopsy.engine.sweep.confidence import ConfidenceSequence, Draws, Sampler
 from netopsy.engine.sweep.edits import Shift, Variant
-from netopsy.engine.sweep.sampling import Sampler
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.network.sources.load import load_network
 from netopsy.samples.load import load_samples

@@ -11,14 +11,9 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.studies.maximize.ascent import ascend
-from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, generator
-from netopsy.studies.maximize.ascent.colours import ColourCovariance, mixing, root
-from netopsy.studies.maximize.ascent.diversity import likeness
-from netopsy.studies.maximize.ascent.parametrisation import Fourier, Pixels
-from netopsy.studies.maximize.ascent.stage import Stage
-from netopsy.studies.maximize.ascent.target import find_targets
-from netopsy.studies.maximize.ascent.transforms import draw, move
+from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, Stage, ascend, generator, likeness
+from netopsy.studies.maximize.ascent.parametrisation import ColourCovariance, Fourier, Pixels, mixing, root
+from netopsy.studies.maximize.ascent.target import draw, find_targets, move
 
 SIZE = 12
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

@@ -10,7 +10,7 @@ from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, backproject, load_network
-from netopsy.engine.backproject import backproject as trace
+from netopsy.engine.backproject.backproject import trace
 from netopsy.engine.backproject.rules import MaskedRandom, gaussian_like
 from netopsy.engine.backproject.tree import Trunk
 from netopsy.errors import SettingsError, UnknownLayer

@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from netopsy import load_network
-from netopsy.engine.backproject import backproject as trace
+from netopsy.engine.backproject.backproject import trace
 from netopsy.network.activations import activations
 from netopsy.network.graph import shape_of
 from netopsy.network.units import channel_axis, unit_nodes

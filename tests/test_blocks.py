@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 import netopsy
 from netopsy.blocks.block import Block
-from netopsy.blocks.cut import cut_before
-from netopsy.blocks.find import default_blocks, find_blocks
-from netopsy.blocks.listing import list_blocks
+from netopsy.blocks.find import default_blocks, find_blocks, list_blocks
 from netopsy.blocks.named import find_block
+from netopsy.blocks.section import cut_before
 from netopsy.cli.main import main
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.network import Network

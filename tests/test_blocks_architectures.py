@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import netopsy
-from netopsy.blocks import section
-from netopsy.blocks.compressed import compressed_network
 from netopsy.blocks.find import default_blocks, find_blocks
 from netopsy.blocks.fit import layer_shape
 from netopsy.blocks.layer import new_layer
+from netopsy.blocks.section import compressed_network, section
 from netopsy.errors import NetopsyError
 from netopsy.network.network import Network
 from netopsy.network.windows.field import receptive_field

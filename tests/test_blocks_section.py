@@ -14,12 +14,10 @@ import torchvision
 from torch import Tensor, nn
 
 import netopsy
-from netopsy.blocks import section
-from netopsy.blocks.compressed import compressed_network
 from netopsy.blocks.find import default_blocks, find_blocks
 from netopsy.blocks.layer import new_layer
 from netopsy.blocks.named import find_block
-from netopsy.blocks.section import layer_path
+from netopsy.blocks.section import compressed_network, layer_path, section
 from netopsy.engine.sweep.sweep import Variant, sweep
 from netopsy.errors import SettingsError
 from netopsy.network.listing import list_layers

@@ -8,11 +8,8 @@ from sympy import Or, symbols
 from sympy.logic import SOPform
 
 from netopsy.errors import SettingsError
-from netopsy.studies.facets.boolean import minimise
-from netopsy.studies.facets.boolean.expression import Expression, Product
-from netopsy.studies.facets.boolean.inputs import decisive, refined, threshold
-from netopsy.studies.facets.boolean.karnaugh import gray_code, karnaugh_map
-from netopsy.studies.facets.boolean.table import cells_of, truth_table
+from netopsy.studies.facets.boolean.inputs import decisive, gray_code, karnaugh_map, refined, threshold
+from netopsy.studies.facets.boolean.minimise import Expression, Product, cells_of, minimise, truth_table
 from reference_facets import shortest_sum
 
 

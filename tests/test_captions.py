@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.mosaic import below, beside, caption
 
 
 def test_a_caption_is_dark_on_white_and_as_wide_as_asked() -> None:

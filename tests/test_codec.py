@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 import netopsy
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
 from netopsy.codec.file import is_compressed, read_compressed, sizes, write_compressed
 from netopsy.codec.neighbours import beside
 from netopsy.codec.shared import SharedTensor

@@ -17,8 +17,7 @@ import pytest
 
 import netopsy
 from netopsy.codec.arrays import decode_array, decode_table
-from netopsy.codec.container import read_container, write_container
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage, read_container, write_container
 from netopsy.codec.file import read_compressed, sizes, write_compressed
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import decode_tensor, encode_tensor

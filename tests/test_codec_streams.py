@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from netopsy.codec.adaptive import code_plane
 from netopsy.codec.arrays import DTYPES, decode_array, decode_table, encode_array, encode_table
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
 from netopsy.codec.huffman import LANE, code_lengths, code_words, decode_symbols, encode_symbols
+from netopsy.codec.levels import code_plane
 from netopsy.codec.ports import TOTAL, ReadPort, WritePort, frequencies
 from netopsy.codec.relative import decode_relative, encode_relative, relative
 from netopsy.codec.shared import SharedTensor

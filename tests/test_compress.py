@@ -15,21 +15,19 @@ from netopsy import Network, Preprocessing, load_network
 from netopsy.codec.file import read_compressed
 from netopsy.codec.shared import SharedTensor
 from netopsy.deep_compression.account import account, bits_before
-from netopsy.deep_compression.describe import aliases, describe
-from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.measure import measured, others
-from netopsy.deep_compression.prune import keep_share
-from netopsy.deep_compression.save import save_shared
-from netopsy.deep_compression.stages import (
+from netopsy.deep_compression.compress import (
     BITS,
     bits_of,
     compress,
     densities_of,
+    keep_share,
     masked,
     masks_at,
     masks_beyond,
     share_layers,
 )
+from netopsy.deep_compression.expand import expand
+from netopsy.deep_compression.save import aliases, describe, measured, others, save_shared
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, UnknownLayer, WeightsError
 from reference_compress import code_width, entries_with_fillers, half, largest, relative_bits
 

@@ -13,13 +13,12 @@ from torch import nn
 
 from netopsy import Case, Network, Preprocessing, Result, Samples, compression, load_network, workspace
 from netopsy.codec.file import read_compressed
-from netopsy.deep_compression.stages import masks_at
-from netopsy.engine.train import fit
+from netopsy.deep_compression.compress import masks_at
+from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.compression.choose import DENSITIES, sensitivity, within
-from netopsy.studies.compression.retrain import Training
+from netopsy.studies.compression.retrain import DENSITIES, Training, sensitivity, within
 from reference_compress import code_width, relative_bits, top1
 
 STAGES = ["float32", "pruned", "shared", "shared, retrained", "file"]

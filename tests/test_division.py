@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netopsy.stats.clustering import divide
-from netopsy.stats.dip import dip
+from netopsy.stats.clustering import dip, divide
 from reference_facets import dip_by_programming
 
 

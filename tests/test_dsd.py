@@ -13,15 +13,15 @@ import torch
 from scipy.stats import ttest_rel
 
 from netopsy import Network, Samples, examine, load_network, load_samples, score
-from netopsy.deep_compression.prune import keep_share
-from netopsy.engine.train import fit
+from netopsy.deep_compression.compress import keep_share
+from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.reinitialise import fresh
 from netopsy.result import Result
 from netopsy.studies import study_class
 from netopsy.studies.dsd.dsd import Dsd
-from netopsy.studies.dsd.tables import interval, summary
+from netopsy.studies.dsd.report import interval, summary
 from netopsy.studies.study import perform
 from test_train import noise, tiny
 

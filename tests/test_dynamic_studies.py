@@ -16,8 +16,8 @@ from netopsy import Network, Preprocessing, Samples
 from netopsy.engine.sweep.scopes import Scope
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.filter_codebook import clusters_for
-from netopsy.studies.formats import number_format, round_decimals
 from netopsy.studies.noise import draw
+from netopsy.studies.rounding import number_format, round_decimals
 from netopsy.studies.sweep_findings import fragile, verdict
 from reference_studies import integers, naive_top1
 

@@ -18,9 +18,7 @@ import netopsy
 from netopsy import Features, Network, Preprocessing, Samples, workspace
 from netopsy.engine.observe.observe import observe
 from netopsy.errors import NetworkError, SamplesError, SettingsError, UnknownLayer
-from netopsy.features import extract
-from netopsy.features.extract import default_node, dimensions
-from netopsy.features.parts import part_rows, part_samples
+from netopsy.features.extract import default_node, dimensions, extract, part_rows, part_samples
 from netopsy.samples.images import ArrayImages
 from netopsy.tallies.collect import Collect
 

@@ -15,9 +15,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
 from netopsy.errors import SettingsError
-from netopsy.stats.kmeans1d.clustering import SortedValues, kmeans1d
-from netopsy.stats.kmeans1d.codebook import encode
-from netopsy.stats.kmeans1d.moments import BlockMoments
+from netopsy.stats.kmeans1d.codebook import BlockMoments, encode
+from netopsy.stats.kmeans1d.kmeans1d import SortedValues, kmeans1d
 from reference_kmeans import least_error_1d, lloyd_1d, lloyd_max_normal
 
 LLOYD_MAX = {4: 0.1174818, 16: 0.0095010, 32: 0.0025047, 64: 0.00064424}

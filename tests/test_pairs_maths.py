@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from netopsy.errors import SettingsError
 from netopsy.stats.matching import agreement, bipartite_matching, semi_matching
 from netopsy.studies.correspondence.comoments.clusters import co_clusters
-from netopsy.studies.correspondence.comoments.information import PairInformation, gaussian_information
+from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, gaussian_information
 from netopsy.studies.correspondence.comoments.pair import Pair
 from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 from reference_pairs_maths import (

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from netopsy.errors import SettingsError
-from netopsy.studies.correspondence.regression import least_squares
-from netopsy.studies.correspondence.regression.certificate import certify
-from netopsy.studies.correspondence.regression.gram import prepare
-from netopsy.studies.correspondence.regression.lasso import EXPONENTS, lasso_path, strength_of_decay
-from netopsy.studies.correspondence.regression.least_squares import explained
-from netopsy.studies.correspondence.regression.solver import solve
+from netopsy.studies.correspondence.regression.lasso_solver import certify, prepare, solve
+from netopsy.studies.correspondence.regression.regression import (
+    EXPONENTS,
+    explained,
+    lasso_path,
+    least_squares,
+    strength_of_decay,
+)
 from reference_pairs_maths import (
     lasso_objective,
     lasso_weights,

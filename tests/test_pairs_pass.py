@@ -15,9 +15,8 @@ from netopsy import Network, Preprocessing, Samples, load_samples
 from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.correspondence.comoments.cross_moments import co_moments, co_moments_of
-from netopsy.studies.correspondence.comoments.information import PairInformation
 from netopsy.studies.correspondence.comoments.layers import layers_of
-from netopsy.studies.correspondence.comoments.mutual_information import pair_information
+from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, pair_information
 from netopsy.studies.correspondence.comoments.pair import merged
 
 

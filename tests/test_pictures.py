@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from netopsy import Preprocessing, Samples
-from netopsy.pictures.pictures import fitted, framed, map_pictures, pictures
+from netopsy.pictures.mosaic import fitted, framed, map_pictures, pictures
 from netopsy.samples.images import ArrayImages
-from netopsy.stats.spread import spread
+from netopsy.stats.describe import spread
 
 CAFFE = Preprocessing(size=(6, 7), mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), channels="BGR", scale=1.0)
 USUAL = Preprocessing(size=(6, 7), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

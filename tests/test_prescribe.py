@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, prescribe
 from netopsy.codec.file import read_compressed
-from netopsy.deep_compression.measure import measured
+from netopsy.deep_compression.save import measured
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.errors import NetworkError, SamplesError, SettingsError
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.prescribe.allocation.candidates import candidates
+from netopsy.studies.prescribe.allocation.candidates import Joint, candidates
 from netopsy.studies.prescribe.allocation.compensate import Rounder
-from netopsy.studies.prescribe.allocation.joint import Joint
 from netopsy.studies.prescribe.allocation.knapsack import Allocation
-from netopsy.studies.prescribe.allocation.sharding import part
+from netopsy.studies.prescribe.allocation.plan import part
 from treatable import obstacles
 
 

@@ -12,15 +12,20 @@ from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.prescribe.allocation import compensate
-from netopsy.studies.prescribe.allocation.calibration import expected_drop, temperature, weighed
 from netopsy.studies.prescribe.allocation.candidates import candidates
 from netopsy.studies.prescribe.allocation.cells import Cells, Line
 from netopsy.studies.prescribe.allocation.compensate import Products, Rounder, input_products
-from netopsy.studies.prescribe.allocation.curve import Exchange, loss_at
-from netopsy.studies.prescribe.allocation.divergence import divergence, effects
+from netopsy.studies.prescribe.allocation.divergence import (
+    Exchange,
+    divergence,
+    effects,
+    expected_drop,
+    loss_at,
+    temperature,
+    weighed,
+)
 from netopsy.studies.prescribe.allocation.knapsack import allocations, frontier
-from netopsy.studies.prescribe.allocation.settle import choice, settle
-from netopsy.studies.prescribe.allocation.sharding import part
+from netopsy.studies.prescribe.allocation.plan import choice, part, settle
 from reference_codec import entropy_bytes
 from reference_prescribe import cheapest_multiples, pooled, smallest_within, surgeon
 

@@ -13,19 +13,24 @@ from torch import Tensor
 import reference_stress as reference
 from netopsy import kmeans1d
 from netopsy.errors import SettingsError
-from netopsy.stats import projection
-from netopsy.stats.projection import fit_projection
+from netopsy.stats import pca as projection
+from netopsy.stats.pca import fit_projection
 from netopsy.transform.coders import Floats, Signs
-from netopsy.transform.fit import alternatives as candidates
-from netopsy.transform.fit import training, unit
-from netopsy.transform.fit.binary import Itq, SignBits, procrustes
+from netopsy.transform.fit import training
+from netopsy.transform.fit.alternatives import candidates
+from netopsy.transform.fit.binary import (
+    NORMAL_ERROR,
+    Itq,
+    SignBits,
+    TransformCoding,
+    allot,
+    procrustes,
+    scalar_centroids,
+)
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
 from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
-from netopsy.transform.fit.quantization import fit_ranges, quantize
-from netopsy.transform.fit.quantizer import Recipe
-from netopsy.transform.fit.sizes import parse_size
-from netopsy.transform.fit.training import TrainingSet
-from netopsy.transform.fit.transform_coding import NORMAL_ERROR, TransformCoding, allot, scalar_centroids
+from netopsy.transform.fit.quantizer import Recipe, parse_size
+from netopsy.transform.fit.training import TrainingSet, fit_ranges, quantize, unit
 from netopsy.transform.scalars import Scalars
 from netopsy.transform.steps import Project
 from reference_kmeans import lloyd_max_normal

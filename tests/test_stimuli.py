@@ -21,7 +21,7 @@ from netopsy.pictures.patches import patches, window
 from netopsy.pictures.reconstructions import reconstructions, usable_rule
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.stimuli import drawing
-from netopsy.studies.stimuli.makeup import chance, make_up
+from netopsy.studies.stimuli.counting import chance, make_up
 from netopsy.tallies.class_means import ClassMeans
 
 SIZE, IMAGES = 12, 40

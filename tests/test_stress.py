@@ -11,12 +11,12 @@ from torch import Tensor
 
 import reference_stress as reference
 from netopsy.errors import SettingsError
-from netopsy.stats import projection
-from netopsy.stats.projection import fit_projection
-from netopsy.studies.transfer.dimensions import drop_order, step_sizes
-from netopsy.transform.fit import quantization, unit
-from netopsy.transform.fit.bits import bits_per_vector, compression, erase_bits, level_bits
-from netopsy.transform.fit.quantization import Ranges, fit_ranges, quantize
+from netopsy.stats import pca as projection
+from netopsy.stats.pca import fit_projection
+from netopsy.studies.transfer.chains import drop_order, step_sizes
+from netopsy.transform.fit import training as quantization
+from netopsy.transform.fit.levels import bits_per_vector, compression, erase_bits, level_bits
+from netopsy.transform.fit.training import Ranges, fit_ranges, quantize, unit
 
 
 def features(n: int, p: int, seed: int = 0) -> Tensor:

@@ -12,10 +12,8 @@ from sklearn.svm import LinearSVC
 
 from netopsy.errors import SettingsError
 from netopsy.stats.svm import reduction as reductions
-from netopsy.stats.svm.certificate import certify
-from netopsy.stats.svm.fit import fit_svm
-from netopsy.stats.svm.nested import fit_nested
-from netopsy.stats.svm.svm import Svm, signs
+from netopsy.stats.svm.fit import fit_nested, fit_svm
+from netopsy.stats.svm.model import Svm, certify, signs
 
 
 def unit(x: np.ndarray) -> torch.Tensor:

@@ -16,10 +16,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from netopsy import Network, Preprocessing, Samples, score
-from netopsy.deep_compression.prune import keep_share
-from netopsy.deep_compression.share import share
+from netopsy.deep_compression.compress import keep_share, share
 from netopsy.engine.train import data as train_data
-from netopsy.engine.train import fit
+from netopsy.engine.train.fit import fit
 from netopsy.engine.train.history import History
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SamplesError, SettingsError, UnknownLayer

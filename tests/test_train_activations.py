@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from netopsy import Samples, fit, load_network, workspace
-from netopsy.blocks import activation_cache as cache
+from netopsy.blocks.activation_cache import cache
 from netopsy.blocks.training import Trained, train_module
 from netopsy.engine.train import checkpoint
 from netopsy.engine.train.activations import Activations

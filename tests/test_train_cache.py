@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from netopsy import Network, Preprocessing, workspace
-from netopsy.blocks import activation_cache as cache
-from netopsy.blocks.activation_cache import bytes_needed
+from netopsy.blocks.activation_cache import bytes_needed, cache
 from netopsy.engine.train import activations as stored_values
 from netopsy.engine.train.activations import Activations, Stored
 from netopsy.engine.train.data import Images

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from netopsy.deep_compression.share import share
+from netopsy.deep_compression.compress import share
 from netopsy.engine.train.augment import Draws, augmented, draw
 from netopsy.engine.train.constraints import Table
 from netopsy.engine.train.data import epoch_seed, step_sizes
+from netopsy.engine.train.objective import rate_at
 from netopsy.engine.train.recipe import Recipe
-from netopsy.engine.train.schedule import rate_at
 from reference_train import crop
 
 

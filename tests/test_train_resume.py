@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from netopsy import Network, Samples, workspace
-from netopsy.deep_compression.prune import keep_share
-from netopsy.deep_compression.share import share
-from netopsy.engine.train import checkpoint, fit
+from netopsy.deep_compression.compress import keep_share, share
+from netopsy.engine.train import checkpoint
+from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from reference_train import Tiny

@@ -23,7 +23,7 @@ from netopsy.examination import examine
 from netopsy.features.features import Features
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.transfer import chains, tables
-from netopsy.studies.transfer.dimensions import drop_order
+from netopsy.studies.transfer.chains import drop_order
 from netopsy.studies.transfer.transfer import STRESSES, Transfer
 
 FEW: dict[str, Any] = {"steps": 5, "levels": (2, 3, 8), "repeats": 2, "tolerance": 1e-9}

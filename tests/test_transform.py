@@ -17,8 +17,7 @@ from netopsy import load_transform
 from netopsy.errors import TransformError
 from netopsy.transform.chain import Transform
 from netopsy.transform.coders import Floats, Levels, Signs
-from netopsy.transform.fit import unit
-from netopsy.transform.fit.quantization import fit_ranges, quantize
+from netopsy.transform.fit.training import fit_ranges, quantize, unit
 from netopsy.transform.packing import pack, unpack
 from netopsy.transform.product import Product
 from netopsy.transform.scalars import Scalars

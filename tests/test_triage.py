@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from netopsy import Network, Preprocessing, Samples, load_samples, score
-from netopsy.blocks import least_squares, section
-from netopsy.blocks.compressed import compressed_network
 from netopsy.blocks.layer import new_layer
+from netopsy.blocks.least_squares import least_squares
 from netopsy.blocks.named import find_block
-from netopsy.blocks.section import layer_path
-from netopsy.engine.train.schedule import plateau
+from netopsy.blocks.section import compressed_network, layer_path, section
+from netopsy.engine.train.objective import plateau
 from netopsy.engine.trials.current import workers
 from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError, UnknownLayer

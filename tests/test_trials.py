@@ -12,9 +12,9 @@ import torch
 import netopsy
 from netopsy.engine.trials.current import current_workers, workers
 from netopsy.engine.trials.loop import run_trials
-from netopsy.engine.trials.record import Outcome, Record
-from netopsy.engine.trials.shares import cores, gpu_shares, thread_share
+from netopsy.engine.trials.processes import cores, gpu_shares, thread_share
 from netopsy.engine.trials.store import Store
+from netopsy.engine.trials.trial import Outcome, Record
 from netopsy.errors import MissingExtra, SettingsError
 from reference_train import Tiny
 from test_train import noise, tiny

@@ -20,7 +20,7 @@ from PIL import Image
 import netopsy
 from netopsy.engine.trials.current import workers
 from netopsy.engine.trials.loop import run_trials
-from netopsy.engine.trials.spawned import end_of
+from netopsy.engine.trials.processes import end_of
 from netopsy.errors import SettingsError
 from trial_work import Counted, calm, marks, meet, of_counted, scores, where, wild
 from trials_and_die import SPECS
@@ -136,7 +136,7 @@ def test_workers_have_their_threads_and_gpus_and_none_of_their_own(monkeypatch: 
     [(3, "ended with exit code 3."), (-11, "killed by SIGSEGV."), (-9, "its memory is used up"), (None, "died.")],
 )
 def test_how_a_worker_ended_is_said(monkeypatch: pytest.MonkeyPatch, code: int | None, said: str) -> None:
-    monkeypatch.setattr("netopsy.engine.trials.spawned.PATIENCE", 0)
+    monkeypatch.setattr("netopsy.engine.trials.processes.PATIENCE", 0)
     assert said in end_of(SimpleNamespace(exitcode=code))
 
 

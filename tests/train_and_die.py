@@ -7,7 +7,7 @@ import signal
 import sys
 
 from netopsy import workspace
-from netopsy.engine.train import fit
+from netopsy.engine.train.fit import fit
 from test_train_resume import RECIPE, everything
 
 

@@ -12,7 +12,7 @@ import torch
 
 import netopsy
 from netopsy.engine.trials.current import current_workers
-from netopsy.engine.trials.record import Outcome
+from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import DivergedError, SettingsError
 

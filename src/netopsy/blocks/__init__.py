@@ -1,8 +1,7 @@
 """Blocks: stretches of a network with one input and one output, which one layer may stand in for."""
 
 from netopsy.blocks.block import Block
-from netopsy.blocks.find import default_blocks, find_blocks
-from netopsy.blocks.listing import list_blocks
+from netopsy.blocks.find import default_blocks, find_blocks, list_blocks
 from netopsy.blocks.named import find_block
 
 __all__ = ["Block", "default_blocks", "find_block", "find_blocks", "list_blocks"]

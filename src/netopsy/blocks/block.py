@@ -1,9 +1,21 @@
-"""What a block is."""
+"""What a block is.
+
+From a region of the graph to the block that it is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import fx
+
+from netopsy.blocks.flow import Flow, bits
+from netopsy.blocks.layout import channels_last
+from netopsy.network.graph import operator_name, shape_of
+from netopsy.network.macs import node_macs
+from netopsy.network.network import Network
 
 
 @dataclass(frozen=True)
@@ -35,3 +47,133 @@ class Block:
     output_shape: tuple[int, ...]
     parent: str | None = None
     obstacle: str | None = None
+
+
+_POOLS = {f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)}
+_FLATTENS = {"view", "reshape", "flatten", "squeeze", "unsafe_view"}
+
+
+def is_pooling(node: fx.Node) -> bool:
+    """Whether the node pools over places: over a window, or over the whole map."""
+    if operator_name(node) in _POOLS:
+        return True
+    if operator_name(node) in ("mean", "amax") and len(node.args) > 2 and node.args[2]:
+        return len(shape_of(node)) == 4 and sorted(int(a) % 4 for a in node.args[1]) == [2, 3]  # type: ignore[union-attr, arg-type]
+    return False
+
+
+def pools_window(node: fx.Node) -> bool:
+    """Whether the node pools over a window: what it gives is a map still, or was a map of that window's size."""
+    return is_pooling(node) and (
+        operator_name(node) in ("max_pool2d", "avg_pool2d") or shape_of(node)[2:] not in ((1, 1), (1,))
+    )
+
+
+def trimmed(flow: Flow, region: int) -> int:
+    """The region without the poolings at its end, nor a flattening behind them."""
+    while region:
+        out = flow.outputs(region)
+        if len(out) != 1:
+            return region
+        node = flow.nodes[out[0]]
+        operand = flow.reads[out[0]]
+        flattens = operator_name(node) in _FLATTENS and len(operand) == 1 and _rank(flow, operand[0]) == 4
+        if not (is_pooling(node) or (flattens and _rank(flow, out[0]) == 2)):
+            return region
+        region &= ~(1 << out[0])
+    return region
+
+
+def describe(network: Network, flow: Flow, name: str, region: int) -> Block | None:
+    """The block that `region` is, its trailing poolings left out; None where it has not one input and one output."""
+    region = trimmed(flow, region)
+    inputs, outputs = flow.inputs(region), flow.outputs(region)
+    if len(inputs) != 1 or len(outputs) != 1 or not all("val" in flow.nodes[i].meta for i in (*inputs, *outputs)):
+        return None
+    start, end = inputs[0], outputs[0]
+    if not all(flow.name(i) in network.nodes for i in (start, end)):
+        return None
+    nodes = tuple(flow.name(i) for i in bits(region))
+    inside = set(nodes)
+    layers = tuple(layer.name for layer in network.layers if inside & set(layer.nodes))
+    learned = dict(network.module.named_parameters())
+    own = _sources(flow, bits(region)) & learned.keys()
+    kind, obstacle = _kind(network, flow, region, layers, start, end)
+    return Block(
+        name=name,
+        kind=kind,
+        input=flow.name(start),
+        output=flow.name(end),
+        after=flow.name(_behind(flow, end)),
+        nodes=nodes,
+        layers=layers,
+        parameters=sum(learned[p].numel() for p in own),
+        macs=sum(node_macs(flow.nodes[i]) for i in bits(region)),
+        input_shape=shape_of(flow.nodes[start])[1:],
+        output_shape=shape_of(flow.nodes[end])[1:],
+        obstacle=obstacle or _shared(flow, region, own),
+    )
+
+
+def _rank(flow: Flow, i: int) -> int:
+    value = flow.nodes[i].meta.get("val")
+    return getattr(value, "ndim", -1)
+
+
+def _behind(flow: Flow, end: int) -> int:
+    """The node behind the poolings over windows that directly follow `end`."""
+    while len(flow.readers[end]) == 1 and not flow.shown >> end & 1 and pools_window(flow.nodes[flow.readers[end][0]]):
+        end = flow.readers[end][0]
+    return end
+
+
+def _kind(
+    network: Network, flow: Flow, region: int, layers: tuple[str, ...], start: int, end: int
+) -> tuple[Literal["conv", "tokens", "linear"], str | None]:
+    """What the values are, and why no one layer can give the output from the input, or None."""
+    before, after = flow.nodes[start], flow.nodes[end]
+    x, y = shape_of(before)[1:], shape_of(after)[1:]
+    spread = " x ".join(map(str, x)), " x ".join(map(str, y))
+    within = {flow.name(i): flow.nodes[i] for i in bits(region)}
+    calls = [within[n] for name in layers for n in network.layer(name).nodes if n in within]
+    first, last = (channels_last(flow, i) for i in (start, end))
+    kinds: dict[int, Literal["conv", "tokens", "linear"]] = {1: "linear", 2: "tokens", 3: "tokens" if last else "conv"}
+    kind = kinds.get(len(y), "tokens")
+    obstacle = None
+    if not (flow.single(start) and flow.single(end)):
+        obstacle = f"Its values ({spread[0]} in, {spread[1]} out) have another first axis than the images"
+    elif len(x) != len(y) or len(y) not in kinds:
+        obstacle = f"It makes values of {spread[1]} of values of {spread[0]}, and one layer keeps the number of axes"
+    elif not (before.meta["val"].dtype.is_floating_point and after.meta["val"].dtype.is_floating_point):
+        obstacle = "Its values are no floating-point numbers"
+    elif len(y) == 2 and any(operator_name(n).startswith("conv") for n in calls):
+        obstacle = "It convolves along one axis, which a linear map of tokens does not"
+    elif len(y) == 3 and first != last:
+        obstacle = f"It moves the channels to another axis ({spread[0]} in, {spread[1]} out)"
+    elif kind == "tokens" and x[:-1] != y[:-1]:
+        obstacle = f"It makes {spread[1]} values of {spread[0]}, and a linear map of tokens keeps their number"
+    elif kind == "conv" and (y[1] > x[1] or y[2] > x[2]):
+        obstacle = f"It enlarges the map, from {spread[0]} to {spread[1]}"
+    return kind, None if obstacle is None else f"{obstacle}; name a stretch FIRST:LAST before or behind that."
+
+
+def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
+    """Names of the tensors that nodes read, also through values computed from such tensors alone."""
+    found: set[str] = set()
+    seen: set[fx.Node] = set()
+    stack = [p for i in positions for p in flow.nodes[i].all_input_nodes if p not in flow.index]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "get_attr":
+            found.add(str(node.target))
+        stack.extend(p for p in node.all_input_nodes if p not in flow.index)
+    return found
+
+
+def _shared(flow: Flow, region: int, own: set[str]) -> str | None:
+    outside = _sources(flow, (i for i in range(len(flow.nodes)) if not region >> i & 1))
+    both = sorted(own & outside)
+    return f"Its parameter {both[0]} is read outside it too; name a stretch with all its uses." if both else None

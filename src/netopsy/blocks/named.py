@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from netopsy.blocks.block import Block
-from netopsy.blocks.describe import describe
+from netopsy.blocks.block import Block, describe
 from netopsy.blocks.find import _NORMS, _modules, find_blocks
 from netopsy.blocks.flow import Flow, bits
 from netopsy.errors import SettingsError, UnknownLayer, nearest

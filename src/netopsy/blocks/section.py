@@ -1,4 +1,9 @@
-"""A part of a network as a module that can be trained, with blocks replaced."""
+"""Where to cut a network so that one stored value feeds all that comes behind.
+
+A part of a network as a module that can be trained, with blocks replaced.
+
+The compressed network as a network of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +14,23 @@ import torch
 from torch import fx, nn
 
 from netopsy.blocks.block import Block
-from netopsy.blocks.dropout import find_dropouts, flat
-from netopsy.blocks.in_place import overwriting
-from netopsy.blocks.norm import Norm, norm_path
+from netopsy.blocks.flow import Flow
+from netopsy.blocks.training_ops import Norm, find_dropouts, flat, norm_path, overwriting
 from netopsy.engine.interpreter import ANY_LAYOUT, constant
 from netopsy.errors import SettingsError
 from netopsy.network.graph import batch_first, is_tensor
 from netopsy.network.network import Network
 from netopsy.network.origins import ORIGINS, Origin, origin
+
+
+def cut_before(network: Network, block: Block) -> str:
+    """Name of the last node at or before the block's input that every path from the input to the output passes.
+
+    Its value has one row an image, so that it can be stored and read back in batches.
+    """
+    flow = Flow.of(network)
+    at = flow.position(network, block.input)
+    return flow.name([i for i in flow.spine() if i <= at][-1])
 
 
 def layer_path(block: Block) -> str:
@@ -199,3 +213,11 @@ def _place(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
         root.register_parameter(name, value)
     elif not hasattr(root, name):
         root.register_buffer(name, value)
+
+
+def compressed_network(network: Network, replaced: Sequence[tuple[Block, nn.Module]]) -> Network:
+    """`network` with blocks replaced by the given modules; all other weights are the network's own, not copies."""
+    names = ", ".join(block.name for block, _ in replaced)
+    module = section(network, replaced=replaced)
+    provenance = {**network.provenance, "compressed": [block.name for block, _ in replaced]}
+    return Network(f"{network.name} with {names} as one layer", module, network.preprocessing, provenance)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from netopsy.engine.train.activations import Activations, check_recipe
 from netopsy.engine.train.constraints import frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
+from netopsy.engine.train.fit import launched
 from netopsy.engine.train.history import frame
-from netopsy.engine.train.launch import launched
 from netopsy.engine.train.loop import Job, first
-from netopsy.engine.train.loss import Loss
+from netopsy.engine.train.objective import Loss
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace, file_stem
 from netopsy.errors import NetworkError, SamplesError, SettingsError

@@ -1,4 +1,7 @@
-"""The commands `compress` and `expand`: a network as one small file, and back."""
+"""The commands `compress` and `expand`: a network as one small file, and back.
+
+The command that lists a network's blocks.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +68,8 @@ def expand_options() -> list[o.Option]:
 def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -> None:
     from netopsy.codec.file import SUFFIX
     from netopsy.deep_compression.account import account
+    from netopsy.deep_compression.compress import compress as write
     from netopsy.deep_compression.save import destination
-    from netopsy.deep_compression.stages import compress as write
     from netopsy.engine.workspace.workspace import workspace
 
     destination(out, SUFFIX, force=force)
@@ -99,3 +102,33 @@ def expand(file: str, *, out: str, force: bool) -> None:
     state = read(file, target)
     values = sum(tensor.numel() for tensor in state.values())
     print(f"{target}: {len(state)} tensors, {values:,} values, {target.stat().st_size:,} bytes.")
+
+
+BLOCKS = "List the blocks: stretches with one input and one output, which one layer may stand in for."
+_COLUMNS = ["block", "kind", "layers", "parameters", "share", "macs", "input", "output", "layer", "layer_parameters"]
+_TITLES = {"layer": "one layer", "layer_parameters": "its parameters"}
+
+
+def blocks_options() -> list[o.Option]:
+    """A network, its options, and --json."""
+    return [o.NETWORK, *o.NETWORK_OPTIONS, o.JSON]
+
+
+def blocks(network: str, *, json: bool, **given: Any) -> None:
+    """Print the table."""
+    from netopsy.blocks.find import list_blocks
+
+    net = load_subject(network, given)
+    frame = list_blocks(net)
+    if json:
+        print(frame.write_json())
+        return
+    print_table(frame.select(_COLUMNS).rename(_TITLES), net.name, rows=frame.height)
+    print()
+    for block, obstacle in frame.filter(frame["obstacle"].is_not_null()).select("block", "obstacle").iter_rows():
+        print(f"No one layer fits {block}. {obstacle}")
+    chosen = frame.filter(frame["default"])["block"].to_list()
+    if chosen:
+        print(f"Taken where none is named: {', '.join(chosen)}.")
+    else:
+        print("No stretch with one input and one output holds two layers; name one as FIRST:LAST by its layers.")

@@ -11,9 +11,9 @@ from cyclopts import App
 
 from netopsy._version import __version__
 from netopsy.cli import options as o
+from netopsy.cli.options import crew
 from netopsy.cli.output import print_result, print_table, progress
 from netopsy.cli.sources import is_features, load_further, load_images, load_second, load_subject, load_vectors
-from netopsy.cli.trials import crew
 from netopsy.errors import NetopsyError
 from netopsy.studies import STUDIES
 
@@ -96,7 +96,7 @@ def _run_options() -> list[o.Option]:
 
 def _file_commands() -> dict[str, Any]:
     """The commands that list blocks, and that write and read compressed files."""
-    from netopsy.cli import blocks as b
+    from netopsy.cli import compressing as b
     from netopsy.cli import compressing as c
 
     return {

@@ -1,4 +1,7 @@
-"""Options that commands share, as parameters that cyclopts reads."""
+"""Options that commands share, as parameters that cyclopts reads.
+
+The workers that the options describe.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Group, Parameter
@@ -183,3 +187,13 @@ def setting_texts(doc: str, names: list[str]) -> dict[str, str]:
         else:
             current = []
     return found
+
+
+def crew(given: dict[str, Any]) -> AbstractContextManager[Any]:
+    """`workers` with the values of --workers, --cluster, --address, --trial-cpus and --trial-gpus, where there are."""
+    if "workers" not in given:
+        return nullcontext()
+    from netopsy.engine.trials.current import workers
+
+    named = {name: given[name] for name in ("cluster", "address")}
+    return workers(given["workers"], **named, cpus=given["trial_cpus"], gpus=given["trial_gpus"])

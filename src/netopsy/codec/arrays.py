@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from netopsy.codec.adaptive import code_plane, code_uniform
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
+from netopsy.codec.levels import code_plane, code_uniform
 from netopsy.codec.ports import Port, ReadPort, WritePort
 from netopsy.codec.shared import ARRAY
 

@@ -1,4 +1,6 @@
-"""A safetensors file that holds one blob of bytes and metadata, written and read strictly.
+"""What is wrong with a stream, said by whoever reads it; the file's reader adds the path and what to do next.
+
+A safetensors file that holds one blob of bytes and metadata, written and read strictly.
 
     8 bytes   length of the header, little-endian
     header    JSON: {"__metadata__": {...}, "netopsy": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}} and spaces
@@ -17,9 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from netopsy.codec.damage import Damage
 from netopsy.errors import WeightsError
 from netopsy.files import whole
+
+
+class Damage(WeightsError):
+    """A stream that no writer makes: the message is the reason alone."""
+
 
 ENTRY = "netopsy"
 FORMAT, DIGEST = "netopsy_format", "netopsy_digest"

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from netopsy.codec.arrays import DTYPES, decode_array, encode_array
-from netopsy.codec.container import has_container, read_container, write_container
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage, has_container, read_container, write_container
 from netopsy.codec.index import Row, pack, unpack
 from netopsy.codec.shared import ARRAY, SharedTensor
 from netopsy.codec.tensor import CodedTensor, Coder, decode_tensor, encode_tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
 from netopsy.codec.shared import ARRAY
 
 Coin = tuple[int, int | None]

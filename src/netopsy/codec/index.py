@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from netopsy.codec.arrays import DTYPES
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
 from netopsy.codec.tensor import CODERS, check_claim
 from netopsy.errors import SettingsError
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from netopsy.codec import levels, neighbours
-from netopsy.codec.adaptive import code_plane
-from netopsy.codec.counts import Codes, Masks
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
+from netopsy.codec.levels import Codes, Masks, code_plane
 from netopsy.codec.ports import Port, ReadPort, WritePort
 from netopsy.codec.shared import ARRAY, SharedTensor
 from netopsy.codec.view import CONTEXT, FITTED, FLAT, INTERLACED, View

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import constriction
 import numpy as np
 
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
 from netopsy.codec.shared import ARRAY
 
 TOTAL = 1 << 24

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
 from netopsy.codec.huffman import decode_symbols, encode_symbols
 from netopsy.codec.shared import ARRAY, SharedTensor
 from netopsy.errors import SettingsError

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from netopsy.codec.arrays import VALUES_A_BYTE, decode_table, encode_table, filled
-from netopsy.codec.damage import Damage
+from netopsy.codec.container import Damage
 from netopsy.codec.planes import decode_planes, encode_planes
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
 from netopsy.errors import SettingsError

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from netopsy.codec.file import SUFFIX, read_compressed
-from netopsy.deep_compression.describe import aliases, describe
-from netopsy.deep_compression.save import destination
+from netopsy.deep_compression.save import aliases, describe, destination
 from netopsy.errors import SettingsError
 from netopsy.files import whole
 from netopsy.network.network import Network

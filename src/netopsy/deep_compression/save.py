@@ -1,18 +1,131 @@
-"""Write a network with shared weights as one small file, and read such a file back as a state dict."""
+"""What a weights file must say of its network, so that `load_network(file)` gives the same one.
+
+A network with shared weights, exactly as the file that holds it will give it back.
+
+Write a network with shared weights as one small file, and read such a file back as a state dict.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from netopsy.codec.file import SUFFIX, write_compressed
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import Coder
-from netopsy.deep_compression.describe import describe
-from netopsy.deep_compression.measure import Kept, check, others
-from netopsy.errors import SettingsError
+from netopsy.errors import SettingsError, nearest
 from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
+
+OWN = ("netopsy:", "torchvision:", "timm:")
+"""The sources that a file alone can name; code of the user's is not run because a file asks for it."""
+
+
+def describe(network: Network) -> dict[str, str]:
+    """The metadata of a safetensors file: architecture, its options, preprocessing, and names of one tensor.
+
+    architecture: the source, such as `torchvision:resnet18`. options: a JSON object, `{"num_classes": 10}`.
+    size, resize, mean, std, channels, scale, interpolation: as the fields of `Preprocessing`; numbers keep all digits.
+    tied: a JSON object, from further names of a tensor that the state dict holds several times to the name kept.
+    """
+    source = str(network.provenance.get("source", network.name))
+    said = {"architecture": source, "options": json.dumps(_options(network, source), sort_keys=True)}
+    tied = aliases(network.module)
+    return said | _fields(network.preprocessing) | ({"tied": json.dumps(tied, sort_keys=True)} if tied else {})
+
+
+def aliases(module: nn.Module) -> dict[str, str]:
+    """Names in the state dict of tensors that it holds under an earlier name too (tied weights)."""
+    first: dict[int, str] = {}
+    again: dict[str, str] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) in first:
+            again[name] = first[id(tensor)]
+        first.setdefault(id(tensor), name)
+    return again
+
+
+def _options(network: Network, source: str) -> dict[str, Any]:
+    options = dict(network.provenance.get("options", {}))
+    rescales = getattr(network.module, "transform_input", None)
+    if source.startswith("torchvision:") and isinstance(rescales, bool):
+        options["transform_input"] = rescales  # torchvision's default depends on where the weights come from
+    plain = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
+    return plain if source.startswith(OWN) else {}
+
+
+def _fields(own: Preprocessing) -> dict[str, str]:
+    return {
+        "size": "x".join(map(str, own.size)),
+        "resize": "none" if own.resize is None else str(own.resize),
+        "mean": ",".join(map(repr, own.mean)),
+        "std": ",".join(map(repr, own.std)),
+        "channels": own.channels,
+        "scale": repr(own.scale),
+        "interpolation": own.interpolation,
+    }
+
+
+Kept = Literal["exact", "float16"]
+ARRAY = np.ndarray[Any, np.dtype[Any]]
+
+
+def measured(network: Network, shared: Mapping[str, SharedTensor], kept: Kept = "exact") -> Network:
+    """A copy of `network` with the weights that expanding its file gives, bit for bit; `network` stays as it is.
+
+    shared: by the weights' names. kept: how all other values are held, see `others`.
+    """
+    check(network, shared)
+    tensors = network.tensors
+    changed = {name: torch.from_numpy(one.decode()) for name, one in shared.items()}
+    for name, array in others(network, shared, kept).items():
+        if name in tensors:
+            changed[name] = torch.from_numpy(array)
+    return network.with_tensors(changed)
+
+
+def others(network: Network, shared: Mapping[str, SharedTensor], kept: Kept = "exact") -> dict[str, ARRAY]:
+    """The rest of the state dict as the file keeps it: biases, norms, running statistics, weights not shared.
+
+    kept: "exact", or "float16": floating-point tensors as IEEE 754 halves, but for one with a value beyond 65504.
+    Integers stay as they are. A tensor with several names is there once, under the first.
+    """
+    if kept not in get_args(Kept):
+        raise SettingsError(f"kept {kept!r} is unknown; give one of {', '.join(get_args(Kept))}.")
+    again = aliases(network.module)
+    state = network.module.state_dict()
+    return {name: _array(value, kept) for name, value in state.items() if name not in shared and name not in again}
+
+
+def check(network: Network, shared: Mapping[str, SharedTensor]) -> None:
+    """Raise SettingsError unless each of `shared` stands for a parameter of the network, of the same shape."""
+    tensors = network.tensors
+    for name, one in shared.items():
+        if name not in tensors:
+            raise SettingsError(f"no parameter '{name}' in {network.name}; nearest: {nearest(name, tensors)}.")
+        if one.shape != tuple(tensors[name].shape):
+            raise SettingsError(
+                f"shared weights of shape {one.shape} for {name}, which is {tuple(tensors[name].shape)}."
+            )
+
+
+def _array(value: Tensor, kept: Kept) -> ARRAY:
+    value = value.detach().cpu().contiguous()
+    if not value.is_floating_point():
+        return value.numpy().copy()
+    array: ARRAY = (value if value.dtype in (torch.float16, torch.float32, torch.float64) else value.float()).numpy()
+    if kept == "float16":
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if np.array_equal(np.isfinite(half), np.isfinite(array)):
+            return half
+    return array.copy()
 
 
 def save_shared(

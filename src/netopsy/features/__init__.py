@@ -1,9 +1,8 @@
 """Feature vectors: of any node of a network, or given by the user."""
 
-from netopsy.features.extract import default_node, dimensions, extract, shared_classes
+from netopsy.features.extract import default_node, dimensions, extract, part_rows, part_samples, shared_classes
 from netopsy.features.features import Features, blocks_of
 from netopsy.features.load import load_features
-from netopsy.features.parts import part_rows, part_samples
 
 __all__ = [
     "Features",

@@ -1,8 +1,12 @@
-"""Features in `.npy` and `.npz` files, and labels in `.npy`, `.csv` and `.txt` files."""
+"""What a source of features holds, as it is read and before it is checked.
+
+Features in `.npy` and `.npz` files, and labels in `.npy`, `.csv` and `.txt` files.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
-from netopsy.features.raw import Raw
+from netopsy.features.extract import Rows
+from netopsy.samples.arrays import read_npz, unreadable
 from netopsy.samples.folders import read_table
-from netopsy.samples.npz import read_npz, unreadable
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Vectors `x` and labels `y`; `classes` that the source names, and rows to train on and to test on, if it parts."""
+
+    name: str
+    x: NDArray[np.generic]
+    y: NDArray[np.generic]
+    classes: tuple[str, ...] | None = None
+    parts: tuple[Rows, Rows] | None = None
 
 
 def from_npy(path: Path, labels: Any) -> Raw:

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError
-from netopsy.features.arrays import from_npy, from_npz
-from netopsy.features.classes import occurring, read_labels
-from netopsy.features.features import Features, blocks_of
+from netopsy.features.arrays import Raw, from_npy, from_npz
+from netopsy.features.extract import part_rows
+from netopsy.features.features import Features, blocks_of, occurring, read_labels
 from netopsy.features.parquet import from_parquet
-from netopsy.features.parts import part_rows
-from netopsy.features.raw import Raw
 from netopsy.samples.arrays import as_array
 
 FORMS = "a .npy with labels=FILE, an .npz, a .parquet, or a pair of arrays (x, y)"

@@ -10,8 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
-from netopsy.features.parts import Rows
-from netopsy.features.raw import Raw
+from netopsy.features.arrays import Raw
+from netopsy.features.extract import Rows
 
 _LABELS = ("label", "labels", "class", "target", "y")
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}

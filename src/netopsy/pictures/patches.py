@@ -14,8 +14,7 @@ from torch import Tensor
 from netopsy.network.network import Network
 from netopsy.network.units import places
 from netopsy.network.windows.field import Box, Field, receptive_field
-from netopsy.pictures.mosaic import NEUTRAL
-from netopsy.pictures.pictures import pictures, resized
+from netopsy.pictures.mosaic import NEUTRAL, pictures, resized
 from netopsy.samples.samples import Samples
 
 _BATCH = 32

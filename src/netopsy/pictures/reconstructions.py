@@ -8,14 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from netopsy.engine.backproject import backproject as trace
-from netopsy.engine.backproject.backproject import Trace
+from netopsy.engine.backproject.backproject import Trace, trace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, flat_place, places
-from netopsy.pictures.mosaic import NEUTRAL
+from netopsy.pictures.mosaic import NEUTRAL, map_pictures
 from netopsy.pictures.patches import Window
-from netopsy.pictures.pictures import map_pictures
 from netopsy.samples.samples import Samples
 
 RULES = ("masked", "guided", "gradient")  # the paper's; for activations that it does not know; where there are none

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from netopsy.report.atlas import THEMES
 from netopsy.report.summary import image_summary, table_summary
-from netopsy.report.theme import THEMES
 from netopsy.result import Result
 
 ROWS = 8

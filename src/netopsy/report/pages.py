@@ -13,9 +13,8 @@ from markupsafe import Markup
 
 from netopsy.errors import CaseError
 from netopsy.files import whole
-from netopsy.report.atlas import atlas_data
+from netopsy.report.atlas import THEMES, atlas_data
 from netopsy.report.summary import summarise
-from netopsy.report.theme import THEMES
 from netopsy.result import Atlas, Result
 
 INDEX_FIGURES = 2  # charts a study has on the index; its page has all

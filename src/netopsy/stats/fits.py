@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 from scipy import optimize, special
 
-from netopsy.stats.values import Description, chunks
+from netopsy.stats.describe import Description, chunks
 
 Values = Float64[np.ndarray, " n"]
 

@@ -20,8 +20,8 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
-from netopsy.stats.kmeans1d.clustering import SortedValues
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
+from netopsy.stats.kmeans1d.kmeans1d import SortedValues
 from netopsy.studies.study import Study
 from netopsy.studies.sweep_findings import fragile, unchanged, verdict
 from netopsy.wording import size

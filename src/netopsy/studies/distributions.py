@@ -18,8 +18,8 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
+from netopsy.stats.describe import describe, histogram
 from netopsy.stats.fits import FEWEST, Fit, fit_all
-from netopsy.stats.values import describe, histogram
 from netopsy.studies.study import Study
 from netopsy.wording import listing, plural
 

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.blocks import blocks
-from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.tally import Tally, blocks
 from netopsy.errors import SettingsError
 
 SHARE_BINS = 1000  # bins of the share of an image's values that are active

@@ -9,8 +9,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from netopsy.engine.observe.blocks import blocks
-from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.tally import Tally, blocks
 
 
 @dataclass(frozen=True)

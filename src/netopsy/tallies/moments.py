@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from netopsy.engine.observe.blocks import blocks
-from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.tally import Tally, blocks
 from netopsy.errors import SettingsError
 
 _ROW = 4096  # values that one float32 running sum of squares may take before rounding shows

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.blocks import blocks
-from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.tally import Tally, blocks
 from netopsy.errors import SettingsError
 
 _WORD = 24  # units that one float32 can hold exactly

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.blocks import blocks
-from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.tally import Tally, blocks
 from netopsy.errors import SettingsError
 
 _EXACT = 2**24  # up to here float32 counts without a gap

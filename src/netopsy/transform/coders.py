@@ -108,7 +108,7 @@ class Levels(Coder):
 
     @cached_property
     def _grid(self) -> tuple[FLOAT32, FLOAT32, FLOAT32]:
-        """1 / step, step, half a step below the least value: as netopsy.transform.fit.quantization."""
+        """1 / step, step, half a step below the least value: as netopsy.transform.fit.training."""
         low = self.low.astype(np.float64)
         step = (self.high.astype(np.float64) - low) / self.h
         with np.errstate(divide="ignore", over="ignore"):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from netopsy.engine.backproject.locality import stepping
+from netopsy.engine.backproject.receptive import stepping
 from netopsy.network.graph import aten
 from netopsy.network.macs import argument
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from netopsy.engine.backproject.locality import Window, is_spatial, windows
 from netopsy.engine.backproject.operators import Convolution, Operator, factors, operator_of, parameters_of
-from netopsy.engine.backproject.spans import Read, Spans, links, spans
+from netopsy.engine.backproject.receptive import Read, Spans, Window, is_spatial, links, spans, windows
 from netopsy.engine.interpreter import ANY_LAYOUT, constant
 from netopsy.network.graph import aten, data_nodes, operator_name, shape_of
 from netopsy.network.macs import node_macs

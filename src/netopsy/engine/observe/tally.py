@@ -1,8 +1,12 @@
-"""What an observation accumulates: a commutative monoid."""
+"""What an observation accumulates: a commutative monoid.
+
+Batches cut into blocks that stay in the processor's cache while a tally goes over them several times.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import torch
@@ -51,3 +55,21 @@ class Tally(ABC):
 
 
 _DTYPES = {int: torch.int64, float: torch.float64, bool: torch.bool}
+
+
+BLOCK = 2**20  # values, 4 MB of float32: larger scratch memory is mapped afresh for every batch
+
+
+def blocks(values: Tensor, axis: int = 1) -> Iterator[Tensor]:
+    """Views of some samples each, as (batch, channel, *space), floating point.
+
+    values: (batch, ...) with the channel at `axis`; (batch,) counts as one channel.
+    """
+    if values.ndim == 1:
+        values = values[:, None]
+    if not values.is_floating_point():
+        values = values.float()
+    if axis not in (1, 1 - values.ndim):
+        values = values.movedim(axis, 1)
+    step = max(1, BLOCK * len(values) // max(1, values.numel()))
+    yield from (values,) if step >= len(values) else values.split(step)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.interpreter import plan
-from netopsy.engine.sweep.edited_weights import Weights
-from netopsy.engine.sweep.edits import Shift, Variant
+from netopsy.engine.sweep.edits import Shift, Variant, Weights
 from netopsy.engine.sweep.grouping import Group, make_groups, value_bytes
 from netopsy.engine.sweep.score import near_ties
 from netopsy.network.network import Network

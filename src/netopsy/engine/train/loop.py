@@ -18,9 +18,8 @@ from netopsy.engine.train.activations import Activations, Stored
 from netopsy.engine.train.checkpoint import State
 from netopsy.engine.train.constraints import Constraints
 from netopsy.engine.train.data import Images, Step, epoch_seed, steps_an_epoch
-from netopsy.engine.train.loss import Loss, hits, loss_sum, squared_error
+from netopsy.engine.train.objective import Loss, hits, loss_sum, rate_at, squared_error
 from netopsy.engine.train.recipe import Recipe
-from netopsy.engine.train.schedule import rate_at
 from netopsy.errors import DivergedError, SettingsError
 from netopsy.network.graph import operator_name
 from netopsy.network.preprocessing import Preprocessing

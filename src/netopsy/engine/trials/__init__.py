@@ -2,6 +2,6 @@
 
 from netopsy.engine.trials.current import current_workers, workers
 from netopsy.engine.trials.loop import run_trials
-from netopsy.engine.trials.record import Outcome, Record
+from netopsy.engine.trials.trial import Outcome, Record
 
 __all__ = ["Outcome", "Record", "current_workers", "run_trials", "workers"]

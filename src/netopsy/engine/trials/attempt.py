@@ -10,9 +10,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from netopsy.engine.trials.failures import reason
 from netopsy.engine.trials.payload import Sent
-from netopsy.engine.trials.record import Kind, Outcome, plain
+from netopsy.engine.trials.trial import Kind, Outcome, plain, reason
 from netopsy.engine.workspace.workspace import Workspace, workspace
 
 Answer = tuple[dict[str, Any], bytes]

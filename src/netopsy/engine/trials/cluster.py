@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from netopsy.engine.trials.failures import WorkerLost
 from netopsy.engine.trials.payload import Sent, Work, pickled, taken, unpickled
-from netopsy.engine.trials.shares import cores
+from netopsy.engine.trials.processes import cores
+from netopsy.engine.trials.trial import WorkerLost
 from netopsy.errors import SettingsError
 
 if TYPE_CHECKING:

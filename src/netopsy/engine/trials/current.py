@@ -53,7 +53,7 @@ class Workers:
             return RayExecutor(self)
         if self.count is None or self.count == 1:
             return Inline(self.threads)
-        from netopsy.engine.trials.spawned import Spawned
+        from netopsy.engine.trials.processes import Spawned
 
         return Spawned(self)
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from netopsy.engine.trials.attempt import Answer, attempt, failed
 from netopsy.engine.trials.current import current_workers
-from netopsy.engine.trials.failures import WorkerLost
 from netopsy.engine.trials.payload import Sent, Work
-from netopsy.engine.trials.record import Record, plain
 from netopsy.engine.trials.store import Store
+from netopsy.engine.trials.trial import Record, WorkerLost, plain
 from netopsy.engine.workspace.workspace import Workspace, current_workspace
 
 CIRCUMSTANCE = ("killed", "memory", "error")

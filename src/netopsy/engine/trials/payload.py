@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import cloudpickle
 
-from netopsy.engine.trials.record import Outcome
+from netopsy.engine.trials.trial import Outcome
 from netopsy.errors import SettingsError
 
 Work = Callable[[Any, dict[str, Any]], Outcome]

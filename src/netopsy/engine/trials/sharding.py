@@ -11,7 +11,7 @@ from typing import Any
 from netopsy.engine.trials.current import current_workers
 from netopsy.engine.trials.loop import run_trials
 from netopsy.engine.trials.payload import Work
-from netopsy.engine.trials.record import KINDS, Outcome, Record
+from netopsy.engine.trials.trial import KINDS, Outcome, Record
 from netopsy.engine.workspace.workspace import current_workspace, file_stem, workspace
 from netopsy.errors import NetopsyError
 

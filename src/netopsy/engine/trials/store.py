@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netopsy._version import __version__
-from netopsy.engine.trials.record import KINDS, Outcome, Record
+from netopsy.engine.trials.trial import KINDS, Outcome, Record
 from netopsy.engine.workspace.workspace import file_stem
 from netopsy.files import whole
 

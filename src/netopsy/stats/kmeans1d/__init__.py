@@ -4,7 +4,7 @@
 docs/kmeans1d.md explains the steps.
 """
 
-from netopsy.stats.kmeans1d.clustering import SortedValues, kmeans1d
 from netopsy.stats.kmeans1d.codebook import Codebook
+from netopsy.stats.kmeans1d.kmeans1d import SortedValues, kmeans1d
 
 __all__ = ["Codebook", "SortedValues", "kmeans1d"]

@@ -1,4 +1,7 @@
-"""What a 1-D k-means returns, and the assignment of values to its cells."""
+"""What a 1-D k-means returns, and the assignment of values to its cells.
+
+Sums over any stretch of sorted values, from sums over blocks of 64.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,79 @@ def _reached(values: FLOATS, thresholds: FLOATS) -> INTEGERS:
         np.greater_equal(values, threshold, out=reached)
         count += reached.view(np.uint8)
     return count
+
+
+BLOCK = 64
+BLOCKS_AT_ONCE = 1024
+
+
+class BlockMoments:
+    """Float64 moments of ascending values, one set a block; a 64th of the memory of a full prefix table.
+
+    Values are taken relative to their mean, and squares relative to the mean of their block, so that
+    neither a far-off mean nor values in distant clumps cost digits.
+
+    values: (n,), ascending. means, squares: (blocks,), mean of a block minus `shift`, and the sum of
+    squared differences from it.
+    """
+
+    def __init__(self, values: FLOATS) -> None:
+        self.values = values
+        self.shift = float(values.mean(dtype=np.float64))
+        blocks = -(-len(values) // BLOCK)
+        self.means = np.empty(blocks)
+        self.squares = np.empty(blocks)
+        self.counts = np.full(blocks, BLOCK)
+        self.counts[-1] = len(values) - BLOCK * (blocks - 1)
+        whole = len(values) // BLOCK
+        for start in range(0, whole, BLOCKS_AT_ONCE):
+            stop = min(start + BLOCKS_AT_ONCE, whole)
+            self._fill(slice(start, stop), values[start * BLOCK : stop * BLOCK].reshape(-1, BLOCK))
+        if whole < blocks:
+            self._fill(slice(whole, blocks), values[whole * BLOCK :].reshape(1, -1))
+        self._prefix = np.concatenate([[0.0], np.cumsum(self.means * self.counts)])
+
+    def _fill(self, blocks: slice, values: FLOATS) -> None:
+        shifted = values.astype(np.float64)
+        shifted -= self.shift
+        self.means[blocks] = shifted.mean(1)
+        shifted -= self.means[blocks, None]
+        self.squares[blocks] = np.einsum("ij,ij->i", shifted, shifted)
+
+    def sums_before(self, ranks: INTEGERS) -> FLOATS:
+        """Sum of (value - shift) over the values before each rank, 0..n; any shape."""
+        block, rest = np.divmod(ranks, BLOCK)
+        within = np.arange(BLOCK - 1)
+        index = np.minimum((block * BLOCK)[..., None] + within, len(self.values) - 1)
+        head = np.where(within < rest[..., None], self.values[index] - np.float64(self.shift), 0.0)
+        return self._prefix[block] + head.sum(-1)
+
+    def sums_along(self, ranks: INTEGERS) -> FLOATS:
+        """As `sums_before`, for ascending ranks, (m,); quick for consecutive ranks and for whole blocks."""
+        if ranks[-1] - ranks[0] == len(ranks) - 1:
+            steps = self.values[ranks[:-1]] - np.float64(self.shift)
+            return self.sums_before(ranks[:1]) + np.concatenate([[0.0], np.cumsum(steps)])
+        sums = self._prefix[ranks // BLOCK]
+        rest = np.flatnonzero(ranks % BLOCK)
+        sums[rest] = self.sums_before(ranks[rest])
+        return sums
+
+    def about(self, cuts: INTEGERS, origins: FLOATS) -> tuple[FLOATS, float]:
+        """First and second moments of clusters, relative to a point near each, so that no digits are lost.
+
+        cuts: (k+1,), ranks from 0 to n. origins: (k,). Gives the sum of (value - origin) of each cluster, (k,), and
+        the sum of (value - origin)**2 over all values.
+        """
+        inner = cuts[1:-1]
+        split = np.unique(inner[inner % BLOCK != 0] // BLOCK)
+        whole = np.delete(np.arange(len(self.means)), split)
+        cells = np.searchsorted(inner, whole * BLOCK, side="right")
+        offsets = self.means[whole] + self.shift - origins[cells]
+        first = np.bincount(cells, self.counts[whole] * offsets, len(origins))
+        second = float((self.squares[whole] + self.counts[whole] * offsets**2).sum())
+
+        ranks = (split[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+        ranks = ranks[ranks < len(self.values)]
+        cells = np.searchsorted(inner, ranks, side="right")
+        offsets = self.values[ranks] - origins[cells]
+        return first + np.bincount(cells, offsets, len(origins)), second + float(offsets @ offsets)

@@ -1,19 +1,20 @@
-"""Fit machines for all classes at once, and certify them."""
+"""Fit machines for all classes at once, and certify them.
+
+Machines on ever more of the leading columns of one set of features.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.errors import SettingsError
-from netopsy.stats.svm.certificate import Certificate, certify
-from netopsy.stats.svm.descent import descend
-from netopsy.stats.svm.design import Design
-from netopsy.stats.svm.loss import Piece, check_loss
-from netopsy.stats.svm.preconditioner import curvature
-from netopsy.stats.svm.reduction import Reduction, pays, reduction
-from netopsy.stats.svm.svm import Svm
+from netopsy.stats.svm.model import Certificate, Design, Piece, Svm, certify, check_loss
+from netopsy.stats.svm.reduction import Reduction, add_gram, pays, reduction
+from netopsy.stats.svm.solver import curvature, descend
 
 _DOUBLE = 1e-5  # gaps below this are asked of float64 from the start
 _AIM = 0.5  # of the tolerance, so that the float64 check passes
@@ -127,3 +128,54 @@ def check(x: Tensor, y: Tensor, c: float, loss: str, tolerance: float, start: Sv
         raise SettingsError(f"machines {tuple(start.weights.shape)} are no start for features {tuple(x.shape)}.")
     if not torch.isfinite(x.sum()):
         raise SettingsError("the features hold NaN or infinity (or values whose sum overflows); leave these rows out.")
+
+
+def fit_nested(
+    x: Float[Tensor, "n p"],
+    y: Float[Tensor, "n classes"],
+    sizes: Sequence[int],
+    *,
+    c: float = 1.0,
+    loss: str = "squared_hinge",
+    tolerance: float = 1e-4,
+    start: Svm | None = None,
+) -> Iterator[tuple[int, Svm]]:
+    """`fit_svm` on x[:, :size] for each of the `sizes`, which ascend; each begins where the one before ended.
+
+    Where that is cheaper the machines are found from inner products, and those of all sizes cost one Gram matrix.
+    start: machines for the first size, or for fewer columns.
+    Errors: SettingsError as `fit_svm`, and for sizes that do not ascend within 1..p.
+    """
+    wanted = list(sizes)
+    if not wanted or wanted != sorted(set(wanted)) or not 0 < wanted[0] <= wanted[-1] <= x.shape[1]:
+        raise SettingsError(f"sizes {wanted} must ascend within 1 to {x.shape[1]}.")
+    check(x, y, c, loss, tolerance, start)
+    return _fits(x, y, wanted, c, loss, tolerance, start)
+
+
+def _fits(
+    x: Tensor, y: Tensor, sizes: list[int], c: float, loss: str, tolerance: float, machines: Svm | None
+) -> Iterator[tuple[int, Svm]]:
+    n = len(x)
+    reduces = sizes[-1] > n and pays(n, sizes, y.shape[1])
+    gram = torch.zeros(n, n, dtype=torch.float64, device=x.device) if reduces else None
+    before = 0
+    for size in sizes:
+        with torch.no_grad():
+            part = x[:, :size]
+            reduced: Reduction | None = None
+            if gram is not None:
+                add_gram(gram, x[:, before:size])
+                reduced = reduction(part, gram) if size > n else None
+            machines = solve(part, y, c, loss, tolerance, _widened(machines, size), reduced)
+        before = size
+        yield size, machines
+
+
+def _widened(machines: Svm | None, size: int) -> Svm | None:
+    """The machines with weights of 0 for the columns that they do not know."""
+    if machines is None:
+        return None
+    weights = machines.weights.new_zeros(size, machines.weights.shape[1])
+    weights[: len(machines.weights)] = machines.weights
+    return Svm(weights, machines.bias, machines.objective, machines.gap, machines.steps)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from netopsy.stats.svm.preconditioner import RANK
+from netopsy.stats.svm.solver import RANK
 
 COLUMNS = 4096  # turned into float64 at a time
 _STEPS = 25  # of a typical fit

@@ -20,10 +20,10 @@ from netopsy.network.units import channel_axis, unit_nodes
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.samples.select import check_images
-from netopsy.studies.activations import counts, figures, regions
+from netopsy.studies.activations import counts, figures
+from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.findings import findings
-from netopsy.studies.activations.one import look, typical
-from netopsy.studies.activations.slices import Slices
+from netopsy.studies.activations.slices import Slices, look, typical
 from netopsy.studies.study import Study
 from netopsy.tallies.active import Active
 from netopsy.tallies.patterns import Patterns

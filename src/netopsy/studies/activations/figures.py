@@ -7,7 +7,7 @@ import polars as pl
 
 from netopsy import charts
 from netopsy.result import Figure
-from netopsy.stats.spread import spread
+from netopsy.stats.describe import spread
 
 _SOURCE = "Palmieri et al., Figure 6"
 _FACETS = 24  # more small charts than this are drawn as one map

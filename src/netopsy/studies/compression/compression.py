@@ -17,22 +17,29 @@ from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import Coder
 from netopsy.deep_compression.account import account
+from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
 from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.measure import Kept, measured
-from netopsy.deep_compression.save import save_shared
-from netopsy.deep_compression.stages import BITS, bits_of, check_bits, share_layers
+from netopsy.deep_compression.save import Kept, measured, save_shared
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.stats.kmeans1d.clustering import Start
+from netopsy.stats.kmeans1d.kmeans1d import Start
 from netopsy.studies.artifacts import file_for, stem_of, whereabouts
-from netopsy.studies.compression.choose import IMAGES, given, sensitivity, within
-from netopsy.studies.compression.figures import figures
-from netopsy.studies.compression.findings import findings
-from netopsy.studies.compression.retrain import Training
-from netopsy.studies.compression.tables import FILE, PRUNED, RETRAINED, SHARED, code_counts, moved, stage_bytes, stages
+from netopsy.studies.compression.report import (
+    FILE,
+    PRUNED,
+    RETRAINED,
+    SHARED,
+    code_counts,
+    figures,
+    findings,
+    moved,
+    stage_bytes,
+    stages,
+)
+from netopsy.studies.compression.retrain import IMAGES, Training, given, sensitivity, within
 from netopsy.studies.study import Study
 
 

@@ -17,13 +17,16 @@ from netopsy.samples.samples import Samples
 from netopsy.stats.matching import Matching, bipartite_matching, semi_matching
 from netopsy.studies.correspondence.comoments.clusters import Clusters, co_clusters
 from netopsy.studies.correspondence.comoments.cross_moments import co_moments_of
-from netopsy.studies.correspondence.comoments.information import Information
 from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
-from netopsy.studies.correspondence.comoments.mutual_information import pair_information
+from netopsy.studies.correspondence.comoments.mutual_information import Information, pair_information
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.regression import least_squares
-from netopsy.studies.correspondence.regression.lasso import LassoPath, lasso_path, strength_of_decay
-from netopsy.studies.correspondence.regression.least_squares import LeastSquares
+from netopsy.studies.correspondence.regression.regression import (
+    LassoPath,
+    LeastSquares,
+    lasso_path,
+    least_squares,
+    strength_of_decay,
+)
 from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 
 if TYPE_CHECKING:

@@ -11,13 +11,11 @@ from jaxtyping import UInt8
 from netopsy.engine.observe.observe import observe
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis
-from netopsy.pictures.captions import below, beside, caption
-from netopsy.pictures.mosaic import grid
+from netopsy.pictures.mosaic import below, beside, caption, grid, resized
 from netopsy.pictures.patches import patches
-from netopsy.pictures.pictures import resized
 from netopsy.result import Image
 from netopsy.samples.samples import Samples
-from netopsy.stats.spread import spread
+from netopsy.stats.describe import spread
 from netopsy.studies.correspondence.counting import Found, Names
 from netopsy.tallies.top_images import Strongest
 

@@ -1,19 +1,33 @@
-"""The two ways from one start: dense-sparse-dense, and conventional."""
+"""The scores of networks that differ in their weights alone, in one pass over the images.
+
+The two ways from one start: dense-sparse-dense, and conventional.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import polars as pl
 from torch import Tensor
 
-from netopsy.deep_compression.stages import masked, masks_at
-from netopsy.engine.train import fit
+from netopsy.deep_compression.compress import masked, masks_at
+from netopsy.engine.sweep.edits import replacement
+from netopsy.engine.sweep.scopes import sweep_edits
+from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.network.network import Network
 from netopsy.network.reinitialise import fresh
 from netopsy.samples.samples import Samples
+
+
+def scores(network: Network, samples: Samples, others: Sequence[Network]) -> dict[str, dict[str, Any]]:
+    """By digest, the scores of `others`, each `network` with other weights and statistics."""
+    distinct = {other.digest: other for other in others}
+    edits = [({"digest": digest}, replacement(network, other.tensors)) for digest, other in distinct.items()]
+    return {row["digest"]: row for row in sweep_edits(network, samples, edits).iter_rows(named=True)}
+
 
 DSD, BASELINE = "dsd", "baseline"
 DENSE, PRUNED, SPARSE, RESTORED, DENSE_AGAIN = "dense", "pruned", "sparse", "restored", "dense again"

@@ -9,20 +9,16 @@ from typing import ClassVar, Literal, get_args
 import polars as pl
 
 from netopsy.checks import choice, number
-from netopsy.deep_compression.assign import per_layer
+from netopsy.deep_compression.compress import listed, per_layer
 from netopsy.deep_compression.expand import save_network
-from netopsy.deep_compression.stages import listed
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.artifacts import file_for, whereabouts
-from netopsy.studies.dsd.branches import Phases, Step
-from netopsy.studies.dsd.figures import figures
-from netopsy.studies.dsd.findings import findings
-from netopsy.studies.dsd.scoring import scores
-from netopsy.studies.dsd.tables import histograms, steps_frame, summary
+from netopsy.studies.dsd.branches import Phases, Step, scores
+from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary
 from netopsy.studies.study import Study
 
 Start = Literal["trained", "random"]

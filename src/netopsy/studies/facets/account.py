@@ -9,10 +9,17 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from netopsy.samples.strata import Labels, stratified
-from netopsy.studies.facets.boolean import minimise
-from netopsy.studies.facets.boolean.expression import Expression
 from netopsy.studies.facets.boolean.inputs import decisive, refined, threshold
-from netopsy.studies.facets.boolean.table import FIRES, FREE, RESTS, TruthTable, cells_of, truth_table
+from netopsy.studies.facets.boolean.minimise import (
+    FIRES,
+    FREE,
+    RESTS,
+    Expression,
+    TruthTable,
+    cells_of,
+    minimise,
+    truth_table,
+)
 
 FOLDS = 5
 VERDICTS = {FIRES: "fires", RESTS: "rests", FREE: "don't care"}  # the majority of a cell, in words

@@ -18,10 +18,9 @@ from netopsy.samples.samples import Samples
 from netopsy.samples.strata import strata
 from netopsy.studies.facets import findings, tables
 from netopsy.studies.facets.account import Account, account, split
-from netopsy.studies.facets.choose import late_drive, only_good, torn, watch
+from netopsy.studies.facets.choose import Facets as Groups
+from netopsy.studies.facets.choose import group, late_drive, only_good, torn, watch
 from netopsy.studies.facets.contributions import Drive, find_drive
-from netopsy.studies.facets.grouping import Facets as Groups
-from netopsy.studies.facets.grouping import group
 from netopsy.studies.facets.measure import Stimuli, decided_by, record, stimulus_shares
 from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
 from netopsy.studies.study import Study

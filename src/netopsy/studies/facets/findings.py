@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from netopsy.studies.facets.account import Account, letters
-from netopsy.studies.facets.grouping import Facets
+from netopsy.studies.facets.choose import Facets
 from netopsy.wording import listing, plural
 
 _SPELT = 3  # literals; longer expressions are written with letters

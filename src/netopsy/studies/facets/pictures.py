@@ -10,12 +10,10 @@ import polars as pl
 from jaxtyping import UInt8
 
 from netopsy.charts.parts import inline, make_figure
-from netopsy.pictures.captions import below, beside, caption
-from netopsy.pictures.mosaic import PAPER
-from netopsy.pictures.pictures import resized
+from netopsy.pictures.mosaic import PAPER, below, beside, caption, resized
 from netopsy.result import Figure, Image
 from netopsy.studies.facets.account import VERDICTS, Account, letters
-from netopsy.studies.facets.boolean.karnaugh import gray_code, karnaugh_map
+from netopsy.studies.facets.boolean.inputs import gray_code, karnaugh_map
 from netopsy.wording import listing, plural
 
 SQUARE = 96  # screen pixels of a patch, about

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from netopsy.studies.facets import findings
 from netopsy.studies.facets.account import VERDICTS, Account, letters
-from netopsy.studies.facets.grouping import Facets
+from netopsy.studies.facets.choose import Facets
 from netopsy.studies.facets.measure import Stimuli
 
 _FACETS: dict[str, Any] = {

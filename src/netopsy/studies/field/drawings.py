@@ -12,11 +12,9 @@ from torch import Tensor
 
 from netopsy.network.network import Network
 from netopsy.network.windows.field import Box
-from netopsy.pictures.captions import below, beside, caption
-from netopsy.pictures.mosaic import PAPER
-from netopsy.pictures.pictures import fitted, framed, pictures
+from netopsy.pictures.mosaic import PAPER, below, beside, caption, fitted, framed, pictures
 from netopsy.result import Image
-from netopsy.stats.spread import spread
+from netopsy.stats.describe import spread
 from netopsy.studies.field.effective import Effective
 from netopsy.studies.field.tree import Grown, Level
 

@@ -16,7 +16,7 @@ from netopsy.network.units import (
     unit_nodes,
 )
 from netopsy.network.windows.field import Box, receptive_field
-from netopsy.stats.spread import spread
+from netopsy.stats.describe import spread
 
 
 @dataclass(frozen=True)

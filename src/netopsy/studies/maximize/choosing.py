@@ -14,8 +14,8 @@ from netopsy.network.activations import operand
 from netopsy.network.network import Network
 from netopsy.network.units import channels, find_unit, flat_place, hidden_nodes, last_map, places, unit_nodes
 from netopsy.samples.samples import Samples
-from netopsy.stats.spread import spread
-from netopsy.studies.maximize.ascent.colours import ColourCovariance
+from netopsy.stats.describe import spread
+from netopsy.studies.maximize.ascent.parametrisation import ColourCovariance
 from netopsy.studies.maximize.ascent.target import Objective, Target, find_targets
 from netopsy.tallies.top_images import Strongest, StrongestImages
 

@@ -10,13 +10,11 @@ import torch
 
 from netopsy import charts
 from netopsy.network.network import Network
-from netopsy.pictures.captions import below, beside, caption
+from netopsy.pictures.mosaic import below, beside, caption, fitted, framed, pictures
 from netopsy.pictures.patches import patches
-from netopsy.pictures.pictures import fitted, framed, pictures
 from netopsy.result import Figure, Image
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascent.ascend import Climb, shares
-from netopsy.studies.maximize.ascent.stage import network_input
+from netopsy.studies.maximize.ascent.ascend import Climb, network_input, shares
 from netopsy.studies.maximize.ascent.target import Target
 from netopsy.studies.maximize.choosing import Best
 

@@ -15,10 +15,8 @@ from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascent import ascend
-from netopsy.studies.maximize.ascent.ascend import Climb, Recipe
-from netopsy.studies.maximize.ascent.colours import mixing
-from netopsy.studies.maximize.ascent.stage import Stage
+from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, Stage, ascend
+from netopsy.studies.maximize.ascent.parametrisation import mixing
 from netopsy.studies.maximize.ascent.target import Target, find_targets
 from netopsy.studies.maximize.choosing import candidates, choose, look, strongest_of
 from netopsy.studies.maximize.drawing import figures, sheets

@@ -11,8 +11,7 @@ import polars as pl
 from netopsy.checks import choice, number, whole
 from netopsy.codec.file import SUFFIX
 from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.measure import Kept
-from netopsy.deep_compression.save import save_shared
+from netopsy.deep_compression.save import Kept, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.graph import shape_of
@@ -22,11 +21,8 @@ from netopsy.samples.samples import Samples
 from netopsy.studies.artifacts import file_for, stem_of, whereabouts
 from netopsy.studies.prescribe.allocation.candidates import Tables
 from netopsy.studies.prescribe.allocation.divergence import effects
-from netopsy.studies.prescribe.allocation.plan import Prescription, prescribe
-from netopsy.studies.prescribe.allocation.sharding import Parts, part
-from netopsy.studies.prescribe.figures import figures
-from netopsy.studies.prescribe.findings import findings
-from netopsy.studies.prescribe.tables import layer_table, path_table, sensitivity_table
+from netopsy.studies.prescribe.allocation.plan import Parts, Prescription, part, prescribe
+from netopsy.studies.prescribe.report import figures, findings, layer_table, path_table, sensitivity_table
 from netopsy.studies.study import Study
 
 

@@ -21,12 +21,9 @@ from netopsy.network.units import Unit, find_unit
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples
 from netopsy.samples.select import check_images, read_images
-from netopsy.stats.spread import spread
-from netopsy.studies.reconstruct.archive import Archive
-from netopsy.studies.reconstruct.choice import default_layer, most_active
-from netopsy.studies.reconstruct.figure import sheet
-from netopsy.studies.reconstruct.findings import findings
-from netopsy.studies.reconstruct.survey import Shown, survey
+from netopsy.stats.describe import spread
+from netopsy.studies.reconstruct.report import findings, sheet
+from netopsy.studies.reconstruct.survey import Archive, Shown, default_layer, most_active, survey
 from netopsy.studies.study import Study
 
 _SOURCE = "Palmieri et al., Figure 4"

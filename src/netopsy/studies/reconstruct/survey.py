@@ -1,27 +1,86 @@
-"""What each rule brings back from each unit, and how it lies on the image: a few images at a time."""
+"""The artifact: every map, as it came.
+
+Which layer, and which of its units, to look at where the user names none.
+
+What each rule brings back from each unit, and how it lies on the image: a few images at a time.
+"""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from netopsy.engine.backproject import backproject as trace
-from netopsy.engine.backproject.backproject import Trace
+from netopsy.engine.backproject.backproject import Trace, trace
+from netopsy.engine.interpreter import plan
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import Unit
+from netopsy.network.units import Unit, activation_nodes, channel_axis, last_map, place_at
 from netopsy.network.windows.field import Box
 from netopsy.samples.samples import Samples
 from netopsy.samples.select import read_images
-from netopsy.studies.reconstruct.archive import Archive
-from netopsy.studies.reconstruct.likeness import correlation, edges, inside, on_edges, strength
+from netopsy.studies.reconstruct.report import correlation, edges, inside, on_edges, strength
+
+
+class Archive:
+    """An .npz that is written array by array, so that it never lies in memory whole. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED)
+
+    def add(self, name: str, values: ArrayLike) -> None:
+        """Write one array under a name of its own."""
+        with self._file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array(entry, np.asarray(values), allow_pickle=False)
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def default_layer(network: Network) -> str:
+    """The last activation with several places, since rules act on activations; else the last one, or the last layer.
+
+    (Palmieri et al. take layer 13 of VGG-16, its last convolution.)
+    Raises SettingsError for a network without units.
+    """
+    name = last_map(activation_nodes(network))
+    if name is None:
+        raise SettingsError(f"{network.name} has no node whose units could be traced back.")
+    return name
+
+
+def most_active(network: Network, node: str, image: Tensor, count: int) -> list[Unit]:
+    """The `count` most active channels at the place of the node's strongest value on one image.
+
+    image: (channel, height, width). Fewer where fewer are above zero; always at least one.
+    """
+    with torch.no_grad():
+        value = plan(network, [node]).run({"input": image[None]}, batch=1)[node]
+    maps = value.movedim(channel_axis(network.nodes[node]), 1)[0]
+    columns = maps.reshape(len(maps), -1)  # (channel, places)
+    place = int(columns.amax(0).argmax())
+    strongest = columns[:, place].topk(min(count, len(columns)))
+    chosen = [int(c) for c, v in zip(strongest.indices, strongest.values, strict=True) if v > 0]
+    where = place_at(place, maps.shape[1:])
+    return [Unit(node, channel, where) for channel in chosen or [int(strongest.indices[0])]]
+
 
 _IMAGES = 32  # traced at a time
 _UNITS: dict[str, Any] = {

@@ -27,7 +27,7 @@ from netopsy.pictures.patches import Window, patches, window
 from netopsy.pictures.reconstructions import RULES, reconstructions, usable_rule
 from netopsy.result import Sheet
 from netopsy.samples.samples import Samples
-from netopsy.stats.spread import spread
+from netopsy.stats.describe import spread
 from netopsy.studies.stimuli.counting import Counted
 
 _BUDGET = 2**28  # bytes of patches held at a time

@@ -11,13 +11,10 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples
-from netopsy.stats.spread import spread
-from netopsy.studies.stimuli.charting import figures
-from netopsy.studies.stimuli.counting import choose, count
+from netopsy.stats.describe import spread
+from netopsy.studies.stimuli.counting import STIMULI, UNITS, chance, choose, count, stimuli_table, units_table
 from netopsy.studies.stimuli.drawing import Drawn, draw
-from netopsy.studies.stimuli.figure import figure
-from netopsy.studies.stimuli.findings import findings
-from netopsy.studies.stimuli.makeup import STIMULI, UNITS, chance, stimuli_table, units_table
+from netopsy.studies.stimuli.report import figure, figures, findings
 from netopsy.studies.study import Study
 
 _PICTURED = 4  # layers in the figure of the paper's kind

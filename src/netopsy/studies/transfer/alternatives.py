@@ -13,8 +13,7 @@ from netopsy.stats.nearest import draw_queries, nearest, recall, same_class
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.chains import Chain, Stresses
 from netopsy.studies.transfer.tables import code_line
-from netopsy.transform.fit import alternatives as candidates
-from netopsy.transform.fit.alternatives import PER_CENTROID
+from netopsy.transform.fit.alternatives import PER_CENTROID, candidates
 from netopsy.transform.fit.levels import Directions, Whitened
 from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
 from netopsy.transform.fit.quantizer import Recipe

@@ -16,9 +16,9 @@ from netopsy.errors import SamplesError
 from netopsy.features.features import Features, blocks_of
 from netopsy.stats.average_precision import accuracy, mean_average_precision
 from netopsy.stats.svm.fit import fit_svm
-from netopsy.stats.svm.svm import Svm, signs
+from netopsy.stats.svm.model import Svm, signs
 from netopsy.transform.chain import Transform
-from netopsy.transform.fit import unit
+from netopsy.transform.fit.training import unit
 
 NONE = math.nan  # in a row: the column does not apply
 

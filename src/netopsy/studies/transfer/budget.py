@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from netopsy.features.classes import occurring
-from netopsy.features.features import Features
-from netopsy.features.parts import part_rows
+from netopsy.features.extract import part_rows
+from netopsy.features.features import Features, occurring
 from netopsy.studies.artifacts import file_for, whereabouts
 from netopsy.studies.transfer.alternatives import recipes_for, retrieval
 from netopsy.studies.transfer.bench import Bench, Row

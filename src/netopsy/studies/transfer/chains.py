@@ -1,4 +1,10 @@
-"""The runs of a stress as chains: fits that follow from one another, kept together when the study is killed.
+"""How many threads small work gets.
+
+The chains of the stresses, over the workers there are.
+
+How many dimensions are kept at each step, and which (Carvalho et al., Section 2.1).
+
+The runs of a stress as chains: fits that follow from one another, kept together when the study is killed.
 
 A chain depends on nothing but its features and its settings, so that one taken up again gives the same rows.
 """
@@ -6,24 +12,85 @@ A chain depends on nothing but its features and its settings, so that one taken 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from netopsy._version import __version__
+from netopsy.engine.trials.current import current_workers
+from netopsy.engine.trials.sharding import outcomes
+from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
-from netopsy.stats.svm.fit import fit_svm
-from netopsy.stats.svm.nested import fit_nested
-from netopsy.stats.svm.svm import Svm
+from netopsy.errors import SettingsError
+from netopsy.stats.svm.fit import fit_nested, fit_svm
+from netopsy.stats.svm.model import Svm
 from netopsy.studies.transfer.bench import Bench, Row
-from netopsy.studies.transfer.dimensions import drop_order, step_sizes
-from netopsy.transform.fit.bits import erase_bits
-from netopsy.transform.fit.quantization import Ranges, fit_ranges, quantize
-from netopsy.transform.fit.training import TrainingSet
+from netopsy.transform.fit.levels import erase_bits
+from netopsy.transform.fit.training import Ranges, TrainingSet, fit_ranges, quantize
+
+SMALL = 1 << 20  # values
+
+
+@contextmanager
+def threads_for(values: int) -> Iterator[None]:
+    """One thread for work on few values: many short operations, at each of which threads would wait for one another."""
+    before = torch.get_num_threads()
+    if values <= SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def stressed(stresses: Stresses, wanted: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[Row]]]:
+    """The rows of every chain of the stresses `wanted`; `cell` is called once a row.
+
+    A chain is a trial. What several chains share is fitted once in each worker.
+    """
+    chains = {stress: stresses.chains(stress) for stress in wanted}
+    missing = [(s, at) for s, own in chains.items() for at, chain in enumerate(own) if not chain.finished]
+    if missing and not current_workers().here:
+        specs = [{"stress": stress, "at": at} for stress, at in missing]
+        spec = {"chains": [chains[stress][at].spec for stress, at in missing]}
+        with outcomes(_chain, stresses, specs, spec, "transfer") as found:
+            for (stress, at), outcome in zip(missing, found, strict=True):
+                chains[stress][at].keep([Row(*row) for row in outcome.tensors["rows"].tolist()])
+    return {stress: [chain.rows(cell) for chain in own] for stress, own in chains.items()}
+
+
+def _chain(stresses: Stresses, spec: dict[str, Any]) -> Outcome:
+    """The trial of one chain."""
+    rows = stresses.chains(spec["stress"])[spec["at"]].rows(lambda: None)
+    return Outcome({}, {"rows": torch.tensor(rows, dtype=torch.float64)})
+
+
+def step_sizes(n: int, steps: int = 20) -> list[int]:
+    """Dimensions kept at each of the 20 steps, descending: p_i = floor(n (21 - i) / 20), i = 1..20, from n itself.
+
+    With fewer dimensions than steps some sizes are 0 or equal: those are left out, so the list is shorter.
+    The sums are of integers. The authors' tables have 2047 of 4096 dimensions where the formula gives 2048: their code
+    took the floor of a rounded product.
+    """
+    if n < 1 or steps < 1:
+        raise SettingsError(f"{n} dimensions in {steps} steps; give at least one dimension and one step.")
+    sizes = (n * (steps + 1 - i) // steps for i in range(1, steps + 1))
+    return sorted({size for size in sizes if size}, reverse=True)
+
+
+def drop_order(n: int, seed: int) -> Int64[Tensor, " n"]:
+    """A random order of n dimensions, those that stay longest first (DR-1).
+
+    `x[:, drop_order(n, seed)][:, :size]` for falling sizes drops dimensions one after the other: each set holds the
+    next one, within one seed.
+    """
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
 
 WORD = 32  # bits of a number that comes out of a network
 

@@ -12,10 +12,8 @@ from netopsy.errors import SettingsError, TransformError
 from netopsy.studies.transfer.alternatives import rival_chains, rival_lines
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.budget import Search
-from netopsy.studies.transfer.chains import Chain, Stresses
-from netopsy.studies.transfer.spread import stressed
+from netopsy.studies.transfer.chains import Chain, Stresses, stressed, threads_for
 from netopsy.studies.transfer.tables import score_table
-from netopsy.studies.transfer.threads import threads_for
 from netopsy.transform.fit.quantizer import Recipe
 
 

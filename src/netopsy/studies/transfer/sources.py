@@ -9,15 +9,12 @@ import numpy as np
 import torch
 
 from netopsy.errors import NetworkError, SamplesError
-from netopsy.features import extract
 from netopsy.features.bow.bag import bag_of_words
-from netopsy.features.classes import occurring
-from netopsy.features.extract import Kind, Pool, default_node, shared_classes
-from netopsy.features.features import Features
-from netopsy.features.parts import part_samples
+from netopsy.features.extract import Kind, Pool, default_node, extract, part_samples, shared_classes
+from netopsy.features.features import Features, occurring
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.transfer.threads import threads_for
+from netopsy.studies.transfer.chains import threads_for
 from netopsy.wording import listing, plural
 
 WORDS, FEWEST_WORDS = 1000, 16  # visual words of the baseline

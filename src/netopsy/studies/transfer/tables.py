@@ -12,7 +12,7 @@ import polars as pl
 
 from netopsy.studies.transfer.bench import Bench, Row
 from netopsy.studies.transfer.chains import WORD
-from netopsy.transform.fit.bits import bits_per_vector, compression
+from netopsy.transform.fit.levels import bits_per_vector, compression
 from netopsy.transform.fit.quantizer import Recipe
 
 LOSSES = (0.01, 0.02, 0.03, 0.04, 0.05)

@@ -25,8 +25,7 @@ from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
 from netopsy.studies.transfer.plan import Plan
 from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part, unranked
-from netopsy.transform.fit.quantizer import Recipe
-from netopsy.transform.fit.sizes import parse_size
+from netopsy.transform.fit.quantizer import Recipe, parse_size
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
 

@@ -1,20 +1,79 @@
-"""The Result of a run: tables, figures, pictures and sentences."""
+"""Activation maps of the new layers beside their parent's, matched (the paper's Figure 3).
+
+The Result of a run: tables, figures, pictures and sentences.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netopsy.result import Result
+import numpy as np
+
+from netopsy.blocks.section import section
+from netopsy.pictures.mosaic import below, beside, caption, grid, resized
+from netopsy.result import Image, Result
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.block_tests import criticality
 from netopsy.studies.triage.figures import figures
 from netopsy.studies.triage.findings import findings
-from netopsy.studies.triage.pictures import images
+from netopsy.studies.triage.storage import PICTURED, maps
 from netopsy.wording import listing
 
 if TYPE_CHECKING:
+    from netopsy.blocks.block import Block
     from netopsy.studies.triage.run import Run
     from netopsy.studies.triage.triage import Triage
+
+BLOCKS = 8  # that are drawn
+SIDE = 64  # pixels of a map, at least
+
+
+def images(run: Run, count: int) -> dict[str, Image]:
+    """One sheet a block of maps: columns are networks, rows are the parent's first channels."""
+    if not count or not run.parents:
+        return {}
+    conv = [block for block in run.blocks if block.kind == "conv"]
+    drawn = {f"maps {block.name}": _sheet(run, block, count) for block in conv[:BLOCKS]}
+    return {name.replace("/", "-"): image for name, image in drawn.items() if image is not None}
+
+
+def _sheet(run: Run, block: Block, count: int) -> Image | None:
+    seed, parent = next(iter(run.parents.items()))
+    held = {
+        f"{t.spec['training']}-{t.spec['start']}": t.tensors["maps"].numpy()
+        for t in run.cells
+        if t.values is not None and t.spec["seed"] == seed and t.spec["blocks"] == [block.name] and "maps" in t.tensors
+    }
+    if not held:
+        return None
+    channels = np.arange(min(count, block.output_shape[0]))
+    own = maps(section(parent, end=block.output).eval(), parent.preprocessing, run.samples, channels).numpy()
+    side = max(SIDE, own.shape[1])
+    size = (side, max(1, round(side * own.shape[2] / own.shape[1])))
+    parts = [below([caption("", 26), *[_label(str(c), size[0] + 1) for c in channels]])]
+    # a row has one scale, the parent's, so that a network that answers more faintly is darker, as in the paper
+    low, top = own.min((1, 2)), own.max((1, 2))
+    for name, values in {"base": own, **held}.items():
+        scale = np.where(top > low, top - low, 1.0)[:, None, None]
+        shades = np.clip((values[: len(channels)] - low[:, None, None]) / scale, 0, 1)
+        squares = np.stack([resized(np.rint(255 * one).astype(np.uint8), size, smooth=False) for one in shades])
+        column = np.repeat(grid(squares, 1)[:, :, None], 3, 2)
+        parts.append(below([caption(name, column.shape[1]), column]))
+    return Image(
+        pixels=beside(parts, 3),
+        title=f"What {block.name} answers: the parent's first {len(channels)} channels and their partners",
+        reading="A row is a channel of the parent (base) and, of each new layer, the channel that correlates with it "
+        f"(matched one to one). One scale a row, the parent's. Image {PICTURED}, first seed.",
+        source="Nowak & Corso, Deep Net Triage, 2018, Figure 3",
+        alt=f"Activation maps of {block.name} in the parent and in {len(held)} compressed networks.",
+    )
+
+
+def _label(text: str, height: int) -> np.ndarray:
+    drawn = caption(text, 26)
+    over = max(0, (height - len(drawn)) // 2)
+    under = max(0, height - len(drawn) - over)
+    return np.pad(drawn, ((over, under), (0, 0), (0, 0)), constant_values=255)
 
 
 def written(study: Triage, run: Run) -> Result:

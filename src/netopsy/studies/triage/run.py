@@ -15,7 +15,7 @@ from netopsy.blocks.block import Block
 from netopsy.blocks.find import default_blocks
 from netopsy.blocks.named import find_block
 from netopsy.engine.trials.loop import run_trials
-from netopsy.engine.trials.record import Record
+from netopsy.engine.trials.trial import Record
 from netopsy.engine.workspace.fingerprint import conditions
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network

@@ -1,23 +1,105 @@
-"""Activations that many trials share, computed once and kept on disk while they run."""
+"""What is measured of a compressed network: which images it gets right, and what its new layer has learned.
+
+Activations that many trials share, computed once and kept on disk while they run.
+"""
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from netopsy.blocks import activation_cache as cache
-from netopsy.blocks.activation_cache import bytes_needed
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor, nn
+
+from netopsy.blocks.activation_cache import bytes_needed, cache
 from netopsy.blocks.block import Block
-from netopsy.blocks.cut import cut_before
+from netopsy.blocks.section import cut_before
+from netopsy.engine.sweep.score import judge
 from netopsy.engine.train.activations import Activations
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
+from netopsy.stats.correlation import Correlation
+from netopsy.stats.matching import bipartite_matching
+
+_VALUES = 2**20  # of the images of one step
+PICTURED = 0  # the image whose activation maps are drawn
+
+
+def right(module: nn.Module, preprocessing: Preprocessing, samples: Samples) -> tuple[Bool[np.ndarray, " n"], float]:
+    """(which images are classified right, mean loss) in evaluation mode and float32."""
+    hits, losses = [], []
+    place = _device(module)
+    labels = torch.from_numpy(samples.labels)
+    with torch.inference_mode():
+        for images, rows in _batches(samples, preprocessing, np.arange(len(samples))):
+            verdicts = judge(module(images.to(place)).cpu(), labels[rows])
+            hits.append(verdicts.top1.numpy())
+            losses.append(verdicts.loss.numpy())
+    return np.concatenate(hits), float(np.concatenate(losses).mean())
+
+
+def matched(
+    teacher: nn.Module, student: nn.Module, kind: str, preprocessing: Preprocessing, samples: Samples, count: int
+) -> tuple[dict[str, Any], Int64[np.ndarray, " channel"]]:
+    """How like the parent's the new layer's activations are: values, and for each parent's channel its partner.
+
+    Partners are found by the correlations over half of `count` images (spread evenly over the samples), and
+    `matched_correlation` is the partners' mean correlation over the other half: among many channels some correlate by
+    chance. `same_index_correlation` is the mean of channel i with channel i over that half. Channels in which the
+    parent is constant do not count (None where all are), those in which the new layer is count as 0.
+    """
+    rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
+    axis = -1 if kind == "tokens" else 1
+    halves = []
+    place = _device(student)
+    with torch.inference_mode():
+        for half in (rows[::2], rows[1::2]):
+            found = Correlation(axis)
+            for images, _ in _batches(samples, preprocessing, half):
+                found.update(teacher(images.to(place)), student(images.to(place)))
+            halves.append(found.result())
+    everyone = np.zeros(len(halves[0]), bool)  # constant channels too: every parent's channel has its picture
+    order = bipartite_matching(halves[0], everyone, everyone).partner
+    live = np.flatnonzero(halves[1].any(1))
+    values = {
+        name: float(halves[1][live, other[live]].mean()) if len(live) else None
+        for name, other in (("matched_correlation", order), ("same_index_correlation", np.arange(len(order))))
+    }
+    return values, order
+
+
+def maps(
+    module: nn.Module, preprocessing: Preprocessing, samples: Samples, channels: Int64[np.ndarray, " channel"]
+) -> Float32[Tensor, "channel height width"]:
+    """The activation maps of some channels of `module`'s value on one image."""
+    with torch.inference_mode():
+        images, _ = next(_batches(samples, preprocessing, np.array([PICTURED])))
+        return module(images.to(_device(module)))[0, torch.from_numpy(channels)].float().cpu().clone()
+
+
+def _batches(
+    samples: Samples, preprocessing: Preprocessing, rows: Int64[np.ndarray, " rows"]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and their positions in the samples."""
+    size = max(1, min(256, _VALUES // math.prod(preprocessing.input_shape)))
+    for batch in samples.batches(preprocessing, size, order=rows):
+        yield batch.images, batch.indices
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
 
 INPUT = "input"
 PLAIN = ("none", "flip")

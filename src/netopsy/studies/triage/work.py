@@ -20,22 +20,20 @@ import polars as pl
 import torch
 from torch import Tensor, fx, nn
 
-from netopsy.blocks import least_squares, mean_of_parent, section
 from netopsy.blocks.block import Block
-from netopsy.blocks.cut import cut_before
-from netopsy.blocks.layer import OneLayer, new_layer
+from netopsy.blocks.layer import OneLayer, mean_of_parent, new_layer
+from netopsy.blocks.least_squares import least_squares
 from netopsy.blocks.named import find_block
-from netopsy.blocks.section import layer_path
+from netopsy.blocks.section import cut_before, layer_path, section
 from netopsy.blocks.training import train_module
-from netopsy.engine.train import fit
+from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
-from netopsy.engine.trials.record import Outcome
+from netopsy.engine.trials.trial import Outcome
 from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network
 from netopsy.network.reinitialise import fresh
 from netopsy.samples.samples import Samples
-from netopsy.studies.triage.measure import maps, matched, right
-from netopsy.studies.triage.storage import Stored
+from netopsy.studies.triage.storage import Stored, maps, matched, right
 
 State = dict[str, Tensor]
 

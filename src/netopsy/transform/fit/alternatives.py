@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from netopsy.errors import SettingsError
-from netopsy.transform.fit.binary import Itq, SignBits
+from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
 from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
 from netopsy.transform.fit.quantizer import Recipe
-from netopsy.transform.fit.transform_coding import TransformCoding
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
 WHITENED_WIDTHS = (1, 2, 3, 4, 6, 8)

@@ -15,8 +15,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import channels, places
 from netopsy.studies.correspondence.comoments.comoments import CoMoments, Product, Side, Span
-from netopsy.studies.correspondence.comoments.grid import Grid, common_grid
-from netopsy.studies.correspondence.comoments.pair import Pair
+from netopsy.studies.correspondence.comoments.pair import Grid, Pair, common_grid
 
 _LARGEST = 8 * 2**30  # bytes that all sums may take
 

@@ -21,9 +21,8 @@ from netopsy.network.units import channel_axis
 from netopsy.samples.samples import Samples
 from netopsy.studies.correspondence.comoments.column_layout import Columns, Level, Names, arrange, values_per_image
 from netopsy.studies.correspondence.comoments.comoments import Side, Span
-from netopsy.studies.correspondence.comoments.grid import pyramid
 from netopsy.studies.correspondence.comoments.layers import Pairing, pairs_of
-from netopsy.studies.correspondence.comoments.pair import Pair
+from netopsy.studies.correspondence.comoments.pair import Pair, pyramid
 
 PILOT = 32  # images whose medians are the shifts
 _SAMPLED = 256  # places of each that count

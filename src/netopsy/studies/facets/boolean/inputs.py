@@ -1,4 +1,9 @@
-"""From measured activations to truth values: thresholds, and the few inputs that decide."""
+"""Karnaugh maps: a truth table folded so that neighbours differ in one input.
+
+Source: Karnaugh, "The map method for synthesis of combinational logic circuits", Transactions AIEE 72 (1953).
+
+From measured activations to truth values: thresholds, and the few inputs that decide.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,21 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from netopsy.stats.spread import spread
-from netopsy.studies.facets.boolean.table import cells_of
+from netopsy.stats.describe import spread
+from netopsy.studies.facets.boolean.minimise import cells_of
+
+
+def gray_code(bits: int) -> list[int]:
+    """All numbers of so many bits, each differing from the next (and the last from the first) in one bit."""
+    return [n ^ (n >> 1) for n in range(2**bits)]
+
+
+def karnaugh_map(inputs: int) -> Int64[np.ndarray, "rows columns"]:
+    """The cells of a truth table as a Karnaugh map: the first half of the inputs down, the others across."""
+    down = inputs // 2
+    across = inputs - down
+    return np.array([[row << across | column for column in gray_code(across)] for row in gray_code(down)])
+
 
 ROUNDS = 3  # of moving every cut once
 GRID = 32  # cuts tried for an input

@@ -1,4 +1,8 @@
-"""The shortest sum of products that equals a truth table wherever the table says anything.
+"""Sums of products: `A AND NOT B OR C`.
+
+Truth tables that are counted, not given: what a unit did in each combination of its inputs.
+
+The shortest sum of products that equals a truth table wherever the table says anything.
 
 Prime implicants as by Quine and McCluskey ("Minimization of Boolean functions", Bell System Technical Journal 35,
 1956); which of them to take is a set cover, solved exactly as an integer programme. (`sympy.SOPform` only removes
@@ -7,13 +11,119 @@ dominated implicants, and keeps all of a cycle of which every second one would d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from netopsy.errors import SettingsError
-from netopsy.studies.facets.boolean.expression import Expression, Product
-from netopsy.studies.facets.boolean.table import FIRES, RESTS
+
+
+@dataclass(frozen=True, order=True)
+class Product:
+    """An AND of inputs and negated inputs. Bit i from the left (of `inputs` bits) stands for input i.
+
+    mask: the inputs that take part. value: their states; 0 where they do not take part.
+    """
+
+    mask: int
+    value: int
+
+    @property
+    def literals(self) -> int:
+        """How many inputs take part."""
+        return self.mask.bit_count()
+
+    def holds(self, cell: int) -> bool:
+        """Whether the product is true in the cell."""
+        return cell & self.mask == self.value
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An OR of products over `inputs` inputs. No products: never true. A product of no literals: always true."""
+
+    inputs: int
+    products: tuple[Product, ...]
+
+    @property
+    def literals(self) -> int:
+        """The length of the expression: inputs named, as often as they are."""
+        return sum(p.literals for p in self.products)
+
+    @property
+    def cells(self) -> Bool[np.ndarray, " cells"]:
+        """Its value in every cell of a truth table."""
+        cells = np.arange(2**self.inputs)
+        true = np.zeros(len(cells), bool)
+        for p in self.products:
+            true |= cells & p.mask == p.value
+        return true
+
+    @property
+    def named(self) -> tuple[int, ...]:
+        """The inputs that appear in it."""
+        mask = 0
+        for p in self.products:
+            mask |= p.mask
+        return tuple(i for i in range(self.inputs) if mask >> (self.inputs - 1 - i) & 1)
+
+    def text(self, names: Sequence[str]) -> str:
+        """`(A AND NOT B) OR C`; `ALWAYS` and `NEVER` where it depends on nothing."""
+        if not self.products:
+            return "NEVER"
+        if any(not p.mask for p in self.products):
+            return "ALWAYS"
+        parts = [" AND ".join(self._literals(p, names)) for p in self.products]
+        several = len(parts) > 1
+        return " OR ".join(
+            f"({part})" if several and p.literals > 1 else part for part, p in zip(parts, self.products, strict=True)
+        )
+
+    def _literals(self, product: Product, names: Sequence[str]) -> list[str]:
+        found = []
+        for i in range(self.inputs):
+            bit = 1 << (self.inputs - 1 - i)
+            if product.mask & bit:
+                found.append(names[i] if product.value & bit else f"NOT {names[i]}")
+        return found
+
+
+FIRES, RESTS, FREE = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class TruthTable:
+    """How often a unit fired in each cell. The cell of inputs (a, b, c) is the binary number abc: a counts most.
+
+    fired, rested: int64 (2 ** inputs,), the images of each cell in which the unit fired and did not.
+    """
+
+    inputs: int
+    fired: Int64[np.ndarray, " cells"]
+    rested: Int64[np.ndarray, " cells"]
+
+    @property
+    def majority(self) -> Int64[np.ndarray, " cells"]:
+        """1 where the unit mostly fired, 0 where it mostly did not, -1 where nothing or a tie was seen (don't care)."""
+        return np.where(self.fired > self.rested, FIRES, np.where(self.rested > self.fired, RESTS, FREE))
+
+
+def truth_table(bits: Bool[np.ndarray, "n inputs"], fires: Bool[np.ndarray, " n"]) -> TruthTable:
+    """Count n images. bits: which inputs were on. fires: whether the unit fired."""
+    inputs = bits.shape[1]
+    cells = cells_of(bits)
+    fired, rested = (np.bincount(cells[fires == state], minlength=2**inputs) for state in (True, False))
+    return TruthTable(inputs, fired, rested)
+
+
+def cells_of(bits: Bool[np.ndarray, "n inputs"]) -> Int64[np.ndarray, " n"]:
+    """The number of each row's cell."""
+    inputs = bits.shape[1]
+    return bits.astype(np.int64) @ (1 << np.arange(inputs)[::-1])
+
 
 LARGEST = 10  # inputs: 3 ** 10 = 59,049 products
 

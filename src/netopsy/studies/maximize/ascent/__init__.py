@@ -1,12 +1,8 @@
 """Activation maximisation: the images that excite a unit most, found by climbing its gradient."""
 
-from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, ascend
-from netopsy.studies.maximize.ascent.colours import ColourCovariance, mixing, root
-from netopsy.studies.maximize.ascent.diversity import likeness
-from netopsy.studies.maximize.ascent.parametrisation import Fourier, Pixels
-from netopsy.studies.maximize.ascent.stage import Stage
-from netopsy.studies.maximize.ascent.target import Target, find_targets
-from netopsy.studies.maximize.ascent.transforms import draw, move
+from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, Stage, ascend, likeness
+from netopsy.studies.maximize.ascent.parametrisation import ColourCovariance, Fourier, Pixels, mixing, root
+from netopsy.studies.maximize.ascent.target import Target, draw, find_targets, move
 
 __all__ = [
     "Climb",

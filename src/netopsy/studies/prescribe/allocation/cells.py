@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
-from netopsy.stats.kmeans1d.clustering import SortedValues
+from netopsy.stats.kmeans1d.kmeans1d import SortedValues
 from netopsy.studies.prescribe.allocation.knapsack import lower_hull
 
 FLOATS = NDArray[np.float64]

@@ -1,16 +1,26 @@
-"""What edits do to the outputs: the divergence from the unedited network's, which needs no labels, and the scores."""
+"""What a change of predictions is expected to cost: a drop that does not wait for single images to turn.
+
+What edits do to the outputs: the divergence from the unedited network's, which needs no labels, and the scores.
+
+Monotone curves: through a few measured points, and through many noisy ones.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
+from netopsy.engine.interpreter import plan
 from netopsy.engine.sweep.edits import Variant, identity
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import judge, row
@@ -18,7 +28,62 @@ from netopsy.engine.workspace.fingerprint import conditions
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.prescribe.allocation.calibration import expected_drop, weighed
+
+TEMPERATURES = torch.linspace(math.log(0.25), math.log(8.0), 71, dtype=torch.float64).exp()
+TRUST = 0.5
+"""Standard error of an expected drop, as a share of it: what over- or under-confident outputs may make of it."""
+
+
+@torch.inference_mode()
+def temperature(network: Network, samples: Samples) -> float:
+    """The number that the outputs are divided by so that their probabilities fit the labels best, 0.25 to 8.
+
+    Source: Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017, Section 4.2.
+    """
+    walk = plan(network, [network.output], folded=True)
+    total = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
+    for batch in samples.batches(network.preprocessing, 32):
+        images, labels = batch.images.to(network.device), batch.labels.to(network.device)
+        outputs = walk.run({"input": images}, batch=len(images))[network.output].double()
+        good = outputs.isfinite().all(1)
+        for i, value in enumerate(TEMPERATURES.tolist()):
+            scaled = outputs[good] / value
+            if samples.multilabel:
+                loss = F.binary_cross_entropy_with_logits(scaled, labels[good].double(), reduction="sum")
+            else:
+                loss = F.cross_entropy(scaled, labels[good], reduction="sum")
+            total[i] += loss.cpu()
+    return float(TEMPERATURES[int(total.argmin())])
+
+
+def expected_drop(
+    plain: Float[Tensor, "n classes"],
+    before: Int64[Tensor, " n"],
+    after: Int64[Tensor, " n"],
+    heat: float,
+    multilabel: bool,
+) -> Float[Tensor, " n"]:
+    """By how much the class predicted `after` is less likely than the one predicted `before`, float64, 0 to 1.
+
+    plain: the unedited outputs; heat: their temperature. A prediction of -1 (outputs not finite) is never right.
+    """
+    scaled = plain.double() / heat
+    chance = torch.sigmoid(scaled) if multilabel else scaled.softmax(1)
+    own = chance.gather(1, before.clamp_min(0)[:, None])[:, 0] * (before >= 0)
+    other = chance.gather(1, after.clamp_min(0)[:, None])[:, 0] * (after >= 0)
+    return (own - other).nan_to_num(0.0)
+
+
+def weighed(drop: float, losses_and_gains: float, images: int, expected: float) -> float:
+    """One estimate of the drop from two: the one counted on the images, and the one expected of the outputs.
+
+    Each counts by the inverse of its variance: that of the count is the share of images that turned over their number;
+    the expected drop turns few images into a steadier number, but is only as good as the outputs' confidence: `TRUST`.
+    """
+    counted = (losses_and_gains + 1) / images**2
+    believed = (TRUST * max(expected, 1e-4)) ** 2
+    return (drop / counted + expected / believed) / (1 / counted + 1 / believed)
+
 
 _COUNTS = ("divergence", "expected", "top1", "top5", "agreement", "loss", "losses", "gains")
 BLOCK = 64  # images between two checkpoints
@@ -108,3 +173,52 @@ def effects(
         estimate = weighed(scores["drop"], named["losses"] + named["gains"], len(samples), expected)
         rows.append({**variant.settings, "divergence": away, "expected": expected, "estimate": estimate, **scores})
     return pl.DataFrame(rows)
+
+
+FLOATS = NDArray[np.float64]
+_TINY = 1e-12
+
+
+def loss_at(noise: Sequence[float], measured: Sequence[tuple[float, float]]) -> FLOATS:
+    """The loss at each `noise`, from `measured` (noise, loss) pairs: the loss a noise, pooled and interpolated.
+
+    To second order the loss is in proportion to the noise, the mean squared error of the weights; beyond that it grows
+    faster. So the logarithm of loss over noise is taken to rise with the noise: by isotonic regression, which evens
+    out the luck of single roundings, then by straight lines over the logarithm of the noise, level at both ends. No
+    noise is no loss; without measurements every noise is an infinite one.
+    """
+    given = np.asarray(noise, np.float64)
+    if not measured:
+        return np.where(given > 0, np.inf, 0.0)
+    x, y = (np.array(column, np.float64) for column in zip(*sorted(measured), strict=True))
+    finite = np.isfinite(y)
+    y = np.where(finite, y, max(1e3, 10 * y[finite].max(initial=0.0)))
+    ratios = isotonic_regression(np.log(np.maximum(y, _TINY) / x)).x
+    return given * np.exp(np.interp(np.log(np.maximum(given, _TINY)), np.log(x), ratios))
+
+
+class Exchange:
+    """What a divergence costs in accuracy: the monotone curve nearest to measured pairs of them, from (0, 0).
+
+    Drops are differences of counts and coarse; pooled over many versions of the network they tell the mean drop at a
+    divergence far better than any one of them does. Source: isotonic regression (Barlow et al., 1972).
+    """
+
+    def __init__(self, divergences: Sequence[float], drops: Sequence[float]) -> None:
+        pairs = sorted((x, y) for x, y in zip(divergences, drops, strict=True) if np.isfinite(x))
+        self.x = np.array([0.0, *(x for x, _ in pairs)])
+        rising = isotonic_regression([y for _, y in pairs]).x if pairs else []
+        self.y: FLOATS = np.maximum([0.0, *rising], 0.0)
+
+    def drop(self, divergence: float) -> float:
+        """The expected drop, a share of 0 to 1."""
+        return float(np.interp(divergence, self.x, self.y))
+
+    def divergence(self, drop: float) -> float:
+        """The largest divergence whose expected drop is at most `drop`; of the last point where none exceeds it."""
+        above = np.flatnonzero(self.y > drop)
+        if not len(above):
+            return float(self.x[-1])
+        i = int(above[0])
+        (x0, x1), (y0, y1) = self.x[i - 1 : i + 1], self.y[i - 1 : i + 1]
+        return float(x0 + (x1 - x0) * max(0.0, drop - y0) / (y1 - y0))

@@ -1,27 +1,143 @@
-"""The whole prescription: from a network and images to the measured path and the choice on it."""
+"""From the predicted path to the file: a few points measured with all layers together, and the smallest that holds.
+
+Images to choose on and images to report on; of the former, some to learn from and some to probe with.
+
+The whole prescription: from a network and images to the measured path and the choice on it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from netopsy.deep_compression.measure import Kept, others
+from netopsy.deep_compression.save import Kept, others
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.studies.prescribe.allocation.calibration import temperature
-from netopsy.studies.prescribe.allocation.candidates import Candidate, Tables, candidates
+from netopsy.samples.samples import Samples
+from netopsy.samples.strata import stratified
+from netopsy.studies.prescribe.allocation.candidates import Candidate, Joint, Tables, candidates
 from netopsy.studies.prescribe.allocation.compensate import Rounder, input_products
-from netopsy.studies.prescribe.allocation.curve import Exchange
-from netopsy.studies.prescribe.allocation.divergence import effects
-from netopsy.studies.prescribe.allocation.joint import Joint
+from netopsy.studies.prescribe.allocation.divergence import Exchange, effects, temperature
 from netopsy.studies.prescribe.allocation.knapsack import Allocation, allocations
 from netopsy.studies.prescribe.allocation.sensitivity import losses, sensitivity
-from netopsy.studies.prescribe.allocation.settle import Trial, choice, settle
-from netopsy.studies.prescribe.allocation.sharding import Parts
+
+LADDER = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Points of the path that are measured first, as multiples of the divergence that the budget is predicted to buy."""
+ROUNDS = 3
+BETWEEN = 3
+CLOSE = 0.02
+"""Two points of the path whose sizes differ by less, as a share, are not parted further."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A point of the path, measured: its place, its allocation, its row of `effects`, its drop evened out."""
+
+    place: int
+    allocation: Allocation
+    scores: dict[str, Any]
+    drop: float = float("nan")
+
+
+Measure = Callable[[Sequence[Allocation]], list[dict[str, Any]]]
+
+
+def settle(path: Sequence[Allocation], predicted: Exchange, budget: float, measure: Measure) -> list[Trial]:
+    """The trials by falling size; the last whose `drop` is within `budget` (a share) and all before it is the choice.
+
+    path: by rising loss, from `allocations`. predicted: from loss to drop. measure: the rows of `effects` of some
+    allocations. Each trial's `drop` is its `estimate` pooled with those of its neighbours, so that it rises along the
+    path: one lucky point does not decide.
+    """
+    aim = max(predicted.divergence(budget), 1e-9)
+    trials: list[Trial] = []
+    wanted = [_place(path, aim * step) for step in LADDER]
+    for _ in range(1 + ROUNDS):
+        new = sorted(set(wanted) - {trial.place for trial in trials})
+        if not new:
+            break
+        rows = measure([path[place] for place in new])
+        trials += [Trial(place, path[place], row) for place, row in zip(new, rows, strict=True)]
+        trials = _evened(sorted(trials, key=lambda trial: trial.place))
+        wanted = _next(path, trials, budget)
+    return trials
+
+
+def choice(trials: Sequence[Trial], budget: float) -> Trial | None:
+    """The smallest trial within the budget, or None."""
+    within = [trial for trial in trials if trial.drop <= budget + 1e-12]
+    return within[-1] if within else None
+
+
+def _next(path: Sequence[Allocation], trials: Sequence[Trial], budget: float) -> list[int]:
+    """Places to measure next: beyond the trials where all or none are within the budget, else between two."""
+    best = choice(trials, budget)
+    if best is None:
+        first = trials[0].place
+        return [0, first // 4, first // 2] if first else []
+    beyond = [trial for trial in trials if trial.place > best.place]
+    if not beyond:
+        last, end = best.place, len(path) - 1
+        return [last + (end - last + 3) // 4, last + (end - last + 1) // 2] if last < end else []
+    low, high = best.place, beyond[0].place
+    if path[low].bytes - path[high].bytes <= CLOSE * path[high].bytes:
+        return []
+    sizes = np.linspace(path[low].bytes, path[high].bytes, BETWEEN + 2)[1:-1]
+    inner = range(low + 1, high)
+    return [min(inner, key=lambda i: abs(path[i].bytes - size)) for size in sizes] if inner else []
+
+
+def _evened(trials: Sequence[Trial]) -> list[Trial]:
+    finite = [trial.scores["estimate"] if np.isfinite(trial.scores["divergence"]) else 1.0 for trial in trials]
+    curve = Exchange([float(trial.place + 1) for trial in trials], finite)
+    return [replace(trial, drop=curve.drop(trial.place + 1)) for trial in trials]
+
+
+def _place(path: Sequence[Allocation], loss: float) -> int:
+    """The last place of the path whose loss is at most `loss`."""
+    within = [i for i, allocation in enumerate(path) if allocation.loss <= loss]
+    return within[-1] if within else 0
+
+
+LEARNT = 512
+"""Images whose inputs the rounding sees, at most."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """choosing, reporting: the two halves. learning, probing: two parts of the choosing half that do not overlap."""
+
+    choosing: Samples
+    reporting: Samples
+    learning: Samples
+    probing: Samples
+
+
+def part(samples: Samples, probes: int, seed: int) -> Parts:
+    """Halves of at least two samples, stratified by class; of the choosing half up to `probes`, at most half, probe.
+
+    With fewer than four images to choose on, both parts of the choosing half are all of it.
+    """
+    rows = stratified(samples.labels, len(samples) // 2, seed)
+    rest = np.setdiff1d(np.arange(len(samples)), rows)
+    choosing = samples.select(rows, f"{samples.name}, {len(rows):,} to choose on (seed {seed})")
+    reporting = samples.select(rest, f"{samples.name}, {len(rest):,} to report on (seed {seed})")
+    if len(choosing) < 4:
+        return Parts(choosing, reporting, choosing, choosing)
+    probed = stratified(choosing.labels, min(probes, len(choosing) // 2), seed + 1)
+    others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(choosing)), probed))
+    learnt = np.sort(others[:LEARNT])
+    return Parts(
+        choosing,
+        reporting,
+        choosing.select(learnt, f"{samples.name}, {len(learnt):,} to learn on (seed {seed})"),
+        choosing.select(probed, f"{samples.name}, {len(probed):,} to probe with (seed {seed})"),
+    )
 
 
 @dataclass(frozen=True)

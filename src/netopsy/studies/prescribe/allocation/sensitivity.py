@@ -16,8 +16,7 @@ from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.studies.prescribe.allocation.candidates import Candidate
 from netopsy.studies.prescribe.allocation.compensate import Rounder
-from netopsy.studies.prescribe.allocation.curve import loss_at
-from netopsy.studies.prescribe.allocation.divergence import effects
+from netopsy.studies.prescribe.allocation.divergence import effects, loss_at
 
 LEVELS = (0.003, 0.02, 0.08, 0.25, 0.6)
 """Noise-to-signal ratios at which a layer is measured, as near as its candidates come."""

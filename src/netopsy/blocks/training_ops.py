@@ -1,0 +1,242 @@
+"""Batch norm in a section: the network's own tensors, and statistics of the batch in training.
+
+Operators that may write their result over their operand while gradients are taken.
+
+Where a network's dropouts are, which its graph in evaluation mode does not show.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
+
+from netopsy.errors import NetworkError
+from netopsy.network.graph import aten, export_graph, operator_name
+from netopsy.network.network import Network
+
+_ROLES = ("weight", "bias", "running_mean", "running_var")
+
+
+class Norm(_BatchNorm):
+    """Batch norm over values of any number of axes, on tensors that it shares."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    @classmethod
+    def of(cls, held: Mapping[str, Tensor], path: str, node: fx.Node, module: nn.Module | None) -> Norm:
+        """The norm whose tensors lie at `path` among those `held`, with the settings of `node` and of its `module`."""
+        mean = held[f"{path}.running_mean"]
+        affine = f"{path}.weight" in held
+        momentum = getattr(module, "momentum", node.args[6])
+        norm = cls(mean.numel(), eps=float(node.args[7]), momentum=momentum, affine=affine, device="meta")  # type: ignore[arg-type]
+        for role in _ROLES[:2] if affine else ():
+            norm.register_parameter(role, held[f"{path}.{role}"])  # type: ignore[arg-type]
+        for role in _ROLES[2:]:
+            norm.register_buffer(role, held[f"{path}.{role}"])
+        count = held.get(f"{path}.num_batches_tracked")
+        norm.register_buffer("num_batches_tracked", torch.tensor(0, device=mean.device) if count is None else count)
+        return norm
+
+
+def norm_path(held: Mapping[str, Tensor], node: fx.Node) -> str | None:
+    """Path at which the tensors of the batch norm `node` lie among those `held`; None for another node or place."""
+    if node.target is not aten.batch_norm.default or node.args[5]:
+        return None
+    names = [None if p is None else str(getattr(p, "target", "")) for p in node.args[1:5]]
+    path = (names[2] or "").rpartition(".")[0]
+    wanted = [f"{path}.{role}" for role in _ROLES]
+    plain = names == wanted or (names[:2] == [None, None] and names[2:] == wanted[2:])
+    learned = all(name is None or isinstance(held.get(name), nn.Parameter) for name in names[:2])
+    return path if path and plain and learned else None
+
+
+# The gradients of these need their result at most, and those of _SOURCES do not need theirs.
+_TWINS = {
+    aten.relu.default: aten.relu_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+}
+_SOURCES = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "add"}
+
+
+def overwriting(node: fx.Node) -> Any:
+    """The operator that does the same as `node` in the memory of its first operand, which nobody else reads; or None.
+
+    A network's own module often overwrites too (`nn.ReLU(inplace=True)`), which its functional graph does not tell.
+    """
+    twin: Any = _TWINS.get(node.target)  # type: ignore[call-overload]
+    source = node.args[0] if node.args else None
+    if twin is None or not isinstance(source, fx.Node) or operator_name(source) not in _SOURCES:
+        return None
+    before, after = source.meta.get("val"), node.meta.get("val")
+    if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
+        return None
+    alone = len(source.users) == 1 and list(node.all_input_nodes).count(source) == 1
+    return twin if alone and before.shape == after.shape and before.dtype == after.dtype else None
+
+
+MODULES: dict[str, Callable[[float], nn.Module]] = {
+    "dropout": nn.Dropout,
+    "dropout1d": nn.Dropout1d,
+    "dropout2d": nn.Dropout2d,
+    "dropout3d": nn.Dropout3d,
+    "alpha_dropout": nn.AlphaDropout,
+    "feature_alpha_dropout": nn.FeatureAlphaDropout,
+}
+_FUNCTIONS = {getattr(F, kind): kind for kind in MODULES}
+_DEPTH = {"StochasticDepth": "p", "DropPath": "drop_prob"}  # torchvision's and timm's classes, and the share they drop
+
+_kept: weakref.WeakKeyDictionary[fx.GraphModule, Dropouts] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One dropout: what it drops from, a node's name or the number of another dropout; its kind and probability.
+
+    kind: a key of `MODULES`, or the path of the network's module that does stochastic depth.
+    """
+
+    source: str | int
+    kind: str
+    p: float
+
+    def module(self, network: Network) -> nn.Module:
+        """A module that drops as this one does."""
+        if self.kind in MODULES:
+            return MODULES[self.kind](self.p)
+        return copy.deepcopy(network.module.get_submodule(self.kind))
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """All dropouts, and who reads them: (node's name, position among its flat arguments) -> number of the dropout."""
+
+    drops: tuple[Drop, ...]
+    readers: dict[tuple[str, int], int]
+
+
+def find_dropouts(network: Network) -> Dropouts:
+    """The dropouts of `network` with p > 0, modules or functions, and its stochastic depth, worked out once.
+
+    The module is exported a second time with each call of a dropout function, and of a module that does stochastic
+    depth, kept as an operator of its own. Dropout inside attention (`dropout_p`) is not found.
+    Errors: NetworkError where the two graphs differ in more than the dropouts.
+    """
+    graph = network.graph
+    if graph not in _kept:
+        _kept[graph] = _found(network)
+    return _kept[graph]
+
+
+def _found(network: Network) -> Dropouts:
+    floats = (p for p in network.module.parameters() if p.is_floating_point())
+    like = next(floats, torch.zeros(()))
+    example = torch.zeros(2, *network.preprocessing.input_shape, dtype=like.dtype, device=like.device)
+    with torch.no_grad(), _Watch() as watch:
+        network.module(example)
+    if not watch.calls and not _depths(network.module):
+        return Dropouts((), {})
+    with _Mark(), _marked_depths(network.module):
+        marked = export_graph(network.module, network.preprocessing.input_shape)
+    return _read(network, marked)
+
+
+def _read(network: Network, marked: fx.GraphModule) -> Dropouts:
+    """The dropouts of the `marked` graph under the names of the network's."""
+    own = [n for n in network.graph.graph.nodes if n.op == "call_function"]
+    marks = [n for n in marked.graph.nodes if n.target is torch.ops.netopsy.dropout.default]
+    twins = [n for n in marked.graph.nodes if n.op == "call_function" and n not in set(marks)]
+    if [n.target for n in own] != [n.target for n in twins]:
+        raise NetworkError(
+            f"the dropouts of {network.name} cannot be placed: its graph is another one with them. Set their p to 0."
+        )
+    names = {twin: str(node.meta["name"]) for twin, node in zip(twins, own, strict=True)}
+    names |= {n: "input" for n in marked.graph.nodes if n.op == "placeholder"}
+    numbers = {mark: i for i, mark in enumerate(marks)}
+    drops = []
+    for mark in marks:
+        source, p, kind = mark.args
+        drops.append(Drop(numbers[source] if source in numbers else names[source], str(kind), float(p)))
+    readers = {}
+    for node in marked.graph.nodes:
+        if node not in numbers:
+            for position, value in enumerate(flat(node)):
+                if value in numbers:
+                    readers[names.get(node, "output"), position] = numbers[value]
+    return Dropouts(tuple(drops), readers)
+
+
+def flat(node: fx.Node) -> list[Any]:
+    """The node's arguments, lists opened."""
+    return list(tree_flatten((node.args, node.kwargs))[0])
+
+
+class _Watch(TorchFunctionMode):
+    """Counts the dropouts with p > 0."""
+
+    calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += func in _FUNCTIONS and _probability(args, kwargs or {}) > 0
+        return func(*args, **(kwargs or {}))
+
+
+class _Mark(TorchFunctionMode):
+    """Puts the marker operator where a dropout with p > 0 is called."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FUNCTIONS and (p := _probability(args, kwargs)) > 0:
+            return _marker(args[0] if args else kwargs["input"], p, _FUNCTIONS[func])
+        return func(*args, **kwargs)
+
+
+def _depths(module: nn.Module) -> dict[str, float]:
+    """Paths of the modules that leave out a branch of single images in training, and how often they do."""
+    found = {
+        path: float(getattr(one, _DEPTH[type(one).__name__], 0) or 0)
+        for path, one in module.named_modules()
+        if type(one).__name__ in _DEPTH
+    }
+    return {path: p for path, p in found.items() if p > 0}
+
+
+@contextmanager
+def _marked_depths(module: nn.Module) -> Iterator[None]:
+    """Puts the marker operator behind the modules of `_depths`, which pass their input on in evaluation."""
+
+    def marked(path: str, p: float) -> Callable[..., Tensor]:
+        return lambda _module, _args, output: _marker(output, p, path)
+
+    hooks = [module.get_submodule(path).register_forward_hook(marked(path, p)) for path, p in _depths(module).items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _probability(args: Any, kwargs: dict[str, Any]) -> float:
+    return float(args[1] if len(args) > 1 else kwargs.get("p", 0.5))
+
+
+@torch.library.custom_op("netopsy::dropout", mutates_args=())
+def _marker(x: Tensor, p: float, kind: str) -> Tensor:
+    return x.clone()
+
+
+@_marker.register_fake
+def _(x: Tensor, p: float, kind: str) -> Tensor:
+    return torch.empty_like(x)

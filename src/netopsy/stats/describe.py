@@ -1,0 +1,87 @@
+"""Statistics of a long vector of values, in chunks: float64 sums, one chunk of float64 at a time.
+
+A few of many: where not all can be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Description:
+    """Population statistics (divided by n) of n values.
+
+    kurtosis: in excess of the normal's 3. skewness, kurtosis: NaN where the values are all equal.
+    zeros: share of values that are exactly 0, from 0 to 1.
+    """
+
+    values: int
+    mean: float
+    std: float
+    skewness: float
+    kurtosis: float
+    minimum: float
+    maximum: float
+    zeros: float
+
+
+def chunks(values: Float[np.ndarray, " n"]) -> Iterator[Float64[np.ndarray, " chunk"]]:
+    """The values in float64, a chunk at a time; each chunk is the caller's to overwrite."""
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK].astype(np.float64)
+
+
+def describe(values: Float[np.ndarray, " n"]) -> Description:
+    """Moments about the mean, extremes and share of zeros of at least one value."""
+    n = len(values)
+    low, high = float(values.min()), float(values.max())
+    mean = low if low == high else sum(float(part.sum()) for part in chunks(values)) / n
+    second = third = fourth = 0.0
+    zeros = n - int(np.count_nonzero(values))
+    for part in chunks(values):
+        part -= mean
+        square = part * part
+        second += float(square.sum())
+        third += float(part @ square)
+        fourth += float(square @ square)
+    variance = second / n
+    flat = variance <= 0
+    return Description(
+        values=n,
+        mean=mean,
+        std=variance**0.5,
+        skewness=float("nan") if flat else third / n / variance**1.5,
+        kurtosis=float("nan") if flat else fourth / n / variance**2 - 3,
+        minimum=low,
+        maximum=high,
+        zeros=zeros / n,
+    )
+
+
+def histogram(
+    ascending: Float[np.ndarray, " n"], center: float, reach: float, bins: int
+) -> tuple[Float64[np.ndarray, " edges"], Int64[np.ndarray, " edges-1"]]:
+    """Edges and counts of `bins` equal bins over center +- reach, within the extremes of the `ascending` values.
+
+    Values beyond the range fall into one more bin at either end, which reaches to the extreme. The counts sum to n.
+    """
+    low, high = float(ascending[0]), float(ascending[-1])
+    if low == high:
+        return np.array([low, high]), np.array([len(ascending)])
+    left, right = max(low, center - reach), min(high, center + reach)
+    edges = np.linspace(left, right, bins + 1)
+    edges = np.concatenate([[low] if low < left else [], edges, [high] if high > right else []])
+    ranks = np.searchsorted(ascending, edges[1:-1].astype(ascending.dtype), side="left")
+    return edges, np.diff(np.concatenate([[0], ranks, [len(ascending)]]))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices 0 to `count` - 1, evenly spaced, ascending, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()

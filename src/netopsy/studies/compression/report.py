@@ -1,0 +1,273 @@
+"""The tables of the study: stages, codes, and the values before and after retraining.
+
+The figures of the study.
+
+The sentences of the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from netopsy import charts
+from netopsy.codec.shared import SharedTensor
+from netopsy.deep_compression.account import ALL, HEADER, OTHER, bits_before, gap_cost, layer_name
+from netopsy.deep_compression.save import others
+from netopsy.engine.sweep.edits import Replace, replacement
+from netopsy.engine.sweep.scopes import sweep_edits
+from netopsy.network.network import Network
+from netopsy.result import Figure
+from netopsy.samples.samples import Samples
+from netopsy.wording import plural, points
+
+FLOAT32, PRUNED, SHARED, RETRAINED, FILE = "float32", "pruned", "shared", "shared, retrained", "file"
+
+
+def stages(
+    network: Network, samples: Samples, versions: Sequence[tuple[str, Mapping[str, Tensor]]], sizes: Mapping[str, float]
+) -> pl.DataFrame:
+    """The scores of `network` and of its versions on the same images, with their bytes and the ratio to float32.
+
+    versions: (stage, tensors by name), in order. sizes: bytes, by stage.
+    """
+    edits: list[tuple[dict[str, Any], Replace | None]] = [({"stage": FLOAT32}, None)]
+    edits += [({"stage": stage}, replacement(network, tensors)) for stage, tensors in versions]
+    scores = sweep_edits(network, samples, edits).drop("changed")
+    whole = sizes[FLOAT32]
+    return scores.with_columns(
+        bytes=pl.Series([float(sizes[stage]) for stage in scores["stage"]]),
+        ratio=pl.Series([whole / sizes[stage] for stage in scores["stage"]]),
+    ).select("stage", "bytes", "ratio", pl.exclude("stage", "bytes", "ratio"))
+
+
+def stage_bytes(network: Network, shared: Mapping[str, SharedTensor], path: Path) -> dict[str, float]:
+    """Bytes of each stage: of float32 4 a value; computed for the stages in between; on disk for the file.
+
+    Pruned: each kept weight as 32 bits and a relative index. Shared: as a code of whole bits and a relative index, with
+    a float32 table a layer. All other values take 4 bytes.
+    """
+    rest = 4 * sum(value.size for value in others(network, shared).values())
+    whole = rest + 4 * sum(len(one.codes) for one in shared.values())
+    pruned = rest + sum(_sparse(one) for one in shared.values())
+    coded = rest + sum(sum(bits_before(one)) * one.kept / 8 + 4 * len(one.table) for one in shared.values())
+    return {FLOAT32: whole, PRUNED: pruned, SHARED: coded, RETRAINED: coded, FILE: path.stat().st_size}
+
+
+def _sparse(shared: SharedTensor) -> float:
+    """Bytes of float32 weights and relative indices; the whole tensor where that is less."""
+    code, gap = gap_cost(shared, 32)
+    return min((code + gap) * shared.kept / 8, 4.0 * len(shared.codes))
+
+
+def code_counts(shared: Mapping[str, SharedTensor]) -> pl.DataFrame:
+    """How often each shared value occurs: layer, entry (by rising value, from 0), value, weights."""
+    rows = [
+        {"layer": layer_name(name), "entry": entry, "value": float(value), "weights": int(count)}
+        for name, one in shared.items()
+        for entry, (value, count) in enumerate(
+            zip(one.table, np.bincount(one.codes, minlength=len(one.table)), strict=True)
+        )
+    ]
+    return pl.DataFrame(rows, schema={"layer": pl.String, "entry": pl.Int64, "value": pl.Float64, "weights": pl.Int64})
+
+
+def moved(before: Mapping[str, SharedTensor], after: Mapping[str, SharedTensor]) -> pl.DataFrame:
+    """Where retraining has moved the shared values: layer, before, after, weights; the pruned ones stay at 0."""
+    rows = []
+    for name, one in before.items():
+        used, first, counts = np.unique(one.codes, return_index=True, return_counts=True)
+        values = after[name].decode().reshape(-1)[first]
+        rows += [
+            {"layer": layer_name(name), "before": float(one.table[code]), "after": float(value), "weights": int(count)}
+            for code, value, count in zip(used, values, counts, strict=True)
+        ]
+    schema = {"layer": pl.String, "before": pl.Float64, "after": pl.Float64, "weights": pl.Int64}
+    return pl.DataFrame(rows, schema=schema)
+
+
+_SOURCE = "Han et al., ICLR 2016"
+_FACETS = 12  # layers whose codes are drawn, the largest
+
+
+def figures(tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """Sizes and scores by stage, bytes by layer, codes by layer, values before and after retraining."""
+    stages = tables["stages"]
+    drawn = {
+        "sizes": charts.bars(
+            stages.with_columns(kB=pl.col("bytes") / 1000),
+            "stage",
+            "kB",
+            value_title="kB (1,000 bytes)",
+            title="Bytes after each stage",
+            reading="Computed for the stages between, without entropy coding; the last bar is the file on disk.",
+            source=f"{_SOURCE}, Figure 1",
+        ),
+        "accuracy": charts.curve(
+            stages,
+            "stage",
+            "top1",
+            low="top1_low",
+            high="top1_high",
+            percent=True,
+            reference=float(stages["top1"][0]),
+            y_title="top-1 accuracy",
+            title="Accuracy after each stage",
+            reading="The dashed line is the network as it was; the band is the 95 % interval.",
+            source=_SOURCE,
+        ),
+        "layers": _layers(tables["layers"]),
+    }
+    codes = tables["codes"].filter(pl.col("value") != 0)
+    if codes.height:
+        drawn["codes"] = _codes(codes)
+    values = tables["values"].filter(pl.col("before") != 0)
+    if values.height and (values["before"] != values["after"]).any():
+        drawn["values"] = charts.scatter(
+            values,
+            "before",
+            "after",
+            color="layer",
+            tips=("weights",),
+            x_title="value after k-means",
+            y_title="value after retraining",
+            title="Shared values before and after retraining",
+            reading="A point a shared value; off the diagonal it was moved by the gradient of all its weights.",
+            source=f"{_SOURCE}, Figure 3",
+        )
+    return drawn
+
+
+def _layers(layers: pl.DataFrame) -> Figure:
+    parts = []
+    for row in layers.filter(pl.col("layer").is_in(["header", "all"]).not_()).iter_rows(named=True):
+        before = row["bytes"] if row["bits_before"] is None else row["bits_before"] * row["kept"] / 8
+        if row["bits_before"] is not None:
+            before += 4 * row["entries"]
+        parts += [
+            {"layer": row["layer"], "coding": "before", "kB": float(before) / 1000},
+            {"layer": row["layer"], "coding": "after", "kB": row["bytes"] / 1000},
+        ]
+    return charts.bars(
+        pl.DataFrame(parts),
+        "layer",
+        "kB",
+        value_title="kB (1,000 bytes)",
+        color="coding",
+        color_title="entropy coding",
+        title="Bytes of each layer before and after entropy coding",
+        reading="Before: codes and relative indices of whole bits, and the table. After: in the file.",
+        source=f"{_SOURCE}, Tables 2 to 5",
+    )
+
+
+def _codes(codes: pl.DataFrame) -> Figure:
+    sizes = codes.group_by("layer", maintain_order=True).agg(pl.col("weights").sum())
+    shown = sizes.sort("weights", descending=True, maintain_order=True).head(_FACETS)["layer"].to_list()
+    frame = pl.concat([_binned(codes.filter(pl.col("layer") == layer)) for layer in sizes["layer"] if layer in shown])
+    return charts.histogram(
+        frame,
+        "from",
+        "to",
+        "weights",
+        facet="layer",
+        x_title="shared value",
+        y_title="weights",
+        title="How often each shared value occurs",
+        reading="A bar a value, pruned weights left out; the more uneven the bars, the more entropy coding saves.",
+        source=f"{_SOURCE}, Figure 5",
+    )
+
+
+def _binned(codes: pl.DataFrame) -> pl.DataFrame:
+    """The codes of a layer as bars at their values, each as wide as the way to the nearest other value."""
+    value = pl.col("value")
+    way = pl.min_horizontal(value - value.shift(1), value.shift(-1) - value).fill_null(value.abs() / 10) / 2
+    return codes.with_columns((value - way).alias("from"), (value + way).alias("to"))
+
+
+def findings(
+    tables: dict[str, pl.DataFrame], where: str, other: tuple[str, int], chosen: str | None, left: list[str]
+) -> list[str]:
+    """Plain sentences, the most important first.
+
+    where: the file, in words. other: the coder not taken and the bytes of its file. chosen: how densities were found.
+    left: layers that are kept in float32.
+    """
+    stages = {row["stage"]: row for row in tables["stages"].iter_rows(named=True)}
+    layers = tables["layers"]
+    whole = layers.filter(pl.col("layer") == ALL).row(0, named=True)
+    found = [
+        _size(whole, where),
+        _error(stages[FLOAT32], stages[FILE]),
+        _steps(stages),
+        _kept(layers),
+        _largest(layers, whole),
+        _coder(other, whole["bytes"]),
+    ]
+    if chosen:
+        found.append(chosen)
+    if left:
+        found.append(f"{plural(len(left), 'layer')} given no bits stay in float32: {', '.join(left[:5])}.")
+    return [sentence for sentence in found if sentence]
+
+
+def _size(whole: dict[str, Any], where: str) -> str:
+    return (
+        f"The file takes {whole['bytes']:,} bytes, 1/{whole['ratio']:.1f} of the {whole['float32']:,} bytes that the "
+        f"state dict's {whole['weights']:,} values take at 4 bytes each. It is {where}."
+    )
+
+
+def _error(before: dict[str, Any], after: dict[str, Any]) -> str:
+    drop = after["drop"]
+    change = "unchanged" if drop == 0 else f"{points(abs(drop))} {'more' if drop > 0 else 'less'}"
+    low, high = (100 * after[key] + 0.0 for key in ("drop_low", "drop_high"))
+    return (
+        f"Top-1 error goes from {1 - before['top1']:.2%} to {1 - after['top1']:.2%} on {after['images']:,} images: "
+        f"{change} (95 % interval of the loss {low:.2f} to {high:.2f} points), measured on the file's weights."
+    )
+
+
+def _steps(stages: dict[str, dict[str, Any]]) -> str:
+    said = {PRUNED: "pruned", SHARED: "shared", RETRAINED: "with retrained tables"}
+    parts = [
+        f"{words} 1/{stages[stage]['ratio']:.1f} at {1 - stages[stage]['top1']:.2%} error"
+        for stage, words in said.items()
+        if stage in stages
+    ]
+    return f"On the way there, before entropy coding: {', '.join(parts)}."
+
+
+def _kept(layers: pl.DataFrame) -> str:
+    own = layers.filter(pl.col("bits_before").is_not_null() & (pl.col("layer") != ALL))
+    if own.is_empty():
+        return ""
+    total, kept = int(own["weights"].sum()), int(own["kept"].sum())
+    least, most = (own.sort("kept_share").row(at, named=True) for at in (0, -1))
+    before, after = (float((own[key] * own["kept"]).sum()) / max(1, kept) for key in ("bits_before", "bits_after"))
+    text = f"Of {total:,} weights {kept:,} are left ({kept / total:.1%})"
+    if own.height > 1:
+        text += f", from {least['kept_share']:.1%} in {least['layer']} to {most['kept_share']:.1%} in {most['layer']}"
+    return f"{text}; each takes {before:.1f} bits of code and position before entropy coding, {after:.1f} after."
+
+
+def _largest(layers: pl.DataFrame, whole: dict[str, Any]) -> str:
+    rows = layers.filter(~pl.col("layer").is_in([ALL])).sort("bytes", descending=True)
+    row = rows.row(0, named=True)
+    words = {OTHER: "the values that are not shared (biases, norms)", HEADER: "the header"}
+    name = words.get(row["layer"], row["layer"])
+    return f"The largest part of the file is {name}: {row['bytes']:,} bytes, {row['bytes'] / whole['bytes']:.0%}."
+
+
+def _coder(other: tuple[str, int], size: int) -> str:
+    name, bytes_ = other
+    named = "Huffman codes, as in the paper," if name == "huffman" else "the default coder (ANS)"
+    change = bytes_ / size - 1
+    how = "as large" if abs(change) < 5e-4 else f"{abs(change):.1%} {'larger' if change > 0 else 'smaller'}"
+    return f"With {named} the file would take {bytes_:,} bytes, {how}."

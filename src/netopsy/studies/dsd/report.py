@@ -1,0 +1,240 @@
+"""The tables of the study `dsd`.
+
+The figures of the study `dsd`.
+
+The sentences of the study `dsd`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.stats import t as student
+
+from netopsy.charts import curve, histogram
+from netopsy.network.layers import Layer
+from netopsy.result import Figure
+from netopsy.stats.describe import spread
+from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, RESTORED, SPARSE, Step
+from netopsy.wording import plural, points
+
+BINS = 61  # odd, so that zero is the middle of a bin
+_REACH = 0.9995  # of the weights at each end are shown
+
+
+def steps_frame(
+    steps: Sequence[Step], layers: Sequence[Layer], scored: Mapping[str, Mapping[str, Any]]
+) -> pl.DataFrame:
+    """A row a step; layers: of every one of the networks; scored: the scores of a network by its digest."""
+    rows = []
+    for step in steps:
+        weights = [step.network.tensors[layer.weight] for layer in layers]
+        zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+        own = scored[step.network.digest]
+        kept = {name: own[name] for name in ("top1", "top1_low", "top1_high", "top5", "loss", "images")}
+        rows.append(
+            {"seed": step.seed, "branch": step.branch, "step": step.name, "epochs": step.epochs, "zeros": zeros} | kept
+        )
+    return pl.DataFrame(rows)
+
+
+def summary(steps: pl.DataFrame) -> pl.DataFrame:
+    """Mean and spread over the seeds of where each way ends, and of what it gains.
+
+    what: `start`, `baseline`, `dsd`, and the differences `dsd - baseline`, `dsd - start`, `baseline - start`; top1 and
+    loss: means; spread: standard deviation of top1 over the seeds; low, high: 95 % interval of the mean of top1 by
+    Student's t over the seeds, of a difference by the paired t.
+    """
+    last = steps.filter(pl.col("step").is_in(LAST)).sort("seed")
+    held = {branch: last.filter(pl.col("branch") == branch) for branch in (BASELINE, DSD)}
+    held["start"] = steps.filter((pl.col("branch") == DSD) & (pl.col("step") == DENSE)).sort("seed")
+    top1 = {name: frame["top1"].to_numpy() for name, frame in held.items()}
+    loss = {name: frame["loss"].to_numpy() for name, frame in held.items()}
+    rows = [_row(name, top1[name], loss[name]) for name in ("start", BASELINE, DSD)]
+    for a, b in ((DSD, BASELINE), (DSD, "start"), (BASELINE, "start")):
+        rows.append(_row(f"{a} - {b}", top1[a] - top1[b], loss[a] - loss[b]))
+    return pl.DataFrame(rows)
+
+
+def _row(what: str, top1: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
+    low, high = interval(top1)
+    several = len(top1) > 1
+    return {
+        "what": what,
+        "top1": float(top1.mean()),
+        "spread": float(top1.std(ddof=1)) if several else None,
+        "low": low,
+        "high": high,
+        "loss": float(loss.mean()),
+        "seeds": len(top1),
+    }
+
+
+def interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """(low, high) of the mean of independent values by Student's t at 95 %; None of a single value."""
+    if len(values) < 2:
+        return None, None
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    reach = float(student.ppf(0.975, len(values) - 1)) * error
+    return mean - reach, mean + reach
+
+
+def histograms(steps: Sequence[Step], layers: Sequence[Layer]) -> pl.DataFrame:
+    """Counts of each layer's weights at each step, in bins of one width a layer; pruned weights do not count.
+
+    Weights beyond the range are counted in the outermost bins.
+    """
+    parts = []
+    for layer in layers:
+        values = [_values(step, layer.weight) for step in steps]
+        reach = max(float(np.quantile(np.abs(v), _REACH)) if len(v) else 0.0 for v in values) or 1.0
+        edges = np.linspace(-reach, reach, BINS + 1)
+        for step, own in zip(steps, values, strict=True):
+            counts, _ = np.histogram(np.clip(own, -reach, reach), edges)
+            parts.append(
+                pl.DataFrame({"left": edges[:-1], "right": edges[1:], "count": counts}).select(
+                    pl.lit(layer.name).alias("layer"), pl.lit(step.name).alias("step"), pl.all()
+                )
+            )
+    return pl.concat(parts)
+
+
+def _values(step: Step, name: str) -> np.ndarray:
+    weight = step.network.tensors[name].detach().cpu()
+    if name in step.masks:
+        weight = weight[step.masks[name].to(torch.device("cpu"))]
+    return weight.reshape(-1).double().numpy()
+
+
+_LAYERS = 4  # whose weights are drawn; the table has all
+_SOURCE = "Han et al., DSD, ICLR 2017"
+
+
+def figures(tables: Mapping[str, pl.DataFrame], layers: Sequence[Layer]) -> dict[str, Figure]:
+    """Accuracy over the epochs, and five panels of weights for some layers."""
+    drawn = {"epochs": _epochs(tables["history"])}
+    for index in spread(len(layers), _LAYERS):
+        name = layers[index].name
+        drawn[f"weights {name}"] = histogram(
+            tables["histograms"].filter(pl.col("layer") == name),
+            "left",
+            "right",
+            "count",
+            facet="step",
+            title=f"The weights of {name} at the five steps",
+            reading="Pruning cuts the middle out; restored weights come back as zeros (the spike) and spread. Heights "
+            "differ between panels; the outermost bins hold all beyond them. First seed.",
+            source=_SOURCE,
+            x_title="weight",
+            y_title="weights",
+            shared_x=True,
+        )
+    return drawn
+
+
+def _epochs(history: pl.DataFrame) -> Figure:
+    own = pl.col("validation_top1")
+    both = history.filter(pl.col("branch") == "both")
+    ways = [
+        history.filter(pl.col("branch") == way).vstack(both.with_columns(pl.lit(way).alias("branch")))
+        for way in ("dsd", "baseline")
+    ]
+    frame = (
+        pl.concat(ways)
+        .group_by("branch", "epoch", maintain_order=True)
+        .agg(own.mean().alias("top1"), own.min().alias("low"), own.max().alias("high"))
+        .sort("branch", "epoch", descending=[True, False])
+    )
+    return curve(
+        frame,
+        "epoch",
+        "top1",
+        color="branch",
+        low="low",
+        high="high",
+        percent=True,
+        x_title="epochs of training",
+        y_title="top-1 accuracy",
+        color_title="way",
+        title="Accuracy on the images scored, epoch by epoch",
+        reading="Lines are means over the seeds, bands run from the worst to the best of them.",
+        source=_SOURCE,
+    )
+
+
+_SAID = {"phases": "the same phases and rates without masks", "single": "one schedule over all of them"}
+
+
+def findings(
+    tables: Mapping[str, pl.DataFrame],
+    shares: Mapping[str, float],
+    layers: int,
+    baseline: str,
+    start: str,
+    images: int,
+    where: str,
+) -> list[str]:
+    """Plain sentences, the most important first."""
+    rows = {row["what"]: row for row in tables["summary"].iter_rows(named=True)}
+    steps = tables["steps"].filter(pl.col("branch") == DSD)
+    mean = {name: _mean(steps, name) for name in (PRUNED, SPARSE, RESTORED)}
+    epochs = int(steps["epochs"].max())  # type: ignore[arg-type]
+    return [
+        _gain(rows, baseline, epochs, images),
+        _start(rows, start),
+        f"On the way, pruning {_pruned(shares, layers)} takes the mean accuracy from {rows['start']['top1']:.2%} to "
+        f"{mean[PRUNED]:.2%}, retraining with the masks held gives {mean[SPARSE]:.2%}, and training all weights again "
+        f"{rows['dsd']['top1']:.2%}.",
+        f"The network of the first seed is in {where}: load_network(path) reads it.",
+    ]
+
+
+def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images: int) -> str:
+    gain, dsd, base = rows["dsd - baseline"], rows["dsd"], rows["baseline"]
+    seeds = gain["seeds"]
+    text = (
+        f"After {plural(epochs, 'epoch')} dense-sparse-dense training gives {_with(dsd)} on {images:,} images, "
+        f"conventional training ({_SAID[baseline]}) {_with(base)}: a difference of {points(gain['top1'])}"
+    )
+    if seeds < 2:
+        return f"{text}. One seed says nothing of the spread; give repeats of 3 or more."
+    low, high = gain["low"], gain["high"]
+    if low > 0:
+        verdict = "a gain, and more than the seeds vary"
+    elif high < 0:
+        verdict = "a loss, and more than the seeds vary"
+    else:
+        verdict = "no more than the seeds vary"
+    return (
+        f"{text} over {seeds} seeds (95 % interval {100 * low:.2f} to {100 * high:.2f}, paired t over the seeds, on "
+        f"these images): {verdict}."
+    )
+
+
+def _start(rows: Mapping[str, dict[str, Any]], start: str) -> str:
+    dsd, base = rows["dsd - start"], rows["baseline - start"]
+    what = "the network as it came" if start == "trained" else "the dense networks that both ways began with"
+    return (
+        f"Against {what} ({rows['start']['top1']:.2%}), dense-sparse-dense training changes the accuracy by "
+        f"{points(dsd['top1'])}, training on without masks by {points(base['top1'])}."
+    )
+
+
+def _with(row: dict[str, Any]) -> str:
+    spread = "" if row["spread"] is None else f" (standard deviation {100 * row['spread']:.2f})"
+    return f"{row['top1']:.2%}{spread}"
+
+
+def _pruned(shares: Mapping[str, float], layers: int) -> str:
+    few, many = min(shares.values()), max(shares.values())
+    share = f"{many:.0%}" if few == many else f"{few:.0%} to {many:.0%}"
+    return f"{share} of the weights of {plural(len(shares), 'layer')} of {layers}"
+
+
+def _mean(steps: pl.DataFrame, name: str) -> float:
+    return float(steps.filter(pl.col("step") == name)["top1"].to_numpy().mean())
