@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 ZOO: dict[str, str] = {
     "alexnet": "alexnet:ALEXNET",
-    "digits_a": "digits:DIGITS_A",
-    "digits_b": "digits:DIGITS_B",
+    "digits_a": "vgg:DIGITS_A",
+    "digits_b": "vgg:DIGITS_B",
     "googlenet": "googlenet:GOOGLENET",
     "lenet5": "lenet:LENET_5",
     "lenet_300_100": "lenet:LENET_300_100",
-    "mnist_mlp": "mnist_mlp:MNIST_MLP",
+    "mnist_mlp": "lenet:MNIST_MLP",
     "resnet20": "cifar_resnet:RESNET_20",
     "resnet20_projection": "cifar_resnet:RESNET_20_PROJECTION",
     "resnet32": "cifar_resnet:RESNET_32",
     "resnet44": "cifar_resnet:RESNET_44",
     "resnet56": "cifar_resnet:RESNET_56",
     "resnet110": "cifar_resnet:RESNET_110",
-    "vgg16_bn": "vgg16_bn:VGG_16_BN",
-    "vgg_m": "vgg_m:VGG_M",
+    "vgg16_bn": "vgg:VGG_16_BN",
+    "vgg_m": "vgg:VGG_M",
 }
 
 
