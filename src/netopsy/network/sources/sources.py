@@ -20,7 +20,7 @@ from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.weights.weights import KINDS, SUFFIXES, Weights
 from netopsy.network.zoo import ZOO, architecture
 
-SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED = Path(__file__).parents[1] / "shipped"
 FORMS = "torchvision:NAME, timm:NAME, netopsy:NAME, package.module:factory, a weights file or a torch module"
 
 
