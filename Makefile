@@ -3,13 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check docs notebook clean
+.PHONY: demo test test-fast test-slow check docs notebook clean
 
 demo: $(READY)
 	$(BIN)/netopsy examine netopsy:digits-a --samples digits --out cases/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow" tests/maths
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

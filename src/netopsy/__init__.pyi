@@ -3,8 +3,8 @@
 from .blocks.find import list_blocks as list_blocks
 from .case import Case as Case
 from .deep_compression.account import account as account
-from .deep_compression.expand import expand as expand
 from .deep_compression.compress import compress as compress
+from .deep_compression.expand import expand as expand
 from .engine.backproject.backproject import backproject as backproject
 from .engine.observe.observe import observe as observe
 from .engine.sweep.edits import Replace as Replace
@@ -30,8 +30,8 @@ from .result import Image as Image
 from .result import Result as Result
 from .samples.load import load_samples as load_samples
 from .samples.samples import Samples as Samples
-from .stats.kmeans1d.kmeans1d import kmeans1d as kmeans1d
 from .stats.kmeans1d.codebook import Codebook as Codebook
+from .stats.kmeans1d.kmeans1d import kmeans1d as kmeans1d
 from .studies.functions import activations as activations
 from .studies.functions import codebook as codebook
 from .studies.functions import compression as compression

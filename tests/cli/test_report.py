@@ -1,0 +1,242 @@
+"""The pages: whole, self-contained, small, escaped; looked at in a real browser."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sample_case import EVIL, evil_result
+
+from netopsy.case import Case
+from netopsy.charts import bars
+from netopsy.report.notebook import chart_svg, result_html
+from netopsy.report.pages import script_json
+from netopsy.report.summary import image_summary
+from netopsy.result import Image
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("case")
+    opened = Case(folder)
+    opened.add(evil_result("noise"))
+    opened.add(evil_result("rounding"))
+    opened.write_report()
+    return folder
+
+
+def test_pages_are_small_and_hold_vega_once(case: Path) -> None:
+    for page in case.glob("*.html"):
+        text = page.read_text()
+        assert text.count("window.vegaEmbed=") == (not page.name.endswith("-atlas.html"))
+        assert len(text) < (1_500_000 if page.name == "index.html" else 5_000_000)
+
+
+def test_pages_name_no_other_place(case: Path) -> None:
+    for page in case.glob("*.html"):
+        outline = Outline()
+        outline.feed(page.read_text())
+        links = [attrs[key] or "" for _, attrs in outline.tags for key in ("src", "href") if key in attrs]
+        assert links and all(re.match(r"data:|#|[a-z_-]+\.html$", link) for link in links)
+
+
+class Outline(HTMLParser):
+    """Elements and attributes in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_headings_are_in_order_and_pictures_have_words(case: Path) -> None:
+    for page in case.glob("*.html"):
+        outline = Outline()
+        outline.feed(page.read_text())
+        levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch(r"h[1-6]", tag)]
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+        assert all(attrs.get("alt") for tag, attrs in outline.tags if tag == "img")
+        assert {"main", "header", "footer", "nav"} <= {tag for tag, _ in outline.tags}
+        assert all(attrs.get("scope") for tag, attrs in outline.tags if tag == "th")
+        assert not any(tag == "b" for tag, _ in outline.tags), "a hostile name became an element"
+
+
+def test_json_in_a_script_cannot_close_it() -> None:
+    text = script_json({"name": EVIL + "\u2028<!--"})
+    assert not set("<>&\u2028") & set(text) and json.loads(text) == {"name": EVIL + "\u2028<!--"}
+
+
+@pytest.mark.parametrize(("width", "wide"), [(800, False), (1136, True), (2000, False)])
+def test_a_picture_little_wider_than_the_page_is_fitted_to_it(width: int, wide: bool) -> None:
+    image = Image(np.zeros((4, width, 3), np.uint8), "a title", "a reading", alt="words")
+    assert image_summary("name", image)["wide"] is wide
+
+
+def test_numbers_of_bars_below_zero_stand_beyond_zero() -> None:
+    frame = pl.DataFrame({"rule": ["a", "b"], "value": [-0.5, 0.25]})
+    drawn = chart_svg(bars(frame, "rule", "value", title="t", reading="r").spec)
+    marks = re.findall(r'<text [^>]*?transform="translate\(([-.0-9]+),[^>]*>(−0.5|0.25)</text>', drawn)
+    below, above = (next(float(x) for x, text in marks if text == wanted) for wanted in ("−0.5", "0.25"))
+    zero = below - 4
+    # the scale runs from -0.5 at 0 to 0.25 at the right end
+    assert above - 4 > zero > 0 and (above - 4 - zero) / zero == pytest.approx(0.5, rel=0.1)
+
+
+def test_the_notebook_fragment_is_escaped_and_without_scripts() -> None:
+    html = result_html(evil_result())
+    assert "<script" not in html and html.count("<svg") == 4 and "data:image/png" in html
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the PATH (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index", "noise"])
+def test_every_chart_is_drawn_and_nothing_leaves_the_page(case: Path, browser, name: str, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 800})
+    errors, requests = [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((case / f"{name}.html").as_uri())
+    page.wait_for_selector("html[data-ready]", timeout=60_000)
+    charts = page.locator(".vega").count()
+    assert charts == 4  # on the index two of each of the two studies
+    for i in range(charts):
+        drawing = page.locator(".vega").nth(i).locator("svg")
+        assert drawing.locator("path, rect, text").count() > 5
+        assert drawing.get_attribute("role") == "img" and drawing.get_attribute("aria-label")
+    assert not errors
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [(case / f"{name}.html").as_uri()]
+    assert page.evaluate("window.pwned") is None
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 200 if scheme == "dark" else ground != "rgb(0, 0, 0)"
+    page.close()
+
+
+@pytest.fixture
+def atlas(case: Path, browser) -> Iterator[object]:
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.errors, page.requests = [], []
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto((case / "noise-atlas.html").as_uri())
+    page.wait_for_selector("html[data-ready]", timeout=60_000)
+    yield page
+    assert not page.errors
+    assert [url for url in page.requests if not url.startswith("data:")] == [(case / "noise-atlas.html").as_uri()]
+    assert page.evaluate("window.pwned") is None and page.locator("b").count() == 0
+    page.close()
+
+
+def names(page) -> list[str]:
+    return page.locator(".unit h2").all_inner_texts()
+
+
+def settled(page, count: str) -> None:
+    page.wait_for_function("text => document.getElementById('count').textContent.startsWith(text)", arg=count)
+    wanted = min(24, int(count.split()[0]))
+    page.wait_for_function("n => document.querySelectorAll('.unit').length === n", arg=wanted)
+
+
+@pytest.mark.browser
+def test_the_atlas_finds_units_by_layer_class_and_activation(atlas) -> None:
+    assert atlas.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways"
+    settled(atlas, "33 of 33 units")
+    atlas.locator("#more").click()
+    atlas.wait_for_function("document.querySelectorAll('.unit').length === 33")
+    atlas.select_option("#layer", label=f"{EVIL} (3)")
+    settled(atlas, "3 of 33 units")
+    assert names(atlas) == [f"{EVIL} : {c}" for c in range(3)]
+    atlas.fill("#class", "CAT")
+    settled(atlas, "1 of 33 units")
+    assert names(atlas) == [f"{EVIL} : 1"]
+    atlas.fill("#class", "dog")
+    settled(atlas, "2 of 33 units")
+    atlas.check("#main-class")
+    settled(atlas, "0 of 33 units")
+    atlas.locator("button[type=reset]").click()
+    settled(atlas, "33 of 33 units")
+    atlas.fill("#low", "29")
+    settled(atlas, "2 of 33 units")
+    atlas.fill("#high", "29.5")
+    settled(atlas, "1 of 33 units")
+    assert names(atlas) == ["conv1 : 28"]
+
+
+@pytest.mark.browser
+def test_the_atlas_sorts_with_missing_figures_last(atlas) -> None:
+    atlas.select_option("#layer", label="conv1 (30)")
+    settled(atlas, "30 of 33 units")
+    atlas.select_option("#sort", label="share")
+    atlas.wait_for_function("document.querySelector('.unit h2').textContent === 'conv1 : 29'")
+    atlas.locator("#more").click()
+    atlas.wait_for_function("document.querySelectorAll('.unit').length === 30")
+    assert names(atlas) == [f"conv1 : {c}" for c in [*range(29, 1, -1), 0, 1]]
+    atlas.select_option("#order", "1")
+    atlas.wait_for_function("document.querySelector('.unit h2').textContent === 'conv1 : 0'")
+    atlas.locator("#more").click()
+    atlas.wait_for_function("document.querySelectorAll('.unit').length === 30")
+    assert names(atlas) == [f"conv1 : {c}" for c in [0, *range(2, 30), 1]]
+
+
+@pytest.mark.browser
+def test_the_atlas_draws_each_unit_its_own_pictures(atlas) -> None:
+    settled(atlas, "33 of 33 units")
+    colour = (
+        "([i, x]) => [...document.querySelectorAll('.unit canvas')[i].getContext('2d').getImageData(x, 10, 1, 1).data]"
+    )
+    for i in (0, 7, 23):
+        assert atlas.evaluate(colour, [i, 10]) == [8 * i, 0, 1, 255]
+        assert atlas.evaluate(colour, [i, 90]) == [8 * i, 0, 2, 255]
+    atlas.fill("#unit", "7")
+    settled(atlas, "1 of 33 units")
+    atlas.locator(".unit button").click()
+    atlas.locator("#view figcaption").nth(1).wait_for()
+    assert atlas.locator("#view figcaption").all_inner_texts() == ["1. cat · 8 · image 0", "2. dog · 7 · image 1"]
+    assert atlas.locator("#previous").is_disabled() and atlas.locator("#next").is_disabled()
+    atlas.keyboard.press("Escape")
+    assert not atlas.locator("#unit-view").is_visible()
+
+
+@pytest.mark.browser
+def test_the_page_works_by_keyboard_and_on_a_phone(case: Path, browser) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto((case / "noise.html").as_uri())
+    page.wait_for_selector("html[data-ready]", timeout=60_000)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.locator("details.data summary").first.click()
+    page.locator("details.data table").first.wait_for()  # the toggle event comes after the click
+    assert page.locator("details.data table").first.locator("tr").count() == 13
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400, "the page scrolls sideways"
+    page.close()

@@ -1,0 +1,146 @@
+"""The tally of the strongest images: against a slow twin, in any order, in any number of parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_strongest import strongest
+from torch import Tensor
+
+from netopsy.errors import SettingsError
+from netopsy.tallies.top_images import Strongest
+
+INF = float("inf")
+
+
+def entries(tally: Strongest) -> list[list[tuple[float, int, int]]]:
+    found = tally.result()
+    parts = (found.values.tolist(), found.images.tolist(), found.places.tolist())
+    return [list(zip(*rows, strict=True)) for rows in zip(*parts, strict=True)]
+
+
+def counted(values: Tensor, k: int = 3, batch: int = 4, axis: int = 1, order: Tensor | None = None) -> Strongest:
+    tally = Strongest(k, axis)
+    order = torch.arange(len(values)) if order is None else order
+    for part in order.split(batch):
+        tally.update(values[part], part)
+    return tally
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10**6])
+@pytest.mark.parametrize("shape", [(6, 7, 5), (40, 30, 40), (3, 1, 1), (4,)])
+def test_entries_are_those_of_the_slow_twin(shape: tuple[int, ...], levels: int) -> None:
+    """Few levels make many ties."""
+    generator = torch.Generator().manual_seed(levels)
+    values = torch.randint(-levels, levels, (11, *shape), generator=generator).float() / 2
+    expected = strongest(values.flatten(2).numpy() if len(shape) > 1 else values[..., None].numpy(), range(11), 3)
+    assert entries(counted(values)) == expected
+    assert entries(counted(values, order=torch.randperm(11, generator=generator))) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 5), st.integers(0, 10**6))
+def test_merging_halves_equals_one_pass(images: int, cut: int, k: int, seed: int) -> None:
+    values = torch.randint(0, 3, (images, 4, 6), generator=torch.Generator().manual_seed(seed)).float()
+    cut, every = min(cut, images), torch.arange(images)
+    first, second = counted(values, k, order=every[:cut]), counted(values, k, order=every[cut:])
+    other = counted(values, k, order=every[cut:])
+    other.merge(counted(values, k, order=every[:cut]))
+    first.merge(second)
+    whole = counted(values, k) if images else Strongest(k)
+    assert entries(first) == entries(other) == entries(whole)
+
+
+def test_tokens_have_their_channels_last() -> None:
+    values = torch.randn(7, 5, 6, generator=torch.Generator().manual_seed(0))
+    expected = strongest(values.transpose(1, 2).numpy(), range(7), 4)
+    assert entries(counted(values, 4, axis=-1)) == expected
+
+
+def test_fewer_images_leave_entries_empty() -> None:
+    tally = counted(torch.tensor([[[1.0, 3.0]], [[2.0, 0.0]]]), 4)
+    assert entries(tally) == [[(3.0, 0, 1), (2.0, 1, 0), (-INF, -1, -1), (-INF, -1, -1)]]
+
+
+def test_nan_and_minus_infinity_never_enter_and_infinity_does() -> None:
+    nan = float("nan")
+    values = torch.tensor([[[nan, 1.0]], [[nan, nan]], [[-INF, -INF]], [[0.0, INF]], [[-0.0, -3.0]], [[0.0, -3.0]]])
+    assert entries(counted(values, 5)) == [[(INF, 3, 1), (1.0, 0, 1), (0.0, 4, 0), (0.0, 5, 0), (-INF, -1, -1)]]
+
+
+def test_half_integers_and_booleans_are_counted() -> None:
+    assert entries(counted(torch.tensor([[1.5], [2.5]], dtype=torch.half), 1)) == [[(2.5, 1, 0)]]
+    assert entries(counted(torch.tensor([[True], [False]]), 1)) == [[(1.0, 0, 0)]]
+    assert entries(counted(torch.tensor([1.0, 4.0]), 1)) == [[(4.0, 1, 0)]]
+
+
+def test_a_restored_state_goes_on() -> None:
+    values = torch.randn(10, 3, 8, generator=torch.Generator().manual_seed(1))
+    first = counted(values[:6])
+    fresh = Strongest(3)
+    fresh.restore({name: value.clone() for name, value in first.state().items()})
+    fresh.update(values[6:], torch.arange(6, 10))
+    assert entries(fresh) == entries(counted(values))
+
+
+def test_the_state_is_twelve_bytes_an_entry_whatever_was_seen() -> None:
+    tally = counted(torch.randn(50, 8, 5, 5), 9)
+    size = sum(value.nbytes for value in tally.state().values() if value.ndim)
+    assert size == 12 * 8 * 9
+
+
+def test_an_empty_tally_is_neutral_and_k_is_checked() -> None:
+    tally, values = Strongest(3), torch.randn(5, 2, 4)
+    assert tally.result().values.shape == (0, 3)
+    tally.merge(counted(values))
+    tally.merge(Strongest(3))
+    assert entries(tally) == entries(counted(values))
+    with pytest.raises(SettingsError, match="at least 1"):
+        Strongest(0)
+
+
+@pytest.mark.parametrize("channel", [None, 2])
+def test_the_strongest_at_a_place_merges_and_prefers_the_first_image(channel: int | None) -> None:
+    values = torch.randn(30, 4, 3, 3)
+    values[7, 2, 1, 1] = values[19, 2, 1, 1] = 9.0
+    values[3, 1, 1, 1] = float("nan")
+    whole, first, second = (Strongest(2, channel=channel, place=4) for _ in range(3))
+    whole.update(values, torch.arange(30))
+    first.update(values[:12], torch.arange(12))
+    second.update(values[12:], torch.arange(12, 30))
+    second.merge(first)
+    plain = values[:, :, 1, 1].nan_to_num(-torch.inf)
+    expected = plain.sort(dim=0, descending=True, stable=True)
+    own = slice(None) if channel is None else slice(channel, channel + 1)
+    for tally in (whole, second):
+        found = tally.result()
+        assert torch.equal(found.values, expected.values[:2].T[own])
+        assert torch.equal(found.images, expected.indices[:2].T[own]) and (found.places == 4).all()
+    assert expected.indices[:2, 2].tolist() == [7, 19]
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_the_strongest_mean_has_no_place(axis: int) -> None:
+    values = torch.randn(30, 4, 6, generator=torch.Generator().manual_seed(2))
+    tally = Strongest(1, axis, mean=True)
+    tally.update(values, torch.arange(30))
+    best, image = values.mean(2 if axis == 1 else 1).max(0)
+    found = tally.result()
+    assert torch.allclose(found.values[:, 0], best) and torch.equal(found.images[:, 0], image)
+    assert (found.places == -1).all()
+
+
+def test_one_channel_alone_is_that_row_of_all() -> None:
+    values = torch.randn(9, 5, 4, 3, generator=torch.Generator().manual_seed(3))
+    alone, every = Strongest(4, channel=3), counted(values, 4)
+    alone.update(values, torch.arange(9))
+    assert entries(alone) == entries(every)[3:4]
+    with pytest.raises(SettingsError, match="exclude one another"):
+        Strongest(1, place=0, mean=True)
+
+
+def test_rows_that_are_no_images_are_refused() -> None:
+    with pytest.raises(SettingsError, match="8 rows came for 2 images"):
+        Strongest(3).update(torch.zeros(8, 4, 5), torch.arange(2))

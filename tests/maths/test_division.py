@@ -1,0 +1,76 @@
+"""Groups among vectors: as many as there are, and one where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from reference_facets import dip_by_programming
+
+from netopsy.stats.clustering import dip, divide
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_dip_is_the_distance_to_the_nearest_distribution_with_one_mode(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    n = int(generator.integers(2, 14))
+    values = generator.standard_normal(n) + generator.choice([0, 4], n)
+    values = np.round(values) if seed % 3 == 0 else values
+    if len(np.unique(values)) > 1:
+        assert dip(values) == pytest.approx(dip_by_programming(values), abs=1e-9)
+
+
+def test_the_dip_of_simple_samples_is_known() -> None:
+    assert dip(np.arange(20.0)) == pytest.approx(1 / 40)
+    assert dip(np.r_[np.zeros(10), np.ones(10)]) == pytest.approx(0.25)
+    assert dip(np.ones(7)) == 0.0
+    shifted = np.random.default_rng(0).standard_normal(50)
+    assert dip(3 - 2 * shifted) == pytest.approx(dip(shifted))
+
+
+CLOUDS = {
+    "normal": lambda g: g.standard_normal((80, 10)),
+    "normal, more axes than points": lambda g: g.standard_normal((40, 120)) * np.arange(1, 121) ** -0.5,
+    "evenly filled": lambda g: g.random((80, 1)),
+    "long tails": lambda g: g.exponential(size=(80, 40)) / np.arange(1, 41),
+    "outliers": lambda g: np.concatenate([g.standard_normal((77, 10)), 30 * g.standard_normal((3, 10))]),
+}
+
+
+@pytest.mark.parametrize("kind", CLOUDS)
+def test_one_cloud_is_one_group(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    found = [divide(CLOUDS[kind](generator), seed=seed).groups for seed in range(10)]
+    assert sum(groups > 1 for groups in found) <= 2
+
+
+@pytest.mark.parametrize("sizes", [(50, 50), (60, 30), (40, 30, 30)])
+def test_planted_groups_are_found(sizes: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(1)
+    truth = np.repeat(np.arange(len(sizes)), sizes)
+    points = generator.standard_normal((len(truth), 20)) + 8 * np.eye(20)[truth]
+    order = generator.permutation(len(truth))
+    labels = divide(points[order]).labels
+    assert [np.unique(labels[truth[order] == k]).size for k in range(len(sizes))] == [1] * len(sizes)
+    assert np.bincount(labels).tolist() == list(sizes)
+
+
+def test_groups_are_numbered_by_size_and_small_ones_join_their_neighbours() -> None:
+    generator = np.random.default_rng(2)
+    points = np.concatenate([generator.standard_normal((n, 3)) + at for n, at in ((3, 40), (30, 0), (40, 20))])
+    labels = divide(points, smallest=5).labels
+    assert np.bincount(labels).tolist() == [43, 30]
+    assert (labels[:3] == 0).all()
+
+
+@pytest.mark.parametrize("vectors", [np.ones((30, 4)), np.zeros((30, 4)), np.zeros((3, 2)), np.zeros((0, 2))])
+def test_vectors_without_variety_are_one_group(vectors: np.ndarray) -> None:
+    division = divide(vectors)
+    assert division.labels.tolist() == [0] * len(vectors) and not any(c.taken for c in division.cuts)
+
+
+def test_no_more_groups_than_allowed_and_the_same_seed_gives_the_same() -> None:
+    generator = np.random.default_rng(3)
+    points = generator.standard_normal((120, 5)) + 30 * np.repeat(np.arange(4), 30)[:, None] * [1, -1, 1, -1, 1]
+    assert divide(points, most=3).groups == 3 and divide(points, most=1).groups == 1
+    first, second = divide(points, seed=7), divide(points, seed=7)
+    assert (first.labels == second.labels).all() and first.cuts == second.cuts

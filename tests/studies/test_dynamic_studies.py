@@ -1,0 +1,208 @@
+"""`noise`, `rounding`, `codebook` and `filter_codebook` against naive loops; number formats against slow twins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from reference_studies import integers, naive_top1
+from torch import Tensor, nn
+
+import kmeans1d as oracle
+import netopsy
+from netopsy import Network, Preprocessing, Samples
+from netopsy.engine.sweep.scopes import Scope
+from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.studies.filter_codebook import clusters_for
+from netopsy.studies.noise import draw
+from netopsy.studies.rounding import number_format, round_decimals
+from netopsy.studies.sweep_findings import fragile, verdict
+
+LAYERS = ("block2.conv1", "fc")
+FEW: dict[str, dict[str, Any]] = {
+    "noise": {"strengths": (0.3, 0.8), "repeats": 2},
+    "rounding": {"decimals": (0, 1), "formats": ("bf16", "int3_channel"), "layer_formats": ("int3_channel",)},
+    "codebook": {"sizes": (2, 4)},
+    "filter_codebook": {"shares": (0.25, 0.75)},
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Network:
+    return netopsy.load_network("netopsy:digits-a")
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    return netopsy.load_samples("digits", count=120)
+
+
+def scores(name: str, network: Network, samples: Samples, **more: Any) -> pl.DataFrame:
+    return getattr(netopsy, name)(network, samples, **FEW[name], **more).tables["scores"]
+
+
+def weights_of(network: Network, name: str, row: dict[str, Any]) -> dict[str, Tensor]:
+    """The edit of one row, from the paper's words."""
+    layers = network.layers if row["layer"] == "all" else (network.layer(row["layer"]),)
+    tensors = network.tensors
+    if name == "noise":
+        scope = Scope(row["layer"], tuple(layers))
+        unit = draw(tensors, scope, True, 0, row["repeat"])
+        return {key: tensors[key] + row["strength"] * value for key, value in unit.items()}
+    if name == "rounding":
+        names = [n for layer in layers for n in (layer.weight, layer.bias) if n]
+        return {n: torch.round(tensors[n] * 10 ** row["decimals"]) / 10 ** row["decimals"] for n in names}
+    edited = {}
+    for layer in layers:
+        values = tensors[layer.weight].detach().numpy().ravel()
+        clusters, centroids = oracle.cluster(values.astype(float), min(row["k"], len(np.unique(values))))
+        edited[layer.weight] = torch.tensor(np.array(centroids, np.float32)[clusters]).reshape(layer.weight_shape)
+    return edited
+
+
+@pytest.mark.parametrize("name", ["noise", "rounding", "codebook"])
+def test_scores_are_those_of_the_naive_loop(name: str, digits: Network, samples: Samples) -> None:
+    table = scores(name, digits, samples, layers=LAYERS)
+    chosen = Network("part", digits.module, digits.preprocessing)
+    chosen.layers = digits.select(LAYERS)
+    compared = 0
+    for row in table.iter_rows(named=True):
+        if row["layer"] == "all" and not row["drop"] and row[table.columns[1]] in (None, 0.0):
+            continue
+        assert abs(row["top1"] - naive_top1(digits, samples, weights_of(chosen, name, row))) < 1e-9, row
+        compared += 1
+    assert compared >= 6
+
+
+def test_filter_clusters_replace_filters_by_centroids(digits: Network, samples: Samples) -> None:
+    result = netopsy.filter_codebook(digits, samples, shares=(0.25, 1.0), layers=("block2.conv1",))
+    layer = digits.layer("block2.conv1")
+    row = result.tables["clusters"].row(0, named=True)
+    assert row["k"] == clusters_for(layer, 0.25) == max(2, round(0.25 * layer.weight_shape[0]))
+    whole = result.tables["clusters"].row(1, named=True)
+    assert whole["k"] == layer.weight_shape[0] and whole["distortion"] == pytest.approx(0, abs=1e-12)
+    same = result.tables["scores"].filter(pl.col("share") == 1.0)
+    assert (same["drop"] == 0).all() and (same["agreement"] == 1).all()
+
+
+@pytest.mark.parametrize("name", list(FEW))
+def test_tables_repeat_and_the_network_is_left_alone(name: str, digits: Network, samples: Samples) -> None:
+    before = {key: value.clone() for key, value in digits.tensors.items()}
+    first, second = (scores(name, digits, samples, layers=LAYERS) for _ in range(2))
+    assert first.equals(second, null_equal=True)
+    assert all(before[key].equal(value) for key, value in digits.tensors.items())
+    assert {"top1", "top5", "top1_low", "top1_high", "agreement", "loss", "images"} <= set(first.columns)
+    unedited = first.row(0, named=True)
+    assert unedited["agreement"] == 1 and unedited["drop"] == 0
+
+
+def test_another_seed_gives_another_noise(digits: Network, samples: Samples) -> None:
+    tables = [scores("noise", digits, samples, layers=("fc",), seed=seed) for seed in (0, 1)]
+    assert not tables[0].equals(tables[1])
+
+
+def test_noise_has_the_layers_own_spread(digits: Network) -> None:
+    layer = digits.layer("block4.conv2")
+    unit = draw(digits.tensors, Scope(layer.name, (layer,)), True, 0, 0)
+    own = torch.cat([digits.tensors[name].flatten() for name in unit]).std(correction=0)
+    assert abs(unit[layer.weight].std() / own - 1) < 0.02 and abs(unit[layer.weight].mean()) < 0.02 * own
+
+
+def test_adaptive_scores_say_how_many_images_they_used(digits: Network, samples: Samples) -> None:
+    table = scores("noise", digits, samples, layers=("fc",), precision=20.0)
+    assert table["images"].max() <= len(samples) and (table["drop_low"] <= table["drop_high"]).all()
+
+
+def test_edits_that_change_nothing_are_flagged_not_scored_quietly(samples: Samples) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+    module[1].weight.data.fill_(0.5)
+    module[1].bias.data.fill_(0.5)
+    network = Network("flat", module, Preprocessing(size=(32, 32), mean=(0.0,), std=(1.0,), channels="L"))
+    result = netopsy.rounding(network, samples, decimals=(1,), formats=("bf16",), one_layer_at_a_time=False)
+    assert result.tables["scores"]["changed"].to_list() == [True, False]
+    assert any("No weight changes" in finding for finding in result.findings)
+    constant = netopsy.noise(network, samples, strengths=(0.1,), repeats=1)
+    assert not constant.tables["scores"].filter(pl.col("strength") > 0)["changed"].any()
+
+
+def test_a_network_without_layers_is_told(samples: Samples) -> None:
+    class Bare(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :10]
+
+    network = Network("bare", Bare(), Preprocessing(size=(32, 32), mean=(0.0,), std=(1.0,), channels="L"))
+    for name in FEW:
+        assert "no" in getattr(netopsy, name)(network, samples).findings[0]
+
+
+@pytest.mark.parametrize("name", ["int8_tensor", "int4_channel", "int2_tensor"])
+def test_integers_are_those_of_the_slow_loop(name: str) -> None:
+    weight = torch.randn(5, 3, 2, 2)
+    weight[1] = 0
+    kind = number_format(name)
+    want = integers(weight.numpy(), kind.bits, name.endswith("channel"))
+    assert np.allclose(kind.apply(weight).numpy(), want, rtol=1e-6, atol=0)
+    assert len(kind.apply(weight[:1]).unique()) <= 2**kind.bits - 1
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16", "fp8_e4m3", "fp8_e5m2"])
+def test_floats_are_the_nearest_numbers_of_the_format(name: str) -> None:
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = dtypes.get(name) or {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}[name]
+    values = torch.randn(2000) * 0.1
+    stored = number_format(name).apply(values)
+    assert stored.to(dtype).float().equal(stored)
+    if name.startswith("fp8"):
+        every = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+        every = every[every.isfinite()]
+        nearest = (values[:, None] - every).abs().amin(1)
+        assert torch.allclose((values - stored).abs(), nearest, atol=1e-9)
+
+
+def test_decimals_are_rounded_as_the_acceptance_of_the_paper_reads() -> None:
+    values = torch.randn(1000)
+    assert round_decimals(values, 2).equal((values * 10**2).round() / 10**2)
+
+
+def test_verdicts_name_the_harshest_setting_and_say_when_there_is_none() -> None:
+    rows = pl.DataFrame(
+        {
+            "k": [64, 16, 4],
+            "drop": [0.0, 0.004, 0.3],
+            "drop_low": [-0.0001, 0.0035, 0.29],
+            "drop_high": [0.0001, 0.0045, 0.31],
+            "images": [10_000] * 3,
+        }
+    )
+    told = verdict(rows, lambda row: f"K = {row['k']}", "smallest codebook")
+    assert "0.1 points is K = 64" in told[0] and "0.5 and 1 points is K = 16" in told[1]
+    assert "no setting tried" in verdict(rows[2:], lambda row: "", "smallest codebook")[0]
+    alone = pl.DataFrame({"layer": ["a", "b"], "k": [4, 4], "drop": [0.0, 0.5]})
+    assert fragile(alone, lambda row: f"K = {row['k']}")[0].startswith("Most fragile, edited one at a time: b ")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("noise", {"strengths": ()}),
+        ("noise", {"strengths": (float("nan"),)}),
+        ("noise", {"repeats": 0}),
+        ("rounding", {"decimals": (-1,)}),
+        ("rounding", {"formats": ("int99",)}),
+        ("codebook", {"sizes": (0,)}),
+        ("codebook", {"start": "nosuch"}),
+        ("filter_codebook", {"shares": (1.5,)}),
+    ],
+)
+def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], digits: Network, samples: Samples) -> None:
+    with pytest.raises(SettingsError):
+        getattr(netopsy, name)(digits, samples, **settings)
+
+
+@pytest.mark.parametrize("name", list(FEW))
+def test_unknown_layers_are_named(name: str, digits: Network, samples: Samples) -> None:
+    with pytest.raises(UnknownLayer, match="nearest"):
+        getattr(netopsy, name)(digits, samples, layers=("nosuch",))

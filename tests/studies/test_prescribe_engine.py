@@ -1,0 +1,284 @@
+"""What `prescribe` is made of: against brute force, least squares, and definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from reference_codec import entropy_bytes
+from reference_prescribe import cheapest_multiples, pooled, smallest_within, surgeon
+from torch import Tensor, nn
+
+from netopsy import Network, Preprocessing, Samples, load_network, load_samples
+from netopsy.engine.sweep.edits import Replace, Variant
+from netopsy.engine.sweep.sweep import sweep
+from netopsy.samples.images import ArrayImages
+from netopsy.studies.prescribe.allocation import compensate
+from netopsy.studies.prescribe.allocation.candidates import candidates
+from netopsy.studies.prescribe.allocation.cells import Cells, Line
+from netopsy.studies.prescribe.allocation.compensate import Products, Rounder, input_products
+from netopsy.studies.prescribe.allocation.divergence import (
+    Exchange,
+    divergence,
+    effects,
+    expected_drop,
+    loss_at,
+    temperature,
+    weighed,
+)
+from netopsy.studies.prescribe.allocation.knapsack import allocations, frontier
+from netopsy.studies.prescribe.allocation.plan import choice, part, settle
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_allocation_on_the_path_is_the_smallest_of_its_loss(seed: int) -> None:
+    lot = np.random.default_rng(seed)
+    layers = {str(i): [(float(b), float(v)) for b, v in lot.integers(0, 40, (5, 2))] for i in range(4)}
+    path = allocations(layers)
+    for allocation in path:
+        assert allocation.bytes == pytest.approx(smallest_within(list(layers.values()), allocation.loss))
+    assert path[0].loss == sum(min(v for _, v in points) for points in layers.values())
+    assert path[-1].bytes == sum(min(b for b, _ in points) for points in layers.values())
+    sizes, losses = [a.bytes for a in path], [a.loss for a in path]
+    assert sizes == sorted(sizes, reverse=True) and losses == sorted(losses)
+
+
+def test_a_choice_that_costs_more_and_is_worse_is_never_taken() -> None:
+    points = [(10.0, 0.0), (12.0, 0.0), (8.0, 5.0), (9.0, 6.0), (4.0, 1.0), (1.0, 4.0), (1.0, 3.0)]
+    assert [points[i] for i in frontier(points)] == [(10.0, 0.0), (4.0, 1.0), (1.0, 3.0)]
+
+
+@pytest.mark.parametrize("pull", [0.0, 0.1155, 0.3])
+@pytest.mark.parametrize("step", [0.3, 1.0, 2.0])
+def test_each_value_takes_the_cheapest_multiple(step: float, pull: float) -> None:
+    values = np.sort(np.random.default_rng(1).laplace(size=4000)).astype(np.float32)
+    cells = Line(values).uniform(step, pull)
+    taken = cells.nearest(values.astype(np.float64))
+    multiple = {float(t): int(np.rint(np.median(values[taken == t]) / step)) for t in np.unique(taken)}
+    if pull == 0:
+        assert np.array_equal([multiple[float(t)] for t in taken], np.rint(values.astype(np.float64) / step))
+        return
+    bits = {k: -np.log2(np.mean(taken == t)) for t, k in multiple.items()}
+    cheapest = cheapest_multiples(values.astype(np.float64), step, pull, bits)
+    # the counts settle but for a few values at the thresholds
+    assert np.mean([multiple[float(t)] == k for t, k in zip(taken, cheapest, strict=True)]) > 0.985
+
+
+@pytest.mark.parametrize("kind", ["uniform", "kmeans"])
+def test_zeros_stay_and_each_cell_takes_the_mean_of_its_values(kind: str) -> None:
+    values = np.random.default_rng(2).laplace(size=900).astype(np.float32)
+    values[:300] = 0.0
+    line = Line(values)
+    cells = line.uniform(0.9, 0.1155) if kind == "uniform" else line.kmeans(0.4, 7)
+    shared = cells.share(values)
+    for value in shared.table[shared.table != 0]:
+        assert value == pytest.approx(values[shared.decode() == value].mean(), rel=1e-5)
+    assert (shared.decode()[values == 0] == 0).all() and 0.0 in shared.table
+    if kind == "kmeans":
+        assert len(shared.table) == 7 and shared.kept == 360
+
+
+@pytest.mark.parametrize("damping", [compensate.DAMPING, 1.0])
+def test_rounding_with_compensation_is_optimal_brain_quantisation(
+    monkeypatch: pytest.MonkeyPatch, damping: float
+) -> None:
+    monkeypatch.setattr(compensate, "BLOCK", 3)
+    monkeypatch.setattr(compensate, "DAMPING", damping)
+    lot = np.random.default_rng(3)
+    inputs = lot.normal(size=(200, 8)) @ lot.normal(size=(8, 8))
+    gram = inputs.T @ inputs
+    order = np.argsort(-np.diag(gram))
+    gram, weight = gram[np.ix_(order, order)], lot.normal(size=(5, 8)).astype(np.float32)
+    cells = Line(weight).uniform(0.7, 0.0)
+    own = np.diag(gram).mean()
+    damped = gram + damping * own * np.eye(8)
+    middles = (cells.table[1:] + cells.table[:-1]) / 2
+    cells = Cells(middles, cells.table)  # the nearest value, as the twin takes it
+    rounder = Rounder(weight, gram)
+    taken = rounder.round(cells).decode()
+    assert taken == pytest.approx(surgeon(weight.astype(np.float64), damped, cells.table), abs=1e-6)
+    plain = cells.share(weight).decode()
+    outputs = inputs[:, order]
+    for values in (taken, plain):
+        error = np.square(outputs @ (values - weight).T).sum() / np.square(outputs @ weight.T).sum()
+        assert rounder.noise(values) == pytest.approx(error)
+    assert rounder.noise(taken) < (0.5 if damping < 1 else 1) * rounder.noise(plain)
+
+
+def test_candidates_are_a_chain_and_spare_what_is_lossless() -> None:
+    lot = np.random.default_rng(4)
+    weight = np.round(lot.normal(size=(20, 30)), 1).astype(np.float32)
+    found = candidates(Rounder(weight), "uniform", 4)
+    assert found[0].kind == "lossless" and np.array_equal(found[0].share(Rounder(weight)).decode(), weight)  # type: ignore[union-attr]
+    noise, sizes = [one.noise for one in found], [one.bytes for one in found]
+    assert noise == sorted(noise) and sizes == sorted(sizes, reverse=True)
+    for one in found:
+        shared = one.share(Rounder(weight))
+        assert shared is not None
+        assert one.bits == pytest.approx(entropy_bytes(shared.codes) * 8 / 600)
+        assert one.bytes == pytest.approx(one.bits * 600 / 8 + 4 * len(shared.table))
+    real = candidates(Rounder(lot.normal(size=(20, 30)).astype(np.float32)), "uniform", 2)
+    assert real[0].kind == "as it is" and real[0].bytes == 1200 and real[0].share(Rounder(weight)) is None
+    assert [one.kind for one in candidates(Rounder(np.zeros((4, 9), np.float32)), "uniform", 4)] == ["lossless"]
+
+
+def conv_network() -> tuple[Network, Samples]:
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, dilation=2), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=3), nn.Flatten()
+    )
+    with torch.no_grad():
+        width = module(torch.zeros(1, 3, 12, 12)).shape[1]
+    module = nn.Sequential(module, nn.Linear(width, 4))
+    lot = np.random.default_rng(5)
+    pixels = lot.integers(0, 256, (40, 12, 12, 3), np.uint8)
+    samples = Samples("noise", ArrayImages(pixels), lot.integers(0, 4, 40), tuple("abcd"))
+    return Network("test", module, Preprocessing(size=(12, 12), mean=(0.5,) * 3, std=(0.5,) * 3)), samples
+
+
+def test_input_products_are_those_of_the_windows_of_each_layer() -> None:
+    network, samples = conv_network()
+    found = input_products(network, samples, network.layers)
+    conv, _, linear = network.layers
+    assert set(found) == {conv.name, linear.name}, "grouped convolutions are left out"
+    (batch,) = samples.batches(network.preprocessing, 40)
+    body = network.module[0]  # type: ignore[index]
+    with torch.no_grad():
+        windows = nn.functional.unfold(batch.images, 3, dilation=2, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
+        rows = body(batch.images)  # type: ignore[operator]
+    for name, inputs in ((conv.name, windows.double().numpy()), (linear.name, rows.double().numpy())):
+        total = inputs.T @ inputs
+        damped = compensate.DAMPING * total.shape[0] / len(inputs) * np.diag(total).mean() * np.eye(len(total))
+        assert found[name] == pytest.approx(total + damped, rel=1e-4, abs=1e-3)
+    with torch.no_grad():
+        outputs = body[0](batch.images) - body[0].bias[:, None, None]  # type: ignore[index]
+    weight = body[0].weight.detach().flatten(1).double().numpy()  # type: ignore[index]
+    squares = np.trace(weight @ (windows.double().T @ windows.double()).numpy() @ weight.T)
+    assert squares == pytest.approx(outputs.double().square().sum().item(), rel=1e-5), "the windows are the layer's own"
+
+
+def test_products_of_two_parts_are_those_of_the_whole() -> None:
+    values = torch.randn(6, 3, 5, 5)
+    whole, parts = Products((3, 3), padding=(1, 1)), [Products((3, 3), padding=(1, 1)) for _ in range(3)]
+    whole.update(values, torch.arange(6))
+    parts[0].update(values[:2], torch.arange(2))
+    parts[1].update(values[2:], torch.arange(4))
+    parts[2].merge(parts[0])
+    parts[2].merge(parts[1])
+    assert torch.allclose(parts[2].result(), whole.result(), atol=1e-3)
+
+
+def test_divergence_is_that_of_torch_and_infinite_where_not_finite() -> None:
+    plain, edited = torch.randn(7, 5), torch.randn(7, 5)
+    p, q = (
+        torch.distributions.Categorical(logits=plain.double()),
+        torch.distributions.Categorical(logits=edited.double()),
+    )
+    assert torch.allclose(divergence(plain, edited, False), torch.distributions.kl_divergence(p, q))
+    a, b = (torch.distributions.Bernoulli(logits=x.double()) for x in (plain, edited))
+    assert torch.allclose(divergence(plain, edited, True), torch.distributions.kl_divergence(a, b).sum(1))
+    edited[2, 1] = torch.nan
+    assert divergence(plain, edited, False).isinf().tolist() == [i == 2 for i in range(7)]
+
+
+def test_effects_hold_the_scores_of_the_sweep() -> None:
+    network, samples = load_network("netopsy:digits-a"), load_samples("digits", count=70)
+
+    def halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"fc.weight": tensors["fc.weight"] * torch.linspace(0.05, 1.5, 10)[:, None]}
+
+    variants = [Variant({"n": 0}, None), Variant({"n": 1}, Replace(("fc.weight",), halve, "halve"))]  # type: ignore[arg-type]
+    found, scores = effects(network, samples, variants, "x"), sweep(network, samples, variants)
+    assert found.select(scores.columns).to_dicts() == [pytest.approx(row) for row in scores.to_dicts()]
+    assert found["divergence"][0] == 0 and found["divergence"][1] > 0
+
+
+def test_the_expected_drop_of_calibrated_outputs_is_the_drop() -> None:
+    """Labels drawn from the outputs at twice their temperature: then the temperature is 2, and the drop as expected."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = 6 * torch.randn(40_000, 5, generator=generator)
+    labels = torch.multinomial((outputs / 2).softmax(1), 1, generator=generator)[:, 0]
+    edited = outputs + 3 * torch.randn(40_000, 5, generator=generator)
+    before, after = outputs.argmax(1), edited.argmax(1)
+    counted = (before == labels).double().mean() - (after == labels).double().mean()
+    expected = expected_drop(outputs, before, after, 2.0, False).mean()
+    assert expected.item() == pytest.approx(counted.item(), abs=0.006)
+    assert expected_drop(outputs, before, after.new_full(after.shape, -1), 2.0, False).mean() > expected
+
+
+def test_the_temperature_is_found() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(30.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * x.mean((2, 3))
+
+    lot = np.random.default_rng(0)
+    pixels = lot.integers(0, 256, (3000, 1, 1, 3), np.uint8)
+    network = Network("wide", Wide(), Preprocessing(size=(1, 1), mean=(0.5,) * 3, std=(0.5,) * 3))
+    outputs = 30 * (pixels[:, 0, 0] / 255 - 0.5) / 0.5
+    labels = (outputs / 4 + lot.gumbel(size=(3000, 3))).argmax(1)
+    found = temperature(network, Samples("wide", ArrayImages(pixels), labels, tuple("abc")))
+    assert found == pytest.approx(4.0, rel=0.12)
+
+
+def test_an_estimate_lies_between_and_many_images_are_trusted() -> None:
+    assert weighed(0.02, 40, 100, 0.01) == pytest.approx(0.01, abs=0.001)
+    assert weighed(0.02, 4e6, 10**7, 0.01) == pytest.approx(0.02, abs=1e-4)
+    assert 0.01 < weighed(0.02, 40, 2000, 0.01) < 0.02
+
+
+def test_losses_are_in_proportion_to_small_noise_and_rise() -> None:
+    noise = np.geomspace(1e-5, 1, 30)
+    measured = [(0.01, 0.02), (0.1, 0.15), (0.3, 3.0)]
+    found = loss_at(noise, measured)
+    assert (np.diff(found / noise) >= -1e-12).all() and (np.diff(found) > 0).all()
+    # 2, 1.5 and 10 a noise: the first two are pooled to their geometric mean
+    assert found[0] / noise[0] == pytest.approx(3**0.5)
+    assert loss_at([0.3, 0.0], measured) == pytest.approx([3.0, 0.0])
+    assert loss_at([0.0, 0.1], []).tolist() == [0.0, float("inf")]
+
+
+def test_the_exchange_pools_drops_as_isotonic_regression_does() -> None:
+    lot = np.random.default_rng(6)
+    x, y = np.sort(lot.random(12)), np.linspace(0.1, 1, 12) + 0.3 * lot.normal(size=12)
+    curve = Exchange(x.tolist(), y.tolist())
+    assert [curve.drop(value) for value in x] == pytest.approx([max(0.0, v) for v in pooled(y.tolist())])
+    assert curve.drop(0.0) == 0 and curve.drop(curve.divergence(0.4)) == pytest.approx(0.4, abs=1e-6)
+    assert Exchange([], []).divergence(0.1) == 0 == Exchange([], []).drop(3.0)
+    assert [Exchange([3.0, 2.0, 1.0], [0.1, -0.1, -0.4]).drop(x) for x in (1, 2, 2.5, 3)] == [0, 0, 0.05, 0.1]
+
+
+def test_settling_finds_the_smallest_point_within_the_budget() -> None:
+    layers = {str(i): [(100 * 0.8**j, (1 + i) * 1e-5 * 2.0**j) for j in range(12)] for i in range(20)}
+    path = allocations(layers)
+    asked: list[int] = []
+
+    def measure(wanted: list) -> list[dict[str, float]]:  # type: ignore[type-arg]
+        asked.append(len(wanted))
+        return [{"estimate": 0.2 * a.loss, "divergence": a.loss} for a in wanted]
+
+    predicted = Exchange([0.1, 1.0], [0.01, 0.1])  # half of what it truly costs
+    trials = settle(path, predicted, 0.05, measure)  # type: ignore[arg-type]
+    best = choice(trials, 0.05)
+    assert best is not None and 0.2 * best.allocation.loss <= 0.05 and sum(asked) <= 14
+    possible = min(a.bytes for a in path if 0.2 * a.loss <= 0.05)
+    assert best.allocation.bytes <= 1.025 * possible
+    assert choice(settle(path, predicted, 1e-6, measure), 1e-6) is None  # type: ignore[arg-type]
+    everything = choice(settle(path, predicted, 1.0, measure), 1.0)  # type: ignore[arg-type]
+    assert everything is not None and everything.allocation.bytes <= 1.05 * path[-1].bytes
+
+
+def test_the_parts_do_not_overlap() -> None:
+    samples = load_samples("digits", count=101)
+    parts = part(samples, 16, 0)
+    halves = [len(parts.choosing), len(parts.reporting)]
+    assert halves == [50, 51] and len(parts.probing) == 16 and len(parts.learning) == 34
+    rows = {name: {samples_.image(i).tobytes() for i in range(len(samples_))} for name, samples_ in vars(parts).items()}
+    assert not rows["choosing"] & rows["reporting"] and not rows["learning"] & rows["probing"]
+    assert rows["learning"] | rows["probing"] == rows["choosing"]
+    counts = np.bincount(parts.choosing.labels, minlength=10) - np.bincount(parts.reporting.labels, minlength=10)
+    assert np.abs(counts).max() <= 2
+    again = part(samples, 16, 0)
+    assert again.probing.digest == parts.probing.digest != part(samples, 16, 1).probing.digest

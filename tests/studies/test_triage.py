@@ -1,0 +1,326 @@
+"""The study `triage`: what it does to a network, its tables against their definitions, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from reference_triage import cochran_q, keras_plateau
+from torch import nn
+
+from netopsy import Network, Preprocessing, Samples, load_samples, score
+from netopsy.blocks.layer import new_layer
+from netopsy.blocks.least_squares import least_squares
+from netopsy.blocks.named import find_block
+from netopsy.blocks.section import compressed_network, layer_path, section
+from netopsy.engine.train.objective import plateau
+from netopsy.engine.trials.current import workers
+from netopsy.engine.workspace.workspace import workspace
+from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.result import Result
+from netopsy.stats.intervals import paired_difference, wilson
+from netopsy.studies import study_class
+from netopsy.studies.study import perform
+from netopsy.studies.triage import run as triage_run
+from netopsy.studies.triage.tables import epochs_to_99
+from netopsy.studies.triage.triage import Triage
+from treatable import obstacles
+
+
+class Small(nn.Module):
+    """Two blocks of two convolutions and one of a single one, each before a pooling; its maps are 8x8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 4
+        for name, count in (("a", 2), ("b", 2), ("c", 1)):
+            block = nn.Sequential()
+            for i in range(count):
+                block.add_module(f"conv{i}", nn.Conv2d(1 if (name, i) == ("a", 0) else width, width, 3, padding=1))
+                block.add_module(f"bn{i}", nn.BatchNorm2d(width))
+                block.add_module(f"relu{i}", nn.ReLU())
+            block.add_module("pool", nn.MaxPool2d(2))
+            self.add_module(name, block)
+        self.fc = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.c(self.b(self.a(x))).flatten(1))
+
+
+@cache
+def small() -> Network:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Network("small", Small(), Preprocessing(size=(8, 8), mean=(0.3,), std=(0.3,), channels="L"))
+
+
+@cache
+def digits(split: str, count: int) -> Samples:
+    return load_samples("digits", split=split, count=count)
+
+
+def quick(**settings: object) -> Triage:
+    plain = {"epochs": 2, "stn_epochs": 1, "repeats": 2, "augment": "none", "batch_size": 40, "rate": 0.02}
+    return Triage(
+        **{"train": digits("train", 80), "starts": ("RW", "STN"), "matched": 20, "pictures": 3, **plain, **settings}
+    )  # type: ignore[arg-type]
+
+
+@cache
+def result() -> Result:
+    return perform(quick(deeper=True, failure=100.0), small(), digits("test", 60))
+
+
+def tables(found: Result) -> dict[str, list[dict]]:
+    """All that the same seed must give again: tables without the seconds."""
+    return {name: frame.drop("seconds", strict=False).to_dicts() for name, frame in found.tables.items()}
+
+
+def alike(a: Result, b: Result) -> bool:
+    return json.dumps(tables(a), default=str) == json.dumps(tables(b), default=str) and a.findings == b.findings
+
+
+def test_every_cell_is_there_and_the_network_is_left_alone() -> None:
+    before = {name: tensor.clone() for name, tensor in small().tensors.items()}
+    cells = result().tables["cells"]
+    assert cells.height == 2 * 2 * 2 * 2 and cells["status"].unique().to_list() == ["done"]
+    assert cells["block"].unique(maintain_order=True).to_list() == ["a", "b"]
+    assert all(before[name].equal(tensor) for name, tensor in small().tensors.items())
+    assert not small().module.training
+
+
+def test_accuracies_and_intervals_are_their_definitions() -> None:
+    found = result()
+    history, base = found.tables["history"], found.tables["baselines"]
+    wanted = score(small(), digits("test", 60)).row(0, named=True)
+    assert base["top1"].to_list() == [wanted["top1"]] * 2
+    for row in found.tables["cells"].iter_rows(named=True):
+        keys = ("seed", "block", "start", "training")
+        own = history.filter([pl.col(key) == row[key] for key in keys])["validation_top1"].to_list()
+        assert len(own) == 2 and row["best"] == max(own) and row["top1"] == pytest.approx(own[-1])
+        assert row["drop"] == pytest.approx(wanted["top1"] - row["top1"])
+        assert (row["top1_low"], row["top1_high"]) == wilson(round(60 * row["top1"]), 60)
+        assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+        assert row["epochs_to_99"] == epochs_to_99(own)
+
+
+def test_sizes_are_those_of_the_compressed_network() -> None:
+    cells = result().tables["cells"]
+    for name in ("a", "b"):
+        block = find_block(small(), name)
+        made = compressed_network(small(), [(block, new_layer(small(), block, 0))])
+        row = cells.filter(pl.col("block") == name).row(0, named=True)
+        assert row["parameters"] == made.parameters
+        assert row["macs"] == sum(layer.macs for layer in made.layers)
+        assert row["share"] == pytest.approx(made.parameters / small().parameters)
+    blocks = result().tables["blocks"].filter(pl.col("block") == "a").row(0, named=True)
+    assert blocks["parameters"] == 4 * 9 + 4 + 16 * 9 + 4 + 16 and blocks["new_parameters"] == 4 * 9 + 4 + 8
+
+
+def test_epochs_to_within_one_per_cent_of_the_best() -> None:
+    assert epochs_to_99([0.5, 0.989, 0.991, 1.0, 0.2]) == 3  # 0.989 is below 0.99
+    assert epochs_to_99([0.3]) == 1 and epochs_to_99([0.0, 0.0]) == 1
+
+
+def test_frozen_training_leaves_all_else_bit_for_bit() -> None:
+    """By the trained state itself: the whole network of an FM cell differs from its parent in the new layer alone."""
+    from netopsy.blocks.training import train_module
+    from netopsy.studies.triage.work import others
+
+    network, block = small(), find_block(small(), "b")
+    module = section(network, replaced=[(block, new_layer(network, block, 0))])
+    recipe = quick().recipe_for(0, 2)
+    frozen = others(module, [block])
+    assert not any(name.startswith(layer_path(block)) for name in frozen)
+    state = train_module(
+        module, digits("train", 80), recipe, spec={}, preprocessing=network.preprocessing, frozen=frozen
+    ).state
+    own = f"{layer_path(block)}."
+    assert any(name.startswith(own) for name in state)
+    for name, value in state.items():
+        same = value.equal(dict(module.state_dict())[name])
+        assert same != name.startswith(own) or name.endswith("num_batches_tracked")
+
+
+def test_stored_values_give_what_the_images_give() -> None:
+    stored = tables(result())["cells"]
+    plain = tables(perform(quick(deeper=True, failure=100.0, storage=0.0), small(), digits("test", 60)))["cells"]
+    for a, b in zip(stored, plain, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3), (a, b)
+        assert abs(a["top1"] - b["top1"]) <= 1 / 60
+
+
+def test_a_single_convolution_fitted_by_least_squares_costs_nothing() -> None:
+    """`c` is one convolution: its least-squares fit is itself, so no image is lost before the training."""
+    block = find_block(small(), "c.conv0:c.relu0")
+    layer = new_layer(small(), block, 0)
+    fit = least_squares(small(), block, layer, digits("train", 80))
+    assert fit["r2"] == pytest.approx(1, abs=1e-4)
+    again = compressed_network(small(), [(block, layer)])
+    images = next(digits("test", 60).batches(small().preprocessing, 60)).images
+    with torch.no_grad():
+        assert again.module.eval()(images) == pytest.approx(small().module(images), abs=1e-3)
+    found = perform(
+        quick(blocks=("c.conv0:c.relu0",), starts=("LSQ",), training=("FM",), rate=1e-7, min_rate=1e-7, repeats=1),
+        small(),
+        digits("test", 60),
+    )
+    row = found.tables["cells"].row(0, named=True)
+    assert row["drop"] == 0 and row["matched_correlation"] > 0.95 and "criticality" in found.tables
+
+
+def test_the_tests_of_criticality_are_over_the_cells() -> None:
+    criticality = result().tables["criticality"]
+    assert criticality.height == 4 * (2 + 1) + 1
+    seeds = criticality.filter(pl.col("over") == "seeds (permutation)")
+    cells = result().tables["cells"]
+    together = criticality.filter(pl.col("start") == "all").row(0, named=True)
+    means = cells.group_by("block").agg(pl.col("top1").mean())["top1"]
+    assert together["spread"] == pytest.approx(means.max() - means.min()) and together["p"] >= together["least_p"]
+    for row in seeds.iter_rows(named=True):
+        own = cells.filter((pl.col("start") == row["start"]) & (pl.col("training") == row["training"]))
+        means = own.group_by("block").agg(pl.col("top1").mean())["top1"]
+        assert row["spread"] == pytest.approx(means.max() - means.min()) and row["least_p"] == 0.5
+    kept = triage_run.ran(quick(), small(), digits("train", 80), digits("test", 60))
+    right = [
+        t.right for t in kept.cells if t.spec["seed"] == 1 and (t.spec["start"], t.spec["training"]) == ("RW", "TM")
+    ]
+    row = criticality.filter((pl.col("seed") == 1) & (pl.col("start") == "RW") & (pl.col("training") == "TM"))
+    assert row["statistic"][0] == pytest.approx(cochran_q(np.stack(right, 1)))
+    base = kept.baselines[0].right
+    cell = cells.filter((pl.col("seed") == 1) & (pl.col("start") == "RW") & (pl.col("training") == "TM")).row(
+        0, named=True
+    )
+    losses, gains = (base & ~right[0]).sum(), (~base & right[0]).sum()
+    assert (cell["drop_low"], cell["drop_high"]) == paired_difference(losses, gains, 60)
+
+
+def test_deeper_goes_from_the_least_critical_block_to_all() -> None:
+    deeper, summary = result().tables["deeper"], result().tables["summary"]
+    assert deeper["compressed"].to_list() == [1, 2] and deeper["blocks"].to_list()[1] == "a + b"
+    way = (deeper["start"][0], deeper["training"][0])
+    own = summary.filter((pl.col("start") == way[0]) & (pl.col("training") == way[1])).sort("drop")
+    assert deeper["blocks"][0] == own["block"][0] and deeper["drop"][0] == pytest.approx(own["drop"][0])
+    assert deeper["parameters"][1] < deeper["parameters"][0] < small().parameters
+    halted = perform(quick(deeper=True, failure=0.0, starts=("RW",), training=("FM",)), small(), digits("test", 60))
+    assert halted.tables["deeper"].height == (1 if halted.tables["deeper"]["drop"][0] > 0 else 2)
+
+
+@pytest.mark.parametrize(("patience", "cooldown"), [(1, 3), (1, 0), (2, 1), (3, 2)])
+def test_the_plateau_is_that_of_keras(patience: int, cooldown: int) -> None:
+    generator = np.random.default_rng(0)
+    study = quick(patience=patience, cooldown=cooldown, factor=0.7, rate=0.1, min_rate=0.005)
+    recipe = study.recipe_for(0, 40)
+    for _ in range(20):
+        losses = (np.linspace(1, 0.6, 40) + 0.2 * generator.random(40)).tolist()
+        wanted = keras_plateau(losses, 0.7, patience, cooldown, 0.05)
+        own = [plateau(losses[:n], recipe.factor, recipe.patience, recipe.cooldown, recipe.final) for n in range(40)]
+        assert own == pytest.approx(wanted)
+
+
+def test_a_run_that_diverges_is_a_row_with_its_reason() -> None:
+    found = perform(quick(stn_rate=1e30, repeats=1, training=("TM",)), small(), digits("test", 60))
+    cells = {(r["block"], r["start"]): r for r in found.tables["cells"].iter_rows(named=True)}
+    assert cells["a", "RW"]["status"] == "done" and cells["a", "RW"]["top1"] is not None
+    failed = cells["b", "STN"]
+    assert failed["status"] == "diverged" and failed["top1"] is None and "diverged" in failed["reason"]
+    assert any("2 of 4 compressed networks failed" in said for said in found.findings)
+    assert "accuracy" in found.figures
+    none = perform(quick(rate=1e30, repeats=1, control=False), small(), digits("test", 60))
+    assert set(none.tables["cells"]["status"]) == {"diverged"} and not none.figures
+
+
+def test_a_baseline_trained_from_scratch_belongs_to_its_seed() -> None:
+    found = perform(
+        quick(network_start="random", baseline_epochs=2, blocks=("a",), starts=("RW",), training=("FM",)),
+        small(),
+        digits("test", 60),
+    )
+    base = found.tables["baselines"]
+    assert base["epochs"].to_list() == [2, 2] and base["loss"].n_unique() == 2
+    own = found.tables["history"].filter(pl.col("training") == "baseline")
+    assert own["epoch"].to_list() == [1, 2, 1, 2] and own["seed"].to_list() == [0, 0, 1, 1]
+    assert base["further"].is_not_null().all()
+
+
+def test_the_same_seed_gives_the_same_tables_also_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        """What no trial survives."""
+
+    from netopsy.studies.triage import work as module
+
+    calls, real = [], module.right
+
+    def dying(*given: object) -> object:
+        calls.append(given)
+        if len(calls) == 6:
+            raise Killed
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "right", dying)
+        with workspace(tmp_path), pytest.raises(Killed):
+            perform(quick(deeper=True, failure=100.0), small(), digits("test", 60))
+    counted = []
+    monkeypatch.setattr(module, "right", lambda *given: counted.append(1) or real(*given))
+    with workspace(tmp_path):
+        again = perform(quick(deeper=True, failure=100.0), small(), digits("test", 60))
+    assert alike(again, result())
+    trials = 1 + 2 + 16 + 2  # baseline, controls, cells, the second step of deeper
+    assert len(counted) == trials - 5  # five were scored before the kill
+    assert not (tmp_path / "triage-stored").exists()
+
+
+def test_networks_without_blocks_are_told_so() -> None:
+    flat = Network("flat", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), small().preprocessing)
+    found = perform(quick(), flat, digits("test", 60))
+    assert not found.tables and "no block of two or more layers" in found.findings[0]
+    assert "block" in str(obstacles(flat, "triage")) and obstacles(small(), "triage") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"starts": ("RW", "XW")}, "RW, MW, STN, LSQ"),
+        ({"starts": ()}, "nothing"),
+        ({"training": ("FM", "FM")}, "twice"),
+        ({"blocks": ()}, "blocks"),
+        ({"network_start": "given"}, "trained, random"),
+        ({"min_rate": 1.0}, "min_rate"),
+        ({"epochs": 0}, "epochs"),
+        ({"rate": 0.0}, "rate"),
+        ({"dtype": "float8"}, "dtype"),
+        ({"matched": 1}, "matched"),
+        ({"storage": -1.0}, "storage"),
+        ({"stn_loss": "mae"}, "mse, sse"),
+    ],
+)
+def test_settings_out_of_range(settings: dict, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        quick(**settings)
+
+
+def test_what_cannot_be_run_is_said() -> None:
+    with pytest.raises(SettingsError, match="--train"):
+        perform(Triage(), small(), digits("test", 60))
+    with pytest.raises(UnknownLayer):
+        perform(quick(blocks=("nosuch",)), small(), digits("test", 60))
+    assert study_class("triage") is Triage
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_tables() -> None:
+    study = quick(blocks=("a",), repeats=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = perform(study, small(), digits("test", 60))
+        with workers(2, threads=1):
+            assert alike(perform(study, small(), digits("test", 60)), alone)
+    finally:
+        torch.set_num_threads(before)
