@@ -29,7 +29,7 @@ from torchvision import transforms
 
 import netopsy
 from common import ratio, seconds
-from netopsy.engine.trials.current import workers
+from netopsy.engine.trials.pool import workers
 from netopsy.stats.intervals import wilson
 
 RATE, LEAST, FACTOR, MOMENTUM, DECAY, BATCH = 0.001, 0.00001, 0.7, 0.9, 0.0005, 128

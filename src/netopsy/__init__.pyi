@@ -15,8 +15,8 @@ from .engine.sweep.sweep import sweep as sweep
 from .engine.train.fit import fit as fit
 from .engine.train.history import History as History
 from .engine.train.recipe import Recipe as Recipe
-from .engine.trials.current import workers as workers
-from .engine.trials.loop import run_trials as run_trials
+from .engine.trials.pool import workers as workers
+from .engine.trials.run import run_trials as run_trials
 from .engine.workspace.workspace import workspace as workspace
 from .examination import examine as examine
 from .features.features import Features as Features

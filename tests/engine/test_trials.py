@@ -13,9 +13,9 @@ from test_train import noise, tiny
 from trial_work import calm, diverging, marks, where, wild
 
 import netopsy
-from netopsy.engine.trials.current import current_workers, workers
-from netopsy.engine.trials.loop import run_trials
+from netopsy.engine.trials.pool import current_workers, workers
 from netopsy.engine.trials.processes import cores, gpu_shares, thread_share
+from netopsy.engine.trials.run import run_trials
 from netopsy.engine.trials.store import Store
 from netopsy.engine.trials.trial import Outcome, Record
 from netopsy.errors import MissingExtra, SettingsError
@@ -191,7 +191,7 @@ def test_settings_of_workers_are_checked_at_the_call(given: dict[str, Any], said
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netopsy.engine.trials.current.find_spec", lambda name: None)
+    monkeypatch.setattr("netopsy.engine.trials.pool.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'netopsy\[cluster\]'"):
         workers(cluster="ray")
 

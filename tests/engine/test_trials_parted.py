@@ -17,7 +17,7 @@ from trial_work import marks
 
 import netopsy
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.trials.sharding import parts
+from netopsy.engine.trials.run import parts
 from netopsy.errors import NetopsyError, SamplesError
 from netopsy.tallies.active import Active
 from netopsy.tallies.class_means import ClassMeans

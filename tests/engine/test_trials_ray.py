@@ -15,8 +15,8 @@ from trial_work import Counted, calm, marks, meet, of_counted, scores, wild
 from trials_and_die import SPECS
 
 import netopsy
-from netopsy.engine.trials.current import workers
-from netopsy.engine.trials.loop import run_trials
+from netopsy.engine.trials.pool import workers
+from netopsy.engine.trials.run import run_trials
 from netopsy.errors import SettingsError
 
 ray = pytest.importorskip("ray")

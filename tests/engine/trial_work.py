@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import netopsy
-from netopsy.engine.trials.current import current_workers
+from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import DivergedError, SettingsError

@@ -12,8 +12,8 @@ import sys
 from trial_work import calm
 
 import netopsy
-from netopsy.engine.trials.current import workers
-from netopsy.engine.trials.loop import run_trials
+from netopsy.engine.trials.pool import workers
+from netopsy.engine.trials.run import run_trials
 
 SPECS = [{"x": x, "wait": 0.3} for x in range(6)] + [{"x": 6, "wait": 60}, {"x": 7, "wait": 60}]
 

@@ -19,7 +19,7 @@ from netopsy.blocks.least_squares import least_squares
 from netopsy.blocks.named import find_block
 from netopsy.blocks.section import compressed_network, layer_path, section
 from netopsy.engine.train.objective import plateau
-from netopsy.engine.trials.current import workers
+from netopsy.engine.trials.pool import workers
 from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.result import Result

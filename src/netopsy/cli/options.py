@@ -193,7 +193,7 @@ def crew(given: dict[str, Any]) -> AbstractContextManager[Any]:
     """`workers` with the values of --workers, --cluster, --address, --trial-cpus and --trial-gpus, where there are."""
     if "workers" not in given:
         return nullcontext()
-    from netopsy.engine.trials.current import workers
+    from netopsy.engine.trials.pool import workers
 
     named = {name: given[name] for name in ("cluster", "address")}
     return workers(given["workers"], **named, cpus=given["trial_cpus"], gpus=given["trial_gpus"])

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.trials.current import current_workers
-from netopsy.engine.trials.sharding import bounds, outcomes, parts
+from netopsy.engine.trials.pool import current_workers
+from netopsy.engine.trials.run import bounds, outcomes, parts
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.fingerprint import conditions
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace

@@ -12,8 +12,8 @@ from torch import Tensor
 from netopsy.engine.sweep.edits import Variant
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import Verdicts, judge, row
-from netopsy.engine.trials.current import current_workers
-from netopsy.engine.trials.sharding import PER_WORKER, bounds, outcomes, parts
+from netopsy.engine.trials.pool import current_workers
+from netopsy.engine.trials.run import PER_WORKER, bounds, outcomes, parts
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
 from netopsy.network.network import Network

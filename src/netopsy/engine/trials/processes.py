@@ -1,8 +1,4 @@
-"""The first thing that a worker process does.
-
-What each of several workers gets of a machine.
-
-Worker processes of this machine, each in a pool of its own.
+"""Worker processes of this machine, each in a pool of its own.
 
 A pool of several processes fails as a whole when one of them dies, and does not say which trial did it. Of pools of
 one process only that one fails, and the others go on.
@@ -11,6 +7,7 @@ one process only that one fails, and the others go on.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -25,10 +22,9 @@ import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import count
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -36,8 +32,9 @@ from netopsy.engine.trials.payload import Filed, Sent, Work
 from netopsy.engine.trials.trial import WorkerLost
 from netopsy.errors import SettingsError
 
-if TYPE_CHECKING:
-    from netopsy.engine.trials.current import Workers
+PATIENCE = 2.0  # seconds to wait for the exit code of a process that is gone
+
+_starting = threading.Lock()
 
 
 def begin(leash: Any, folder: str, gpus: str | None) -> None:
@@ -93,13 +90,8 @@ def gpu_shares(workers: int, each: float) -> list[str | None]:
     return [",".join(devices[at : at + size]) for at in first]
 
 
-PATIENCE = 2.0  # seconds to wait for the exit code of a process that is gone
-
-_starting = threading.Lock()
-
-
 class Spawned(Executor):
-    """`settings.count` processes; each starts with its first trial, and anew after a trial that it did not survive.
+    """`count` processes, 1 or more; each starts with its first trial, and anew after a trial that it did not survive.
 
     A process ends at once when the driver ends, however that comes about: it holds one end of a pipe (the leash) whose
     other end the driver alone has.
@@ -107,10 +99,10 @@ class Spawned(Executor):
 
     shows_progress = False
 
-    def __init__(self, settings: Workers) -> None:
-        self.width = settings.count or 1
-        self.threads = settings.threads or thread_share(self.width)
-        shares = gpu_shares(self.width, settings.gpus)
+    def __init__(self, count: int, *, gpus: float = 0.0, threads: int | None = None) -> None:
+        self.width = count
+        self.threads = threads or thread_share(count)
+        shares = gpu_shares(count, gpus)
         self.folder = Path(tempfile.mkdtemp(prefix="netopsy-workers-"))
         leash, self._hand = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self._slots = [Slot((leash, os.fspath(self.folder), share)) for share in shares]
@@ -118,7 +110,7 @@ class Spawned(Executor):
         for slot in self._slots:
             self._idle.put(slot)
         self._callers = ThreadPoolExecutor(self.width, thread_name_prefix="netopsy-trial")
-        self._numbers = count()
+        self._numbers = itertools.count()
 
     def send(self, work: Work, context: Any) -> Sent:
         """Write the two to a file that each worker reads once."""

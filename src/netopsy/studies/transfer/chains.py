@@ -22,8 +22,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from netopsy._version import __version__
-from netopsy.engine.trials.current import current_workers
-from netopsy.engine.trials.sharding import outcomes
+from netopsy.engine.trials.pool import current_workers
+from netopsy.engine.trials.run import outcomes
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
 from netopsy.errors import SettingsError

@@ -14,7 +14,7 @@ from torch import Tensor
 from netopsy.blocks.block import Block
 from netopsy.blocks.find import default_blocks
 from netopsy.blocks.named import find_block
-from netopsy.engine.trials.loop import run_trials
+from netopsy.engine.trials.run import run_trials
 from netopsy.engine.trials.trial import Record
 from netopsy.engine.workspace.fingerprint import conditions
 from netopsy.errors import SettingsError

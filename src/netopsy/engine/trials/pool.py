@@ -8,7 +8,8 @@ Without it trials run one after the other in the caller's process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from numbers import Integral
 from typing import Any
 
 from netopsy.checks import choice, number
-from netopsy.engine.trials.inline import Inline
+from netopsy.engine.trials.payload import Held, Sent, Work
 from netopsy.errors import MissingExtra, SettingsError
 
 
@@ -48,14 +49,14 @@ class Workers:
     def start(self) -> Any:
         """The executor; its processes start with the first trial."""
         if self.cluster == "ray":
-            from netopsy.engine.trials.cluster import RayExecutor
+            from netopsy.engine.trials.ray import RayExecutor
 
-            return RayExecutor(self)
+            return RayExecutor(self.count, self.address, cpus=self.cpus, gpus=self.gpus, threads=self.threads)
         if self.count is None or self.count == 1:
             return Inline(self.threads)
         from netopsy.engine.trials.processes import Spawned
 
-        return Spawned(self)
+        return Spawned(self.count, gpus=self.gpus, threads=self.threads)
 
 
 class Crew:
@@ -88,6 +89,31 @@ class Crew:
             if at_once:
                 executor.stop()
             executor.shutdown()
+
+
+class Inline(Executor):
+    """One trial at a time, in this process; an interrupt goes through to the caller."""
+
+    width: int | None = 1
+    shows_progress = True
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads
+
+    def send(self, work: Work, context: Any) -> Sent:
+        """Nothing is sent: the trial works on the context itself."""
+        return Held(work, context)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def stop(self) -> None:
+        """Nothing runs when nobody waits."""
 
 
 _current: ContextVar[Crew | None] = ContextVar("workers", default=None)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,9 +22,6 @@ from netopsy.engine.trials.payload import Sent, Work, pickled, taken, unpickled
 from netopsy.engine.trials.processes import cores
 from netopsy.engine.trials.trial import WorkerLost
 from netopsy.errors import SettingsError
-
-if TYPE_CHECKING:
-    from netopsy.engine.trials.current import Workers
 
 _LOOPBACK = "127.0.0.1"
 PATIENCE = 5.0  # seconds in which a cluster must answer
@@ -38,32 +35,35 @@ _ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class RayExecutor(Executor):
-    """Each call is a Ray task with the CPUs and GPUs of `settings`; Ray itself repeats none.
+    """Each call is a Ray task that takes so many `cpus` and `gpus`; Ray itself repeats none.
 
+    count: trials at a time, None for as many as the nodes hold. address: of a Ray that runs; None starts one here.
     A Ray that the process is connected to already is used and left as it is.
     Errors: SettingsError where no Ray answers at the address, or no node of it has what a trial takes.
     """
 
     shows_progress = False
 
-    def __init__(self, settings: Workers) -> None:
-        self.width, self._settings = settings.count, settings
-        self.threads = settings.threads or max(1, int(settings.cpus))
+    def __init__(
+        self, count: int | None, address: str | None, *, cpus: float, gpus: float, threads: int | None = None
+    ) -> None:
+        self.width, self._cpus, self._gpus = count, cpus, gpus
+        self.threads = threads or max(1, int(cpus))
         self._ray = _imported()
         self._own = not self._ray.is_initialized()
-        if self._own and settings.address is None:
-            self._start(settings)
+        if self._own and address is None:
+            self._start()
         elif self._own:
-            self._join(str(settings.address))
-        self._check(settings)
-        task = self._ray.remote(max_retries=0, num_cpus=settings.cpus, num_gpus=settings.gpus)
+            self._join(str(address))
+        self._check()
+        task = self._ray.remote(max_retries=0, num_cpus=cpus, num_gpus=gpus)
         self._call = task(_call)
         self._flying: dict[Future[Any], Any] = {}
 
-    def _start(self, settings: Workers) -> None:
+    def _start(self) -> None:
         """Start a Ray of this machine alone."""
-        wanted = cores() if settings.count is None else math.ceil(settings.count * settings.cpus)
-        gpus = torch.cuda.device_count() if settings.gpus else 0
+        wanted = cores() if self.width is None else math.ceil(self.width * self._cpus)
+        gpus = torch.cuda.device_count() if self._gpus else 0
         try:
             with _alone():
                 self._init(address="local", num_cpus=wanted, num_gpus=gpus, include_dashboard=False)
@@ -95,21 +95,21 @@ class RayExecutor(Executor):
         worker: Any = importlib.import_module("ray._private.worker")
         worker._worker_logs_enabled = False  # else it prints of each lost worker what our records say
 
-    def _check(self, settings: Workers) -> None:
+    def _check(self) -> None:
         """SettingsError where no node could ever run a trial: it would wait for ever."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if any(n.get("CPU", 0) >= settings.cpus and n.get("GPU", 0) >= settings.gpus for n in nodes):
+        if any(n.get("CPU", 0) >= self._cpus and n.get("GPU", 0) >= self._gpus for n in nodes):
             return
         most = {kind: max((n.get(kind, 0) for n in nodes), default=0) for kind in ("CPU", "GPU")}
         self.shutdown()
         raise SettingsError(
-            f"a trial takes {settings.cpus:g} CPUs and {settings.gpus:g} GPUs, and the largest node of this Ray has "
+            f"a trial takes {self._cpus:g} CPUs and {self._gpus:g} GPUs, and the largest node of this Ray has "
             f"{most['CPU']:g} and {most['GPU']:g}; give smaller --trial-cpus and --trial-gpus."
         )
 
     def room(self) -> int:
         """Trials that all nodes together hold; at least 1."""
-        wanted = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
+        wanted = {"CPU": self._cpus, "GPU": self._gpus}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         each = [min(int(n.get(kind, 0) / share) for kind, share in wanted.items() if share) for n in nodes]
         return max(1, sum(each))
