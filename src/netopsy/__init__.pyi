@@ -52,6 +52,6 @@ from .studies.functions import sparsity as sparsity
 from .studies.functions import stimuli as stimuli
 from .studies.functions import transfer as transfer
 from .studies.functions import triage as triage
-from .studies.listing import list_studies as list_studies
+from .studies.table import list_studies as list_studies
 from .transform.chain import Transform as Transform
 from .transform.chain import load_transform as load_transform

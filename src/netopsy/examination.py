@@ -15,8 +15,8 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies import STUDIES, study_class
 from netopsy.studies.study import Study, check_inputs, image_fields, network_fields, origin, perform
+from netopsy.studies.table import STUDIES, study_class
 
 
 def examine(

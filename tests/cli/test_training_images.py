@@ -22,7 +22,8 @@ from netopsy.errors import NetopsyError, SamplesError, SettingsError
 from netopsy.protocol.read import read_protocol
 from netopsy.protocol.run import run_protocol
 from netopsy.studies import STUDIES
-from netopsy.studies.study import Study, image_fields, perform, study_function
+from netopsy.studies.functions import study_function
+from netopsy.studies.study import Study, image_fields, perform
 
 RUNS: list[str] = []
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from netopsy.errors import MissingExtra, NetopsyError, WeightsError
 from netopsy.network.sources.load import load_network
-from netopsy.network.weights.weights import compare, read_weights, strip_prefixes
+from netopsy.network.weights.matching import compare, strip_prefixes
+from netopsy.network.weights.weights import read_weights
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from netopsy.cli.options import crew
 from netopsy.cli.output import print_result, print_table, progress
 from netopsy.cli.sources import is_features, load_further, load_images, load_second, load_subject, load_vectors
 from netopsy.errors import NetopsyError
-from netopsy.studies import STUDIES
+from netopsy.studies.table import STUDIES
 
 _HELP = "What is in a network, what can it lose, and how small can it get?"
 _SPARE = "a list has commas and no spaces between its values, a switch is --name or --no-name without a value."
@@ -111,8 +111,8 @@ def _study_command(name: str) -> Any:
     from dataclasses import fields
     from typing import get_type_hints
 
-    from netopsy.studies import study_class
     from netopsy.studies.study import check_other, image_fields, network_fields
+    from netopsy.studies.table import study_class
 
     cls = study_class(name)
     defaults = {f.name: f.default for f in fields(cls)}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from netopsy.errors import SettingsError
-from netopsy.studies import STUDIES, study_class
 from netopsy.studies.study import Study, image_fields, network_fields
+from netopsy.studies.table import STUDIES, study_class
 
 TABLES = ("network", "samples", "studies")
 

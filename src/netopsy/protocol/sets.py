@@ -13,7 +13,7 @@ from netopsy.case import Case
 from netopsy.engine.workspace.workspace import Progress
 from netopsy.errors import NetopsyError, SettingsError
 from netopsy.result import Result
-from netopsy.studies import study_class
+from netopsy.studies.table import study_class
 
 SHOWN = 3
 """Findings of a set that a study without words of its own for several sets repeats."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 from netopsy.errors import SamplesError, SettingsError
 from netopsy.features.features import Features
@@ -16,7 +12,6 @@ from netopsy.network.network import Network
 from netopsy.provenance import provenance
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies import STUDIES, study_class
 
 
 @dataclass(frozen=True)
@@ -160,48 +155,3 @@ def _plain(value: Any) -> Any:
         kept = {"name": value.name, "parameters": value.parameters, "digest": value.digest}
         return kept | {key: value.provenance[key] for key in ("weights", "seed") if key in value.provenance}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def study_function(name: str) -> Callable[..., Result]:
-    """The study called `name` as a function of (network, samples, **settings)."""
-    cls = study_class(name)
-    hints = get_type_hints(cls)
-    subject = Network | Features if cls.takes_features else Network
-
-    def function(network: Network | Features, samples: Samples | None = None, **settings: Any) -> Result:
-        known = [f.name for f in fields(cls)]
-        for setting in settings:
-            if setting not in known:
-                raise SettingsError(f"the study '{name}' has no setting '{setting}'; it has: {', '.join(known)}.")
-        given = {setting: _fitting(setting, value, hints[setting]) for setting, value in settings.items()}
-        return perform(cls(**given), network, samples)
-
-    ahead = [
-        inspect.Parameter("network", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=subject),
-        inspect.Parameter("samples", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Samples | None),
-    ]
-    settings = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in fields(cls)
-    ]
-    function.__name__ = function.__qualname__ = STUDIES[name][0]
-    function.__doc__ = cls.__doc__
-    function.__signature__ = inspect.Signature([*ahead, *settings], return_annotation=Result)  # type: ignore[attr-defined]
-    return function
-
-
-def _fitting(name: str, value: Any, hint: Any) -> Any:
-    """The value of a setting, a list as a tuple; SettingsError for one that its annotation `hint` cannot mean."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and NoneType in kinds:
-        return value
-    for kind in kinds:
-        if get_origin(kind) is tuple:
-            if isinstance(value, str) or not isinstance(value, Iterable):
-                raise SettingsError(f"{name} {value!r} must be a tuple, for instance ({value!r},).")
-            return tuple(_fitting(name, one, get_args(kind)[0]) for one in value)
-    if int in kinds and (isinstance(value, bool) or not isinstance(value, Integral)):
-        raise SettingsError(f"{name} {value!r} must be a whole number.")
-    if float in kinds and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise SettingsError(f"{name} {value!r} must be a number.")
-    return value

@@ -16,14 +16,8 @@ from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.options import FIELDS, override, read_size
 from netopsy.network.sources.sources import Source, find_source, is_weights_path, named_architecture
-from netopsy.network.weights.weights import (
-    Weights,
-    check_values,
-    compare,
-    fit_weights,
-    read_weights,
-    strip_prefixes,
-)
+from netopsy.network.weights.matching import check_values, compare, fit_weights, name_onnx, strip_prefixes
+from netopsy.network.weights.weights import Weights, read_weights
 
 _LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be built for
 
@@ -220,8 +214,6 @@ def _named(
     module: nn.Module, file: Weights, prepared: Preprocessing, unused: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], str]:
     if file.uses:
-        from netopsy.network.weights.onnx import name_onnx
-
         return name_onnx(file.uses, module, prepared, file.label)
     tensors = strip_prefixes(file.tensors, set(module.state_dict()))
     said = "by name" if tensors is file.tensors else "by name, less the prefix of a wrapper"

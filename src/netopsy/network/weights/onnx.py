@@ -1,19 +1,16 @@
-"""The initialisers of an ONNX file, matched to a module by name, else by unambiguous shape and order."""
+"""The initialisers of an ONNX file, as torch's layers hold them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from netopsy.errors import MissingExtra, NetworkError, WeightsError
-from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.weights.weights import strip_prefixes
+from netopsy.errors import MissingExtra, WeightsError
 
 NORMALISATIONS = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "PRelu", *NORMALISATIONS)
@@ -93,69 +90,3 @@ def _torch_layout(operator: str, index: int, attributes: dict[str, Any], array: 
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
-
-
-def name_onnx(
-    uses: tuple[Use, ...], module: nn.Module, preprocessing: Preprocessing, label: str
-) -> tuple[dict[str, Tensor], str]:
-    """The tensors of `uses` under the module's names, and how they were matched.
-
-    First by name; what is left by shape, where a shape occurs once on either side; the rest by order of execution,
-    where both sides use the same shapes in the same order. Raises WeightsError where that leaves a choice.
-    """
-    wanted = {k: t for k, t in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    by_name = strip_prefixes({use.name: use.tensor for use in uses}, set(wanted))
-    given = {
-        k: _for_owner(use, k, wanted, module)
-        for k, use in zip(by_name, uses, strict=True)
-        if use.ordered or k in wanted
-    }
-    named = {k: t for k, t in given.items() if k in wanted and t.shape == wanted[k].shape}
-    left = {k: t for k, t in given.items() if k not in named}
-    open_names = [k for k in wanted if k not in named]
-    if not left or not open_names:
-        return given, "by name"
-    ordered = [k for k in _execution_order(module, preprocessing) if k in open_names]
-    shapes = [tuple(wanted[k].shape) for k in ordered]
-    if set(ordered) == set(open_names) and shapes == [tuple(t.shape) for t in left.values()]:
-        matched = dict(zip(ordered, left.values(), strict=True))
-        return {**named, **matched}, f"{len(named)} by name, {len(matched)} by shape and order of execution"
-    have, want = Counter(tuple(t.shape) for t in left.values()), Counter(tuple(wanted[k].shape) for k in open_names)
-    if have == want and max(have.values()) == 1:
-        by_shape = {tuple(t.shape): t for t in left.values()}
-        return {**named, **{k: by_shape[tuple(wanted[k].shape)] for k in open_names}}, (
-            f"{len(named)} by name, {len(left)} by shape"
-        )
-    if have == want:
-        shape = next(shape for shape, count in have.items() if count > 1)
-        names = ", ".join(k for k in open_names if tuple(wanted[k].shape) == shape)
-        raise WeightsError(
-            f"weights '{label}' hold {have[shape]} tensors of shape {'x'.join(map(str, shape))} in another order than "
-            f"the network uses them, so which belongs to {names} is open; export the file with the parameters' names."
-        )
-    return given, "by name"
-
-
-def _for_owner(use: Use, name: str, wanted: dict[str, Tensor], module: nn.Module) -> Tensor:
-    """The tensor of `use` as the parameter `name` wants it; a parameter of no known layer stays as the file has it."""
-    if name not in wanted or isinstance(module.get_submodule(name.rpartition(".")[0]), nn.Linear):
-        return use.tensor
-    return use.raw if use.raw.shape == wanted[name].shape else use.tensor
-
-
-def _execution_order(module: nn.Module, preprocessing: Preprocessing) -> list[str]:
-    """Names of the module's tensors in the order in which its forward pass uses them."""
-    from netopsy.network.network import Network
-
-    try:
-        graph = Network("", module, preprocessing).graph.graph
-    except NetworkError:
-        return []
-    names = [
-        str(source.target)
-        for node in graph.nodes
-        if node.op == "call_function"
-        for source in node.all_input_nodes
-        if source.op == "get_attr"
-    ]
-    return list(dict.fromkeys(names))
