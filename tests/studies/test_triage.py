@@ -26,7 +26,7 @@ from netopsy.result import Result
 from netopsy.stats.intervals import paired_difference, wilson
 from netopsy.studies import study_class
 from netopsy.studies.study import perform
-from netopsy.studies.triage import run as triage_run
+from netopsy.studies.triage.run import run_design
 from netopsy.studies.triage.tables import epochs_to_99
 from netopsy.studies.triage.triage import Triage
 from treatable import obstacles
@@ -186,7 +186,16 @@ def test_the_tests_of_criticality_are_over_the_cells() -> None:
         own = cells.filter((pl.col("start") == row["start"]) & (pl.col("training") == row["training"]))
         means = own.group_by("block").agg(pl.col("top1").mean())["top1"]
         assert row["spread"] == pytest.approx(means.max() - means.min()) and row["least_p"] == 0.5
-    kept = triage_run.ran(quick(), small(), digits("train", 80), digits("test", 60))
+    kept = run_design(
+        quick().design,
+        small(),
+        digits("train", 80),
+        digits("test", 60),
+        blocks=None,
+        control=True,
+        failure=None,
+        storage=2e10,
+    )
     right = [
         t.right for t in kept.cells if t.spec["seed"] == 1 and (t.spec["start"], t.spec["training"]) == ("RW", "TM")
     ]

@@ -80,7 +80,19 @@ class Correspondence(Study):
         assert samples is not None and self.other is not None
         if len(samples) < 2:
             raise SettingsError("one image says nothing about correlations; give at least 2, better some thousands.")
-        found = counted(self, network, self.other, samples)
+        found = counted(
+            network,
+            self.other,
+            samples,
+            layers=self.layers,
+            decays=self.decays,
+            share=self.share,
+            clusters=self.clusters,
+            images=self.images,
+            bins=self.bins,
+            untrained=self.untrained,
+            seed=self.seed,
+        )
         made = tables(found)
         image = picture(found, network, self.other, samples, self.top, self.drawn) if self.top else None
         return self.result(

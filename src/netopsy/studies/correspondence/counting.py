@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,82 +13,48 @@ from netopsy.network.network import Network
 from netopsy.network.reinitialise import fresh
 from netopsy.network.units import channels, hidden_nodes, places
 from netopsy.samples.samples import Samples
-from netopsy.stats.matching import Matching, bipartite_matching, semi_matching
-from netopsy.studies.correspondence.comoments.clusters import Clusters, co_clusters
+from netopsy.stats.matching import bipartite_matching, semi_matching
+from netopsy.studies.correspondence.comoments.clusters import co_clusters
 from netopsy.studies.correspondence.comoments.cross_moments import co_moments_of
 from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
-from netopsy.studies.correspondence.comoments.mutual_information import Information, pair_information
+from netopsy.studies.correspondence.comoments.mutual_information import pair_information
 from netopsy.studies.correspondence.comoments.pair import Pair
+from netopsy.studies.correspondence.found import NETWORKS, SHUFFLED, UNTRAINED, Compared, Found, Names, spelled
 from netopsy.studies.correspondence.regression.regression import (
-    LassoPath,
-    LeastSquares,
     lasso_path,
     least_squares,
     strength_of_decay,
 )
 from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 
-if TYPE_CHECKING:
-    from netopsy.studies.correspondence.correspondence import Correspondence
-
-Names = tuple[str, str]
-
-NETWORKS, SHUFFLED, UNTRAINED = "networks", "shuffled", "untrained"
-"""What a figure is of: the two networks, or one of the controls."""
-
 _MOST = 2 * 2**30  # bytes of the products of all pairs of layers; with more, the map is left out
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What one pair of layers gives, of the two networks or of a control (`of`)."""
+def counted(
+    network: Network,
+    other: Network,
+    samples: Samples,
+    *,
+    layers: Sequence[str],
+    decays: tuple[float, ...],
+    share: float,
+    clusters: int | None,
+    images: int,
+    bins: int,
+    untrained: bool,
+    seed: int,
+) -> Found:
+    """One pass for the co-moments of both networks and the untrained one, one more for the mutual information.
 
-    of: str
-    pair: Pair
-    semi: Matching
-    bipartite: Matching
-    least: LeastSquares
-    lasso: LassoPath
-    cka: float
-    svcca: float
-    pwcca: float
-    procrustes: float
-    information: Information | None = None
-
-
-@dataclass
-class Found:
-    """All that was counted.
-
-    networks: the names of both. places: of the nodes of each, 1 where a unit has one value an image. order: the
-    compared layers of each, in order of execution. how: how the pairs were chosen. compared: by (layer_a, layer_b),
-    the networks first, then the controls. map: linear CKA of every layer with every other; None where a pair was asked
-    for or the layers are too wide. left: why there is no untrained control. hidden: the nodes of
-    the first network that are not its output.
+    The settings are those of the study.
     """
-
-    networks: Names
-    images: int
-    places: tuple[dict[str, str], dict[str, str]]
-    order: tuple[list[str], list[str]]
-    decays: tuple[float, ...]
-    how: str
-    compared: dict[Names, list[Compared]] = field(default_factory=dict)
-    clusters: dict[Names, Clusters] = field(default_factory=dict)
-    map: pl.DataFrame | None = None
-    left: str | None = None
-    hidden: frozenset[str] = frozenset()
-
-
-def counted(study: Correspondence, network: Network, other: Network, samples: Samples) -> Found:
-    """One pass for the co-moments of both networks and the untrained one, one more for the mutual information."""
     others, left = {NETWORKS: other}, None
-    if study.untrained:
+    if untrained:
         try:
-            others[UNTRAINED] = fresh(other, study.seed)
+            others[UNTRAINED] = fresh(other, seed)
         except SettingsError as error:
             left = str(error)
-    named = _named(study.layers)
+    named = _named(layers)
     matching, every = pairs_of(network, other, named), pairs_of(network, other, named, pairs="all")
     whole = named is None and _nbytes(network, other, every) * len(others) <= _MOST
     if named is None and not whole and len(matching) == len(every) > 1:
@@ -97,7 +62,7 @@ def counted(study: Correspondence, network: Network, other: Network, samples: Sa
             f"{network.name} and {other.name} have {len(every)} pairs of layers, too many to hold at once; "
             "name some of them as layers A:B."
         )
-    held = co_moments_of(network, list(others.values()), samples, every if whole else matching, seed=study.seed)
+    held = co_moments_of(network, list(others.values()), samples, every if whole else matching, seed=seed)
     pairs = dict(zip(others, held, strict=True))
     chosen, how = matching, "named" if named else "equal"
     if named is None and len(matching) == len(every) > 1:
@@ -109,22 +74,24 @@ def counted(study: Correspondence, network: Network, other: Network, samples: Sa
         len(samples),
         sizes,
         order,
-        study.decays,
+        decays,
         how,
         left=left,
         hidden=frozenset(hidden_nodes(network)),
     )
     for names in chosen:
         found.compared[names] = [
-            _compared(study, pair, of) for what, own in pairs.items() for of, pair in _with_control(what, own[names])
+            _compared(pair, of, decays, share)
+            for what, own in pairs.items()
+            for of, pair in _with_control(what, own[names])
         ]
         pair = pairs[NETWORKS][names]
         most = min(int((~pair.dead_a).sum()), int((~pair.dead_b).sum()))
-        groups = None if study.clusters is None else min(study.clusters, max(1, most))
-        found.clusters[names] = co_clusters(pair, groups, seed=study.seed)
+        groups = None if clusters is None else min(clusters, max(1, most))
+        found.clusters[names] = co_clusters(pair, groups, seed=seed)
     if whole and len(every) > 1:
         found.map = _map(pairs)
-    _inform(study, found, network, other, samples)
+    _inform(found, network, other, samples, bins=bins, images=images, seed=seed)
     return found
 
 
@@ -137,11 +104,6 @@ def _named(layers: Sequence[str]) -> list[Names] | None:
         if len(pair) != 2 or not all(pair):
             raise SettingsError(f"layers names '{name}'; give A:B, a layer of each network, or one name for both.")
     return found  # type: ignore[return-value]
-
-
-def spelled(grid: Sequence[int]) -> str:
-    """`8x8`; `1` of no places."""
-    return "x".join(map(str, grid)) or "1"
 
 
 def _sizes(network: Network, names: set[str]) -> dict[str, str]:
@@ -165,8 +127,8 @@ def _with_control(of: str, pair: Pair) -> list[tuple[str, Pair]]:
     return [(of, pair)] if of == UNTRAINED else [(of, pair), (SHUFFLED, pair.control())]
 
 
-def _compared(study: Correspondence, pair: Pair, of: str) -> Compared:
-    strengths = [strength_of_decay(decay, len(pair.mean_a)) for decay in study.decays]
+def _compared(pair: Pair, of: str, decays: Sequence[float], share: float) -> Compared:
+    strengths = [strength_of_decay(decay, len(pair.mean_a)) for decay in decays]
     return Compared(
         of=of,
         pair=pair,
@@ -175,7 +137,7 @@ def _compared(study: Correspondence, pair: Pair, of: str) -> Compared:
         least=least_squares(pair),
         lasso=lasso_path(pair, strengths),
         cka=linear_cka(pair),
-        svcca=svcca(pair, study.share),
+        svcca=svcca(pair, share),
         pwcca=pwcca(pair),
         procrustes=procrustes(pair),
     )
@@ -209,13 +171,15 @@ def _map(pairs: Mapping[str, Mapping[Names, Pair]]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _inform(study: Correspondence, found: Found, network: Network, other: Network, samples: Samples) -> None:
+def _inform(
+    found: Found, network: Network, other: Network, samples: Samples, *, bins: int, images: int, seed: int
+) -> None:
     """Add the mutual information of each unit with its best partner, and its shuffled control."""
     wanted = {}
     for names, held in found.compared.items():
         semi = held[0].semi
         wanted[names] = np.stack([semi.matched, semi.partner[semi.matched]], 1)
-    counted = pair_information(network, other, samples, wanted, bins=study.bins, images=study.images, seed=study.seed)
+    counted = pair_information(network, other, samples, wanted, bins=bins, images=images, seed=seed)
     for names, (own, control) in counted.items():
         given = {NETWORKS: own, SHUFFLED: control}
         found.compared[names] = [replace(c, information=given.get(c.of)) for c in found.compared[names]]

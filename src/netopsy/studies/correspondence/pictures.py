@@ -16,7 +16,7 @@ from netopsy.pictures.patches import patches
 from netopsy.result import Image
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
-from netopsy.studies.correspondence.counting import Found, Names
+from netopsy.studies.correspondence.found import Found, Names
 from netopsy.tallies.top_images import Strongest
 
 _LAYERS = 4  # pairs of layers that are drawn, spread over the depth

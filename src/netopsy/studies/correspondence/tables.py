@@ -9,7 +9,7 @@ import polars as pl
 
 from netopsy.stats.matching import NOBODY, agreement
 from netopsy.studies.correspondence.comoments.mutual_information import gaussian_information
-from netopsy.studies.correspondence.counting import NETWORKS, Compared, Found, Names, spelled
+from netopsy.studies.correspondence.found import NETWORKS, Compared, Found, Names, spelled
 
 _PARTNERS = {"best_partner": pl.Int64, "partner": pl.Int64}
 _UNITS: dict[str, Any] = {

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from netopsy.stats.hypothesis_tests import cochran_q, detectable, detectable_mean, holm, permutation_p
-from netopsy.studies.triage.tables import right_by_block
-
-if TYPE_CHECKING:
-    from netopsy.studies.triage.run import Run
+from netopsy.studies.triage.design import Run, right_by_block
 
 IMAGES, SEEDS = "images (Cochran's Q)", "seeds (permutation)"
 TOGETHER = "seeds, all ways (permutation)"

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from netopsy.studies.triage.run import Run, Trial
-    from netopsy.studies.triage.triage import Triage
+from netopsy.studies.triage.design import Design, Run, Trial
 
 
-def deeper(study: Triage, run: Run, tried: Callable[[list[dict[str, Any]]], list[Trial]]) -> list[Trial]:
+def deeper(
+    design: Design, run: Run, failure: float, attempt: Callable[[list[dict[str, Any]]], list[Trial]]
+) -> list[Trial]:
     """The networks with 1, 2, 3, ... blocks compressed, the least critical first; those with one are the cells.
 
     The new layers start and are trained in the way that gave the highest mean accuracy over all blocks and seeds. The
     last step is the first whose mean drop over the seeds is above `failure` points, or that no seed came through.
     """
-    from netopsy.studies.triage.run import cell
-
     base = {trial.spec["seed"]: float(trial.right.mean()) for trial in run.baselines if trial.values is not None}
     way = best_way(run)
     if way is None:
@@ -35,14 +33,14 @@ def deeper(study: Triage, run: Run, tried: Callable[[list[dict[str, Any]]], list
     done = list(_by_block(run, start, training)[order[0]])
     fell = drops[order[0]]
     for count in range(2, len(order) + 1):
-        if 100 * fell > study.failure:
+        if 100 * fell > failure:
             break
         names = sorted(order[:count], key=lambda name: place[name])
         specs = [
-            cell(study, seed, names, start, training) | {"parent": run.parents[seed].digest, "pictures": 0}
+            design.cell_spec(seed, names, start, training) | {"parent": run.parents[seed].digest, "pictures": 0}
             for seed in base
         ]
-        step = tried(specs)
+        step = attempt(specs)
         done += step
         held = [base[t.spec["seed"]] - float(t.right.mean()) for t in step if t.values is not None]
         if not held:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -12,12 +12,9 @@ from netopsy.studies.triage.block_tests import IMAGES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import convergence
 from netopsy.wording import listing, plural, points
 
-if TYPE_CHECKING:
-    from netopsy.studies.triage.triage import Triage
 
-
-def findings(tables: Mapping[str, pl.DataFrame], study: Triage, left: Sequence[str]) -> list[str]:
-    """Plain sentences, the most important first."""
+def findings(tables: Mapping[str, pl.DataFrame], left: Sequence[str], *, failure: float, stn_epochs: int) -> list[str]:
+    """Plain sentences, the most important first. left: blocks that no one layer can stand in for."""
     cells = tables["cells"]
     done = cells.filter(pl.col("top1").is_not_null())
     said: list[str] = []
@@ -28,8 +25,8 @@ def findings(tables: Mapping[str, pl.DataFrame], study: Triage, left: Sequence[s
             *above(done, tables["baselines"]),
             *taught(done),
             cost(tables["summary"], tables["blocks"]),
-            *deeper(tables.get("deeper"), study.failure),
-            *speed(cells, study.stn_epochs),
+            *deeper(tables.get("deeper"), failure),
+            *speed(cells, stn_epochs),
             *likeness(done),
             flattered(done),
         ]

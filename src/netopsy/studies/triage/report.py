@@ -1,28 +1,22 @@
-"""Activation maps of the new layers beside their parent's, matched (the paper's Figure 3).
-
-The Result of a run: tables, figures, pictures and sentences.
-"""
+"""What is reported of a run: tables, figures, sentences, and the new layers' activation maps (the paper's Figure 3)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from netopsy.blocks.block import Block
 from netopsy.blocks.section import section
 from netopsy.pictures.mosaic import below, beside, caption, grid, resized
-from netopsy.result import Image, Result
+from netopsy.result import Image
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.block_tests import criticality
+from netopsy.studies.triage.design import Run
 from netopsy.studies.triage.figures import figures
 from netopsy.studies.triage.findings import findings
 from netopsy.studies.triage.storage import PICTURED, maps
 from netopsy.wording import listing
-
-if TYPE_CHECKING:
-    from netopsy.blocks.block import Block
-    from netopsy.studies.triage.run import Run
-    from netopsy.studies.triage.triage import Triage
 
 BLOCKS = 8  # that are drawn
 SIDE = 64  # pixels of a map, at least
@@ -76,10 +70,10 @@ def _label(text: str, height: int) -> np.ndarray:
     return np.pad(drawn, ((over, under), (0, 0), (0, 0)), constant_values=255)
 
 
-def written(study: Triage, run: Run) -> Result:
-    """All that is to be said of the run."""
+def report(run: Run, *, pictures: int, failure: float, stn_epochs: int) -> dict[str, Any]:
+    """All that is to be said of the run: the parts of its Result."""
     if not run.blocks:
-        return study.result(findings=[_untreatable(run)])
+        return {"findings": [_untreatable(run)]}
     cells = t.cells(run)
     tables = {
         "summary": t.summary(cells),
@@ -91,12 +85,12 @@ def written(study: Triage, run: Run) -> Result:
     if run.deeper:
         tables["deeper"] = t.deeper(run)
     tables["history"] = t.history(run)
-    return study.result(
-        tables=tables,
-        figures=figures(tables),
-        images=images(run, study.pictures),
-        findings=findings(tables, study, [block.name for block in run.left]),
-    )
+    return {
+        "tables": tables,
+        "figures": figures(tables),
+        "images": images(run, pictures),
+        "findings": findings(tables, [block.name for block in run.left], failure=failure, stn_epochs=stn_epochs),
+    }
 
 
 def _untreatable(run: Run) -> str:

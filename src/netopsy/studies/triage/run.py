@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from torch import Tensor
+from collections.abc import Sequence
+from typing import Any
 
 from netopsy.blocks.block import Block
 from netopsy.blocks.find import default_blocks
@@ -21,80 +17,53 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.studies.triage.deeper import deeper
+from netopsy.studies.triage.design import MADE, Design, Run, Trial
 from netopsy.studies.triage.storage import PLAIN, Stored, stored
 from netopsy.studies.triage.work import Context, State, work
 
-if TYPE_CHECKING:
-    from netopsy.studies.triage.triage import Triage
 
-MADE = ("STN", "LSQ")
-"""Starts that cost a pass or a training, and so are made once for FM and TM."""
+def run_design(
+    design: Design,
+    network: Network,
+    train: Samples,
+    samples: Samples,
+    *,
+    blocks: Sequence[str] | None,
+    control: bool,
+    failure: float | None,
+    storage: float,
+) -> Run:
+    """Run, or go on with, every trial of `design`.
 
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial and what came of it. values: None where it failed, for the `reason`."""
-
-    spec: dict[str, Any]
-    values: dict[str, Any] | None
-    tensors: Mapping[str, Tensor]
-    status: str
-    reason: str | None
-    seconds: float | None = None
-
-    @property
-    def right(self) -> np.ndarray:
-        """Which of the samples the last network gets right, bool (n,)."""
-        assert self.values is not None
-        return np.unpackbits(self.tensors["right"].numpy(), count=self.values["images"]).astype(bool)
-
-
-@dataclass
-class Run:
-    """All that was done: the blocks, those that no one layer can stand in for, and the trials."""
-
-    network: Network
-    train: Samples
-    samples: Samples
-    blocks: tuple[Block, ...]
-    left: tuple[Block, ...]
-    parents: dict[int, Network] = field(default_factory=dict)
-    baselines: list[Trial] = field(default_factory=list)
-    controls: list[Trial] = field(default_factory=list)
-    starts: list[Trial] = field(default_factory=list)
-    cells: list[Trial] = field(default_factory=list)
-    deeper: list[Trial] = field(default_factory=list)
-
-
-def ran(study: Triage, network: Network, train: Samples, samples: Samples) -> Run:
-    """Run, or go on with, every trial of `study`."""
-    blocks, left = chosen(network, study.blocks)
-    run = Run(network, train, samples, blocks, left)
-    if not blocks:
+    failure: points lost at which more and more blocks at once are one too many; None does not try it.
+    storage: bytes on disk that stored activations may take.
+    """
+    treated, left = choose_blocks(network, blocks)
+    run = Run(network, train, samples, treated, left)
+    if not treated:
         return run
     about = {**conditions(network, train), "scored": samples.digest}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-    seeds = range(study.seed, study.seed + study.repeats)
-    _baselines(study, run, list(seeds), digest)
-    for group in _groups(run.parents):
-        parent = run.parents[group[0]]
+    _run_baselines(design, run, digest)
+    augment = design.after.augment
+    for seeds in _groups(run.parents):
         with stored(
-            parent,
-            blocks,
+            run.parents[seeds[0]],
+            treated,
             train,
             samples,
-            taught="STN" in study.starts,
-            frozen="FM" in study.training,
-            flips="flip" in study.augment,
-            limit=1e9 * study.storage if study.augment in PLAIN else 0.0,
+            taught="STN" in design.starts,
+            frozen="FM" in design.training,
+            flips="flip" in augment,
+            limit=storage if augment in PLAIN else 0.0,
         ) as files:
-            _group(study, run, group, files, digest)
-    if study.deeper:
-        run.deeper = deeper(study, run, lambda specs: _tried(run, specs, digest, "deeper", _starts(run)))
+            _run_group(design, run, seeds, files, digest, control=control)
+    if failure is not None:
+        run.deeper = deeper(design, run, failure, lambda specs: _try(run, specs, digest, "deeper", _starts(run)))
     return run
 
 
-def chosen(network: Network, names: Sequence[str] | None) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+def choose_blocks(network: Network, names: Sequence[str] | None) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
     """(blocks to compress, in order of execution; those found that no one layer can stand in for)."""
     if names is None:
         found = default_blocks(network)
@@ -109,18 +78,10 @@ def chosen(network: Network, names: Sequence[str] | None) -> tuple[tuple[Block, 
     return tuple(sorted(blocks, key=lambda block: place[block.output])), ()
 
 
-def _baselines(study: Triage, run: Run, seeds: list[int], digest: str) -> None:
+def _run_baselines(design: Design, run: Run, digest: str) -> None:
     """Score the network, or train it anew for each seed."""
-    fresh = study.network_start == "random"
-    specs: list[dict[str, Any]] = [
-        {
-            "what": "baseline",
-            "seed": seed,
-            "fresh": fresh,
-            "recipe": asdict(study.recipe_for(seed, study.baseline_epochs)) if fresh else None,
-        }
-        for seed in (seeds if fresh else seeds[:1])
-    ]
+    seeds, fresh = design.seeds, design.fresh
+    specs = [design.baseline_spec(seed) for seed in (seeds if fresh else seeds[:1])]
     context = Context(dict.fromkeys(seeds, run.network), run.train, run.samples)
     done = _trials(context, specs, digest, "baselines")
     if not fresh:  # one network, scored once, begins every repeat
@@ -144,52 +105,29 @@ def _groups(parents: dict[int, Network]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _group(study: Triage, run: Run, seeds: list[int], files: Stored, digest: str) -> None:
+def _run_group(design: Design, run: Run, seeds: list[int], files: Stored, digest: str, *, control: bool) -> None:
     """The starts and cells of the seeds that share a parent."""
     files_of = dict.fromkeys(seeds, files)
-    own = {seed: {"parent": run.parents[seed].digest} for seed in seeds}
+    parent = {seed: {"parent": run.parents[seed].digest} for seed in seeds}
     specs = [
-        {"what": "start", "seed": seed, "block": block.name, "start": start, **_begun(study, seed, start)} | own[seed]
+        design.start_spec(seed, block.name, start) | parent[seed]
         for seed in seeds
         for block in run.blocks
-        for start in study.starts
+        for start in design.starts
         if start in MADE
     ]
-    run.starts += _tried(run, specs, digest, "starts", {}, files_of)
+    run.starts += _try(run, specs, digest, "starts", {}, files_of)
     cells = [
-        cell(study, seed, [block.name], start, training) | own[seed]
+        design.cell_spec(seed, [block.name], start, training) | parent[seed]
         for seed in seeds
         for block in run.blocks
-        for start in study.starts
-        for training in study.training
+        for start in design.starts
+        for training in design.training
     ]
-    controls = [cell(study, seed, [], "none", "TM") | own[seed] for seed in seeds] if study.control else []
-    done = _tried(run, [*controls, *cells], digest, "compressed networks", _starts(run), files_of)
+    controls = [design.cell_spec(seed, [], "none", "TM") | parent[seed] for seed in seeds] if control else []
+    done = _try(run, [*controls, *cells], digest, "compressed networks", _starts(run), files_of)
     run.controls += done[: len(controls)]
     run.cells += done[len(controls) :]
-
-
-def cell(study: Triage, seed: int, blocks: list[str], start: str, training: str) -> dict[str, Any]:
-    """The spec of one compressed network."""
-    return {
-        "what": "cell",
-        "seed": seed,
-        "blocks": blocks,
-        "start": start,
-        "training": training,
-        "recipe": asdict(study.recipe_for(seed, study.epochs)),
-        "begun": _begun(study, seed, start) if start in MADE else None,
-        "mean": study.mw_mean,
-        "matched": study.matched,
-        "pictures": study.pictures if seed == study.seed else 0,
-    }
-
-
-def _begun(study: Triage, seed: int, start: str) -> dict[str, Any]:
-    """How a start that is made beforehand is made."""
-    if start != "STN":
-        return {}
-    return {"recipe": asdict(study.recipe_for(seed, study.stn_epochs, study.stn_rate)), "loss": study.stn_loss}
 
 
 def _starts(run: Run) -> dict[tuple[int, str, str], State]:
@@ -198,7 +136,7 @@ def _starts(run: Run) -> dict[tuple[int, str, str], State]:
     return {(t.spec["seed"], t.spec["block"], t.spec["start"]): dict(t.tensors) for t in done}
 
 
-def _tried(
+def _try(
     run: Run,
     specs: list[dict[str, Any]],
     digest: str,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from netopsy.stats.hypothesis_tests import mean_interval
 from netopsy.stats.intervals import paired_difference, wilson
-
-if TYPE_CHECKING:
-    from netopsy.studies.triage.run import Run, Trial
+from netopsy.studies.triage.design import Run, Trial
 
 REACHED = 0.99
 """Of the best accuracy: what counts as converged (the paper's Figure 4)."""
@@ -271,12 +268,3 @@ def deeper(run: Run) -> pl.DataFrame:
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def right_by_block(run: Run, seed: int, start: str, training: str) -> dict[str, np.ndarray]:
-    """Which samples each block's network gets right, for one seed and way; those that came through."""
-    return {
-        t.spec["blocks"][0]: t.right
-        for t in run.cells
-        if t.values is not None and (t.spec["seed"], t.spec["start"], t.spec["training"]) == (seed, start, training)
-    }

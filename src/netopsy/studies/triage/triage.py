@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from netopsy.checks import choice, number, whole
 from netopsy.engine.train.recipe import Augment, Precision, Recipe, Schedule
@@ -14,14 +14,9 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
 from netopsy.studies.triage.combine import combined
-from netopsy.studies.triage.report import written
-from netopsy.studies.triage.run import ran
-
-NetworkStart = Literal["trained", "random"]
-Mean = Literal["layer", "filter"]
-StnLoss = Literal["mse", "sse"]
-STARTS = ("RW", "MW", "STN", "LSQ")
-TRAINING = ("FM", "TM")
+from netopsy.studies.triage.design import STARTS, TRAINING, Design, Mean, NetworkStart, StnLoss
+from netopsy.studies.triage.report import report
+from netopsy.studies.triage.run import run_design
 
 
 @dataclass(frozen=True)
@@ -155,10 +150,38 @@ class Triage(Study):
             seed=seed,
         )
 
+    @property
+    def design(self) -> Design:
+        """What is varied, and how each network is trained."""
+        return Design(
+            seeds=tuple(range(self.seed, self.seed + self.repeats)),
+            starts=self.starts,
+            training=self.training,
+            network_start=self.network_start,
+            baseline=self.recipe_for(self.seed, self.baseline_epochs),
+            after=self.recipe_for(self.seed, self.epochs),
+            stn=self.recipe_for(self.seed, self.stn_epochs, self.stn_rate),
+            stn_loss=self.stn_loss,
+            mw_mean=self.mw_mean,
+            matched=self.matched,
+            pictures=self.pictures,
+        )
+
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Compress copies of `network`, train them and score them on `samples`."""
         assert samples is not None and self.train is not None
-        return written(self, ran(self, network, self.train, samples))
+        run = run_design(
+            self.design,
+            network,
+            self.train,
+            samples,
+            blocks=self.blocks,
+            control=self.control,
+            failure=self.failure if self.deeper else None,
+            storage=1e9 * self.storage,
+        )
+        parts = report(run, pictures=self.pictures, failure=self.failure, stn_epochs=self.stn_epochs)
+        return self.result(**parts)
 
     @classmethod
     def combine(cls, results: Mapping[str, Result]) -> Result:
