@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 import netopsy
+from netopsy.studies.table import STUDIES
 
 ROOT = Path(netopsy.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -32,7 +34,7 @@ FLOORS = [
     ["protocol"],
     ["cli"],
 ]
-UPWARD = {("result", "report")}  # a result shows itself in a notebook, when asked
+UPWARD = {("result", "report")}  # see CIRCLE
 ONLY = {"stats": {"errors", "checks"}, "report": {"errors", "files", "result"}}
 
 
@@ -77,6 +79,59 @@ def test_no_study_imports_another() -> None:
             module = (getattr(node, "module", None) or "") if isinstance(node, ast.ImportFrom) else ""
             if own not in base and module.startswith("netopsy.studies."):
                 assert module.split(".")[2] in base | {own}, f"{path} imports {module}"
+
+
+def import_graph() -> nx.DiGraph:
+    """Every module of the house and what it imports, anywhere in it; a name that a package passes on counts as an
+    import of the module that has it.
+    """
+    modules = {".".join(f.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
+    names: dict[str, list[tuple[str, str]]] = {name: [] for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("netopsy"):
+                names[name] += [(node.module or "", alias.name) for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names[name] += [(alias.name, "") for alias in node.names if alias.name in modules]
+
+    def home(module: str, name: str) -> str:
+        if f"{module}.{name}" in modules:
+            return f"{module}.{name}"
+        if modules[module].name == "__init__.py":
+            return next((home(source, own) for source, own in names[module] if own == name), module)
+        return module
+
+    graph = nx.DiGraph()
+    graph.add_nodes_from(modules)
+    graph.add_edges_from((name, home(*one)) for name, some in names.items() for one in some if home(*one) != name)
+    return graph
+
+
+# A result shows itself in a notebook: whatever kind of notebook that is asks the object itself, by `_repr_html_`.
+CIRCLE = ("netopsy.result", "netopsy.report.notebook")
+
+
+def test_no_circle_of_imports() -> None:
+    graph = import_graph()
+    graph.remove_edge(*CIRCLE)
+    assert [sorted(part) for part in nx.strongly_connected_components(graph) if len(part) > 1] == []
+
+
+def test_the_engine_holds_nothing_that_one_study_alone_reaches() -> None:
+    graph = import_graph()
+    graph.remove_nodes_from(["netopsy", "netopsy.studies"])
+    reach: dict[str, set[str]] = {name: set() for name in graph}
+    for study, (module, _, _) in STUDIES.items():
+        own = f"netopsy.studies.{module}"
+        for name in [one for one in graph if one == own or one.startswith(f"{own}.")]:
+            for reached in {name} | nx.descendants(graph, name):
+                reach[reached].add(study)
+    engine = {name: studies for name, studies in reach.items() if name.startswith("netopsy.engine.")}
+    assert {name: studies for name, studies in engine.items() if len(studies) == 1} == {}
+
+
+def test_the_house_has_few_files() -> None:
+    assert len(FILES) <= 340
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda f: str(f.relative_to(ROOT)))
