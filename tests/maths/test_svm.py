@@ -204,6 +204,20 @@ def test_constant_features_give_every_sample_the_same_scores(value: float) -> No
     torch.testing.assert_close(scores[0].double(), torch.full((4,), -40 * s / (1 + 80 * s)).double(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 8, 10])
+def test_features_whose_squares_leave_float32_are_fitted(seed: int) -> None:
+    """Of numbers whose last bits are erased 2^-63 is left; LAPACK finds no eigenvectors of its squares in float32."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.full((250, 64), 2.0**-63)
+    x[torch.randint(250, (20,), generator=draw), torch.randint(64, (20,), generator=draw)] = 0
+    y = signs(torch.arange(250) % 3, 3)
+    machines = fit_svm(x, y)
+    alone = fit_svm(torch.zeros(250, 1), y)
+    assert bool((machines.gap <= 1e-4).all())
+    torch.testing.assert_close(machines.objective, alone.objective, rtol=1e-4, atol=0)
+    torch.testing.assert_close(machines.bias, alone.bias, rtol=1e-2, atol=1e-4)
+
+
 def test_a_class_in_all_samples_or_in_none_is_fitted() -> None:
     x, _ = blobs(n=50, p=10)
     y = torch.stack([torch.ones(50), -torch.ones(50)], 1)

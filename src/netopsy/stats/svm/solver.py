@@ -1,14 +1,12 @@
-"""The curvature that all classes share: the leading directions of one Gram matrix.
+"""Minimise 1/2 |w|^2 + the loss of all classes at once.
+
+Nonlinear conjugate gradients (Polak and Ribiere) in the metric of a curvature that all classes share, with an exact
+line search: on a piecewise quadratic function a Newton method that solves its linear systems along the way. A step
+costs one product with the features and one with their transpose, for all classes together.
 
 The Hessian of class k is I + slope X^T D_k X with D_k the mask of its support vectors. All of them are near
 I + slope s X^T X with s the mean share of support vectors, whose leading eigenvectors a single product with a few
 random vectors finds (randomised Nyström preconditioning; Frangella, Tropp and Udell, 2023).
-
-Minimise 1/2 |w|^2 + the loss for all classes at once.
-
-Nonlinear conjugate gradients (Polak and Ribiere) in the metric of the shared curvature, with an exact line search: on a
-piecewise quadratic function a Newton method that solves its linear systems along the way. A step costs one product with
-the features and one with their transpose, for all classes together.
 """
 
 from __future__ import annotations
@@ -52,8 +50,17 @@ def curvature(design: Design, *, rank: int = RANK, seed: int = 0) -> Curvature:
         start = torch.randn(p, rank, generator=draw).to(design.x)
         basis = torch.linalg.qr(design.adjoint(design.forward(start)))[0]
     image = design.forward(basis)
-    values, vectors = torch.linalg.eigh(image.T @ image)
+    values, vectors = _eigh(image)
     return Curvature(basis @ vectors, values.clamp_min(0))
+
+
+def _eigh(image: Float[Tensor, "n rank"]) -> tuple[Float[Tensor, " rank"], Float[Tensor, "rank rank"]]:
+    """Eigenvalues and eigenvectors of image^T image."""
+    try:
+        return torch.linalg.eigh(image.T @ image)
+    except torch.linalg.LinAlgError:  # squares of features below 1e-19 leave the range of float32, and LAPACK gives up
+        values, vectors = torch.linalg.eigh(image.double().T @ image.double())
+        return values.to(image), vectors.to(image)
 
 
 Coefficients = Float[Tensor, "p+1 classes"]
