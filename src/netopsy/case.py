@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ import polars as pl
 from PIL import Image as Picture
 
 from netopsy.errors import CaseError
-from netopsy.files import whole
+from netopsy.files import atomic_folder, restore_folder, whole
 from netopsy.report.notebook import chart_svg
 from netopsy.report.pages import write_report
 from netopsy.result import Atlas, Figure, Image, Result, Sheet
@@ -53,9 +52,7 @@ class Case:
                     f"examine the network again into another folder."
                 )
             for name in self.names:
-                old = self.path / f"{name}.old"
-                if old.exists() and not (self.path / name).exists():  # killed between two renames
-                    os.replace(old, self.path / name)
+                restore_folder(self.path / name)
             return
         if not create or any(entry.name != ".work" for entry in self.path.glob("*")):
             raise CaseError(
@@ -80,27 +77,8 @@ class Case:
 
     def add(self, result: Result) -> None:
         """Write `result`, in place of an older one of the same study."""
-        part, final, old = (self.path / f"{result.study}{end}" for end in (".part", "", ".old"))
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for folder in ("tables", "figures", "images", "atlases", "artifacts"):
-            (part / folder).mkdir(parents=True)
-        for name, frame in result.tables.items():
-            frame.write_parquet(part / "tables" / f"{name}.parquet")
-        for name, figure in result.figures.items():
-            (part / "figures" / f"{name}.vl.json").write_text(json.dumps(figure.spec), encoding="utf-8")
-            (part / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
-        for name, image in result.images.items():
-            Picture.fromarray(image.pixels).save(part / "images" / f"{name}.png", optimize=True)
-        for name, atlas in result.atlases.items():
-            _write_atlas(atlas, part / "atlases" / name)
-        for name, path in result.artifacts.items():
-            shutil.copy(path, part / "artifacts" / name)
-        (part / "result.json").write_text(json.dumps(_index(result), indent=1, default=str), encoding="utf-8")
-        if final.exists():
-            os.replace(final, old)
-        os.replace(part, final)
-        shutil.rmtree(old, ignore_errors=True)
+        with atomic_folder(self.path / result.study) as folder:
+            _write_result(result, folder)
         if result.study not in self._manifest["studies"]:
             self._manifest["studies"].append(result.study)
         source = result.provenance
@@ -150,6 +128,23 @@ class Case:
 
     def __repr__(self) -> str:
         return f"Case({str(self.path)!r}, studies: {', '.join(self.names) or 'none'})"
+
+
+def _write_result(result: Result, folder: Path) -> None:
+    for name in ("tables", "figures", "images", "atlases", "artifacts"):
+        (folder / name).mkdir()
+    for name, frame in result.tables.items():
+        frame.write_parquet(folder / "tables" / f"{name}.parquet")
+    for name, figure in result.figures.items():
+        (folder / "figures" / f"{name}.vl.json").write_text(json.dumps(figure.spec), encoding="utf-8")
+        (folder / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
+    for name, image in result.images.items():
+        Picture.fromarray(image.pixels).save(folder / "images" / f"{name}.png", optimize=True)
+    for name, atlas in result.atlases.items():
+        _write_atlas(atlas, folder / "atlases" / name)
+    for name, path in result.artifacts.items():
+        shutil.copy(path, folder / "artifacts" / name)
+    (folder / "result.json").write_text(json.dumps(_index(result), indent=1, default=str), encoding="utf-8")
 
 
 def _index(result: Result) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from netopsy.engine.workspace.fingerprint import conditions
 from netopsy.engine.workspace.memmap import check_room
 from netopsy.engine.workspace.workspace import current_workspace, file_stem
 from netopsy.errors import NetopsyError, NetworkError
+from netopsy.files import finish
 from netopsy.network.graph import batch_first, shape_of
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
@@ -130,8 +131,7 @@ class Part:
 
     def finish(self) -> None:
         """Give the file its name."""
-        os.fsync(self.file.fileno())
-        os.replace(self.part, self.path)
+        finish(self.part, self.path)
 
     def _begun(self) -> tuple[Path, BinaryIO]:
         part = self.path.with_suffix(f".{secrets.token_hex(4)}.part")

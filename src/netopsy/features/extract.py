@@ -6,7 +6,6 @@ Features of any nodes of a network: one pass over each set of samples, to memory
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from netopsy.engine.workspace.memmap import check_room, opened
 from netopsy.engine.workspace.workspace import current_workspace, file_stem
 from netopsy.errors import NetopsyError, NetworkError, SamplesError, SettingsError
 from netopsy.features.features import Features, Scratch, occurring
+from netopsy.files import finish
 from netopsy.network.graph import batch_first, data_nodes, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, weight_layer
@@ -207,7 +207,7 @@ def _collect(
             path.unlink(missing_ok=True)
         raise
     for name, path in parts.items():
-        os.replace(path, missing[name])
+        finish(path, missing[name])
     return finished
 
 

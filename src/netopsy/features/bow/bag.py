@@ -7,7 +7,6 @@ Bags of visual words of two sets of images: words from the training images, one 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from netopsy.engine.workspace.workspace import current_workspace, file_stem
 from netopsy.errors import SettingsError
 from netopsy.features.bow.dense_sift import DenseSift
 from netopsy.features.bow.words import Pooled, Pooling, learn_words
+from netopsy.files import finish
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
 
@@ -66,7 +66,7 @@ def kept_rows(samples: Samples, length: int, vectors: Callable[[int], Iterator[T
     saved.save(done, flush, final=True)
     if path is None:
         return rows
-    os.replace(path.with_suffix(".part"), path)
+    finish(path.with_suffix(".part"), path)
     return open_memmap(path, mode="r")
 
 
