@@ -33,6 +33,7 @@ FLOORS = [
     ["examination"],
     ["protocol"],
     ["cli"],
+    ["__main__"],
 ]
 UPWARD = {("result", "report")}  # see CIRCLE
 ONLY = {"stats": {"errors", "checks"}, "report": {"errors", "files", "result"}}

@@ -115,6 +115,8 @@ class Case:
                 findings=index["findings"],
                 provenance=index["provenance"],
             )
+        except CaseError:
+            raise
         except (OSError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             raise CaseError(f"the study '{name}' of case '{self.path}' is damaged ({error}): run it again.") from error
 

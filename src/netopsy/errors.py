@@ -2,17 +2,18 @@
 
     NetopsyError
     ├── NetworkError            a network cannot be found, built, exported or loaded
-    │   ├── WeightsError        a weights file is missing, damaged, or does not fit the architecture
-    │   └── UnknownLayer        a layer, node or unit that the network does not have
+    │   ├── WeightsError        a weights file is missing, damaged, or does not fit the architecture (an OSError too)
+    │   └── UnknownLayer        a layer, node or unit that the network does not have (a KeyError too)
     ├── SamplesError            images or labels are missing, damaged or do not fit the network
-    ├── SettingsError           a setting of a study is out of its range
+    ├── SettingsError           a setting of a study is out of its range (a ValueError too)
     │   └── DivergedError       a training whose loss or weights are no longer finite
-    ├── EditError               an edit of the weights that changes nothing or does not fit
+    ├── EditError               an edit of the weights that changes nothing or does not fit (a ValueError too)
     ├── TransformError          a fitted transform's file is damaged or foreign, or vectors or codes do not fit it
-    ├── CaseError               a case folder is missing, damaged or of another version
-    └── MissingExtra            an optional dependency is needed; the message holds the install line
+    ├── CaseError               a case folder is missing, damaged or of another version (an OSError too)
+    └── MissingExtra            an optional dependency is needed; says how to install it (an ImportError too)
 
-The command line prints the message alone and exits with code 2.
+Where Python has an error for what went wrong, ours is one of its kind, so that `except ValueError` and its
+like go on working. The command line prints the message alone and exits with code 2.
 """
 
 from __future__ import annotations
@@ -29,19 +30,21 @@ class NetworkError(NetopsyError):
     """A network cannot be found, built, exported or loaded."""
 
 
-class WeightsError(NetworkError):
+class WeightsError(NetworkError, OSError):
     """A weights file is missing, damaged, or does not fit the architecture."""
 
 
-class UnknownLayer(NetworkError):
+class UnknownLayer(NetworkError, KeyError):
     """A layer, node or unit that the network does not have."""
+
+    __str__ = Exception.__str__  # a KeyError would put the sentence in quotes
 
 
 class SamplesError(NetopsyError):
     """Images or labels are missing, damaged or do not fit the network."""
 
 
-class SettingsError(NetopsyError):
+class SettingsError(NetopsyError, ValueError):
     """A setting of a study is out of its range."""
 
 
@@ -49,7 +52,7 @@ class DivergedError(SettingsError):
     """A training whose loss or weights are no longer finite."""
 
 
-class EditError(NetopsyError):
+class EditError(NetopsyError, ValueError):
     """An edit of the weights that changes nothing or does not fit."""
 
 
@@ -57,15 +60,19 @@ class TransformError(NetopsyError):
     """A fitted transform's file is damaged or foreign, or vectors or codes do not fit it."""
 
 
-class CaseError(NetopsyError):
+class CaseError(NetopsyError, OSError):
     """A case folder is missing, damaged or of another version."""
 
 
-class MissingExtra(NetopsyError):
+class MissingExtra(NetopsyError, ImportError):
     """An optional dependency is needed."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency: pip install 'netopsy[{extra}]'.")
+        self.what, self.extra = what, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.what, self.extra)  # from a worker it comes pickled
 
 
 def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, backproject, load_network
 from netopsy.engine.backproject.backproject import trace
-from netopsy.engine.backproject.rules import MaskedRandom, gaussian_like
+from netopsy.engine.backproject.rules import MASKED, gaussian_like, random_weights
 from netopsy.engine.backproject.tree import Trunk
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.graph import shape_of
@@ -63,7 +63,7 @@ def test_rules_are_products_of_matrices(small: Network, rule: str) -> None:
     image = picture()
     weights, (r1, r2, r3), pool = matrices(small.module, image)  # type: ignore[arg-type]
     if rule == "masked_random":
-        drawn = MaskedRandom(7).weights(small)
+        drawn = random_weights(MASKED, 7).weights(small)
         sizes = [(SIZE, 1), (SIZE // 2, 1), (SIZE // 2, 0)]
         weights = [
             convolution_matrix(drawn[f"{i}.weight"].numpy(), (n, n), padding=p)

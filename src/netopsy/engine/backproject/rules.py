@@ -1,4 +1,4 @@
-"""What happens to the backward flow at an activation: one rule a class, with its equation.
+"""What happens to the backward flow at an activation: each rule a few functions, with its equation.
 
 Everywhere else the flow goes through the transposed operator: W^T at a convolution or linear map, P^T (the stored
 switches) at max-pooling, the derivative at the image for anything else.
@@ -7,9 +7,9 @@ switches) at max-pooling, the derivative at the image for anything else.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, fx
@@ -21,133 +21,119 @@ from netopsy.network.network import Network
 
 RuleName = Literal["gradient", "deconvnet", "masked", "guided", "masked_random"]
 # s(x) is 0 or x (or a constant) on stretches: its derivative is the binary mask r of the paper
-_MASKING = {"relu", "relu6", "threshold", "hardtanh", "clamp", "clamp_min"}
+MASKING = frozenset({"relu", "relu6", "threshold", "hardtanh", "clamp", "clamp_min"})
+
+Derivative = Callable[[Tensor], Tensor]
+"""v -> v ds/dx, with the activation s at the image: r * v where s has a binary mask r."""
+
+
+def keep_derivative(g: Tensor, derivative: Derivative) -> Tensor:
+    """r * g."""
+    return derivative(g)
+
+
+def rectify(g: Tensor, derivative: Derivative) -> Tensor:
+    """R(g)."""
+    return g.clamp(min=0)
+
+
+def mask_and_rectify(g: Tensor, derivative: Derivative) -> Tensor:
+    """r * R(g)."""
+    return derivative(g.clamp(min=0))
+
+
+def pass_all(g: Tensor, derivative: Derivative) -> Tensor:
+    """g."""
+    return g
+
+
+def own_weights(network: Network) -> dict[str, Tensor]:
+    """The network's own parameters stay: none is replaced."""
+    return {}
 
 
 @dataclass(frozen=True)
-class Gradient:
-    """The exact linear filter: x_{i-1}^b = W_i^T (r_i * x_i^b), and P_i^T before it (Palmieri et al., Equations 8-9).
+class Rule:
+    """How the flow passes the activations between a unit and the image.
 
-    A delta of 1 at the unit. On a network of linear maps, rectifiers and max-pooling the flow is w of the affine map
-    w.x + b that the network is around the image. Activations without a binary mask give their derivative.
+    activation: (g, derivative) -> the flow behind an activation. acts_on: names of the operators that it knows; at
+    others the flow meets their derivative. start: of the flow at the unit, `one` or its own `activation`.
+    weights: of a network, parameters that the flow meets in place of the network's own, by name.
+    switches: through max-pooling by the largest value alone. signed: the flow itself counts, not only whether there is
+    one. needs_activations: means nothing on a path without one that it knows.
     """
 
-    name: ClassVar[str] = "gradient"
-    start: ClassVar[str] = "one"
-    switches: ClassVar[bool] = True  # through max-pooling by the largest value alone
-    signed: ClassVar[bool] = True  # the flow itself, not only whether there is one
-    needs_activations: ClassVar[bool] = False
-
-    def weights(self, network: Network) -> dict[str, Tensor]:
-        """Parameters that the flow meets in place of the network's own, by name."""
-        return {}
+    name: str
+    activation: Callable[[Tensor, Derivative], Tensor]
+    acts_on: Collection[str] = frozenset(ELEMENTWISE)
+    start: str = "one"
+    weights: Callable[[Network], dict[str, Tensor]] = own_weights
+    switches: bool = True
+    signed: bool = True
+    needs_activations: bool = False
 
     def treats(self, node: fx.Node) -> bool:
-        """Every activation function has a derivative."""
-        return operator_name(node) in ELEMENTWISE
-
-    def activation(self, g: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-        """r * g."""
-        return derivative(g)
+        """Whether the rule knows this activation."""
+        return operator_name(node) in self.acts_on
 
 
-@dataclass(frozen=True)
-class Deconvnet(Gradient):
-    """x_{i-1}^b = R(W_i^T x_i^b), and P_i^T after it (Palmieri et al., Equations 4-5; Zeiler and Fergus, 2014).
+GRADIENT = Rule("gradient", keep_derivative)
+"""The exact linear filter: x_{i-1}^b = W_i^T (r_i * x_i^b), and P_i^T before it (Palmieri et al., Equations 8-9).
 
-    The forward masks are not used; the flow is rectified instead. Starts at the unit's own activation.
+A delta of 1 at the unit. On a network of linear maps, rectifiers and max-pooling the flow is w of the affine map w.x +
+b that the network is around the image. Activations without a binary mask give their derivative.
+"""
+
+DECONVNET = Rule("deconvnet", rectify, MASKING, start="activation", needs_activations=True)
+"""x_{i-1}^b = R(W_i^T x_i^b), and P_i^T after it (Palmieri et al., Equations 4-5; Zeiler and Fergus, 2014).
+
+The forward masks are not used; the flow is rectified instead. Starts at the unit's own activation.
+"""
+
+MASKED = replace(DECONVNET, name="masked", activation=mask_and_rectify)
+"""x_{i-1}^b = R(W_i^T (r_i * x_i^b)), and P_i^T after it (Palmieri et al., Equations 6-7).
+
+The same as guided backpropagation (Springenberg et al., 2015). Starts at the unit's own activation.
+"""
+
+GUIDED = Rule("guided", mask_and_rectify, needs_activations=True)
+"""x.ggrad = I[y.ggrad > 0] y.ggrad ds/dx at y = s(x) (McAllester's lecture, "Guided Backpropagation").
+
+On rectifiers this is `masked` started at 1. On GELU, SiLU and other activation functions it is an extension: the
+derivative can then be negative, so that the flow behind it is not.
+"""
+
+
+def random_weights(rule: Rule, seed: int = 0) -> Rule:
+    """`rule` with every weight and bias drawn from a Gaussian of its tensor's mean and variance.
+
+    Palmieri et al., Section 3, "Deconvnet with masks and random parameters" (of `MASKED`). Masks and switches stay
+    those of the trained network on the image; only the backward flow meets the random weights. Each tensor's draw
+    depends on `seed` and its own name alone.
     """
 
-    name: ClassVar[str] = "deconvnet"
-    start: ClassVar[str] = "activation"
-    needs_activations: ClassVar[bool] = True
+    def drawn(network: Network) -> dict[str, Tensor]:
+        parameters = network.module.named_parameters()
+        return {name: gaussian_like(value.detach(), seed + zlib.crc32(name.encode())) for name, value in parameters}
 
-    def treats(self, node: fx.Node) -> bool:
-        """Activations with a binary mask."""
-        return operator_name(node) in _MASKING
-
-    def activation(self, g: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-        """R(g)."""
-        return g.clamp(min=0)
+    return replace(rule, name=f"{rule.name}_random", weights=drawn)
 
 
-@dataclass(frozen=True)
-class Masked(Deconvnet):
-    """x_{i-1}^b = R(W_i^T (r_i * x_i^b)), and P_i^T after it (Palmieri et al., Equations 6-7).
-
-    The same as guided backpropagation (Springenberg et al., 2015). Starts at the unit's own activation.
-    """
-
-    name: ClassVar[str] = "masked"
-
-    def activation(self, g: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-        """r * R(g)."""
-        return derivative(g.clamp(min=0))
-
-
-@dataclass(frozen=True)
-class Guided(Gradient):
-    """x.ggrad = I[y.ggrad > 0] y.ggrad ds/dx at y = s(x) (McAllester's lecture, "Guided Backpropagation").
-
-    On rectifiers this is `masked` started at 1. On GELU, SiLU and other activation functions it is an extension: the
-    derivative can then be negative, so that the flow behind it is not.
-    """
-
-    name: ClassVar[str] = "guided"
-    needs_activations: ClassVar[bool] = True
-
-    def activation(self, g: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-        """I[g > 0] g ds/dx."""
-        return derivative(g.clamp(min=0))
-
-
-@dataclass(frozen=True)
-class MaskedRandom(Masked):
-    """Equations 6-7 with every weight and bias drawn from a Gaussian of its tensor's mean and variance.
-
-    Palmieri et al., Section 3, "Deconvnet with masks and random parameters". Masks and switches stay those of the
-    trained network on the image; only the backward flow meets the random weights.
-    """
-
-    name: ClassVar[str] = "masked_random"
-    seed: int = 0
-
-    def weights(self, network: Network) -> dict[str, Tensor]:
-        """Random parameters by name; each tensor's draw depends on `seed` and its own name alone."""
-        return {
-            name: gaussian_like(value.detach(), self.seed + zlib.crc32(name.encode()))
-            for name, value in network.module.named_parameters()
-        }
-
-
-@dataclass(frozen=True)
-class Reach(Gradient):
+def reach(masks: bool = True) -> Rule:
     """Not a picture but a question: is there a path of active units, switches and non-zero weights to the unit?
 
-    (Palmieri et al., Figure 3.) masks: through active units alone; else through all
-    units, and all places of a pooling window.
+    (Palmieri et al., Figure 3.) masks: through active units alone; else through all units, and all places of a pooling
+    window.
     """
 
-    name: ClassVar[str] = "reach"
-    signed: ClassVar[bool] = False
-    masks: bool = True
-
-    @property
-    def switches(self) -> bool:  # type: ignore[override]
-        """Whether max-pooling lets through the largest value only."""
-        return self.masks
-
-    def activation(self, g: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-        """Where the activation answers to its operand."""
-        return derivative(g) if self.masks else g
-
-    def weights(self, network: Network) -> dict[str, Tensor]:
-        """1 where a parameter is not zero."""
+    def non_zero(network: Network) -> dict[str, Tensor]:
         return {name: (value != 0).to(value.dtype) for name, value in network.module.named_parameters()}
 
+    passed = keep_derivative if masks else pass_all
+    return Rule("reach", passed, weights=non_zero, switches=masks, signed=False)
 
-Rule = Gradient
-RULES: dict[str, type[Gradient]] = {rule.name: rule for rule in (Gradient, Deconvnet, Masked, Guided, MaskedRandom)}
+
+RULES = {rule.name: rule for rule in (GRADIENT, DECONVNET, MASKED, GUIDED, random_weights(MASKED))}
 
 
 def find_rule(rule: str | Rule, seed: int = 0) -> Rule:
@@ -156,7 +142,7 @@ def find_rule(rule: str | Rule, seed: int = 0) -> Rule:
         return rule
     if rule not in RULES:
         raise SettingsError(f"no rule '{rule}'; nearest: {nearest(str(rule), RULES, 1)}. All: {', '.join(RULES)}.")
-    return MaskedRandom(seed) if rule == MaskedRandom.name else RULES[rule]()
+    return random_weights(MASKED, seed) if rule == "masked_random" else RULES[rule]
 
 
 def gaussian_like(values: Tensor, seed: int) -> Tensor:

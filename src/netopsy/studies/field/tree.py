@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from netopsy.engine.backproject.backproject import checked_images, resolved, start_at
 from netopsy.engine.backproject.reverse import needed, reverse
-from netopsy.engine.backproject.rules import Reach
+from netopsy.engine.backproject.rules import reach
 from netopsy.engine.backproject.tree import Trunk
 from netopsy.engine.interpreter import plan
 from netopsy.errors import NetworkError
@@ -58,11 +58,11 @@ def contributing(
         tree = trunk.tree(found.place)
         top, left, bottom, right = tree.field
         names = {node for node in activations(network, mixing=False).values() if node in trunk.windows}
-        values = tree.forward(picture[..., top:bottom, left:right], needed(tree, Reach()) | names)
+        values = tree.forward(picture[..., top:bottom, left:right], needed(tree, reach()) | names)
         start, _ = start_at([tree], [found], values[trunk.target], "one")
         flows = {}
         for masks in (True, False):
-            rule = Reach(masks)
+            rule = reach(masks)
             seen: dict[fx.Node, Tensor] = {}
             reverse(
                 tree, values, trunk.constants(1, trunk.weights(rule.weights(network))), start, rule, seen.__setitem__

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from netopsy import charts
-from netopsy.engine.backproject.rules import RULES, Masked
+from netopsy.engine.backproject.rules import MASKED, RULES
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
@@ -101,7 +101,7 @@ class Reconstruct(Study):
 
     def _rules(self, network: Network) -> tuple[str, ...]:
         """The columns: where no activation has a binary mask, `guided` stands in for the rules that need one."""
-        masks = any(Masked().treats(node) for node in activations(network).values())
+        masks = any(MASKED.treats(node) for node in activations(network).values())
         return self.rules if masks or self.rules != _PAPER else (*self.rules, "guided")
 
     def _units(self, network: Network) -> Callable[[Tensor], list[Unit]]:
