@@ -15,8 +15,9 @@ from netopsy import Network, Preprocessing, Samples, backproject, load_network, 
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.samples.select import read_images
+from netopsy.studies.reconstruct import survey
 from netopsy.studies.reconstruct.report import correlation, edges, on_edges, strength
-from netopsy.studies.reconstruct.survey import default_layer, survey
+from netopsy.studies.reconstruct.survey import default_layer
 
 SIZE = 24
 
