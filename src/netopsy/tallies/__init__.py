@@ -1,5 +1,7 @@
 """What `observe` can count: one tally a file."""
 
+from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import LABELS
 from netopsy.tallies.active import Active, ActiveResult
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.collect import Collect
@@ -10,6 +12,7 @@ from netopsy.tallies.sparsity import Sparsity, SparsityResult
 from netopsy.tallies.top_images import Strongest, StrongestImages
 
 __all__ = [
+    "LABELS",
     "Active",
     "ActiveResult",
     "Buckets",
@@ -25,4 +28,5 @@ __all__ = [
     "SparsityResult",
     "Strongest",
     "StrongestImages",
+    "Tally",
 ]

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from netopsy.engine.interpreter import plan
+from netopsy.engine.observe.counting import Counting, Pass
 from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import LABELS, Tallies, Watched
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import bounds, outcomes, parts
 from netopsy.engine.trials.trial import Outcome
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
-from netopsy.samples.samples import Samples
+from netopsy.samples.samples import Batch, Samples
 
 _LARGEST = 4 * 2**20  # values of the largest node that a batch may hold: more falls out of the cache
 
@@ -29,149 +29,200 @@ _LARGEST = 4 * 2**20  # values of the largest node that a batch may hold: more f
 def observe(
     network: Network,
     samples: Samples,
-    tallies: Mapping[str, tuple[str, Tally]],
+    tallies: Tallies,
     *,
     batch_size: int | None = None,
+    order: ArrayLike | None = None,
+    folded: bool = False,
+    label: str = "observe",
 ) -> dict[str, Any]:
     """The result of every tally, by its name, after one pass over the samples.
 
-    tallies: name -> (node, tally); several may watch one node. The tallies themselves stay empty: copies count.
+    tallies: name -> (node, tally); several may watch one node. A tuple of nodes in place of one gives the tally the
+        tuple of their values: ((node, node), tally). A node of another network is (other, node); that network runs on
+        the same samples with its own preprocessing. `LABELS` in place of a node gives the labels of the samples.
+        The tallies themselves stay empty: copies count.
     batch_size: images a step; by default as many as keep the largest activation in the processor's cache.
+    order: indices of the samples to visit, in any number and order; by default all in order.
+    folded: fold each batch norm into its convolution: faster, and values differ by rounding.
+    label: how the progress is called.
     Nodes that no tally needs are not run, and memory does not grow with the number of samples. In a `workspace` a pass
     that was stopped goes on from its last checkpoint.
-    Errors: UnknownLayer for a node that the network does not have, SettingsError for anything that is no tally.
+    Errors: UnknownLayer for a node that a network does not have, SettingsError for anything that is no tally.
     """
-    counted, watched = _copies(network, tallies)
     size = default_batch_size(network) if batch_size is None else batch_size
     if size < 1:
         raise SettingsError(f"batch size {size} must be at least 1.")
-    place, total = current_workspace(), len(samples)
-    spec = _spec(network, samples, counted, watched, size) if place.folder else {}
-    saved = place.checkpoint("observe", spec)
-    done, state = saved.load()
-    _restore(counted, state, network)
-    pieces = [range(done, total)] if done == total or _stays(counted) else parts(done, total, size)
+    visited = None if order is None else np.asarray(order, np.int64)
+    run = Pass(network, samples, size, visited, folded, label)
+    counting = Counting(run, tallies)
+    _count(run, [counting])
+    return counting.results()
+
+
+def observe_ahead(network: Network, samples: Samples, sets: Iterable[Tallies]) -> None:
+    """Count several sets of tallies in one pass, and leave each in the workspace, where its own `observe` finds it.
+
+    A set that is finished there takes no part, and one that a stopped pass left behind joins where it was. A set in
+    which a tally fails drops out: its own `observe` will meet the error.
+    """
+    run = Pass(network, samples, default_batch_size(network))
+    if current_workspace().folder is None:
+        raise SettingsError("nothing can be counted ahead without a workspace to keep it in; give one a folder.")
+    _count(run, [Counting(run, tallies) for tallies in sets if tallies], alone=False)
+
+
+def _count(run: Pass, sets: Sequence[Counting], *, alone: bool = True) -> None:
+    """Bring all sets to the end of the pass. alone: whether an error in a tally is raised, or drops its set."""
+    if current_workspace().folder:
+        for one in sets:
+            one.resume(one.spec)
+    total = len(run)
+    sets = [one for one in sets if one.done < total]
+    start = min((one.done for one in sets), default=total)
+    if not sets:
+        current_workspace().report(run.label, total, total)
+        return
+    pieces = [range(start, total)] if _stays(sets) else parts(start, total, run.size)
     if len(pieces) > 1:
-        empty = {name: (entry[0], copy.deepcopy(entry[1])) for name, entry in tallies.items()}
-        with outcomes(_part, (network, samples, empty, size), bounds(pieces), spec, "observe") as found:
-            for outcome in found:
-                _merge(counted, empty, dict(outcome.tensors), network)
-            saved.save(total, partial(_state, counted), final=True)
+        _share_out(run, sets, pieces, alone)
     else:
-        _pass(network, samples, counted, watched, size, range(total), done, saved)
-    return {name: tally.result() for name, tally in counted.items()}
+        _visit(run, sets, range(total), alone)
 
 
-def _pass(
-    network: Network,
-    samples: Samples,
-    counted: dict[str, Tally],
-    watched: dict[str, list[Tally]],
-    size: int,
-    piece: range,
-    done: int,
-    saved: Checkpoint,
-) -> None:
-    """Count the samples of `piece`, all but the first `done`."""
-    walk, place = plan(network, (), watched=watched), current_workspace()
-    device, indices = network.device, torch.empty(0, dtype=torch.int64)
-
-    def visit(node: str, values: Tensor) -> None:
-        for tally in watched[node]:
-            tally.update(values, indices)
-
-    place.report("observe", done, len(piece))
-    with torch.inference_mode():
-        for batch in samples.batches(network.preprocessing, size, start=done, order=piece):
-            indices = batch.indices
-            walk.run({"input": batch.images.to(device)}, batch=len(indices), visit=visit)
-            done += len(indices)
-            saved.save(done, partial(_state, counted))
-            place.report("observe", done, len(piece))
-    saved.save(done, partial(_state, counted), final=True)
+def _share_out(run: Pass, sets: Sequence[Counting], pieces: Sequence[range], alone: bool) -> None:
+    """Count the pieces over the workers and put the parts together."""
+    if len({one.done for one in sets}) > 1:  # what some have of the first pieces would be counted twice
+        for one in sets:
+            one.begin()
+        pieces = parts(0, len(run), run.size)
+    spec = {"sets": [one.spec for one in sets]} if current_workspace().folder else {}
+    context = run, [one.given for one in sets], alone
+    with outcomes(_part, context, bounds(pieces), spec, "observe") as found:
+        for outcome in found:
+            for k, one in enumerate(sets):
+                one.failed = one.failed or k in outcome.values["failed"]
+                if not one.failed:
+                    mark = f"{k}\0"
+                    state = {name: value for name, value in outcome.tensors.items() if name.startswith(mark)}
+                    one.merge({name.removeprefix(mark): value for name, value in state.items()})
+        for one in sets:
+            if not one.failed:
+                one.advance(len(run), final=True)
 
 
 def _part(context: Any, spec: dict[str, Any]) -> Outcome:
-    """The trial of one part of the samples: what the tallies have counted."""
-    network, samples, tallies, size = context
-    counted, watched = _copies(network, tallies)
-    saved = current_workspace().checkpoint("observe", spec)
-    done, state = saved.load()
-    _restore(counted, state, network)
-    _pass(network, samples, counted, watched, size, range(spec["start"], spec["stop"]), done, saved)
-    return Outcome({}, _state(counted))
+    """The trial of one piece: what the tallies of each set have counted."""
+    run, given, alone = context
+    sets = [Counting(run, tallies) for tallies in given]
+    for k, one in enumerate(sets):
+        one.resume({**spec, "set": k})
+    _visit(run, sets, range(spec["start"], spec["stop"]), alone)
+    failed = [k for k, one in enumerate(sets) if one.failed]
+    state = {f"{k}\0{key}": value for k, one in enumerate(sets) for key, value in one.state().items()}
+    return Outcome({"failed": failed}, state)
 
 
-def _stays(counted: Mapping[str, Tally]) -> bool:
+def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> None:
+    """Show the samples of `piece` to the sets, each from where it stands."""
+    place = current_workspace()
+    networks = list({id(network): network for one in sets for network in one.networks}.values())
+    shown = _Shown(sets, alone)
+    walks = []
+    for network in networks:
+        single, kept = shown.nodes(network)
+        walks.append(plan(network, tuple(kept), watched=single, folded=run.folded))
+    done = min(one.done for one in sets)
+    place.report(run.label, done, len(piece))
+    with torch.inference_mode():
+        for batches in _batches(run, networks, piece, done):
+            first = batches[0]
+            shown.begin(done, first)
+            values: dict[tuple[int, str], Tensor] = {(id(networks[0]), LABELS): first.labels}
+            for network, walk, batch in zip(networks, walks, batches, strict=True):
+                given = {"input": batch.images.to(network.device)}
+                results = walk.run(given, batch=len(batch.indices), visit=shown.visitor(network))
+                values |= {(id(network), name): value for name, value in results.items()}
+            shown.together({key: value.to(run.network.device) for key, value in values.items()})
+            done += len(first.indices)
+            for one in shown.active:
+                one.advance(done)
+            place.report(run.label, done, len(piece))
+            if not alone and all(one.failed for one in sets):
+                return
+    for one in sets:
+        if not one.failed:
+            one.advance(done, final=True)
+
+
+class _Shown:
+    """Hands the values of each batch to the tallies that watch them."""
+
+    def __init__(self, sets: Sequence[Counting], alone: bool) -> None:
+        self.sets, self.alone = sets, alone
+        self.single: dict[tuple[int, str], list[tuple[Counting, Tally]]] = {}
+        self.joint: list[tuple[Counting, Tally, Watched]] = []
+        for one in sets:
+            for name, watched in one.watched.items():
+                network, node = watched.nodes[0]
+                if watched.together or node == LABELS:
+                    self.joint.append((one, one.tallies[name], watched))
+                else:
+                    self.single.setdefault((id(network), node), []).append((one, one.tallies[name]))
+
+    def nodes(self, network: Network) -> tuple[list[str], list[str]]:
+        """The nodes of `network` that are shown alone, as soon as they are there, and those kept for other values."""
+        kept = [name for *_, watched in self.joint for one, name in watched.nodes if one is network and name != LABELS]
+        return [name for one, name in self.single if one == id(network)], list(dict.fromkeys(kept))
+
+    def begin(self, done: int, batch: Batch) -> None:
+        """A batch comes; the sets that have counted all before it take part."""
+        self.indices = batch.indices
+        self.active = [one for one in self.sets if one.done == done and not one.failed]
+
+    def visitor(self, network: Network) -> Any:
+        """What shows each node of `network` alone."""
+
+        def visit(node: str, values: Tensor) -> None:
+            for one, tally in self.single[id(network), node]:
+                self._update(one, tally, values)
+
+        return visit
+
+    def together(self, values: dict[tuple[int, str], Tensor]) -> None:
+        """Show the values that belong together."""
+        for one, tally, watched in self.joint:
+            found = tuple(values[id(network), node] for network, node in watched.nodes)
+            self._update(one, tally, found if watched.together else found[0])
+
+    def _update(self, one: Counting, tally: Tally, values: Any) -> None:
+        if one not in self.active:
+            return
+        try:
+            tally.update(values, self.indices)
+        except Exception:
+            if self.alone:
+                raise
+            one.failed = True
+            self.active.remove(one)
+
+
+def _batches(run: Pass, networks: Sequence[Network], piece: range, done: int) -> Iterator[list[Batch]]:
+    """The batches of each network; networks of the same preprocessing share one reader."""
+    kinds = list(dict.fromkeys(network.preprocessing for network in networks))
+    readers = [run.samples.batches(kind, run.size, start=done, order=run.order(piece)) for kind in kinds]
+    for batches in zip(*readers, strict=True):
+        of = dict(zip(kinds, batches, strict=True))
+        yield [of[network.preprocessing] for network in networks]
+
+
+def _stays(sets: Iterable[Counting]) -> bool:
     """Whether a tally writes to a file of this machine, and the workers may be on others."""
-    return current_workers().settings.address is not None and any(tally.on_disk for tally in counted.values())
-
-
-def _state(counted: Mapping[str, Tally]) -> dict[str, Tensor]:
-    return {f"{name}\0{key}": value for name, tally in counted.items() for key, value in tally.state().items()}
-
-
-def _restore(counted: Mapping[str, Tally], state: Mapping[str, Tensor], network: Network) -> None:
-    for name, tally in counted.items():
-        mark = f"{name}\0"
-        tally.restore({k.removeprefix(mark): v.to(network.device) for k, v in state.items() if k.startswith(mark)})
-
-
-def _merge(
-    counted: Mapping[str, Tally],
-    empty: Mapping[str, tuple[str, Tally]],
-    state: Mapping[str, Tensor],
-    network: Network,
-) -> None:
-    """Add the counts of one part."""
-    more = {name: copy.deepcopy(tally) for name, (_, tally) in empty.items()}
-    _restore(more, state, network)
-    for name, tally in counted.items():
-        tally.merge(more[name])
+    on_disk = any(tally.on_disk for one in sets for tally in one.tallies.values())
+    return current_workers().settings.address is not None and on_disk
 
 
 def default_batch_size(network: Network) -> int:
     """Images a step: the largest activation stays in the processor's cache; 1 to 32."""
     largest = max(torch.Size(shape_of(node)).numel() for node in network.nodes.values())
     return max(1, min(32, _LARGEST // largest))
-
-
-def _copies(
-    network: Network, tallies: Mapping[str, tuple[str, Tally]]
-) -> tuple[dict[str, Tally], dict[str, list[Tally]]]:
-    """Copies of the tallies by name, and by the node that they watch."""
-    counted: dict[str, Tally] = {}
-    watched: dict[str, list[Tally]] = {}
-    for name, entry in tallies.items():
-        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], Tally)):
-            raise SettingsError(f"tally '{name}' is {entry!r}; give (node name, tally), e.g. ('relu', Sparsity()).")
-        counted[name] = copy.deepcopy(entry[1])
-        watched.setdefault(network.node(entry[0]).meta["name"], []).append(counted[name])
-    if not counted:
-        raise SettingsError("there is no tally to count; give at least one as {name: (node name, tally)}.")
-    return counted, watched
-
-
-def _spec(
-    network: Network, samples: Samples, counted: dict[str, Tally], watched: dict[str, list[Tally]], size: int
-) -> dict[str, Any]:
-    """All that the outcome depends on."""
-    nodes = {id(tally): node for node, tallies in watched.items() for tally in tallies}
-    return {
-        **conditions(network, samples),
-        "tallies": {name: [nodes[id(tally)], *_description(tally)] for name, tally in counted.items()},
-        "batch_size": size,
-    }
-
-
-def _description(tally: Tally) -> tuple[str, dict[str, str]]:
-    """Kind and settings of a tally that has counted nothing yet."""
-    kind = type(tally)
-    return f"{kind.__module__}.{kind.__qualname__}", {name: _text(value) for name, value in vars(tally).items()}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-        return hashlib.sha256(content).hexdigest()
-    return repr(value)

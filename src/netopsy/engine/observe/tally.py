@@ -1,7 +1,4 @@
-"""What an observation accumulates: a commutative monoid.
-
-Batches cut into blocks that stay in the processor's cache while a tally goes over them several times.
-"""
+"""What an observation accumulates: a commutative monoid."""
 
 from __future__ import annotations
 
@@ -19,16 +16,19 @@ class Tally(ABC):
     Merging the tallies of two parts equals one tally over both. Attributes that are tensors, ints or floats are its
     state; they are created by the first `update`, so that an empty tally is the neutral element of `merge`.
 
+    Parts are merged in the order of their samples, each with the part that follows it.
+
     on_disk: whether it writes to a file of this machine, so that it cannot be counted on others.
     """
 
     on_disk: ClassVar[bool] = False
 
     @abstractmethod
-    def update(self, values: Tensor, indices: Tensor) -> None:
+    def update(self, values: Any, indices: Tensor) -> None:
         """Add one batch. values: (batch, channel, *space) or (batch, neuron); indices: int64 (batch,), the samples.
 
-        `values` may be overwritten after the call: keep copies only.
+        A tally that watches several nodes gets the tuple of their values, in the order in which they were named.
+        Values may be overwritten after the call: keep copies only.
         """
 
     @abstractmethod

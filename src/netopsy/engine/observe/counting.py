@@ -1,0 +1,140 @@
+"""A set of tallies while they count, and the checkpoint that they share."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import Tallies, Watched, watched_by
+from netopsy.engine.workspace.fingerprint import conditions
+from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.errors import SettingsError
+from netopsy.network.network import Network
+from netopsy.samples.samples import Samples
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What is run: `network` on the `samples` at `visited`, int64 (n,), or on all; `size` of them at a time.
+
+    folded: with each batch norm folded into its convolution. label: how the progress is called.
+    """
+
+    network: Network
+    samples: Samples
+    size: int
+    visited: Int64[np.ndarray, " n"] | None = None
+    folded: bool = False
+    label: str = "observe"
+
+    def __len__(self) -> int:
+        return len(self.samples) if self.visited is None else len(self.visited)
+
+    def order(self, piece: range) -> Any:
+        """The samples at the positions of `piece`."""
+        return piece if self.visited is None else self.visited[piece.start : piece.stop]
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """All that the values depend on."""
+        spec = {**conditions(self.network, self.samples), "batch_size": self.size, "folded": self.folded}
+        return spec if self.visited is None else {**spec, "visited": text_of(self.visited)}
+
+
+class Counting:
+    """Tallies that have counted the first `done` positions of a pass; `failed` where one of them raised an error.
+
+    The tallies that were given stay empty: copies count.
+    """
+
+    def __init__(self, run: Pass, tallies: Tallies) -> None:
+        self.run, self.given = run, tallies
+        self.tallies: dict[str, Tally] = {}
+        self.watched: dict[str, Watched] = {}
+        for name, entry in tallies.items():
+            self.watched[name], tally = watched_by(name, entry, run.network)
+            self.tallies[name] = copy.deepcopy(tally)
+        if not self.tallies:
+            raise SettingsError("there is no tally to count; give at least one as {name: (node name, tally)}.")
+        self.done = 0
+        self.failed = False
+        self.checkpoint = Checkpoint(None)
+
+    @property
+    def networks(self) -> list[Network]:
+        """The networks that are run, the first of the pass in front."""
+        every = [self.run.network, *(network for watched in self.watched.values() for network, _ in watched.nodes)]
+        return list({id(network): network for network in every}.values())
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """All that the results depend on."""
+        tallies = {
+            name: [*self.watched[name].describe(self.run.network), *_description(tally)]
+            for name, (_, tally) in self.given.items()
+        }
+        others = [conditions(network) for network in self.networks[1:]]
+        return {**self.run.conditions, "tallies": tallies, **({"others": others} if others else {})}
+
+    def resume(self, spec: dict[str, Any]) -> None:
+        """Go on from the checkpoint of `spec` in the workspace, if there is one."""
+        self.checkpoint = current_workspace().checkpoint("observe", spec)
+        self.done, state = self.checkpoint.load()
+        self.restore(state)
+
+    def begin(self) -> None:
+        """Count anew."""
+        self.done, self.tallies = 0, {name: copy.deepcopy(entry[1]) for name, entry in self.given.items()}
+
+    def advance(self, done: int, *, final: bool = False) -> None:
+        """Say that `done` positions are counted, and save a checkpoint where it is due."""
+        self.done = done
+        self.checkpoint.save(done, self.state, final=final)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that has been counted."""
+        return {f"{name}\0{key}": value for name, tally in self.tallies.items() for key, value in tally.state().items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a `state`."""
+        device = self.run.network.device
+        for name, tally in self.tallies.items():
+            mark = f"{name}\0"
+            tally.restore({k.removeprefix(mark): v.to(device) for k, v in state.items() if k.startswith(mark)})
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Add what the part that follows has counted."""
+        part = Counting(self.run, self.given)
+        part.restore(state)
+        for name, tally in self.tallies.items():
+            tally.merge(part.tallies[name])
+
+    def results(self) -> dict[str, Any]:
+        """The result of each tally."""
+        return {name: tally.result() for name, tally in self.tallies.items()}
+
+
+def _description(tally: Tally) -> tuple[str, dict[str, str]]:
+    """Kind and settings of a tally that has counted nothing yet."""
+    kind = type(tally)
+    return f"{kind.__module__}.{kind.__qualname__}", {name: text_of(value) for name, value in vars(tally).items()}
+
+
+def text_of(value: Any) -> str:
+    """A text that differs where values do; of tensors and arrays their digest."""
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        return hashlib.sha256(content).hexdigest()
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    return repr(value)
