@@ -118,7 +118,7 @@ def lasso(units: int, rows: int, repeats: int) -> None:
     from threadpoolctl import threadpool_limits
 
     from netopsy.studies.correspondence.comoments.pair import Pair
-    from netopsy.studies.correspondence.regression.regression import lasso_path
+    from netopsy.studies.correspondence.regression import lasso_path
 
     a, b = layers(units, rows)
     small_a, small_b = fewest_rows(a, b)

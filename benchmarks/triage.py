@@ -30,7 +30,7 @@ from torchvision import transforms
 import netopsy
 from common import ratio, seconds
 from netopsy.engine.trials.pool import workers
-from netopsy.stats.intervals import wilson
+from netopsy.stats.hypothesis_tests import wilson
 
 RATE, LEAST, FACTOR, MOMENTUM, DECAY, BATCH = 0.001, 0.00001, 0.7, 0.9, 0.0005, 128
 CELLS = [(start, training) for start in ("RW", "MW", "STN") for training in ("FM", "TM")]

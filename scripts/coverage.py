@@ -60,7 +60,7 @@ def describe(name: str) -> dict[str, Any]:
     from netopsy.network.listing import list_layers
     from netopsy.network.macs import graph_macs
     from netopsy.network.sources.load import load_network
-    from netopsy.studies import STUDIES
+    from netopsy.studies.table import STUDIES
     from treatable import obstacles
 
     row: dict[str, Any] = {"network": name}

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from netopsy.cli import main
 from netopsy.cli.options import setting_texts
-from netopsy.studies import STUDIES
+from netopsy.studies.table import STUDIES
 
 
 def netopsy(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -108,7 +108,7 @@ def test_every_setting_has_a_line_of_help_and_a_name_of_its_own(name: str) -> No
     from dataclasses import fields
 
     from netopsy.cli import options
-    from netopsy.studies import study_class
+    from netopsy.studies.table import study_class
 
     cls = study_class(name)
     shared = {option.name for option in (*options.NETWORK_OPTIONS, *options.SAMPLES_OPTIONS)} - {"seed"}

@@ -22,9 +22,9 @@ from netopsy.errors import NetopsyError, SettingsError
 from netopsy.network.zoo.cifar_resnet import CifarResNet
 from netopsy.protocol.read import read_protocol
 from netopsy.protocol.run import run_protocol
-from netopsy.studies import STUDIES
 from netopsy.studies.functions import study_function
 from netopsy.studies.study import Study, network_fields, perform
+from netopsy.studies.table import STUDIES
 
 RUNS: list[str] = []
 

@@ -21,9 +21,9 @@ from netopsy.cli import main
 from netopsy.errors import NetopsyError, SamplesError, SettingsError
 from netopsy.protocol.read import read_protocol
 from netopsy.protocol.run import run_protocol
-from netopsy.studies import STUDIES
 from netopsy.studies.functions import study_function
 from netopsy.studies.study import Study, image_fields, perform
+from netopsy.studies.table import STUDIES
 
 RUNS: list[str] = []
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from netopsy import Network, Preprocessing, Samples
-from netopsy.engine.workspace.fingerprint import conditions
+from netopsy.engine.workspace.workspace import conditions
 from netopsy.errors import SettingsError
 from netopsy.samples.images import ArrayImages
-from netopsy.samples.select import read_images
+from netopsy.samples.samples import read_images
 
 PLAIN = Preprocessing(size=(4, 4))
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from netopsy.network.listing import list_layers, other_parameters
 from netopsy.network.macs import graph_macs
 from netopsy.network.sources.load import load_network
-from netopsy.studies import STUDIES
+from netopsy.studies.table import STUDIES
 from treatable import obstacles
 
 FEW = ["torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small", "timm:test_vit", "timm:test_convnext"]

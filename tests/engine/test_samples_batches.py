@@ -17,10 +17,9 @@ from reference_samples import within_quota
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.samples.labels import strata, stratified
 from netopsy.samples.load import load_samples
-from netopsy.samples.prefetch import prefetch
-from netopsy.samples.samples import Batch
-from netopsy.samples.strata import strata, stratified
+from netopsy.samples.samples import Batch, prefetch
 
 SMALL = Preprocessing((6, 6), mean=(0.5,) * 3, std=(0.25,) * 3)
 LARGER = Preprocessing((9, 9), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -166,7 +165,7 @@ def test_leaving_a_pass_early_leaves_no_thread():
 def test_an_interrupt_ends_the_process_promptly():
     script = """
 import _thread, threading, time
-from netopsy.samples.prefetch import prefetch
+from netopsy.samples.samples import prefetch
 threading.Timer(0.3, _thread.interrupt_main).start()
 begun = time.perf_counter()
 try:

@@ -9,8 +9,8 @@ from sympy import Or, symbols
 from sympy.logic import SOPform
 
 from netopsy.errors import SettingsError
-from netopsy.studies.facets.boolean.inputs import decisive, gray_code, karnaugh_map, refined, threshold
-from netopsy.studies.facets.boolean.minimise import Expression, Product, cells_of, minimise, truth_table
+from netopsy.studies.facets.inputs import decisive, gray_code, karnaugh_map, refined, threshold
+from netopsy.studies.facets.minimise import Expression, Product, cells_of, minimise, truth_table
 
 
 def random_table(inputs: int, seed: int) -> np.ndarray:

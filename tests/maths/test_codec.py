@@ -20,9 +20,9 @@ import netopsy
 from netopsy.codec.container import Damage
 from netopsy.codec.file import is_compressed, read_compressed, sizes, write_compressed
 from netopsy.codec.neighbours import beside
+from netopsy.codec.planes import INTERLACED, View
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import decode_tensor, encode_tensor
-from netopsy.codec.view import INTERLACED, View
 from netopsy.errors import SettingsError, WeightsError
 
 

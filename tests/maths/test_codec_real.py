@@ -9,7 +9,7 @@ import pytest
 from reference_codec import entropy_bytes, huffman_bits
 
 from netopsy.codec.file import read_compressed, sizes, write_compressed
-from netopsy.codec.relative import relative
+from netopsy.codec.huffman import relative
 from netopsy.codec.shared import SharedTensor
 
 FIRES = [(96, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256)]

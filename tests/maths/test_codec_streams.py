@@ -14,10 +14,18 @@ from reference_codec import ans_encode, entropy_bytes, huffman_bits, huffman_dec
 
 from netopsy.codec.arrays import DTYPES, decode_array, decode_table, encode_array, encode_table
 from netopsy.codec.container import Damage
-from netopsy.codec.huffman import LANE, code_lengths, code_words, decode_symbols, encode_symbols
+from netopsy.codec.huffman import (
+    LANE,
+    code_lengths,
+    code_words,
+    decode_relative,
+    decode_symbols,
+    encode_relative,
+    encode_symbols,
+    relative,
+)
 from netopsy.codec.levels import code_plane
 from netopsy.codec.ports import TOTAL, ReadPort, WritePort, frequencies
-from netopsy.codec.relative import decode_relative, encode_relative, relative
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import encode_tensor
 from netopsy.errors import SettingsError

@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.stats import binomtest, multinomial
 
-from netopsy.stats.intervals import paired_difference, wilson
+from netopsy.stats.hypothesis_tests import paired_difference, wilson
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 50), (7, 50), (50, 50), (9173, 10000)])

@@ -15,8 +15,8 @@ from reference_pairs_maths import (
 )
 
 from netopsy.errors import SettingsError
-from netopsy.studies.correspondence.regression.lasso_solver import certify, prepare, solve
-from netopsy.studies.correspondence.regression.regression import (
+from netopsy.studies.correspondence.lasso_solver import certify, prepare, solve
+from netopsy.studies.correspondence.regression import (
     EXPONENTS,
     explained,
     lasso_path,

@@ -16,7 +16,7 @@ from netopsy import kmeans1d
 from netopsy.errors import SettingsError
 from netopsy.stats import pca as projection
 from netopsy.stats.pca import fit_projection
-from netopsy.transform.coders import Floats, Signs
+from netopsy.transform.coders import Floats, Scalars, Signs
 from netopsy.transform.fit import training
 from netopsy.transform.fit.alternatives import candidates
 from netopsy.transform.fit.binary import (
@@ -32,7 +32,6 @@ from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
 from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
 from netopsy.transform.fit.quantizer import Recipe, parse_size
 from netopsy.transform.fit.training import TrainingSet, fit_ranges, quantize, unit
-from netopsy.transform.scalars import Scalars
 from netopsy.transform.steps import Project
 
 

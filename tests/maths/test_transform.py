@@ -16,11 +16,9 @@ import torch
 from netopsy import load_transform
 from netopsy.errors import TransformError
 from netopsy.transform.chain import Transform
-from netopsy.transform.coders import Floats, Levels, Signs
+from netopsy.transform.coders import Floats, Levels, Scalars, Signs, pack, unpack
 from netopsy.transform.fit.training import fit_ranges, quantize, unit
-from netopsy.transform.packing import pack, unpack
 from netopsy.transform.product import Product
-from netopsy.transform.scalars import Scalars
 from netopsy.transform.steps import Project, Take, Unit
 
 P = 24

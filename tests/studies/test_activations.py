@@ -336,7 +336,7 @@ def test_no_setting_hides_an_option_of_the_command_line() -> None:
     from dataclasses import fields
 
     from netopsy.cli.options import NETWORK_OPTIONS, SAMPLES_OPTIONS
-    from netopsy.studies import study_class
+    from netopsy.studies.table import study_class
 
     taken = {option.name for option in (*NETWORK_OPTIONS, *SAMPLES_OPTIONS)} - {"seed"}
     for name in ("activations", "field"):

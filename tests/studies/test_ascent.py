@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, Stage, ascend, generator, likeness
-from netopsy.studies.maximize.ascent.parametrisation import ColourCovariance, Fourier, Pixels, mixing, root
-from netopsy.studies.maximize.ascent.target import draw, find_targets, move
+from netopsy.studies.maximize.ascend import Climb, Recipe, Stage, ascend, generator, likeness
+from netopsy.studies.maximize.parametrisation import ColourCovariance, Fourier, Pixels, mixing, root
+from netopsy.studies.maximize.target import draw, find_targets, move
 
 SIZE = 12
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

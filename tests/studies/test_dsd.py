@@ -20,10 +20,10 @@ from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.reinitialise import fresh
 from netopsy.result import Result
-from netopsy.studies import study_class
 from netopsy.studies.dsd.dsd import Dsd
 from netopsy.studies.dsd.report import interval, summary
 from netopsy.studies.study import perform
+from netopsy.studies.table import study_class
 
 QUICK = Dsd(train=noise(80), epochs=(1, 1, 1), rate=0.05, batch_size=20, repeats=2, weight_decay=0.0)
 FIVE = ["dense", "pruned", "sparse", "restored", "dense again"]

@@ -16,8 +16,8 @@ from netopsy import Network, Preprocessing, Result, Samples, facets, load_networ
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.facets.account import Account, Score, account, firing_value, score, split
-from netopsy.studies.facets.boolean.minimise import minimise, truth_table
-from netopsy.studies.facets.findings import of_account
+from netopsy.studies.facets.minimise import minimise, truth_table
+from netopsy.studies.facets.report import of_account
 
 SIZE = 6
 IMAGES = 480

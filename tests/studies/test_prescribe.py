@@ -17,10 +17,10 @@ from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.errors import NetworkError, SamplesError, SettingsError
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.prescribe.allocation.candidates import Joint, candidates
-from netopsy.studies.prescribe.allocation.compensate import Rounder
-from netopsy.studies.prescribe.allocation.knapsack import Allocation
-from netopsy.studies.prescribe.allocation.plan import part
+from netopsy.studies.prescribe.candidates import Joint, candidates
+from netopsy.studies.prescribe.compensate import Rounder
+from netopsy.studies.prescribe.knapsack import Allocation
+from netopsy.studies.prescribe.plan import part
 from treatable import obstacles
 
 

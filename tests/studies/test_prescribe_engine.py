@@ -13,11 +13,10 @@ from netopsy import Network, Preprocessing, Samples, load_network, load_samples
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.prescribe.allocation import compensate
-from netopsy.studies.prescribe.allocation.candidates import candidates
-from netopsy.studies.prescribe.allocation.cells import Cells, Line
-from netopsy.studies.prescribe.allocation.compensate import Products, Rounder, input_products
-from netopsy.studies.prescribe.allocation.divergence import (
+from netopsy.studies.prescribe import compensate
+from netopsy.studies.prescribe.cells import Cells, Line, candidates
+from netopsy.studies.prescribe.compensate import Products, Rounder, input_products
+from netopsy.studies.prescribe.divergence import (
     Exchange,
     divergence,
     effects,
@@ -26,8 +25,8 @@ from netopsy.studies.prescribe.allocation.divergence import (
     temperature,
     weighed,
 )
-from netopsy.studies.prescribe.allocation.knapsack import allocations, frontier
-from netopsy.studies.prescribe.allocation.plan import choice, part, settle
+from netopsy.studies.prescribe.knapsack import allocations, frontier
+from netopsy.studies.prescribe.plan import choice, part, settle
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, Samples, backproject, load_network, load_samples, reconstruct
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
-from netopsy.samples.select import read_images
+from netopsy.samples.samples import read_images
 from netopsy.studies.reconstruct import survey
 from netopsy.studies.reconstruct.report import correlation, edges, on_edges, strength
 from netopsy.studies.reconstruct.survey import default_layer

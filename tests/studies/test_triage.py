@@ -23,9 +23,9 @@ from netopsy.engine.trials.pool import workers
 from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.result import Result
-from netopsy.stats.intervals import paired_difference, wilson
-from netopsy.studies import study_class
+from netopsy.stats.hypothesis_tests import paired_difference, wilson
 from netopsy.studies.study import perform
+from netopsy.studies.table import study_class
 from netopsy.studies.triage.run import run_design
 from netopsy.studies.triage.tables import epochs_to_99
 from netopsy.studies.triage.triage import Triage

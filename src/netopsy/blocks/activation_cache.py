@@ -18,9 +18,7 @@ from torch import Tensor
 
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.observe import default_batch_size
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.memmap import check_room
-from netopsy.engine.workspace.workspace import current_workspace, file_stem
+from netopsy.engine.workspace.workspace import check_room, conditions, current_workspace, file_stem
 from netopsy.errors import NetopsyError, NetworkError
 from netopsy.files import finish
 from netopsy.network.graph import batch_first, shape_of

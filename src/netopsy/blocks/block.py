@@ -11,8 +11,7 @@ from typing import Literal
 
 from torch import fx
 
-from netopsy.blocks.flow import Flow, bits
-from netopsy.blocks.layout import channels_last
+from netopsy.blocks.flow import Flow, bits, channels_last
 from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.macs import node_macs
 from netopsy.network.network import Network

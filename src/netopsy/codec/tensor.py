@@ -51,7 +51,7 @@ def encode_tensor(shared: SharedTensor, coder: Coder = "ans") -> CodedTensor:
     if coder == "ans":
         positions, codes = encode_planes(shared)
     else:
-        from netopsy.codec.relative import encode_relative
+        from netopsy.codec.huffman import encode_relative
 
         positions, codes = encode_relative(shared)
     table = filled(table, len(shared.codes), len(positions) + len(codes))
@@ -73,7 +73,7 @@ def decode_tensor(coded: CodedTensor) -> SharedTensor:
     if coded.coder == "ans":
         decode_planes(coded.positions, coded.codes, coded.shape, table, zero, codes)
     else:
-        from netopsy.codec.relative import decode_relative
+        from netopsy.codec.huffman import decode_relative
 
         decode_relative(coded.positions, coded.codes, coded.entries, zero, codes)
     return SharedTensor(coded.shape, table, codes)

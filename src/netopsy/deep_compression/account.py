@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from netopsy.codec.file import read_compressed, sizes
-from netopsy.codec.relative import WIDTHS, relative
+from netopsy.codec.huffman import WIDTHS, relative
 from netopsy.codec.shared import SharedTensor
 
 OTHER, HEADER, ALL = "kept as they are", "header", "all"

@@ -19,17 +19,15 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, fx
 
 from netopsy.engine.observe.observe import observe
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.memmap import check_room, opened
-from netopsy.engine.workspace.workspace import current_workspace, file_stem
+from netopsy.engine.workspace.workspace import check_room, conditions, current_workspace, file_stem, opened
 from netopsy.errors import NetopsyError, NetworkError, SamplesError, SettingsError
 from netopsy.features.features import Features, Scratch, occurring
 from netopsy.files import finish
 from netopsy.network.graph import batch_first, data_nodes, shape_of
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, weight_layer
+from netopsy.samples.labels import Labels, strata, stratified
 from netopsy.samples.samples import Samples
-from netopsy.samples.strata import Labels, strata, stratified
 from netopsy.tallies.collect import Collect, Kind, Pool, pool_places
 
 Rows = Int64[np.ndarray, " rows"]

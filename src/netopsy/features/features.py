@@ -19,8 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError
-from netopsy.samples.labels import checked_labels, given_classes, indices_of, named
-from netopsy.samples.strata import Labels
+from netopsy.samples.labels import Labels, checked_labels, given_classes, indices_of, named
 from netopsy.wording import listing
 
 

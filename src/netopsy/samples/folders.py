@@ -11,9 +11,8 @@ import numpy as np
 
 from netopsy.errors import SamplesError, nearest
 from netopsy.samples.images import FileImages
-from netopsy.samples.labels import given_classes, indices_of, multi_hot
+from netopsy.samples.labels import Labels, given_classes, indices_of, multi_hot
 from netopsy.samples.samples import Samples
-from netopsy.samples.strata import Labels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}

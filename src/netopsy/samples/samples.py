@@ -1,12 +1,14 @@
-"""Labelled images, and their batches."""
+"""Labelled images, their batches (read ahead by a few threads), and single images by number."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +16,50 @@ from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from netopsy.errors import SamplesError
+from netopsy.errors import SamplesError, SettingsError
+from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.images import ArrayImages, Images
+from netopsy.samples.labels import Labels, stratified
 from netopsy.samples.pixels import normalise
-from netopsy.samples.prefetch import Job, prefetch
-from netopsy.samples.strata import Labels, stratified
+
+T = TypeVar("T")
+
+Job = tuple[T, Sequence[Callable[[], object]]]
+
+
+def prefetch(jobs: Iterable[Job[T]], workers: int, ahead: int = 2) -> Iterator[T]:
+    """The value of each job, in order, once all its tasks have run.
+
+    jobs: (value, tasks); drawn lazily, at most `ahead` beyond the one that the consumer holds.
+    workers: threads; 0 runs the tasks where the consumer waits.
+    A task's exception comes out at its job's turn. On any exit (end, exception, interrupt, `close`) tasks not yet begun
+    are dropped and the threads are joined.
+    """
+    if not workers:
+        for value, tasks in jobs:
+            for task in tasks:
+                task()
+            yield value
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="netopsy-samples")
+    waiting: deque[tuple[T, list[Future[object]]]] = deque()
+    try:
+        for value, tasks in jobs:
+            waiting.append((value, [pool.submit(task) for task in tasks]))
+            if len(waiting) > ahead:
+                yield _finish(*waiting.popleft())
+        while waiting:
+            yield _finish(*waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finish(value: T, futures: list[Future[object]]) -> T:
+    for future in futures:
+        future.result()
+    return value
+
 
 CHUNK = 4  # pictures a task decodes: few, so that threads share a batch evenly and an interrupt waits briefly
 
@@ -181,3 +221,22 @@ class Samples:
         preprocessing: Preprocessing,
     ) -> None:
         normalise(self._images.load(rows, preprocessing), preprocessing, out)
+
+
+def check_images(samples: Samples, numbers: Sequence[int]) -> None:
+    """Raise SettingsError for a number that is none of the samples'."""
+    outside = [str(number) for number in numbers if not 0 <= number < len(samples)]
+    if outside:
+        raise SettingsError(f"no image {', '.join(outside)} in {samples.name}; give 0 to {len(samples) - 1}.")
+
+
+def read_images(
+    network: Network, samples: Samples, numbers: Sequence[int]
+) -> Float32[Tensor, "n channel height width"]:
+    """The preprocessed images of these numbers, in their order, on the network's device.
+
+    Raises SettingsError for a number that is none of the samples', SamplesError for an image that cannot be read.
+    """
+    check_images(samples, numbers)
+    (batch,) = samples.batches(network.preprocessing, len(numbers), order=list(numbers))
+    return batch.images.to(network.device)

@@ -1,17 +1,37 @@
-"""What every study is: its settings and one run."""
+"""What every study is: its settings and one run, and where it writes a file for its reader."""
 
 from __future__ import annotations
 
+import re
+import tempfile
 import time
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SamplesError, SettingsError
 from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.provenance import provenance
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+
+
+def file_for(study: str, name: str) -> Path:
+    """The path of a file that `study` writes: in the workspace's folder, else in a new temporary one."""
+    return (current_workspace().folder or Path(tempfile.mkdtemp(prefix=f"netopsy-{study}-"))) / name
+
+
+def stem_of(network: Network) -> str:
+    """The network's name as part of a file name: `resnet20` of `netopsy:resnet20`."""
+    last = Path(network.name.rpartition(":")[2]).name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "network"
+
+
+def whereabouts(study: str, path: Path) -> str:
+    """Where a reader of the report finds the file: in the case, which keeps what a workspace has, or at its path."""
+    return f"{study}/artifacts/{path.name} of the case" if current_workspace().folder else str(path)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from netopsy.errors import TransformError
-from netopsy.transform.coders import Coder
+from netopsy.transform.coders import UINT8, Coder
 from netopsy.transform.files import read, write
-from netopsy.transform.packing import UINT8
 from netopsy.transform.steps import FLOAT32, FLOAT64, Step, kind_of
 
 AT_ONCE = 1 << 20

@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from netopsy.errors import TransformError
 from netopsy.files import whole
-from netopsy.transform.coders import Coder, Floats, Levels, Signs
+from netopsy.transform.coders import Coder, Floats, Levels, Scalars, Signs
 from netopsy.transform.product import Product
-from netopsy.transform.scalars import Scalars
 from netopsy.transform.steps import Project, Step, Take, Unit, kind_of
 
 FORMAT, VERSION = "netopsy-transform", 1

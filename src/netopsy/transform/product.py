@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from netopsy.errors import TransformError
-from netopsy.transform.coders import Coder
-from netopsy.transform.packing import UINT8, pack, unpack
+from netopsy.transform.coders import UINT8, Coder, pack, unpack
 from netopsy.transform.steps import FLOAT32, numbers, positive
 
 

@@ -26,7 +26,7 @@ from netopsy.engine.sweep.score import judge, margins, row
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.stats.intervals import wilson
+from netopsy.stats.hypothesis_tests import wilson
 
 PRIOR = 2.0  # draws that the first guess of a stratum's rate of flips is worth
 CELLS = 40  # cells to a precision

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netopsy.stats.intervals import paired_difference, wilson
+from netopsy.stats.hypothesis_tests import paired_difference, wilson
 
 TIE = 1e-4
 

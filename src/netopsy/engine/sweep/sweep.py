@@ -11,8 +11,7 @@ from netopsy.engine.sweep.adaptive import Adaptive
 from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.sweep.full import exact
 from netopsy.engine.sweep.rerun import Rerun
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples

@@ -18,7 +18,7 @@ from netopsy.engine.train.augment import draw
 from netopsy.engine.train.data import SHARE, Step, epoch_seed, free_memory, step_sizes
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
-from netopsy.samples.strata import Labels
+from netopsy.samples.labels import Labels
 
 _kept: WeakKeyDictionary[Activations, tuple[Tensor, Tensor | None]] = WeakKeyDictionary()
 

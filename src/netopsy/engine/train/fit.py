@@ -27,8 +27,7 @@ from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.history import History, frame
 from netopsy.engine.train.loop import Job, Trainer, first
 from netopsy.engine.train.recipe import Recipe
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import current_workspace, file_stem
+from netopsy.engine.workspace.workspace import conditions, current_workspace, file_stem
 from netopsy.errors import NetopsyError, NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples

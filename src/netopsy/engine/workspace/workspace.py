@@ -1,28 +1,38 @@
-"""Where long work keeps its checkpoints and shows its progress.
+"""Where long work keeps its checkpoints and half-finished files, and shows its progress.
 
     with workspace("case/.work"):
         netopsy.noise(network, samples)      # killed and run again, it goes on where it was
 
-Without a workspace nothing is written and nothing is shown.
+Without a workspace nothing is written and nothing is shown. A checkpoint is taken up only by work whose `conditions`
+are the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import DTypeLike
 from safetensors import SafetensorError
 from torch import Tensor
 
+from netopsy._version import __version__
+from netopsy.errors import SettingsError
 from netopsy.files import whole
+from netopsy.network.network import Network
+from netopsy.samples.samples import Samples
 
 Progress = Callable[[str, int, int], None]
 
@@ -104,3 +114,33 @@ class Checkpoint:
         with whole(self.path) as part:
             safetensors.torch.save_file({**tensors, "__done__": torch.tensor(done)}, part)
         self._saved = time.monotonic()
+
+
+def conditions(network: Network, samples: Samples | None = None) -> dict[str, Any]:
+    """Digests of the network's weights and graph and of the samples, the preprocessing, and the versions."""
+    return {
+        "network": network.digest,
+        "graph": network.structure,
+        "preprocessing": asdict(network.preprocessing),
+        "samples": None if samples is None else samples.digest,
+        "versions": {"netopsy": __version__, "torch": torch.__version__},
+    }
+
+
+def opened(path: Path, shape: tuple[int, int], dtype: DTypeLike, mode: str = "r") -> np.memmap | None:
+    """The rows in `path`; None where there are none, or others than of this shape and type."""
+    try:
+        rows = open_memmap(path, mode=mode)
+    except (OSError, ValueError, EOFError):
+        return None
+    return rows if rows.shape == shape and rows.dtype == np.dtype(dtype) else None
+
+
+def check_room(folder: Path, needed: int, what: str, advice: str) -> None:
+    """Raise SettingsError where the disk has no `needed` bytes: writing to a mapped file would end the process."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise SettingsError(
+            f"{what} need {needed / 1e9:,.1f} GB and '{folder}' has {free / 1e9:,.1f} GB free; {advice}, or give "
+            "another --out."
+        )

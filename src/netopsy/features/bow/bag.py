@@ -21,8 +21,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from netopsy._version import __version__
-from netopsy.engine.workspace.memmap import check_room, opened
-from netopsy.engine.workspace.workspace import current_workspace, file_stem
+from netopsy.engine.workspace.workspace import check_room, current_workspace, file_stem, opened
 from netopsy.errors import SettingsError
 from netopsy.features.bow.dense_sift import DenseSift
 from netopsy.features.bow.words import Pooled, Pooling, learn_words

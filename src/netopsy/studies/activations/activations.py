@@ -18,8 +18,7 @@ from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis, unit_nodes
 from netopsy.result import Result
-from netopsy.samples.samples import Samples
-from netopsy.samples.select import check_images
+from netopsy.samples.samples import Samples, check_images
 from netopsy.studies.activations import counts, figures
 from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.findings import findings

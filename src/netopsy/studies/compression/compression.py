@@ -26,7 +26,6 @@ from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans1d.kmeans1d import Start
-from netopsy.studies.artifacts import file_for, stem_of, whereabouts
 from netopsy.studies.compression.report import (
     FILE,
     PRUNED,
@@ -40,7 +39,7 @@ from netopsy.studies.compression.report import (
     stages,
 )
 from netopsy.studies.compression.retrain import IMAGES, Training, given, sensitivity, within
-from netopsy.studies.study import Study
+from netopsy.studies.study import Study, file_for, stem_of, whereabouts
 
 
 @dataclass(frozen=True)

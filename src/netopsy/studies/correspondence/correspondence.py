@@ -14,7 +14,7 @@ from netopsy.studies.correspondence.counting import counted
 from netopsy.studies.correspondence.figures import figures
 from netopsy.studies.correspondence.findings import findings
 from netopsy.studies.correspondence.pictures import picture
-from netopsy.studies.correspondence.regression.regression import EXPONENTS
+from netopsy.studies.correspondence.regression import EXPONENTS
 from netopsy.studies.correspondence.tables import tables
 from netopsy.studies.study import Study
 

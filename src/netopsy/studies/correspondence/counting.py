@@ -20,11 +20,7 @@ from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
 from netopsy.studies.correspondence.comoments.mutual_information import pair_information
 from netopsy.studies.correspondence.comoments.pair import Pair
 from netopsy.studies.correspondence.found import NETWORKS, SHUFFLED, UNTRAINED, Compared, Found, Names, spelled
-from netopsy.studies.correspondence.regression.regression import (
-    lasso_path,
-    least_squares,
-    strength_of_decay,
-)
+from netopsy.studies.correspondence.regression import lasso_path, least_squares, strength_of_decay
 from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 
 _MOST = 2 * 2**30  # bytes of the products of all pairs of layers; with more, the map is left out

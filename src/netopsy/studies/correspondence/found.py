@@ -11,7 +11,7 @@ from netopsy.stats.matching import Matching
 from netopsy.studies.correspondence.comoments.clusters import Clusters
 from netopsy.studies.correspondence.comoments.mutual_information import Information
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.regression.regression import LassoPath, LeastSquares
+from netopsy.studies.correspondence.regression import LassoPath, LeastSquares
 
 Names = tuple[str, str]
 

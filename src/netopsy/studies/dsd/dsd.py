@@ -16,10 +16,9 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.artifacts import file_for, whereabouts
 from netopsy.studies.dsd.branches import Phases, Step, scores
 from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary
-from netopsy.studies.study import Study
+from netopsy.studies.study import Study, file_for, whereabouts
 
 Start = Literal["trained", "random"]
 Baseline = Literal["phases", "single"]

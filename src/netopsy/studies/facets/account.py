@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from netopsy.samples.strata import Labels, stratified
-from netopsy.studies.facets.boolean.inputs import decisive, refined, threshold
-from netopsy.studies.facets.boolean.minimise import (
+from netopsy.samples.labels import Labels, stratified
+from netopsy.studies.facets.inputs import decisive, refined, threshold
+from netopsy.studies.facets.minimise import (
     FIRES,
     FREE,
     RESTS,

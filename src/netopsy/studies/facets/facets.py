@@ -14,9 +14,10 @@ from netopsy.network.network import Network
 from netopsy.network.units import Unit, channel_axis, find_unit
 from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image, Result
+from netopsy.samples.labels import strata
 from netopsy.samples.samples import Samples
-from netopsy.samples.strata import strata
-from netopsy.studies.facets import findings, tables
+from netopsy.studies.facets import report as findings
+from netopsy.studies.facets import report as tables
 from netopsy.studies.facets.account import Account, account, split
 from netopsy.studies.facets.choose import Facets as Groups
 from netopsy.studies.facets.choose import group, late_drive, only_good, torn, watch

@@ -13,12 +13,10 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Image, Result
-from netopsy.samples.samples import Samples
-from netopsy.samples.select import check_images, read_images
+from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.studies.field import drawings
 from netopsy.studies.field import report as figures
-from netopsy.studies.field.effective import Effective, averages, fields
-from netopsy.studies.field.probes import Probe, chosen, over_depth
+from netopsy.studies.field.effective import Effective, Probe, averages, chosen, fields, over_depth
 from netopsy.studies.field.report import findings
 from netopsy.studies.field.tree import Grown, grow, tree_table
 from netopsy.studies.study import Study

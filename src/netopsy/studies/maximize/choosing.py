@@ -15,8 +15,8 @@ from netopsy.network.network import Network
 from netopsy.network.units import channels, find_unit, flat_place, hidden_nodes, last_map, places, unit_nodes
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
-from netopsy.studies.maximize.ascent.parametrisation import ColourCovariance
-from netopsy.studies.maximize.ascent.target import Objective, Target, find_targets
+from netopsy.studies.maximize.parametrisation import ColourCovariance
+from netopsy.studies.maximize.target import Objective, Target, find_targets
 from netopsy.tallies.top_images import Strongest, StrongestImages
 
 _CHANNELS, _OUTPUTS = 3, 2

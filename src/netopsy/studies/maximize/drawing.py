@@ -14,9 +14,9 @@ from netopsy.pictures.mosaic import below, beside, caption, fitted, framed, pict
 from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascent.ascend import Climb, network_input, shares
-from netopsy.studies.maximize.ascent.target import Target
+from netopsy.studies.maximize.ascend import Climb, network_input, shares
 from netopsy.studies.maximize.choosing import Best
+from netopsy.studies.maximize.target import Target
 
 _TILE = 224  # screen pixels of a picture's longer side
 _CROP = 0.6  # fields larger than this share of the image's sides are shown within the image

@@ -10,8 +10,8 @@ import polars as pl
 
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascent.ascend import Climb, Recipe
-from netopsy.studies.maximize.ascent.target import Target
+from netopsy.studies.maximize.ascend import Climb, Recipe
+from netopsy.studies.maximize.target import Target
 from netopsy.wording import listing, plural
 
 _STILL = 0.05  # share of the gain that the last tenth of the steps may bring to an ascent that has levelled off

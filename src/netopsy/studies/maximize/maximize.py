@@ -8,20 +8,19 @@ from typing import ClassVar, Literal
 
 import torch
 
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascent.ascend import Climb, Recipe, Stage, ascend
-from netopsy.studies.maximize.ascent.parametrisation import mixing
-from netopsy.studies.maximize.ascent.target import Target, find_targets
+from netopsy.studies.maximize.ascend import Climb, Recipe, Stage, ascend
 from netopsy.studies.maximize.choosing import candidates, choose, look, strongest_of
 from netopsy.studies.maximize.drawing import figures, sheets
 from netopsy.studies.maximize.findings import findings
+from netopsy.studies.maximize.parametrisation import mixing
 from netopsy.studies.maximize.records import run_table, step_table
+from netopsy.studies.maximize.target import Target, find_targets
 from netopsy.studies.study import Study
 
 _BYTES = 2**30  # of activations that a batch of images may hold on the way

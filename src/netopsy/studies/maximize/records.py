@@ -10,9 +10,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from netopsy.studies.maximize.ascent.ascend import Climb
-from netopsy.studies.maximize.ascent.target import Target
+from netopsy.studies.maximize.ascend import Climb
 from netopsy.studies.maximize.choosing import Best
+from netopsy.studies.maximize.target import Target
 
 _OTHERS = 8
 

@@ -18,12 +18,11 @@ from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.artifacts import file_for, stem_of, whereabouts
-from netopsy.studies.prescribe.allocation.candidates import Tables
-from netopsy.studies.prescribe.allocation.divergence import effects
-from netopsy.studies.prescribe.allocation.plan import Parts, Prescription, part, prescribe
+from netopsy.studies.prescribe.candidates import Tables
+from netopsy.studies.prescribe.divergence import effects
+from netopsy.studies.prescribe.plan import Parts, Prescription, part, prescribe
 from netopsy.studies.prescribe.report import figures, findings, layer_table, path_table, sensitivity_table
-from netopsy.studies.study import Study
+from netopsy.studies.study import Study, file_for, stem_of, whereabouts
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from netopsy.deep_compression.account import ALL, HEADER, OTHER
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure
-from netopsy.studies.prescribe.allocation.plan import Prescription
+from netopsy.studies.prescribe.plan import Prescription
 from netopsy.wording import listing, plural, points, size
 
 CURVE = 60  # points of the predicted path that the table holds besides the measured ones

@@ -19,8 +19,7 @@ from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.result import Figure, Image, Result
-from netopsy.samples.samples import Samples
-from netopsy.samples.select import check_images, read_images
+from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.stats.describe import spread
 from netopsy.studies.reconstruct.report import findings, sheet
 from netopsy.studies.reconstruct.survey import Archive, Shown, default_layer, most_active, survey

@@ -28,8 +28,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, activation_nodes, channel_axis, last_map, place_at
 from netopsy.network.windows.field import Box
-from netopsy.samples.samples import Samples
-from netopsy.samples.select import read_images
+from netopsy.samples.samples import Samples, read_images
 from netopsy.studies.reconstruct.report import correlation, edges, inside, on_edges, strength
 
 

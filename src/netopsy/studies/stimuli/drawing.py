@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.workspace import Checkpoint, conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, place_at
 from netopsy.pictures.mosaic import NEUTRAL

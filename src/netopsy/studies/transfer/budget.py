@@ -1,8 +1,11 @@
-"""The best code for a number of bits: found on a held-out part of the training set, fitted on the whole of it."""
+"""The best code for a number of bits: found on a held-out part of the training set, fitted on the whole of it.
+
+And all runs of one node's features, planned before the first begins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from netopsy.errors import SettingsError, TransformError
 from netopsy.features.extract import part_rows
 from netopsy.features.features import Features, occurring
-from netopsy.studies.artifacts import file_for, whereabouts
-from netopsy.studies.transfer.alternatives import recipes_for, retrieval
+from netopsy.studies.study import file_for, whereabouts
+from netopsy.studies.transfer.alternatives import recipes_for, retrieval, rival_chains, rival_lines
 from netopsy.studies.transfer.bench import Bench, Row
-from netopsy.studies.transfer.chains import Chain
+from netopsy.studies.transfer.chains import Chain, Stresses, stressed, threads_for
 from netopsy.studies.transfer.figures import MEASURES
-from netopsy.studies.transfer.tables import code_line
+from netopsy.studies.transfer.tables import code_line, score_table
 from netopsy.transform.chain import load_transform
 from netopsy.transform.fit.quantizer import Recipe
 from netopsy.transform.fit.training import TrainingSet
@@ -136,3 +140,71 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
     )
     recipes, said = recipes_for(bench.dimensions, len(fitted), bits)
     return Search(bench, replace(bench, features=part), bits, recipes, seed, name), said
+
+
+@dataclass
+class Plan:
+    """The runs of one bench.
+
+    wanted: the stresses, `none` first. rivals: (budget, recipe) of the codes compared. search: for the best code.
+    """
+
+    bench: Bench
+    stresses: Stresses
+    wanted: Sequence[str]
+    rivals: Sequence[tuple[int, Recipe]]
+    search: Search | None
+    seed: int
+
+    @property
+    def cells(self) -> int:
+        """Fits to make, or to take from the workspace."""
+        own = sum(chain.cells for stress in self.wanted for chain in self.stresses.chains(stress))
+        return own + len(self.rivals) + (len(self.search.recipes) if self.search else 0)
+
+    def run(self, cell: Callable[[], None]) -> Outcome:
+        """Make them; `cell` is called at each."""
+        features = self.bench.features
+        with threads_for((len(features.x_train) + len(features.x_test)) * features.dimensions):
+            return self._run(cell)
+
+    def _run(self, cell: Callable[[], None]) -> Outcome:
+        scores = score_table(self.bench, stressed(self.stresses, self.wanted, cell))
+        unstressed = float(scores["score"][0])
+        said: list[str] = []
+        chains = rival_chains(self.stresses, self.rivals, self.seed)
+        kept = _rows([(budget, recipe) for budget, recipe in self.rivals], chains, cell, said)
+        rivals = rival_lines(self.bench, kept, unstressed)
+        outcome = Outcome(scores, rivals, [], {}, [], said)
+        if self.search:
+            tried = _rows([(0, recipe) for recipe in self.search.recipes], self.search.chains(), cell, said)
+            self.search.held.free()
+            outcome.candidates, outcome.artifact, outcome.told = self.search.finish(tried, unstressed)
+        self.stresses.free()
+        return outcome
+
+
+@dataclass
+class Outcome:
+    """What the runs of one bench gave: tables, the file of a code, sentences first and last."""
+
+    scores: pl.DataFrame
+    rivals: list[dict[str, Any]]
+    candidates: list[dict[str, Any]]
+    artifact: dict[str, Any]
+    told: list[str]
+    said: list[str]
+
+
+def _rows(
+    recipes: Sequence[tuple[int, Recipe]], chains: Sequence[Chain], cell: Callable[[], None], said: list[str]
+) -> list[tuple[int, Recipe, Row]]:
+    """The codes that could be fitted, with their rows; a sentence in `said` for each that could not."""
+    found = []
+    for (budget, recipe), chain in zip(recipes, chains, strict=True):
+        try:
+            found.append((budget, recipe, chain.rows(cell)[0]))
+        except (SettingsError, TransformError) as error:
+            said.append(f"{recipe.label} was left out: {error}")
+            cell()
+    return found

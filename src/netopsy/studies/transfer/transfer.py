@@ -19,11 +19,10 @@ from netopsy.studies.study import Study
 from netopsy.studies.transfer import tables
 from netopsy.studies.transfer.alternatives import RIVALS, compared
 from netopsy.studies.transfer.bench import Bench
-from netopsy.studies.transfer.budget import CANDIDATES, search
+from netopsy.studies.transfer.budget import CANDIDATES, Plan, search
 from netopsy.studies.transfer.chains import Stresses
 from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
-from netopsy.studies.transfer.plan import Plan
 from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part, unranked
 from netopsy.transform.fit.quantizer import Recipe, parse_size
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.stats.hypothesis_tests import mean_interval
-from netopsy.stats.intervals import paired_difference, wilson
+from netopsy.stats.hypothesis_tests import mean_interval, paired_difference, wilson
 from netopsy.studies.triage.design import Run, Trial
 
 REACHED = 0.99

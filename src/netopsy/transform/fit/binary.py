@@ -15,10 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.stats.kmeans1d.kmeans1d import kmeans1d
-from netopsy.transform.coders import Coder, Signs
+from netopsy.transform.coders import Coder, Scalars, Signs
 from netopsy.transform.fit.quantizer import Recipe
 from netopsy.transform.fit.training import TrainingSet, as_numpy
-from netopsy.transform.scalars import Scalars
 from netopsy.transform.steps import Step
 
 ITERATIONS = 50

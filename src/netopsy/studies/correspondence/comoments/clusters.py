@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 
 from netopsy.errors import SettingsError
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.regression.regression import explained
+from netopsy.studies.correspondence.regression import explained
 
 NOWHERE = -1
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.observe import default_batch_size
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import channel_axis

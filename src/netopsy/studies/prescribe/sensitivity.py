@@ -14,9 +14,9 @@ from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.prescribe.allocation.candidates import Candidate
-from netopsy.studies.prescribe.allocation.compensate import Rounder
-from netopsy.studies.prescribe.allocation.divergence import effects, loss_at
+from netopsy.studies.prescribe.candidates import Candidate
+from netopsy.studies.prescribe.compensate import Rounder
+from netopsy.studies.prescribe.divergence import effects, loss_at
 
 LEVELS = (0.003, 0.02, 0.08, 0.25, 0.6)
 """Noise-to-signal ratios at which a layer is measured, as near as its candidates come."""

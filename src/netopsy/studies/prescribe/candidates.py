@@ -19,9 +19,9 @@ from netopsy.deep_compression.save import Kept, others
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.studies.prescribe.allocation.cells import Cells, Line
-from netopsy.studies.prescribe.allocation.compensate import Rounder
-from netopsy.studies.prescribe.allocation.knapsack import Allocation
+from netopsy.studies.prescribe.cells import Cells, Line
+from netopsy.studies.prescribe.compensate import Rounder
+from netopsy.studies.prescribe.knapsack import Allocation
 
 Tables = Literal["uniform", "kmeans"]
 PULL = 0.1155

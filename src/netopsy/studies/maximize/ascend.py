@@ -20,8 +20,8 @@ from netopsy.network.activations import activations
 from netopsy.network.graph import is_tensor
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.studies.maximize.ascent.parametrisation import Fourier, Parametrisation, Pixels
-from netopsy.studies.maximize.ascent.target import Target, draw, move
+from netopsy.studies.maximize.parametrisation import Fourier, Parametrisation, Pixels
+from netopsy.studies.maximize.target import Target, draw, move
 
 
 def likeness(features: Float[Tensor, "run channel *space"]) -> Float[Tensor, ""]:

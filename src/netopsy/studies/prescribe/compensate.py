@@ -22,7 +22,7 @@ from netopsy.network.layers import Layer
 from netopsy.network.macs import argument
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.prescribe.allocation.cells import Cells
+from netopsy.studies.prescribe.cells import Cells
 
 WIDEST = 4608
 """Inputs of a layer beyond which the square matrix of their products is too large to keep."""

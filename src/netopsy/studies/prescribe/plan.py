@@ -20,11 +20,11 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.samples.strata import stratified
-from netopsy.studies.prescribe.allocation.candidates import Candidate, Joint, Tables, candidates
-from netopsy.studies.prescribe.allocation.compensate import Rounder, input_products
-from netopsy.studies.prescribe.allocation.divergence import Exchange, effects, temperature
-from netopsy.studies.prescribe.allocation.knapsack import Allocation, allocations
-from netopsy.studies.prescribe.allocation.sensitivity import losses, sensitivity
+from netopsy.studies.prescribe.candidates import Candidate, Joint, Tables, candidates
+from netopsy.studies.prescribe.compensate import Rounder, input_products
+from netopsy.studies.prescribe.divergence import Exchange, effects, temperature
+from netopsy.studies.prescribe.knapsack import Allocation, allocations
+from netopsy.studies.prescribe.sensitivity import losses, sensitivity
 
 LADDER = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Points of the path that are measured first, as multiples of the divergence that the budget is predicted to buy."""

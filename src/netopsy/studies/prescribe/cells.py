@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
 from netopsy.stats.kmeans1d.kmeans1d import SortedValues
-from netopsy.studies.prescribe.allocation.knapsack import lower_hull
+from netopsy.studies.prescribe.knapsack import lower_hull
 
 FLOATS = NDArray[np.float64]
 ROUNDS = 8

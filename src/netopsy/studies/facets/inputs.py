@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from netopsy.stats.describe import spread
-from netopsy.studies.facets.boolean.minimise import cells_of
+from netopsy.studies.facets.minimise import cells_of
 
 
 def gray_code(bits: int) -> list[int]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from netopsy.errors import SettingsError
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.regression.lasso_solver import certify, prepare, solve
+from netopsy.studies.correspondence.lasso_solver import certify, prepare, solve
 
 EXPONENTS = (-4.0, -3.0, -2.8, -2.6, -2.0)
 """Of ten: the decays that Li et al. tried."""
