@@ -14,7 +14,8 @@ from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.prescribe import compensate
-from netopsy.studies.prescribe.cells import Cells, Line, candidates
+from netopsy.studies.prescribe.candidates import candidates
+from netopsy.studies.prescribe.cells import Cells, Line
 from netopsy.studies.prescribe.compensate import Products, Rounder, input_products
 from netopsy.studies.prescribe.divergence import (
     Exchange,

@@ -1,7 +1,4 @@
-"""What a block is.
-
-From a region of the graph to the block that it is.
-"""
+"""What a block is: a region of the graph with one input and one output, and the one layer that could replace it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""All blocks of a network, found by itself.
-
-The table of a network's blocks.
-"""
+"""All blocks of a network, found by itself, and the table of them."""
 
 from __future__ import annotations
 

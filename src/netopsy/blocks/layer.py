@@ -1,7 +1,4 @@
-"""The one layer in a block's place.
-
-MW: the new layer begins as the mean of the filters that it replaces.
-"""
+"""The one layer in a block's place, and MW: it begins as the mean of the filters that it replaces."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Where to cut a network so that one stored value feeds all that comes behind.
+"""A part of a network as a module that can be trained, with blocks replaced, or the whole as a network of its own.
 
-A part of a network as a module that can be trained, with blocks replaced.
-
-The compressed network as a network of its own.
+It is cut where one stored value feeds all that comes behind.
 """
 
 from __future__ import annotations

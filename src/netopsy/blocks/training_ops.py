@@ -1,8 +1,6 @@
-"""Batch norm in a section: the network's own tensors, and statistics of the batch in training.
+"""What a section needs in training and its graph in evaluation mode lacks.
 
-Operators that may write their result over their operand while gradients are taken.
-
-Where a network's dropouts are, which its graph in evaluation mode does not show.
+Dropouts, batch norm with the statistics of the batch, and operators that do not write over what gradients need.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The commands `compress` and `expand`: a network as one small file, and back.
-
-The command that lists a network's blocks.
-"""
+"""The commands `compress` and `expand`, a network as one small file and back; and `blocks`, which lists its blocks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Options that commands share, as parameters that cyclopts reads.
-
-The workers that the options describe.
-"""
+"""Options that commands share, as parameters that cyclopts reads."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is wrong with a stream, said by whoever reads it; the file's reader adds the path and what to do next.
-
-A safetensors file that holds one blob of bytes and metadata, written and read strictly.
+"""A safetensors file that holds one blob of bytes and metadata, written and read strictly; `Damage` says what is wrong.
 
     8 bytes   length of the header, little-endian
     header    JSON: {"__metadata__": {...}, "netopsy": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}} and spaces

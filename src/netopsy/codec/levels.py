@@ -1,9 +1,4 @@
-"""Code a plane of symbols with frequencies counted from what was coded before: no table is sent.
-
-Counts of what was coded, from which the frequencies of what comes are made: integers all the way.
-
-How dense a row or a column is beside all of them, as a whole number of half octaves.
-"""
+"""Code a plane of symbols with integer frequencies counted from what was coded before: no table is sent."""
 
 from __future__ import annotations
 

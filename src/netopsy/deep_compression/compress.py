@@ -1,10 +1,7 @@
-"""Prune by magnitude: which weights a layer keeps (Han et al., "Learning both Weights and Connections", NIPS 2015).
+"""Deep compression of a whole network: prune by magnitude, then share one table of values a layer.
 
-Share weights: one table of values a layer, from 1-D k-means (Han et al., ICLR 2016, Section 3).
-
-What each layer is given: one value for all, or by kind, name or pattern.
-
-The stages on a whole network: a mask and a table of shared weights for each layer (Han et al., ICLR 2016).
+Pruning: Han et al., "Learning both Weights and Connections", NIPS 2015. Sharing, by 1-D k-means: Han et al., "Deep
+Compression", ICLR 2016, Section 3. Each layer is given one value for all, or one by its kind, its name or a pattern.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""What a weights file must say of its network, so that `load_network(file)` gives the same one.
-
-A network with shared weights, exactly as the file that holds it will give it back.
-
-Write a network with shared weights as one small file, and read such a file back as a state dict.
-"""
+"""Write a network with shared weights as one small file, which `load_network` gives back exactly."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a source of features holds, as it is read and before it is checked.
-
-Features in `.npy` and `.npz` files, and labels in `.npy`, `.csv` and `.txt` files.
-"""
+"""Features as they are read from `.npy` and `.npz` files, and labels from `.npy`, `.csv` and `.txt`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One set of labelled things parted into a training and a test set.
-
-Features of any nodes of a network: one pass over each set of samples, to memory-mapped files.
-"""
+"""Features of any nodes of a network: one pass over each set of samples, to memory-mapped files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Labels of feature vectors and their classes: read from numbers or text, cut to the classes that occur, checked.
-
-Feature vectors with labels, in a training and a test part.
-"""
+"""Feature vectors with labels, in a training and a test part, their classes cut to those that occur."""
 
 from __future__ import annotations
 

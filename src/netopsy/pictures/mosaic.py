@@ -1,9 +1,4 @@
-"""Pictures of filters: each filter a small square, all of them on one sheet.
-
-Words and pictures on one sheet: captions, and sheets put together.
-
-From the network's input space back to pictures: images, signed maps, frames.
-"""
+"""Pictures on one sheet, with captions: filters, images, and signed maps of the network's input space."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How charts look on a light and on a dark page, as Vega configurations.
-
-An atlas as plain data for its page.
-"""
+"""An atlas as plain data for its page, and how charts look on a light and on a dark page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Arrays in `.npz` files, without pickled objects.
-
-Samples from arrays: a pair, an `.npz`, the built-in digits.
-"""
+"""Samples from arrays: a pair, an `.npz` without pickled objects, the built-in digits."""
 
 from __future__ import annotations
 

@@ -1,15 +1,12 @@
-"""How far a sample is from having one mode.
-
-Source: Hartigan & Hartigan, "The dip test of unimodality", Annals of Statistics 13 (1985).
-
-Groups among vectors, as many as the data vouch for: often one.
+"""Groups among vectors, as many as the data vouch for: often one.
 
 A set is cut in two where, on the line through the centres of the two parts, it is further from having a single mode
-(Hartigan's dip) than a cloud of the same extent is on the line where it looks most like two: a normal cloud, and an
-evenly filled one. To compare a cut with those of clouds is the idea of Liu, Hayes, Nobel, Marron, "Statistical
-significance of clustering for high-dimension, low-sample size data", JASA 103 (2008); to go on with the parts, and
-hold the error rate of the whole tree, that of Kimes, Liu, Hayes, Marron, "Statistical significance for hierarchical
-clustering", Biometrics 73 (2017). The dip, unlike their share of variance, takes no long tail for a group.
+than a cloud of the same extent is on the line where it looks most like two: a normal cloud, and an evenly filled one.
+The distance is Hartigan's dip (Hartigan & Hartigan, "The dip test of unimodality", Annals of Statistics 13, 1985).
+To compare a cut with those of clouds is the idea of Liu, Hayes, Nobel, Marron, "Statistical significance of clustering
+for high-dimension, low-sample size data", JASA 103 (2008); to go on with the parts, and hold the error rate of the
+whole tree, that of Kimes, Liu, Hayes, Marron, "Statistical significance for hierarchical clustering", Biometrics 73
+(2017). The dip, unlike their share of variance, takes no long tail for a group.
 """
 
 from __future__ import annotations

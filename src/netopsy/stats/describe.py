@@ -1,7 +1,4 @@
-"""Statistics of a long vector of values, in chunks: float64 sums, one chunk of float64 at a time.
-
-A few of many: where not all can be shown.
-"""
+"""Statistics of a long vector, in chunks of float64, and a few of many where not all can be shown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Principal components of a set of vectors: the eigenvalues of its covariance and their cumulative shares.
-
-Principal directions of a training set, for any number of dimensions and of vectors (Carvalho et al., DR-2).
-"""
+"""Principal components of a set of vectors, for any number of dimensions and of vectors (Carvalho et al., DR-2)."""
 
 from __future__ import annotations
 

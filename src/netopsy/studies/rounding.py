@@ -1,7 +1,4 @@
-"""Number formats: weights rounded to decimals, to floating-point formats, and to integers with a scale.
-
-What fewer decimals and smaller number formats cost.
-"""
+"""What fewer decimals and smaller number formats cost: floating-point formats, and integers with a scale."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Which operators look at a small window of their operand, along the two image axes, and which at all of it.
-
-Along one image axis: which stretch of every node one unit depends on, and how each operator reads its operands.
-"""
+"""What one unit depends on along each image axis, and which operators look at a small window of their operand only."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""What the images drawn so far say about each variant's drop in accuracy, and which variants need no more.
-
-A sweep that shows each variant as many images as its drop in accuracy needs.
+"""A sweep that shows each variant as many images as its drop in accuracy needs.
 
 The unedited network sees all images once. Its margins tell which images an edit is likely to turn; these are drawn more
-often, all variants sharing one order, and a variant leaves when its interval is narrow enough (`sweep/audit.py`).
+often, all variants sharing one order, and a variant leaves when its interval is narrow enough (`Audit`).
 """
 
 from __future__ import annotations

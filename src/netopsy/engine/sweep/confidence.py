@@ -9,9 +9,8 @@ UAI 2023, with the bets of Waudby-Smith & Ramdas, "Estimating means of bounded r
 has, given all that went before, the mean of d over the set as its expectation. So for the true mean m the wealth
 prod (1 + bet * (Z - m)) of a gambler whose bets are fixed before each draw is a nonnegative martingale with mean 1, and
 by Ville's inequality it ever reaches 1 / alpha with probability at most alpha. Every m whose wealth has reached that is
-ruled out for good, at whatever step one looks or stops.
-
-Which images to show next: those whose verdict an edit is likely to turn, more often.
+ruled out for good, at whatever step one looks or stops. Images whose verdict an edit is likely to turn are drawn more
+often.
 """
 
 from __future__ import annotations

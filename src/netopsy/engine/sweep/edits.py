@@ -1,6 +1,6 @@
 """Edits of a network's weights: what a variant changes, computed when it is needed and never written to the network.
 
-The edited weights of the variants, computed once and kept while there is room.
+Edited weights are computed once and kept while there is room.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Start a training: in this process, or in several that share its batches.
-
-Train a copy of a network.
-"""
+"""Train a copy of a network: in this process, or in several that share its batches."""
 
 from __future__ import annotations
 

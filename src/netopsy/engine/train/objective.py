@@ -1,6 +1,6 @@
-"""What a training minimises, and how the outcome is counted.
+"""What a training minimises, how its outcome is counted, and learning rates in closed form.
 
-Learning rates in closed form: from the step, and for a plateau from the losses so far. Nothing to keep or resume.
+A rate follows from the step, and for a plateau from the losses so far: there is nothing to keep or resume.
 """
 
 from __future__ import annotations

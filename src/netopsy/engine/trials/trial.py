@@ -1,7 +1,4 @@
-"""Why a trial failed, as a kind and a sentence.
-
-What a trial gives, and what is kept of it.
-"""
+"""What a trial gives, what is kept of it, and why one failed, as a kind and a sentence."""
 
 from __future__ import annotations
 

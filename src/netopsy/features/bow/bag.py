@@ -1,8 +1,7 @@
-"""One vector an image, kept in memory or, in a workspace, in a file that a stopped pass goes on with.
+"""Bags of visual words of two sets of images: words from the training images, one vector an image of both.
 
-Where descriptors are taken, and over which parts of the image their words are pooled: by default from its size.
-
-Bags of visual words of two sets of images: words from the training images, one vector an image of both.
+Where descriptors are taken, and over which parts of the image their words are pooled, follows by default from its size.
+In a workspace the vectors are in a file that a stopped pass goes on with.
 """
 
 from __future__ import annotations

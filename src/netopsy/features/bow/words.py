@@ -1,7 +1,4 @@
-"""From descriptors to one vector an image: words assigned, then pooled over the regions of a pyramid.
-
-The visual words: centroids of descriptors of the training images.
-"""
+"""The visual words: centroids of training descriptors, and one vector an image from the words of its descriptors."""
 
 from __future__ import annotations
 

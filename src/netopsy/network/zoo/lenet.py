@@ -1,7 +1,4 @@
-"""The two networks for MNIST that the pruning papers share.
-
-A multi-layer perceptron without biases, for comparing networks unit by unit.
-"""
+"""Networks for MNIST: the two that the pruning papers share, and a perceptron without biases."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""VGG-16 with batch normalisation for images of 32x32.
+"""VGG networks: VGG-16 with batch normalisation for images of 32x32, two narrow ones, and CNN-M, also called VGG-M.
 
-The two networks that ship with the package: narrow VGG-16s trained on the handwritten digits of scikit-learn.
-
-CNN-M, also called VGG-M.
+The narrow ones ship with the package, trained on the handwritten digits of scikit-learn.
 """
 
 from __future__ import annotations

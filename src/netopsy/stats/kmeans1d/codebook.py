@@ -1,7 +1,4 @@
-"""What a 1-D k-means returns, and the assignment of values to its cells.
-
-Sums over any stretch of sorted values, from sums over blocks of 64.
-"""
+"""What a 1-D k-means returns, and the sums over stretches of sorted values that it is made with."""
 
 from __future__ import annotations
 

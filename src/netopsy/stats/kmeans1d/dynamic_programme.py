@@ -1,8 +1,6 @@
-"""One row of the k-means dynamic programme, found with the monotonicity of the best last cut.
+"""The exact dynamic programme of 1-D k-means: on a coarse histogram first, then on ever finer places around each cut.
 
-The exact dynamic programme on a coarse histogram of the sorted values.
-
-From coarse cuts to exact ones: the same dynamic programme on ever finer places around each cut.
+Each row uses the monotonicity of the best last cut.
 """
 
 from __future__ import annotations

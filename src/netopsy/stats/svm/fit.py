@@ -1,7 +1,4 @@
-"""Fit machines for all classes at once, and certify them.
-
-Machines on ever more of the leading columns of one set of features.
-"""
+"""Fit machines for all classes at once, and certify them; also on ever more of the leading columns of the features."""
 
 from __future__ import annotations
 

@@ -1,17 +1,12 @@
-"""One-vs-rest linear support vector machines, and how good they are known to be.
-
-A matrix of features with a column of ones behind it, without the copy.
+"""One-vs-rest linear support vector machines, and how far they can be from the best ones: a certificate in float64.
 
 Results lie class by class in memory: a product with few columns is then a third quicker.
 
-The loss of a support vector machine, seen from its dual variables.
-
-Of a margin m = y f the squared hinge C max(0, 1 - m)^2 and the hinge C max(0, 1 - m) (LIBLINEAR's L2-loss and L1-loss;
-Fan et al., 2008) are both the largest value of a (1 - m) - (a - start)^2 / (2 slope) over a dual variable a, 0 <= a <=
-top: the squared hinge with start 0, slope 2 C and no top; the hinge with top C in the limit of steps that each start
-where the last one ended (the augmented Lagrangian method; Rockafellar, 1976).
-
-How far a solution can be from the best one: primal objective against dual objective, in float64.
+The loss is seen from its dual variables: of a margin m = y f the squared hinge C max(0, 1 - m)^2 and the hinge
+C max(0, 1 - m) (LIBLINEAR's L2-loss and L1-loss; Fan et al., 2008) are both the largest value of
+a (1 - m) - (a - start)^2 / (2 slope) over a dual variable a, 0 <= a <= top: the squared hinge with start 0, slope 2 C,
+no top; the hinge with top C in the limit of steps that each start where the last one ended (the augmented Lagrangian
+method; Rockafellar, 1976). The certificate is the primal objective against the dual one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The tables of how many features answer.
-
-How many activation patterns, and so linear regions of the input space, the samples meet.
-"""
+"""How many features answer, and how many activation patterns, and so linear regions of the input space, occur."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A closer look at single images: what their layers hold.
-
-Pictures of single channels (Palmieri et al., Figure 2).
-"""
+"""A closer look at single images: what their layers hold, channel by channel (Palmieri et al., Figure 2)."""
 
 from __future__ import annotations
 

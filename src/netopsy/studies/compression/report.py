@@ -1,9 +1,4 @@
-"""The tables of the study: stages, codes, and the values before and after retraining.
-
-The figures of the study.
-
-The sentences of the study.
-"""
+"""The tables, figures and sentences of the study `compression`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How many weights each layer keeps: as given, beyond a threshold, or as little as an accuracy budget allows.
+"""Prune and retrain in rounds, share and move the tables: the trained stages.
 
-Prune and retrain in rounds, share and move the tables: the trained stages.
+How many weights each layer keeps is as given, beyond a threshold, or as little as an accuracy budget allows.
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
-"""What all targets and all strengths share: the predictors' correlations and their inverse.
+"""The minimum of w'Gw/2 - c'w + strength |w|_1 for many targets c and strengths at once, with a certificate in float64.
 
-A rough minimum for all targets by few large matrix products: which weights are zero, mostly.
-
-One exact round: minimise over the weights that are not zero, for many targets at once.
-
-How far a solution of the lasso can be from the best one, in float64.
-
-The minimum of w'Gw/2 - c'w + strength |w|_1 for many c at once.
+A rough minimum by few large matrix products says which weights are zero, mostly; exact rounds minimise over the others.
+The predictors' correlations and their inverse serve all targets and strengths.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Regression with an L1 penalty, for all units and a path of strengths at once.
+"""Each unit of one layer as a linear combination of the units of another, from the co-moments alone.
 
-Regression without a penalty.
+With an L1 penalty for all units and a path of strengths at once, or without one.
 """
 
 from __future__ import annotations

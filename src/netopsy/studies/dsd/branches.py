@@ -1,7 +1,4 @@
-"""The scores of networks that differ in their weights alone, in one pass over the images.
-
-The two ways from one start: dense-sparse-dense, and conventional.
-"""
+"""The two ways from one start, dense-sparse-dense and conventional, and their scores in one pass over the images."""
 
 from __future__ import annotations
 

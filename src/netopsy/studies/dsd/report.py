@@ -1,9 +1,4 @@
-"""The tables of the study `dsd`.
-
-The figures of the study `dsd`.
-
-The sentences of the study `dsd`.
-"""
+"""The tables, figures and sentences of the study `dsd`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Which units to look at where none are named, and their strong stimuli.
-
-The facets of one unit: its strong stimuli grouped by what drove them.
-"""
+"""Which units to look at where none are named, and the facets of each: strong stimuli grouped by what drove them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Karnaugh maps: a truth table folded so that neighbours differ in one input.
+"""From measured activations to truth values, to the few inputs that decide, and to a Karnaugh map of them.
 
-Source: Karnaugh, "The map method for synthesis of combinational logic circuits", Transactions AIEE 72 (1953).
-
-From measured activations to truth values: thresholds, and the few inputs that decide.
+A Karnaugh map is a truth table folded so that neighbours differ in one input: Karnaugh, "The map method for synthesis
+of combinational logic circuits", Transactions AIEE 72 (1953).
 """
 
 from __future__ import annotations

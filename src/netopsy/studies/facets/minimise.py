@@ -1,12 +1,9 @@
-"""Sums of products: `A AND NOT B OR C`.
+"""The shortest sum of products (`A AND NOT B OR C`) that equals a truth table wherever the table says anything.
 
-Truth tables that are counted, not given: what a unit did in each combination of its inputs.
-
-The shortest sum of products that equals a truth table wherever the table says anything.
-
-Prime implicants as by Quine and McCluskey ("Minimization of Boolean functions", Bell System Technical Journal 35,
-1956); which of them to take is a set cover, solved exactly as an integer programme. (`sympy.SOPform` only removes
-dominated implicants, and keeps all of a cycle of which every second one would do.)
+A table is counted, not given: what a unit did in each combination of its inputs. Prime implicants are found as by Quine
+and McCluskey ("Minimization of Boolean functions", Bell System Technical Journal 35, 1956); which of them to take is a
+set cover, solved exactly as an integer programme. (`sympy.SOPform` only removes dominated implicants, and keeps all of
+a cycle of which every second one would do.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The charts of the study `field`.
-
-The sentences of the study `field`.
-"""
+"""The charts and sentences of the study `field`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The activation tree of a unit: who lies in its field of view, who of them is active, and who helps to activate it.
-
-The activation tree of one unit on one image (Palmieri et al., Figure 3).
-"""
+"""The activation tree of a unit on one image (Palmieri et al., Figure 3): who is in its field, active, and helps."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How alike several pictures of one unit are to the layer that sees them.
+"""Gradient ascent to the images that excite units most: many units and runs at once.
 
-Where an ascent takes place: from the pixels of the units' fields to the units' values, with gradients.
-
-Gradient ascent to the images that excite units most: many units and runs at once.
+It climbs from the pixels of the units' fields to their values. `likeness` says how alike several pictures of one unit
+are to the layer that sees them.
 """
 
 from __future__ import annotations

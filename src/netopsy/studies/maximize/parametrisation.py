@@ -1,8 +1,7 @@
-"""How the colours of natural pictures hang together: a covariance from the samples, and its square root.
+"""What an ascent climbs in: the pixels themselves, or the Fourier coefficients of decorrelated colours.
 
-What an ascent climbs in: the pixels themselves, or the Fourier coefficients of decorrelated colours.
-
-Both give images of pixel shares, 0 (black) to 1 (white), in the network's own order of channels.
+Both give images of pixel shares, 0 (black) to 1 (white), in the network's own order of channels. Colours hang together
+as the samples' do: by the square root of their covariance.
 """
 
 from __future__ import annotations

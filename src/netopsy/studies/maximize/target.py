@@ -1,6 +1,6 @@
-"""What is climbed for a unit: at which node, at which place, in which part of the image.
+"""What is climbed for a unit: its node, its place, its part of the image, moved a little at random at each step.
 
-Small random moves of an image, so that a picture must please the unit however it is held.
+A picture must please the unit however it is held.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a layer's weights can become: candidates with their bytes and their error, from the gentlest to the harshest.
 
-The network with every layer as an allocation has it, as an edit and as the tensors of a file.
+And the network with every layer as an allocation has it, as an edit and as the tensors of a file.
 """
 
 from __future__ import annotations

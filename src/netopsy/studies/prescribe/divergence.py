@@ -1,8 +1,6 @@
-"""What a change of predictions is expected to cost: a drop that does not wait for single images to turn.
+"""What edits do to the outputs: the divergence from the unedited network's, which needs no labels, and the scores.
 
-What edits do to the outputs: the divergence from the unedited network's, which needs no labels, and the scores.
-
-Monotone curves: through a few measured points, and through many noisy ones.
+From these the drop that a change of predictions is expected to cost, without waiting for single images to turn.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from netopsy.engine.interpreter import plan
 from netopsy.engine.sweep.edits import Variant, identity
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import judge, row
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 

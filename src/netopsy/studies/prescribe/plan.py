@@ -1,8 +1,7 @@
-"""From the predicted path to the file: a few points measured with all layers together, and the smallest that holds.
+"""The whole prescription: from a network and images to the measured path and the choice on it.
 
-Images to choose on and images to report on; of the former, some to learn from and some to probe with.
-
-The whole prescription: from a network and images to the measured path and the choice on it.
+Some images are to choose on, others to report on; of the former, some to learn from and some to probe with. A few
+points of the predicted path are measured with all layers together, and the smallest that holds is taken.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from netopsy.deep_compression.save import Kept, others
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
+from netopsy.samples.labels import stratified
 from netopsy.samples.samples import Samples
-from netopsy.samples.strata import stratified
 from netopsy.studies.prescribe.candidates import Candidate, Joint, Tables, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
 from netopsy.studies.prescribe.divergence import Exchange, effects, temperature

@@ -1,9 +1,4 @@
-"""The tables of the study `prescribe`.
-
-The figures of the study `prescribe`.
-
-The sentences of the study `prescribe`.
-"""
+"""The tables, figures and sentences of the study `prescribe`."""
 
 from __future__ import annotations
 

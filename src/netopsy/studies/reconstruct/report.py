@@ -1,9 +1,4 @@
-"""How much of the image is in a map: whether it lies on the image's edges, and how alike two maps are.
-
-The figure of Section 3: a unit a row, a rule a column, on the image and close up.
-
-What the columns say, in sentences.
-"""
+"""The figure of Section 3 (a unit a row, a rule a column), how much of the image is in each map, and the sentences."""
 
 from __future__ import annotations
 

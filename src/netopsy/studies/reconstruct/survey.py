@@ -1,9 +1,4 @@
-"""The artifact: every map, as it came.
-
-Which layer, and which of its units, to look at where the user names none.
-
-What each rule brings back from each unit, and how it lies on the image: a few images at a time.
-"""
+"""What each rule brings back from each unit, and how it lies on the image: a few images at a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The sentences of the study `sparsity`.
-
-How many activations are zero (Lorieul et al., Section III.B, Figure 4), and which units never or always answer.
-"""
+"""How many activations are zero (Lorieul et al., Section III.B, Figure 4), and which units never or always answer."""
 
 from __future__ import annotations
 

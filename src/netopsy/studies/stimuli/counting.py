@@ -1,7 +1,4 @@
-"""The one pass over the samples: the strongest images of every unit, and its mean on each class.
-
-The class make-up of the strongest images, as tables.
-"""
+"""The one pass over the samples: the strongest images of every unit, their classes, and its mean on each class."""
 
 from __future__ import annotations
 

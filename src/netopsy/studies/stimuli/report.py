@@ -1,9 +1,4 @@
-"""The charts of the study `stimuli`.
-
-Zeiler and Fergus' Figure 2 for a few nodes.
-
-The sentences of the study `stimuli`.
-"""
+"""The charts and sentences of the study `stimuli`, and Zeiler and Fergus' Figure 2 for a few nodes."""
 
 from __future__ import annotations
 

@@ -1,12 +1,7 @@
-"""How many threads small work gets.
+"""The runs of a stress as chains, over the workers there are: fits that follow from one another, kept together.
 
-The chains of the stresses, over the workers there are.
-
-How many dimensions are kept at each step, and which (Carvalho et al., Section 2.1).
-
-The runs of a stress as chains: fits that follow from one another, kept together when the study is killed.
-
-A chain depends on nothing but its features and its settings, so that one taken up again gives the same rows.
+A chain depends on nothing but its features and its settings, so that one taken up again gives the same rows. Dimensions
+are kept step by step (Carvalho et al., Section 2.1).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What is measured of a compressed network: which images it gets right, and what its new layer has learned.
+"""What trials measure and what they share.
 
-Activations that many trials share, computed once and kept on disk while they run.
+They measure which images a network gets right and how like the parent's its new layer is, and share activations that
+are computed once and kept on disk while the trials run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Binary codes: the signs of principal directions, as they are or rotated (ITQ).
+"""Binary codes: the signs of principal directions, as they are or rotated (ITQ), and transform coding.
 
-Transform coding: bits go to the principal directions where they take away the most error.
+Transform coding gives bits to the principal directions where they take away the most error.
 """
 
 from __future__ import annotations

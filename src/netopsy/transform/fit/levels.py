@@ -1,6 +1,6 @@
-"""Bits: those erased from a number, those that a stressed vector takes, and what that saves (Carvalho et al.).
+"""Scalar quantization: of the dimensions as they are, of the first ones, of principal directions, of whitened ones.
 
-Scalar quantization: of the dimensions as they are, of the first ones, of principal directions, of whitened ones.
+And the bits that it erases, takes and saves (Carvalho et al.).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Sizes of a vector, as written on the command line.
-
-A way to bring vectors down to a number of bits, not fitted yet.
-"""
+"""A way to bring vectors down to a number of bits, not fitted yet, and sizes as the command line writes them."""
 
 from __future__ import annotations
 

@@ -1,13 +1,10 @@
-"""Vectors of length 1, as features are before any stress (the authors' code of Carvalho et al.).
+"""The training set that recipes are fitted on: vectors of length 1, with what several recipes share computed once.
 
-Scalar quantization to the centres of equal bins (Carvalho et al., Section 2.2): Q-1 and Q-2.
-
-Q-1 has one dictionary for all dimensions, Q-2 one for each: h bins of width st = (max - min) / h over the range of the
-training set, H = {min + st / 2 + st i | 0 <= i < h}. A value goes to the nearest centre, so that what lies outside the
-training range goes to the first or last one. Halfway between two centres it goes to the lower one, as the first
-minimum does in a list of distances.
-
-The training set that recipes are fitted on, with what several of them share computed once.
+Features have length 1 before any stress (the authors' code of Carvalho et al.). Scalar quantization to the centres of
+equal bins (Section 2.2): Q-1 has one dictionary for all dimensions, Q-2 one for each: h bins of width
+st = (max - min) / h over the range of the training set, H = {min + st / 2 + st i | 0 <= i < h}. A value goes to the
+nearest centre, so that what lies outside the training range goes to the first or last one. Halfway between two centres
+it goes to the lower one, as the first minimum does in a list of distances.
 """
 
 from __future__ import annotations
