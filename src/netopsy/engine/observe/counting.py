@@ -16,8 +16,7 @@ from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import Tallies, Watched, watched_by
-from netopsy.engine.workspace.fingerprint import conditions
-from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.workspace import Checkpoint, conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
