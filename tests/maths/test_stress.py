@@ -203,7 +203,7 @@ def test_all_ways_to_quantize_agree(monkeypatch: pytest.MonkeyPatch) -> None:
             expected = quantize(x, ranges, h)
             assert torch.equal(quantize(x.T.contiguous().T, ranges, h), expected)
             with monkeypatch.context() as small:
-                small.setattr(quantization, "BLOCK", 30)
+                small.setattr(quantization, "QUANTIZE_ROWS", 30)
                 assert torch.equal(quantize(x, ranges, h), expected)
 
 
