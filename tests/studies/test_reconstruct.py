@@ -79,8 +79,8 @@ def test_images_traced_a_few_at_a_time_give_the_same(
         read.append(len(numbers))
         return read_images(network, samples, numbers)
 
-    monkeypatch.setattr(survey, "read_images", some)
-    monkeypatch.setattr(survey, "_IMAGES", 2)
+    monkeypatch.setattr("netopsy.studies.reconstruct.survey.read_images", some)
+    monkeypatch.setattr("netopsy.studies.reconstruct.survey._IMAGES", 2)
     parts = reconstruct(net, samples, **settings)
     assert read == [3] * 4 + [2], "two at a time, and the next one's edges"
     for name, table in whole.tables.items():

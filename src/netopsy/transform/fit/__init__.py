@@ -5,6 +5,7 @@ from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
 from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
 from netopsy.transform.fit.quantizer import Recipe, parse_size
+from netopsy.transform.fit.training import TrainingSet, unit
 
 __all__ = [
     "Bins",
@@ -14,9 +15,11 @@ __all__ = [
     "ProductCodes",
     "Recipe",
     "SignBits",
+    "TrainingSet",
     "TransformCoding",
     "Truncation",
     "Whitened",
     "candidates",
     "parse_size",
+    "unit",
 ]

@@ -1,6 +1,6 @@
 """1-D k-means of N(0, 1) values: netopsy against scikit-learn, faiss, kmeans1d and ckwrap.
 
-    python benchmarks/kmeans1d.py [--n 10000000] [--k 32] [--slow-n 1000000] [--repeats 3]
+    python benchmarks/kmeans_1d.py [--n 10000000] [--k 32] [--slow-n 1000000] [--repeats 3]
 
 Each peer runs in a process of its own on the same values. The clock holds the whole call, from unsorted values to
 centroids and codes, without imports. The exact peers, kmeans1d and ckwrap, run on the first `--slow-n` values only,
@@ -57,7 +57,6 @@ def faiss(k: int) -> Callable[[np.ndarray], Clustered]:
 
 
 def kmeans1d(k: int) -> Callable[[np.ndarray], Clustered]:
-    sys.path.remove(str(Path(__file__).resolve().parent))  # this script has the library's name
     import kmeans1d as library
 
     def run(values: np.ndarray) -> Clustered:
