@@ -15,7 +15,6 @@ from netopsy import Network, Preprocessing, Samples, backproject, load_network, 
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.samples.samples import read_images
-from netopsy.studies.reconstruct import survey
 from netopsy.studies.reconstruct.report import correlation, edges, on_edges, strength
 from netopsy.studies.reconstruct.survey import default_layer
 
