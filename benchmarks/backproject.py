@@ -21,7 +21,6 @@ from captum.attr import NeuronGuidedBackprop
 
 import netopsy
 from common import ratio, seconds
-from netopsy.network.graph import shape_of
 
 LAYERS = {
     "vgg16": {"early": "features.3", "middle": "features.15", "late": "features.29"},
@@ -51,7 +50,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     network = netopsy.load_network(f"torchvision:{name}", weights="random").to(options.device)
     image = torch.randn(1, *network.preprocessing.input_shape, device=options.device)
     for depth, node in LAYERS[name].items():
-        _, channels, height, width = shape_of(network.node(node))
+        _, channels, height, width = network.node(node).full_shape
         draw = torch.Generator().manual_seed(0)
         places = [
             [int(torch.randint(n, (), generator=draw)) for n in (channels, height, width)] for _ in range(options.units)

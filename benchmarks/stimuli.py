@@ -23,7 +23,7 @@ import netopsy
 from netopsy import Network, Samples, load_network
 from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.observe.tally import Tally
-from netopsy.network.units import channel_axis, channels, unit_nodes
+from netopsy.network.units import channels, unit_nodes
 from netopsy.samples.images import ArrayImages
 from netopsy.tallies.top_images import Strongest
 
@@ -53,7 +53,7 @@ def measure(network: Network, samples: Samples, batch: int | None, repeats: int)
     """Print the ratio and the size of the state."""
     nodes = unit_nodes(network)
     size = batch or default_batch_size(network)
-    tallies: dict[str, tuple[str, Tally]] = {n: (n, Strongest(TOP, channel_axis(node))) for n, node in nodes.items()}
+    tallies: dict[str, tuple[str, Tally]] = {n: (n, Strongest(TOP, node.channel_axis)) for n, node in nodes.items()}
     units = sum(map(channels, nodes.values()))
     few = samples.subset(max(1, len(samples) // 8))
     for _ in range(2):  # warm up

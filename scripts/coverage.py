@@ -71,7 +71,7 @@ def describe(name: str) -> dict[str, Any]:
         row["input"] = list(network.preprocessing.input_shape)
         layers = list_layers(network)
         row |= {"layers": layers.height, "in_layers": int(layers["parameters"].sum())}
-        row |= {"macs": graph_macs(network.graph), "exact_fields": int(layers["field_exact"].sum())}
+        row |= {"macs": graph_macs(network.program.nodes), "exact_fields": int(layers["field_exact"].sum())}
         row["obstacles"] = {study: obstacles(network, study) for study in STUDIES}
         row["seconds"] = round(time.monotonic() - begun, 1)
     except NetopsyError as error:

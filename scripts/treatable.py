@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from torch import fx
-
 from netopsy.blocks.find import default_blocks
 from netopsy.errors import NetopsyError
-from netopsy.network.graph import data_nodes, operator_name, shape_of
-from netopsy.network.macs import argument
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 # Activations that give exact zeros over a whole range of inputs, and those that give none (but at a point).
 RECTIFIERS = {"relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "threshold", "hardshrink", "softshrink", "clamp"}
@@ -49,24 +46,26 @@ def _obstacle(network: Network, study: str) -> str | None:
     if study in _BLOCKS and not any(block.obstacle is None for block in default_blocks(network)):
         return "It has no block of two or more layers that one layer can stand in for."
     if study == "sparsity" and not zero_activations(network):
-        counts = Counter(operator_name(node) for node in data_nodes(network.graph) if node.op == "call_function")
+        counts = Counter(
+            node.operator for node in network.program.nodes if node.from_input and node.op == "call_function"
+        )
         smooth = [f"{counts[name]} {name}" for name in sorted(SMOOTH, key=lambda name: -counts[name]) if counts[name]]
         return f"No activation gives exact zeros: it has {', '.join(smooth) or 'no activation'}."
     if study in _SCORES:
-        shape = shape_of(network.nodes[network.output])
+        shape = network.nodes[network.output].full_shape
         if len(shape) != 2:
             return f"Its output has the shape (batch, {', '.join(map(str, shape[1:]))}), not one score a class."
     if study in _SCORES or study == "sparsity":
-        drawn = [n.meta["name"] for n in network.graph.graph.nodes if operator_name(n) in _RANDOM]
+        drawn = [n.name for n in network.program.nodes if n.operator in _RANDOM]
         if drawn:
             return f"Its forward pass draws random numbers ({drawn[0]})."
     return None
 
 
-def _gives_zeros(node: fx.Node) -> bool:
-    name = operator_name(node)
+def _gives_zeros(node: Node) -> bool:
+    name = node.operator
     if name in ("hardtanh", "clamp", "clamp_min"):
         # only a lower bound of zero clips to zero
-        low = argument(node, "min_val" if name == "hardtanh" else "min")
+        low = node.argument("min_val" if name == "hardtanh" else "min")
         return low is not None and not hasattr(low, "op") and float(low) == 0.0
     return name in RECTIFIERS

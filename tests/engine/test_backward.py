@@ -15,8 +15,6 @@ from netopsy.engine.backproject.backproject import trace
 from netopsy.engine.backproject.rules import MASKED, gaussian_like, random_weights
 from netopsy.engine.backproject.tree import Trunk
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.graph import shape_of
-from netopsy.network.units import channel_axis
 from netopsy.network.windows.field import receptive_field
 
 SIZE = 12
@@ -187,7 +185,7 @@ CASES = [Functional, Reused, Skip, Signed, InPlace, Branches, Strided, Excited]
 @pytest.mark.parametrize("kind", CASES)
 def test_every_way_to_write_a_relu_is_the_same(kind: type[nn.Module], rule: str) -> None:
     net, image = network(kind()), picture(n=2)
-    height = shape_of(net.nodes["out"])[-1]
+    height = net.nodes["out"].full_shape[-1]
     units = [("out", 1, 0, 0), ("out", 0, height // 2, height - 1), ("out", 2, 3, 2)]
     if kind is Excited and rule == "deconvnet":
         pytest.skip("a sigmoid has no mask to leave out: the flow through it is the derivative, as untreated says")
@@ -216,10 +214,10 @@ def test_running_the_field_alone_equals_the_whole_image(name: str) -> None:
     maps_ = [
         n
         for n, node in net.nodes.items()
-        if len(shape_of(node)) == 4 and shape_of(node)[-1] > 1 and channel_axis(node) == 1
+        if len(node.full_shape) == 4 and node.full_shape[-1] > 1 and node.channel_axis == 1
     ][1:]
     for node in (maps_[2], maps_[len(maps_) // 2], maps_[-2]):
-        height, width = shape_of(net.nodes[node])[-2:]
+        height, width = net.nodes[node].full_shape[-2:]
         units = [(node, 1, y, x) for y in (0, height // 2, height - 1) for x in (0, width - 1)]
         for rule in ("gradient", "guided"):
             try:

@@ -12,8 +12,7 @@ from reference_backward import by_autograd
 from netopsy import load_network
 from netopsy.engine.backproject.backproject import trace
 from netopsy.network.activations import activations
-from netopsy.network.graph import shape_of
-from netopsy.network.units import channel_axis, unit_nodes
+from netopsy.network.units import unit_nodes
 
 _LARGE = 150e6  # parameters: in float64, with the graph and the twin, more than a small machine holds
 NAMES = torchvision.models.list_models(module=torchvision.models)
@@ -36,8 +35,8 @@ def test_the_flow_is_autograds(name: str) -> None:
     nodes = list(unit_nodes(network))
     node = nodes[len(nodes) // 2]
     rule = "guided" if set(activations(network, mixing=False)) & set(nodes[: len(nodes) // 2]) else "gradient"
-    middle = [n // 2 for n in shape_of(network.nodes[node])[1:]]
-    maps = channel_axis(network.nodes[node]) == 1
+    middle = [n // 2 for n in network.nodes[node].full_shape[1:]]
+    maps = network.nodes[node].channel_axis == 1
     unit = (node, *middle) if maps else (node, middle[-1], *middle[:-1])
     (found,) = trace(network, image, [unit], rule).maps  # type: ignore[arg-type]
     expected = by_autograd(network, image, (node, *middle), rule)

@@ -38,7 +38,7 @@ def check(name: str) -> None:
             network.module(torch.zeros(1, *network.preprocessing.input_shape))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    assert graph_macs(network.graph) == counter.get_total_flops() // 2
+    assert graph_macs(network.program.nodes) == counter.get_total_flops() // 2
     assert obstacles(network, "parameters") is None
 
 

@@ -143,7 +143,7 @@ def test_the_default_node_feeds_the_last_layer(network) -> None:
     assert default_node(network) in ("sigmoid", "drop")  # some releases of torch export dropout at rest
     digits = netopsy.load_network("netopsy:digits-a")
     last = digits.node(digits.layers[-1].nodes[0])
-    assert digits.nodes[default_node(digits)] in last.all_input_nodes
+    assert digits.nodes[default_node(digits)] in last.inputs
 
 
 def test_features_of_a_convolution_that_makes_the_classes_are_its_maps() -> None:

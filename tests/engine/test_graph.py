@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from netopsy.engine.interpreter import plan
 from netopsy.errors import NetworkError
-from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 
@@ -47,7 +46,7 @@ def test_in_place_functional_and_module_activations_are_one_operator() -> None:
             return self.act((x - 1).relu_() + torch.nn.functional.relu(x)).mean((2, 3))
 
     network = Network("three", Three(), SMALL)
-    kinds = [operator_name(node) for node in network.nodes.values() if node.op == "call_function"]
+    kinds = [node.operator for node in network.nodes.values() if node.op == "call_function"]
     assert kinds.count("relu") == 3 and "relu_" not in kinds
 
 
@@ -66,10 +65,10 @@ def test_values_that_are_no_tensor_are_no_nodes_but_their_parts_are(residual: Ne
             return values + places
 
     network = Network("largest", Largest(), SMALL)
-    pairs = [n for n in network.graph.graph.nodes if operator_name(n) == "max" and n.op == "call_function"]
-    assert len(pairs) == 1 and pairs[0].meta["name"] not in network.nodes
+    pairs = [n for n in network.program.nodes if n.operator == "max" and n.op == "call_function"]
+    assert len(pairs) == 1 and pairs[0].name not in network.nodes
     assert len([name for name in network.nodes if "getitem" in name]) == 2
-    assert all(isinstance(node.meta["val"], Tensor) for node in residual.nodes.values())
+    assert all(node.is_tensor for node in residual.nodes.values())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "googlenet"])
@@ -84,7 +83,7 @@ def test_exported_torchvision_networks_compute_what_the_module_does(name: str) -
     assert {layer.name for layer in network.layers} == set(weights)
     assert set(weights) <= set(network.nodes)
     norms = [n for n, m in network.module.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(operator_name(network.nodes[norm]) == "batch_norm" for norm in norms)
+    assert all(network.nodes[norm].operator == "batch_norm" for norm in norms)
 
 
 def test_a_forward_that_depends_on_the_data_is_refused() -> None:

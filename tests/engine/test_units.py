@@ -12,7 +12,6 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.units import (
     Unit,
     activation_nodes,
-    channel_axis,
     channels,
     find_unit,
     flat_place,
@@ -78,7 +77,7 @@ def test_what_is_no_unit(net: Network, unit: object) -> None:
 
 
 def test_channels_lie_on_axis_one_of_maps_and_last_in_tokens(net: Network) -> None:
-    assert [channel_axis(net.nodes[n]) for n in ("act", "act_1", "gelu", "head")] == [1, 1, -1, -1]
+    assert [net.nodes[n].channel_axis for n in ("act", "act_1", "gelu", "head")] == [1, 1, -1, -1]
     assert [channels(net.nodes[n]) for n in ("stem", "gelu", "head")] == [6, 5, 4]
 
 

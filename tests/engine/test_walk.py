@@ -61,7 +61,7 @@ def test_affected_nodes_are_those_that_change(network: Network, images: Tensor) 
             tensor.add_(torch.rand_like(tensor))
             after = values_of(network, images)
             tensor.copy_(old)
-        named = {node.meta["name"] for node in affected(network, [name])}
+        named = {node.name for node in affected(network, [name])}
         assert {n for n in before if not torch.equal(before[n], after[n])} <= named
         assert network.output in named
 

@@ -98,8 +98,8 @@ def test_each_inception_feeds_the_next() -> None:
 )
 def test_maps_have_caffes_sizes(name: str, sizes: dict[str, int]) -> None:
     network = load_network(f"netopsy:{name}")
-    assert {key: network.node(key).meta["val"].shape[-1] for key in sizes} == sizes
-    assert network.node(next(iter(sizes))).meta["val"].shape[-2] == next(iter(sizes.values()))
+    assert {key: network.node(key).shape[-1] for key in sizes} == sizes
+    assert network.node(next(iter(sizes))).shape[-2] == next(iter(sizes.values()))
 
 
 @pytest.mark.parametrize("name", sorted(set(ZOO) - {"alexnet", "vgg_m", "googlenet"}))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, sparsity
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
-from netopsy.network.units import channel_axis, weight_layer
 from netopsy.samples.images import ArrayImages
 
 SIZE = 8
@@ -152,7 +151,7 @@ class Tokens(nn.Module):
 def test_units_of_a_token_network_are_on_the_last_axis(samples: Samples) -> None:
     net = Network("tokens", Tokens(), Preprocessing(size=(SIZE, SIZE)))
     (node,) = activations(net).values()
-    assert channel_axis(node) == -1 and weight_layer(net, node) == "inner"
+    assert node.channel_axis == -1 and node.layer == "inner"
     result = sparsity(net, samples)
     row = result.tables["layers"].row(0, named=True)
     assert row["units"] == 11 and row["shape"] == "4x11"

@@ -21,7 +21,6 @@ from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.workspace.workspace import check_room, conditions, current_workspace, file_stem
 from netopsy.errors import NetopsyError, NetworkError
 from netopsy.files import finish
-from netopsy.network.graph import batch_first, shape_of
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 
@@ -46,7 +45,7 @@ def cache(
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    full = {node: network.node(node).meta["name"] for node in nodes}
+    full = {node: network.node(node).name for node in nodes}
     shapes = {name: row_shape(network, name) for name in full.values()}
     height = len(samples) * (1 + flips)
     spec = {**conditions(network, samples), "flips": flips, "layout": "channels last"}
@@ -69,7 +68,7 @@ def cache(
 def bytes_needed(network: Network, n: int, nodes: Sequence[str], flips: bool) -> int:
     """Bytes that `cache` writes for `n` images."""
     total = 0
-    for name in {network.node(node).meta["name"] for node in nodes}:
+    for name in {network.node(node).name for node in nodes}:
         shape = (n * (1 + flips), *row_shape(network, name))
         total += len(_header(shape)) + 4 * math.prod(shape)
     return total
@@ -78,13 +77,12 @@ def bytes_needed(network: Network, n: int, nodes: Sequence[str], flips: bool) ->
 def row_shape(network: Network, node: str) -> tuple[int, ...]:
     """Shape of one row of the file of `node`; NetworkError where there is no value of real numbers an image."""
     found = network.node(node)
-    shape, kind = shape_of(found)[1:], found.meta["val"].dtype
-    if not batch_first(found) or not kind.is_floating_point or not shape:
+    if not found.per_sample or not found.is_floating_point or not found.shape:
         raise NetworkError(
-            f"node '{node}' of {network.name} has no value of real numbers for each image ({kind}, shape "
-            f"{shape_of(found)} for one image), so it cannot be stored; choose a node before or behind it."
+            f"node '{node}' of {network.name} has no value of real numbers for each image ({found.dtype}, shape "
+            f"{found.full_shape} for one image), so it cannot be stored; choose a node before or behind it."
         )
-    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+    return (*found.shape[1:], found.shape[0]) if len(found.shape) == 3 else found.shape
 
 
 class Part:

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import fx
-
 from netopsy.blocks.flow import Flow, bits, channels_last
-from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.macs import node_macs
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,19 @@ _POOLS = {f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptiv
 _FLATTENS = {"view", "reshape", "flatten", "squeeze", "unsafe_view"}
 
 
-def is_pooling(node: fx.Node) -> bool:
+def is_pooling(node: Node) -> bool:
     """Whether the node pools over places: over a window, or over the whole map."""
-    if operator_name(node) in _POOLS:
+    if node.operator in _POOLS:
         return True
-    if operator_name(node) in ("mean", "amax") and len(node.args) > 2 and node.args[2]:
-        return len(shape_of(node)) == 4 and sorted(int(a) % 4 for a in node.args[1]) == [2, 3]  # type: ignore[union-attr, arg-type]
+    if node.operator in ("mean", "amax") and len(node.args) > 2 and node.args[2]:
+        return len(node.full_shape) == 4 and sorted(int(a) % 4 for a in node.args[1]) == [2, 3]
     return False
 
 
-def pools_window(node: fx.Node) -> bool:
+def pools_window(node: Node) -> bool:
     """Whether the node pools over a window: what it gives is a map still, or was a map of that window's size."""
     return is_pooling(node) and (
-        operator_name(node) in ("max_pool2d", "avg_pool2d") or shape_of(node)[2:] not in ((1, 1), (1,))
+        node.operator in ("max_pool2d", "avg_pool2d") or node.full_shape[2:] not in ((1, 1), (1,))
     )
 
 
@@ -73,7 +71,7 @@ def trimmed(flow: Flow, region: int) -> int:
             return region
         node = flow.nodes[out[0]]
         operand = flow.reads[out[0]]
-        flattens = operator_name(node) in _FLATTENS and len(operand) == 1 and _rank(flow, operand[0]) == 4
+        flattens = node.operator in _FLATTENS and len(operand) == 1 and _rank(flow, operand[0]) == 4
         if not (is_pooling(node) or (flattens and _rank(flow, out[0]) == 2)):
             return region
         region &= ~(1 << out[0])
@@ -84,7 +82,7 @@ def describe(network: Network, flow: Flow, name: str, region: int) -> Block | No
     """The block that `region` is, its trailing poolings left out; None where it has not one input and one output."""
     region = trimmed(flow, region)
     inputs, outputs = flow.inputs(region), flow.outputs(region)
-    if len(inputs) != 1 or len(outputs) != 1 or not all("val" in flow.nodes[i].meta for i in (*inputs, *outputs)):
+    if len(inputs) != 1 or len(outputs) != 1 or not all(flow.nodes[i].is_tensor for i in (*inputs, *outputs)):
         return None
     start, end = inputs[0], outputs[0]
     if not all(flow.name(i) in network.nodes for i in (start, end)):
@@ -105,15 +103,14 @@ def describe(network: Network, flow: Flow, name: str, region: int) -> Block | No
         layers=layers,
         parameters=sum(learned[p].numel() for p in own),
         macs=sum(node_macs(flow.nodes[i]) for i in bits(region)),
-        input_shape=shape_of(flow.nodes[start])[1:],
-        output_shape=shape_of(flow.nodes[end])[1:],
+        input_shape=flow.nodes[start].full_shape[1:],
+        output_shape=flow.nodes[end].full_shape[1:],
         obstacle=obstacle or _shared(flow, region, own),
     )
 
 
 def _rank(flow: Flow, i: int) -> int:
-    value = flow.nodes[i].meta.get("val")
-    return getattr(value, "ndim", -1)
+    return len(flow.nodes[i].full_shape) if flow.nodes[i].is_tensor else -1
 
 
 def _behind(flow: Flow, end: int) -> int:
@@ -128,7 +125,7 @@ def _kind(
 ) -> tuple[Literal["conv", "tokens", "linear"], str | None]:
     """What the values are, and why no one layer can give the output from the input, or None."""
     before, after = flow.nodes[start], flow.nodes[end]
-    x, y = shape_of(before)[1:], shape_of(after)[1:]
+    x, y = before.full_shape[1:], after.full_shape[1:]
     spread = " x ".join(map(str, x)), " x ".join(map(str, y))
     within = {flow.name(i): flow.nodes[i] for i in bits(region)}
     calls = [within[n] for name in layers for n in network.layer(name).nodes if n in within]
@@ -140,9 +137,9 @@ def _kind(
         obstacle = f"Its values ({spread[0]} in, {spread[1]} out) have another first axis than the images"
     elif len(x) != len(y) or len(y) not in kinds:
         obstacle = f"It makes values of {spread[1]} of values of {spread[0]}, and one layer keeps the number of axes"
-    elif not (before.meta["val"].dtype.is_floating_point and after.meta["val"].dtype.is_floating_point):
+    elif not (before.is_floating_point and after.is_floating_point):
         obstacle = "Its values are no floating-point numbers"
-    elif len(y) == 2 and any(operator_name(n).startswith("conv") for n in calls):
+    elif len(y) == 2 and any(n.operator.startswith("conv") for n in calls):
         obstacle = "It convolves along one axis, which a linear map of tokens does not"
     elif len(y) == 3 and first != last:
         obstacle = f"It moves the channels to another axis ({spread[0]} in, {spread[1]} out)"
@@ -156,8 +153,8 @@ def _kind(
 def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
     """Names of the tensors that nodes read, also through values computed from such tensors alone."""
     found: set[str] = set()
-    seen: set[fx.Node] = set()
-    stack = [p for i in positions for p in flow.nodes[i].all_input_nodes if p not in flow.index]
+    seen: set[Node] = set()
+    stack = [p for i in positions for p in flow.nodes[i].inputs if p not in flow.index]
     while stack:
         node = stack.pop()
         if node in seen:
@@ -165,7 +162,7 @@ def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
         seen.add(node)
         if node.op == "get_attr":
             found.add(str(node.target))
-        stack.extend(p for p in node.all_input_nodes if p not in flow.index)
+        stack.extend(p for p in node.inputs if p not in flow.index)
     return found
 
 

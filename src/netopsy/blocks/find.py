@@ -9,17 +9,16 @@ from dataclasses import replace
 from itertools import pairwise
 
 import polars as pl
-from torch import fx
 
 from netopsy.blocks.block import Block, describe, is_pooling
 from netopsy.blocks.fit import layer_shape
 from netopsy.blocks.flow import Flow, bits
-from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
+from netopsy.network.program import Program
 
 _NORMS = {"batch_norm", "layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"}
 
-_kept: weakref.WeakKeyDictionary[fx.GraphModule, tuple[Block, ...]] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[Program, tuple[Block, ...]] = weakref.WeakKeyDictionary()
 
 
 def find_blocks(network: Network) -> tuple[Block, ...]:
@@ -30,10 +29,9 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
     that hold the same nodes the one with the shorter path is listed. A stretch is listed where one layer can stand in
     for it and no module that one can holds just its layers. The layer that gives the network's output is in no stretch.
     """
-    graph = network.graph
-    if graph not in _kept:
-        _kept[graph] = _found(network)
-    return _kept[graph]
+    if network.program not in _kept:
+        _kept[network.program] = _found(network)
+    return _kept[network.program]
 
 
 def default_blocks(network: Network) -> tuple[Block, ...]:
@@ -91,7 +89,7 @@ def _modules(flow: Flow) -> dict[str, int]:
     """The nodes of every module but the root, by path."""
     found: dict[str, int] = {}
     for i, node in enumerate(flow.nodes):
-        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+        for path in node.modules:
             if path:
                 found[path] = found.get(path, 0) | 1 << i
     return found
@@ -107,7 +105,7 @@ def _stretches(network: Network, flow: Flow) -> Iterator[Block]:
     run: list[int] = []
     for k, (part, before, after) in enumerate(zip(parts, spine, spine[1:], strict=False)):
         node = flow.nodes[after]
-        moved = len(shape_of(node)) != len(shape_of(flow.nodes[before]))
+        moved = len(node.full_shape) != len(flow.nodes[before].full_shape)
         if is_pooling(node) or moved or k == final:
             yield from _stretch(network, flow, run, calls)
             run = []
@@ -120,7 +118,7 @@ def _stretch(network: Network, flow: Flow, run: list[int], calls: set[int]) -> I
     """The block of consecutive parts of the chain, from its first layer (or the norm before it) to its last."""
 
     def works(part: int) -> bool:
-        return any(i in calls or operator_name(flow.nodes[i]) in _NORMS for i in bits(part))
+        return any(i in calls or flow.nodes[i].operator in _NORMS for i in bits(part))
 
     while run and not works(run[0]):
         run = run[1:]

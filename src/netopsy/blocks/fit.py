@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
-
 from netopsy.blocks.block import Block
 from netopsy.errors import SettingsError
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.graph import operator_name, shape_of
-from netopsy.network.macs import CONVOLUTIONS, argument
+from netopsy.network.macs import CONVOLUTIONS
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,14 @@ def layer_shape(network: Network, block: Block) -> Shape:
     inside = [network.nodes[name] for name in block.nodes if name in network.nodes]
     act = last_activation(network, block)
     calls = {name for layer in block.layers for name in network.layer(layer).nodes}
-    last = [node for node in inside if node.meta["name"] in calls][-1]
-    norms = [node for node in inside if operator_name(node) == "batch_norm"]
-    norm = (float(norms[-1].args[7]), _momentum(network, norms[-1])) if norms else None  # type: ignore[arg-type]
+    last = [node for node in inside if node.name in calls][-1]
+    norms = [node for node in inside if node.operator == "batch_norm"]
+    norm = (float(norms[-1].args[7]), _momentum(network, norms[-1])) if norms else None
     common = {
         "kind": block.kind,
-        "bias": norm is None or argument(last, "bias") is not None,
+        "bias": norm is None or last.argument("bias") is not None,
         "norm": norm if block.kind != "tokens" else None,
-        "act": None if act is None else (operator_name(act[0]), _constants(act[0])),
+        "act": None if act is None else (act[0].operator, _constants(act[0])),
     }
     if block.kind != "conv":
         common["bias"] = common["bias"] or common["norm"] is None
@@ -93,28 +91,28 @@ def layer_shape(network: Network, block: Block) -> Shape:
     )
 
 
-def last_activation(network: Network, block: Block) -> list[fx.Node] | None:
+def last_activation(network: Network, block: Block) -> list[Node] | None:
     """The nodes of the block's last activation: its output, or the operands of a join of one kind of activation."""
     end = network.nodes[block.output]
-    nodes = list(end.args[0]) if operator_name(end) == "cat" else [end]  # type: ignore[arg-type]
+    nodes = list(end.args[0]) if end.operator == "cat" else [end]
     inside = set(block.nodes)
-    if not all(isinstance(n, fx.Node) and n.meta["name"] in inside for n in nodes):
+    if not all(isinstance(n, Node) and n.name in inside for n in nodes):
         return None
-    if not all(operator_name(n) in ELEMENTWISE and isinstance(n.args[0], fx.Node) for n in nodes):
+    if not all(n.operator in ELEMENTWISE and isinstance(n.args[0], Node) for n in nodes):
         return None
     same = {(n.target, n.args[1:], tuple(sorted(n.kwargs.items()))) for n in nodes}
-    if len(same) != 1 or any(isinstance(a, fx.Node) for a in (*nodes[0].args[1:], *nodes[0].kwargs.values())):
+    if len(same) != 1 or any(isinstance(a, Node) for a in (*nodes[0].args[1:], *nodes[0].kwargs.values())):
         return None
     return nodes
 
 
-def _constants(node: fx.Node) -> tuple[Any, ...]:
+def _constants(node: Node) -> tuple[Any, ...]:
     """All arguments of an activation but its operand, in the order of its schema."""
     schema: Any = getattr(node.target, "_schema", None)
-    return tuple(argument(node, entry.name) for entry in schema.arguments[1:])
+    return tuple(node.argument(entry.name) for entry in schema.arguments[1:])
 
 
-def _momentum(network: Network, norm: fx.Node) -> float | None:
+def _momentum(network: Network, norm: Node) -> float | None:
     """That of the batch norm's module: in evaluation, as in the graph, one without (a plain mean) calls with 0."""
     path = str(getattr(norm.args[3], "target", "")).rpartition(".")[0]
     own: Any = norm.args[6]
@@ -122,25 +120,25 @@ def _momentum(network: Network, norm: fx.Node) -> float | None:
     return found
 
 
-def _kernel(node: fx.Node) -> tuple[int, int]:
-    if operator_name(node) not in CONVOLUTIONS:
+def _kernel(node: Node) -> tuple[int, int]:
+    if node.operator not in CONVOLUTIONS:
         return 1, 1
-    sizes = shape_of(argument(node, "weight"))[2:]
+    sizes = node.argument("weight").full_shape[2:]
     return (sizes[0], sizes[1]) if len(sizes) == 2 else (1, 1)
 
 
-def _strides(network: Network, block: Block, inside: list[fx.Node]) -> tuple[tuple[int, int], tuple[int, int]]:
+def _strides(network: Network, block: Block, inside: list[Node]) -> tuple[tuple[int, int], tuple[int, int]]:
     """(strides, margins) from the block's input to its output: the largest over paths, along rows and columns.
 
     strides: products of those of the nodes. margins: places that the nodes' windows can use up without padding.
     """
     pairs, margins = {network.nodes[block.input]: (1, 1)}, {network.nodes[block.input]: (0, 0)}
     for node in inside:
-        before = [p for p in node.all_input_nodes if p in pairs]
-        windows = [argument(node, "kernel_size") or _kernel(node), argument(node, "stride"), argument(node, "dilation")]
-        if "pool" in operator_name(node):
+        before = [p for p in node.inputs if p in pairs]
+        windows = [node.argument("kernel_size") or _kernel(node), node.argument("stride"), node.argument("dilation")]
+        if "pool" in node.operator:
             windows[1] = windows[1] or windows[0]
-        (k, s, d) = (_pair(value) if len(shape_of(node)) == 4 else (1, 1) for value in windows)
+        (k, s, d) = (_pair(value) if len(node.full_shape) == 4 else (1, 1) for value in windows)
         known = [max((pairs[p][i] for p in before), default=1) for i in (0, 1)]
         used = [max((margins[p][i] for p in before), default=0) for i in (0, 1)]
         pairs[node] = (known[0] * s[0], known[1] * s[1])

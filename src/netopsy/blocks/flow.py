@@ -8,14 +8,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 
-from torch import fx
-
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.graph import batch_first, data_nodes, is_tensor, operator_name, shape_of
-from netopsy.network.macs import argument
 from netopsy.network.network import Network
+from netopsy.network.program import Program
 
-_kept: weakref.WeakKeyDictionary[fx.GraphModule, Flow] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[Program, Flow] = weakref.WeakKeyDictionary()
 
 
 class Flow:
@@ -27,11 +24,9 @@ class Flow:
     """
 
     def __init__(self, network: Network) -> None:
-        graph = network.graph
-        data = data_nodes(graph)
-        self.nodes = [n for n in graph.graph.nodes if n in data and n.op in ("placeholder", "call_function")]
+        self.nodes = [n for n in network.program.nodes if n.from_input and n.op != "output"]
         self.index = {node: i for i, node in enumerate(self.nodes)}
-        self.reads = [tuple(self.index[p] for p in node.all_input_nodes if p in self.index) for node in self.nodes]
+        self.reads = [tuple(self.index[p] for p in node.inputs if p in self.index) for node in self.nodes]
         self.readers: list[list[int]] = [[] for _ in self.nodes]
         self.ancestors: list[int] = []
         self.dominators: list[int] = []
@@ -43,8 +38,7 @@ class Flow:
                 common &= self.dominators[p]
             self.ancestors.append(above)
             self.dominators.append((common if parents else 0) | 1 << i)
-        (end,) = (n for n in graph.graph.nodes if n.op == "output")
-        self.shown = mask_of(self.index[n] for n in end.all_input_nodes if n in self.index)
+        self.shown = mask_of(self.index[n] for n in network.program.output.inputs if n in self.index)
         self.end = self.index[network.nodes[network.output]]
         self.live = self.ancestors[self.end] | 1 << self.end
         self.postdominators = [0] * len(self.nodes)
@@ -59,10 +53,9 @@ class Flow:
     @classmethod
     def of(cls, network: Network) -> Flow:
         """The flow of the network's graph, worked out once."""
-        graph = network.graph
-        if graph not in _kept:
-            _kept[graph] = cls(network)
-        return _kept[graph]
+        if network.program not in _kept:
+            _kept[network.program] = cls(network)
+        return _kept[network.program]
 
     def position(self, network: Network, name: str) -> int:
         """Position of the node called `name`."""
@@ -70,7 +63,7 @@ class Flow:
 
     def name(self, i: int) -> str:
         """Name of node `i`."""
-        return str(self.nodes[i].meta["name"])
+        return self.nodes[i].name
 
     def spine(self) -> list[int]:
         """The values, one of each image, that every path from the input to the output passes, in order."""
@@ -78,7 +71,7 @@ class Flow:
 
     def single(self, i: int) -> bool:
         """Whether the value of node `i` is one tensor whose first axis is the batch."""
-        return is_tensor(self.nodes[i]) and batch_first(self.nodes[i])
+        return self.nodes[i].per_sample
 
     def between(self, start: int, end: int) -> int:
         """The nodes that lie on a path from `start` (left out) to `end` (included)."""
@@ -142,7 +135,7 @@ def channels_last(flow: Flow, i: int) -> bool:
     A convolution, batch norm or pooling has its channels second, a linear map or a layer norm over one axis has them
     last; the nearest such operator, through others that leave the channels where they are, decides. None: second.
     """
-    if len(shape_of(flow.nodes[i])) != 4:
+    if len(flow.nodes[i].full_shape) != 4:
         return False
     seen, queue = {i}, [i]
     for here in queue:
@@ -153,7 +146,7 @@ def channels_last(flow: Flow, i: int) -> bool:
             return found
         beside = [reader for reader in flow.readers[here] if _keeps(flow, reader)]
         beside += [p for p in flow.reads[here] if _keeps(flow, here)]
-        new = [j for j in beside if j not in seen and len(_shape(flow, j)) > 2]
+        new = [j for j in beside if j not in seen and len(flow.nodes[j].full_shape) > 2]
         seen.update(new)
         queue.extend(new)
     return False
@@ -164,25 +157,20 @@ def _says(flow: Flow, i: int, operand: int | None = None) -> bool | None:
     node = flow.nodes[i]
     if operand is not None and flow.reads[i][:1] != (operand,):
         return None
-    name = operator_name(node)
+    name = node.operator
     if name in _SECOND:
         return False
     if name == "linear":
         return True
-    if name in ("layer_norm", "native_layer_norm") and len(argument(node, "normalized_shape") or ()) == 1:
+    if name in ("layer_norm", "native_layer_norm") and len(node.argument("normalized_shape") or ()) == 1:
         return True
     return None
 
 
 def _keeps(flow: Flow, i: int) -> bool:
     """Whether the channels of the operator's value lie where those of its operand do."""
-    name = operator_name(flow.nodes[i]).rstrip("_")
+    name = flow.nodes[i].operator.rstrip("_")
     if name in _VIEWS and len(flow.reads[i]) == 1:
-        before, after = _shape(flow, flow.reads[i][0]), _shape(flow, i)
+        before, after = flow.nodes[flow.reads[i][0]].full_shape, flow.nodes[i].full_shape
         return len(before) > 2 and len(after) > 2 and before[-1] == after[-1] and before[1] != after[1]
     return name in _KEEPING
-
-
-def _shape(flow: Flow, i: int) -> tuple[int, ...]:
-    node = flow.nodes[i]
-    return shape_of(node) if hasattr(node.meta.get("val"), "shape") else ()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from netopsy.blocks.block import Block
 from netopsy.blocks.fit import last_activation
@@ -16,6 +16,7 @@ from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.samples.samples import Samples
 
 _CHUNK = 2**21  # values of unfolded patches at once
@@ -47,7 +48,7 @@ def least_squares(
     sums = _Sums(layer, rows, len(samples), block, seed)
     act = last_activation(network, block)
     before = [network.nodes[block.output]] if act is None else [node.args[0] for node in act]
-    targets = [str(node.meta["name"]) for node in before]  # type: ignore[union-attr]
+    targets = [node.name for node in before]
     axis = _axis(network.nodes[block.output]) if act is not None and len(act) > 1 else 1
     size = default_batch_size(network) if batch_size is None else batch_size
     walk = plan(network, dict.fromkeys((block.input, *targets)))
@@ -62,8 +63,8 @@ def least_squares(
     return {**sums.solve(layer), "images": len(samples)}
 
 
-def _axis(cat: fx.Node) -> int:
-    return int(cat.args[1]) if len(cat.args) > 1 else 0  # type: ignore[arg-type]
+def _axis(cat: Node) -> int:
+    return int(cat.args[1]) if len(cat.args) > 1 else 0
 
 
 class _Sums:

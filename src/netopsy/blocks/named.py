@@ -7,7 +7,6 @@ from netopsy.blocks.find import _NORMS, _modules, find_blocks
 from netopsy.blocks.flow import Flow, bits
 from netopsy.errors import SettingsError, UnknownLayer, nearest
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
 
 
@@ -110,7 +109,7 @@ def _with_followers(network: Network, flow: Flow, region: int) -> int:
         readers = flow.readers[out[0]]
         if len(readers) != 1 or flow.shown >> out[0] & 1:
             break
-        kind = operator_name(flow.nodes[readers[0]])
+        kind = flow.nodes[readers[0]].operator
         if kind not in _NORMS and kind not in ELEMENTWISE:
             break
         if len(flow.reads[readers[0]]) != 1:

@@ -6,7 +6,6 @@ It is cut where one stored value feeds all that comes behind.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,11 +13,11 @@ from torch import fx, nn
 from netopsy.blocks.block import Block
 from netopsy.blocks.flow import Flow
 from netopsy.blocks.training_ops import Norm, find_dropouts, flat, norm_path, overwriting
-from netopsy.engine.interpreter import ANY_LAYOUT, constant
+from netopsy.engine.interpreter import ANY_LAYOUT
 from netopsy.errors import SettingsError
-from netopsy.network.graph import batch_first, is_tensor
 from netopsy.network.network import Network
-from netopsy.network.origins import ORIGINS, Origin, origin
+from netopsy.network.node import Node
+from netopsy.network.origins import Origin, Section, origin
 
 
 def cut_before(network: Network, block: Block) -> str:
@@ -43,7 +42,7 @@ def section(
     start: str = "input",
     end: str | None = None,
     replaced: Sequence[tuple[Block, nn.Module]] = (),
-) -> fx.GraphModule:
+) -> Section:
     """The computation from the value of node `start` to that of `end` (None: the output), with blocks replaced.
 
     It takes one tensor and gives one. Parameters and buffers are the network's own, not copies, under their own names;
@@ -56,9 +55,10 @@ def section(
     instead = {network.nodes[block.output]: (block, layer) for block, layer in replaced}
     order = _needed(network, first, last, instead)
     graph, root = fx.Graph(), nn.Module()
-    values: dict[fx.Node, fx.Node] = {first: _placeholder(graph, first)}
+    values: dict[Node, fx.Node] = {first: graph.placeholder("x")}
     drop = _Drops(network, graph, root, values)
-    held, modules = network.tensors, dict(network.module.named_modules())
+    held = {**network.program.constants, **network.tensors}
+    modules = dict(network.module.named_modules())
     norms: dict[str, Norm] = {}
     names: list[Origin] = []
     for node in order:
@@ -67,10 +67,9 @@ def section(
             _place(root, layer_path(block), layer)
             new = graph.call_module(layer_path(block), (values[network.nodes[block.input]],))
         elif node.op == "get_attr":
-            target = str(node.target)
-            _place(root, target, held[target] if target in held else constant(network, node))
-            new = graph.get_attr(target)
-        elif "sym_size" in str(node.target):
+            _place(root, node.target, held[node.target])
+            new = graph.get_attr(node.target)
+        elif node.is_batch_size:
             new = graph.call_function(torch.ops.aten.sym_size.int, (values[first], 0))
         else:
             operands, dropped = drop.operands(node)
@@ -78,53 +77,34 @@ def section(
                 if path not in norms:
                     norms[path] = Norm.of(held, path, node, modules.get(path))
                     _place(root, path, norms[path])
-                new = graph.call_module(path, (operands[node.args[0]],))  # type: ignore[index]
+                new = graph.call_module(path, (operands[node.args[0]],))
             else:
-                new = graph.node_copy(node, operands.__getitem__)
-                new.target = ANY_LAYOUT.get(node.target, node.target)  # type: ignore[call-overload]
+                target = ANY_LAYOUT.get(node.target, node.target)
                 if not dropped and node.args and node.args[0] not in instead and node.args[0] is not first:
-                    new.target = overwriting(node) or new.target
-            if is_tensor(node):
+                    target = overwriting(node) or target
+                new = graph.call_function(target, *node.filled(operands))
+            if node.is_tensor:
                 names.append(origin(node))
-        new.meta = {"name": node.meta["name"]}
         values[node] = new
     graph.output(drop.output() if end is None else values[last])
     graph.lint()
-    made = Section(root, graph, "Section")
-    made.meta[ORIGINS] = {
-        "nodes": names,
-        "new": {layer_path(block): origin(node) for node, (block, _) in instead.items()},
-    }
-    return made.train(network.module.training)
-
-
-class Section(fx.GraphModule):
-    """A graph module that keeps the names of its nodes when it is sent to another process."""
-
-    def __reduce__(self) -> Any:
-        return _rebuilt, (super().__reduce__(), dict(self.meta))
-
-
-def _rebuilt(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
-    plain = reduced[0](*reduced[1])
-    made = Section(plain, plain.graph, "Section")
-    made.meta = meta
-    return made.train(plain.training)
+    layers = {layer_path(block): origin(node) for node, (block, _) in instead.items()}
+    return Section.of(root, graph, names, layers).train(network.module.training)
 
 
 class _Drops:
     """The dropouts of a section under construction: each is one node, made where it is first read."""
 
-    def __init__(self, network: Network, graph: fx.Graph, root: nn.Module, values: dict[fx.Node, fx.Node]) -> None:
+    def __init__(self, network: Network, graph: fx.Graph, root: nn.Module, values: dict[Node, fx.Node]) -> None:
         self.network, self.graph, self.root, self.values = network, graph, root, values
         self.found = find_dropouts(network)
         self.reads = {name for name, _ in self.found.readers}
         self.made: dict[int, fx.Node] = {}
 
-    def operands(self, node: fx.Node) -> tuple[dict[fx.Node, fx.Node], bool]:
+    def operands(self, node: Node) -> tuple[dict[Node, fx.Node], bool]:
         """The new nodes that the twin of `node` reads, by the old ones, and whether any is a dropout."""
-        own = {parent: self.values[parent] for parent in node.all_input_nodes}
-        name = node.meta["name"]
+        own = {parent: self.values[parent] for parent in node.inputs}
+        name = node.name
         if name not in self.reads:
             return own, False
         numbers = {i: n for (reader, i), n in self.found.readers.items() if reader == name}
@@ -143,17 +123,16 @@ class _Drops:
             path = f"dropouts.{number}"
             _place(self.root, path, one.module(self.network))
             self.made[number] = self.graph.call_module(path, (source,))
-            self.made[number].meta = {"name": path}
         return self.made[number]
 
     def _value(self, name: str) -> fx.Node:
         return self.values[self.network.nodes[name]]
 
 
-def _check(network: Network, first: fx.Node, replaced: Sequence[tuple[Block, nn.Module]]) -> None:
-    if not (is_tensor(first) and batch_first(first)):
+def _check(network: Network, first: Node, replaced: Sequence[tuple[Block, nn.Module]]) -> None:
+    if not first.per_sample:
         raise SettingsError(
-            f"a section cannot begin at '{first.meta['name']}': the first axis of its value does not count the images."
+            f"a section cannot begin at '{first.name}': the first axis of its value does not count the images."
         )
     seen: dict[str, str] = {}
     for block, _ in replaced:
@@ -163,12 +142,10 @@ def _check(network: Network, first: fx.Node, replaced: Sequence[tuple[Block, nn.
             seen[name] = block.name
 
 
-def _needed(
-    network: Network, first: fx.Node, last: fx.Node, instead: dict[fx.Node, tuple[Block, nn.Module]]
-) -> list[fx.Node]:
+def _needed(network: Network, first: Node, last: Node, instead: dict[Node, tuple[Block, nn.Module]]) -> list[Node]:
     """The nodes to compute, in order; a replaced block is its output node alone."""
     inside = {name: block for block, _ in instead.values() for name in block.nodes if name != block.output}
-    needed: set[fx.Node] = set()
+    needed: set[Node] = set()
     stack = [last] if last is not first else []
     while stack:
         node = stack.pop()
@@ -176,26 +153,20 @@ def _needed(
             continue
         if node.op == "placeholder":
             raise SettingsError(
-                f"the section from '{first.meta['name']}' to '{last.meta['name']}' needs a value that is made before "
+                f"the section from '{first.name}' to '{last.name}' needs a value that is made before "
                 f"it; begin at a node that all paths pass, as `cut_before` finds it."
             )
-        if (block := inside.get(node.meta["name"])) is not None:
+        if (block := inside.get(node.name)) is not None:
             raise SettingsError(
-                f"the section needs '{node.meta['name']}', which is inside the replaced block {block.name}; end it at "
+                f"the section needs '{node.name}', which is inside the replaced block {block.name}; end it at "
                 f"the block's output '{block.output}' or behind it, or keep the block."
             )
         needed.add(node)
-        reads = [network.nodes[instead[node][0].input]] if node in instead else node.all_input_nodes
-        if "sym_size" in str(node.target):
+        reads = [network.nodes[instead[node][0].input]] if node in instead else node.inputs
+        if node.is_batch_size:
             reads = []
         stack += [parent for parent in reads if parent is not first]
-    return [node for node in network.graph.graph.nodes if node in needed]
-
-
-def _placeholder(graph: fx.Graph, first: fx.Node) -> fx.Node:
-    new = graph.placeholder("x")
-    new.meta = {"name": first.meta["name"]}
-    return new
+    return [node for node in network.program.nodes if node in needed]
 
 
 def _place(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:

@@ -20,8 +20,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from netopsy.errors import NetworkError
-from netopsy.network.graph import aten, export_graph, operator_name
+from netopsy.network.graph import aten, export_graph
 from netopsy.network.network import Network
+from netopsy.network.node import Node
+from netopsy.network.program import Program
 
 _ROLES = ("weight", "bias", "running_mean", "running_var")
 
@@ -33,12 +35,12 @@ class Norm(_BatchNorm):
         pass
 
     @classmethod
-    def of(cls, held: Mapping[str, Tensor], path: str, node: fx.Node, module: nn.Module | None) -> Norm:
+    def of(cls, held: Mapping[str, Tensor], path: str, node: Node, module: nn.Module | None) -> Norm:
         """The norm whose tensors lie at `path` among those `held`, with the settings of `node` and of its `module`."""
         mean = held[f"{path}.running_mean"]
         affine = f"{path}.weight" in held
         momentum = getattr(module, "momentum", node.args[6])
-        norm = cls(mean.numel(), eps=float(node.args[7]), momentum=momentum, affine=affine, device="meta")  # type: ignore[arg-type]
+        norm = cls(mean.numel(), eps=float(node.args[7]), momentum=momentum, affine=affine, device="meta")
         for role in _ROLES[:2] if affine else ():
             norm.register_parameter(role, held[f"{path}.{role}"])  # type: ignore[arg-type]
         for role in _ROLES[2:]:
@@ -48,7 +50,7 @@ class Norm(_BatchNorm):
         return norm
 
 
-def norm_path(held: Mapping[str, Tensor], node: fx.Node) -> str | None:
+def norm_path(held: Mapping[str, Tensor], node: Node) -> str | None:
     """Path at which the tensors of the batch norm `node` lie among those `held`; None for another node or place."""
     if node.target is not aten.batch_norm.default or node.args[5]:
         return None
@@ -69,20 +71,17 @@ _TWINS = {
 _SOURCES = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "add"}
 
 
-def overwriting(node: fx.Node) -> Any:
+def overwriting(node: Node) -> Any:
     """The operator that does the same as `node` in the memory of its first operand, which nobody else reads; or None.
 
     A network's own module often overwrites too (`nn.ReLU(inplace=True)`), which its functional graph does not tell.
     """
-    twin: Any = _TWINS.get(node.target)  # type: ignore[call-overload]
+    twin: Any = _TWINS.get(node.target)
     source = node.args[0] if node.args else None
-    if twin is None or not isinstance(source, fx.Node) or operator_name(source) not in _SOURCES:
+    if twin is None or not isinstance(source, Node) or source.operator not in _SOURCES:
         return None
-    before, after = source.meta.get("val"), node.meta.get("val")
-    if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
-        return None
-    alone = len(source.users) == 1 and list(node.all_input_nodes).count(source) == 1
-    return twin if alone and before.shape == after.shape and before.dtype == after.dtype else None
+    alone = len(source.users) == 1 and list(node.inputs).count(source) == 1
+    return twin if alone and node.same_shape(source) and node.dtype == source.dtype else None
 
 
 MODULES: dict[str, Callable[[float], nn.Module]] = {
@@ -96,7 +95,7 @@ MODULES: dict[str, Callable[[float], nn.Module]] = {
 _FUNCTIONS = {getattr(F, kind): kind for kind in MODULES}
 _DEPTH = {"StochasticDepth": "p", "DropPath": "drop_prob"}  # torchvision's and timm's classes, and the share they drop
 
-_kept: weakref.WeakKeyDictionary[fx.GraphModule, Dropouts] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[Program, Dropouts] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -132,10 +131,9 @@ def find_dropouts(network: Network) -> Dropouts:
     depth, kept as an operator of its own. Dropout inside attention (`dropout_p`) is not found.
     Errors: NetworkError where the two graphs differ in more than the dropouts.
     """
-    graph = network.graph
-    if graph not in _kept:
-        _kept[graph] = _found(network)
-    return _kept[graph]
+    if network.program not in _kept:
+        _kept[network.program] = _found(network)
+    return _kept[network.program]
 
 
 def _found(network: Network) -> Dropouts:
@@ -153,14 +151,14 @@ def _found(network: Network) -> Dropouts:
 
 def _read(network: Network, marked: fx.GraphModule) -> Dropouts:
     """The dropouts of the `marked` graph under the names of the network's."""
-    own = [n for n in network.graph.graph.nodes if n.op == "call_function"]
+    own = [n for n in network.program.nodes if n.op == "call_function"]
     marks = [n for n in marked.graph.nodes if n.target is torch.ops.netopsy.dropout.default]
     twins = [n for n in marked.graph.nodes if n.op == "call_function" and n not in set(marks)]
     if [n.target for n in own] != [n.target for n in twins]:
         raise NetworkError(
             f"the dropouts of {network.name} cannot be placed: its graph is another one with them. Set their p to 0."
         )
-    names = {twin: str(node.meta["name"]) for twin, node in zip(twins, own, strict=True)}
+    names = {twin: node.name for twin, node in zip(twins, own, strict=True)}
     names |= {n: "input" for n in marked.graph.nodes if n.op == "placeholder"}
     numbers = {mark: i for i, mark in enumerate(marks)}
     drops = []
@@ -176,7 +174,7 @@ def _read(network: Network, marked: fx.GraphModule) -> Dropouts:
     return Dropouts(tuple(drops), readers)
 
 
-def flat(node: fx.Node) -> list[Any]:
+def flat(node: Node) -> list[Any]:
     """The node's arguments, lists opened."""
     return list(tree_flatten((node.args, node.kwargs))[0])
 

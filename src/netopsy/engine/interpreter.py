@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from netopsy.network.graph import aten, data_nodes, operator_name
+from netopsy.network.graph import aten
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 Visit = Callable[[str, Tensor], None]
 
@@ -36,10 +37,10 @@ class Step:
     convolution: for a batch norm that is folded into the convolution before it, that convolution.
     """
 
-    node: fx.Node
+    node: Node
     target: Any
-    drop: tuple[fx.Node, ...]
-    convolution: fx.Node | None = None
+    drop: tuple[Node, ...]
+    convolution: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Plan:
 
     network: Network
     steps: tuple[Step, ...]
-    given: tuple[fx.Node, ...]
+    given: tuple[Node, ...]
     targets: tuple[str, ...]
     watched: frozenset[str]
-    _folded: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False, repr=False)
+    _folded: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     def run(
         self,
@@ -70,29 +71,28 @@ class Plan:
         given: value by name for each given node, (batch, ...). batch: the batch size that the graph's sizes take.
         overrides: parameters or buffers to use instead of the network's own, by name.
         """
-        values: dict[fx.Node, Any] = {node: given[node.meta["name"]] for node in self.given}
-        tensors: Mapping[str, Tensor] = {**self.network.tensors, **(overrides or {})}
+        values: dict[Node, Any] = {node: given[node.name] for node in self.given}
+        tensors = {**self.network.program.constants, **self.network.tensors, **(overrides or {})}
         if visit:
             for node in self.given:
-                if node.meta["name"] in self.watched:
-                    visit(node.meta["name"], values[node])
+                if node.name in self.watched:
+                    visit(node.name, values[node])
         results = {name: given[name] for name in self.targets if name in given}
         for step in self.steps:
             node = step.node
             if node.op == "get_attr":
-                values[node] = tensors[str(node.target)] if node.target in tensors else constant(self.network, node)
+                values[node] = tensors[node.target]
                 continue
-            if "sym_size" in str(node.target):
+            if node.is_batch_size:
                 values[node] = batch
                 continue
             if step.convolution is not None:
                 value = values[node] = self._convolve(node, step.convolution, values, overrides or {})
             else:
-                args = fx.node.map_arg(node.args, values.__getitem__)
-                kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+                args, kwargs = node.filled(values)
                 target: Any = node.target if torch.is_grad_enabled() else step.target
                 value = values[node] = target(*args, **kwargs)
-            name = node.meta["name"]
+            name = node.name
             if visit and name in self.watched:
                 visit(name, value)
             if name in self.targets:
@@ -102,19 +102,19 @@ class Plan:
         return results
 
     def _convolve(
-        self, norm: fx.Node, convolution: fx.Node, values: Mapping[fx.Node, Any], overrides: Mapping[str, Tensor]
+        self, norm: Node, convolution: Node, values: Mapping[Node, Any], overrides: Mapping[str, Tensor]
     ) -> Tensor:
         """The convolution with the batch norm `norm` folded into its weights."""
         x, weight, *rest = convolution.args
         parameters = [weight, rest[0] if rest else None, *norm.args[1:5]]
-        own = not any(str(p.target) in overrides for p in parameters if isinstance(p, fx.Node))
+        own = not any(str(p.target) in overrides for p in parameters if isinstance(p, Node))
         folded = self._folded.get(norm) if own else None
         if folded is None:
-            folded = fold(*(values[p] if isinstance(p, fx.Node) else p for p in parameters), eps=float(norm.args[7]))  # type: ignore[arg-type]
+            folded = fold(*(values[p] if isinstance(p, Node) else p for p in parameters), eps=float(norm.args[7]))
             if own:
                 self._folded[norm] = folded
         operator: Any = convolution.target
-        return operator(values[x], *folded, *rest[1:])  # type: ignore[index]
+        return operator(values[x], *folded, *rest[1:])
 
 
 def fold(
@@ -155,16 +155,16 @@ def plan(
     supplied = {network.node(name) for name in given}
     wanted = {network.node(name) for name in (*targets, *watched)}
     foldable = _foldable(network, supplied | wanted) if folded else {}
-    needed: set[fx.Node] = set()
+    needed: set[Node] = set()
     stack = [node for node in wanted if node not in supplied]
     while stack:
         node = stack.pop()
         if node not in needed:
             needed.add(node)
             stack.extend(parent for parent in _reads(node, foldable) if parent not in supplied)
-    order = [node for node in network.graph.graph.nodes if node in needed]
+    order = [node for node in network.program.nodes if node in needed]
     last = {parent: node for node in order for parent in _reads(node, foldable)}
-    dying: dict[fx.Node, list[fx.Node]] = {}
+    dying: dict[Node, list[Node]] = {}
     for parent, node in last.items():
         dying.setdefault(node, []).append(parent)
     disposable = {network.node(name) for name in consumed}
@@ -173,31 +173,31 @@ def plan(
     for node in order:
         dead, operand = dying.get(node, []), node.args[0] if node.args else None
         target: Any = node.target
-        if isinstance(operand, fx.Node) and operand in dead and operand not in kept:
+        if isinstance(operand, Node) and operand in dead and operand not in kept:
             target = _in_place(node, operand, fresh=operand in disposable)
         steps.append(Step(node, ANY_LAYOUT.get(target, target), tuple(dead), foldable.get(node)))
     return Plan(network, tuple(steps), tuple(supplied), targets, watched)
 
 
-def _reads(node: fx.Node, foldable: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
+def _reads(node: Node, foldable: Mapping[Node, Node]) -> Sequence[Node]:
     """The nodes whose values a step reads."""
-    if "sym_size" in str(node.target):
+    if node.is_batch_size:
         return []  # the batch size is known without the input, so a size does not pull its operand in
     if node in foldable:
         convolution = foldable[node]
-        return [*convolution.all_input_nodes, *(parent for parent in node.all_input_nodes if parent is not convolution)]
-    return node.all_input_nodes
+        return [*convolution.inputs, *(parent for parent in node.inputs if parent is not convolution)]
+    return node.inputs
 
 
-def _foldable(network: Network, separate: Collection[fx.Node]) -> dict[fx.Node, fx.Node]:
+def _foldable(network: Network, separate: Collection[Node]) -> dict[Node, Node]:
     """Batch norm -> the convolution that it can be folded into; none whose value is in `separate`."""
     found = {}
-    for node in network.graph.graph.nodes:
+    for node in network.program.nodes:
         if node.target is not aten.batch_norm.default or node.args[5]:
             continue
         source = node.args[0]
         if (
-            operator_name(source) in _FOLDABLE
+            source.operator in _FOLDABLE
             and source not in separate
             and len(source.users) == 1
             and not source.kwargs
@@ -207,62 +207,52 @@ def _foldable(network: Network, separate: Collection[fx.Node]) -> dict[fx.Node, 
     return found
 
 
-def affected(network: Network, tensors: Collection[str]) -> set[fx.Node]:
+def affected(network: Network, tensors: Collection[str]) -> set[Node]:
     """The nodes whose value can change when the parameters or buffers called `tensors` change."""
-    changed: set[fx.Node] = set()
-    for node in network.graph.graph.nodes:
-        named = node.op == "get_attr" and str(node.target) in tensors
-        reads = "sym_size" not in str(node.target) and any(parent in changed for parent in node.all_input_nodes)
+    changed: set[Node] = set()
+    for node in network.program.nodes:
+        named = node.op == "get_attr" and node.target in tensors
+        reads = not node.is_batch_size and any(parent in changed for parent in node.inputs)
         if named or reads:
             changed.add(node)
     return changed
 
 
 def boundary(
-    network: Network, changed: Collection[fx.Node], usable: Callable[[fx.Node], bool] = lambda node: True
+    network: Network, changed: Collection[Node], usable: Callable[[Node], bool] = lambda node: True
 ) -> tuple[str, ...]:
     """Names of the unchanged nodes that `changed` ones read: what a re-run of the changed part must be given.
 
     usable: says of a node whether its value can be given; where it cannot, the nodes that it is made from are.
     """
-    data = data_nodes(network.graph)
-    outside: set[fx.Node] = set()
-    seen: set[fx.Node] = set()
-    stack = [parent for node in changed for parent in node.all_input_nodes]
+    outside: set[Node] = set()
+    seen: set[Node] = set()
+    stack = [parent for node in changed for parent in node.inputs]
     while stack:
         node = stack.pop()
-        if node in data and node not in changed and node not in seen:
+        if node.from_input and node not in changed and node not in seen:
             seen.add(node)
             # a list of tensors is no value to keep: keep what it was made from
-            if node.meta["name"] in network.nodes and usable(node):
+            if node.name in network.nodes and usable(node):
                 outside.add(node)
             else:
-                stack.extend(node.all_input_nodes)
-    names = {node.meta["name"] for node in outside}
+                stack.extend(node.inputs)
+    names = {node.name for node in outside}
     return tuple(name for name in network.nodes if name in names)
 
 
-def _in_place(node: fx.Node, source: fx.Node, fresh: bool) -> Any:
+def _in_place(node: Node, source: Node, fresh: bool) -> Any:
     """The operator's in-place twin, where the first operand is fresh memory that no other node (or view) reads."""
-    if not fresh and (source.op != "call_function" or operator_name(source) not in _FRESH):
+    if not fresh and (source.op != "call_function" or source.operator not in _FRESH):
         return node.target
     # a list or view of the operand may live on in another node: any second reader rules the twin out
     if len(source.users) > 1 and not (fresh and _only_arithmetic(source)):
         return node.target
     target: Any = node.target
-    before, after = source.meta["val"], node.meta["val"]
-    same = isinstance(before, Tensor) and isinstance(after, Tensor) and before.dtype == after.dtype
-    return _IN_PLACE.get(target, target) if same and before.shape == after.shape else target
+    same = node.same_shape(source) and node.dtype == source.dtype
+    return _IN_PLACE.get(target, target) if same else target
 
 
-def _only_arithmetic(source: fx.Node) -> bool:
+def _only_arithmetic(source: Node) -> bool:
     """Whether all readers of `source` make new memory, so that the last of them may overwrite it."""
-    return all(user.op == "call_function" and operator_name(user) in _FRESH | {"relu"} for user in source.users)
-
-
-def constant(network: Network, node: fx.Node) -> Tensor:
-    """A tensor that the export lifted out of the forward pass."""
-    value: Any = network.graph
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value
+    return all(user.op == "call_function" and user.operator in _FRESH | {"relu"} for user in source.users)

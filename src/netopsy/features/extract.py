@@ -7,22 +7,20 @@ import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy.lib.format import open_memmap
-from torch import Tensor, fx
 
 from netopsy.engine.observe.observe import observe
 from netopsy.engine.workspace.workspace import check_room, conditions, current_workspace, file_stem, opened
 from netopsy.errors import NetopsyError, NetworkError, SamplesError, SettingsError
 from netopsy.features.features import Features, Scratch, occurring
 from netopsy.files import finish
-from netopsy.network.graph import batch_first, data_nodes, shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, weight_layer
+from netopsy.network.node import Node
 from netopsy.samples.labels import Labels, strata, stratified
 from netopsy.samples.samples import Samples
 from netopsy.tallies.collect import Collect, Kind, Pool, pool_places
@@ -95,7 +93,7 @@ def extract(
         raise SettingsError(f"pool '{pool}' is none; give none, mean or max.")
     if dtype not in get_args(Kind):
         raise SettingsError(f"dtype '{dtype}' is none; give float32 or float16.")
-    chosen = {found.meta["name"]: found for found in map(network.node, nodes)}
+    chosen = {found.name: found for found in map(network.node, nodes)}
     if not chosen:
         raise SettingsError("no node is given; give at least one, or leave nodes out for the penultimate features.")
     for node in chosen.values():
@@ -136,12 +134,11 @@ def default_node(network: Network) -> str:
 
     Raises NetworkError for a network without such a layer.
     """
-    name = weight_layer(network, network.nodes[network.output])
+    name = network.nodes[network.output].layer
     if not name:
         raise NetworkError(f"{network.name} has no weight-bearing layer, so no features in front of it; give a node.")
-    data = data_nodes(network.graph)
     call = network.nodes[network.layer(name).nodes[-1]]
-    return next(node.meta["name"] for node in call.all_input_nodes if node in data)
+    return next(node.name for node in call.inputs if node.from_input)
 
 
 def shared_classes(train: Samples, test: Samples) -> tuple[str, ...]:
@@ -160,24 +157,23 @@ def shared_classes(train: Samples, test: Samples) -> tuple[str, ...]:
     return longer
 
 
-def dimensions(node: fx.Node, pool: Pool = "none") -> int:
+def dimensions(node: Node, pool: Pool = "none") -> int:
     """Length of the feature vectors of `node`."""
-    value = torch.empty(shape_of(node), device="meta")
-    return pool_places(value, pool, channel_axis(node)).shape[1]
+    value = torch.empty(node.full_shape, device="meta")
+    return pool_places(value, pool, node.channel_axis).shape[1]
 
 
-def _check(network: Network, node: fx.Node) -> None:
-    value: Any = node.meta.get("val")
-    if not batch_first(node) or not isinstance(value, Tensor) or not value.is_floating_point():
-        kind = str(getattr(value, "dtype", "no tensor")).removeprefix("torch.")
+def _check(network: Network, node: Node) -> None:
+    if not node.per_sample or not node.is_floating_point:
+        kind = str(node.dtype or "no tensor").removeprefix("torch.")
         raise NetworkError(
-            f"node '{node.meta['name']}' of {network.name} has no row of real numbers an image ({kind}, shape "
-            f"{shape_of(node)} for one image); choose a node before or behind it."
+            f"node '{node.name}' of {network.name} has no row of real numbers an image ({kind}, shape "
+            f"{node.full_shape} for one image); choose a node before or behind it."
         )
 
 
 def _collect(
-    network: Network, samples: Samples, nodes: dict[str, fx.Node], pool: Pool, dtype: Kind, folder: Path
+    network: Network, samples: Samples, nodes: dict[str, Node], pool: Pool, dtype: Kind, folder: Path
 ) -> dict[str, Path]:
     """The finished file of each node; those that are not there yet come from one pass."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +188,7 @@ def _collect(
     needed -= sum(path.stat().st_blocks * 512 for path in parts.values() if path.exists())  # what is written of it
     check_room(folder, needed, "the features", "pool them, keep them as float16, take fewer nodes or images")
     tallies = {
-        name: (name, Collect(path, len(samples), name, pool=pool, axis=channel_axis(nodes[name]), dtype=dtype))
+        name: (name, Collect(path, len(samples), name, pool=pool, axis=nodes[name].channel_axis, dtype=dtype))
         for name, path in parts.items()
     }
     try:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import fx
-
-from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 _RECTIFIERS = {"relu", "relu6", "hardswish", "hardsigmoid", "threshold"}
 _SMOOTH = {"gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "softplus", "softsign"}
@@ -15,39 +13,35 @@ _CLAMPS = {"hardtanh", "clamp", "clamp_min"}
 ELEMENTWISE = _RECTIFIERS | _SMOOTH | _SATURATING | _CLAMPS
 
 
-def activations(network: Network, *, mixing: bool = True) -> dict[str, fx.Node]:
+def activations(network: Network, *, mixing: bool = True) -> dict[str, Node]:
     """The nodes that apply an activation function, by name, in order of execution.
 
     mixing: with softmax and gated linear units, whose values are not functions of one operand value each.
     """
     known = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
-    return {name: node for name, node in network.nodes.items() if operator_name(node).rstrip("_") in known}
+    return {name: node for name, node in network.nodes.items() if node.operator.rstrip("_") in known}
 
 
-def operand(network: Network, node: fx.Node, *, mixing: bool = True) -> fx.Node:
+def operand(network: Network, node: Node, *, mixing: bool = True) -> Node:
     """The node in front of the activation function that `node` applies; `node` itself where it applies none.
 
     mixing: go back over a softmax too, to the class scores. A function of the input itself stays, as does one that
     changes the shape.
     """
     known = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
-    while operator_name(node).rstrip("_") in known:
+    while node.operator.rstrip("_") in known:
         before = node.args[0] if node.args else None
-        if (
-            not isinstance(before, fx.Node)
-            or before.op == "placeholder"
-            or before.meta.get("name") not in network.nodes
-        ):
+        if not isinstance(before, Node) or before.op == "placeholder" or before.name not in network.nodes:
             break
-        if shape_of(before) != shape_of(node):
+        if before.full_shape != node.full_shape:
             break
         node = before
     return node
 
 
-def rectifies(node: fx.Node) -> bool:
+def rectifies(node: Node) -> bool:
     """Whether the node's function sends a whole interval to exactly zero."""
-    kind = operator_name(node)
+    kind = node.operator
     if kind in _CLAMPS:
         low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", node.kwargs.get("min"))
         return isinstance(low, int | float) and low == 0

@@ -63,10 +63,15 @@ def name_nodes(graph: fx.GraphModule) -> None:
             node.meta["name"] = node.op
 
 
+def module_paths(node: fx.Node) -> tuple[str, ...]:
+    """Paths of the modules that hold `node`, outermost first; the root's is empty."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return tuple(path for path, _ in stack.values())
+
+
 def module_path(node: fx.Node) -> str:
     """Path of the innermost module that holds `node`; empty at the root."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return list(stack.values())[-1][0] if stack else ""
+    return (module_paths(node) or ("",))[-1]
 
 
 def operator_name(node: fx.Node) -> str:
@@ -81,35 +86,6 @@ def operator_name(node: fx.Node) -> str:
 def is_tensor(node: fx.Node) -> bool:
     """Whether the node's value is one tensor (and not a size, a list or a tuple)."""
     return isinstance(node.meta.get("val"), Tensor)
-
-
-def shape_of(node: fx.Node, batch: int = 1) -> tuple[int, ...]:
-    """Shape of the node's value for a batch of `batch`."""
-    known: dict[int, tuple[int, ...]] = node.meta.setdefault("shapes", {})
-    if batch not in known:
-        known[batch] = tuple(_size(size, batch) for size in node.meta["val"].shape)
-    return known[batch]
-
-
-def _size(size: Any, batch: int) -> int:
-    expression = getattr(getattr(size, "node", None), "expr", None)
-    return int(size) if expression is None else int(expression.subs({s: batch for s in expression.free_symbols}))
-
-
-def batch_first(node: fx.Node) -> bool:
-    """Whether the first axis of the node's value counts the images, one each, and no other axis does."""
-    return isinstance(node.meta.get("val"), Tensor) and shape_of(node, 3) == (3, *shape_of(node)[1:])
-
-
-def data_nodes(graph: fx.GraphModule) -> set[fx.Node]:
-    """The nodes whose value depends on the content of the input (and not on its batch size alone)."""
-    found: set[fx.Node] = set()
-    for node in graph.graph.nodes:
-        if node.op == "placeholder" or (
-            any(parent in found for parent in node.all_input_nodes) and "sym_size" not in str(node.target)
-        ):
-            found.add(node)
-    return found
 
 
 def _restore_batch_norm(graph: fx.GraphModule) -> None:

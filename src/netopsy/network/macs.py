@@ -7,11 +7,10 @@ floating-point operations is twice that of a graph.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from torch import fx
-
-from netopsy.network.graph import is_tensor, operator_name, shape_of
+from netopsy.network.node import Node
 
 CONVOLUTIONS = {f"{name}{n}d": name for name in ("conv", "conv_transpose") for n in (1, 2, 3)} | {"convolution": "conv"}
 # operator -> position of its first factor
@@ -19,44 +18,33 @@ _PRODUCTS = {"matmul": 0, "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "bad
 PRODUCTS = {*CONVOLUTIONS, *_PRODUCTS, "linear", "einsum", "scaled_dot_product_attention"}
 
 
-def node_macs(node: fx.Node) -> int:
+def node_macs(node: Node) -> int:
     """Multiply-accumulates of one node for a batch of one; 0 where it multiplies no matrices."""
-    name = operator_name(node)
-    if node.op != "call_function" or name not in PRODUCTS or not is_tensor(node):
+    name = node.operator
+    if node.op != "call_function" or name not in PRODUCTS or not node.is_tensor:
         return 0
     inputs: list[Any] = list(node.args)
-    output = math.prod(shape_of(node))
+    output = math.prod(node.full_shape)
     if name in CONVOLUTIONS:
-        x, weight = shape_of(inputs[0]), shape_of(argument(node, "weight"))
-        transposed = name.startswith("conv_transpose") or bool(argument(node, "transposed"))
+        x, weight = inputs[0].full_shape, node.argument("weight").full_shape
+        transposed = name.startswith("conv_transpose") or bool(node.argument("transposed"))
         # a transposed convolution spreads each input value over one window, a plain one gathers each output from one
         return (math.prod(x) if transposed else output) * math.prod(weight[1:])
     if name == "linear":
-        return output * shape_of(argument(node, "weight"))[-1]
+        return output * node.argument("weight").full_shape[-1]
     if name == "einsum":
-        return _einsum(str(inputs[0]), [shape_of(x) for x in inputs[1]])
+        return _einsum(str(inputs[0]), [x.full_shape for x in inputs[1]])
     if name == "scaled_dot_product_attention":
-        query, key, value = (shape_of(x) for x in inputs[:3])
+        query, key, value = (x.full_shape for x in inputs[:3])
         pairs = math.prod(query[:-1]) * key[-2]
         return pairs * query[-1] + pairs * value[-1]
-    first = shape_of(inputs[_PRODUCTS[name]])
+    first = inputs[_PRODUCTS[name]].full_shape
     return (output if name != "addbmm" else output * first[0]) * first[-1]
 
 
-def graph_macs(graph: fx.GraphModule) -> int:
-    """Multiply-accumulates of the whole forward pass for one input, products of two activations included."""
-    return sum(node_macs(node) for node in graph.graph.nodes)
-
-
-def argument(node: fx.Node, name: str) -> Any:
-    """The argument called `name` in the schema of the node's operator: given, or its default, or None."""
-    schema = getattr(node.target, "_schema", None)
-    if name in node.kwargs:
-        return node.kwargs[name]
-    for i, entry in enumerate(schema.arguments if schema else ()):
-        if entry.name == name:
-            return node.args[i] if i < len(node.args) else entry.default_value
-    return None
+def graph_macs(nodes: Iterable[Node]) -> int:
+    """Multiply-accumulates of `nodes` for one input, products of two activations included."""
+    return sum(node_macs(node) for node in nodes)
 
 
 def _einsum(formula: str, shapes: list[tuple[int, ...]]) -> int:

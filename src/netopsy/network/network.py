@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from netopsy.errors import NetworkError, UnknownLayer, nearest
-from netopsy.network.graph import data_nodes, export_graph, is_tensor, shape_of
+from netopsy.network.graph import export_graph
 from netopsy.network.layers import Layer, find_layers
+from netopsy.network.node import Node
 from netopsy.network.origins import restore_names
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.program import Program, read_program
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -25,6 +27,9 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+_OF_THE_CODE = ("structure", "program", "nodes", "layers", "output")  # what is the same whatever the weights
 
 
 class Network:
@@ -56,17 +61,19 @@ class Network:
         return hashlib.sha256(self.graph.code.encode()).hexdigest()
 
     @cached_property
-    def nodes(self) -> dict[str, fx.Node]:
+    def program(self) -> Program:
+        """The graph read once: a record of each node, parameters, sizes and lists included."""
+        return read_program(self.graph, self.tensors)
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
         """Every operation whose value is one tensor that depends on the input, by name, in order of execution."""
-        data = data_nodes(self.graph)
-        return {
-            n.meta["name"]: n for n in self.graph.graph.nodes if n in data and (n.op == "placeholder" or is_tensor(n))
-        }
+        return {node.name: node for node in self.program.nodes if node.from_input and node.is_tensor}
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The weight-bearing layers in order of execution."""
-        return find_layers(self.graph, self.tensors)
+        return find_layers(self.program.nodes, self.tensors)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -86,30 +93,29 @@ class Network:
     def to(self, place: torch.device | str | torch.dtype) -> Network:
         """Move the module to a device or type; the graph, which names both, is exported again when next asked for."""
         self.module.to(place)
-        for name in ("graph", "structure", "nodes", "layers", "output", "digest"):
+        for name in ("graph", "structure", "program", "nodes", "layers", "output", "digest"):
             self.__dict__.pop(name, None)
         return self
 
     @cached_property
     def output(self) -> str:
         """Name of the node whose value is the network's (first) output."""
-        (node,) = (n for n in self.graph.graph.nodes if n.op == "output")
-        value = node.all_input_nodes[0]
-        if "name" not in value.meta or value.meta["name"] not in self.nodes:
+        value = self.program.output.inputs[0]
+        if value.name not in self.nodes:
             raise NetworkError(f"{self.name} does not return a tensor that depends on its input.")
-        return value.meta["name"]
+        return value.name
 
     @property
     def classes(self) -> int:
         """Number of outputs (the size of the output's last axis)."""
-        return shape_of(self.nodes[self.output])[-1]
+        return self.nodes[self.output].full_shape[-1]
 
     @cached_property
     def digest(self) -> str:
         """`digest_of` all parameters and buffers."""
         return digest_of(self.tensors)
 
-    def node(self, name: str) -> fx.Node:
+    def node(self, name: str) -> Node:
         """The node called `name`; a layer's name gives its first call, a module's path the last operation inside."""
         if name in self.nodes:
             return self.nodes[name]
@@ -149,12 +155,12 @@ class Network:
             for key, value in tensors.items():
                 own[key].copy_(value)
         copied = Network(name or self.name, module, self.preprocessing, dict(self.provenance))
-        # known of this one, true of the copy: an export takes seconds
-        copied.__dict__ |= {key: self.__dict__[key] for key in ("structure", "layers") if key in self.__dict__}
+        # read of this one, true of the copy: an export takes seconds
+        copied.__dict__ |= {key: self.__dict__[key] for key in _OF_THE_CODE if key in self.__dict__}
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent to another process: nodes of a graph do not survive it, so they are made anew there."""
+        """What is sent to another process: the program, which is made for it; an exported graph does not survive it."""
         return {key: value for key, value in self.__dict__.items() if key not in ("graph", "nodes")}
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Names of the nodes of a module that was itself made from a graph: those that they have there."""
+"""Modules made from a part of a network's graph: their nodes keep the names that they have there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from netopsy.network.graph import is_tensor, module_path, operator_name
+from netopsy.network.graph import is_tensor, module_path, module_paths, operator_name
+from netopsy.network.node import Node
 
 ORIGINS = "origins"
 _SAME = {"reshape": "view", "unsafe_view": "view"}
@@ -14,10 +15,34 @@ _SAME = {"reshape": "view", "unsafe_view": "view"}
 Origin = tuple[str, str, tuple[str, ...]]  # name, operator, paths of the modules around it
 
 
-def origin(node: fx.Node) -> Origin:
+def origin(node: Node) -> Origin:
     """What a node is called, what it does and where it lies."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return node.meta["name"], _kind(node), tuple(path for path, _ in stack.values())
+    return node.name, _kind(node.operator), node.modules
+
+
+class Section(fx.GraphModule):
+    """A module made from a part of a network's program; it keeps the names of its nodes, also in another process."""
+
+    @classmethod
+    def of(cls, root: nn.Module, graph: fx.Graph, nodes: list[Origin], new: dict[str, Origin]) -> Section:
+        """The module of `graph`, whose parameters and modules lie in `root`.
+
+        nodes: origins of the tensors that it makes, in order. new: by its path, each new module's: the node that it
+        stands in for.
+        """
+        made = cls(root, graph, "Section")
+        made.meta[ORIGINS] = {"nodes": nodes, "new": new}
+        return made
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (super().__reduce__(), dict(self.meta))
+
+
+def _rebuilt(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
+    plain = reduced[0](*reduced[1])
+    made = Section(plain, plain.graph, "Section")
+    made.meta = meta
+    return made.train(plain.training)
 
 
 def restore_names(graph: fx.GraphModule, module: nn.Module) -> None:
@@ -32,17 +57,17 @@ def restore_names(graph: fx.GraphModule, module: nn.Module) -> None:
     nodes = [n for n in graph.graph.nodes if n.op == "call_function" and is_tensor(n)]
     new = {n: path for n in nodes for path in kept["new"] if f"{module_path(n)}.".startswith(f"{path}.")}
     old = [n for n in nodes if n not in new]
-    if [_kind(n) for n in old] != [kind for _, kind, _ in kept["nodes"]]:
+    if [_kind(operator_name(n)) for n in old] != [kind for _, kind, _ in kept["nodes"]]:
         return
     for node, (name, _, paths) in zip(old, kept["nodes"], strict=True):
         node.meta["name"] = name
         node.meta["nn_module_stack"] = {path: (path, None) for path in paths}
     for node, path in new.items():
         around = [p for p in kept["new"][path][2] if not p or f"{path}.".startswith(f"{p}.")]
-        own = [p for p, _ in (node.meta.get("nn_module_stack") or {}).values() if p]
+        own = [p for p in module_paths(node) if p]
         node.meta["nn_module_stack"] = {p: (p, None) for p in dict.fromkeys([*around, *own])}
 
 
-def _kind(node: fx.Node) -> str:
-    name = operator_name(node).rstrip("_")
+def _kind(operator: str) -> str:
+    name = operator.rstrip("_")
     return _SAME.get(name, name)

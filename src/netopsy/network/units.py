@@ -6,16 +6,12 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import fx
-
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.activations import activations
-from netopsy.network.graph import batch_first, data_nodes, operator_name, shape_of
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.network.windows.field import Box, receptive_field
 
-_LAST_AXIS = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
-_AXIS_ONE = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "batch_norm", "group_norm"}
 _NORMS = {"batch_norm", "group_norm", "instance_norm"}
 
 
@@ -46,10 +42,10 @@ def find_unit(network: Network, unit: UnitLike) -> Unit:
     """
     node, channel, place = _parts(unit)
     found = network.node(node)
-    name = found.meta["name"]
-    if len(shape_of(found)) < 2 or not batch_first(found):
+    name = found.name
+    if not found.per_sample or not found.shape:
         raise UnknownLayer(
-            f"node '{name}' of {network.name} has no units of one image each (shape {shape_of(found)} for one image); "
+            f"node '{name}' of {network.name} has no units of one image each (shape {found.full_shape} for one image); "
             "choose the node before or behind it."
         )
     number, grid = channels(found), places(found)
@@ -87,63 +83,21 @@ def _whole(number: str | int) -> int:
     return int(number) if isinstance(number, str) else operator.index(number)
 
 
-def channel_axis(node: fx.Node) -> int:
-    """Where the units of `node` are: last (-1) behind a linear map or a layer norm, 1 behind a convolution.
-
-    Where axes are permuted on the way from there, the units go with them.
-    """
-    current, axis, moves = node, 1, []
-    while current.op == "call_function":
-        kind = operator_name(current)
-        if kind in _LAST_AXIS:
-            axis = -1
-        if kind in _LAST_AXIS | _AXIS_ONE or not current.all_input_nodes:
-            break
-        if kind in ("permute", "transpose"):
-            moves.append(_order(current))
-        current = _source(current)
-    for order in reversed(moves):
-        axis = order.index(axis % len(order))
-        axis = -1 if axis == len(order) - 1 > 1 else axis
-    return axis
-
-
-def _order(node: fx.Node) -> list[int]:
-    """Which axis of its operand each axis of a permuting node is."""
-    rank = len(shape_of(node))
-    if operator_name(node) == "permute":
-        return [int(axis) % rank for axis in node.args[1]]  # type: ignore[union-attr, arg-type]
-    order = list(range(rank))
-    first, second = (int(axis) for axis in node.args[1:3])  # type: ignore[arg-type]
-    order[first], order[second] = order[second], order[first]
-    return order
-
-
-def _source(node: fx.Node) -> fx.Node:
-    """The first operand that depends on the input, else the first one."""
-    if "data" not in node.meta:
-        module = node.graph.owning_module
-        known = data_nodes(module) if module is not None else set()
-        for other in node.graph.nodes:
-            other.meta["data"] = other in known
-    return next((operand for operand in node.all_input_nodes if operand.meta["data"]), node.all_input_nodes[0])
-
-
-def channels(node: fx.Node) -> int:
+def channels(node: Node) -> int:
     """Number of units of `node`, a channel at all its places counted once."""
-    return shape_of(node)[channel_axis(node)]
+    return node.full_shape[node.channel_axis]
 
 
-def places(node: fx.Node) -> tuple[int, ...]:
+def places(node: Node) -> tuple[int, ...]:
     """The grid of places of each channel: (height, width) of a map, (tokens,) of a sequence, () of neurons."""
-    shape = list(shape_of(node)[1:])
+    shape = list(node.full_shape[1:])
     if shape:
-        axis = channel_axis(node)
+        axis = node.channel_axis
         shape.pop(axis - 1 if axis > 0 else axis)
     return tuple(shape)
 
 
-def middle(node: fx.Node) -> tuple[int, ...]:
+def middle(node: Node) -> tuple[int, ...]:
     """The place in the middle of the node's grid, of two the latter."""
     return tuple(size // 2 for size in places(node))
 
@@ -177,7 +131,7 @@ def unit_field(network: Network, unit: Unit, *, cut: bool = True) -> Box:
     return field.at(*divmod(flat_place(unit.place, grid), field.grid[1]), cut=cut)
 
 
-def unit_nodes(network: Network) -> dict[str, fx.Node]:
+def unit_nodes(network: Network) -> dict[str, Node]:
     """The nodes whose values are what the layers say: by name, in order of execution.
 
     Every elementwise activation, and every weight-bearing layer (with the norm behind it) that none follows directly;
@@ -187,54 +141,32 @@ def unit_nodes(network: Network) -> dict[str, fx.Node]:
     for layer in network.layers:
         for name in layer.nodes:
             node = network.nodes[name]
-            while len(node.users) == 1 and operator_name(follower := next(iter(node.users))) in _NORMS:
+            while len(node.users) == 1 and (follower := node.users[0]).operator in _NORMS:
                 node = follower
-            if not any(user.meta.get("name") in chosen for user in node.users):
-                chosen.add(node.meta["name"])
-    return {
-        name: node
-        for name, node in network.nodes.items()
-        if name in chosen and batch_first(node) and len(shape_of(node)) > 1
-    }
+            if not any(user.name in chosen for user in node.users):
+                chosen.add(node.name)
+    return {name: node for name, node in network.nodes.items() if name in chosen and node.per_sample and node.shape}
 
 
-def hidden_nodes(network: Network) -> dict[str, fx.Node]:
+def hidden_nodes(network: Network) -> dict[str, Node]:
     """The unit nodes behind the first weight-bearing layer and in front of the last one, whose units are the classes.
 
     Empty where there is a single layer. The last layer may make maps that are averaged into the output later.
     """
     last = network.layers[-1].name if network.layers else ""
-    return {name: node for name, node in unit_nodes(network).items() if weight_layer(network, node) not in (last, "")}
+    return {name: node for name, node in unit_nodes(network).items() if node.layer not in (last, "")}
 
 
-def activation_nodes(network: Network) -> dict[str, fx.Node]:
+def activation_nodes(network: Network) -> dict[str, Node]:
     """The unit nodes that apply an activation function, so that their units are on or off; all of them without any."""
     known, nodes = activations(network, mixing=False), unit_nodes(network)
     return {name: node for name, node in nodes.items() if name in known} or nodes
 
 
-def last_map(nodes: Mapping[str, fx.Node]) -> str | None:
+def last_map(nodes: Mapping[str, Node]) -> str | None:
     """The last of `nodes` whose units have several places, else the last one: where a study looks that is told nothing.
 
     nodes: by name, in order of execution. None where there is none.
     """
     names = list(nodes)[::-1]
     return next((name for name in names if max(places(nodes[name]), default=1) > 1), names[0] if names else None)
-
-
-def weight_layer(network: Network, node: fx.Node) -> str:
-    """Name of the last weight-bearing layer in front of `node`; empty where there is none."""
-    owners = {call: layer.name for layer in network.layers for call in layer.nodes}
-    order = {name: position for position, name in enumerate(network.nodes)}
-    found: set[str] = set()
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        name = current.meta["name"]
-        if name in owners:
-            found.add(name)
-        elif current not in seen:
-            seen.add(current)
-            stack.extend(current.all_input_nodes)
-    return owners[max(found, key=order.__getitem__)] if found else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.backproject.batching import Job, batches
 from netopsy.engine.backproject.reverse import needed, reverse
@@ -17,9 +17,9 @@ from netopsy.engine.backproject.tree import Tree, Trunk
 from netopsy.engine.interpreter import plan
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations
-from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit
+from netopsy.network.node import Node
+from netopsy.network.units import Unit, UnitLike, find_unit
 from netopsy.network.windows.field import Box
 
 
@@ -122,10 +122,10 @@ def trace(
 def _back(
     tree: Tree,
     group: list[Job],
-    values: dict[fx.Node, Any],
+    values: dict[Node, Any],
     rule: Rule,
     begin: str,
-    weights: dict[fx.Node, Tensor],
+    weights: dict[Node, Tensor],
     result: Trace,
 ) -> None:
     """Send one batch of units back and note what comes."""
@@ -148,7 +148,7 @@ def start_at(trees: Sequence[Tree], units: Sequence[Unit], value: Tensor, begin:
     """
     target = trees[0].trunk.target
     start, activations = torch.zeros_like(value), []
-    axis = channel_axis(target) % value.ndim - 1
+    axis = target.channel_axis % value.ndim - 1
     for row, (tree, unit) in enumerate(zip(trees, units, strict=True)):
         place, box = unit.place or (), tree.box(target)
         if tree.trunk.maps and box is not None:
@@ -170,7 +170,7 @@ def _strongest(network: Network, unit: Unit, value: Tensor) -> Unit:
     """The unit at the place where `value`, (*node without the batch), is largest in its channel."""
     if unit.place is not None:
         return unit
-    one = value.select(channel_axis(network.nodes[unit.node]) % (value.ndim + 1) - 1, unit.channel)
+    one = value.select(network.nodes[unit.node].channel_axis % (value.ndim + 1) - 1, unit.channel)
     return Unit(unit.node, unit.channel, tuple(int(p) for p in torch.unravel_index(one.argmax(), one.shape)))
 
 
@@ -196,15 +196,15 @@ def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Tra
     met = {name: node for name, node in activations(network).items() if node in inside}
     treated = [name for name, node in met.items() if rule.treats(node)]
     if rule.needs_activations and not treated:
-        kinds = ", ".join(sorted({operator_name(node) for node in met.values()}))
+        kinds = ", ".join(sorted({node.operator for node in met.values()}))
         has = f"only {kinds}, which it does not know: use the rule 'guided'" if met else "no activation: use 'gradient'"
         raise SettingsError(
-            f"the rule '{rule.name}' acts on activations, and between the image and '{trunk.target.meta['name']}' of "
+            f"the rule '{rule.name}' acts on activations, and between the image and '{trunk.target.name}' of "
             f"{network.name} there is {has}."
         )
     for name in treated:
         result.touched[name] = result.touched.get(name, 0) + count
-    result.untreated |= {name: operator_name(node) for name, node in met.items() if name not in treated}
+    result.untreated |= {name: node.operator for name, node in met.items() if name not in treated}
 
 
 def checked_images(network: Network, images: Any) -> Tensor:

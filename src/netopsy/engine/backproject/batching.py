@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.backproject.tree import Tree, Trunk
-from netopsy.network.graph import shape_of
+from netopsy.network.node import Node
 from netopsy.network.units import Unit
 
 _WHOLE = 0.7  # share of a trunk's multiply-accumulates from which on nothing is cut
@@ -30,10 +30,10 @@ class Job(NamedTuple):
     tree: Tree
 
 
-Prepared = tuple[list[Job], Tree, dict[fx.Node, Any]]
+Prepared = tuple[list[Job], Tree, dict[Node, Any]]
 
 
-def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.Node]) -> Iterator[Prepared]:
+def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[Node]) -> Iterator[Prepared]:
     """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
     wanted = {*keep, trunk.target}
     if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
@@ -51,7 +51,7 @@ def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[fx.N
             yield some, tree, tree.forward(_laid_out(crops), wanted)
 
 
-def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node]) -> Iterator[Prepared]:
+def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[Node]) -> Iterator[Prepared]:
     whole = trunk.tree()
     by_image: dict[int, list[Job]] = {}
     for job in jobs:
@@ -71,11 +71,12 @@ def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[fx.Node])
                 yield part, tree, {node: _gather(values[node], node, part, rows) for node in wanted}
 
 
-def _gather(value: Tensor, node: fx.Node, jobs: list[Job], rows: list[int]) -> Tensor:
+def _gather(value: Tensor, node: Node, jobs: list[Job], rows: list[int]) -> Tensor:
     """The jobs' boxes of one node, as a batch; a view where one job or the whole value allows it."""
     boxes = [job.tree.box(node) for job in jobs]
     if boxes[0] is None or all(box == (0, 0, *value.shape[-2:]) for box in boxes):
-        axis = next(i for i, (a, b) in enumerate(zip(shape_of(node, 2), shape_of(node, 3), strict=True)) if a != b)
+        axis = node.batch_axis
+        assert axis is not None
         if rows == list(range(value.shape[axis])):
             return value
         if len(set(rows)) == 1:
@@ -89,14 +90,9 @@ def _gather(value: Tensor, node: fx.Node, jobs: list[Job], rows: list[int]) -> T
     return torch.cat(cuts, out=batch)
 
 
-def _by_image(node: fx.Node) -> bool:
+def _by_image(node: Node) -> bool:
     """Whether one axis of the value counts the images, so that a unit's can be picked out."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return False
-    one, two = shape_of(node, 2), shape_of(node, 3)
-    changed = [i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
-    return len(changed) == 1 and one[changed[0]] == 2 and (changed[0] == 0 or len(one) < 4)
+    return node.batch_axis is not None and (node.batch_axis == 0 or len(node.full_shape) < 4)
 
 
 def _alike(jobs: list[Job]) -> list[list[Job]]:
@@ -127,7 +123,5 @@ def _chunks(jobs: list[Job], tree: Tree, device: torch.device) -> Iterator[list[
 
 def _room(tree: Tree, device: torch.device) -> int:
     """Units a batch: bounds the memory, and keeps the largest value in the cache."""
-    largest = max(
-        torch.Size(tree.size(node)).numel() for node in tree.trunk.data if isinstance(node.meta["val"], Tensor)
-    )
+    largest = max(torch.Size(tree.size(node)).numel() for node in tree.trunk.data if node.is_tensor)
     return max(1, _VALUES.get(device.type, _VALUES["cuda"]) // largest)

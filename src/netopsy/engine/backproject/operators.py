@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.backproject.receptive import stepping
 from netopsy.network.graph import aten
-from netopsy.network.macs import argument
+from netopsy.network.node import Node
 
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]  # left, right, top, bottom
@@ -116,30 +116,30 @@ class Slice:
 Operator = Convolution | MaxPool | AveragePool | Slice
 
 
-def operator_of(node: fx.Node) -> Operator | None:
+def operator_of(node: Node) -> Operator | None:
     """The node's windowed operator; None where it is none."""
     if node.target is aten.conv2d.default:
-        return Convolution(_pair(argument(node, "stride")), _pair(argument(node, "dilation")), argument(node, "groups"))
+        return Convolution(_pair(node.argument("stride")), _pair(node.argument("dilation")), node.argument("groups"))
     steps = stepping(node)
     if steps is not None:
         return Slice((steps[0][1], steps[1][1]))
     if node.target not in (aten.max_pool2d.default, aten.avg_pool2d.default):
         return None
-    kernel = _pair(argument(node, "kernel_size"))
-    stride = _pair(argument(node, "stride") or kernel)
+    kernel = _pair(node.argument("kernel_size"))
+    stride = _pair(node.argument("stride") or kernel)
     if node.target is aten.max_pool2d.default:
-        return MaxPool(kernel, stride, _pair(argument(node, "dilation")))
-    return AveragePool(kernel, stride, argument(node, "divisor_override") or kernel[0] * kernel[1])
+        return MaxPool(kernel, stride, _pair(node.argument("dilation")))
+    return AveragePool(kernel, stride, node.argument("divisor_override") or kernel[0] * kernel[1])
 
 
-def parameters_of(node: fx.Node) -> tuple[Any, ...]:
+def parameters_of(node: Node) -> tuple[Any, ...]:
     """The nodes of a convolution's weight and bias (None where there is no bias); none of a pooling."""
-    return (argument(node, "weight"), argument(node, "bias")) if node.target is aten.conv2d.default else ()
+    return (node.argument("weight"), node.argument("bias")) if node.target is aten.conv2d.default else ()
 
 
-def factors(parameters: Sequence[Any], values: Mapping[fx.Node, Any]) -> tuple[Any, ...]:
+def factors(parameters: Sequence[Any], values: Mapping[Node, Any]) -> tuple[Any, ...]:
     """Values of `parameters_of` a node."""
-    return tuple(values[a] if isinstance(a, fx.Node) else a for a in parameters)
+    return tuple(values[a] if isinstance(a, Node) else a for a in parameters)
 
 
 def _edged(x: Tensor, padding: Padding) -> Tensor:

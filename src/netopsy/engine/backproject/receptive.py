@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
 
-from netopsy.network.graph import aten, batch_first, operator_name, shape_of
-from netopsy.network.macs import argument
+from netopsy.network.graph import aten
+from netopsy.network.node import Node
 
 
 @dataclass(frozen=True)
@@ -34,25 +33,25 @@ _KEEPING = {"view", "reshape", "unsafe_view", "squeeze", "unsqueeze", "clone", "
 _KEEPING |= {"slice", "permute", "expand", "avg_pool3d", "pad", "constant_pad_nd", "narrow", "to_copy", "prelu"}
 
 
-def is_spatial(node: fx.Node) -> bool:
+def is_spatial(node: Node) -> bool:
     """Whether the last two axes of the node's value can be those of an image."""
-    return batch_first(node) and len(shape_of(node)) >= 4
+    return node.per_sample and len(node.full_shape) >= 4
 
 
-def windows(node: fx.Node, data: Collection[fx.Node]) -> tuple[Window, Window] | None:
+def windows(node: Node) -> tuple[Window, Window] | None:
     """How the node reads its spatial operands, vertically and horizontally; None where it needs all of them."""
     if not is_spatial(node) or node.op != "call_function":
         return None
     target: Any = node.target
-    kind = operator_name(node)
+    kind = node.operator
     if target is aten.conv2d.default:
-        return _of(node, "weight", padding=argument(node, "padding"), dilation=argument(node, "dilation"))
+        return _of(node, "weight", padding=node.argument("padding"), dilation=node.argument("dilation"))
     if target is aten.max_pool2d.default:
-        return _of(node, "kernel_size", padding=argument(node, "padding"), dilation=argument(node, "dilation"))
+        return _of(node, "kernel_size", padding=node.argument("padding"), dilation=node.argument("dilation"))
     if target is aten.avg_pool2d.default:
         # at the edges the divisor depends on the place, unless padding counts and no window is cut
-        padding = _pair(argument(node, "padding") or 0)
-        if argument(node, "ceil_mode") or (any(padding) and argument(node, "count_include_pad") is False):
+        padding = _pair(node.argument("padding") or 0)
+        if node.argument("ceil_mode") or (any(padding) and node.argument("count_include_pad") is False):
             return None
         return _of(node, "kernel_size", padding=padding, dilation=1)
     if target is aten.batch_norm.default:
@@ -62,57 +61,57 @@ def windows(node: fx.Node, data: Collection[fx.Node]) -> tuple[Window, Window] |
         vertical, horizontal = (Window(1, step, -start) for start, step in steps)
         return vertical, horizontal
     pointwise = torch.Tag.pointwise in getattr(target, "tags", ())
-    return POINT if (pointwise or kind in _KEEPING) and _keeps(node, kind, data) else None
+    return POINT if (pointwise or kind in _KEEPING) and _keeps(node, kind) else None
 
 
-def stepping(node: fx.Node) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def stepping(node: Node) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """(start, step) vertically and horizontally of a slice x[..., start::step] of an image axis; None for others."""
-    if node.target is not aten.slice.Tensor or not is_spatial(node.all_input_nodes[0]):
+    if node.target is not aten.slice.Tensor or not is_spatial(node.inputs[0]):
         return None
-    axis, start, step = (argument(node, name) for name in ("dim", "start", "step"))
-    behind = axis % len(shape_of(node)) - len(shape_of(node)) + 2  # 0 vertical, 1 horizontal
+    axis, start, step = (node.argument(name) for name in ("dim", "start", "step"))
+    behind = axis % len(node.full_shape) - len(node.full_shape) + 2  # 0 vertical, 1 horizontal
     if behind < 0 or not isinstance(start or 0, int) or (start or 0) < 0:
         return None
     along = (start or 0, step)
     return (along, (0, 1)) if behind == 0 else ((0, 1), along)
 
 
-def _keeps(node: fx.Node, kind: str, data: Collection[fx.Node]) -> bool:
+def _keeps(node: Node, kind: str) -> bool:
     """Whether each place of the image axes is made from the same place of every operand."""
-    size = shape_of(node)[-2:]
-    for operand in node.all_input_nodes:
-        if not isinstance(operand.meta.get("val"), Tensor):
+    size = node.full_shape[-2:]
+    for operand in node.inputs:
+        if not operand.is_tensor:
             continue
-        shape = shape_of(operand)
-        if operand in data:
+        shape = operand.full_shape
+        if operand.from_input:
             same = is_spatial(operand) and shape[-2:] == size
             single = kind not in _KEEPING and all(n == 1 for n in shape[-2:])
             if not same and not (single and is_spatial(operand)):
                 return False
         elif kind != "prelu" and any(n != 1 for n in shape[-2:]):
             return False  # a constant picture would have to be cut for each unit
-    return _ARGUMENTS_KEEP.get(kind, lambda node, rank: True)(node, len(shape_of(node)))
+    return _ARGUMENTS_KEEP.get(kind, lambda node, rank: True)(node, len(node.full_shape))
 
 
-def _axis_in_front(node: fx.Node, rank: int) -> bool:
-    axis: Any = argument(node, "dim")
+def _axis_in_front(node: Node, rank: int) -> bool:
+    axis: Any = node.argument("dim")
     return axis % rank < rank - 2
 
 
-def _order_keeps(node: fx.Node, rank: int) -> bool:
+def _order_keeps(node: Node, rank: int) -> bool:
     order: Any = node.args[1]
     return [a % rank for a in order[-2:]] == [rank - 2, rank - 1]
 
 
-def _no_spatial_padding(node: fx.Node, rank: int) -> bool:
+def _no_spatial_padding(node: Node, rank: int) -> bool:
     amounts = node.args[1]
     return not any(amounts[:4]) if isinstance(amounts, list | tuple) else False
 
 
-def _flat_kernel(node: fx.Node, rank: int) -> bool:
-    stride = argument(node, "stride") or argument(node, "kernel_size")
-    sizes = (argument(node, "kernel_size"), stride, argument(node, "padding") or 0)
-    return [_pair(size) for size in sizes] == [(1, 1), (1, 1), (0, 0)] and not argument(node, "ceil_mode")
+def _flat_kernel(node: Node, rank: int) -> bool:
+    stride = node.argument("stride") or node.argument("kernel_size")
+    sizes = (node.argument("kernel_size"), stride, node.argument("padding") or 0)
+    return [_pair(size) for size in sizes] == [(1, 1), (1, 1), (0, 0)] and not node.argument("ceil_mode")
 
 
 _ARGUMENTS_KEEP: dict[str, Any] = {
@@ -126,10 +125,10 @@ _ARGUMENTS_KEEP: dict[str, Any] = {
 }
 
 
-def _of(node: fx.Node, size: str, padding: Any, dilation: Any) -> tuple[Window, Window] | None:
-    value = argument(node, size)
-    kernel = shape_of(value)[-2:] if isinstance(value, fx.Node) else _pair(value)
-    stride = argument(node, "stride")
+def _of(node: Node, size: str, padding: Any, dilation: Any) -> tuple[Window, Window] | None:
+    value = node.argument(size)
+    kernel = value.full_shape[-2:] if isinstance(value, Node) else _pair(value)
+    stride = node.argument("stride")
     if isinstance(padding, str) or stride is None or stride == []:
         stride = kernel if size == "kernel_size" else 1
     if isinstance(padding, str):
@@ -145,7 +144,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return values[-2:][0], values[-1]
 
 
-Windows = Mapping[fx.Node, tuple[Window, Window] | None]
+Windows = Mapping[Node, tuple[Window, Window] | None]
 
 
 @dataclass(frozen=True)
@@ -166,9 +165,9 @@ class Spans:
     signature: equal for two places whose stretches differ by shifts alone, so that their units can be one batch.
     """
 
-    first: dict[fx.Node, int]
-    length: dict[fx.Node, int]
-    reads: dict[tuple[fx.Node, fx.Node], Read]
+    first: dict[Node, int]
+    length: dict[Node, int]
+    reads: dict[tuple[Node, Node], Read]
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -184,13 +183,13 @@ class Link:
     its operands. operands: with the size of each and how it is read; None where one value serves all places.
     """
 
-    node: fx.Node
+    node: Node
     size: int | None
     sees_all: bool
-    operands: tuple[tuple[fx.Node, int, Window | None], ...]
+    operands: tuple[tuple[Node, int, Window | None], ...]
 
 
-def links(order: Sequence[fx.Node], windows: Windows, axis: int) -> list[Link]:
+def links(order: Sequence[Node], windows: Windows, axis: int) -> list[Link]:
     """The links of the data nodes that a target depends on, in order of execution.
 
     axis: 0 vertical, 1 horizontal.
@@ -198,23 +197,23 @@ def links(order: Sequence[fx.Node], windows: Windows, axis: int) -> list[Link]:
     found = []
     for node in order:
         window, spatial = windows[node], is_spatial(node)
-        size = shape_of(node)[-2 + axis] if spatial else None
+        size = node.full_shape[-2 + axis] if spatial else None
         operands = []
-        for operand in node.all_input_nodes:
+        for operand in node.inputs:
             if operand in windows and is_spatial(operand):
-                length = shape_of(operand)[-2 + axis]
+                length = operand.full_shape[-2 + axis]
                 how = None if window is None else window[axis]
                 # a single value of the operand serves all places of a pointwise node
                 broadcast = how == Window() and length == 1 != size
                 operands.append((operand, length, None if broadcast else how))
-        sees_all = window is None and (bool(node.all_input_nodes) or not spatial)
+        sees_all = window is None and (bool(node.inputs) or not spatial)
         found.append(Link(node, size, sees_all, tuple(operands)))
     return found
 
 
 def spans(links: Sequence[Link], places: tuple[int, int] | None = None) -> Spans:
     """The spans for the units at `places` (first, end) of the last of the links; for all its places by default."""
-    needed: dict[fx.Node, tuple[int, int]] = {}
+    needed: dict[Node, tuple[int, int]] = {}
     target = links[-1]
     if target.size is not None:
         needed[target.node] = (0, target.size) if places is None else places

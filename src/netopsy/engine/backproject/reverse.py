@@ -6,37 +6,37 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.backproject.operators import MaxPool, factors
 from netopsy.engine.backproject.rules import Rule
 from netopsy.engine.backproject.tree import SHAPED, Tree, call, norm_scale
 from netopsy.errors import NetworkError
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.graph import aten, batch_first, operator_name, shape_of
-from netopsy.network.macs import argument
+from netopsy.network.graph import aten
+from netopsy.network.node import Node
 
 Flow = Any  # a tensor; for a node that gives a list, {index: tensor}
-Visit = Callable[[fx.Node, Tensor], None]
+Visit = Callable[[Node, Tensor], None]
 _PASSED_ON = SHAPED - {"expand"} | {"squeeze", "unsqueeze", "clone", "contiguous", "alias", "dropout"}
 
 
-def needed(tree: Tree, rule: Rule) -> set[fx.Node]:
+def needed(tree: Tree, rule: Rule) -> set[Node]:
     """The nodes whose forward values the flow under `rule` reads."""
-    wanted: set[fx.Node] = set()
+    wanted: set[Node] = set()
     for node in tree.trunk.data[1:]:
-        kind = operator_name(node)
+        kind = node.operator
         if kind == "relu":
             wanted.add(node)
         elif not _linear(tree, node):
-            wanted.update(operand for operand in node.all_input_nodes if operand in tree.trunk.windows)
+            wanted.update(operand for operand in node.inputs if operand in tree.trunk.windows)
     return wanted
 
 
 def reverse(
     tree: Tree,
-    values: Mapping[fx.Node, Any],
-    constants: Mapping[fx.Node, Any],
+    values: Mapping[Node, Any],
+    constants: Mapping[Node, Any],
     start: Tensor,
     rule: Rule,
     visit: Visit | None = None,
@@ -46,7 +46,7 @@ def reverse(
     values: forward values of the `needed` nodes on their boxes. constants: the trunk's, with the weights that the flow
     meets. start: (batch, *target). visit: shown each node's flow on its box, before the node's own operator.
     """
-    flow: dict[fx.Node, Flow] = {tree.trunk.target: start}
+    flow: dict[Node, Flow] = {tree.trunk.target: start}
     source = tree.trunk.data[0]
     for node in reversed(tree.trunk.data[1:]):
         g = flow.pop(node, None)
@@ -61,10 +61,10 @@ def reverse(
 
 
 def _transposed(
-    tree: Tree, node: fx.Node, g: Flow, values: Mapping[fx.Node, Any], constants: Mapping[fx.Node, Any], rule: Rule
-) -> list[tuple[fx.Node, Flow]]:
+    tree: Tree, node: Node, g: Flow, values: Mapping[Node, Any], constants: Mapping[Node, Any], rule: Rule
+) -> list[tuple[Node, Flow]]:
     """The flow to each data operand of `node`, on the part of the operand that the node reads."""
-    kind = operator_name(node)
+    kind = node.operator
     operand: Any = node.args[0] if node.args else None
     if kind == "getitem":
         return [(operand, {node.args[1]: g})]
@@ -84,61 +84,61 @@ def _transposed(
         folded = operand in tree.trunk.folded
         return [(operand, g if folded else g * norm_scale(node, constants).reshape(-1, *[1] * (g.ndim - 2)))]
     if node.target is aten.linear.default:
-        return [(operand, g @ constants[node.args[1]])]  # type: ignore[index]
+        return [(operand, g @ constants[node.args[1]])]
     if kind == "add":
-        return [(part, g) for part in node.args]  # type: ignore[misc]
+        return [(part, g) for part in node.args]
     if kind == "cat":
         parts: Any = node.args[0]
-        pieces = g.split([shape_of(part)[argument(node, "dim")] for part in parts], argument(node, "dim"))
+        pieces = g.split([part.full_shape[node.argument("dim")] for part in parts], node.argument("dim"))
         return [(part, piece) for part, piece in zip(parts, pieces, strict=True) if part in tree.trunk.windows]
     return [(operand, g.reshape(-1, *_read_size(tree, node, operand)))]
 
 
-def _linear(tree: Tree, node: fx.Node) -> bool:
+def _linear(tree: Tree, node: Node) -> bool:
     """Whether the flow through `node` needs no forward values."""
-    kind, operand = operator_name(node), cast(fx.Node, node.args[0])
+    kind, operand = node.operator, cast(Node, node.args[0])
     if node.target is aten.linear.default:
         return node.args[1] not in tree.trunk.windows
     if node.target is aten.add.Tensor:
         return len(node.args) == 2 and not node.kwargs and all(_like(tree, node, part) for part in node.args)
     if kind == "cat":
-        return argument(node, "dim") != 0
+        return node.argument("dim") != 0
     if tree.trunk.operators[node] is not None:
         return node.target is not aten.max_pool2d.default
     if kind in _PASSED_ON:
-        return batch_first(node) and batch_first(operand)  # attention may hold the batch in another axis
+        return node.per_sample and operand.per_sample  # attention may hold the batch in another axis
     return node.target is aten.batch_norm.default or kind == "getitem"
 
 
-def _like(tree: Tree, node: fx.Node, part: Any) -> bool:
-    return isinstance(part, fx.Node) and part in tree.trunk.windows and shape_of(part) == shape_of(node)
+def _like(tree: Tree, node: Node, part: Any) -> bool:
+    return isinstance(part, Node) and part in tree.trunk.windows and part.full_shape == node.full_shape
 
 
-def _read_size(tree: Tree, node: fx.Node, operand: fx.Node) -> tuple[int, ...]:
+def _read_size(tree: Tree, node: Node, operand: Node) -> tuple[int, ...]:
     size, rows = tree.size(operand), tree.rows.reads.get((node, operand))
     return size if rows is None else (*size[:-2], rows.length, tree.columns.reads[node, operand].length)
 
 
 def _derivative(
-    tree: Tree, node: fx.Node, values: Mapping[fx.Node, Any], constants: Mapping[fx.Node, Any]
+    tree: Tree, node: Node, values: Mapping[Node, Any], constants: Mapping[Node, Any]
 ) -> Callable[[Tensor], Tensor]:
     """g -> g ds/dx at an activation."""
-    if operator_name(node) == "relu":
+    if node.operator == "relu":
         return lambda g: aten.threshold_backward(g, values[node], 0)
     return lambda g: _by_autograd(tree, node, g, values, constants)[0][1]
 
 
 def _by_autograd(
-    tree: Tree, node: fx.Node, g: Flow, values: Mapping[fx.Node, Any], constants: Mapping[fx.Node, Any]
-) -> list[tuple[fx.Node, Tensor]]:
+    tree: Tree, node: Node, g: Flow, values: Mapping[Node, Any], constants: Mapping[Node, Any]
+) -> list[tuple[Node, Tensor]]:
     """The derivative of any operator at its forward values."""
     local = tree.trunk.windows[node] is not None
-    data = [operand for operand in dict.fromkeys(node.all_input_nodes) if operand in tree.trunk.windows]
-    leaves: dict[fx.Node, Any] = {}
+    data = [operand for operand in dict.fromkeys(node.inputs) if operand in tree.trunk.windows]
+    leaves: dict[Node, Any] = {}
     for operand in data:
         value = tree.operand(node, operand, values[operand]) if local else values[operand]
         leaves[operand] = _leaf(value)
-    read = {**{n: constants[n] for n in node.all_input_nodes if n not in leaves}, **leaves}
+    read = {**{n: constants[n] for n in node.inputs if n not in leaves}, **leaves}
     with torch.enable_grad():
         made = call(node, read, tree.size(node)[-2:] if local else ())
     outputs, flows = ([made], [g]) if isinstance(g, Tensor) else ([made[i] for i in g], list(g.values()))
@@ -151,10 +151,10 @@ def _by_autograd(
         if "not implemented" not in str(error):
             raise
         raise NetworkError(
-            f"nothing goes back through '{node.meta['name']}': torch has no derivative of {operator_name(node)}; "
+            f"nothing goes back through '{node.name}': torch has no derivative of {node.operator}; "
             "choose units in front of it."
         ) from error
-    found: list[tuple[fx.Node, Any]] = []
+    found: list[tuple[Node, Any]] = []
     for operand, value in leaves.items():
         parts = {i: next(gradients) for i, leaf in enumerate(_flat(value)) if leaf.requires_grad}
         if parts:
@@ -185,7 +185,7 @@ def _uneven(flow: Flow) -> Flow:
     return flow * (strength + 0.5).to(flow.device)
 
 
-def _add(tree: Tree, flow: dict[fx.Node, Flow], node: fx.Node, operand: fx.Node, part: Flow) -> None:
+def _add(tree: Tree, flow: dict[Node, Flow], node: Node, operand: Node, part: Flow) -> None:
     """Add what came through `node` to the operand's flow."""
     if isinstance(part, dict):
         whole = flow.setdefault(operand, {})

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.errors import SettingsError, nearest
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 RuleName = Literal["gradient", "deconvnet", "masked", "guided", "masked_random"]
 # s(x) is 0 or x (or a constant) on stretches: its derivative is the binary mask r of the paper
@@ -72,9 +72,9 @@ class Rule:
     signed: bool = True
     needs_activations: bool = False
 
-    def treats(self, node: fx.Node) -> bool:
+    def treats(self, node: Node) -> bool:
         """Whether the rule knows this activation."""
-        return operator_name(node) in self.acts_on
+        return node.operator in self.acts_on
 
 
 GRADIENT = Rule("gradient", keep_derivative)

@@ -8,15 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.backproject.operators import Convolution, Operator, factors, operator_of, parameters_of
 from netopsy.engine.backproject.receptive import Read, Spans, Window, is_spatial, links, spans, windows
-from netopsy.engine.interpreter import ANY_LAYOUT, constant
-from netopsy.network.graph import aten, data_nodes, operator_name, shape_of
+from netopsy.engine.interpreter import ANY_LAYOUT
+from netopsy.network.graph import aten
 from netopsy.network.macs import node_macs
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis
+from netopsy.network.node import Node
 
 SHAPED = {"view", "reshape", "unsafe_view", "expand"}  # operators whose second argument is the shape to give
 
@@ -31,24 +31,23 @@ class Trunk:
 
     def __init__(self, network: Network, target: str) -> None:
         self.network, self.target = network, network.node(target)
-        needed: set[fx.Node] = set()
+        needed: set[Node] = set()
         stack = [self.target]
         while stack:
             node = stack.pop()
             if node not in needed:
                 needed.add(node)
-                stack.extend([] if "sym_size" in str(node.target) else node.all_input_nodes)
-        self.order = [node for node in network.graph.graph.nodes if node in needed]
-        data = data_nodes(network.graph)
-        self.data = [node for node in self.order if node in data]
-        self.windows: dict[fx.Node, tuple[Window, Window] | None] = {node: windows(node, data) for node in self.data}
-        self.operators: dict[fx.Node, Operator | None] = {
+                stack.extend([] if node.is_batch_size else node.inputs)
+        self.order = [node for node in network.program.nodes if node in needed]
+        self.data = [node for node in self.order if node.from_input]
+        self.windows: dict[Node, tuple[Window, Window] | None] = {node: windows(node) for node in self.data}
+        self.operators: dict[Node, Operator | None] = {
             node: operator_of(node) if self.windows[node] is not None else None for node in self.data
         }
         self.parameters = {node: parameters_of(node) for node, operator in self.operators.items() if operator}
         self._links = [links(self.data, self.windows, axis) for axis in (0, 1)]
         self._spans: tuple[dict[tuple[int, int] | None, Spans], ...] = ({}, {})
-        self.maps = is_spatial(self.target) and len(shape_of(self.target)) == 4 and channel_axis(self.target) == 1
+        self.maps = is_spatial(self.target) and len(self.target.full_shape) == 4 and self.target.channel_axis == 1
 
     def tree(self, place: tuple[int, ...] | None = None) -> Tree:
         """The tree of the units at `place` (y, x) of a map in (batch, channel, y, x); of all units where it is None."""
@@ -62,21 +61,21 @@ class Trunk:
         return self._spans[axis][places]
 
     @cached_property
-    def macs(self) -> dict[fx.Node, int]:
+    def macs(self) -> dict[Node, int]:
         """Multiply-accumulates of each data node on the whole image."""
         return {node: node_macs(node) for node in self.data}
 
     @cached_property
-    def plain(self) -> dict[fx.Node, Tensor]:
+    def plain(self) -> dict[Node, Tensor]:
         """The network's parameters and buffers by their nodes, as they lie in memory."""
         return self._tensors({})
 
     @cached_property
-    def own(self) -> dict[fx.Node, Tensor]:
+    def own(self) -> dict[Node, Tensor]:
         """`weights()` of the network itself; stale once these change."""
         return self.weights()
 
-    def weights(self, overrides: Mapping[str, Tensor] | None = None) -> dict[fx.Node, Tensor]:
+    def weights(self, overrides: Mapping[str, Tensor] | None = None) -> dict[Node, Tensor]:
         """Parameters and buffers by their nodes, kernels in the layout that convolutions are fastest in.
 
         overrides: to use instead of the network's own, by name. For the flow back, a convolution's own node holds its
@@ -87,41 +86,37 @@ class Trunk:
             for node, value in self._tensors(overrides or {}).items()
         }
         for convolution, norm in self.folded.items():
-            kernel, scale = values[convolution.args[1]], norm_scale(norm, values)  # type: ignore[index]
+            kernel, scale = values[convolution.args[1]], norm_scale(norm, values)
             values[convolution] = kernel * scale.reshape(-1, 1, 1, 1)
         return values
 
-    def _tensors(self, overrides: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
-        tensors = {**self.network.tensors, **overrides}
-        return {
-            node: (tensors[name] if (name := str(node.target)) in tensors else constant(self.network, node)).detach()
-            for node in self.order
-            if node.op == "get_attr"
-        }
+    def _tensors(self, overrides: Mapping[str, Tensor]) -> dict[Node, Tensor]:
+        tensors = {**self.network.program.constants, **self.network.tensors, **overrides}
+        return {node: tensors[node.target].detach() for node in self.order if node.op == "get_attr"}
 
     @cached_property
-    def folded(self) -> dict[fx.Node, fx.Node]:
+    def folded(self) -> dict[Node, Node]:
         """Convolution -> the batch norm behind it, where nothing else reads the convolution."""
         found = {}
         for norm in self.data:
             source: Any = norm.args[0] if norm.args else None
             if norm.target is aten.batch_norm.default and isinstance(self.operators.get(source), Convolution):
                 learned = [source.args[1], *(a for a in norm.args[1:5] if a is not None)]
-                if len(source.users) == 1 and all(isinstance(a, fx.Node) and a.op == "get_attr" for a in learned):
+                if len(source.users) == 1 and all(isinstance(a, Node) and a.op == "get_attr" for a in learned):
                     found[source] = norm
         return found
 
-    def constants(self, batch: int, weights: Mapping[fx.Node, Tensor]) -> dict[fx.Node, Any]:
+    def constants(self, batch: int, weights: Mapping[Node, Tensor]) -> dict[Node, Any]:
         """Values of all nodes that do not depend on the input: `weights`, sizes, and what is made from them."""
-        values: dict[fx.Node, Any] = dict(weights)
+        values: dict[Node, Any] = dict(weights)
         for node in self.order:
             if node in values or node in self.windows:
                 continue
-            values[node] = batch if "sym_size" in str(node.target) else call(node, values)
+            values[node] = batch if node.is_batch_size else call(node, values)
         return values
 
 
-def norm_scale(norm: fx.Node, values: Mapping[fx.Node, Any]) -> Tensor:
+def norm_scale(norm: Node, values: Mapping[Node, Any]) -> Tensor:
     """gamma / sqrt(variance + eps) of a batch norm, (channel,)."""
     arguments: Any = norm.args
     gamma = None if arguments[1] is None else values[arguments[1]]
@@ -142,16 +137,16 @@ class Tree:
         """What the trees of a batch share."""
         return self.rows.signature, self.columns.signature
 
-    def box(self, node: fx.Node) -> tuple[int, int, int, int] | None:
+    def box(self, node: Node) -> tuple[int, int, int, int] | None:
         """(top, left, bottom, right) of the node's places in the tree, half open; None for a node without places."""
         if node not in self.rows.first:
             return None
         top, left = self.rows.first[node], self.columns.first[node]
         return top, left, top + self.rows.length[node], left + self.columns.length[node]
 
-    def size(self, node: fx.Node) -> tuple[int, ...]:
+    def size(self, node: Node) -> tuple[int, ...]:
         """Shape of the node's value in the tree, without the batch."""
-        shape = shape_of(node)[1:]
+        shape = node.full_shape[1:]
         return (
             shape if node not in self.rows.first else (*shape[:-2], self.rows.length[node], self.columns.length[node])
         )
@@ -160,7 +155,7 @@ class Tree:
     def field(self) -> tuple[int, int, int, int]:
         """(top, left, bottom, right) of the pixels that the units can depend on, half open."""
         box = self.box(self.trunk.data[0])
-        height, width = (1, 1, *shape_of(self.trunk.data[0])[1:])[-2:]
+        height, width = (1, 1, *self.trunk.data[0].full_shape[1:])[-2:]
         return (0, 0, height, width) if box is None else box
 
     @cached_property
@@ -170,12 +165,12 @@ class Tree:
         for node, macs in self.trunk.macs.items():
             part = 1.0
             if macs and node in self.rows.first:
-                height, width = shape_of(node)[-2:]
+                height, width = node.full_shape[-2:]
                 part = self.rows.length[node] * self.columns.length[node] / (height * width)
             cut, whole = cut + macs * part, whole + macs
         return cut / whole if whole else 1.0
 
-    def operand(self, node: fx.Node, operand: fx.Node, value: Tensor) -> Tensor:
+    def operand(self, node: Node, operand: Node, value: Tensor) -> Tensor:
         """What `node` reads of the operand's value in the tree, without padding."""
         rows, columns = self.rows.reads.get((node, operand)), self.columns.reads.get((node, operand))
         if rows is None or columns is None:
@@ -184,7 +179,7 @@ class Tree:
             return value
         return value[..., rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
 
-    def padding(self, node: fx.Node, operand: fx.Node) -> tuple[int, int, int, int]:
+    def padding(self, node: Node, operand: Node) -> tuple[int, int, int, int]:
         """Padding (left, right, top, bottom) around what `node` reads, as `torch.nn.functional.pad` takes it."""
         rows, columns = (spans.reads.get((node, operand), Read(0, 0)) for spans in (self.rows, self.columns))
         return columns.before, columns.after, rows.before, rows.after
@@ -192,9 +187,9 @@ class Tree:
     def forward(
         self,
         images: Tensor,
-        keep: Collection[fx.Node] | None = None,
-        weights: Mapping[fx.Node, Tensor] | None = None,
-    ) -> dict[fx.Node, Any]:
+        keep: Collection[Node] | None = None,
+        weights: Mapping[Node, Tensor] | None = None,
+    ) -> dict[Node, Any]:
         """Values of the tree's nodes, each on its box.
 
         images: (batch, channel, height, width), cut to `field`. keep: the nodes to return besides the target; None
@@ -204,18 +199,18 @@ class Tree:
         values = self.trunk.constants(len(images), self.trunk.own if weights is None else weights)
         values[self.trunk.data[0]] = images
         wanted = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
-        last = {operand: node for node in self.trunk.order for operand in node.all_input_nodes}
+        last = {operand: node for node in self.trunk.order for operand in node.inputs}
         for node in self.trunk.data[1:]:
             values[node] = self._run(node, values)
-            for operand in node.all_input_nodes:
+            for operand in node.inputs:
                 if last[operand] is node and operand not in wanted:
                     values.pop(operand, None)
         return values
 
-    def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    def _run(self, node: Node, values: Mapping[Node, Any]) -> Any:
         if self.trunk.windows[node] is None or self._whole(node):
             return call(node, values)
-        read = {operand: self.operand(node, operand, values[operand]) for operand in node.all_input_nodes}
+        read = {operand: self.operand(node, operand, values[operand]) for operand in node.inputs}
         operator = self.trunk.operators[node]
         if operator is not None:
             operand: Any = node.args[0]
@@ -224,19 +219,16 @@ class Tree:
             )
         return call(node, read, self.size(node)[-2:])
 
-    def _whole(self, node: fx.Node) -> bool:
+    def _whole(self, node: Node) -> bool:
         """Whether nothing is cut at the node: then its own operator runs, as in the module."""
-        return all(
-            self.size(part) == shape_of(part)[1:] for part in (node, *node.all_input_nodes) if part in self.rows.first
-        )
+        return all(self.size(part) == part.full_shape[1:] for part in (node, *node.inputs) if part in self.rows.first)
 
 
-def call(node: fx.Node, values: Mapping[fx.Node, Any], size: tuple[int, ...] = ()) -> Any:
+def call(node: Node, values: Mapping[Node, Any], size: tuple[int, ...] = ()) -> Any:
     """The node's operator on its operands' `values`; `size` takes the place of the last axes of a shape it is given."""
-    args: Any = fx.node.map_arg(node.args, values.__getitem__)
-    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+    args, kwargs = node.filled(values)
     operator: Any = node.target
     target: Any = ANY_LAYOUT.get(operator, operator)
-    if size and operator_name(node) in SHAPED:
+    if size and node.operator in SHAPED:
         args = (args[0], [*args[1][: -len(size)], *size], *args[2:])
     return target(*args, **kwargs)

@@ -19,7 +19,6 @@ from netopsy.engine.trials.run import bounds, outcomes, parts
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
-from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
 from netopsy.samples.samples import Batch, Samples
 
@@ -224,5 +223,5 @@ def _stays(sets: Iterable[Counting]) -> bool:
 
 def default_batch_size(network: Network) -> int:
     """Images a step: the largest activation stays in the processor's cache; 1 to 32."""
-    largest = max(torch.Size(shape_of(node)).numel() for node in network.nodes.values())
+    largest = max(torch.Size(node.full_shape).numel() for node in network.nodes.values())
     return max(1, min(32, _LARGEST // largest))

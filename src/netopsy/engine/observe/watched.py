@@ -48,7 +48,7 @@ def watched_by(name: str, entry: object, network: Network) -> tuple[Watched, Tal
     if not isinstance(listed, tuple) or not listed or not all(map(_is_node, listed)):
         raise SettingsError(f"tally '{name}' watches {nodes!r}; {_FORM}; (network, node) is a node of another network.")
     pairs = [(network, node) if isinstance(node, str) else node for node in listed]
-    found = [(one, text if text == LABELS else one.node(text).meta["name"]) for one, text in pairs]
+    found = [(one, text if text == LABELS else one.node(text).name) for one, text in pairs]
     return Watched(tuple(found), together), tally
 
 

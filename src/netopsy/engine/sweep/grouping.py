@@ -10,13 +10,11 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from torch import fx
-
 from netopsy.engine.interpreter import Plan, affected, boundary, plan
 from netopsy.engine.sweep.edits import Shift, Variant
 from netopsy.engine.sweep.linear import Linear, linear_part
-from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 # Work on each value alone: folding gains nothing, so these stay with the head, where a batch norm can be folded too.
 _LIGHT = {"batch_norm", "add", "relu", "hardtanh", "silu", "hardswish", "gelu", "max_pool2d", "avg_pool2d"}
@@ -65,8 +63,9 @@ def make_groups(network: Network, variants: Sequence[Variant]) -> list[Group]:
 
 def value_bytes(network: Network, name: str) -> int:
     """Bytes of a node's value for one image."""
-    value = network.nodes[name].meta["val"]
-    return max(1, math.prod(shape_of(network.nodes[name]))) * value.element_size()
+    node = network.nodes[name]
+    assert node.dtype is not None
+    return max(1, math.prod(node.full_shape)) * node.dtype.itemsize
 
 
 def _group(network: Network, tensors: list[str], members: list[int], shift: bool) -> Group | None:
@@ -75,16 +74,16 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
     if output not in changed:
         return None
     linear = linear_part(network, tensors) if shift else None
-    if linear is not None and not all(_by_image(network.nodes[name]) for name in (*linear.inputs, *linear.exits)):
+    if linear is not None and not all(network.nodes[name].per_sample for name in (*linear.inputs, *linear.exits)):
         linear = None
     inside = set(linear.steps) if linear else _head(network, tensors, changed)
     cut = linear.exits if linear else _cut(inside, output)
-    if not all(name in network.nodes and _by_image(network.nodes[name]) for name in cut) and output not in inside:
+    if not all(name in network.nodes and network.nodes[name].per_sample for name in cut) and output not in inside:
         inside, cut = changed, (network.output,)
-    before = () if linear else boundary(network, inside, usable=_by_image)
+    before = () if linear else boundary(network, inside, usable=_by_sample)
     tail, beside = None, tuple[str, ...]()
     if output not in inside:
-        beside = tuple(x for x in boundary(network, changed - inside, usable=_by_image) if x not in cut)
+        beside = tuple(x for x in boundary(network, changed - inside, usable=_by_sample) if x not in cut)
         fed = (*cut, *beside)
         tail = plan(network, [network.output], given=fed, consumed=fed, folded=True)
     else:
@@ -105,34 +104,32 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
     )
 
 
-def _head(network: Network, tensors: Collection[str], changed: set[fx.Node]) -> set[fx.Node]:
+def _head(network: Network, tensors: Collection[str], changed: set[Node]) -> set[Node]:
     """What runs once a variant: all that leads from an edited parameter to the last reader of one, and light work."""
     named = {node for node in changed if node.op == "get_attr" and str(node.target) in tensors}
-    head: set[fx.Node] = set()
+    head: set[Node] = set()
     stack = [user for node in named for user in node.users]
     while stack:
         node = stack.pop()
         if node not in head:
             head.add(node)
-            stack.extend(parent for parent in node.all_input_nodes if parent in changed)
-    for node in network.graph.graph.nodes:
-        moved = [parent for parent in node.all_input_nodes if parent in changed]
-        if moved and node.op == "call_function" and operator_name(node) in _LIGHT and all(p in head for p in moved):
+            stack.extend(parent for parent in node.inputs if parent in changed)
+    for node in network.program.nodes:
+        moved = [parent for parent in node.inputs if parent in changed]
+        if moved and node.op == "call_function" and node.operator in _LIGHT and all(p in head for p in moved):
             head.add(node)
     return head
 
 
-def _cut(inside: set[fx.Node], output: fx.Node) -> tuple[str, ...]:
+def _cut(inside: set[Node], output: Node) -> tuple[str, ...]:
     """Names of the nodes of `inside` that others read."""
     edge = [n for n in inside if n.op != "get_attr" and any(user not in inside for user in n.users)]
-    return (output.meta["name"],) if output in inside else tuple(n.meta["name"] for n in edge)
+    return (output.name,) if output in inside else tuple(n.name for n in edge)
 
 
-def _by_image(node: fx.Node) -> bool:
-    """Whether the first axis is the batch, image by image, and no other axis depends on it."""
-    five, seven = shape_of(node, 5), shape_of(node, 7)
-    return bool(five) and five[0] == 5 and seven[0] == 7 and five[1:] == seven[1:]
+def _by_sample(node: Node) -> bool:
+    return node.per_sample
 
 
-def _largest(network: Network, nodes: Collection[fx.Node]) -> int:
-    return max((value_bytes(network, n.meta["name"]) for n in nodes if n.meta["name"] in network.nodes), default=1)
+def _largest(network: Network, nodes: Collection[Node]) -> int:
+    return max((value_bytes(network, n.name) for n in nodes if n.name in network.nodes), default=1)

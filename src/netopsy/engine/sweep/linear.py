@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.interpreter import affected
-from netopsy.network.graph import aten, data_nodes, operator_name
+from netopsy.network.graph import aten
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 _SOURCES = {"conv1d", "conv2d", "conv3d", "linear"}
 _PASSING = {
@@ -40,86 +41,86 @@ class Linear:
     """
 
     network: Network
-    steps: tuple[fx.Node, ...]
+    steps: tuple[Node, ...]
     inputs: tuple[str, ...]
     exits: tuple[str, ...]
 
     def deltas(self, given: Mapping[str, Tensor], direction: Mapping[str, Tensor], *, batch: int) -> dict[str, Tensor]:
         """Change of each exit per unit of scale. given: the `inputs` by name; direction: by parameter."""
         tensors = self.network.tensors
-        values: dict[fx.Node, Tensor] = {}
+        values: dict[Node, Tensor] = {}
         for node in self.steps:
-            if node.args[0] not in values and operator_name(node) in _SOURCES:
+            if node.args[0] not in values and node.operator in _SOURCES:
                 values[node] = _source(node, given[_name(node.args[0])], direction, tensors)
-            elif operator_name(node) == "batch_norm":
-                values[node] = _scaled(values[node.args[0]], node, tensors)  # type: ignore[index]
+            elif node.operator == "batch_norm":
+                values[node] = _scaled(values[node.args[0]], node, tensors)
             elif node.target is aten.add.Tensor:
-                values[node] = next(values[x] for x in node.all_input_nodes if x in values)
+                values[node] = next(values[x] for x in node.inputs if x in values)
             else:
-                args = fx.node.map_arg(node.args, lambda x: values.get(x, batch))
-                target: Any = aten.reshape.default if operator_name(node) in ("view", "unsafe_view") else node.target
-                values[node] = target(*args, **node.kwargs)
+                args, kwargs = node.filled({x: values.get(x, batch) for x in node.inputs})
+                target: Any = aten.reshape.default if node.operator in ("view", "unsafe_view") else node.target
+                values[node] = target(*args, **kwargs)
         return {_name(node): values[node] for node in self.steps if _name(node) in self.exits}
 
 
 def linear_part(network: Network, tensors: Collection[str]) -> Linear | None:
     """The linear part behind the parameters `tensors`, or None where they act in another way than as weight or bias."""
-    changed, data = affected(network, tensors), data_nodes(network.graph)
-    steps: list[fx.Node] = []
-    for node in network.graph.graph.nodes:
+    changed = affected(network, tensors)
+    steps: list[Node] = []
+    for node in network.program.nodes:
         if node not in changed or node.op != "call_function":
             continue
-        edited = [x for x in node.all_input_nodes if x.op == "get_attr" and x in changed]
+        edited = [x for x in node.inputs if x.op == "get_attr" and x in changed]
         if edited:
             weights = list(node.args[1:3])
-            fits = operator_name(node) in _SOURCES and all(x in weights for x in edited)
+            fits = node.operator in _SOURCES and all(x in weights for x in edited)
             plain = all(x is None or x.op == "get_attr" for x in weights) and not node.kwargs
-            if not fits or not plain or node.args[0] in changed or node.args[0] not in data:
+            if not fits or not plain or node.args[0] in changed or not node.args[0].from_input:
                 return None
             steps.append(node)
         elif _passes(node, set(steps), changed):
             steps.append(node)
     inside = set(steps)
     exits = [n for n in steps if any(user not in inside for user in n.users)]
-    inputs = dict.fromkeys(_name(n.args[0]) for n in steps if n.args[0] not in inside and operator_name(n) in _SOURCES)
+    inputs = dict.fromkeys(_name(n.args[0]) for n in steps if n.args[0] not in inside and n.operator in _SOURCES)
     return Linear(network, tuple(steps), tuple(inputs), tuple(_name(n) for n in exits)) if steps else None
 
 
-def _passes(node: fx.Node, inside: set[fx.Node], changed: set[fx.Node]) -> bool:
+def _passes(node: Node, inside: set[Node], changed: set[Node]) -> bool:
     """Whether the node is linear in the one changed value that it reads, and that value is in the linear part."""
-    moved = [x for x in node.all_input_nodes if x in changed]
+    moved = [x for x in node.inputs if x in changed]
     if len(moved) != 1 or moved[0] not in inside:
         return False
     if node.target is aten.add.Tensor:
-        same = node.meta["val"].shape == moved[0].meta["val"].shape
-        operands = [x for x in node.args[:2] if isinstance(x, fx.Node)]
+        same = node.same_shape(moved[0])
+        operands = [x for x in node.args[:2] if isinstance(x, Node)]
         return same and len(set(operands)) == len(operands) and "alpha" not in node.kwargs
-    if operator_name(node) == "batch_norm":
+    if node.operator == "batch_norm":
         return not node.args[5] and node.args[0] is moved[0]
     return (
         node.target in _PASSING
         and node.args[0] is moved[0]
-        and all(x is moved[0] or "sym_size" in str(x.target) for x in node.all_input_nodes)
+        and all(x is moved[0] or x.is_batch_size for x in node.inputs)
     )
 
 
-def _source(node: fx.Node, x: Tensor, direction: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+def _source(node: Node, x: Tensor, direction: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
     """The edited layer itself: its operator with the direction in place of weight and bias."""
-    weight, bias = str(node.args[1].target), node.args[2] if len(node.args) > 2 else None  # type: ignore[union-attr]
+    weight, bias = str(node.args[1].target), node.args[2] if len(node.args) > 2 else None
     if weight not in direction:
         direction = {weight: torch.zeros_like(tensors[weight]), **direction}
-    shift = direction.get(str(bias.target)) if isinstance(bias, fx.Node) else None
-    return node.target(x, direction[weight], shift, *node.args[3:])  # type: ignore[operator]
+    shift = direction.get(str(bias.target)) if isinstance(bias, Node) else None
+    return node.target(x, direction[weight], shift, *node.args[3:])
 
 
-def _scaled(delta: Tensor, node: fx.Node, tensors: Mapping[str, Tensor]) -> Tensor:
+def _scaled(delta: Tensor, node: Node, tensors: Mapping[str, Tensor]) -> Tensor:
     """A batch norm without its offset: gamma / sqrt(variance + eps) times the change."""
-    gamma, variance = (None if p is None else tensors[str(p.target)] for p in (node.args[1], node.args[4]))  # type: ignore[union-attr]
+    gamma, variance = (None if p is None else tensors[str(p.target)] for p in (node.args[1], node.args[4]))
     assert variance is not None
-    factor = (variance + float(node.args[7])).rsqrt()  # type: ignore[arg-type]
+    factor = (variance + float(node.args[7])).rsqrt()
     factor = factor if gamma is None else factor * gamma
     return delta * factor.reshape(1, -1, *[1] * (delta.ndim - 2))
 
 
 def _name(node: Any) -> str:
-    return str(node.meta["name"])
+    return node.name

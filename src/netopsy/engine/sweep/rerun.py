@@ -154,7 +154,7 @@ class Rerun:
 
             return shifted
         assert group.head is not None
-        edges = {node.meta["name"]: given[node.meta["name"]] for node in group.head.given}
+        edges = {node.name: given[node.name] for node in group.head.given}
         values = {p: group.head.run(edges, batch=n, overrides=self.weights.edited(p)) for p in members}
         return lambda folded, name, i, j: torch.cat([values[p][name][i:j] for p in folded])
 

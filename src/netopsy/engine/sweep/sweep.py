@@ -52,7 +52,7 @@ def sweep(
         raise SettingsError(f"batch size {batch_size} must be at least 1.")
     if not variants:
         return pl.DataFrame()
-    if len(network.nodes[network.output].meta["val"].shape) != 2:
+    if len(network.nodes[network.output].full_shape) != 2:
         raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
     samples.check(network.classes)
     rerun = Rerun(network, variants, batch_size)

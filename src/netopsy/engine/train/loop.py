@@ -21,7 +21,6 @@ from netopsy.engine.train.data import Images, Step, epoch_seed, steps_an_epoch
 from netopsy.engine.train.objective import Loss, hits, loss_sum, rate_at, squared_error
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import DivergedError, SettingsError
-from netopsy.network.graph import operator_name
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
 
@@ -222,7 +221,9 @@ def read(
 
 def has_maps(module: nn.Module) -> bool:
     """Whether the module convolves images, which is faster with channels last."""
-    if isinstance(module, fx.GraphModule) and any(operator_name(n) == "conv2d" for n in module.graph.nodes):
+    if isinstance(module, fx.GraphModule) and any(
+        n.target is torch.ops.aten.conv2d.default for n in module.graph.nodes
+    ):
         return True
     return any(isinstance(part, nn.Conv2d) for part in module.modules())
 

@@ -185,14 +185,8 @@ def _for_owner(use: Use, name: str, wanted: dict[str, Tensor], module: nn.Module
 def _execution_order(module: nn.Module, preprocessing: Preprocessing) -> list[str]:
     """Names of the module's tensors in the order in which its forward pass uses them."""
     try:
-        graph = Network("", module, preprocessing).graph.graph
+        program = Network("", module, preprocessing).program
     except NetworkError:
         return []
-    names = [
-        str(source.target)
-        for node in graph.nodes
-        if node.op == "call_function"
-        for source in node.all_input_nodes
-        if source.op == "get_attr"
-    ]
-    return list(dict.fromkeys(names))
+    calls = (node for node in program.nodes if node.op == "call_function")
+    return list(dict.fromkeys(name for node in calls for name in node.parameters))

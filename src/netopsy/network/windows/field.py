@@ -7,10 +7,9 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
-
 from netopsy.errors import SettingsError
-from netopsy.network.graph import data_nodes, is_tensor, operator_name, shape_of
+from netopsy.network.node import Node
+from netopsy.network.program import Program
 from netopsy.network.windows import moves as window_moves
 from netopsy.network.windows import rules as window_rules
 from netopsy.network.windows.windows import Digit, Windows, magnitude
@@ -22,7 +21,7 @@ assert window_moves  # its import fills the table of rules
 
 Box = tuple[int, int, int, int]  # (top, left, bottom, right) in pixels, half open
 
-_kept: weakref.WeakKeyDictionary[fx.GraphModule, dict[fx.Node, Any]] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[Program, dict[Node, Any]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -85,53 +84,49 @@ def receptive_field(network: Network, node: str) -> Field:
     Raises UnknownLayer for a name that the network does not have.
     """
     found = network.node(node)
-    graph = network.graph
-    if graph not in _kept:
-        _kept[graph] = _windows(graph)
-    windows, because = _kept[graph][found]
+    if network.program not in _kept:
+        _kept[network.program] = _windows(network.program)
+    windows, because = _kept[network.program][found]
     return _field(windows, because)
 
 
-def _windows(graph: fx.GraphModule) -> dict[fx.Node, tuple[Any, str | None]]:
+def _windows(program: Program) -> dict[Node, tuple[Any, str | None]]:
     """Windows of every node that depends on the input, and the node that first made them loose."""
-    data = data_nodes(graph)
-    known: dict[fx.Node, Any] = {}
-    because: dict[fx.Node, str | None] = {}
-    for node in graph.graph.nodes:
-        if node not in data or node.op not in ("placeholder", "call_function"):
+    known: dict[Node, Any] = {}
+    because: dict[Node, str | None] = {}
+    for node in program.nodes:
+        if not node.from_input or node.op not in ("placeholder", "call_function"):
             continue
         if node.op == "placeholder":
-            known[node] = _pixels(shape_of(node))
+            known[node] = _pixels(node.full_shape)
             because[node] = None
             continue
         windows = _apply(node, known)
-        parents = [because.get(parent) for parent in node.all_input_nodes if parent in data]
+        parents = [because.get(parent) for parent in node.inputs if parent.from_input]
         blame = next((name for name in parents if name), None)
         known[node] = windows
-        because[node] = None if _exact(windows) else blame or node.meta["name"]
+        because[node] = None if _exact(windows) else blame or node.name
     return {node: (windows, because[node]) for node, windows in known.items()}
 
 
-def _apply(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+def _apply(node: Node, known: dict[Node, Any]) -> Any:
     """The node's rule; where there is none, or it does not fit, everything that the operands see."""
-    operands = [w for parent in node.all_input_nodes for w in _flat(known.get(parent))]
+    operands = [w for parent in node.inputs for w in _flat(known.get(parent))]
     if not operands:
         return None
-    function = window_rules.RULES.get(operator_name(node))
+    function = window_rules.RULES.get(node.operator)
     if function is not None:
         try:
             windows = function(node, known)
         except (IndexError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
             windows = None
-        if windows is not None and (not is_tensor(node) or windows.shape == shape_of(node)):
+        fits = isinstance(windows, Windows) and windows.shape == node.full_shape
+        if fits if node.is_tensor else isinstance(windows, list):
             return windows
     whole = window_rules.union([w.everywhere(()) for w in operands])
-    if is_tensor(node):
-        return whole.everywhere(shape_of(node))
-    values = node.meta.get("val")
-    return (
-        [whole.everywhere(tuple(int(n) for n in v.shape)) for v in values] if isinstance(values, list | tuple) else None
-    )
+    if node.is_tensor:
+        return whole.everywhere(node.full_shape)
+    return [whole.everywhere(shape) for shape in node.parts] or None
 
 
 def _flat(value: Any) -> list[Windows]:

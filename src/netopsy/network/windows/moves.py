@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
-
-from netopsy.network.graph import is_tensor, shape_of
-from netopsy.network.macs import argument
+from netopsy.network.node import Node
 from netopsy.network.windows.rules import Known, _expanded, _spread, first, rule
 from netopsy.network.windows.windows import Digit, Windows, union
 
@@ -24,25 +21,25 @@ from netopsy.network.windows.windows import Digit, Windows, union
     "reshape_as",
     "view_copy",
 )
-def reshape(node: fx.Node, known: Known) -> Windows:
+def reshape(node: Node, known: Known) -> Windows:
     """The same elements in the same order."""
-    return first(node, known).reshaped(shape_of(node))
+    return first(node, known).reshaped(node.full_shape)
 
 
 @rule("permute", "transpose", "t", "numpy_T", "movedim", "mT", "swapaxes")
-def permute(node: fx.Node, known: Known) -> Windows:
+def permute(node: Node, known: Known) -> Windows:
     """Axes in another order, read off the operator's arguments."""
     w = first(node, known)
     rank = len(w.axes)
     order = list(range(rank))
-    dims = argument(node, "dims")
+    dims = node.argument("dims")
     if dims is not None:
         order = [int(d) % rank for d in dims]
-    elif argument(node, "dim0") is not None:
-        a, b = int(argument(node, "dim0")) % rank, int(argument(node, "dim1")) % rank
+    elif node.argument("dim0") is not None:
+        a, b = int(node.argument("dim0")) % rank, int(node.argument("dim1")) % rank
         order[a], order[b] = b, a
-    elif argument(node, "source") is not None:
-        return _moved(w, argument(node, "source"), argument(node, "destination"))
+    elif node.argument("source") is not None:
+        return _moved(w, node.argument("source"), node.argument("destination"))
     else:
         order = order[:-2] + order[-2:][::-1] if rank > 1 else order
     return w.permuted(tuple(order))
@@ -65,9 +62,9 @@ def _moved(w: Windows, source: Any, destination: Any) -> Windows:
 
 
 @rule("expand", "repeat", "broadcast_to", "tile")
-def expand(node: fx.Node, known: Known) -> Windows:
+def expand(node: Node, known: Known) -> Windows:
     """Copies along axes."""
-    w, shape = first(node, known), shape_of(node)
+    w, shape = first(node, known), node.full_shape
     while len(w.axes) < len(shape):
         w = w.inserted(0)
     for axis, n in enumerate(shape):
@@ -78,24 +75,24 @@ def expand(node: fx.Node, known: Known) -> Windows:
 
 
 @rule("repeat_interleave")
-def repeat_interleave(node: fx.Node, known: Known) -> Windows:
+def repeat_interleave(node: Node, known: Known) -> Windows:
     """Each element several times in a row."""
-    w, dim = first(node, known), argument(node, "dim")
-    if dim is None or not isinstance(argument(node, "repeats"), int):
-        return w.everywhere(shape_of(node))
+    w, dim = first(node, known), node.argument("dim")
+    if dim is None or not isinstance(node.argument("repeats"), int):
+        return w.everywhere(node.full_shape)
     axis = int(dim) % len(w.axes)
-    return w.with_axis(axis, (*w.axes[axis], Digit(int(argument(node, "repeats")))))
+    return w.with_axis(axis, (*w.axes[axis], Digit(int(node.argument("repeats")))))
 
 
 @rule("slice", "narrow")
-def cut(node: fx.Node, known: Known) -> Windows:
+def cut(node: Node, known: Known) -> Windows:
     """Every step-th element of a stretch of one axis."""
     w = first(node, known)
-    axis = int(argument(node, "dim") or 0) % len(w.axes)
-    n, count = w.shape[axis], shape_of(node)[axis]
-    begin, step = argument(node, "start") or 0, argument(node, "step") or 1
+    axis = int(node.argument("dim") or 0) % len(w.axes)
+    n, count = w.shape[axis], node.full_shape[axis]
+    begin, step = node.argument("start") or 0, node.argument("step") or 1
     if not isinstance(begin, int) or not isinstance(step, int):
-        return w.everywhere(shape_of(node))
+        return w.everywhere(node.full_shape)
     begin = max(begin + n if begin < 0 else min(begin, n), 0)
     return _taken(w, axis, begin, step, count)
 
@@ -107,37 +104,37 @@ def _taken(w: Windows, axis: int, begin: int, step: int, count: int) -> Windows:
 
 
 @rule("select")
-def select(node: fx.Node, known: Known) -> Windows:
+def select(node: Node, known: Known) -> Windows:
     """One element of an axis, which goes."""
     w = first(node, known)
-    axis, index = int(argument(node, "dim")) % len(w.axes), argument(node, "index")
+    axis, index = int(node.argument("dim")) % len(w.axes), node.argument("index")
     if not isinstance(index, int):
-        return w.everywhere(shape_of(node))
+        return w.everywhere(node.full_shape)
     return _taken(w, axis, index % w.shape[axis], 1, 1).dropped(axis)
 
 
 @rule("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split", "unsafe_chunk")
-def split(node: fx.Node, known: Known) -> list[Windows]:
+def split(node: Node, known: Known) -> list[Windows]:
     """Stretches of one axis, one after the other."""
     w, begin, parts = first(node, known), 0, []
-    axis = int(argument(node, "dim") or 0) % len(w.axes)
-    for value in node.meta["val"]:
-        if len(value.shape) < len(w.axes):
+    axis = int(node.argument("dim") or 0) % len(w.axes)
+    for shape in node.parts:
+        if len(shape) < len(w.axes):
             parts.append(_taken(w, axis, begin, 1, 1).dropped(axis))
             begin += 1
             continue
-        count = int(value.shape[axis]) if axis else w.shape[0]
+        count = shape[axis] if axis else w.shape[0]
         parts.append(_taken(w, axis, begin, 1, count))
         begin += count
     return parts
 
 
 @rule("cat", "concat", "concatenate")
-def cat(node: fx.Node, known: Known) -> Any:
+def cat(node: Node, known: Known) -> Any:
     """Joined along an axis: exact where no operand moves along it; else the positions along it are given up."""
     tensors: Any = node.args[0]
-    shape = shape_of(node)
-    axis = int(argument(node, "dim") or 0) % len(shape)
+    shape = node.full_shape
+    axis = int(node.argument("dim") or 0) % len(shape)
     parts, loose, begin = [], False, 0
     for x in tensors:
         w = known.get(x)
@@ -145,7 +142,7 @@ def cat(node: fx.Node, known: Known) -> Any:
             moves = any(any(digit.step) for digit in w.axes[axis])
             loose = loose or moves
             parts.append(w.frozen(axis, size=1) if not moves else w)
-        begin += shape_of(x)[axis]
+        begin += x.full_shape[axis]
     if not parts:
         return None
     if not loose:
@@ -163,22 +160,22 @@ def _loose_axis(w: Windows, axis: int, size: int) -> Windows:
 
 
 @rule("stack")
-def stack(node: fx.Node, known: Known) -> Any:
+def stack(node: Node, known: Known) -> Any:
     """Joined along a new axis."""
     tensors: Any = node.args[0]
-    axis = int(argument(node, "dim") or 0) % len(shape_of(node))
+    axis = int(node.argument("dim") or 0) % len(node.full_shape)
     parts = [known[x].inserted(axis) for x in tensors if isinstance(known.get(x), Windows)]
-    return _expanded(union(parts), shape_of(node)) if parts else None
+    return _expanded(union(parts), node.full_shape) if parts else None
 
 
 @rule("constant_pad_nd", "pad", "zero_pad2d")
-def pad(node: fx.Node, known: Known) -> Windows:
+def pad(node: Node, known: Known) -> Windows:
     """Constants (or copies of what is inside) around the last axes; negative widths cut."""
-    w, widths = first(node, known), argument(node, "pad")
-    mode = argument(node, "mode") or "constant"
+    w, widths = first(node, known), node.argument("pad")
+    mode = node.argument("mode") or "constant"
     for i in range(len(widths) // 2):
         axis = len(w.axes) - 1 - i
-        before, count = int(widths[2 * i]), shape_of(node)[axis]
+        before, count = int(widths[2 * i]), node.full_shape[axis]
         if before == 0 and count == w.shape[axis]:
             continue
         last = w.shape[axis] - 1
@@ -199,13 +196,13 @@ def pad(node: fx.Node, known: Known) -> Windows:
 
 
 @rule("reflection_pad1d", "reflection_pad2d", "replication_pad2d")
-def pad_inside(node: fx.Node, known: Known) -> Windows:
+def pad_inside(node: Node, known: Known) -> Windows:
     """Padding with what is inside."""
-    w, widths = first(node, known), argument(node, "padding")
+    w, widths = first(node, known), node.argument("padding")
     reflects = "reflection" in str(node.target)
     for i in range(len(widths) // 2):
         axis = len(w.axes) - 1 - i
-        before, count, last = int(widths[2 * i]), shape_of(node)[axis], w.shape[axis] - 1
+        before, count, last = int(widths[2 * i]), node.full_shape[axis], w.shape[axis] - 1
         places = [j - before for j in range(count)]
         places = [abs(p) if reflects else max(p, 0) for p in places]
         places = [(2 * last - p if reflects else last) if p > last else p for p in places]
@@ -214,11 +211,11 @@ def pad_inside(node: fx.Node, known: Known) -> Windows:
 
 
 @rule("roll")
-def roll(node: fx.Node, known: Known) -> Windows:
+def roll(node: Node, known: Known) -> Windows:
     """Elements pushed round along axes: positions near the seam cannot be told apart."""
-    w, shifts, dims = first(node, known), argument(node, "shifts"), argument(node, "dims")
+    w, shifts, dims = first(node, known), node.argument("shifts"), node.argument("dims")
     if not dims:
-        return w.everywhere(shape_of(node))
+        return w.everywhere(node.full_shape)
     for shift, axis in zip(_spread(shifts, 1), dimensions_in_order(dims, len(w.axes)), strict=True):
         n = w.shape[axis]
         w = w.gathered(axis, [((j - shift) % n,) * 2 for j in range(n)])
@@ -231,26 +228,26 @@ def dimensions_in_order(value: Any, rank: int) -> list[int]:
 
 
 @rule("index_select")
-def index_select(node: fx.Node, known: Known) -> Windows:
+def index_select(node: Node, known: Known) -> Windows:
     """Elements of one axis in an order that is not known here."""
     w = first(node, known)
-    axis = int(argument(node, "dim")) % len(w.axes)
+    axis = int(node.argument("dim")) % len(w.axes)
     moves = any(any(digit.step) for digit in w.axes[axis])
-    return w.everywhere(shape_of(node)) if moves else w.frozen(axis, size=shape_of(node)[axis])
+    return w.everywhere(node.full_shape) if moves else w.frozen(axis, size=node.full_shape[axis])
 
 
 @rule("im2col")
-def im2col(node: fx.Node, known: Known) -> Windows:
+def im2col(node: Node, known: Known) -> Windows:
     """Patches as columns: (batch, channels * kernel, places)."""
     w = first(node, known)
     kernel, dilation, padding, stride = (
-        _spread(argument(node, name), 2) for name in ("kernel_size", "dilation", "padding", "stride")
+        _spread(node.argument(name), 2) for name in ("kernel_size", "dilation", "padding", "stride")
     )
     channels, start, taps, places = w.shape[1], list(w.start), [], []
     for i in (0, 1):
         axis = w.axes[2 + i]
         if len(axis) != 1:
-            return w.everywhere(shape_of(node))
+            return w.everywhere(node.full_shape)
         y, x = axis[0].step
         count = (axis[0].size + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
         start = [s - padding[i] * t for s, t in zip(start, (y, x), strict=True)]
@@ -262,30 +259,30 @@ def im2col(node: fx.Node, known: Known) -> Windows:
 
 
 @rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
-def shuffle(node: fx.Node, known: Known) -> Windows:
+def shuffle(node: Node, known: Known) -> Windows:
     """Channels to space and back, as the reshapes and transposes that they are."""
-    w, shape, name = first(node, known), shape_of(node), str(node.target)
+    w, shape, name = first(node, known), node.full_shape, str(node.target)
     n, c, *space = w.shape
     if "channel" in name:
-        groups = int(argument(node, "groups"))
+        groups = int(node.argument("groups"))
         return (
             w.reshaped((n, groups, c // groups, *space)).permuted((0, 2, 1, *range(3, 3 + len(space)))).reshaped(shape)
         )
     if "unshuffle" in name:
-        r = int(argument(node, "downscale_factor"))
+        r = int(node.argument("downscale_factor"))
         cut_up = w.reshaped((n, c, space[0] // r, r, space[1] // r, r))
         return cut_up.permuted((0, 1, 3, 5, 2, 4)).reshaped(shape)
-    r = int(argument(node, "upscale_factor"))
+    r = int(node.argument("upscale_factor"))
     return w.reshaped((n, c // r**2, r, r, *space)).permuted((0, 1, 4, 2, 5, 3)).reshaped(shape)
 
 
 @rule("getitem")
-def getitem(node: fx.Node, known: Known) -> Any:
+def getitem(node: Node, known: Known) -> Any:
     """One of several results."""
-    source, index = known.get(node.args[0]), node.args[1]  # type: ignore[arg-type]
+    source, index = known.get(node.args[0]), node.args[1]
     if isinstance(source, list) and isinstance(index, int) and index < len(source):
         return source[index]
-    return _any(source).everywhere(shape_of(node)) if is_tensor(node) else source
+    return _any(source).everywhere(node.full_shape) if node.is_tensor else source
 
 
 def _any(source: Any) -> Windows:

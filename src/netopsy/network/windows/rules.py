@@ -10,14 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import fx
-
-from netopsy.network.graph import is_tensor, operator_name, shape_of
-from netopsy.network.macs import argument, einsum_terms
+from netopsy.network.macs import einsum_terms
+from netopsy.network.node import Node
 from netopsy.network.windows.windows import Digit, Windows, union
 
-Known = dict[fx.Node, Any]
-Rule = Callable[[fx.Node, Known], Any]
+Known = dict[Node, Any]
+Rule = Callable[[Node, Known], Any]
 RULES: dict[str, Rule] = {}
 
 # fmt: off
@@ -52,15 +50,15 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-def operands(node: fx.Node, known: Known) -> list[Windows]:
+def operands(node: Node, known: Known) -> list[Windows]:
     """Windows of the node's tensor operands that depend on the input."""
-    found = (known.get(parent) for parent in node.all_input_nodes)
+    found = (known.get(parent) for parent in node.inputs)
     return [w for w in found if isinstance(w, Windows)]
 
 
-def first(node: fx.Node, known: Known) -> Windows:
+def first(node: Node, known: Known) -> Windows:
     """Windows of the first operand, or of the first that depends on the input."""
-    w = known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+    w = known.get(node.args[0]) if isinstance(node.args[0], Node) else None
     return w if isinstance(w, Windows) else operands(node, known)[0]
 
 
@@ -71,54 +69,54 @@ def dimensions(value: Any, rank: int) -> list[int]:
 
 
 @rule(*_ELEMENTWISE)
-def elementwise(node: fx.Node, known: Known) -> Windows:
+def elementwise(node: Node, known: Known) -> Windows:
     """Each element sees what the elements at its place in the operands see."""
-    w, shape = union(operands(node, known)), shape_of(node)
+    w, shape = union(operands(node, known)), node.full_shape
     return w if w.shape == shape else _expanded(w, shape)
 
 
 @rule(*_REDUCE)
-def reduce(node: fx.Node, known: Known) -> Windows:
+def reduce(node: Node, known: Known) -> Windows:
     """A sum over axes sees all along them."""
     w = first(node, known)
-    keep = bool(argument(node, "keepdim"))
-    for axis in reversed(dimensions(argument(node, "dim"), len(w.axes))):
+    keep = bool(node.argument("keepdim"))
+    for axis in reversed(dimensions(node.argument("dim"), len(w.axes))):
         w = w.frozen(axis, size=1) if keep else w.dropped(axis)
     return w
 
 
 @rule(*_SEVERAL)
-def reduce_several(node: fx.Node, known: Known) -> Any:
+def reduce_several(node: Node, known: Known) -> Any:
     """`max` over an axis returns values and places; with a second tensor it is elementwise."""
-    if is_tensor(node) and len(operands(node, known)) > 1:
+    if node.is_tensor and len(operands(node, known)) > 1:
         return elementwise(node, known)
     w = reduce(node, known)
-    return w if is_tensor(node) else [w, w]
+    return w if node.is_tensor else [w, w]
 
 
 @rule(*_ALONG)
-def along(node: fx.Node, known: Known) -> Any:
+def along(node: Node, known: Known) -> Any:
     """Every element along the axis sees all along it."""
     w = first(node, known)
     for axis in dimensions(
-        argument(node, "dim") if argument(node, "dim") is not None else argument(node, "dims"), len(w.axes)
+        node.argument("dim") if node.argument("dim") is not None else node.argument("dims"), len(w.axes)
     ):
         w = w.frozen(axis)
-    return w if is_tensor(node) else [w, w]
+    return w if node.is_tensor else [w, w]
 
 
 @rule("layer_norm", "rms_norm")
-def layer_norm(node: fx.Node, known: Known) -> Windows:
+def layer_norm(node: Node, known: Known) -> Windows:
     """Mean and variance over the last axes."""
     w = first(node, known)
-    count = len(argument(node, "normalized_shape"))
+    count = len(node.argument("normalized_shape"))
     for axis in range(len(w.axes) - count, len(w.axes)):
         w = w.frozen(axis)
     return w
 
 
 @rule("group_norm", "instance_norm")
-def all_norm(node: fx.Node, known: Known) -> Windows:
+def all_norm(node: Node, known: Known) -> Windows:
     """Mean and variance over the whole plane."""
     w = first(node, known)
     for axis in range(1, len(w.axes)):
@@ -127,51 +125,50 @@ def all_norm(node: fx.Node, known: Known) -> Windows:
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution")
-def convolution(node: fx.Node, known: Known) -> Windows:
+def convolution(node: Node, known: Known) -> Windows:
     """Sums over the channels and a sliding window."""
-    if argument(node, "transposed"):
+    if node.argument("transposed"):
         return transposed(node, known)
-    kernel = shape_of(argument(node, "weight"))[2:]
+    kernel = node.argument("weight").full_shape[2:]
     return _slide(
         node,
         first(node, known),
         kernel,
-        argument(node, "padding"),
-        argument(node, "stride"),
-        argument(node, "dilation"),
+        node.argument("padding"),
+        node.argument("stride"),
+        node.argument("dilation"),
     )
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices")
-def pool(node: fx.Node, known: Known) -> Any:
+def pool(node: Node, known: Known) -> Any:
     """A sliding window in each channel."""
-    kernel, dilation = argument(node, "kernel_size"), argument(node, "dilation")
-    stride = argument(node, "stride") or kernel
-    w = _slide(node, first(node, known), kernel, argument(node, "padding"), stride, dilation or 1, mixes=False)
-    return w if is_tensor(node) else [w, w]
+    kernel, dilation = node.argument("kernel_size"), node.argument("dilation")
+    stride = node.argument("stride") or kernel
+    w = _slide(node, first(node, known), kernel, node.argument("padding"), stride, dilation or 1, mixes=False)
+    return w if node.is_tensor else [w, w]
 
 
 def _slide(
-    node: fx.Node, w: Windows, kernel: Any, padding: Any, stride: Any, dilation: Any, mixes: bool = True
+    node: Node, w: Windows, kernel: Any, padding: Any, stride: Any, dilation: Any, mixes: bool = True
 ) -> Windows:
-    value = node.meta["val"] if is_tensor(node) else node.meta["val"][0]
-    space = len(value.shape) - 2
-    out = [int(n) for n in value.shape[2:]]
+    shape = node.full_shape if node.is_tensor else node.parts[0]
+    space, out = len(shape) - 2, shape[2:]
     kernels, strides, dilations = (_spread(v, space) for v in (kernel, stride, dilation))
     for i in range(space):
         reach = (kernels[i] - 1) * dilations[i]
         low = reach // 2 if padding == "same" else 0 if padding == "valid" else _spread(padding, space)[i]
         w = w.slid(2 + i, kernels[i], strides[i], low, dilations[i], out[i])
-    return w.frozen(1, size=int(value.shape[1])) if mixes else w
+    return w.frozen(1, size=shape[1]) if mixes else w
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def transposed(node: fx.Node, known: Known) -> Windows:
+def transposed(node: Node, known: Known) -> Windows:
     """Output o = i * stride - padding + dilation * k gathers the inputs i for which some tap k exists."""
-    w, out = first(node, known), shape_of(node)
+    w, out = first(node, known), node.full_shape
     space = len(out) - 2
-    kernels = shape_of(argument(node, "weight"))[2:]
-    strides, paddings, dilations = (_spread(argument(node, v), space) for v in ("stride", "padding", "dilation"))
+    kernels = node.argument("weight").full_shape[2:]
+    strides, paddings, dilations = (_spread(node.argument(v), space) for v in ("stride", "padding", "dilation"))
     for i in range(space):
         k, s, p, d, n = kernels[i], strides[i], paddings[i], dilations[i], w.shape[2 + i]
         if k == s and p == 0 and d == 1 and out[2 + i] == n * s:
@@ -187,12 +184,12 @@ def transposed(node: fx.Node, known: Known) -> Windows:
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
-def adaptive(node: fx.Node, known: Known) -> Any:
+def adaptive(node: Node, known: Known) -> Any:
     """Output j of m averages the inputs floor(j n / m) to ceil((j + 1) n / m)."""
     w = first(node, known)
-    value = node.meta["val"] if is_tensor(node) else node.meta["val"][0]
+    shape = node.full_shape if node.is_tensor else node.parts[0]
     for axis in range(2, len(w.axes)):
-        n, m = w.shape[axis], int(value.shape[axis])
+        n, m = w.shape[axis], shape[axis]
         if n == m:
             continue
         if m == 1:
@@ -201,7 +198,7 @@ def adaptive(node: fx.Node, known: Known) -> Any:
             w = w.slid(axis, n // m, n // m, 0, 1, m)
         else:
             w = w.gathered(axis, [(j * n // m, -(-(j + 1) * n // m) - 1) for j in range(m)])
-    return w if is_tensor(node) else [w, w]
+    return w if node.is_tensor else [w, w]
 
 
 @rule(
@@ -213,10 +210,10 @@ def adaptive(node: fx.Node, known: Known) -> Any:
     "upsample_bilinear2d_aa",
     "upsample_bicubic2d_aa",
 )
-def upsample(node: fx.Node, known: Known) -> Windows:
+def upsample(node: Node, known: Known) -> Windows:
     """Interpolation: nearest sees one input, linear two, cubic four (more where it shrinks with antialiasing)."""
-    w, shape, name = first(node, known), shape_of(node), operator_name(node)
-    corners = bool(argument(node, "align_corners"))
+    w, shape, name = first(node, known), node.full_shape, node.operator
+    corners = bool(node.argument("align_corners"))
     for axis in range(2, len(shape)):
         n, m = w.shape[axis], shape[axis]
         if "nearest" in name:
@@ -232,50 +229,50 @@ def upsample(node: fx.Node, known: Known) -> Windows:
 
 
 @rule("linear")
-def linear(node: fx.Node, known: Known) -> Windows:
+def linear(node: Node, known: Known) -> Windows:
     """Sums over the last axis."""
     w = first(node, known)
-    return w.frozen(len(w.axes) - 1, size=shape_of(node)[-1])
+    return w.frozen(len(w.axes) - 1, size=node.full_shape[-1])
 
 
 @rule("matmul", "mm", "bmm", "addmm", "baddbmm")
-def matmul(node: fx.Node, known: Known) -> Windows:
+def matmul(node: Node, known: Known) -> Windows:
     """A matrix product as an Einstein sum; a summand is added elementwise."""
-    added = operator_name(node) in ("addmm", "baddbmm")
+    added = node.operator in ("addmm", "baddbmm")
     a, b = node.args[1:3] if added else node.args[:2]
-    assert isinstance(a, fx.Node) and isinstance(b, fx.Node)
-    ranks = len(shape_of(a)), len(shape_of(b))
+    assert isinstance(a, Node) and isinstance(b, Node)
+    ranks = len(a.full_shape), len(b.full_shape)
     batch = "abcdefgh"[: max(*ranks, 2) - 2]
     left = batch[len(batch) - max(ranks[0] - 2, 0) :] + ("ik" if ranks[0] > 1 else "k")
     right = batch[len(batch) - max(ranks[1] - 2, 0) :] + ("kj" if ranks[1] > 1 else "k")
     output = batch + ("i" if ranks[0] > 1 else "") + ("j" if ranks[1] > 1 else "")
     product = contract([left, right], output, [a, b], known)
-    summand = known.get(node.args[0]) if added else None  # type: ignore[arg-type]
+    summand = known.get(node.args[0]) if added else None
     both = [w for w in (product, summand) if isinstance(w, Windows)]
-    return _expanded(union(both), shape_of(node))
+    return _expanded(union(both), node.full_shape)
 
 
 @rule("einsum")
-def einsum(node: fx.Node, known: Known) -> Any:
+def einsum(node: Node, known: Known) -> Any:
     """The Einstein sum of its formula."""
     tensors: Any = node.args[1]
-    terms, output = einsum_terms(str(node.args[0]), [len(shape_of(x)) for x in tensors])
+    terms, output = einsum_terms(str(node.args[0]), [len(x.full_shape) for x in tensors])
     return contract(terms, output, list(tensors), known)
 
 
 @rule("scaled_dot_product_attention")
-def attention(node: fx.Node, known: Known) -> Any:
+def attention(node: Node, known: Known) -> Any:
     """Each query sees itself and all keys and values."""
-    names = "abcdefgh"[: len(shape_of(node)) - 2]
-    q, k, v = (x for x in node.args[:3] if isinstance(x, fx.Node))
+    names = "abcdefgh"[: len(node.full_shape) - 2]
+    q, k, v = (x for x in node.args[:3] if isinstance(x, Node))
     return contract([names + "le", names + "se", names + "sv"], names + "lv", [q, k, v], known)
 
 
-def contract(terms: Sequence[str], output: str, nodes: Sequence[fx.Node], known: Known) -> Windows | None:
+def contract(terms: Sequence[str], output: str, nodes: Sequence[Node], known: Known) -> Windows | None:
     """An Einstein sum: axes of one letter go together, letters that the output lacks are summed over."""
     sizes: dict[str, int] = {}
     for term, x in zip(terms, nodes, strict=True):
-        for letter, n in zip(term, shape_of(x), strict=True):
+        for letter, n in zip(term, x.full_shape, strict=True):
             sizes[letter] = max(n, sizes.get(letter, 1))
     letters = list(output) + sorted(set("".join(terms)) - set(output))
     parts = []

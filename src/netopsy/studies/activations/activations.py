@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
-from torch import fx
 
 from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
-from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, unit_nodes
+from netopsy.network.node import Node
+from netopsy.network.units import unit_nodes
 from netopsy.result import Result
 from netopsy.samples.samples import Samples, check_images
 from netopsy.studies.activations import counts, figures
@@ -102,10 +101,10 @@ class Activations(Study):
             findings=findings(layers, patterns, len(samples), self.threshold),
         )
 
-    def _tallies(self, nodes: dict[str, fx.Node], images: int) -> dict[str, tuple[str, Tally]]:
+    def _tallies(self, nodes: dict[str, Node], images: int) -> dict[str, tuple[str, Tally]]:
         tallies: dict[str, tuple[str, Tally]] = {}
         for name, node in nodes.items():
-            settings: dict[str, Any] = {"threshold": self.threshold, "axis": channel_axis(node)}
+            settings: dict[str, Any] = {"threshold": self.threshold, "axis": node.channel_axis}
             tallies[f"active {name}"] = (name, Active(images, **settings))
             if kinked(node):
                 tally = Patterns(images, **settings, places=self.places, seed=self.seed)
@@ -113,6 +112,6 @@ class Activations(Study):
         return tallies
 
 
-def kinked(node: fx.Node) -> bool:
+def kinked(node: Node) -> bool:
     """Whether the signs of the node's values say which linear piece of its function each one is on."""
-    return rectifies(node) or operator_name(node).rstrip("_") in _KINKED
+    return rectifies(node) or node.operator.rstrip("_") in _KINKED

@@ -7,12 +7,11 @@ from typing import Any
 
 import polars as pl
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.network.activations import rectifies
-from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import weight_layer
+from netopsy.network.node import Node
 from netopsy.tallies.active import ActiveResult
 from netopsy.tallies.patterns import PatternsResult, mix
 
@@ -36,7 +35,7 @@ _LAYERS: dict[str, Any] = {
 
 
 def layers(
-    network: Network, nodes: Mapping[str, fx.Node], active: Mapping[str, ActiveResult], patterns: pl.DataFrame
+    network: Network, nodes: Mapping[str, Node], active: Mapping[str, ActiveResult], patterns: pl.DataFrame
 ) -> pl.DataFrame:
     """One row a node: means over the images, and the patterns met."""
     rows = []
@@ -47,10 +46,10 @@ def layers(
         rows.append(
             {
                 "node": name,
-                "layer": weight_layer(network, node),
-                "operator": operator_name(node),
+                "layer": node.layer,
+                "operator": node.operator,
                 "rectifies": rectifies(node),
-                "shape": "x".join(map(str, shape_of(node)[1:])),
+                "shape": "x".join(map(str, node.full_shape[1:])),
                 "channels": channels,
                 "places": found.places,
                 "channels_active": number,

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.interpreter import plan
 from netopsy.errors import SettingsError
-from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, find_unit, places, weight_layer
+from netopsy.network.node import Node
+from netopsy.network.units import find_unit, places
 from netopsy.pictures import mosaic
 from netopsy.pictures.mosaic import below, beside, caption, fitted, pictures
 from netopsy.result import Image
@@ -73,7 +73,7 @@ def look(
     network: Network,
     samples: Samples,
     images: Sequence[int],
-    nodes: Mapping[str, fx.Node],
+    nodes: Mapping[str, Node],
     maps: Collection[str],
     threshold: float,
 ) -> Seen:
@@ -86,7 +86,7 @@ def look(
         seen.pictures[image] = pictures(batch.images, network.preprocessing)[0]
 
         def visit(name: str, value: Tensor, image: int = image) -> None:
-            value = value.detach().movedim(channel_axis(network.nodes[name]), 1)[0]
+            value = value.detach().movedim(network.nodes[name].channel_axis, 1)[0]
             if name in maps:
                 seen.maps[image, name] = value.to("cpu", torch.float32, copy=True)
             if name in nodes:
@@ -143,7 +143,7 @@ class Slices:
     """
 
     def __init__(
-        self, network: Network, nodes: Mapping[str, fx.Node], maps: Sequence[str], shown: int, order: str
+        self, network: Network, nodes: Mapping[str, Node], maps: Sequence[str], shown: int, order: str
     ) -> None:
         self.network, self.shown, self.order = network, shown, order
         self.nodes: dict[str, list[int]] = {}
@@ -153,11 +153,11 @@ class Slices:
                 unit = find_unit(network, (head, int(tail)))
                 name, asked = unit.node, [unit.channel]
             else:
-                name, asked = network.node(text).meta["name"], []
+                name, asked = network.node(text).name, []
             if not _is_map(network.nodes[name]):
                 raise SettingsError(
                     f"node '{name}' of {network.name} has no maps to show: its value for one image has shape "
-                    f"{shape_of(network.nodes[name])[1:]}; give nodes of shape (channel, height, width)."
+                    f"{network.nodes[name].full_shape[1:]}; give nodes of shape (channel, height, width)."
                 )
             self.nodes[name] = self.nodes.get(name, []) + asked
         if not maps:
@@ -193,7 +193,7 @@ class Slices:
         else:
             chosen = maps.mean((1, 2)).argsort(descending=True, stable=True)[: self.shown].tolist()
         active = int((maps > 0).flatten(1).any(1).sum())
-        layer = weight_layer(self.network, self.network.nodes[name])
+        layer = self.network.nodes[name].layer
         known = f"{name}, behind {layer}" if layer and layer != name else name
         text = f"{known}: {active} of {len(maps)} channels active, {maps.shape[1]} x {maps.shape[2]}"
         tiles = []
@@ -211,6 +211,6 @@ def _gray(values: Tensor) -> np.ndarray:
     return np.repeat(fitted(shades, _TILE)[:, :, None], 3, 2)
 
 
-def _is_map(node: fx.Node) -> bool:
+def _is_map(node: Node) -> bool:
     grid = places(node)
     return len(grid) == 2 and max(grid) > 1

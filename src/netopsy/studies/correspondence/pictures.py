@@ -10,7 +10,6 @@ from jaxtyping import UInt8
 
 from netopsy.engine.observe.observe import observe
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis
 from netopsy.pictures.mosaic import below, beside, caption, grid, resized
 from netopsy.pictures.patches import patches
 from netopsy.result import Image
@@ -70,7 +69,7 @@ def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]],
     wanted: dict[str, list[int]] = {}
     for node, channel in dict.fromkeys(units):
         wanted.setdefault(node, []).append(channel)
-    tallies = {node: (node, Strongest(top, channel_axis(network.nodes[node]))) for node in wanted}
+    tallies = {node: (node, Strongest(top, network.nodes[node].channel_axis)) for node in wanted}
     best = observe(network, samples, tallies)
     asked = {node: (best[node].images[own].flatten(), best[node].places[own].flatten()) for node, own in wanted.items()}
     cut = patches(network, samples, asked, tile=_SIDE)

@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_samples
 from torch import Tensor
 
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, channel_axis, channels, hidden_nodes
+from netopsy.network.units import Unit, channels, hidden_nodes
 from netopsy.stats.clustering import Division, divide
 from netopsy.studies.facets.contributions import Drive, find_drive
 from netopsy.tallies.top_images import Strongest, StrongestImages
@@ -19,7 +19,7 @@ from netopsy.tallies.top_images import Strongest, StrongestImages
 
 def watch(drive: Drive, count: int) -> tuple[str, Strongest]:
     """The node to watch and the tally for the `count` strong stimuli of one unit."""
-    axis = channel_axis(drive.network.nodes[drive.end.node])
+    axis = drive.network.nodes[drive.end.node].channel_axis
     return drive.end.node, Strongest(count, axis, channel=drive.end.channel, place=drive.place)
 
 

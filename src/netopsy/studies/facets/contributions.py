@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.interpreter import Plan, plan
 from netopsy.network.activations import ELEMENTWISE
-from netopsy.network.graph import data_nodes, operator_name, shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, channel_axis, channels, flat_place, places
+from netopsy.network.node import Node
+from netopsy.network.units import Unit, channels, flat_place, places
 
 _WEIGHTS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 _PRODUCTS = {"addmm", "matmul", "mm", "bmm", "mul"}
@@ -81,7 +81,7 @@ class Drive:
         n = len(next(iter(read.values())))
         with torch.enable_grad():
             end = self.step.run(read, batch=n)[self.end.node]
-            axis = channel_axis(self.network.nodes[self.end.node])
+            axis = self.network.nodes[self.end.node].channel_axis
             space = end.select(axis, self.end.channel).reshape(n, -1)
             at = self.flat(space) if places is None else places.to(space.device)
             value = space.gather(1, at[:, None])[:, 0]
@@ -118,12 +118,11 @@ def find_drive(network: Network, unit: Unit) -> Drive | str:
     From the unit's node one goes back over its activation function, over a max-pool (where the unit has no place of its
     own: the strongest place before is the strongest behind) and over a join of channels.
     """
-    data = data_nodes(network.graph)
     node, channel = network.nodes[unit.node], unit.channel
     rectified = False
     while True:
         kind = _kind(node)
-        before = [p for p in node.all_input_nodes if p in data]
+        before = [p for p in node.inputs if p.from_input]
         if kind in ELEMENTWISE and len(before) == 1:
             rectified = True
         elif kind == "cat" and (found := _branch(node, channel)) is not None:
@@ -132,55 +131,55 @@ def find_drive(network: Network, unit: Unit) -> Drive | str:
         elif not (kind in _SAME or (kind in _POOLS and unit.place is None)):
             break
         node = before[0]
-    if not _affine(node, data):
+    if not _affine(node):
         return (
             f"{unit} comes out of '{kind}' and not of a convolution, linear map, norm or sum (or the activation "
             "function behind one), so its input channels have no shares that add up; choose another node."
         )
-    sources = _sources(node, data)
+    sources = _sources(node)
     names = tuple(name for name in network.nodes if network.nodes[name] in sources)
     if names == ("input",):
         return f"{unit} reads the image itself, not the channels of a layer before; choose a later layer."
-    end = Unit(node.meta["name"], channel, unit.place)
+    end = Unit(node.name, channel, unit.place)
     return Drive(network, unit, end, names, rectified, plan(network, (end.node,), given=names))
 
 
-def _branch(node: fx.Node, channel: int) -> tuple[fx.Node, int] | None:
+def _branch(node: Node, channel: int) -> tuple[Node, int] | None:
     """The operand of a join of channels that holds `channel`, and its number there."""
-    axis = channel_axis(node)
+    axis = node.channel_axis
     dim: Any = node.args[1] if len(node.args) > 1 else 0
-    rank = len(shape_of(node))
+    rank = len(node.full_shape)
     if dim % rank != axis % rank:
         return None
-    for operand in node.args[0]:  # type: ignore[union-attr]
-        size = shape_of(operand)[axis]  # type: ignore[arg-type]
+    for operand in node.args[0]:
+        size = operand.full_shape[axis]
         if channel < size:
-            return operand, channel  # type: ignore[return-value]
+            return operand, channel
         channel -= size
     return None
 
 
-def _sources(end: fx.Node, data: set[fx.Node]) -> set[fx.Node]:
+def _sources(end: Node) -> set[Node]:
     """The nearest nodes before `end` that are not affine in what they read."""
     found, seen, stack = set(), {end}, [end]
     while stack:
-        for parent in stack.pop().all_input_nodes:
-            if parent not in data or parent in seen:
+        for parent in stack.pop().inputs:
+            if not parent.from_input or parent in seen:
                 continue
             seen.add(parent)
-            if _affine(parent, data):
+            if _affine(parent):
                 stack.append(parent)
             else:
                 found.add(parent)
     return found
 
 
-def _affine(node: fx.Node, data: set[fx.Node]) -> bool:
+def _affine(node: Node) -> bool:
     """Whether the node's value is an affine function of the values that depend on the input."""
     if node.op != "call_function":
         return False
     kind = _kind(node)
-    read = [a for a in _flat(node.args) if a in data]
+    read = [a for a in _flat(node.args) if a.from_input]
     if kind == "batch_norm":
         return not node.args[5] and read == [node.args[0]]
     if kind in _WEIGHTS or kind == "div":
@@ -188,30 +187,30 @@ def _affine(node: fx.Node, data: set[fx.Node]) -> bool:
     if kind in _PRODUCTS:
         return len(read) == 1
     if kind == "getitem":
-        return _kind(node.args[0]) in _SPLITS and _affine(node.args[0], data)  # type: ignore[arg-type]
+        return _kind(node.args[0]) in _SPLITS and _affine(node.args[0])
     return kind in _SUMS or (kind in _LINEAR | _SPLITS | _SAME and len(read) == 1)
 
 
-def _flat(args: Sequence[object]) -> list[fx.Node]:
+def _flat(args: Sequence[object]) -> list[Node]:
     """Every node among the arguments, as often as it stands there."""
-    found: list[fx.Node] = []
+    found: list[Node] = []
     for value in args:
-        if isinstance(value, fx.Node):
+        if isinstance(value, Node):
             found.append(value)
         elif isinstance(value, list | tuple):
             found += _flat(value)
     return found
 
 
-def _kind(node: fx.Node) -> str:
-    return operator_name(node).rstrip("_")
+def _kind(node: Node) -> str:
+    return node.operator.rstrip("_")
 
 
 def _or_zero(slope: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if slope is None else slope
 
 
-def _by_channel(values: Tensor, node: fx.Node) -> Tensor:
+def _by_channel(values: Tensor, node: Node) -> Tensor:
     """(n, channel, places)."""
-    values = values.movedim(channel_axis(node), 1)
+    values = values.movedim(node.channel_axis, 1)
     return values.flatten(2) if values.ndim > 2 else values[..., None]

@@ -11,7 +11,7 @@ import numpy as np
 from netopsy.engine.observe.observe import observe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, channel_axis, find_unit
+from netopsy.network.units import Unit, find_unit
 from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.labels import strata
@@ -142,7 +142,7 @@ class Facets(Study):
             first = find_drive(network, find_unit(network, Unit(self.layer, 0)))
         if isinstance(first, str):
             return [], [], [first]
-        tally = Strongest(most, channel_axis(network.nodes[first.end.node]))
+        tally = Strongest(most, network.nodes[first.end.node].channel_axis)
         strongest = observe(network, samples, {"units": (first.end.node, tally)})["units"]
         channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
         if not channels:

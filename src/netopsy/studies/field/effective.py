@@ -15,9 +15,8 @@ from netopsy.engine.backproject.backproject import backproject
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError
 from netopsy.network.activations import operand
-from netopsy.network.graph import operator_name
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, channels, find_unit, middle, places, unit_field, unit_nodes, weight_layer
+from netopsy.network.units import Unit, channels, find_unit, middle, places, unit_field, unit_nodes
 from netopsy.network.windows.field import Box, receptive_field
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
@@ -66,7 +65,7 @@ def field_box(network: Network, probe: Probe) -> tuple[Box, bool]:
 
 def _probe(network: Network, name: str, channel: int | None, place: tuple[int, ...]) -> Probe:
     node = network.nodes[name]
-    start = operand(network, node, mixing=False).meta["name"]
+    start = operand(network, node, mixing=False).name
     return Probe(name, start, channel, place, channels(node))
 
 
@@ -102,8 +101,8 @@ def fields(network: Network) -> pl.DataFrame:
         rows.append(
             {
                 "node": name,
-                "layer": weight_layer(network, node),
-                "operator": operator_name(node),
+                "layer": node.layer,
+                "operator": node.operator,
                 "channels": channels(node),
                 "rows": found.grid[0],
                 "columns": found.grid[1],

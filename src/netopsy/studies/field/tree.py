@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.engine.backproject.backproject import checked_images, resolved, start_at
 from netopsy.engine.backproject.reverse import needed, reverse
@@ -17,9 +17,9 @@ from netopsy.engine.backproject.tree import Trunk
 from netopsy.engine.interpreter import plan
 from netopsy.errors import NetworkError
 from netopsy.network.activations import activations
-from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, UnitLike, activation_nodes, channel_axis, last_map, place_at, unit_field
+from netopsy.network.node import Node
+from netopsy.network.units import Unit, UnitLike, activation_nodes, last_map, place_at, unit_field
 from netopsy.network.windows.field import Box
 
 
@@ -60,7 +60,7 @@ def contributing(
         flows = {}
         for masks in (True, False):
             rule = reach(masks)
-            seen: dict[fx.Node, Tensor] = {}
+            seen: dict[Node, Tensor] = {}
             reverse(
                 tree, values, trunk.constants(1, trunk.weights(rule.weights(network))), start, rule, seen.__setitem__
             )
@@ -70,7 +70,7 @@ def contributing(
         if node in names and node in flows[False]:
             on = values[node][0] > 0
             reached = flows[True][node][0] != 0 if node in flows[True] else torch.zeros_like(on)
-            rows.append(Contribution(node.meta["name"], tree.box(node), flows[False][node][0] != 0, on, on & reached))
+            rows.append(Contribution(node.name, tree.box(node), flows[False][node][0] != 0, on, on & reached))
     return found, rows
 
 
@@ -151,7 +151,7 @@ def _values(network: Network, image: Tensor, name: str) -> Tensor:
     """(channel, *place) of one image."""
     with torch.no_grad():
         value = plan(network, [name]).run({"input": image}, batch=1)[name]
-    return value.movedim(channel_axis(network.nodes[name]), 1)[0]
+    return value.movedim(network.nodes[name].channel_axis, 1)[0]
 
 
 def tree_table(grown: Grown) -> pl.DataFrame:
@@ -168,8 +168,8 @@ def _level(network: Network, row: Contribution) -> Level:
     """Counts over the channels at each place of the whole node. Active counts units in the tree only."""
     node = network.nodes[row.node]
     masks = torch.stack([row.in_tree, row.in_tree & row.active, row.in_tree & row.contributing]).cpu()
-    shape = shape_of(node)[1:]
-    axis = channel_axis(node)
+    shape = node.full_shape[1:]
+    axis = node.channel_axis
     masks = masks.movedim(axis if axis > 0 else -1, 1)  # (3, channel, *place)
     count = masks.shape[1]
     cells = masks.reshape(3, count) if torch.Size(shape).numel() == count else None

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional as F
 
 from netopsy.network.activations import activations
-from netopsy.network.graph import is_tensor
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.studies.maximize.parametrisation import Fourier, Parametrisation, Pixels
 from netopsy.studies.maximize.target import Target, draw, move
@@ -71,9 +71,9 @@ class Stage:
 
     def image_bytes(self) -> int:
         """About what one image holds until its gradient is back: every value on the way."""
-        return 4 * sum(torch.Size(self.tree.size(node)).numel() for node in self.tree.trunk.data if is_tensor(node))
+        return 4 * sum(torch.Size(self.tree.size(node)).numel() for node in self.tree.trunk.data if node.is_tensor)
 
-    def _feature_node(self) -> fx.Node | None:
+    def _feature_node(self) -> Node | None:
         known = set(activations(self.network, mixing=False).values())
         sizes = {node: self.tree.size(node) for node in self.tree.trunk.data if node in known}
         maps = [node for node, size in sizes.items() if len(size) == 3 and min(size[1:]) >= _MAP]

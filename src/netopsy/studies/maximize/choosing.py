@@ -93,7 +93,7 @@ def choose(network: Network, counts: dict[str, int], seen: Seen) -> list[str]:
     chosen = []
     for name, count in counts.items():
         number = channels(network.nodes[name])
-        strongest = seen.strongest.get(operand(network, network.nodes[name]).meta["name"])
+        strongest = seen.strongest.get(operand(network, network.nodes[name]).name)
         picks = spread(number, count)
         if strongest is not None and len(strongest.values) == number:
             order = strongest.values[:, 0].argsort(descending=True, stable=True).tolist()

@@ -19,7 +19,7 @@ from netopsy.engine.backproject.tree import Tree, Trunk
 from netopsy.errors import SettingsError
 from netopsy.network.activations import operand
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, UnitLike, channel_axis, find_unit, flat_place, middle, places, unit_field
+from netopsy.network.units import Unit, UnitLike, find_unit, flat_place, middle, places, unit_field
 from netopsy.network.windows.field import Box
 
 Objective = Literal["unit", "channel"]
@@ -85,7 +85,7 @@ def _target(network: Network, unit: Unit, objective: Objective, trunks: dict[str
     node = network.nodes[unit.node]
     if node.op == "placeholder":
         raise SettingsError(f"unit '{unit}' is a pixel of the input; choose one of another node.")
-    taken, axis = operand(network, node).meta["name"], channel_axis(node)
+    taken, axis = operand(network, node).name, node.channel_axis
     trunk = trunks.setdefault(taken, Trunk(network, taken))
     if objective == "channel" and places(node):
         if unit.place is not None:

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
-from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.layers import Layer
-from netopsy.network.macs import argument
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.samples.samples import Samples
 from netopsy.studies.prescribe.cells import Cells
 
@@ -90,19 +89,19 @@ def input_products(network: Network, samples: Samples, layers: Sequence[Layer]) 
     return found
 
 
-def _tally(network: Network, layer: Layer, node: fx.Node) -> tuple[str, Tally] | None:
-    source, weight = argument(node, "input"), argument(node, "weight")
+def _tally(network: Network, layer: Layer, node: Node) -> tuple[str, Tally] | None:
+    source, weight = node.argument("input"), node.argument("weight")
     width = int(np.prod(layer.weight_shape[1:]))
-    plain = isinstance(weight, fx.Node) and weight.op == "get_attr"  # not standardised, scaled or otherwise made
-    if not plain or not isinstance(source, fx.Node) or source.meta["name"] not in network.nodes or width > WIDEST:
+    plain = isinstance(weight, Node) and weight.op == "get_attr"  # not standardised, scaled or otherwise made
+    if not plain or not isinstance(source, Node) or source.name not in network.nodes or width > WIDEST:
         return None
-    if operator_name(node) == "linear":
-        return source.meta["name"], Products()
-    padding = argument(node, "padding")
-    if operator_name(node) != "conv2d" or layer.groups != 1 or len(shape_of(source)) != 4 or isinstance(padding, str):
+    if node.operator == "linear":
+        return source.name, Products()
+    padding = node.argument("padding")
+    if node.operator != "conv2d" or layer.groups != 1 or len(source.full_shape) != 4 or isinstance(padding, str):
         return None
-    window = {key: _pair(argument(node, key)) for key in ("stride", "dilation")} | {"padding": _pair(padding)}
-    return source.meta["name"], Products(layer.weight_shape[2:], **window)
+    window = {key: _pair(node.argument(key)) for key in ("stride", "dilation")} | {"padding": _pair(padding)}
+    return source.name, Products(layer.weight_shape[2:], **window)
 
 
 def _pair(given: Sequence[int] | int) -> tuple[int, int]:

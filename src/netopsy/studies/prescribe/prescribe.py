@@ -14,7 +14,6 @@ from netopsy.deep_compression.expand import expand
 from netopsy.deep_compression.save import Kept, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
 from netopsy.errors import NetworkError, SamplesError
-from netopsy.network.graph import shape_of
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
@@ -68,7 +67,7 @@ class Prescribe(Study):
             return self.result(
                 findings=[f"{network.name} has no convolution or linear layer whose weights could be stored in less."]
             )
-        if len(shape_of(network.nodes[network.output])) != 2:
+        if len(network.nodes[network.output].full_shape) != 2:
             raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
         samples.check(network.classes)
         if len(samples) < 2:

@@ -108,7 +108,7 @@ class Reconstruct(Study):
         if self.units:
             named = [find_unit(network, unit) for unit in self.units]
             return lambda image: named
-        node = network.node(self.layer or default_layer(network)).meta["name"]
+        node = network.node(self.layer or default_layer(network)).name
         return lambda image: most_active(network, node, image, self.features)
 
     def _images(self, network: Network, samples: Samples, shown: list[Shown]) -> dict[str, Image]:

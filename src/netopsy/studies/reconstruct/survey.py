@@ -21,7 +21,7 @@ from netopsy.engine.interpreter import plan
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, activation_nodes, channel_axis, last_map, place_at
+from netopsy.network.units import Unit, activation_nodes, last_map, place_at
 from netopsy.network.windows.field import Box
 from netopsy.samples.samples import Samples, read_images
 from netopsy.studies.reconstruct.report import correlation, edges, inside, on_edges, strength
@@ -67,7 +67,7 @@ def most_active(network: Network, node: str, image: Tensor, count: int) -> list[
     """
     with torch.no_grad():
         value = plan(network, [node]).run({"input": image[None]}, batch=1)[node]
-    maps = value.movedim(channel_axis(network.nodes[node]), 1)[0]
+    maps = value.movedim(network.nodes[node].channel_axis, 1)[0]
     columns = maps.reshape(len(maps), -1)  # (channel, places)
     place = int(columns.amax(0).argmax())
     strongest = columns[:, place].topk(min(count, len(columns)))

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
-from torch import fx
 
 from netopsy import charts
 from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
-from netopsy.network.graph import operator_name, shape_of
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis, weight_layer
+from netopsy.network.node import Node
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
@@ -162,7 +160,7 @@ class Sparsity(Study):
         nodes = activations(network)
         tallies: dict[str, tuple[str, Tally]] = {}
         for name, node in nodes.items():
-            axis = channel_axis(node)
+            axis = node.channel_axis
             tallies[f"zeros {name}"] = (name, ZeroShare(self.threshold, axis))
             tallies[f"moments {name}"] = (name, Moments(axis=axis))
         probabilities = network.output not in nodes
@@ -223,13 +221,13 @@ def _units(name: str, zeros: Any, moments: Any) -> pl.DataFrame:
     )
 
 
-def _layer(name: str, node: fx.Node, network: Network, units: pl.DataFrame, zeros: int, seen: int) -> dict[str, Any]:
+def _layer(name: str, node: Node, network: Network, units: pl.DataFrame, zeros: int, seen: int) -> dict[str, Any]:
     share = units["sparsity"]
     return {
         "node": name,
-        "layer": weight_layer(network, node),
-        "operator": operator_name(node),
-        "shape": "x".join(map(str, shape_of(node)[1:])),
+        "layer": node.layer,
+        "operator": node.operator,
+        "shape": "x".join(map(str, node.full_shape[1:])),
         "units": len(share),
         "sparsity": zeros / max(1, seen * len(share)),
         "dead": int((share == 1).sum()),

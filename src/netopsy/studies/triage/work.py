@@ -183,7 +183,7 @@ def _own(state: Mapping[str, Tensor], block: Block) -> State:
 
 def _size(parent: Network, whole: nn.Module, replaced: Sequence[tuple[Block, OneLayer]] = ()) -> dict[str, int]:
     """Learned values of `whole`, the parent with blocks replaced, and its multiply-accumulates for one image."""
-    macs = graph_macs(parent.graph)
+    macs = graph_macs(parent.program.nodes)
     for block, layer in replaced:
         macs += layer.map.weight.numel() * _places(block) - block.macs
     return {"parameters": sum(p.numel() for p in whole.parameters()), "macs": macs}

@@ -16,7 +16,6 @@ from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis
 from netopsy.samples.samples import Samples
 from netopsy.studies.correspondence.comoments.column_layout import Columns, Level, Names, arrange, values_per_image
 from netopsy.studies.correspondence.comoments.comoments import Side, Span
@@ -134,7 +133,7 @@ def _walk(network: Network, k: int, levels: Sequence[Level]) -> Callable[[Tensor
             for name in columns.spans:
                 wanted.setdefault(name, []).append((level, columns))
     walk = plan(network, (), watched=wanted, folded=True)
-    axes = {name: channel_axis(network.nodes[name]) for name in wanted}
+    axes = {name: network.nodes[name].channel_axis for name in wanted}
 
     def run(images: Tensor, sink: Sink) -> None:
         def visit(name: str, values: Tensor) -> None:

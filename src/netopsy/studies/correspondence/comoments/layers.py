@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-from torch import fx
-
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.activations import activations
-from netopsy.network.graph import batch_first, operator_name, shape_of
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 
 Pairing = Literal["matching", "all"]
 _NORMS = {"batch_norm", "group_norm", "instance_norm", "layer_norm"}
@@ -72,32 +69,29 @@ def _behind(network: Network, name: str) -> str | None:
     reached, stack = {start}, [start]
     while stack:
         for user in stack.pop().users:
-            kind = operator_name(user).rstrip("_")
-            if user in order and user not in reached and (user.meta["name"] in known or kind in _ON_THE_WAY):
+            kind = user.operator.rstrip("_")
+            if user in order and user not in reached and (user.name in known or kind in _ON_THE_WAY):
                 reached.add(user)
-                if user.meta["name"] not in known:
+                if user.name not in known:
                     stack.append(user)
-    functions = sorted((node for node in reached if node.meta["name"] in known), key=order.__getitem__)
+    functions = sorted((node for node in reached if node.name in known), key=order.__getitem__)
     if functions and treatable(functions[0]):
-        return functions[0].meta["name"]
-    while len(start.users) == 1 and operator_name(follower := next(iter(start.users))) in _NORMS:
+        return functions[0].name
+    while len(start.users) == 1 and (follower := start.users[0]).operator in _NORMS:
         start = follower
-    return start.meta["name"] if treatable(start) else None
+    return start.name if treatable(start) else None
 
 
-def treatable(node: fx.Node) -> bool:
+def treatable(node: Node) -> bool:
     """Whether the node has units: real numbers, one image a row, at least one axis more."""
-    value = node.meta.get("val")
-    return (
-        isinstance(value, torch.Tensor) and value.is_floating_point() and batch_first(node) and len(shape_of(node)) > 1
-    )
+    return node.is_floating_point and node.per_sample and len(node.shape) > 0
 
 
 def _checked(network: Network, name: str) -> str:
     node = network.node(name)
     if not treatable(node):
         raise UnknownLayer(
-            f"node '{name}' of {network.name} has no units of one image each (shape {shape_of(node)} for one image); "
+            f"node '{name}' of {network.name} has no units of one image each (shape {node.full_shape} for one image); "
             "choose the node before or behind it."
         )
-    return node.meta["name"]
+    return node.name

@@ -22,7 +22,6 @@ from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import channel_axis
 from netopsy.samples.samples import Samples
 from netopsy.studies.correspondence.comoments.pair import common_grid, pooled
 
@@ -196,7 +195,7 @@ class _View:
 
     def __init__(self, network: Network, names: set[str]) -> None:
         self.network = network
-        self.axes = {name: channel_axis(network.nodes[name]) for name in names}
+        self.axes = {name: network.nodes[name].channel_axis for name in names}
         self.walk = plan(network, (), watched=dict.fromkeys(names), folded=True)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,195 @@
+"""The program of a network: its exported graph, read once into records that nobody can change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from netopsy.network.graph import module_paths, operator_name
+from netopsy.network.layers import layer_name, learned_weight
+from netopsy.network.node import Node
+
+_CHANNELS_LAST = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
+_CHANNELS_SECOND = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "batch_norm", "group_norm"}
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What a network computes, node by node, whatever its weights.
+
+    nodes: all of them in order of execution: parameters, sizes and lists too, and the output last.
+    constants: tensors that are neither parameters nor buffers, by the name that their `get_attr` has for target.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Tensor]
+
+    @property
+    def output(self) -> Node:
+        """The node that stands for what the network returns."""
+        return self.nodes[-1]
+
+    def __reduce__(self) -> Any:
+        """As a flat list: nodes refer to nodes, hundreds deep, and torch's operators cannot be pickled."""
+        position = {node: _Position(i) for i, node in enumerate(self.nodes)}
+        return _unpacked, ([_packed(node, position) for node in self.nodes], dict(self.constants))
+
+
+def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Program:
+    """The records of an exported `graph`, whose metadata is read here alone and stays as it is.
+
+    tensors: the network's parameters and buffers by name.
+    """
+    made: dict[fx.Node, Node] = {}
+    calls: dict[Node, int] = {}  # the last weight-bearing call at or before each node, by its position
+    layers: dict[int, str] = {}
+    for position, source in enumerate(graph.graph.nodes):
+        plain = _transcribed(source, made)
+        weight = learned_weight(plain, tensors)
+        last = max((calls[x] for x in plain.inputs if x in calls), default=None)
+        if weight is not None:
+            last, layers[position] = position, layer_name(weight)
+        node = replace(
+            plain,
+            channel_axis=_channel_axis(plain),
+            weight=weight,
+            layer="" if last is None else layers[last],
+        )
+        made[source] = node
+        if last is not None:
+            calls[node] = last
+    names = {node.target for node in made.values() if node.op == "get_attr"} - tensors.keys()
+    return Program(_with_users(made.values()), {name: _constant(graph, name) for name in sorted(names)})
+
+
+def _transcribed(source: fx.Node, made: Mapping[fx.Node, Node]) -> Node:
+    """What the graph itself says of a node; those that it reads are `made`."""
+    value = source.meta.get("val")
+    shape, larger = _shape(value, 1), _shape(value, 2)
+    growth = tuple(b - a for a, b in zip(shape, larger, strict=True))
+    grown = [axis for axis, more in enumerate(growth) if more]
+    inputs = tuple(made[x] for x in source.all_input_nodes)
+    record: Any = made.__getitem__
+    args: Any = fx.node.map_arg(source.args, record)
+    kwargs: Any = fx.node.map_arg(source.kwargs, record)
+    operator = operator_name(source) if source.op == "call_function" else source.op
+    return Node(
+        name=source.meta["name"],
+        op=source.op,
+        operator=operator,
+        target=source.target,
+        args=args,
+        kwargs=kwargs,
+        inputs=inputs,
+        modules=module_paths(source),
+        full_shape=shape,
+        parts=tuple(_shape(part, 1) for part in value) if isinstance(value, list | tuple) else (),
+        dtype=value.dtype if isinstance(value, Tensor) else None,
+        growth=growth,
+        batch_axis=grown[0] if len(grown) == 1 and larger[grown[0]] == 2 else None,
+        from_input=source.op == "placeholder" or (operator != "sym_size" and any(x.from_input for x in inputs)),
+    )
+
+
+def _shape(value: Any, batch: int) -> tuple[int, ...]:
+    """Shape of a tensor of the export for a batch of `batch`; () of anything else.
+
+    `int(size)` would settle a symbolic batch for the whole graph, whoever asks first.
+    """
+    return tuple(_size(size, batch) for size in value.shape) if isinstance(value, Tensor) else ()
+
+
+def _size(size: Any, batch: int) -> int:
+    expression = getattr(getattr(size, "node", None), "expr", None)
+    return int(size) if expression is None else int(expression.subs({s: batch for s in expression.free_symbols}))
+
+
+def _channel_axis(node: Node) -> int:
+    """The axis of a node's units, from that of the operand that it makes them from."""
+    if node.op != "call_function" or not node.inputs or node.operator in _CHANNELS_SECOND:
+        return 1
+    if node.operator in _CHANNELS_LAST:
+        return -1
+    axis = next((x for x in node.inputs if x.from_input), node.inputs[0]).channel_axis
+    if node.operator not in ("permute", "transpose"):
+        return axis
+    order = _order(node)
+    axis = order.index(axis % len(order))
+    return -1 if axis == len(order) - 1 > 1 else axis
+
+
+def _order(node: Node) -> list[int]:
+    """Which axis of its operand each axis of a permuting node is."""
+    rank = len(node.full_shape)
+    if node.operator == "permute":
+        return [int(axis) % rank for axis in node.args[1]]
+    order = list(range(rank))
+    first, second = (int(axis) for axis in node.args[1:3])
+    order[first], order[second] = order[second], order[first]
+    return order
+
+
+def _with_users(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """The nodes, each told who reads it: the one thing that is known only when all are made."""
+    every = tuple(nodes)
+    users: dict[Node, list[Node]] = {node: [] for node in every}
+    for node in every:
+        for operand in node.inputs:
+            users[operand].append(node)
+    for node, readers in users.items():
+        object.__setattr__(node, "users", tuple(readers))
+    return every
+
+
+def _constant(graph: fx.GraphModule, name: str) -> Any:
+    """A tensor that the export lifted out of the forward pass."""
+    value: Any = graph
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@dataclass(frozen=True)
+class _Position:
+    """Stands for a node in a program that is being sent."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """Stands for one of torch's operators."""
+
+    name: str
+
+
+def _packed(node: Node, position: Mapping[Node, _Position]) -> dict[str, Any]:
+    """The node's fields but its users, plain data."""
+
+    def pack(leaf: Any) -> Any:
+        if isinstance(leaf, Node):
+            return position[leaf]
+        return _Operator(str(leaf)) if isinstance(leaf, torch._ops.OpOverload) else leaf
+
+    names = [entry.name for entry in fields(Node) if entry.name != "users"]
+    return {name: fx.node.map_aggregate(getattr(node, name), pack) for name in names}
+
+
+def _unpacked(rows: list[dict[str, Any]], constants: dict[str, Tensor]) -> Program:
+    nodes: list[Node] = []
+
+    def unpack(leaf: Any) -> Any:
+        if isinstance(leaf, _Position):
+            return nodes[leaf.index]
+        if isinstance(leaf, _Operator):
+            space, name, overload = leaf.name.split(".")
+            return getattr(getattr(getattr(torch.ops, space), name), overload)
+        return leaf
+
+    for row in rows:
+        nodes.append(Node(**{name: fx.node.map_aggregate(value, unpack) for name, value in row.items()}))
+    return Program(_with_users(nodes), constants)
