@@ -9,6 +9,7 @@ from reference_triage import cochran_q as slow_q
 from reference_triage import correlations
 from reference_triage import permutation_p as slow_p
 from scipy.stats import chi2, norm, ttest_1samp
+from scipy.stats import t as student
 
 from netopsy.stats.correlation import Correlation
 from netopsy.stats.hypothesis_tests import cochran_q, detectable, detectable_mean, holm, mean_interval, permutation_p
@@ -96,6 +97,39 @@ def test_a_detectable_difference_is_detected_in_four_of_five_cases() -> None:
         b, c = int(lost.sum()), int(won.sum())
         found += (b - c) ** 2 / (b + c) > chi2.ppf(0.95, 1)
     assert 0.72 < found / 300 < 0.88
+
+
+@pytest.mark.parametrize(("repeats", "treatments"), [(6, 2), (5, 4)])
+def test_a_detectable_mean_is_detected_in_four_of_five_cases(repeats: int, treatments: int) -> None:
+    generator = np.random.default_rng(4)
+    pairs, free = treatments * (treatments - 1) / 2, (repeats - 1) * (treatments - 1)
+    critical, found, reaches = student.ppf(1 - 0.025 / pairs, free), 0, []
+
+    def draw() -> np.ndarray:
+        normal = generator.standard_normal
+        return 0.01 * normal((repeats, treatments)) + 0.05 * normal((repeats, 1))
+
+    for _ in range(600):
+        reach = detectable_mean(draw())
+        assert reach is not None
+        reaches.append(reach**2)
+    reach = np.sqrt(np.mean(reaches))  # at the true spread
+    for _ in range(600):
+        scores = 0.01 * generator.standard_normal((repeats, treatments)) + 0.05 * generator.standard_normal(
+            (repeats, 1)
+        )
+        scores[:, 1] += reach
+        residual = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+        error = np.sqrt((residual**2).sum() / free * 2 / repeats)
+        found += abs(scores[:, 1].mean() - scores[:, 0].mean()) / error > critical
+    assert 0.74 < found / 600 < 0.88
+
+
+def test_a_detectable_mean_of_two_treatments_is_that_of_the_paired_t_test() -> None:
+    scores = 0.5 + 0.01 * np.random.default_rng(2).standard_normal((7, 2))
+    error = (scores[:, 1] - scores[:, 0]).std(ddof=1) / np.sqrt(7)
+    assert detectable_mean(scores) == pytest.approx((student.ppf(0.975, 6) + student.ppf(0.8, 6)) * error)
+    assert detectable_mean(np.array([[0.0, 1.0], [1.0, 0.0]])) == 1.0  # no more than the whole scale
 
 
 def test_correlations_are_numpys_batch_by_batch() -> None:

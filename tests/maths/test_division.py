@@ -54,6 +54,27 @@ def test_planted_groups_are_found(sizes: tuple[int, ...]) -> None:
     assert np.bincount(labels).tolist() == list(sizes)
 
 
+def test_groups_that_lie_close_are_found_in_seven_of_eight_cases() -> None:
+    generator, found = np.random.default_rng(4), []
+    for seed in range(8):
+        points = generator.standard_normal((40, 3))
+        points[20:, 0] += 4.8
+        found.append(divide(points, seed=seed).groups)
+    assert sum(groups == 2 for groups in found) >= 7
+
+
+def test_a_part_is_cut_at_its_share_of_the_level() -> None:
+    generator = np.random.default_rng(6)
+    points = generator.standard_normal((90, 3)) + 30 * np.repeat(np.eye(3), (45, 30, 15), axis=0)
+    points[:20, 2] += 4  # whether these are a group of their own is a matter of the level
+    groups = []
+    for level in (0.001, 0.3):
+        division = divide(points, level=level)
+        assert [cut.taken for cut in division.cuts] == [c.p < level * (c.size - 1) / 89 for c in division.cuts]
+        groups.append(division.groups)
+    assert groups == [3, 4]
+
+
 def test_groups_are_numbered_by_size_and_small_ones_join_their_neighbours() -> None:
     generator = np.random.default_rng(2)
     points = np.concatenate([generator.standard_normal((n, 3)) + at for n, at in ((3, 40), (30, 0), (40, 20))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples, maximize, workspace
 from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
+from netopsy.network.units import Unit
 from netopsy.samples.images import ArrayImages
+from netopsy.studies.maximize.ascend import Climb
 from netopsy.studies.maximize.choosing import candidates
-from netopsy.studies.maximize.records import correlations
+from netopsy.studies.maximize.records import correlations, run_table
 
 SIZE = 12
 
@@ -64,6 +67,21 @@ def test_the_strongest_samples_are_those_of_the_plain_module(way: str, net: Netw
     steps = result.tables["steps"]
     assert steps.height == 4 * 20 and steps["step"].max() == 19
     assert set(result.images) == {"pictures"} and set(result.figures) == {"ascent"}
+
+
+def test_the_start_kept_is_the_correlation_of_each_picture_with_its_own_start() -> None:
+    lot = torch.Generator().manual_seed(0)
+    starts, moves = (torch.rand(3, 3, 5, 5, generator=lot) * 255 for _ in range(2))
+    pictures = torch.lerp(starts, moves, torch.tensor([0.2, 0.5, 0.9])[:, None, None, None])
+    starts, pictures = starts.byte(), pictures.byte()
+    zero = torch.zeros(3)
+    climb = Climb(pictures=pictures, starts=starts, start=zero, reached=zero + 1, curve=zero[:, None], woken=zero == 0)
+    target: Any = SimpleNamespace(unit=Unit("3", 2, (1, 4)), node="2")
+    table = run_table([target], [climb], [None], steps=1)
+    wanted = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(starts, pictures, strict=True)]
+    assert table["start_kept"].to_list() == pytest.approx(wanted, abs=1e-5)
+    alike = np.corrcoef(pictures.flatten(1))
+    assert table["similarity"].to_list() == pytest.approx(((alike.sum(1) - 1) / 2).tolist(), abs=1e-5)
 
 
 def test_the_channel_objective_is_compared_with_the_strongest_mean(net: Network, samples: Samples) -> None:
