@@ -37,7 +37,7 @@ def pairs(images: int, threads: int, repeats: int) -> None:
 
     from netopsy import load_network, load_samples
     from netopsy.network.reinitialise import fresh
-    from netopsy.studies.correspondence.comoments.cross_moments import co_moments
+    from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
     from netopsy.studies.correspondence.comoments.layers import layers_of
     from netopsy.studies.correspondence.comoments.pair import common_grid, pooled
 
@@ -75,7 +75,7 @@ def pairs(images: int, threads: int, repeats: int) -> None:
                 with np.errstate(all="ignore"):
                     np.corrcoef(*rows, rowvar=False)
 
-    co_moments(*networks, samples.select(np.arange(FEW), "few"), pairs="all")  # the graphs are exported once
+    cross_moments(*networks, samples.select(np.arange(FEW), "few"), pairs="all")  # the graphs are exported once
     size = min(BATCHES, key=lambda n: seconds(lambda: forward(n, min(images, 512)))[0])
     print(
         f"torch {torch.__version__}, {threads} threads, load {os.getloadavg()[0]:.1f}, {images:,d} images, batch {size}"
@@ -89,7 +89,7 @@ def pairs(images: int, threads: int, repeats: int) -> None:
     for _ in range(repeats):
         times["forward"].append(seconds(lambda: forward(size))[0])
         for name, (which, shuffled) in kinds.items():
-            taken, found = seconds(lambda w=which, s=shuffled: co_moments(*networks, samples, pairs=w, shuffled=s))
+            taken, found = seconds(lambda w=which, s=shuffled: cross_moments(*networks, samples, pairs=w, shuffled=s))
             times[name].append(taken)
     for name, taken in times.items():
         over = statistics.median(own / base for own, base in zip(taken, times["forward"], strict=True))

@@ -26,18 +26,18 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.studies.sparsity import activations
 from netopsy.tallies.histogram import Histogram
 from netopsy.tallies.moments import Moments
-from netopsy.tallies.sparsity import Sparsity
+from netopsy.tallies.sparsity import ZeroShare
 
 TARGET = 1.15
 BATCHES = (4, 8, 16, 32, 64, 128)
 SETS: dict[str, list[Callable[[], Tally]]] = {
-    "sparsity": [Sparsity],
+    "sparsity": [ZeroShare],
     "mean, variance, range": [Moments],
     "mean, variance, skewness, kurtosis, range": [lambda: Moments(4)],
     "histogram, 1,024 values a sample": [Histogram],
     "histogram, every value": [lambda: Histogram(None)],
-    "all: sparsity, two moments, range, histogram": [Sparsity, Moments, Histogram],
-    "all with four moments": [Sparsity, lambda: Moments(4), Histogram],
+    "all: sparsity, two moments, range, histogram": [ZeroShare, Moments, Histogram],
+    "all with four moments": [ZeroShare, lambda: Moments(4), Histogram],
 }
 
 

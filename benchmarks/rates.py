@@ -24,7 +24,7 @@ from PIL import Image
 
 import netopsy
 from netopsy import Recipe, fit, observe
-from netopsy.tallies.sparsity import Sparsity
+from netopsy.tallies.sparsity import ZeroShare
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         frozen = [layer.name for layer in network.layers if layer.name != last]
         recipe = Recipe(epochs=1, batch_size=16, rate=1e-4)
         runs: dict[str, Callable[[], Any]] = {
-            "forward pass (observe)": lambda: observe(network, samples, {"x": (last, Sparsity())}),
+            "forward pass (observe)": lambda: observe(network, samples, {"x": (last, ZeroShare())}),
             "activations study": lambda: netopsy.activations(network, samples),
             "training, all thawed": lambda: fit(network, samples, recipe),
             f"training, all but {last} frozen": lambda: fit(network, samples, recipe, frozen=frozen),
@@ -56,7 +56,7 @@ def main() -> None:
         if given.jpeg:
             jpegs = photographs(Path(folder) / "jpeg", given.images)
             runs["decoding JPEGs"] = lambda: list(jpegs.batches(network.preprocessing, 16, workers=0))
-        observe(network, samples.subset(len(samples.classes)), {"x": (last, Sparsity())})  # warm up
+        observe(network, samples.subset(len(samples.classes)), {"x": (last, ZeroShare())})  # warm up
         for name, run in runs.items():
             begun = time.process_time()
             run()

@@ -3,7 +3,7 @@
     python benchmarks/stimuli.py [--networks resnet50,squeezenet1_1] [--images 40] [--repeats 7] [--device cpu]
 
 Peer: the torch module under `inference_mode` in a loop over the same batches. Ours: `netopsy.observe` with the tally
-`Strongest(9)` on every node that the study `stimuli` looks at. Runs alternate; a ratio is the median of the ratios of
+`TopImages(9)` on every node that the study `stimuli` looks at. Runs alternate; a ratio is the median of the ratios of
 neighbours, by the wall clock and by the processor time of all threads (which a busy machine disturbs less). Images are
 of noise and weights random: every unit sees new images enter its list all the time, which is the dearest case.
 """
@@ -25,7 +25,7 @@ from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.observe.tally import Tally
 from netopsy.network.units import channels, unit_nodes
 from netopsy.samples.images import ArrayImages
-from netopsy.tallies.top_images import Strongest
+from netopsy.tallies.top_images import TopImages
 
 TARGET = 1.2
 STATE = 10e6
@@ -53,7 +53,7 @@ def measure(network: Network, samples: Samples, batch: int | None, repeats: int)
     """Print the ratio and the size of the state."""
     nodes = unit_nodes(network)
     size = batch or default_batch_size(network)
-    tallies: dict[str, tuple[str, Tally]] = {n: (n, Strongest(TOP, node.channel_axis)) for n, node in nodes.items()}
+    tallies: dict[str, tuple[str, Tally]] = {n: (n, TopImages(TOP, node.channel_axis)) for n, node in nodes.items()}
     units = sum(map(channels, nodes.values()))
     few = samples.subset(max(1, len(samples) // 8))
     for _ in range(2):  # warm up

@@ -142,12 +142,22 @@ def test_no_file_is_over_400_lines() -> None:
     assert not {path: count for path, count in lines.items() if count > 400}
 
 
+def test_no_two_modules_define_a_public_class_of_the_same_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
 def test_the_public_names_are_these() -> None:
-    known = """account activations backproject Case Codebook codebook compress compression correspondence distributions
+    known = """activations backproject Case Codebook codebook compress compression correspondence distributions
         dsd examine expand facets Features field Figure filter_codebook filters fit History Image kmeans1d
         list_blocks list_layers list_studies load_features load_network load_samples load_transform maximize Network
         noise observe parameters Preprocessing prescribe Recipe reconstruct Replace Result rounding
-        run_trials Samples score Shift sparsity stimuli sweep transfer Transform triage Variant workers workspace"""
+        run_trials Samples score Shift sparsity stimuli storage_table sweep transfer Transform triage Variant
+        workers workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:
         assert callable(getattr(netopsy, name))

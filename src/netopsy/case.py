@@ -14,7 +14,7 @@ import polars as pl
 from PIL import Image as Picture
 
 from netopsy.errors import CaseError
-from netopsy.files import atomic_folder, restore_folder, whole
+from netopsy.files import atomic_folder, atomic_write, restore_folder
 from netopsy.report.notebook import chart_svg
 from netopsy.report.pages import write_report
 from netopsy.result import Atlas, Figure, Image, Result, Sheet
@@ -125,7 +125,7 @@ class Case:
         return write_report(self.results, self.path)
 
     def _write_manifest(self) -> None:
-        with whole(self.path / "case.json") as part:
+        with atomic_write(self.path / "case.json") as part:
             part.write_text(json.dumps(self._manifest, indent=1, default=str), encoding="utf-8")
 
     def __repr__(self) -> str:

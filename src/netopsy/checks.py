@@ -10,21 +10,21 @@ from typing import Any
 from netopsy.errors import SettingsError
 
 
-def choice(settings: Any, name: str, allowed: Sequence[str]) -> None:
+def check_choice(settings: Any, name: str, allowed: Sequence[str]) -> None:
     """Raise SettingsError unless the setting `name` is one of `allowed`."""
     value = getattr(settings, name)
     if value not in allowed:
         raise SettingsError(f"{name} {value!r} is unknown; give one of {', '.join(allowed)}.")
 
 
-def whole(settings: Any, name: str, least: int) -> None:
+def check_int(settings: Any, name: str, least: int) -> None:
     """Raise SettingsError unless the setting `name` is a whole number of at least `least`."""
     value = getattr(settings, name)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise SettingsError(f"{name} {value!r} is out of range; give a whole number from {least}.")
 
 
-def number(settings: Any, name: str, low: float, high: float, *, open_low: bool = False) -> None:
+def check_real(settings: Any, name: str, low: float, high: float, *, open_low: bool = False) -> None:
     """Raise SettingsError unless the setting `name` is a finite number from `low` (`open_low`: above) to `high`."""
     value = getattr(settings, name)
     fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` once the block has ended without an exception.
 
     Killed or failing meanwhile, `path` stays what it was. Each process writes beside it under a name of its own.

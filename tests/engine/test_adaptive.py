@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from test_sweep import noise
 
 from netopsy.engine.sweep.adaptive import Audit
-from netopsy.engine.sweep.confidence import ConfidenceSequence, Draws, Sampler
+from netopsy.engine.sweep.confidence import ConfidenceSequence, ImportanceDraws, Sampler
 from netopsy.engine.sweep.edits import Shift, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.network.sources.load import load_network
@@ -82,7 +82,7 @@ def test_a_true_mean_is_a_fair_game() -> None:
         order = np.argsort(lot.exponential(size=n) / weights)[:steps]
         mass = (weights.sum() - np.cumsum(weights[order]) + weights[order]) / n
         sequence = ConfidenceSequence(n, 0.2, 0.2 + 1e-12, 1.0, alpha=1e-30)
-        draws = Draws(mass / weights[order], mass / 0.7, 0 * mass)
+        draws = ImportanceDraws(mass / weights[order], mass / 0.7, 0 * mass)
         sequence.update(values[order], draws, mean=0.25, variance=0.3)
         logs.append(sequence.wealth[0])
     wealth = np.exp(logs)

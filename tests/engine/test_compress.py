@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, load_network
 from netopsy.codec.file import read_compressed
 from netopsy.codec.shared import SharedTensor
-from netopsy.deep_compression.account import account, bits_before
 from netopsy.deep_compression.compress import (
     BITS,
     bits_of,
@@ -29,6 +28,7 @@ from netopsy.deep_compression.compress import (
 )
 from netopsy.deep_compression.expand import expand
 from netopsy.deep_compression.save import aliases, describe, measured, others, save_shared
+from netopsy.deep_compression.storage_table import bits_before, storage_table
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, UnknownLayer, WeightsError
 
 FILE = "small.netopsy.safetensors"
@@ -139,7 +139,7 @@ def test_tied_weights_are_coded_once_and_expanded_under_each_name(network: Netwo
     plain.load_state_dict(state, strict=True)
     written = load_network(Small(), weights=tmp_path / "out.safetensors")
     same(plain.eval(), written.module)
-    table = account(path)
+    table = storage_table(path)
     assert table["weights"][-1] == sum(p.numel() for p in network.module.parameters()) + 13
 
 
@@ -196,7 +196,7 @@ def test_bytes_of_the_account_sum_to_the_file_and_bits_before_are_those_of_a_wal
     network: Network, tmp_path: Path
 ) -> None:
     path = compress(network, tmp_path / FILE, density=0.1, bits=3)
-    table = account(path)
+    table = storage_table(path)
     whole = table.row(-1, named=True)
     assert whole["layer"] == "all" and whole["bytes"] == path.stat().st_size == sum(table["bytes"][:-1])
     assert whole["ratio"] == pytest.approx(4 * whole["weights"] / path.stat().st_size)
@@ -295,7 +295,7 @@ def test_settings_are_kept_in_the_file(network: Network, tmp_path: Path) -> None
 
 def test_all_zero_layers_have_no_weights_left(network: Network, tmp_path: Path) -> None:
     empty = network.with_tensors({"out.weight": torch.zeros(5, 24)})
-    table = account(compress(empty, tmp_path / FILE, bits=4))
+    table = storage_table(compress(empty, tmp_path / FILE, bits=4))
     row = table.row(2, named=True)
     assert (row["layer"], row["kept"], row["entries"]) == ("out", 0, 1)
     shared = share_layers(empty, {}, {"out": 4.0})

@@ -18,7 +18,7 @@ import netopsy
 from netopsy import Features, Network, Preprocessing, Samples, workspace
 from netopsy.engine.observe.observe import observe
 from netopsy.errors import NetworkError, SamplesError, SettingsError, UnknownLayer
-from netopsy.features.extract import default_node, dimensions, extract, part_rows, part_samples
+from netopsy.features.extract import default_node, dimensions, extract, split_rows, split_samples
 from netopsy.samples.images import ArrayImages
 from netopsy.tallies.collect import Collect
 
@@ -391,24 +391,24 @@ def test_collected_rows_stand_at_their_indices(network, parts, tmp_path) -> None
 def test_parting_keeps_each_class_on_both_sides_and_is_the_seeds_own() -> None:
     labels = np.repeat(np.arange(5), [40, 20, 10, 3, 2])
     for share in (0.1, 0.5, 0.9):
-        train, test = part_rows(labels, share, 1, "x", tuple("abcde"))
+        train, test = split_rows(labels, share, 1, "x", tuple("abcde"))
         assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(75))
         assert set(labels[train]) == set(labels[test]) == set(range(5))
         assert abs(np.bincount(labels[test])[0] - 40 * share) <= 1
         again, other = (
-            part_rows(labels, share, 1, "x", tuple("abcde")),
-            part_rows(labels, share, 2, "x", tuple("abcde")),
+            split_rows(labels, share, 1, "x", tuple("abcde")),
+            split_rows(labels, share, 2, "x", tuple("abcde")),
         )
         assert np.array_equal(again[1], test) and not np.array_equal(other[1], test)
     with pytest.raises(SamplesError, match="class 'e' of x has a single item"):
-        part_rows(labels[:-1], 0.5, 0, "x", tuple("abcde"))
+        split_rows(labels[:-1], 0.5, 0, "x", tuple("abcde"))
     for share in (0, 1, 1.5, True, "half"):
         with pytest.raises(SettingsError, match="test_share"):
-            part_rows(labels, share, 0, "x", tuple("abcde"))
+            split_rows(labels, share, 0, "x", tuple("abcde"))
 
 
 def test_parted_samples_are_the_samples(parts) -> None:
-    train, test = part_samples(parts[0], 0.25, 0)
+    train, test = split_samples(parts[0], 0.25, 0)
     assert (len(train), len(test)) == (30, 10) and train.digest != test.digest
     images = {train.image(i).tobytes() for i in range(30)} | {test.image(i).tobytes() for i in range(10)}
     assert images == {parts[0].image(i).tobytes() for i in range(40)}

@@ -22,7 +22,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.tallies.histogram import Histogram
 from netopsy.tallies.moments import Moments
-from netopsy.tallies.sparsity import Sparsity
+from netopsy.tallies.sparsity import ZeroShare
 
 
 class Branching(nn.Module):
@@ -90,7 +90,7 @@ def test_every_node_is_seen_as_the_plain_module_computes_it(
     expected = hooked(network, samples)
     tallies: dict[str, tuple[str, Tally]] = {}
     for node in expected:
-        tallies |= {f"{node} m": (node, Moments(4)), f"{node} z": (node, Sparsity())}
+        tallies |= {f"{node} m": (node, Moments(4)), f"{node} z": (node, ZeroShare())}
         tallies |= {f"{node} h": (node, Histogram(None))}
     found = observe(network, samples, tallies, batch_size=batch_size)
     assert list(found) == list(tallies)
@@ -118,9 +118,9 @@ def test_layers_and_modules_name_nodes_too(network: Network, samples: Samples) -
 def test_nodes_that_nobody_watches_are_not_run(network: Network, samples: Samples) -> None:
     assert network.nodes
     network.module.get_parameter("head.weight").data = torch.ones(4, 5)  # whoever runs the head now, fails
-    observe(network, samples, {"z": ("relu", Sparsity())})
+    observe(network, samples, {"z": ("relu", ZeroShare())})
     with pytest.raises(RuntimeError):
-        observe(network, samples, {"z": ("head", Sparsity())})
+        observe(network, samples, {"z": ("head", ZeroShare())})
 
 
 def test_network_and_tallies_are_left_as_they_were(network: Network, samples: Samples) -> None:
@@ -145,13 +145,13 @@ def test_weights_survive_an_exception(network: Network, samples: Samples) -> Non
 
 def test_errors_say_what_to_give(network: Network, samples: Samples) -> None:
     with pytest.raises(UnknownLayer, match="no node 'rleu' in branching; nearest: relu"):
-        observe(network, samples, {"a": ("rleu", Sparsity())})
+        observe(network, samples, {"a": ("rleu", ZeroShare())})
     with pytest.raises(SettingsError, match="no tally to count"):
         observe(network, samples, {})
     with pytest.raises(SettingsError, match=r"tally 'a' is .* give \(node name, tally\)"):
-        observe(network, samples, {"a": Sparsity()})  # type: ignore[dict-item]
+        observe(network, samples, {"a": ZeroShare()})  # type: ignore[dict-item]
     with pytest.raises(SettingsError, match="batch size 0"):
-        observe(network, samples, {"a": ("relu", Sparsity())}, batch_size=0)
+        observe(network, samples, {"a": ("relu", ZeroShare())}, batch_size=0)
 
 
 def test_batches_shrink_as_activations_grow(network: Network) -> None:
@@ -162,7 +162,7 @@ def test_batches_shrink_as_activations_grow(network: Network) -> None:
 def test_progress_runs_from_nothing_to_all(network: Network, samples: Samples) -> None:
     calls: list[tuple[str, int, int]] = []
     with workspace(None, lambda *call: calls.append(call)):
-        observe(network, samples, {"a": ("relu", Sparsity())}, batch_size=20)
+        observe(network, samples, {"a": ("relu", ZeroShare())}, batch_size=20)
     assert calls == [("observe", done, 50) for done in (0, 20, 40, 50)]
 
 
@@ -180,7 +180,7 @@ def stopping(at: int) -> Callable[[str, int, int], None]:
 
 TALLIES: dict[str, tuple[str, Tally]] = {
     "m": ("relu", Moments(4)),
-    "z": ("relu_1", Sparsity()),
+    "z": ("relu_1", ZeroShare()),
     "h": ("conv1", Histogram(32)),
     "o": ("head", Order()),
 }
@@ -214,21 +214,21 @@ def test_an_interrupted_pass_goes_on_where_it_was(network: Network, samples: Sam
 def test_other_work_takes_no_checkpoint_up(network: Network, samples: Samples, tmp_path: Path) -> None:
     calls: list[int] = []
     with workspace(tmp_path, lambda _label, done, _total: calls.append(done)):
-        observe(network, samples, {"a": ("relu", Sparsity())}, batch_size=25)
+        observe(network, samples, {"a": ("relu", ZeroShare())}, batch_size=25)
         changes = [
-            lambda: observe(network, samples, {"a": ("relu_1", Sparsity())}, batch_size=25),
-            lambda: observe(network, samples, {"a": ("relu", Sparsity(0.1))}, batch_size=25),
+            lambda: observe(network, samples, {"a": ("relu_1", ZeroShare())}, batch_size=25),
+            lambda: observe(network, samples, {"a": ("relu", ZeroShare(0.1))}, batch_size=25),
             lambda: observe(network, samples, {"a": ("relu", Moments())}, batch_size=25),
-            lambda: observe(network, samples, {"a": ("relu", Sparsity())}, batch_size=10),
-            lambda: observe(network, samples.subset(40), {"a": ("relu", Sparsity())}, batch_size=25),
+            lambda: observe(network, samples, {"a": ("relu", ZeroShare())}, batch_size=10),
+            lambda: observe(network, samples.subset(40), {"a": ("relu", ZeroShare())}, batch_size=25),
             lambda: observe(
                 Network("x", network.module, Preprocessing(size=(12, 12), scale=1.0)),
                 samples,
-                {"a": ("relu", Sparsity())},
+                {"a": ("relu", ZeroShare())},
                 batch_size=25,
             ),
             lambda: observe(
-                Network("x", Branching(), network.preprocessing), samples, {"a": ("relu", Sparsity())}, batch_size=25
+                Network("x", Branching(), network.preprocessing), samples, {"a": ("relu", ZeroShare())}, batch_size=25
             ),
         ]
         for change in changes:

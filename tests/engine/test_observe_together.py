@@ -15,7 +15,7 @@ from netopsy import Network, Preprocessing, Samples, observe, workspace
 from netopsy.engine.observe.observe import observe_ahead
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
-from netopsy.tallies import LABELS, Moments, Sparsity, Tally
+from netopsy.tallies import LABELS, Moments, Tally, ZeroShare
 
 
 class Residual(nn.Module):
@@ -245,7 +245,7 @@ class Failing(Kept):
 
 
 def test_sets_counted_ahead_are_found_finished(network: Network, samples: Samples, tmp_path: Path) -> None:
-    sets = [{"m": ("relu", Moments(4))}, {"m": ("relu_1", Sparsity())}, {"bad": (("head",), Failing())}]
+    sets = [{"m": ("relu", Moments(4))}, {"m": ("relu_1", ZeroShare())}, {"bad": (("head",), Failing())}]
     alone = [observe(network, samples, tallies)["m"] for tallies in sets[:2]]  # type: ignore[arg-type]
     calls: list[int] = []
     with workspace(tmp_path, lambda _label, done, _total: calls.append(done)):
@@ -263,7 +263,7 @@ def test_sets_counted_ahead_are_found_finished(network: Network, samples: Sample
 def test_sets_that_stopped_at_different_places_go_on_together(samples: Samples, tmp_path: Path) -> None:
     network = netopsy.load_network("netopsy:digits-a")
     digits = netopsy.load_samples("digits", count=160)
-    sets: list[dict] = [{"m": ("block5.relu3", Moments(4))}, {"z": ("block5.relu3", Sparsity())}]
+    sets: list[dict] = [{"m": ("block5.relu3", Moments(4))}, {"z": ("block5.relu3", ZeroShare())}]
     whole = [observe(network, digits, tallies) for tallies in sets]
     with pytest.raises(Stop), workspace(tmp_path, stopping(64), every=0):
         observe(network, digits, sets[0])

@@ -10,19 +10,19 @@ from reference_strongest import strongest
 from torch import Tensor
 
 from netopsy.errors import SettingsError
-from netopsy.tallies.top_images import Strongest
+from netopsy.tallies.top_images import TopImages
 
 INF = float("inf")
 
 
-def entries(tally: Strongest) -> list[list[tuple[float, int, int]]]:
+def entries(tally: TopImages) -> list[list[tuple[float, int, int]]]:
     found = tally.result()
     parts = (found.values.tolist(), found.images.tolist(), found.places.tolist())
     return [list(zip(*rows, strict=True)) for rows in zip(*parts, strict=True)]
 
 
-def counted(values: Tensor, k: int = 3, batch: int = 4, axis: int = 1, order: Tensor | None = None) -> Strongest:
-    tally = Strongest(k, axis)
+def counted(values: Tensor, k: int = 3, batch: int = 4, axis: int = 1, order: Tensor | None = None) -> TopImages:
+    tally = TopImages(k, axis)
     order = torch.arange(len(values)) if order is None else order
     for part in order.split(batch):
         tally.update(values[part], part)
@@ -49,7 +49,7 @@ def test_merging_halves_equals_one_pass(images: int, cut: int, k: int, seed: int
     other = counted(values, k, order=every[cut:])
     other.merge(counted(values, k, order=every[:cut]))
     first.merge(second)
-    whole = counted(values, k) if images else Strongest(k)
+    whole = counted(values, k) if images else TopImages(k)
     assert entries(first) == entries(other) == entries(whole)
 
 
@@ -79,7 +79,7 @@ def test_half_integers_and_booleans_are_counted() -> None:
 def test_a_restored_state_goes_on() -> None:
     values = torch.randn(10, 3, 8, generator=torch.Generator().manual_seed(1))
     first = counted(values[:6])
-    fresh = Strongest(3)
+    fresh = TopImages(3)
     fresh.restore({name: value.clone() for name, value in first.state().items()})
     fresh.update(values[6:], torch.arange(6, 10))
     assert entries(fresh) == entries(counted(values))
@@ -92,13 +92,13 @@ def test_the_state_is_twelve_bytes_an_entry_whatever_was_seen() -> None:
 
 
 def test_an_empty_tally_is_neutral_and_k_is_checked() -> None:
-    tally, values = Strongest(3), torch.randn(5, 2, 4)
+    tally, values = TopImages(3), torch.randn(5, 2, 4)
     assert tally.result().values.shape == (0, 3)
     tally.merge(counted(values))
-    tally.merge(Strongest(3))
+    tally.merge(TopImages(3))
     assert entries(tally) == entries(counted(values))
     with pytest.raises(SettingsError, match="at least 1"):
-        Strongest(0)
+        TopImages(0)
 
 
 @pytest.mark.parametrize("channel", [None, 2])
@@ -106,7 +106,7 @@ def test_the_strongest_at_a_place_merges_and_prefers_the_first_image(channel: in
     values = torch.randn(30, 4, 3, 3)
     values[7, 2, 1, 1] = values[19, 2, 1, 1] = 9.0
     values[3, 1, 1, 1] = float("nan")
-    whole, first, second = (Strongest(2, channel=channel, place=4) for _ in range(3))
+    whole, first, second = (TopImages(2, channel=channel, place=4) for _ in range(3))
     whole.update(values, torch.arange(30))
     first.update(values[:12], torch.arange(12))
     second.update(values[12:], torch.arange(12, 30))
@@ -124,7 +124,7 @@ def test_the_strongest_at_a_place_merges_and_prefers_the_first_image(channel: in
 @pytest.mark.parametrize("axis", [1, -1])
 def test_the_strongest_mean_has_no_place(axis: int) -> None:
     values = torch.randn(30, 4, 6, generator=torch.Generator().manual_seed(2))
-    tally = Strongest(1, axis, mean=True)
+    tally = TopImages(1, axis, mean=True)
     tally.update(values, torch.arange(30))
     best, image = values.mean(2 if axis == 1 else 1).max(0)
     found = tally.result()
@@ -134,13 +134,13 @@ def test_the_strongest_mean_has_no_place(axis: int) -> None:
 
 def test_one_channel_alone_is_that_row_of_all() -> None:
     values = torch.randn(9, 5, 4, 3, generator=torch.Generator().manual_seed(3))
-    alone, every = Strongest(4, channel=3), counted(values, 4)
+    alone, every = TopImages(4, channel=3), counted(values, 4)
     alone.update(values, torch.arange(9))
     assert entries(alone) == entries(every)[3:4]
     with pytest.raises(SettingsError, match="exclude one another"):
-        Strongest(1, place=0, mean=True)
+        TopImages(1, place=0, mean=True)
 
 
 def test_rows_that_are_no_images_are_refused() -> None:
     with pytest.raises(SettingsError, match="8 rows came for 2 images"):
-        Strongest(3).update(torch.zeros(8, 4, 5), torch.arange(2))
+        TopImages(3).update(torch.zeros(8, 4, 5), torch.arange(2))

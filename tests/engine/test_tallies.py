@@ -19,7 +19,7 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.tallies.histogram import Histogram
 from netopsy.tallies.moments import Moments
-from netopsy.tallies.sparsity import Sparsity
+from netopsy.tallies.sparsity import ZeroShare
 
 
 def count(tally: Tally, values: Tensor, batch: int = 7) -> Tally:
@@ -90,7 +90,7 @@ def test_long_planes_of_one_value_do_not_drift() -> None:
     assert count(Moments(), values).result().variance[0] == pytest.approx(float(np.float32(0.1)) ** 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("make", [Moments, Sparsity], ids=["moments", "sparsity"])
+@pytest.mark.parametrize("make", [Moments, ZeroShare], ids=["moments", "sparsity"])
 def test_channels_may_be_the_last_axis(make: Callable[..., Tally]) -> None:
     values = torch.randn(10, 50, 6).relu_()
     last, first = count(make(axis=-1), values).result(), count(make(), values.movedim(-1, 1).contiguous()).result()
@@ -103,7 +103,7 @@ def test_channels_may_be_the_last_axis(make: Callable[..., Tally]) -> None:
 @pytest.mark.parametrize("shape", [(11, 4, 5, 5), (11, 4), (3, 2, 9)])
 def test_sparsity_counts_zeros_one_by_one(shape: tuple[int, ...], threshold: float) -> None:
     values = torch.randn(shape).relu_() * torch.randint(-1, 2, shape)
-    result = count(Sparsity(threshold), values, batch=4).result()
+    result = count(ZeroShare(threshold), values, batch=4).result()
     assert result.zeros.tolist() == zeros(values, threshold)
     assert result.seen == values.numel() // shape[1]
     assert result.share.tolist() == pytest.approx([z / result.seen for z in result.zeros.tolist()])
@@ -111,18 +111,18 @@ def test_sparsity_counts_zeros_one_by_one(shape: tuple[int, ...], threshold: flo
 
 def test_negative_zero_is_zero_and_nan_is_not() -> None:
     values = torch.tensor([[0.0, math.nan], [-0.0, 1.0], [1e-45, 0.0]])
-    assert count(Sparsity(), values).result().zeros.tolist() == [2, 1]
+    assert count(ZeroShare(), values).result().zeros.tolist() == [2, 1]
 
 
 def test_counts_are_exact_where_float32_cannot_count() -> None:
     values = torch.zeros(1, 1, 4100, 4100)
-    assert count(Sparsity(), values).result().zeros.tolist() == [4100 * 4100]
+    assert count(ZeroShare(), values).result().zeros.tolist() == [4100 * 4100]
 
 
 def test_softmax_sparsity_sees_probabilities() -> None:
     values = torch.tensor([[0.0, 5.0, 200.0], [0.0, 0.0, 0.0]])
-    assert count(Sparsity(softmax=True), values).result().zeros.tolist() == [0, 0, 0]
-    assert count(Sparsity(1e-3, softmax=True), values).result().zeros.tolist() == [1, 1, 0]
+    assert count(ZeroShare(softmax=True), values).result().zeros.tolist() == [0, 0, 0]
+    assert count(ZeroShare(1e-3, softmax=True), values).result().zeros.tolist() == [1, 1, 0]
 
 
 def test_histogram_counts_each_value_in_its_bucket() -> None:
@@ -150,7 +150,7 @@ def test_sampled_histogram_takes_the_same_values_of_a_sample_whatever_the_batch(
 
 
 TALLIES: dict[str, Callable[[], Tally]] = {
-    "sparsity": Sparsity,
+    "sparsity": ZeroShare,
     "moments": Moments,
     "four moments": lambda: Moments(4),
     "histogram": lambda: Histogram(64),
@@ -215,7 +215,7 @@ def test_an_empty_tally_has_an_empty_result(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Moments(3), lambda: Sparsity(-1), lambda: Sparsity(math.nan), lambda: Histogram(0)]
+    "make", [lambda: Moments(3), lambda: ZeroShare(-1), lambda: ZeroShare(math.nan), lambda: Histogram(0)]
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], Tally]) -> None:
     with pytest.raises(SettingsError, match="must be"):

@@ -1,4 +1,4 @@
-"""The tallies `Active` and `Patterns` against plain counting in numpy."""
+"""The tallies `ActiveCount` and `Patterns` against plain counting in numpy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
-from netopsy.tallies.active import Active
+from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import Patterns, mix
 
 SHAPES = [(40, 5, 6, 7), (40, 48, 3, 3), (40, 30), (40, 1, 9, 9), (40, 101, 2)]
@@ -45,7 +45,7 @@ def masks(values: Tensor, threshold: float = 0.0) -> np.ndarray:
 def test_active_counts_are_those_of_plain_numpy(shape: tuple[int, ...], threshold: float) -> None:
     values = sample(shape)
     on = masks(values, threshold)
-    found = count(Active(40, threshold), values).result()
+    found = count(ActiveCount(40, threshold), values).result()
     anywhere = on.any(2)
     assert found.images == 40 and found.places == on.shape[2]
     np.testing.assert_array_equal(found.by_channels, np.bincount(anywhere.sum(1), minlength=shape[1] + 1))
@@ -62,7 +62,7 @@ def test_active_counts_are_those_of_plain_numpy(shape: tuple[int, ...], threshol
 
 def test_active_keeps_the_figures_of_evenly_spread_images_only() -> None:
     values = sample(SHAPES[0])
-    found = count(Active(40, records=15), values).result()
+    found = count(ActiveCount(40, records=15), values).result()
     on = masks(values)
     np.testing.assert_array_equal(found.record[:, 1], on.sum((1, 2))[::3])
     assert len(found.record) == 14
@@ -108,9 +108,9 @@ def test_a_layer_without_places_draws_none() -> None:
     assert len(count(Patterns(40), sample((40, 30))).result().places) == 0
 
 
-@pytest.mark.parametrize("kind", [Active, Patterns])
+@pytest.mark.parametrize("kind", [ActiveCount, Patterns])
 @pytest.mark.parametrize("shape", [SHAPES[0], (40, 30)])
-def test_the_tallies_are_commutative_monoids(kind: type[Active] | type[Patterns], shape: tuple[int, ...]) -> None:
+def test_the_tallies_are_commutative_monoids(kind: type[ActiveCount] | type[Patterns], shape: tuple[int, ...]) -> None:
     values = sample(shape)
     whole = count(kind(40), values).state()
     shuffled = torch.randperm(40)
@@ -139,8 +139,8 @@ def test_the_tallies_are_commutative_monoids(kind: type[Active] | type[Patterns]
     same(taken_up)
 
 
-@pytest.mark.parametrize("kind", [Active, Patterns])
-def test_tokens_are_counted_along_their_last_axis(kind: type[Active] | type[Patterns]) -> None:
+@pytest.mark.parametrize("kind", [ActiveCount, Patterns])
+def test_tokens_are_counted_along_their_last_axis(kind: type[ActiveCount] | type[Patterns]) -> None:
     values = sample((40, 30, 4))
     tokens = values.transpose(1, 2).contiguous()
     first, second = count(kind(40), values).state(), count(kind(40, axis=-1), tokens).state()
@@ -152,13 +152,13 @@ def test_nan_is_neither_active_nor_on() -> None:
     values = sample(SHAPES[0])
     broken = values.clone()
     broken[broken == 0] = float("nan")
-    for kind in (Active, Patterns):
+    for kind in (ActiveCount, Patterns):
         first, second = count(kind(40), values).state(), count(kind(40), broken).state()
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("kind", [Active, Patterns])
-def test_nothing_counted_gives_empty_results(kind: type[Active] | type[Patterns]) -> None:
+@pytest.mark.parametrize("kind", [ActiveCount, Patterns])
+def test_nothing_counted_gives_empty_results(kind: type[ActiveCount] | type[Patterns]) -> None:
     assert kind(3).state().keys() == {n for n, v in vars(kind(3)).items() if isinstance(v, int | float)}
     assert kind(3).result() is not None
     with pytest.raises(SettingsError, match="at least 1"):

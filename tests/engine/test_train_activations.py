@@ -18,7 +18,7 @@ from netopsy import Samples, fit, load_network, workspace
 from netopsy.blocks.activation_cache import cache
 from netopsy.blocks.training import Trained, train_module
 from netopsy.engine.train import checkpoint
-from netopsy.engine.train.activations import Activations
+from netopsy.engine.train.activations import ActivationSet
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import NetworkError, SamplesError, SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
@@ -30,10 +30,10 @@ def head(seed: int = 0) -> Head:
     return Head(copy.deepcopy(tiny(seed=seed).module.fc))
 
 
-def data(folder: Path, flips: bool = True, targets: str | None = None) -> Activations:
+def data(folder: Path, flips: bool = True, targets: str | None = None) -> ActivationSet:
     """The pooled maps of `tiny` on the noise, and the values of `targets`."""
     files = cache(tiny(), noise(), (POOLED, *(() if targets is None else (targets,))), folder, flips=flips)
-    return Activations(files[POOLED], noise().labels, None if targets is None else files[targets], flips)
+    return ActivationSet(files[POOLED], noise().labels, None if targets is None else files[targets], flips)
 
 
 def same(one: Trained, other: Trained) -> bool:
@@ -52,7 +52,7 @@ def near(table: pl.DataFrame, other: pl.DataFrame) -> bool:
 def test_on_stored_values_it_ends_where_the_frozen_network_ends(tmp_path: Path, augment: str, optimizer: str) -> None:
     recipe = replace(SHORT, epochs=3, augment=augment, optimizer=optimizer, rate=0.01, weight_decay=0.01)
     held = noise(70, seed=1)
-    validation = Activations(cache(tiny(), held, (POOLED,), tmp_path)[POOLED], held.labels)
+    validation = ActivationSet(cache(tiny(), held, (POOLED,), tmp_path)[POOLED], held.labels)
     whole = fit(tiny(), noise(), recipe, frozen=("conv", "norm"), validation=held)
     tail = train_module(head(), data(tmp_path), recipe, spec={}, validation=validation)
     for name in ("fc.weight", "fc.bias"):
@@ -75,7 +75,7 @@ def test_the_same_in_the_middle_of_a_deep_network_with_norms_behind(tmp_path: Pa
     for name, part in parts.items():
         tail.add_module(name, part)
     frozen = ("block5", "fc")
-    given = Activations(path, labels, flips=True)
+    given = ActivationSet(path, labels, flips=True)
     got = train_module(tail, given, recipe, spec={}, frozen=frozen)
     whole = fit(network, samples, recipe, frozen=("block1", "block2", "block3", *frozen))
     for name, value in got.state.items():
@@ -136,7 +136,7 @@ def test_the_summed_error_is_the_mean_at_a_smaller_rate(tmp_path: Path) -> None:
 def test_maps_are_learned_value_by_value(tmp_path: Path) -> None:
     """Outputs of any shape: a convolution comes near to one that made the targets."""
     files = cache(tiny(), noise(), ("input", "conv"), tmp_path, flips=True)
-    given = Activations(files["input"], noise().labels, files["conv"], flips=True)
+    given = ActivationSet(files["input"], noise().labels, files["conv"], flips=True)
     torch.manual_seed(7)
     student = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False))
     recipe = Recipe(epochs=40, batch_size=30, rate=0.05, momentum=0.9, augment="flip")
@@ -156,7 +156,7 @@ def test_a_teacher_gives_what_its_stored_values_give(tmp_path: Path, stored: boo
         got = train_module(head(seed=3), plain, recipe, spec={}, loss="mse", validation=plain, teacher=head())
     else:
         files = cache(network, noise(), ("input", "fc"), tmp_path, flips=True)
-        given = Activations(files["input"], noise().labels, files["fc"], flips=True)
+        given = ActivationSet(files["input"], noise().labels, files["fc"], flips=True)
         student = tiny(seed=3).module
         wanted = train_module(student, given, recipe, spec={}, loss="mse", validation=given)
         got = train_module(
@@ -278,7 +278,7 @@ def test_several_labels_an_image_are_learned_from_stored_values(tmp_path: Path) 
     path = cache(tiny(), several, (POOLED,), tmp_path)[POOLED]
     recipe = replace(SHORT, rate=0.1)
     whole = fit(tiny(), several, recipe, frozen=("conv", "norm"), validation=several)
-    given = Activations(path, labels)
+    given = ActivationSet(path, labels)
     got = train_module(head(), given, recipe, spec={}, validation=given)
     assert near(got.table, whole.table)
     with pytest.raises(SamplesError, match="5 labels an image and the module 3"):

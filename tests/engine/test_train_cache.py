@@ -22,8 +22,8 @@ from torch import nn
 from netopsy import Network, Preprocessing, workspace
 from netopsy.blocks.activation_cache import bytes_needed, cache
 from netopsy.engine.train import activations as stored_values
-from netopsy.engine.train.activations import Activations, Stored
-from netopsy.engine.train.data import Images
+from netopsy.engine.train.activations import ActivationSet, TrainingActivations
+from netopsy.engine.train.data import TrainingImages
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import NetworkError, SettingsError, UnknownLayer
 
@@ -160,9 +160,9 @@ def test_an_epoch_is_that_of_the_images(tmp_path: Path) -> None:
     """The values of the input node are the images, so both ways must draw, flip and part alike."""
     network, samples = tiny(), noise()
     path = cache(network, samples, ("input",), tmp_path, flips=True)["input"]
-    data = Activations(path, samples.labels, targets=path, flips=True)
+    data = ActivationSet(path, samples.labels, targets=path, flips=True)
     cpu = torch.device("cpu")
-    images, stored = Images.of(samples, network.preprocessing, cpu), Stored.of(data, cpu)
+    images, stored = TrainingImages.of(samples, network.preprocessing, cpu), TrainingActivations.of(data, cpu)
     assert stored.shape == images.shape == (3, 8, 8) and len(stored) == 90
     for recipe, epoch, rank, processes in (
         (Recipe(batch_size=16, augment="flip"), 0, 0, 1),
@@ -186,8 +186,10 @@ def test_a_file_larger_than_memory_is_read_row_by_row(tmp_path: Path) -> None:
     n, path = 1_000_000, tmp_path / "large.npy"
     rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, 65_536))
     labels = np.zeros(n, np.int64)
-    stored = Stored.of(Activations(path, labels), torch.device("cpu"))
-    order = next(Stored.of(Activations(path, np.arange(n)), torch.device("cpu")).epoch(Recipe(batch_size=8), 0)).labels
+    stored = TrainingActivations.of(ActivationSet(path, labels), torch.device("cpu"))
+    order = next(
+        TrainingActivations.of(ActivationSet(path, np.arange(n)), torch.device("cpu")).epoch(Recipe(batch_size=8), 0)
+    ).labels
     rows[order.numpy(), 0] = order.numpy()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = next(stored.epoch(Recipe(batch_size=8), 0))
@@ -199,7 +201,7 @@ def test_files_that_do_not_fit_are_said(tmp_path: Path) -> None:
     labels = np.zeros(4, np.int64)
     np.save(tmp_path / "a.npy", np.zeros((4, 3), np.float32))
     np.save(tmp_path / "double.npy", np.zeros((4, 3)))
-    assert Activations(tmp_path / "a.npy", labels).shape == (3,)
+    assert ActivationSet(tmp_path / "a.npy", labels).shape == (3,)
     for words, given in (
         ("4 labels need 8, two an image", {"values": tmp_path / "a.npy", "flips": True}),
         ("4 rows; 5 labels", {"values": tmp_path / "a.npy", "labels": np.zeros(5, np.int64)}),
@@ -208,7 +210,7 @@ def test_files_that_do_not_fit_are_said(tmp_path: Path) -> None:
         ("cannot read", {"values": tmp_path / "a.npy", "targets": tmp_path / "none.npy"}),
     ):
         with pytest.raises(SettingsError, match=words):
-            Activations(**{"labels": labels, **given})
+            ActivationSet(**{"labels": labels, **given})
 
 
 def test_the_digest_tells_labels_files_and_flips_apart(tmp_path: Path) -> None:
@@ -216,26 +218,26 @@ def test_the_digest_tells_labels_files_and_flips_apart(tmp_path: Path) -> None:
     files = cache(tiny(), samples, NODES, tmp_path, flips=True)
     relu, pooled = (files[node] for node in NODES)
     given = [
-        Activations(relu, samples.labels, flips=True),
-        Activations(pooled, samples.labels, flips=True),
-        Activations(relu, samples.labels[::-1], flips=True),
-        Activations(relu, samples.labels, targets=pooled, flips=True),
-        Activations(relu, np.zeros(180, np.int64)),
+        ActivationSet(relu, samples.labels, flips=True),
+        ActivationSet(pooled, samples.labels, flips=True),
+        ActivationSet(relu, samples.labels[::-1], flips=True),
+        ActivationSet(relu, samples.labels, targets=pooled, flips=True),
+        ActivationSet(relu, np.zeros(180, np.int64)),
     ]
     assert len({one.digest for one in given}) == len(given)
-    assert Activations(relu, samples.labels, flips=True).digest == given[0].digest
+    assert ActivationSet(relu, samples.labels, flips=True).digest == given[0].digest
 
 
 def test_rows_stay_on_a_device_until_others_need_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cache(tiny(), noise(), ("relu",), tmp_path)["relu"]
     device, size = torch.device("meta"), path.stat().st_size  # any device but the processor
     monkeypatch.setattr(stored_values, "free_memory", lambda device: (4 - 2 * len(stored_values._kept)) * size)
-    one, two, three = (Activations(path, noise().labels) for _ in range(3))
-    held = [Stored.of(data, device).values for data in (one, two)]
-    assert all(rows.device == device for rows in held) and Stored.of(one, device).values is held[0]
-    assert Stored.of(three, device).values.device == device and list(stored_values._kept) == [three]
+    one, two, three = (ActivationSet(path, noise().labels) for _ in range(3))
+    held = [TrainingActivations.of(data, device).values for data in (one, two)]
+    assert all(rows.device == device for rows in held) and TrainingActivations.of(one, device).values is held[0]
+    assert TrainingActivations.of(three, device).values.device == device and list(stored_values._kept) == [three]
     monkeypatch.setattr(stored_values, "free_memory", lambda device: size)
-    assert Stored.of(one, device).values.device.type == "cpu"
+    assert TrainingActivations.of(one, device).values.device.type == "cpu"
     del three
     gc.collect()
     assert not stored_values._kept

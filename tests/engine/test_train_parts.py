@@ -13,7 +13,7 @@ from reference_train import crop
 from torch import nn
 
 from netopsy.deep_compression.compress import share
-from netopsy.engine.train.augment import Draws, augmented, draw
+from netopsy.engine.train.augment import AugmentationDraws, augmented, draw
 from netopsy.engine.train.constraints import Table
 from netopsy.engine.train.data import epoch_seed, step_sizes
 from netopsy.engine.train.objective import rate_at
@@ -49,7 +49,7 @@ def test_draws_are_even() -> None:
 def test_without_augmentation_images_stay() -> None:
     store, rows = torch.rand(5, 4, 4, 3), torch.tensor([3, 1])
     assert draw(Recipe(), 5, torch.Generator()) is None
-    still = Draws(torch.zeros(2, dtype=torch.bool), torch.zeros((2, 2), dtype=torch.int64))
+    still = AugmentationDraws(torch.zeros(2, dtype=torch.bool), torch.zeros((2, 2), dtype=torch.int64))
     for draws in (None, still):
         assert torch.equal(augmented(store, rows, draws, torch.zeros(3), "zero"), store[rows].permute(0, 3, 1, 2))
 

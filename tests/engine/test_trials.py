@@ -224,7 +224,7 @@ def test_threads_are_set_where_asked_and_then_as_they_were() -> None:
     with workers(threads=before + 1):
         assert run_trials(where, None, [{}], digest="")[0].values["threads"] == before + 1
     assert torch.get_num_threads() == before
-    assert type(current_workers().executor).__name__ == "Inline"
+    assert type(current_workers().executor).__name__ == "InlineExecutor"
 
 
 def test_a_network_on_its_way_keeps_its_weights_and_leaves_its_graph(tmp_path: Path) -> None:

@@ -17,16 +17,16 @@ from trial_work import marks
 
 import netopsy
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.trials.run import parts
+from netopsy.engine.trials.run import split_range
 from netopsy.errors import NetopsyError, SamplesError
-from netopsy.tallies.active import Active
+from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.class_means import ClassMeans
 from netopsy.tallies.collect import Collect
 from netopsy.tallies.histogram import Histogram
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.patterns import Patterns
-from netopsy.tallies.sparsity import Sparsity
-from netopsy.tallies.top_images import Strongest
+from netopsy.tallies.sparsity import ZeroShare
+from netopsy.tallies.top_images import TopImages
 
 NODE = "block4.relu2"
 
@@ -81,12 +81,12 @@ def equal(one: Any, other: Any, **near: float) -> None:
 
 
 def test_parts_are_whole_steps_and_all_of_it() -> None:
-    assert parts(0, 10, 3) == [range(0, 3), range(3, 6), range(6, 9), range(9, 10)]
-    many = parts(30, 1000, 7)
+    assert split_range(0, 10, 3) == [range(0, 3), range(3, 6), range(6, 9), range(9, 10)]
+    many = split_range(30, 1000, 7)
     assert len(many) == 8 and many[0].start == 30 and many[-1].stop == 1000
     assert all(one.stop == next.start and len(one) % 7 == 0 for one, next in pairwise(many))
     with netopsy.workers(1):
-        assert parts(0, 10, 3) == [range(10)]
+        assert split_range(0, 10, 3) == [range(10)]
 
 
 def test_an_observation_in_parts_is_that_of_one_process(
@@ -94,10 +94,10 @@ def test_an_observation_in_parts_is_that_of_one_process(
 ) -> None:
     def tallies(name: str) -> dict[str, tuple[str, Tally]]:
         return {
-            "sparsity": (NODE, Sparsity()),
+            "sparsity": (NODE, ZeroShare()),
             "histogram": (NODE, Histogram()),
-            "strongest": (NODE, Strongest()),
-            "active": (NODE, Active(len(samples), threshold=0.5)),
+            "strongest": (NODE, TopImages()),
+            "active": (NODE, ActiveCount(len(samples), threshold=0.5)),
             "patterns": (NODE, Patterns(len(samples))),
             "moments": (NODE, Moments(order=4)),
             "means": (NODE, ClassMeans(samples.labels, 10)),

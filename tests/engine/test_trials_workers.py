@@ -21,7 +21,7 @@ from trials_and_die import SPECS
 
 import netopsy
 from netopsy.engine.trials.pool import workers
-from netopsy.engine.trials.processes import end_of
+from netopsy.engine.trials.processes import describe_end
 from netopsy.engine.trials.run import run_trials
 from netopsy.errors import SettingsError
 
@@ -127,7 +127,7 @@ def test_workers_have_their_threads_and_gpus_and_none_of_their_own(monkeypatch: 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     with workers(2, gpus=1, threads=3):
         (record,) = run_trials(where, None, [{}], digest="")
-    assert record.values["threads"] == 3 and record.values["nested"] == "Inline"
+    assert record.values["threads"] == 3 and record.values["nested"] == "InlineExecutor"
     assert record.values["visible"] in {"4", "6"}
 
 
@@ -137,7 +137,7 @@ def test_workers_have_their_threads_and_gpus_and_none_of_their_own(monkeypatch: 
 )
 def test_how_a_worker_ended_is_said(monkeypatch: pytest.MonkeyPatch, code: int | None, said: str) -> None:
     monkeypatch.setattr("netopsy.engine.trials.processes.PATIENCE", 0)
-    assert said in end_of(SimpleNamespace(exitcode=code))
+    assert said in describe_end(SimpleNamespace(exitcode=code))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 10) -> bool:

@@ -10,7 +10,7 @@ from sympy.logic import SOPform
 
 from netopsy.errors import SettingsError
 from netopsy.studies.facets.inputs import decisive, gray_code, karnaugh_map, refined, threshold
-from netopsy.studies.facets.minimise import Expression, Product, cells_of, minimise, truth_table
+from netopsy.studies.facets.minimise import Expression, ProductTerm, cells_of, minimise, truth_table
 
 
 def random_table(inputs: int, seed: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_an_expression_reads_as_it_is_evaluated() -> None:
     assert found.text("ABC") == "C OR (A AND NOT B)"
     assert found.literals == 3 and found.named == (0, 1, 2)
     assert (found.cells == table.astype(bool)).all()
-    assert Expression(2, (Product(0b10, 0b00),)).text("AB") == "NOT A"
+    assert Expression(2, (ProductTerm(0b10, 0b00),)).text("AB") == "NOT A"
 
 
 def test_a_truth_table_counts_every_image_once() -> None:

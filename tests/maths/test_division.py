@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference_facets import dip_by_programming
 
-from netopsy.stats.clustering import dip, divide
+from netopsy.stats.clustering import dip, split_clusters
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -39,7 +39,7 @@ CLOUDS = {
 @pytest.mark.parametrize("kind", CLOUDS)
 def test_one_cloud_is_one_group(kind: str) -> None:
     generator = np.random.default_rng(0)
-    found = [divide(CLOUDS[kind](generator), seed=seed).groups for seed in range(10)]
+    found = [split_clusters(CLOUDS[kind](generator), seed=seed).groups for seed in range(10)]
     assert sum(groups > 1 for groups in found) <= 2
 
 
@@ -49,7 +49,7 @@ def test_planted_groups_are_found(sizes: tuple[int, ...]) -> None:
     truth = np.repeat(np.arange(len(sizes)), sizes)
     points = generator.standard_normal((len(truth), 20)) + 8 * np.eye(20)[truth]
     order = generator.permutation(len(truth))
-    labels = divide(points[order]).labels
+    labels = split_clusters(points[order]).labels
     assert [np.unique(labels[truth[order] == k]).size for k in range(len(sizes))] == [1] * len(sizes)
     assert np.bincount(labels).tolist() == list(sizes)
 
@@ -78,20 +78,20 @@ def test_a_part_is_cut_at_its_share_of_the_level() -> None:
 def test_groups_are_numbered_by_size_and_small_ones_join_their_neighbours() -> None:
     generator = np.random.default_rng(2)
     points = np.concatenate([generator.standard_normal((n, 3)) + at for n, at in ((3, 40), (30, 0), (40, 20))])
-    labels = divide(points, smallest=5).labels
+    labels = split_clusters(points, smallest=5).labels
     assert np.bincount(labels).tolist() == [43, 30]
     assert (labels[:3] == 0).all()
 
 
 @pytest.mark.parametrize("vectors", [np.ones((30, 4)), np.zeros((30, 4)), np.zeros((3, 2)), np.zeros((0, 2))])
 def test_vectors_without_variety_are_one_group(vectors: np.ndarray) -> None:
-    division = divide(vectors)
+    division = split_clusters(vectors)
     assert division.labels.tolist() == [0] * len(vectors) and not any(c.taken for c in division.cuts)
 
 
 def test_no_more_groups_than_allowed_and_the_same_seed_gives_the_same() -> None:
     generator = np.random.default_rng(3)
     points = generator.standard_normal((120, 5)) + 30 * np.repeat(np.arange(4), 30)[:, None] * [1, -1, 1, -1, 1]
-    assert divide(points, most=3).groups == 3 and divide(points, most=1).groups == 1
-    first, second = divide(points, seed=7), divide(points, seed=7)
+    assert split_clusters(points, most=3).groups == 3 and split_clusters(points, most=1).groups == 1
+    first, second = split_clusters(points, seed=7), split_clusters(points, seed=7)
     assert (first.labels == second.labels).all() and first.cuts == second.cuts

@@ -12,9 +12,9 @@ from netopsy import Transform
 from netopsy.errors import MissingExtra, SettingsError
 from netopsy.transform.fit import training
 from netopsy.transform.fit.binary import Itq
-from netopsy.transform.fit.product import OptimizedProduct, ProductCodes, train_opq, train_pq
+from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer, train_opq, train_pq
 from netopsy.transform.fit.training import TrainingSet
-from netopsy.transform.product import Product
+from netopsy.transform.product import ProductCoder
 
 faiss = pytest.importorskip("faiss")
 
@@ -24,10 +24,10 @@ def train() -> TrainingSet:
     return TrainingSet(features(), source="toy")
 
 
-def faiss_quantizer(chain: Transform) -> tuple[object, Product]:
+def faiss_quantizer(chain: Transform) -> tuple[object, ProductCoder]:
     """A faiss.ProductQuantizer with the codebooks of a transform."""
     coder = chain.coder
-    assert isinstance(coder, Product)
+    assert isinstance(coder, ProductCoder)
     m, _, s = coder.codebooks.shape
     quantizer = faiss.ProductQuantizer(m * s, m, coder.width)
     faiss.copy_array_to_vector(coder.codebooks.ravel(), quantizer.centroids)
@@ -36,7 +36,7 @@ def faiss_quantizer(chain: Transform) -> tuple[object, Product]:
 
 @pytest.mark.parametrize(("parts", "width"), [(12, 4), (8, 8), (6, 5), (48, 4), (7, 4), (1, 6)])
 def test_product_codes_are_those_of_faiss(train: TrainingSet, parts: int, width: int) -> None:
-    chain, x = ProductCodes(parts, width).fit(train), features(300, seed=1)
+    chain, x = ProductQuantizer(parts, width).fit(train), features(300, seed=1)
     quantizer, coder = faiss_quantizer(chain)
     m, _, s = coder.codebooks.shape
     padded = np.pad(x.numpy(), ((0, 0), (0, m * s - 48)))
@@ -51,7 +51,7 @@ def test_product_codes_are_those_of_faiss(train: TrainingSet, parts: int, width:
 
 def test_opq_is_that_of_faiss(train: TrainingSet) -> None:
     x = features(300, seed=1)
-    chain = OptimizedProduct(8, 32, 4).fit(train, seed=3)
+    chain = OptimizedProductQuantizer(8, 32, 4).fit(train, seed=3)
     z = training.as_numpy(train.coordinates[:, :32])
     matrix = faiss.OPQMatrix(32, 8)
     inner = faiss.ProductQuantizer(32, 8, 4)
@@ -70,14 +70,16 @@ def test_opq_is_that_of_faiss(train: TrainingSet) -> None:
     rotation, _ = train_opq(z, 8, 4, 3)
     assert np.allclose(rotation.T @ rotation, np.eye(32), atol=1e-4)
     assert np.allclose((ours @ rotation.T)[same], matrix.reverse_transform(theirs)[same], atol=1e-4)
-    assert squared_error(OptimizedProduct(4, 48, 4), train, x) < squared_error(ProductCodes(4, 4), train, x)
+    assert squared_error(OptimizedProductQuantizer(4, 48, 4), train, x) < squared_error(
+        ProductQuantizer(4, 4), train, x
+    )
 
 
 def test_faiss_keeps_quiet_and_its_threads(train: TrainingSet, capfd: pytest.CaptureFixture[str]) -> None:
     before = faiss.omp_get_max_threads()
     try:
         faiss.omp_set_num_threads(3)
-        OptimizedProduct(4, 16, 8).fit(train)  # 700 vectors for 256 centroids: fewer than faiss likes
+        OptimizedProductQuantizer(4, 16, 8).fit(train)  # 700 vectors for 256 centroids: fewer than faiss likes
         assert faiss.omp_get_max_threads() == 3
     finally:
         faiss.omp_set_num_threads(before)
@@ -91,21 +93,24 @@ def test_too_few_vectors_for_the_centroids_are_an_error() -> None:
 
 def test_without_faiss_the_install_line_is_told(train: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    for recipe in (ProductCodes(4), OptimizedProduct(4, 16)):
+    for recipe in (ProductQuantizer(4), OptimizedProductQuantizer(4, 16)):
         with pytest.raises(MissingExtra, match=r"pip install 'netopsy\[embeddings\]'"):
             recipe.fit(train)
 
 
 def test_more_bits_keep_distances_better(train: TrainingSet) -> None:
     test = features(80, seed=1)
-    for family in ([ProductCodes(m, 4) for m in (4, 12, 24)], [OptimizedProduct(m, 48, 4) for m in (4, 12, 24)]):
+    for family in (
+        [ProductQuantizer(m, 4) for m in (4, 12, 24)],
+        [OptimizedProductQuantizer(m, 48, 4) for m in (4, 12, 24)],
+    ):
         errors = [squared_error(recipe, train, test) for recipe in family]
         assert errors == sorted(errors, reverse=True), family
 
 
 def test_seeds_decide(train: TrainingSet) -> None:
     test = features(40, seed=1)
-    for recipe in (Itq(12), ProductCodes(6, 4), OptimizedProduct(6, 24, 4)):
+    for recipe in (Itq(12), ProductQuantizer(6, 4), OptimizedProductQuantizer(6, 24, 4)):
         first = recipe.fit(train, seed=1).encode(test)
         assert np.array_equal(first, recipe.fit(train, seed=1).encode(test))
         assert not np.array_equal(first, recipe.fit(train, seed=2).encode(test))

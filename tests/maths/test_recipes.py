@@ -29,8 +29,8 @@ from netopsy.transform.fit.binary import (
     scalar_centroids,
 )
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
-from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
-from netopsy.transform.fit.quantizer import Recipe, parse_size
+from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
+from netopsy.transform.fit.quantizer import Quantizer, parse_size
 from netopsy.transform.fit.training import TrainingSet, fit_ranges, quantize, unit
 from netopsy.transform.steps import Project
 
@@ -47,7 +47,7 @@ def train() -> TrainingSet:
     return TrainingSet(features(), source="toy")
 
 
-def squared_error(recipe: Recipe, train: TrainingSet, x: Tensor) -> float:
+def squared_error(recipe: Quantizer, train: TrainingSet, x: Tensor) -> float:
     """Mean squared difference of the distances between vectors, before and after."""
     back = torch.from_numpy(recipe.fit(train).transform(x))
     return float((torch.pdist(x) - torch.pdist(back)).square().mean())
@@ -85,7 +85,7 @@ def test_candidates_are_few_and_within_the_budget(n_dims: int, n_train: int) -> 
         assert len({recipe.label for recipe in recipes}) == len(recipes)
         for recipe in recipes:
             assert 1 <= recipe.bits <= budget
-            if isinstance(recipe, Directions | Whitened | SignBits | Itq | OptimizedProduct):
+            if isinstance(recipe, Directions | Whitened | SignBits | Itq | OptimizedProductQuantizer):
                 assert recipe.size <= min(n_dims, n_train)
 
 
@@ -96,8 +96,8 @@ def test_candidates_lie_along_the_budget() -> None:
     assert {r.method for r in recipes} == {
         "PCA x Q-2", "whitening x Q-2", "truncation", "transform coding", "PCA signs", "ITQ", "PQ", "OPQ",
     }  # fmt: skip
-    assert [(r.parts, r.width) for r in recipes if isinstance(r, ProductCodes)] == [(72, 7), (128, 4)]
-    assert next((r.parts, r.width) for r in candidates(4096, 20_000, 512) if isinstance(r, ProductCodes)) == (64, 8)
+    assert [(r.parts, r.width) for r in recipes if isinstance(r, ProductQuantizer)] == [(72, 7), (128, 4)]
+    assert next((r.parts, r.width) for r in candidates(4096, 20_000, 512) if isinstance(r, ProductQuantizer)) == (64, 8)
     # all 64 dimensions fit in with up to 8 bits each: fewer bits would buy nothing
     wide = candidates(64, 5000, 512)
     assert next((r.size, r.h) for r in wide if isinstance(r, Directions)) == (64, 256)
@@ -110,7 +110,7 @@ def test_every_candidate_fits_and_keeps_its_promise(train: TrainingSet) -> None:
     test = features(50, seed=1)
     for budget in (16, 200, 1600):
         for recipe in candidates(48, 700, budget):
-            if isinstance(recipe, ProductCodes | OptimizedProduct) and find_spec("faiss") is None:
+            if isinstance(recipe, ProductQuantizer | OptimizedProductQuantizer) and find_spec("faiss") is None:
                 continue
             chain = recipe.fit(train)
             assert chain.bits == recipe.bits and chain.inputs == 48 and chain.source == "toy"
@@ -129,7 +129,7 @@ def test_small_and_degenerate_sets_can_be_fitted() -> None:
 
 def test_more_bits_keep_distances_better(train: TrainingSet) -> None:
     test = features(80, seed=1)
-    families: list[list[Recipe]] = [
+    families: list[list[Quantizer]] = [
         [Directions(16, 2**b) for b in (2, 4, 8)],
         [Directions(p, 256) for p in (4, 16, 48)],
         [Bins(48, 2**b) for b in (2, 4, 8)],
@@ -232,7 +232,7 @@ def test_transform_coding_is_ahead_of_equal_bits(train: TrainingSet) -> None:
     test = features(80, seed=1)
     z, mean = train.projection.apply(test), train.coordinates.mean(0)
 
-    def lost(recipe: Recipe) -> float:
+    def lost(recipe: Quantizer) -> float:
         """Mean squared error of vectors put together again; a direction without bits is at its mean."""
         back = torch.from_numpy(recipe.fit(train).transform(test))
         whole = torch.cat([back, mean[back.shape[1] :].expand(len(z), -1)], 1)
@@ -269,7 +269,7 @@ def test_itq_is_gong_and_lazebnik_s(train: TrainingSet) -> None:
     # its bits are balanced better among directions than plain signs: Hamming distances follow true ones more closely
     true = torch.pdist(train.x[:200])
 
-    def agreement(recipe: Recipe) -> float:
+    def agreement(recipe: Quantizer) -> float:
         back = torch.from_numpy(recipe.fit(train, seed=4).transform(train.x[:200]))
         return float(torch.corrcoef(torch.stack([torch.pdist(back), true]))[0, 1])
 

@@ -18,8 +18,8 @@ from netopsy.errors import TransformError
 from netopsy.transform.chain import Transform
 from netopsy.transform.coders import Floats, Levels, Scalars, Signs, pack, unpack
 from netopsy.transform.fit.training import fit_ranges, quantize, unit
-from netopsy.transform.product import Product
-from netopsy.transform.steps import Project, Take, Unit
+from netopsy.transform.product import ProductCoder
+from netopsy.transform.steps import Project, Take, UnitLength
 
 P = 24
 
@@ -43,15 +43,15 @@ WIDTHS = np.array([3, 1, 8, 2, 5], np.uint8)
 CENTROIDS = np.concatenate([np.sort(features(1, 1 << width)[0]) for width in WIDTHS.tolist()])
 CHAINS: dict[str, Transform] = {
     "float32": Transform((Floats(P, 32),)),
-    "float16": Transform((Unit(P), Take(P, 5), Floats(5, 16))),
-    "levels": Transform((Unit(P), project(10), levels(10, 27)), "a network, its pool"),
-    "one range": Transform((Unit(P), levels(P, 5, shared=True))),
-    "one level": Transform((Unit(P), levels(P, 1))),
+    "float16": Transform((UnitLength(P), Take(P, 5), Floats(5, 16))),
+    "levels": Transform((UnitLength(P), project(10), levels(10, 27)), "a network, its pool"),
+    "one range": Transform((UnitLength(P), levels(P, 5, shared=True))),
+    "one level": Transform((UnitLength(P), levels(P, 1))),
     "300 levels": Transform((project(7), levels(7, 300))),
     "65536 levels": Transform((levels(P, 65536),)),
     "signs": Transform((project(13), Signs(13))),
-    "scalars": Transform((Unit(P), project(5), Scalars(WIDTHS, CENTROIDS))),
-    "product": Transform((Unit(P), project(11), Product(11, CODEBOOKS))),
+    "scalars": Transform((UnitLength(P), project(5), Scalars(WIDTHS, CENTROIDS))),
+    "product": Transform((UnitLength(P), project(11), ProductCoder(11, CODEBOOKS))),
 }
 BITS = {"float32": 32 * P, "float16": 80, "levels": 50, "one range": 3 * P, "one level": 0, "300 levels": 63}
 BITS |= {"65536 levels": 16 * P, "signs": 13, "scalars": 19, "product": 12}
@@ -107,7 +107,7 @@ def test_levels_are_those_of_the_stress_to_the_bit() -> None:
     for h in (1, 2, 27, 256, 1000):
         for per_dimension in (True, False):
             ranges = fit_ranges(unit(train), per_dimension)
-            chain = Transform((Unit(P), Levels(P, ranges.low.numpy(), ranges.high.numpy(), h)))
+            chain = Transform((UnitLength(P), Levels(P, ranges.low.numpy(), ranges.high.numpy(), h)))
             assert np.array_equal(chain.transform(x), quantize(unit(x), ranges, h).numpy())
 
 
@@ -115,7 +115,9 @@ def test_each_step_is_what_it_says() -> None:
     x = features()
     step = project(6)
     assert np.allclose(Transform((step, Floats(6))).transform(x), x @ step.components + step.offset, atol=1e-5)
-    assert np.allclose(Transform((Unit(P), Floats(P))).transform(x), x / np.linalg.norm(x, axis=1)[:, None], atol=1e-7)
+    assert np.allclose(
+        Transform((UnitLength(P), Floats(P))).transform(x), x / np.linalg.norm(x, axis=1)[:, None], atol=1e-7
+    )
     assert np.array_equal(Transform((Take(P, 3), Floats(3))).transform(x), x[:, :3])
     assert np.array_equal(Transform((Floats(P, 16),)).transform(x), x.astype(np.float16).astype(np.float32))
     signs = Transform((Signs(P),)).transform(x)
@@ -126,7 +128,7 @@ def test_each_step_is_what_it_says() -> None:
     padded = np.pad(x[:, :11], ((0, 0), (0, 1))).reshape(-1, 3, 1, 4)
     closest = ((padded - CODEBOOKS) ** 2).sum(3).argmin(2)
     expected = np.stack([CODEBOOKS[i, closest[:, i]] for i in range(3)], 1).reshape(-1, 12)[:, :11]
-    assert np.array_equal(Transform((Take(P, 11), Product(11, CODEBOOKS))).transform(x), expected)
+    assert np.array_equal(Transform((Take(P, 11), ProductCoder(11, CODEBOOKS))).transform(x), expected)
 
 
 def test_extreme_values_come_back_finite() -> None:
@@ -136,7 +138,7 @@ def test_extreme_values_come_back_finite() -> None:
         assert np.isfinite(chain.transform(x)).all()
     assert Transform((Floats(P, 16),)).transform(x)[1:, 0].tolist() == [65504, 0, 0]
     assert (Transform((Signs(P),)).transform(x)[0] < 0).all()  # +1 is above 0 only
-    assert Transform((Unit(P), Floats(P))).transform(x)[:, :2].tolist() == pytest.approx(
+    assert Transform((UnitLength(P), Floats(P))).transform(x)[:, :2].tolist() == pytest.approx(
         np.array([[0, 0], [P**-0.5, P**-0.5], [1, 0], [0, -1]])
     )
 
@@ -214,10 +216,10 @@ def test_steps_that_do_not_fit_are_errors() -> None:
     ones = np.ones(4, np.float32)
     wrong = [
         lambda: Transform(()),
-        lambda: Transform((Unit(4),)),
+        lambda: Transform((UnitLength(4),)),
         lambda: Transform((Floats(4), Floats(4))),
-        lambda: Transform((Unit(4), Floats(5))),
-        lambda: Unit(0),
+        lambda: Transform((UnitLength(4), Floats(5))),
+        lambda: UnitLength(0),
         lambda: Take(3, 4),
         lambda: Floats(4, 64),
         lambda: Signs(2.0),  # type: ignore[arg-type]
@@ -234,9 +236,9 @@ def test_steps_that_do_not_fit_are_errors() -> None:
         lambda: Scalars(np.array([0, 3], np.uint8), CENTROIDS[:9]),
         lambda: Scalars(np.array([9], np.uint8), np.zeros(512, np.float32)),
         lambda: Scalars(WIDTHS.astype(np.int64), CENTROIDS),
-        lambda: Product(4, np.ones((2, 3, 2), np.float32)),
-        lambda: Product(5, np.ones((2, 4, 2), np.float32)),
-        lambda: Product(2, np.ones((2, 4, 2), np.float32)),
+        lambda: ProductCoder(4, np.ones((2, 3, 2), np.float32)),
+        lambda: ProductCoder(5, np.ones((2, 4, 2), np.float32)),
+        lambda: ProductCoder(2, np.ones((2, 4, 2), np.float32)),
     ]
     for make in wrong:
         with pytest.raises(TransformError):

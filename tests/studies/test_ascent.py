@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.studies.maximize.ascend import Climb, Recipe, Stage, ascend, generator, likeness
+from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend, generator, likeness
 from netopsy.studies.maximize.parametrisation import ColourCovariance, Fourier, Pixels, mixing, root
 from netopsy.studies.maximize.target import draw, find_targets, move
 
@@ -34,7 +34,7 @@ def net() -> Network:
     )  # fmt: skip
 
 
-def climb(network: Network, units: list[str], recipe: Recipe, objective: str = "unit") -> list[Climb]:
+def climb(network: Network, units: list[str], recipe: AscentSettings, objective: str = "unit") -> list[Climb]:
     targets = find_targets(network, units, objective)  # type: ignore[arg-type]
     return ascend(Stage(network, targets, features=recipe.diversity > 0), recipe)
 
@@ -51,7 +51,7 @@ def module_input(pictures: Tensor) -> Tensor:
 def test_ascent_on_a_linear_unit_reaches_the_corner_that_its_filter_points_to() -> None:
     linear = nn.Linear(3 * SIZE * SIZE, 4)
     network = wrap(nn.Sequential(nn.Flatten(), linear))
-    (found,) = climb(network, ["1:2"], Recipe(steps=400, step_size=5, runs=2))
+    (found,) = climb(network, ["1:2"], AscentSettings(steps=400, step_size=5, runs=2))
     weight = linear.weight[2].view(3, SIZE, SIZE)
     best = torch.where(weight > 0, 255, 0)
     assert (found.pictures == best).all(1).all()
@@ -64,7 +64,7 @@ def test_only_the_field_of_a_convolution_s_unit_is_climbed() -> None:
     network = wrap(conv)
     inner, corner = find_targets(network, [("conv2d", 1, 5, 6), ("conv2d", 1, 0, 0)])
     assert (inner.box, corner.box) == ((4, 5, 7, 8), (0, 0, 2, 2))
-    (found,) = ascend(Stage(network, [corner]), Recipe(steps=300, step_size=0.5, runs=1))
+    (found,) = ascend(Stage(network, [corner]), AscentSettings(steps=300, step_size=0.5, runs=1))
     # the corner's field is the filter without its row and column over the padding
     assert torch.equal(found.pictures[0], torch.where(conv.weight[1, :, 1:, 1:] > 0, 255, 0).to(torch.uint8))
 
@@ -77,7 +77,7 @@ def test_a_unit_that_its_rectifier_holds_at_zero_is_climbed_by_its_operand() -> 
     network = wrap(nn.Sequential(conv, nn.ReLU()))
     (target,) = find_targets(network, ["1:2"])
     assert (target.node, target.unit.place, target.centred) == ("0", (5, 5), True)
-    (found,) = climb(network, ["1:2"], Recipe(steps=200, step_size=0.3))
+    (found,) = climb(network, ["1:2"], AscentSettings(steps=200, step_size=0.3))
     assert (found.start < 0).all() and (found.reached > 0).all() and found.woken.all()
 
 
@@ -91,7 +91,7 @@ def test_no_gradient_is_said_and_the_picture_is_the_start() -> None:
     with torch.no_grad():
         conv.bias.fill_(-1000.0)
     network = wrap(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(4, 2, 3)))
-    for recipe in (Recipe(steps=5), Recipe("fourier", steps=5, diversity=0.5, movement=1.0)):
+    for recipe in (AscentSettings(steps=5), AscentSettings("fourier", steps=5, diversity=0.5, movement=1.0)):
         (found,) = climb(network, ["2:1"], recipe)
         assert not found.woken.any() and torch.equal(found.starts, found.pictures)
         assert torch.equal(found.start, found.reached)
@@ -104,7 +104,7 @@ def test_no_gradient_is_said_and_the_picture_is_the_start() -> None:
 @pytest.mark.parametrize("unit", ["5:3:1:2", "5:3", "7:4", "2:0:0:0"])
 def test_the_values_are_those_of_the_plain_module_on_the_pictures_unmoved(net: Network, way: str, unit: str) -> None:
     (target,) = find_targets(net, [unit])
-    recipe = Recipe(way, steps=12, movement=1.0 if way == "fourier" else 0.0, contrast=0.1, diversity=0.5)
+    recipe = AscentSettings(way, steps=12, movement=1.0 if way == "fourier" else 0.0, contrast=0.1, diversity=0.5)
     (found,) = climb(net, [unit], recipe)
     # what lies outside the field must not matter
     images = torch.randint(0, 256, (3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(9))
@@ -120,7 +120,7 @@ def test_the_values_are_those_of_the_plain_module_on_the_pictures_unmoved(net: N
 
 
 def test_the_channel_objective_is_the_mean_over_all_places(net: Network) -> None:
-    (found,) = climb(net, ["5:3"], Recipe(steps=10), "channel")
+    (found,) = climb(net, ["5:3"], AscentSettings(steps=10), "channel")
     with torch.no_grad():
         expected = nn.Sequential(*list(net.module.children())[:5])(module_input(found.pictures))[:, 3].mean((1, 2))
     assert found.reached.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
@@ -129,7 +129,7 @@ def test_the_channel_objective_is_the_mean_over_all_places(net: Network) -> None
 
 
 def test_a_plain_step_is_the_gradient_of_autograd_at_its_length(net: Network) -> None:
-    (found,) = climb(net, ["7:1"], Recipe(steps=1, step_size=0.05, runs=1))
+    (found,) = climb(net, ["7:1"], AscentSettings(steps=1, step_size=0.05, runs=1))
     x = Pixels((3, SIZE, SIZE)).start(generator(0, "7:1", 0)).requires_grad_()
     value = net.module(module_input(x * 255))[0, 1]
     (gradient,) = torch.autograd.grad(value, x)
@@ -141,7 +141,9 @@ def test_a_plain_step_is_the_gradient_of_autograd_at_its_length(net: Network) ->
 @pytest.mark.parametrize("way", ["plain", "fourier"])
 def test_many_units_at_once_are_the_same_as_one_by_one(net: Network, way: str) -> None:
     units = ["5:0", "5:1", "5:4:2:2"]
-    recipe = Recipe(way, steps=6, runs=2, contrast=0.1, diversity=0.5, movement=1.0 if way == "fourier" else 0.0)
+    recipe = AscentSettings(
+        way, steps=6, runs=2, contrast=0.1, diversity=0.5, movement=1.0 if way == "fourier" else 0.0
+    )
     together = climb(net, units, recipe)
     for unit, both in zip(units, together, strict=True):
         (alone,) = climb(net, [unit], recipe)
@@ -153,7 +155,7 @@ def test_many_units_at_once_are_the_same_as_one_by_one(net: Network, way: str) -
 def test_one_seed_gives_one_picture_and_another_seed_another(net: Network) -> None:
     for way in ("plain", "fourier"):
         (first,), (again,), (other,) = (
-            climb(net, ["7:1"], Recipe(way, steps=3, seed=s, movement=1)) for s in (0, 0, 1)
+            climb(net, ["7:1"], AscentSettings(way, steps=3, seed=s, movement=1)) for s in (0, 0, 1)
         )
         assert torch.equal(first.pictures, again.pictures) and torch.equal(first.curve, again.curve)
         assert not torch.equal(first.starts, other.starts) and not torch.equal(first.pictures, other.pictures)
@@ -164,7 +166,7 @@ def test_one_seed_gives_one_picture_and_another_seed_another(net: Network) -> No
 def test_the_network_is_left_as_it_was_and_no_parameter_has_a_gradient(net: Network, way: str) -> None:
     before = {name: tensor.clone() for name, tensor in net.tensors.items()}
     wanted = [p.requires_grad for p in net.module.parameters()]
-    climb(net, ["5:2", "5:3"], Recipe(way, steps=4, diversity=1.0, movement=1.0))
+    climb(net, ["5:2", "5:3"], AscentSettings(way, steps=4, diversity=1.0, movement=1.0))
     assert all(torch.equal(before[name], tensor) for name, tensor in net.tensors.items())
     assert all(p.grad is None for p in net.module.parameters())
     assert [p.requires_grad for p in net.module.parameters()] == wanted and not net.module.training
@@ -316,7 +318,7 @@ def test_likeness_is_the_mean_cosine_of_gram_matrices() -> None:
 
 def test_the_diversity_term_pushes_the_runs_apart(net: Network) -> None:
     def alike(weight: float) -> float:
-        recipe = Recipe("fourier", steps=40, runs=3, step_size=0.1, diversity=weight, contrast=0.02)
+        recipe = AscentSettings("fourier", steps=40, runs=3, step_size=0.1, diversity=weight, contrast=0.02)
         (found,) = climb(net, ["7:2"], recipe)
         with torch.no_grad():
             return likeness(nn.Sequential(*list(net.module.children())[:6])(module_input(found.pictures))).item()

@@ -18,7 +18,7 @@ from netopsy.cli import main
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.result import Result
 from netopsy.stats.matching import bipartite_matching
-from netopsy.studies.correspondence.comoments.cross_moments import co_moments
+from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
 from netopsy.studies.correspondence.correspondence import Correspondence
 from netopsy.studies.study import perform
 
@@ -91,7 +91,7 @@ def test_a_network_corresponds_to_itself_and_to_a_permuted_copy() -> None:
 
 def test_the_tables_hold_what_the_pair_gives() -> None:
     found = plain()
-    pair = co_moments(made(0), made(1), digits(), [("relu2", "relu2")])["relu2", "relu2"]
+    pair = cross_moments(made(0), made(1), digits(), [("relu2", "relu2")])["relu2", "relu2"]
     units = found.tables["units"].filter(pl.col("layer_a") == "relu2")
     matching = bipartite_matching(pair.correlation)
     np.testing.assert_allclose(units["best_correlation"].to_numpy(), pair.correlation.max(1), atol=1e-6)

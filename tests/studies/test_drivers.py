@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from netopsy import Network, Preprocessing, load_network
 from netopsy.engine.interpreter import plan
 from netopsy.network.units import Unit, find_unit
-from netopsy.studies.facets.contributions import Drive, Driven, find_drive
+from netopsy.studies.facets.contributions import AffineStep, ChannelContributions, find_affine_step
 
 SIZE = 12
 
@@ -51,9 +51,9 @@ def network() -> Network:
     return Network("branches", module, Preprocessing(size=(SIZE, SIZE)))
 
 
-def measured(network: Network, unit: str, images: Tensor) -> tuple[Drive, Driven, dict[str, Tensor]]:
-    drive = find_drive(network, find_unit(network, unit))
-    assert isinstance(drive, Drive), drive
+def measured(network: Network, unit: str, images: Tensor) -> tuple[AffineStep, ChannelContributions, dict[str, Tensor]]:
+    drive = find_affine_step(network, find_unit(network, unit))
+    assert isinstance(drive, AffineStep), drive
     walk = plan(network, (*drive.sources, drive.end.node))
     with torch.no_grad():
         values = walk.run({"input": images}, batch=len(images))
@@ -101,16 +101,16 @@ def test_shares_are_weights_times_activations_over_the_window(network: Network) 
 
 
 def test_a_unit_of_a_join_or_a_pool_is_found_where_it_was_made(network: Network) -> None:
-    joined = find_drive(network, Unit("cat", 9))
-    pooled = find_drive(network, Unit("pool", 4))
-    assert isinstance(joined, Drive) and isinstance(pooled, Drive)
+    joined = find_affine_step(network, Unit("cat", 9))
+    pooled = find_affine_step(network, Unit("pool", 4))
+    assert isinstance(joined, AffineStep) and isinstance(pooled, AffineStep)
     assert joined.end == Unit("right.1", 4) and joined.sources == ("stem.2",)
     assert pooled.end == Unit("add", 4) and pooled.rectified
 
 
 @pytest.mark.parametrize(("unit", "word"), [("stem.2:0", "image itself"), ("pool:4:1:1", "max_pool2d")])
 def test_a_unit_without_an_affine_step_before_it_is_said_to_be(network: Network, unit: str, word: str) -> None:
-    found = find_drive(network, find_unit(network, unit))
+    found = find_affine_step(network, find_unit(network, unit))
     assert isinstance(found, str) and word in found and unit in found
 
 

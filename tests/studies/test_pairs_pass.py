@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, Samples, load_samples
 from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.studies.correspondence.comoments.cross_moments import co_moments, co_moments_of
+from netopsy.studies.correspondence.comoments.cross_moments import cross_moments, cross_moments_of
 from netopsy.studies.correspondence.comoments.layers import layers_of
 from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, pair_information
 from netopsy.studies.correspondence.comoments.pair import merged
@@ -79,7 +79,7 @@ def test_layers_are_the_rectifiers_behind_the_layers() -> None:
 @pytest.mark.parametrize("size", [None, 1, 7, 90])
 def test_correlations_are_those_of_numpy(size: int | None) -> None:
     one, other = made(0), made(1, width=7)
-    found = co_moments(one, other, digits(), batch_size=size)
+    found = cross_moments(one, other, digits(), batch_size=size)
     assert list(found) == [("relu1", "relu1"), ("relu2", "relu2"), ("fc", "fc")]
     for (a, b), pair in found.items():
         x, y = rows(one, a, digits()), rows(other, b, digits())
@@ -96,8 +96,8 @@ def test_a_mean_of_a_thousand_deviations_loses_no_digits() -> None:
     one = made(0, shift=0.0)
     spread = rows(one, "relu1", digits())[:, 2].std()
     far = made(0, shift=1000 * spread)
-    pair = co_moments(far, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
-    near = co_moments(one, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
+    pair = cross_moments(far, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
+    near = cross_moments(one, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
     assert pair.mean_a[2] / pair.std_a[2] > 500
     # float32 activations at 1000 deviations hold 4 digits of the deviation: numpy is given the same ones
     x, y = rows(far, "conv1", digits()), rows(made(1), "conv1", digits())
@@ -107,11 +107,11 @@ def test_a_mean_of_a_thousand_deviations_loses_no_digits() -> None:
 
 def test_layers_of_different_size_meet_on_the_common_grid() -> None:
     one, other = made(0), made(1, stride=2)
-    pair = co_moments(one, other, digits(), [("relu1", "relu1")])["relu1", "relu1"]
+    pair = cross_moments(one, other, digits(), [("relu1", "relu1")])["relu1", "relu1"]
     assert pair.grid == (4, 4)
     x = F.avg_pool2d(values(one, "relu1", digits()).movedim(-1, 1), 2).movedim(1, -1).flatten(0, -2).numpy()
     np.testing.assert_allclose(pair.correlation, correlation(x, rows(other, "relu1", digits())), atol=1e-6)
-    flat = co_moments(one, other, digits(), [("relu1", "fc")])["relu1", "fc"]
+    flat = cross_moments(one, other, digits(), [("relu1", "fc")])["relu1", "fc"]
     assert flat.grid == ()
     mean = values(one, "relu1", digits()).mean((1, 2)).numpy()
     np.testing.assert_allclose(flat.correlation, correlation(mean, rows(other, "fc", digits())), atol=1e-6)
@@ -119,7 +119,7 @@ def test_layers_of_different_size_meet_on_the_common_grid() -> None:
 
 def test_shuffled_pairs_every_image_with_another_once() -> None:
     one, samples = made(0), digits()
-    pair = co_moments(one, one, samples, [("fc", "fc")], seed=4)["fc", "fc"]
+    pair = cross_moments(one, one, samples, [("fc", "fc")], seed=4)["fc", "fc"]
     order = np.random.default_rng(4).permutation(len(samples))
     x = rows(one, "fc", samples)
     np.testing.assert_allclose(pair.correlation, correlation(x, x), atol=1e-6)
@@ -137,18 +137,18 @@ def test_all_pairs_and_several_networks_come_from_one_pass(monkeypatch: pytest.M
             yield batch
 
     monkeypatch.setattr(Samples, "batches", counted)
-    found = co_moments_of(one, [other, third], digits(), pairs="all")
+    found = cross_moments_of(one, [other, third], digits(), pairs="all")
     assert sum(read) <= len(digits()) + 32  # the pilot's images beside
     assert [len(pairs) for pairs in found] == [9, 9]
-    alone = co_moments(one, third, digits(), [("relu2", "relu1")])["relu2", "relu1"]
+    alone = cross_moments(one, third, digits(), [("relu2", "relu1")])["relu2", "relu1"]
     np.testing.assert_allclose(found[1]["relu2", "relu1"].correlation, alone.correlation, atol=1e-6)
 
 
 def test_two_halves_merge_to_the_whole() -> None:
     one, other, names = made(0), made(1), ("relu2", "relu2")
-    whole = co_moments(one, other, digits(), [names])[names]
+    whole = cross_moments(one, other, digits(), [names])[names]
     halves = [
-        co_moments(one, other, digits().select(np.arange(*part), "part"), [names])[names]
+        cross_moments(one, other, digits().select(np.arange(*part), "part"), [names])[names]
         for part in ((0, 40), (40, 90))
     ]
     both = merged(*halves)
@@ -158,7 +158,7 @@ def test_two_halves_merge_to_the_whole() -> None:
 
 def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     one, other = made(0), made(1)
-    whole = co_moments(one, other, digits(), batch_size=10)
+    whole = cross_moments(one, other, digits(), batch_size=10)
     seen: list[int] = []
 
     def stop(_label: str, done: int, _total: int) -> None:
@@ -166,9 +166,9 @@ def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), workspace(tmp_path, stop, every=0):
-        co_moments(one, other, digits(), batch_size=10)
+        cross_moments(one, other, digits(), batch_size=10)
     with workspace(tmp_path, lambda _label, done, _total: seen.append(done), every=0):
-        again = co_moments(one, other, digits(), batch_size=10)
+        again = cross_moments(one, other, digits(), batch_size=10)
     assert seen[0] == 40
     for names, pair in whole.items():
         assert np.array_equal(pair.ab, again[names].ab)
@@ -185,7 +185,7 @@ def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 )
 def test_mistakes_are_said(layers: list[tuple[str, str]], said: str) -> None:
     with pytest.raises((SettingsError, UnknownLayer), match=said):
-        co_moments(made(0), made(1), digits(), layers)
+        cross_moments(made(0), made(1), digits(), layers)
 
 
 def test_information_of_pairs_is_that_of_all_rows_at_once() -> None:

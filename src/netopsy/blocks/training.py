@@ -11,12 +11,12 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from netopsy.engine.train.activations import Activations, check_recipe
+from netopsy.engine.train.activations import ActivationSet, check_recipe
 from netopsy.engine.train.constraints import frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.fit import launched
 from netopsy.engine.train.history import frame
-from netopsy.engine.train.loop import Job, first
+from netopsy.engine.train.loop import TrainingJob, first
 from netopsy.engine.train.objective import Loss
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace, file_stem
@@ -38,12 +38,12 @@ class Trained:
 
 def train_module(
     module: nn.Module,
-    data: Samples | Activations,
+    data: Samples | ActivationSet,
     recipe: Recipe | None = None,
     *,
     spec: Mapping[str, Any],
     preprocessing: Preprocessing | None = None,
-    validation: Samples | Activations | None = None,
+    validation: Samples | ActivationSet | None = None,
     frozen: Collection[str] = (),
     teacher: nn.Module | None = None,
     loss: Loss = "labels",
@@ -72,7 +72,7 @@ def train_module(
     device = parameter.device
     for part in (data, *(() if validation is None else (validation,))):
         _check(module, part, preprocessing, teacher, loss, device)
-    if isinstance(data, Activations):
+    if isinstance(data, ActivationSet):
         check_recipe(data, recipe)
     elif recipe.fill == "reflect" and preprocessing and recipe.pad >= min(preprocessing.size):
         raise SettingsError(f"pad {recipe.pad} must be below {min(preprocessing.size)}, the images' size.")
@@ -94,7 +94,7 @@ def train_module(
             "torch": torch.__version__,
         }
         path = place.folder / f"{file_stem('fit', whole)}.pt"
-    job = Job(
+    job = TrainingJob(
         copy.deepcopy(module),
         preprocessing,
         data,
@@ -115,14 +115,14 @@ def train_module(
 @torch.no_grad()
 def _check(
     module: nn.Module,
-    data: Samples | Activations,
+    data: Samples | ActivationSet,
     preprocessing: Preprocessing | None,
     teacher: nn.Module | None,
     loss: Loss,
     device: torch.device,
 ) -> None:
     """Raise unless the outputs for two images of `data` fit what they are to be."""
-    if isinstance(data, Activations):
+    if isinstance(data, ActivationSet):
         shape, wanted = data.shape, data.target_shape
     elif preprocessing is None:
         raise SettingsError("images need their preprocessing; give preprocessing=network.preprocessing.")

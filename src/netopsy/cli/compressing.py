@@ -64,9 +64,9 @@ def expand_options() -> list[o.Option]:
 
 def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -> None:
     from netopsy.codec.file import SUFFIX
-    from netopsy.deep_compression.account import account
     from netopsy.deep_compression.compress import compress as write
     from netopsy.deep_compression.save import destination
+    from netopsy.deep_compression.storage_table import storage_table
     from netopsy.engine.workspace.workspace import workspace
 
     destination(out, SUFFIX, force=force)
@@ -74,7 +74,7 @@ def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -
     subject = load_subject(network, given)
     with progress() as show, workspace(None, show):
         path = write(subject, out, **{name: value for name, value in settings.items() if value is not None})
-    table = account(path)
+    table = storage_table(path)
     if json:
         print(table.write_json())
         return
@@ -83,7 +83,7 @@ def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -
 
 
 def sentence(table: pl.DataFrame, path: str) -> str:
-    """What a file takes, from its `account`."""
+    """What a file takes, from its `storage_table`."""
     whole = table.row(-1, named=True)
     return (
         f"{path}: {whole['bytes']:,} bytes on disk, against {whole['float32']:,} for the {whole['weights']:,} values "

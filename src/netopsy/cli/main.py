@@ -11,7 +11,7 @@ from cyclopts import App
 
 from netopsy._version import __version__
 from netopsy.cli import options as o
-from netopsy.cli.options import crew
+from netopsy.cli.options import worker_pool
 from netopsy.cli.output import print_result, print_table, progress
 from netopsy.cli.sources import is_features, load_further, load_images, load_second, load_subject, load_vectors
 from netopsy.errors import NetopsyError
@@ -145,7 +145,7 @@ def _study_command(name: str) -> Any:
 
         given["other"] = other
         check_other(cls, other)
-        chosen, ring = {key: value for key, value in given.items() if key in plain}, crew(given)
+        chosen, ring = {key: value for key, value in given.items() if key in plain}, worker_pool(given)
         if cls.takes_features and is_features(network):
             subject, shown = load_vectors(network, samples, given, defaults), None
             study = cls(**chosen, **{field: load_second(field, given) for field in networks})
@@ -168,7 +168,7 @@ def _study_command(name: str) -> Any:
 def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **given: Any) -> None:
     from netopsy.examination import examine
 
-    ring = crew(given)
+    ring = worker_pool(given)
     net, images, train = (
         load_subject(network, given),
         load_images(samples, given),
@@ -186,7 +186,7 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
 def _run(protocol: str, *, out: str, weights: str | None, samples: str | None, count: int | None, **given: Any) -> None:
     from netopsy.protocol.run import run_protocol
 
-    with crew(given), progress() as show:
+    with worker_pool(given), progress() as show:
         case = run_protocol(protocol, out=out, weights=weights, samples=samples, count=count, progress=show)
     _print_case(case)
 

@@ -186,7 +186,7 @@ def setting_texts(doc: str, names: list[str]) -> dict[str, str]:
     return found
 
 
-def crew(given: dict[str, Any]) -> AbstractContextManager[Any]:
+def worker_pool(given: dict[str, Any]) -> AbstractContextManager[Any]:
     """`workers` with the values of --workers, --cluster, --address, --trial-cpus and --trial-gpus, where there are."""
     if "workers" not in given:
         return nullcontext()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from netopsy.errors import WeightsError
-from netopsy.files import whole
+from netopsy.files import atomic_write
 
 
 class Damage(WeightsError):
@@ -48,7 +48,7 @@ def write_container(path: Path, metadata: Mapping[str, str], blob: bytes) -> Non
     header = _header(said, len(blob))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
             file.write(blob)
             file.flush()

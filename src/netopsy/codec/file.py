@@ -15,7 +15,7 @@ import numpy as np
 
 from netopsy.codec.arrays import DTYPES, decode_array, encode_array
 from netopsy.codec.container import Damage, has_container, read_container, write_container
-from netopsy.codec.index import Row, pack, unpack
+from netopsy.codec.index import TensorEntry, pack, unpack
 from netopsy.codec.shared import ARRAY, SharedTensor
 from netopsy.codec.tensor import CodedTensor, Coder, decode_tensor, encode_tensor
 from netopsy.errors import SettingsError, WeightsError
@@ -59,13 +59,13 @@ def write_compressed(
         raise SettingsError(f"a compressed file '{path.name}' must end in '{SUFFIX}'.")
     if both := sorted(set(shared) & set(kept)):
         raise SettingsError(f"'{both[0]}' is given both as shared and as kept; a tensor is one of the two.")
-    rows: list[Row] = []
+    rows: list[TensorEntry] = []
     streams: list[bytes] = []
     proof = hashlib.blake2b(digest_size=16)
     for name, tensor in shared.items():
         coded = encode_tensor(tensor, coder)
         lengths = (len(coded.positions), len(coded.codes), len(coded.table))
-        rows.append(Row(name, coder, coded.shape, coded.entries, lengths, tensor.kept))
+        rows.append(TensorEntry(name, coder, coded.shape, coded.entries, lengths, tensor.kept))
         streams += [coded.positions, coded.codes, coded.table]
         _prove(proof, rows[-1], tensor.table, tensor.codes)
     for name, given in kept.items():
@@ -74,7 +74,7 @@ def write_compressed(
             raise SettingsError(f"'{name}' is {array.dtype}; kept arrays are {', '.join(DTYPES)}.")
         streams.append(encode_array(array))
         nonzero = int(np.count_nonzero(array))
-        rows.append(Row(name, array.dtype.name, array.shape, 0, (0, len(streams[-1]), 0), nonzero))
+        rows.append(TensorEntry(name, array.dtype.name, array.shape, 0, (0, len(streams[-1]), 0), nonzero))
         _prove(proof, rows[-1], array)
     index = pack(rows, dict(settings or {}), proof.digest())
     write_container(path, metadata or {}, len(index).to_bytes(4, "little") + index + b"".join(streams))
@@ -133,7 +133,9 @@ def sizes(path: str | Path) -> list[dict[str, Any]]:
     return [*account, {"name": "header", "kind": "header"} | blank | {"bytes": rest}]
 
 
-def _open(path: Path) -> tuple[dict[str, str], list[Row], dict[str, Any], bytes, list[tuple[bytes, bytes, bytes]]]:
+def _open(
+    path: Path,
+) -> tuple[dict[str, str], list[TensorEntry], dict[str, Any], bytes, list[tuple[bytes, bytes, bytes]]]:
     """Metadata, rows, settings, the digest of the tensors, and the three streams of each row."""
     metadata, blob = read_container(path)
     start = 4 + int.from_bytes(blob[:4], "little")
@@ -170,7 +172,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise WeightsError(f"'{path}' needs more memory than there is; read it on a larger machine.") from error
 
 
-def _prove(state: Any, row: Row, *arrays: ARRAY) -> None:
+def _prove(state: Any, row: TensorEntry, *arrays: ARRAY) -> None:
     """Take a tensor into the digest: its name and shape, and what it holds."""
     state.update(json.dumps([row.name, row.shape, row.entries]).encode())
     for array in arrays:

@@ -19,7 +19,7 @@ LARGEST_INDEX = 1 << 22
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorEntry:
     """A tensor of the file.
 
     kind: a coder for a shared tensor, a type for a kept one. entries: of its table, 0 where it has none. lengths: bytes
@@ -55,7 +55,7 @@ class Row:
         }
 
 
-def pack(rows: list[Row], settings: dict[str, Any], proof: bytes) -> bytes:
+def pack(rows: list[TensorEntry], settings: dict[str, Any], proof: bytes) -> bytes:
     """The index as bytes. proof: the digest of all tensors."""
     lines = [[row.name, row.kind, row.shape, row.entries, row.lengths, row.nonzero] for row in rows]
     try:
@@ -66,7 +66,7 @@ def pack(rows: list[Row], settings: dict[str, Any], proof: bytes) -> bytes:
     return proof + press.compress(text.encode()) + press.flush()
 
 
-def unpack(index: bytes, streams: int) -> tuple[list[Row], dict[str, Any], bytes]:
+def unpack(index: bytes, streams: int) -> tuple[list[TensorEntry], dict[str, Any], bytes]:
     """Rows, settings and proof of `index`; `streams`: the bytes that follow it. Damage where it says what cannot be."""
     press = zlib.decompressobj(wbits=-15)
     try:
@@ -88,7 +88,7 @@ def unpack(index: bytes, streams: int) -> tuple[list[Row], dict[str, Any], bytes
     return rows, settings, index[:16]
 
 
-def _row(line: Any) -> Row:
+def _row(line: Any) -> TensorEntry:
     name, kind, shape, entries, lengths, nonzero = line
     numbers = [*shape, entries, *lengths, nonzero]
     if not (isinstance(name, str) and isinstance(kind, str) and isinstance(shape, list) and len(lengths) == 3):
@@ -96,10 +96,10 @@ def _row(line: Any) -> Row:
     if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
         raise Damage("a number of its index is out of range")
     name.encode()  # half a character of UTF-16 is no name
-    return Row(name, kind, tuple(shape), entries, tuple(lengths), nonzero)
+    return TensorEntry(name, kind, tuple(shape), entries, tuple(lengths), nonzero)
 
 
-def _check(row: Row) -> None:
+def _check(row: TensorEntry) -> None:
     if row.coded:
         check_claim(row.shape, row.entries, sum(row.lengths))
     elif row.kind not in DTYPES:

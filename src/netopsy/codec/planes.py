@@ -104,7 +104,7 @@ def encode_planes(shared: SharedTensor) -> tuple[bytes, bytes]:
         planes = view.planes(shared.codes)
         where, what = WritePort(), WritePort()
         ways = {FITTED: (CONTEXT, FITTED), INTERLACED: (INTERLACED, CONTEXT)}.get(way, (way, way))
-        run = Run(view, shared.table, shared.zero, ways, scale)
+        run = TensorStream(view, shared.table, shared.zero, ways, scale)
         if way == FITTED:
             kept = [np.ones(p.size, bool) if shared.zero is None else p.reshape(-1) != shared.zero for p in planes]
             run.coefficients = neighbours.fit_coefficients([run.values[p] for p in planes], kept, view.sides)
@@ -129,13 +129,13 @@ def decode_planes(
         raise Damage("a stream is coded in an unknown way")
     where, what = ReadPort(positions[1:]), ReadPort(codes[3:])
     planes = np.zeros(view.counts, out.dtype)
-    Run(view, table, zero, ways, scale).code(where, what, planes)
+    TensorStream(view, table, zero, ways, scale).code(where, what, planes)
     where.finish()
     what.finish()
     view.back(planes, out)
 
 
-class Run:
+class TensorStream:
     """One tensor on its way through the coder, written or read.
 
     ways: of the positions and of the codes. scale: see `neighbours.whole_values`. coefficients: to be written; a reader

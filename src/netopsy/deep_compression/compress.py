@@ -122,7 +122,7 @@ def compress(
         `per_layer`; a layer that nothing is said of keeps all.
     bits: 2 ** bits values a layer, 1 to 12; a layer that nothing is said of is kept in float32.
     start, seed: of the k-means. kept: the other values "exact" or in "float16". coder: "ans" or "huffman".
-    `load_network(out)` gives the network back, `account(out)` the table of what each layer takes.
+    `load_network(out)` gives the network back, `storage_table(out)` the table of what each layer takes.
     """
     if seed < 0:
         raise SettingsError(f"seed {seed} is out of range; give a whole number from 0.")

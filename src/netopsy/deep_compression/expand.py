@@ -14,7 +14,7 @@ from torch import Tensor
 from netopsy.codec.file import SUFFIX, read_compressed
 from netopsy.deep_compression.save import aliases, describe, destination
 from netopsy.errors import SettingsError
-from netopsy.files import whole
+from netopsy.files import atomic_write
 from netopsy.network.network import Network
 from netopsy.network.sources.options import FIELDS
 
@@ -68,7 +68,7 @@ def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> 
     said = {key: metadata[key] for key in ("architecture", "options", *FIELDS) if key in metadata}
     try:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-        with whole(target) as part:
+        with atomic_write(target) as part:
             safetensors.torch.save_file(tensors, part, metadata=said)
     except OSError as error:
         raise SettingsError(f"cannot write '{target}' ({error.strerror or error}); give another path.") from error

@@ -31,7 +31,7 @@ ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default
 
 
 @dataclass(frozen=True)
-class Step:
+class Instruction:
     """One node to run; `target` is its operator (the in-place twin where nobody reads the operand again).
 
     convolution: for a batch norm that is folded into the convolution before it, that convolution.
@@ -52,7 +52,7 @@ class Plan:
     """
 
     network: Network
-    steps: tuple[Step, ...]
+    steps: tuple[Instruction, ...]
     given: tuple[Node, ...]
     targets: tuple[str, ...]
     watched: frozenset[str]
@@ -175,7 +175,7 @@ def plan(
         target: Any = node.target
         if isinstance(operand, Node) and operand in dead and operand not in kept:
             target = _in_place(node, operand, fresh=operand in disposable)
-        steps.append(Step(node, ANY_LAYOUT.get(target, target), tuple(dead), foldable.get(node)))
+        steps.append(Instruction(node, ANY_LAYOUT.get(target, target), tuple(dead), foldable.get(node)))
     return Plan(network, tuple(steps), tuple(supplied), targets, watched)
 
 

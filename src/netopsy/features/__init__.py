@@ -1,6 +1,6 @@
 """Feature vectors: of any node of a network, or given by the user."""
 
-from netopsy.features.extract import default_node, dimensions, extract, part_rows, part_samples, shared_classes
+from netopsy.features.extract import default_node, dimensions, extract, shared_classes, split_rows, split_samples
 from netopsy.features.features import Features, blocks_of
 from netopsy.features.load import load_features
 
@@ -11,7 +11,7 @@ __all__ = [
     "dimensions",
     "extract",
     "load_features",
-    "part_rows",
-    "part_samples",
     "shared_classes",
+    "split_rows",
+    "split_samples",
 ]

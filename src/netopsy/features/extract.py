@@ -28,7 +28,7 @@ from netopsy.tallies.collect import Collect, Kind, Pool, pool_places
 Rows = Int64[np.ndarray, " rows"]
 
 
-def part_rows(labels: Labels, test_share: float, seed: int, name: str, classes: tuple[str, ...]) -> tuple[Rows, Rows]:
+def split_rows(labels: Labels, test_share: float, seed: int, name: str, classes: tuple[str, ...]) -> tuple[Rows, Rows]:
     """Rows to train on and rows to test on, both rising: each class in both, its share of the test near `test_share`.
 
     labels: (n,) or (n, classes), where a row counts for its rarest label. The same seed parts alike.
@@ -58,9 +58,9 @@ def part_rows(labels: Labels, test_share: float, seed: int, name: str, classes: 
     return np.flatnonzero(~tested), np.flatnonzero(tested)
 
 
-def part_samples(samples: Samples, test_share: float, seed: int) -> tuple[Samples, Samples]:
-    """`samples` parted into a training and a test set, as `part_rows` does."""
-    train, test = part_rows(samples.labels, test_share, seed, samples.name, samples.classes)
+def split_samples(samples: Samples, test_share: float, seed: int) -> tuple[Samples, Samples]:
+    """`samples` parted into a training and a test set, as `split_rows` does."""
+    train, test = split_rows(samples.labels, test_share, seed, samples.name, samples.classes)
     return (
         samples.select(train, f"{samples.name}, {len(train):,} to train on (seed {seed})"),
         samples.select(test, f"{samples.name}, {len(test):,} to test on (seed {seed})"),

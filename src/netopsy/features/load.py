@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError
 from netopsy.features.arrays import Raw, from_npy, from_npz
-from netopsy.features.extract import part_rows
+from netopsy.features.extract import split_rows
 from netopsy.features.features import Features, blocks_of, occurring, read_labels
 from netopsy.features.parquet import from_parquet
 from netopsy.samples.arrays import as_array
@@ -53,7 +53,7 @@ def load_features(
     found, names = read_labels(raw.y, classes, raw.name)
     if len(vectors) != len(found):
         raise SamplesError(f"{raw.name} has {len(vectors):,} vectors and {len(found):,} labels; give one label each.")
-    train, test = raw.parts or part_rows(found, test_share, seed, raw.name, names)
+    train, test = raw.parts or split_rows(found, test_share, seed, raw.name, names)
     y_train, y_test, names = occurring(found[train], found[test], names)
     return Features(raw.name, vectors[train], y_train, vectors[test], y_test, names)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netopsy.network.network import Network
 from netopsy.network.units import places
-from netopsy.network.windows.field import Box, Field, receptive_field
+from netopsy.network.windows.field import Box, ReceptiveField, receptive_field
 from netopsy.pictures.mosaic import NEUTRAL, pictures, resized
 from netopsy.samples.samples import Samples
 
@@ -21,7 +21,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Window:
+class PatchWindow:
     """The part of an image that a patch of one node shows: its receptive field, or the whole side if that is smaller.
 
     size: (height, width) in pixels of the network's input. tile: (height, width) of the patch, shrunk to fit.
@@ -32,7 +32,7 @@ class Window:
     size: tuple[int, int]
     tile: tuple[int, int]
     image: tuple[int, int]
-    field: Field | None
+    field: ReceptiveField | None
     grid: tuple[int, int]
 
     def box(self, place: int) -> Box:
@@ -57,7 +57,7 @@ class Window:
         return resized(np.ascontiguousarray(inside), self.tile) if self.tile != self.size else inside
 
 
-def window(network: Network, node: str, tile: int = 64) -> Window:
+def window(network: Network, node: str, tile: int = 64) -> PatchWindow:
     """How patches of `node` are cut; none is larger than `tile` pixels on a side.
 
     Raises UnknownLayer for a name that the network does not have.
@@ -70,7 +70,7 @@ def window(network: Network, node: str, tile: int = 64) -> Window:
         size = tuple(min(math.ceil(side), whole) for side, whole in zip(field.size, image, strict=True))  # type: ignore[assignment]
     shrink = min(1.0, tile / max(size))
     height, width = (max(1, round(side * shrink)) for side in size)
-    return Window(size, (height, width), image, field if known else None, field.grid)
+    return PatchWindow(size, (height, width), image, field if known else None, field.grid)
 
 
 def patches(

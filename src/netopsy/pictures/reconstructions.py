@@ -13,7 +13,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, flat_place, places
 from netopsy.pictures.mosaic import NEUTRAL, map_pictures
-from netopsy.pictures.patches import Window
+from netopsy.pictures.patches import PatchWindow
 from netopsy.samples.samples import Samples
 
 RULES = ("masked", "guided", "gradient")  # the paper's; for activations that it does not know; where there are none
@@ -39,7 +39,7 @@ def reconstructions(
     samples: Samples,
     units: Sequence[Unit],
     images: Sequence[int],
-    window: Window,
+    window: PatchWindow,
     rule: str,
     done: Callable[[int], None] = lambda count: None,
 ) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
@@ -62,7 +62,7 @@ def reconstructions(
     return found
 
 
-def _pictures(went: Trace, window: Window, network: Network) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
+def _pictures(went: Trace, window: PatchWindow, network: Network) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
     """The maps at the windows of their patches, shrunk before they are scaled, so that faint ones can be seen."""
     maps = torch.zeros(len(went.units), went.shape[0], *window.size)
     for k, (crop, field) in enumerate(zip(went.crops, went.fields, strict=True)):

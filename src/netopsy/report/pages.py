@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from netopsy.errors import CaseError
-from netopsy.files import whole
+from netopsy.files import atomic_write
 from netopsy.report.atlas import THEMES, atlas_data
 from netopsy.report.summary import summarise
 from netopsy.result import Atlas, Result
@@ -149,5 +149,5 @@ def script_json(data: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

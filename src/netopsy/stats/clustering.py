@@ -74,7 +74,7 @@ _STEPS = 20
 
 
 @dataclass(frozen=True)
-class Cut:
+class SplitTest:
     """One test. size: vectors in the set. parts: sizes of the two parts, the larger first.
 
     dip: of the set on the line through their centres. expected: the mean of what clouds without groups show there.
@@ -90,11 +90,11 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Division:
+class Clustering:
     """labels: int64 (n,), the group of each vector, group 0 the largest. cuts: the tests, from the whole set down."""
 
     labels: Int64[np.ndarray, " n"]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[SplitTest, ...]
 
     @property
     def groups(self) -> int:
@@ -102,9 +102,9 @@ class Division:
         return int(self.labels.max()) + 1 if len(self.labels) else 0
 
 
-def divide(
+def split_clusters(
     vectors: Float64[np.ndarray, "n d"], *, smallest: int = 5, most: int = 6, level: float = 0.05, seed: int = 0
-) -> Division:
+) -> Clustering:
     """The groups of the vectors.
 
     smallest: vectors of a group at least; fewer that lie apart are left aside, and join the nearest group in the end.
@@ -115,7 +115,7 @@ def divide(
     points, n = _coordinates(vectors), len(vectors)
     waiting: list[np.ndarray] = [np.arange(n)] if n else []
     done: list[np.ndarray] = []
-    cuts: list[Cut] = []
+    cuts: list[SplitTest] = []
     while waiting:
         members = waiting.pop(max(range(len(waiting)), key=lambda k: len(waiting[k])))
         core, second = _offer(points, members, smallest)
@@ -128,7 +128,7 @@ def divide(
             waiting += [core[~second], core[second]]
         else:
             done.append(members)
-    return Division(_labels(points, done), tuple(cuts))
+    return Clustering(_labels(points, done), tuple(cuts))
 
 
 def _coordinates(vectors: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n axes"]:
@@ -185,7 +185,7 @@ def _dip(points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"]) 
 
 def _tested(
     points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"], level: float, draw: np.random.Generator
-) -> Cut:
+) -> SplitTest:
     """The cut compared with those of clouds whose covariance is exactly that of the points.
 
     Of normal points with a given covariance the left singular vectors are a random frame: for them the test is exact.
@@ -205,7 +205,7 @@ def _tested(
         probability = max(probability, float(stats.norm.sf((found - mean) / deviation)))
         expected = max(expected, mean)
     sizes = sorted((int(second.sum()), int((~second).sum())), reverse=True)
-    return Cut(len(points), (sizes[0], sizes[1]), found, expected, probability, probability < level)
+    return SplitTest(len(points), (sizes[0], sizes[1]), found, expected, probability, probability < level)
 
 
 def _labels(points: Float64[np.ndarray, "n axes"], groups: list[np.ndarray]) -> Int64[np.ndarray, " n"]:

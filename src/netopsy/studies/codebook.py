@@ -28,7 +28,7 @@ from netopsy.wording import size
 
 
 @dataclass(frozen=True)
-class Codebook(Study):
+class WeightCodebook(Study):
     """Accuracy with K shared weights a layer, from 1-D k-means (Lorieul et al., Section III.D, Figure 6).
 
     Each layer has a codebook of its own, learned on its weights; every weight becomes the nearest centroid. Biases and

@@ -27,7 +27,7 @@ STUDIES: dict[str, tuple[str, str, str]] = {
     "transfer": ("transfer", "Transfer", "How far transferred features can be squeezed: Figures 2 to 5, Tables 2, 3."),
     "noise": ("noise", "Noise", "What Gaussian noise on the weights costs: Figure 5."),
     "rounding": ("rounding", "Rounding", "What fewer decimals and smaller number formats cost: Table III."),
-    "codebook": ("codebook", "Codebook", "What K shared weights a layer cost: Figure 6."),
+    "codebook": ("codebook", "WeightCodebook", "What K shared weights a layer cost: Figure 6."),
     "filter_codebook": ("filter_codebook", "FilterCodebook", "What K shared filters a layer cost: Figure 7."),
     "prescribe": ("prescribe", "Prescribe", "How small it gets without training: bits and densities of each layer."),
     "compression": ("compression", "Compression", "How small it gets: pruned, shared, coded, and retrained between."),

@@ -2,19 +2,19 @@
 
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import LABELS
-from netopsy.tallies.active import Active, ActiveResult
+from netopsy.tallies.active_count import ActiveCount, ActiveCountResult
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.collect import Collect
 from netopsy.tallies.histogram import Buckets, Histogram
 from netopsy.tallies.moments import Moments, MomentsResult
 from netopsy.tallies.patterns import Patterns, PatternsResult
-from netopsy.tallies.sparsity import Sparsity, SparsityResult
-from netopsy.tallies.top_images import Strongest, StrongestImages
+from netopsy.tallies.sparsity import ZeroShare, ZeroShareResult
+from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 __all__ = [
     "LABELS",
-    "Active",
-    "ActiveResult",
+    "ActiveCount",
+    "ActiveCountResult",
     "Buckets",
     "ClassMeans",
     "ClassMeansResult",
@@ -24,9 +24,9 @@ __all__ = [
     "MomentsResult",
     "Patterns",
     "PatternsResult",
-    "Sparsity",
-    "SparsityResult",
-    "Strongest",
-    "StrongestImages",
     "Tally",
+    "TopImages",
+    "TopImagesResult",
+    "ZeroShare",
+    "ZeroShareResult",
 ]

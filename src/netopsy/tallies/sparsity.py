@@ -15,7 +15,7 @@ _EXACT = 2**24  # up to here float32 counts without a gap
 
 
 @dataclass(frozen=True)
-class SparsityResult:
+class ZeroShareResult:
     """share: of zeros per channel, 0..1 (NaN if nothing was seen). zeros: their number. seen: values per channel."""
 
     share: Float64[Tensor, " channel"]
@@ -23,12 +23,12 @@ class SparsityResult:
     seen: int
 
 
-class Sparsity(Tally):
+class ZeroShare(Tally):
     """Share of zeros per channel (Lorieul et al., Section III.B).
 
     threshold: values of at most this magnitude count as zero. axis: where the channels are.
     softmax: whether to turn the channels into probabilities first (in float64, which does not underflow soon).
-    update: (batch, channel, *space). result: `SparsityResult`. NaN is not zero.
+    update: (batch, channel, *space). result: `ZeroShareResult`. NaN is not zero.
     """
 
     def __init__(self, threshold: float = 0.0, axis: int = 1, softmax: bool = False) -> None:
@@ -54,11 +54,11 @@ class Sparsity(Tally):
             self.zeros = zeros if self.zeros is None else self.zeros.add_(zeros)
             self.seen += each
 
-    def merge(self, other: Sparsity) -> None:
+    def merge(self, other: ZeroShare) -> None:
         if other.zeros is not None:
             self.zeros = other.zeros.clone() if self.zeros is None else self.zeros + other.zeros
             self.seen += other.seen
 
-    def result(self) -> SparsityResult:
+    def result(self) -> ZeroShareResult:
         zeros = torch.zeros(0, dtype=torch.int64) if self.zeros is None else self.zeros.cpu()
-        return SparsityResult(zeros.double() / max(self.seen, 1), zeros, self.seen)
+        return ZeroShareResult(zeros.double() / max(self.seen, 1), zeros, self.seen)

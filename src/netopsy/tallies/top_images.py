@@ -20,7 +20,7 @@ _BLOCK = 2**18  # values, 1 MB: scratch memory that stays in the processor's cac
 
 
 @dataclass(frozen=True)
-class StrongestImages:
+class TopImagesResult:
     """The strongest images of every channel, strongest first; equal values in the order of the images.
 
     values: the largest activation in the image, -inf where there were fewer images. images: their indices, -1 where
@@ -33,12 +33,12 @@ class StrongestImages:
     places: Int64[Tensor, "channel k"]
 
 
-class Strongest(Tally):
+class TopImages(Tally):
     """The k images with the largest activation of each channel, one entry an image (Zeiler and Fergus 2014, Figure 2).
 
     k: entries a channel. axis: where the channels are. channel: this one alone; by default all.
     place: compare the values at this flat place; by default the largest of each map. mean: compare the maps' means.
-    update: (batch, channel, *space). result: `StrongestImages`. NaN and -inf never enter; 12 bytes an entry.
+    update: (batch, channel, *space). result: `TopImagesResult`. NaN and -inf never enter; 12 bytes an entry.
 
     An entry is one integer that sorts by value, then by image, so that ties are settled alike in any order of batches.
     Every activation is read once, part by part of its map; the place is looked for in the strongest part only, and only
@@ -95,7 +95,7 @@ class Strongest(Tally):
                 maps = maps[:, :, position]
         return maps.flatten(2).float().mean(2) if self.mean and maps.ndim > 2 else maps
 
-    def merge(self, other: Strongest) -> None:
+    def merge(self, other: TopImages) -> None:
         if other.keys is None or other.places is None:
             return
         if self.keys is None or self.places is None:
@@ -104,15 +104,15 @@ class Strongest(Tally):
         self.keys, picks = torch.cat([self.keys, other.keys], 1).topk(self.k)
         self.places = torch.cat([self.places, other.places], 1).gather(1, picks)
 
-    def result(self) -> StrongestImages:
+    def result(self) -> TopImagesResult:
         if self.keys is None or self.places is None:
             nothing = torch.zeros(0, self.k)
-            return StrongestImages(nothing, nothing.long(), nothing.long())
+            return TopImagesResult(nothing, nothing.long(), nothing.long())
         keys, places = self.keys.cpu(), self.places.cpu().long()
         images = _LOW - (keys & 0xFFFFFFFF)
         if self.mean or self.place is not None:
             places = torch.full_like(places, NOTHING if self.place is None else self.place)
-        return StrongestImages(_floats((keys >> 32).int()), images, torch.where(images < 0, NOTHING, places))
+        return TopImagesResult(_floats((keys >> 32).int()), images, torch.where(images < 0, NOTHING, places))
 
 
 def _parts(values: Tensor) -> Tensor:

@@ -2,20 +2,20 @@
 
 from netopsy.transform.chain import Transform, load_transform
 from netopsy.transform.coders import Coder, Floats, Levels, Scalars, Signs
-from netopsy.transform.product import Product
-from netopsy.transform.steps import Project, Step, Take, Unit
+from netopsy.transform.product import ProductCoder
+from netopsy.transform.steps import Project, Step, Take, UnitLength
 
 __all__ = [
     "Coder",
     "Floats",
     "Levels",
-    "Product",
+    "ProductCoder",
     "Project",
     "Scalars",
     "Signs",
     "Step",
     "Take",
     "Transform",
-    "Unit",
+    "UnitLength",
     "load_transform",
 ]

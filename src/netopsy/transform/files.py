@@ -12,14 +12,14 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from netopsy.errors import TransformError
-from netopsy.files import whole
+from netopsy.files import atomic_write
 from netopsy.transform.coders import Coder, Floats, Levels, Scalars, Signs
-from netopsy.transform.product import Product
-from netopsy.transform.steps import Project, Step, Take, Unit, kind_of
+from netopsy.transform.product import ProductCoder
+from netopsy.transform.steps import Project, Step, Take, UnitLength, kind_of
 
 FORMAT, VERSION = "netopsy-transform", 1
 KINDS: dict[str, type[Step | Coder]] = {
-    kind.kind: kind for kind in (Unit, Take, Project, Floats, Levels, Signs, Scalars, Product)
+    kind.kind: kind for kind in (UnitLength, Take, Project, Floats, Levels, Signs, Scalars, ProductCoder)
 }
 
 
@@ -35,7 +35,7 @@ def write(path: str | Path, steps: tuple[Step | Coder, ...], source: str) -> Pat
         plain.append({"kind": kind_of(step), **settings})
     metadata = {"format": FORMAT, "version": str(VERSION), "steps": json.dumps(plain), "source": source}
     try:
-        with whole(path) as part:
+        with atomic_write(path) as part:
             safetensors.numpy.save_file(arrays, part, metadata)
     except (OSError, SafetensorError) as error:
         raise TransformError(

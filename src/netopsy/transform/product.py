@@ -14,7 +14,7 @@ from netopsy.transform.steps import FLOAT32, numbers, positive
 
 
 @dataclass(frozen=True, eq=False)
-class Product(Coder):
+class ProductCoder(Coder):
     """m codebooks of k = 2^b centroids of s values: m b bits. codebooks: float32, (m, k, s), m s >= inputs.
 
     Behind its last value a vector is filled up with zeros; they are taken off again when it comes back.

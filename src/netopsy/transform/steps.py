@@ -39,7 +39,7 @@ class Step(ABC):
 
 
 @dataclass(frozen=True)
-class Unit(Step):
+class UnitLength(Step):
     """Each vector divided by its Euclidean length; zeros stay zero."""
 
     kind: ClassVar[str] = "unit"

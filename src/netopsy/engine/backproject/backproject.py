@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from netopsy.engine.backproject.batching import Job, batches
+from netopsy.engine.backproject.batching import UnitJob, batches
 from netopsy.engine.backproject.reverse import needed, reverse
 from netopsy.engine.backproject.rules import Rule, RuleName, find_rule
 from netopsy.engine.backproject.tree import Tree, Trunk
@@ -112,7 +112,7 @@ def trace(
             _account(network, trunk, how, len(members), result)
             _place(network, pictures, members, result)
             trees = [trunk.tree(result.units[i].place) for i in members]
-            jobs = [Job(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
+            jobs = [UnitJob(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
             weights = trunk.weights(overrides) if overrides else trunk.own
             for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
                 _back(tree, group, values, how, begin, weights, result)
@@ -121,7 +121,7 @@ def trace(
 
 def _back(
     tree: Tree,
-    group: list[Job],
+    group: list[UnitJob],
     values: dict[Node, Any],
     rule: Rule,
     begin: str,

@@ -20,7 +20,7 @@ _WHOLE = 0.7  # share of a trunk's multiply-accumulates from which on nothing is
 _VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
 
 
-class Job(NamedTuple):
+class UnitJob(NamedTuple):
     """One unit on one image: its position in what was asked for, its field in pixels, and the tree run for it."""
 
     number: int
@@ -30,10 +30,10 @@ class Job(NamedTuple):
     tree: Tree
 
 
-Prepared = tuple[list[Job], Tree, dict[Node, Any]]
+Prepared = tuple[list[UnitJob], Tree, dict[Node, Any]]
 
 
-def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[Node]) -> Iterator[Prepared]:
+def batches(trunk: Trunk, images: Tensor, jobs: list[UnitJob], keep: Collection[Node]) -> Iterator[Prepared]:
     """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
     wanted = {*keep, trunk.target}
     if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
@@ -51,9 +51,9 @@ def batches(trunk: Trunk, images: Tensor, jobs: list[Job], keep: Collection[Node
             yield some, tree, tree.forward(_laid_out(crops), wanted)
 
 
-def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[Node]) -> Iterator[Prepared]:
+def _shared(trunk: Trunk, images: Tensor, jobs: list[UnitJob], wanted: set[Node]) -> Iterator[Prepared]:
     whole = trunk.tree()
-    by_image: dict[int, list[Job]] = {}
+    by_image: dict[int, list[UnitJob]] = {}
     for job in jobs:
         by_image.setdefault(job.image, []).append(job)
     room = _room(whole, images.device)
@@ -71,7 +71,7 @@ def _shared(trunk: Trunk, images: Tensor, jobs: list[Job], wanted: set[Node]) ->
                 yield part, tree, {node: _gather(values[node], node, part, rows) for node in wanted}
 
 
-def _gather(value: Tensor, node: Node, jobs: list[Job], rows: list[int]) -> Tensor:
+def _gather(value: Tensor, node: Node, jobs: list[UnitJob], rows: list[int]) -> Tensor:
     """The jobs' boxes of one node, as a batch; a view where one job or the whole value allows it."""
     boxes = [job.tree.box(node) for job in jobs]
     if boxes[0] is None or all(box == (0, 0, *value.shape[-2:]) for box in boxes):
@@ -95,9 +95,9 @@ def _by_image(node: Node) -> bool:
     return node.batch_axis is not None and (node.batch_axis == 0 or len(node.full_shape) < 4)
 
 
-def _alike(jobs: list[Job]) -> list[list[Job]]:
+def _alike(jobs: list[UnitJob]) -> list[list[UnitJob]]:
     """The jobs by the signature of their trees."""
-    groups: dict[Any, list[Job]] = {}
+    groups: dict[Any, list[UnitJob]] = {}
     for job in jobs:
         groups.setdefault(job.tree.signature, []).append(job)
     return list(groups.values())
@@ -115,7 +115,7 @@ def _cut(image: Tensor, tree: Tree) -> Tensor:
     return image[..., top:bottom, left:right]
 
 
-def _chunks(jobs: list[Job], tree: Tree, device: torch.device) -> Iterator[list[Job]]:
+def _chunks(jobs: list[UnitJob], tree: Tree, device: torch.device) -> Iterator[list[UnitJob]]:
     room = _room(tree, device)
     for first in range(0, len(jobs), room):
         yield jobs[first : first + room]

@@ -13,7 +13,7 @@ from netopsy.network.node import Node
 
 
 @dataclass(frozen=True)
-class Window:
+class KernelWindow:
     """The stretch of an operand's axis that an operator reads for one stretch of its own."""
 
     kernel: int = 1
@@ -27,7 +27,7 @@ class Window:
         return start, (end - 1) * self.stride - self.padding + self.dilation * (self.kernel - 1) + 1
 
 
-POINT = (Window(), Window())
+POINT = (KernelWindow(), KernelWindow())
 # operators that leave the image axes alone where their arguments do (checked by shape)
 _KEEPING = {"view", "reshape", "unsafe_view", "squeeze", "unsqueeze", "clone", "contiguous", "alias", "dropout", "cat"}
 _KEEPING |= {"slice", "permute", "expand", "avg_pool3d", "pad", "constant_pad_nd", "narrow", "to_copy", "prelu"}
@@ -38,7 +38,7 @@ def is_spatial(node: Node) -> bool:
     return node.per_sample and len(node.full_shape) >= 4
 
 
-def windows(node: Node) -> tuple[Window, Window] | None:
+def windows(node: Node) -> tuple[KernelWindow, KernelWindow] | None:
     """How the node reads its spatial operands, vertically and horizontally; None where it needs all of them."""
     if not is_spatial(node) or node.op != "call_function":
         return None
@@ -58,7 +58,7 @@ def windows(node: Node) -> tuple[Window, Window] | None:
         return POINT
     steps = stepping(node)
     if steps is not None:
-        vertical, horizontal = (Window(1, step, -start) for start, step in steps)
+        vertical, horizontal = (KernelWindow(1, step, -start) for start, step in steps)
         return vertical, horizontal
     pointwise = torch.Tag.pointwise in getattr(target, "tags", ())
     return POINT if (pointwise or kind in _KEEPING) and _keeps(node, kind) else None
@@ -125,7 +125,7 @@ _ARGUMENTS_KEEP: dict[str, Any] = {
 }
 
 
-def _of(node: Node, size: str, padding: Any, dilation: Any) -> tuple[Window, Window] | None:
+def _of(node: Node, size: str, padding: Any, dilation: Any) -> tuple[KernelWindow, KernelWindow] | None:
     value = node.argument(size)
     kernel = value.full_shape[-2:] if isinstance(value, Node) else _pair(value)
     stride = node.argument("stride")
@@ -134,7 +134,7 @@ def _of(node: Node, size: str, padding: Any, dilation: Any) -> tuple[Window, Win
     if isinstance(padding, str):
         return None
     parts = zip(kernel, _pair(stride), _pair(padding or 0), _pair(dilation or 1), strict=True)
-    vertical, horizontal = (Window(k, s, p, d) for k, s, p, d in parts)
+    vertical, horizontal = (KernelWindow(k, s, p, d) for k, s, p, d in parts)
     return vertical, horizontal
 
 
@@ -144,7 +144,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return values[-2:][0], values[-1]
 
 
-Windows = Mapping[Node, tuple[Window, Window] | None]
+Windows = Mapping[Node, tuple[KernelWindow, KernelWindow] | None]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Link:
     node: Node
     size: int | None
     sees_all: bool
-    operands: tuple[tuple[Node, int, Window | None], ...]
+    operands: tuple[tuple[Node, int, KernelWindow | None], ...]
 
 
 def links(order: Sequence[Node], windows: Windows, axis: int) -> list[Link]:
@@ -204,7 +204,7 @@ def links(order: Sequence[Node], windows: Windows, axis: int) -> list[Link]:
                 length = operand.full_shape[-2 + axis]
                 how = None if window is None else window[axis]
                 # a single value of the operand serves all places of a pointwise node
-                broadcast = how == Window() and length == 1 != size
+                broadcast = how == KernelWindow() and length == 1 != size
                 operands.append((operand, length, None if broadcast else how))
         sees_all = window is None and (bool(node.inputs) or not spatial)
         found.append(Link(node, size, sees_all, tuple(operands)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.backproject.operators import Convolution, Operator, factors, operator_of, parameters_of
-from netopsy.engine.backproject.receptive import Read, Spans, Window, is_spatial, links, spans, windows
+from netopsy.engine.backproject.receptive import KernelWindow, Read, Spans, is_spatial, links, spans, windows
 from netopsy.engine.interpreter import ANY_LAYOUT
 from netopsy.network.graph import aten
 from netopsy.network.macs import node_macs
@@ -40,7 +40,7 @@ class Trunk:
                 stack.extend([] if node.is_batch_size else node.inputs)
         self.order = [node for node in network.program.nodes if node in needed]
         self.data = [node for node in self.order if node.from_input]
-        self.windows: dict[Node, tuple[Window, Window] | None] = {node: windows(node) for node in self.data}
+        self.windows: dict[Node, tuple[KernelWindow, KernelWindow] | None] = {node: windows(node) for node in self.data}
         self.operators: dict[Node, Operator | None] = {
             node: operator_of(node) if self.windows[node] is not None else None for node in self.data
         }

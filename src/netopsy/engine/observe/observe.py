@@ -15,7 +15,7 @@ from netopsy.engine.observe.counting import Counting, Pass
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import LABELS, Tallies, Watched
 from netopsy.engine.trials.pool import current_workers
-from netopsy.engine.trials.run import bounds, outcomes, parts
+from netopsy.engine.trials.run import run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
@@ -82,7 +82,7 @@ def _count(run: Pass, sets: Sequence[Counting], *, alone: bool = True) -> None:
     if not sets:
         current_workspace().report(run.label, total, total)
         return
-    pieces = [range(start, total)] if _stays(sets) else parts(start, total, run.size)
+    pieces = [range(start, total)] if _stays(sets) else split_range(start, total, run.size)
     if len(pieces) > 1:
         _share_out(run, sets, pieces, alone)
     else:
@@ -94,10 +94,10 @@ def _share_out(run: Pass, sets: Sequence[Counting], pieces: Sequence[range], alo
     if len({one.done for one in sets}) > 1:  # what some have of the first pieces would be counted twice
         for one in sets:
             one.begin()
-        pieces = parts(0, len(run), run.size)
+        pieces = split_range(0, len(run), run.size)
     spec = {"sets": [one.spec for one in sets]} if current_workspace().folder else {}
     context = run, [one.given for one in sets], alone
-    with outcomes(_part, context, bounds(pieces), spec, "observe") as found:
+    with run_shards(_part, context, shard_specs(pieces), spec, "observe") as found:
         for outcome in found:
             for k, one in enumerate(sets):
                 one.failed = one.failed or k in outcome.values["failed"]

@@ -16,9 +16,9 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from netopsy.engine.sweep.confidence import ConfidenceSequence, Draws, Sampler
+from netopsy.engine.sweep.confidence import ConfidenceSequence, ImportanceDraws, Sampler
 from netopsy.engine.sweep.edits import Variant
-from netopsy.engine.sweep.full import Block
+from netopsy.engine.sweep.full import BatchVerdicts
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import judge, margins, row
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
@@ -61,7 +61,7 @@ class Audit:
     def absorb(
         self,
         images: Int64[np.ndarray, " steps"],
-        draws: Draws,
+        draws: ImportanceDraws,
         weights: Float64[np.ndarray, " strata"],
         drops: NDArray[np.int8],
     ) -> None:
@@ -161,11 +161,11 @@ class Adaptive:
         start, state = 0, self.state
         for count, weights in zip(state.get("rounds", torch.empty(0)).tolist(), state.get("weights", []), strict=True):
             part = slice(start, start + count)
-            draws = Draws(*(state[name][part].numpy() for name in ("ratio", "up", "down")))
+            draws = ImportanceDraws(*(state[name][part].numpy() for name in ("ratio", "up", "down")))
             self._absorb(state["images"][part].numpy(), draws, weights.numpy(), state["drops"][:, part].numpy())
             start += count
 
-    def _absorb(self, images: Any, draws: Draws, weights: Any, drops: Any) -> None:
+    def _absorb(self, images: Any, draws: ImportanceDraws, weights: Any, drops: Any) -> None:
         self.used[self.audit.active] += len(images)
         self.audit.absorb(images, draws, weights, drops)
 
@@ -175,7 +175,7 @@ class Adaptive:
         rest = len(self.samples) - self.done
         weights = audit.weights()
         images, draws = audit.sampler.draw(min(rest, self.block, max(SMALLEST_ROUND, self.done // 4)), weights)
-        current = Block(len(self.variants), len(images), len(self.rerun.groups))
+        current = BatchVerdicts(len(self.variants), len(images), len(self.rerun.groups))
         for name in vars(current):
             if f"current.{name}" in state:
                 setattr(current, name, state.pop(f"current.{name}"))
@@ -199,7 +199,7 @@ class Adaptive:
         shares = np.where(audit.active, part, 1.0)
         current_workspace().report("sweep", int(shares.mean() * len(self.samples)), len(self.samples))
 
-    def _record(self, images: Any, draws: Draws, weights: Any, current: Block) -> None:
+    def _record(self, images: Any, draws: ImportanceDraws, weights: Any, current: BatchVerdicts) -> None:
         """Add a finished round to `state` and to the audit."""
         state, audit = self.state, self.audit
         own = torch.from_numpy(np.array(self.positions))

@@ -27,7 +27,7 @@ BOLDNESS = 0.9  # share of the largest bet that cannot lose more than everything
 
 
 @dataclass(frozen=True)
-class Draws:
+class ImportanceDraws:
     """Steps of the sampling, known before the outcomes.
 
     ratio: 1 / (N p) of the item drawn, float64 (steps,).
@@ -38,8 +38,8 @@ class Draws:
     up: Float64[np.ndarray, " steps"]
     down: Float64[np.ndarray, " steps"]
 
-    def part(self, start: int, stop: int) -> Draws:
-        return Draws(self.ratio[start:stop], self.up[start:stop], self.down[start:stop])
+    def part(self, start: int, stop: int) -> ImportanceDraws:
+        return ImportanceDraws(self.ratio[start:stop], self.up[start:stop], self.down[start:stop])
 
 
 class ConfidenceSequence:
@@ -56,7 +56,7 @@ class ConfidenceSequence:
         self.wealth = np.zeros(len(self.below))
         self.low, self.high = least, most
 
-    def update(self, values: NDArray[np.float64], draws: Draws, mean: float, variance: float) -> None:
+    def update(self, values: NDArray[np.float64], draws: ImportanceDraws, mean: float, variance: float) -> None:
         """Take up outcomes (steps,). mean, variance: of Z, guessed before the outcomes were seen."""
         past = self.total + (np.cumsum(values) - values) / self.size
         z = values * draws.ratio + past
@@ -123,7 +123,9 @@ class Sampler:
         each = np.sqrt(flips + FLOOR)
         return (each / (each @ self.sizes / self.size)[:, None]).mean(axis=0)
 
-    def draw(self, count: int, weights: Float64[np.ndarray, " strata"]) -> tuple[Int64[np.ndarray, " steps"], Draws]:
+    def draw(
+        self, count: int, weights: Float64[np.ndarray, " strata"]
+    ) -> tuple[Int64[np.ndarray, " steps"], ImportanceDraws]:
         """The next images in order, and the steps. One after another, with probabilities in proportion to the weights.
 
         Source: Efraimidis & Spirakis, "Weighted random sampling with a reservoir", IPL 97 (2006): exponential keys.
@@ -138,7 +140,7 @@ class Sampler:
             1 / min((weights[s] for s in np.flatnonzero(self.left) if self.positive[s] == verdict), default=np.inf)
             for verdict in (True, False)
         ]
-        return rest[order], Draws(mass / own[order], mass * most[0], mass * most[1])
+        return rest[order], ImportanceDraws(mass / own[order], mass * most[0], mass * most[1])
 
     def take(self, images: Int64[np.ndarray, " steps"]) -> None:
         """Count a round as done."""

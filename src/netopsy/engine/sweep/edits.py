@@ -122,7 +122,7 @@ def check_change(variant: Variant, weights: Mapping[str, Tensor], tensors: Tenso
 CACHE_BYTES = 1 << 30
 
 
-class Weights:
+class EditedWeights:
     """What the edits' functions give. The first CACHE_BYTES of it stay; the rest is computed anew for every block."""
 
     def __init__(self, network: Network, variants: Sequence[Variant]) -> None:

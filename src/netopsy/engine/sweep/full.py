@@ -13,7 +13,7 @@ from netopsy.engine.sweep.edits import Variant
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import Verdicts, judge, row
 from netopsy.engine.trials.pool import current_workers
-from netopsy.engine.trials.run import PER_WORKER, bounds, outcomes, parts
+from netopsy.engine.trials.run import SHARDS_PER_WORKER, run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
 from netopsy.network.network import Network
@@ -23,7 +23,7 @@ COUNTS = ("top1", "top5", "agreement", "loss", "losses", "gains")
 SMALLEST_PART = 32  # images: each part walks the unedited network too
 
 
-class Block:
+class BatchVerdicts:
     """The verdicts on one block of images: a row a variant; `finished` tells which groups are done."""
 
     def __init__(self, variants: int, images: int, groups: int) -> None:
@@ -62,13 +62,13 @@ def exact(
     done, state = checkpoint.load()
     pieces = [range(total)]
     if done < total and not current_workers().here:
-        shortest = -(-(total - done) // (PER_WORKER * current_workers().width))
+        shortest = -(-(total - done) // (SHARDS_PER_WORKER * current_workers().width))
         block = min(block, max(SMALLEST_PART, shortest))
-        pieces = parts(done, total, block)
+        pieces = split_range(done, total, block)
     if len(pieces) > 1:
         sums = state.get("totals", torch.zeros(len(variants), len(COUNTS), dtype=torch.float64))
         context = (network, samples, list(variants), rerun.piece, block)
-        with outcomes(_part, context, bounds(pieces), spec, "sweep") as found:
+        with run_shards(_part, context, shard_specs(pieces), spec, "sweep") as found:
             for outcome in found:
                 sums = sums + outcome.tensors["totals"]
             checkpoint.save(total, lambda: {"totals": sums}, final=True)
@@ -104,14 +104,14 @@ def _sums(
     pieces, size = max(1, len(rerun.groups)), len(place)
     for batch in samples.batches(network.preprocessing, block, start=done, order=place) if done < size else ():
         images, labels = batch.images.to(network.device), batch.labels.to(network.device)
-        current = Block(len(variants), len(images), len(rerun.groups))
+        current = BatchVerdicts(len(variants), len(images), len(rerun.groups))
         vars(current).update(state)
         state = {}
 
         def take(
             group: int,
             outputs: dict[int, Tensor],
-            current: Block = current,
+            current: BatchVerdicts = current,
             labels: Tensor = labels,
             done: int = done,
             totals: Tensor = totals,
@@ -141,13 +141,16 @@ def predictions(
     """Predicted classes, int32 (variants, n), of each variant on all samples; -1 where an output is not finite."""
     rerun, parts = Rerun(network, variants, batch_size), []
     for batch in samples.batches(network.preprocessing, rerun.block_size):
-        current, labels = Block(len(variants), len(batch.labels), len(rerun.groups)), batch.labels.to(network.device)
+        current, labels = (
+            BatchVerdicts(len(variants), len(batch.labels), len(rerun.groups)),
+            batch.labels.to(network.device),
+        )
         run = set[int]()
 
         def take(
             group: int,
             outputs: dict[int, Tensor],
-            current: Block = current,
+            current: BatchVerdicts = current,
             labels: Tensor = labels,
             run: set[int] = run,
         ) -> None:

@@ -21,7 +21,7 @@ _LIGHT = {"batch_norm", "add", "relu", "hardtanh", "silu", "hardswish", "gelu", 
 
 
 @dataclass(frozen=True)
-class Group:
+class EditGroup:
     """members: positions of the variants. tensors: the parameters that they change.
 
     linear or head: what runs for each variant (the linear part of a shift, or a plan); cut: the values it ends in.
@@ -43,7 +43,7 @@ class Group:
     tail_bytes: int
 
 
-def make_groups(network: Network, variants: Sequence[Variant]) -> list[Group]:
+def make_groups(network: Network, variants: Sequence[Variant]) -> list[EditGroup]:
     """The groups in the order in which a walk of the network can start them.
 
     Variants without an edit, and those whose parameters cannot reach the output, belong to no group.
@@ -68,7 +68,7 @@ def value_bytes(network: Network, name: str) -> int:
     return max(1, math.prod(node.full_shape)) * node.dtype.itemsize
 
 
-def _group(network: Network, tensors: list[str], members: list[int], shift: bool) -> Group | None:
+def _group(network: Network, tensors: list[str], members: list[int], shift: bool) -> EditGroup | None:
     changed = affected(network, tensors)
     output = network.nodes[network.output]
     if output not in changed:
@@ -89,7 +89,7 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
     else:
         cut = (network.output,)
     head = None if linear else plan(network, cut, given=before, folded=True)
-    return Group(
+    return EditGroup(
         members=tuple(members),
         tensors=tuple(tensors),
         linear=linear,

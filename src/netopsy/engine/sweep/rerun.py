@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.interpreter import plan
-from netopsy.engine.sweep.edits import Shift, Variant, Weights
-from netopsy.engine.sweep.grouping import Group, make_groups, value_bytes
+from netopsy.engine.sweep.edits import EditedWeights, Shift, Variant
+from netopsy.engine.sweep.grouping import EditGroup, make_groups, value_bytes
 from netopsy.engine.sweep.score import near_ties
 from netopsy.network.network import Network
 
@@ -36,7 +36,7 @@ class Rerun:
 
     def __init__(self, network: Network, variants: Sequence[Variant], piece: int | None = None) -> None:
         self.network, self.variants, self.piece = network, variants, piece
-        self.weights = Weights(network, variants)
+        self.weights = EditedWeights(network, variants)
         self.groups = make_groups(network, variants)
         grouped = {p for group in self.groups for p in group.members}
         for position, variant in enumerate(variants):
@@ -99,7 +99,7 @@ class Rerun:
                 last[name] = max(last.get(name, 0), ready)
         return last
 
-    def _outputs(self, group: Group, members: list[int], held: Mapping[str, Tensor], n: int) -> dict[int, Tensor]:
+    def _outputs(self, group: EditGroup, members: list[int], held: Mapping[str, Tensor], n: int) -> dict[int, Tensor]:
         """Outputs (n, classes) of the members."""
         parts: dict[int, list[Tensor]] = {p: [] for p in members}
         fold = self._fold(group)
@@ -125,7 +125,7 @@ class Rerun:
         return {p: torch.cat(own) for p, own in parts.items()}
 
     def _cuts(
-        self, group: Group, members: list[int], given: Mapping[str, Tensor], n: int
+        self, group: EditGroup, members: list[int], given: Mapping[str, Tensor], n: int
     ) -> Callable[[list[int], str, int, int], Tensor]:
         """Where runs meet: (members, node, from, to) -> the node's values, member after member, in fresh memory."""
         if group.linear is not None:
@@ -158,14 +158,14 @@ class Rerun:
         values = {p: group.head.run(edges, batch=n, overrides=self.weights.edited(p)) for p in members}
         return lambda folded, name, i, j: torch.cat([values[p][name][i:j] for p in folded])
 
-    def _fold(self, group: Group) -> int:
+    def _fold(self, group: EditGroup) -> int:
         """Images times variants that a piece of the tail holds."""
         if self.piece is not None:
             return self.piece
         budget = FOLD_BYTES.get(self.network.device.type, ELSEWHERE)
         return max(8, min(256, budget // group.tail_bytes))
 
-    def _head_images(self, group: Group, members: int, images: int) -> int:
+    def _head_images(self, group: EditGroup, members: int, images: int) -> int:
         """Images that the heads take at once; a multiple of the `images` of a piece."""
         if group.linear is None:
             inside = max(

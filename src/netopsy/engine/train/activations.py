@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netopsy.engine.train.augment import draw
-from netopsy.engine.train.data import SHARE, Step, epoch_seed, free_memory, step_sizes
+from netopsy.engine.train.data import SHARE, TrainingBatch, epoch_seed, free_memory, step_sizes
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.samples.labels import Labels
 
-_kept: WeakKeyDictionary[Activations, tuple[Tensor, Tensor | None]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[ActivationSet, tuple[Tensor, Tensor | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
-class Activations:
+class ActivationSet:
     """A training or validation set of stored values, in place of Samples.
 
     values: a `.npy` that `cache` wrote: float32, a row an image, (n, *shape); of maps (n, height, width, channel), so
@@ -95,21 +95,21 @@ def mapped(path: Path) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Stored:
+class TrainingActivations:
     """Activations as a training sees them, with the methods of `Images`.
 
     values, targets: rows on the device; on the CPU, and where the device has no room, they stay in the file: the
         system keeps in memory what is read again and again, once for all processes.
     """
 
-    data: Activations
+    data: ActivationSet
     device: torch.device
     values: Tensor
     targets: Tensor | None
     labels: Tensor
 
     @classmethod
-    def of(cls, data: Activations, device: torch.device) -> Stored:
+    def of(cls, data: ActivationSet, device: torch.device) -> TrainingActivations:
         """The rows on `device` if they take at most half of what is free there, else in their files."""
         values = _tensor(mapped(data.values))
         targets = None if data.targets is None else _tensor(mapped(data.targets))
@@ -125,7 +125,7 @@ class Stored:
         """Of one image's value, channels first."""
         return self.data.shape
 
-    def epoch(self, recipe: Recipe, epoch: int, rank: int = 0, processes: int = 1) -> Iterator[Step]:
+    def epoch(self, recipe: Recipe, epoch: int, rank: int = 0, processes: int = 1) -> Iterator[TrainingBatch]:
         """The steps of `epoch` (from 0), of each the share of the process `rank`: order and flips are as of images."""
         n = len(self.data)
         generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
@@ -139,23 +139,23 @@ class Stored:
             images = order[visits].to(self.device)
             for picked, labelled in zip(rows[visits].to(self.values.device), images, strict=True):
                 targets = None if self.targets is None else self._picked(self.targets, picked)
-                yield Step(self._picked(self.values, picked), self.labels[labelled], size, targets)
+                yield TrainingBatch(self._picked(self.values, picked), self.labels[labelled], size, targets)
 
-    def ordered(self, batch_size: int) -> Iterator[Step]:
+    def ordered(self, batch_size: int) -> Iterator[TrainingBatch]:
         """All values, none of mirrored images, in their order."""
         for first in range(0, len(self), batch_size):
             part = slice(first, min(first + batch_size, len(self)))
             targets = None if self.targets is None else _maps(self.targets[part].to(self.device))
             # a copy: a module that begins with an operation in place would write to the file's memory
             values, labels = _maps(self.values[part].clone().to(self.device)), self.labels[part]
-            yield Step(values, labels, len(labels), targets)
+            yield TrainingBatch(values, labels, len(labels), targets)
 
     def _picked(self, store: Tensor, rows: Tensor) -> Tensor:
         return _maps(store.index_select(0, rows).to(self.device))
 
 
 def _resident(
-    data: Activations, device: torch.device, values: Tensor, targets: Tensor | None
+    data: ActivationSet, device: torch.device, values: Tensor, targets: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The rows on the device if they fit, kept for as long as `data` lives or until other data need the room."""
     held = _kept.get(data)
@@ -171,7 +171,7 @@ def _resident(
     return _kept[data]
 
 
-def check_recipe(data: Activations, recipe: Recipe) -> None:
+def check_recipe(data: ActivationSet, recipe: Recipe) -> None:
     """SettingsError where the recipe asks for an augmentation that stored values do not hold."""
     if "crop" in recipe.augment:
         raise SettingsError(

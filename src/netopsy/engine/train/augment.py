@@ -12,7 +12,7 @@ from netopsy.engine.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationDraws:
     """What an epoch's augmentation drew for each of its images, in the order in which they are visited.
 
     flip: which are mirrored left to right. shift: rows and columns by which the image moves, -pad to pad. still: no
@@ -23,22 +23,22 @@ class Draws:
     shift: Int64[Tensor, "n 2"]
     still: bool = False
 
-    def part(self, which: Tensor | slice) -> Draws:
+    def part(self, which: Tensor | slice) -> AugmentationDraws:
         """The draws of some of the visits."""
-        return Draws(self.flip[which], self.shift[which], self.still)
+        return AugmentationDraws(self.flip[which], self.shift[which], self.still)
 
-    def to(self, device: torch.device) -> Draws:
+    def to(self, device: torch.device) -> AugmentationDraws:
         """The draws on a device."""
-        return Draws(self.flip.to(device), self.shift.to(device), self.still)
+        return AugmentationDraws(self.flip.to(device), self.shift.to(device), self.still)
 
 
-def draw(recipe: Recipe, n: int, generator: torch.Generator) -> Draws | None:
+def draw(recipe: Recipe, n: int, generator: torch.Generator) -> AugmentationDraws | None:
     """The draws of `n` visits, or None where the recipe does not augment."""
     if recipe.augment == "none":
         return None
     flip = torch.rand(n, generator=generator) < 0.5
     shift = torch.randint(-recipe.pad, recipe.pad + 1, (n, 2), generator=generator)
-    return Draws(
+    return AugmentationDraws(
         flip if "flip" in recipe.augment else torch.zeros_like(flip),
         shift if "crop" in recipe.augment else torch.zeros_like(shift),
         "crop" not in recipe.augment,
@@ -48,7 +48,7 @@ def draw(recipe: Recipe, n: int, generator: torch.Generator) -> Draws | None:
 def augmented(
     store: Float[Tensor, "m height width channel"],
     rows: Int64[Tensor, " batch"],
-    draws: Draws | None,
+    draws: AugmentationDraws | None,
     black: Float[Tensor, " channel"],
     fill: str,
 ) -> Float[Tensor, "batch channel height width"]:

@@ -25,7 +25,7 @@ _BATCH = 512
 _kept: WeakKeyDictionary[Samples, tuple[Preprocessing, torch.device, Tensor]] = WeakKeyDictionary()
 
 
-class Step(NamedTuple):
+class TrainingBatch(NamedTuple):
     """One process's share of a batch, augmented.
 
     images: or what stands for them. size: of the whole batch, over all processes. targets: what the outputs should be.
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Images:
+class TrainingImages:
     """Labelled images as a training sees them.
 
     store: all images, normalised, (n, height, width, channel) on the device; None where they do not fit.
@@ -52,7 +52,9 @@ class Images:
     labels: Tensor
 
     @classmethod
-    def of(cls, samples: Samples, preprocessing: Preprocessing, device: torch.device, processes: int = 1) -> Images:
+    def of(
+        cls, samples: Samples, preprocessing: Preprocessing, device: torch.device, processes: int = 1
+    ) -> TrainingImages:
         """The images on `device`, decoded once and kept as long as `samples` is, if they take at most half of what is
         free."""
         labels = torch.from_numpy(samples.labels).to(device)
@@ -86,7 +88,7 @@ class Images:
         )
         return -mean / std
 
-    def epoch(self, recipe: Recipe, epoch: int, rank: int = 0, processes: int = 1) -> Iterator[Step]:
+    def epoch(self, recipe: Recipe, epoch: int, rank: int = 0, processes: int = 1) -> Iterator[TrainingBatch]:
         """The steps of `epoch` (from 0), of each the share of the process `rank`; the same for the same seed."""
         generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
         order = torch.randperm(len(self.samples), generator=generator)
@@ -106,20 +108,20 @@ class Images:
             for at, (store, picked) in zip(steps, loaded, strict=True):
                 now = None if part is None else part.part(slice(at, at + share))
                 images = augmented(store, picked, now, black, recipe.fill)
-                yield Step(images, self.labels[here[at : at + share]], size)
+                yield TrainingBatch(images, self.labels[here[at : at + share]], size)
 
     def _all(self, share: int) -> Int64[Tensor, " batch"]:
         return torch.arange(share, device=self.device)
 
-    def ordered(self, batch_size: int) -> Iterator[Step]:
+    def ordered(self, batch_size: int) -> Iterator[TrainingBatch]:
         """All images as they are, in their order."""
         if self.store is None:
             for batch in self.samples.batches(self.preprocessing, batch_size):
-                yield Step(batch.images.to(self.device), batch.labels.to(self.device), len(batch.labels))
+                yield TrainingBatch(batch.images.to(self.device), batch.labels.to(self.device), len(batch.labels))
             return
         for first in range(0, len(self.labels), batch_size):
             part = slice(first, first + batch_size)
-            yield Step(self.store[part].permute(0, 3, 1, 2), self.labels[part], len(self.labels[part]))
+            yield TrainingBatch(self.store[part].permute(0, 3, 1, 2), self.labels[part], len(self.labels[part]))
 
 
 def step_sizes(n: int, batch_size: int) -> list[tuple[int, int]]:

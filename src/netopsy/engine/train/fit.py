@@ -22,7 +22,7 @@ from netopsy.engine.train import checkpoint
 from netopsy.engine.train.constraints import checked, frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.history import History, frame
-from netopsy.engine.train.loop import Job, Trainer, first
+from netopsy.engine.train.loop import Trainer, TrainingJob, first
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import conditions, current_workspace, file_stem
 from netopsy.errors import NetopsyError, NetworkError, SettingsError
@@ -30,7 +30,7 @@ from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 
 
-def launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
+def launched(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.State:
     """The state after the training, in this process or in others."""
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
@@ -60,7 +60,7 @@ def launched(job: Job, device: torch.device, report: Any) -> checkpoint.State:
             return state
 
 
-def trained_here(fabric: Any, job: Job, report: Any) -> checkpoint.State:
+def trained_here(fabric: Any, job: TrainingJob, report: Any) -> checkpoint.State:
     """The state after the training in this process; SettingsError where a step is too large or too small."""
     try:
         return Trainer(fabric, job, report).run()
@@ -73,7 +73,7 @@ def trained_here(fabric: Any, job: Job, report: Any) -> checkpoint.State:
         raise SettingsError("batch norm cannot learn from a step of one image; give a larger batch_size.") from error
 
 
-def _work(fabric: Any, *, job: Job) -> str | None:
+def _work(fabric: Any, *, job: TrainingJob) -> str | None:
     """What each of several processes does; the message where it fails, which all of them do at once."""
     job.module = copy.deepcopy(job.module)  # what is sent to a process on the CPU lies in memory that all share
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -139,7 +139,7 @@ def fit(
     if place.folder is not None:
         spec = _spec(network, samples, recipe, validation, own_masks, own_shared, fixed, still, teacher)
         path = place.folder / f"{file_stem('fit', spec)}.pt"
-    job = Job(
+    job = TrainingJob(
         copy.deepcopy(network.module),
         network.preprocessing,
         samples,

@@ -14,10 +14,10 @@ from torch import Tensor, fx, nn
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train import checkpoint
-from netopsy.engine.train.activations import Activations, Stored
+from netopsy.engine.train.activations import ActivationSet, TrainingActivations
 from netopsy.engine.train.checkpoint import State
 from netopsy.engine.train.constraints import Constraints
-from netopsy.engine.train.data import Images, Step, epoch_seed, steps_an_epoch
+from netopsy.engine.train.data import TrainingBatch, TrainingImages, epoch_seed, steps_an_epoch
 from netopsy.engine.train.objective import Loss, hits, loss_sum, rate_at, squared_error
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import DivergedError, SettingsError
@@ -28,7 +28,7 @@ _LOOK = 25  # steps between two looks at the loss, each of which waits for the d
 
 
 @dataclass
-class Job:
+class TrainingJob:
     """All that a process needs to train: plain data and a module of its own, so that it can be sent to one.
 
     fixed: names of parameters that stay. still: names of modules that run as in evaluation. path: of the checkpoint.
@@ -36,8 +36,8 @@ class Job:
 
     module: nn.Module
     preprocessing: Preprocessing | None
-    samples: Samples | Activations
-    validation: Samples | Activations | None
+    samples: Samples | ActivationSet
+    validation: Samples | ActivationSet | None
     recipe: Recipe
     masks: dict[str, Tensor]
     shared: dict[str, SharedTensor]
@@ -51,7 +51,7 @@ class Job:
 class Trainer:
     """A training under way, in one process. fabric: a lightning Fabric. report: called with (steps done, of all)."""
 
-    def __init__(self, fabric: Any, job: Job, report: Callable[[int, int], None]) -> None:
+    def __init__(self, fabric: Any, job: TrainingJob, report: Callable[[int, int], None]) -> None:
         self.fabric, self.job, self.recipe, self.report = fabric, job, job.recipe, report
         device = fabric.device
         self.module = job.module.to(device)
@@ -146,7 +146,7 @@ class Trainer:
         row |= self.fabric.broadcast(self._validate())
         return {**row, "seconds": time.monotonic() - begun}
 
-    def _step(self, step: Step, rate: float) -> Tensor:
+    def _step(self, step: TrainingBatch, rate: float) -> Tensor:
         """One step of the optimizer; the share's summed loss and hits, float64 (2,) on the device.
 
         The gradient is divided by the images in the whole batch: DDP then takes the mean over processes.
@@ -167,7 +167,9 @@ class Trainer:
         self.constraints.apply()
         return torch.stack([loss.detach().double(), right])
 
-    def _counted(self, outputs: Tensor, step: Step, recipe: Recipe, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _counted(
+        self, outputs: Tensor, step: TrainingBatch, recipe: Recipe, teacher: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The summed loss of a batch, and the hits, float64; none are counted where labels are not learned."""
         if self.job.loss == "labels":
             return loss_sum(outputs, step.labels, recipe, teacher), hits(outputs, step.labels).double()
@@ -210,13 +212,13 @@ class Trainer:
 
 
 def read(
-    data: Samples | Activations, preprocessing: Preprocessing | None, device: torch.device, processes: int
-) -> Images | Stored:
+    data: Samples | ActivationSet, preprocessing: Preprocessing | None, device: torch.device, processes: int
+) -> TrainingImages | TrainingActivations:
     """What a training reads, on its device where it fits."""
-    if isinstance(data, Activations):
-        return Stored.of(data, device)
+    if isinstance(data, ActivationSet):
+        return TrainingActivations.of(data, device)
     assert preprocessing is not None
-    return Images.of(data, preprocessing, device, processes)
+    return TrainingImages.of(data, preprocessing, device, processes)
 
 
 def has_maps(module: nn.Module) -> bool:

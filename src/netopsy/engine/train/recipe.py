@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from netopsy.checks import choice, number, whole
+from netopsy.checks import check_choice, check_int, check_real
 from netopsy.errors import SettingsError
 
 Optimizer = Literal["sgd", "adamw"]
@@ -71,24 +71,24 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choice(self, "optimizer", get_args(Optimizer))
-        choice(self, "schedule", get_args(Schedule))
-        choice(self, "augment", get_args(Augment))
-        choice(self, "fill", ("zero", "reflect"))
-        choice(self, "table_gradient", ("sum", "mean"))
-        choice(self, "precision", get_args(Precision))
+        check_choice(self, "optimizer", get_args(Optimizer))
+        check_choice(self, "schedule", get_args(Schedule))
+        check_choice(self, "augment", get_args(Augment))
+        check_choice(self, "fill", ("zero", "reflect"))
+        check_choice(self, "table_gradient", ("sum", "mean"))
+        check_choice(self, "precision", get_args(Precision))
         for name in ("epochs", "batch_size", "devices"):
-            whole(self, name, 1)
+            check_int(self, name, 1)
         for name in ("patience", "cooldown", "pad", "seed"):
-            whole(self, name, 0)
+            check_int(self, name, 0)
         for name in ("rate", "factor", "table_rate", "temperature"):
-            number(self, name, 0, math.inf, open_low=True)
+            check_real(self, name, 0, math.inf, open_low=True)
         for name in ("weight_decay", "warmup"):
-            number(self, name, 0, math.inf)
+            check_real(self, name, 0, math.inf)
         for name in ("final", "alpha"):
-            number(self, name, 0, 1)
+            check_real(self, name, 0, 1)
         for name in ("momentum", "label_smoothing"):
-            number(self, name, 0, 0.999999)
+            check_real(self, name, 0, 0.999999)
         if self.nesterov and not self.momentum:
             raise SettingsError("nesterov needs a momentum above 0; 0.9 is usual.")
         if any(not 0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):

@@ -18,7 +18,7 @@ import cloudpickle
 import safetensors.torch
 import torch
 
-from netopsy.engine.trials.trial import Kind, Outcome, plain, reason
+from netopsy.engine.trials.trial import Kind, Outcome, describe_failure, to_plain
 from netopsy.engine.workspace.workspace import Workspace, workspace
 from netopsy.errors import SettingsError
 
@@ -27,7 +27,7 @@ Work = Callable[[Any, dict[str, Any]], Outcome]
 _held: list[tuple[str, tuple[Work, Any]]] = []  # in a worker: what it took last
 
 
-class Sent(Protocol):
+class Payload(Protocol):
     """Where a worker finds (work, context)."""
 
     def take(self) -> tuple[Work, Any]:
@@ -38,7 +38,7 @@ class Sent(Protocol):
 
 
 @dataclass(frozen=True)
-class Held:
+class LocalPayload:
     """For trials in this process: nothing is sent."""
 
     work: Work
@@ -52,7 +52,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Filed:
+class FilePayload:
     """In a file that this run's own driver has written; digest: SHA-256 of the file.
 
     Arrays lie in it as they are and are mapped, not read: all workers of a machine share their memory.
@@ -62,9 +62,9 @@ class Filed:
     digest: str
 
     @classmethod
-    def write(cls, path: Path, work: Work, context: Any) -> Filed:
+    def write(cls, path: Path, work: Work, context: Any) -> FilePayload:
         """Write the two to a new file at `path`. SettingsError where they cannot be sent."""
-        body, buffers = pickled(work, context)
+        body, buffers = pickle_work(work, context)
         sizes, total = [len(body), *(len(buffer) for buffer in buffers)], hashlib.sha256()
         with path.open("xb") as file:
             parts: list[bytes | memoryview] = [json.dumps(sizes).encode() + b"\n", body, *buffers]
@@ -74,7 +74,7 @@ class Filed:
         return cls(path, total.hexdigest())
 
     def take(self) -> tuple[Work, Any]:
-        return taken(self.digest, self._read)
+        return read_once(self.digest, self._read)
 
     def _read(self) -> tuple[Work, Any]:
         with self.path.open("rb") as file:
@@ -86,13 +86,13 @@ class Filed:
         for size in json.loads(bytes(whole[:end])):
             parts.append(whole[end : end + size])
             end += size
-        return unpickled(bytes(parts[0]), parts[1:])
+        return unpickle_work(bytes(parts[0]), parts[1:])
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)
 
 
-def taken(key: str, read: Callable[[], tuple[Work, Any]]) -> tuple[Work, Any]:
+def read_once(key: str, read: Callable[[], tuple[Work, Any]]) -> tuple[Work, Any]:
     """What `key` stands for, read by the first call in this process. SettingsError where it cannot be."""
     if not _held or _held[0][0] != key:
         _held.clear()  # two networks need not fit in memory
@@ -108,7 +108,7 @@ def taken(key: str, read: Callable[[], tuple[Work, Any]]) -> tuple[Work, Any]:
     return _held[0][1]
 
 
-def pickled(work: Work, context: Any) -> tuple[bytes, list[memoryview]]:
+def pickle_work(work: Work, context: Any) -> tuple[bytes, list[memoryview]]:
     """The two as bytes, and the arrays in them; what is defined in a script or notebook itself goes as a whole.
 
     Errors: SettingsError for what cannot be sent.
@@ -126,8 +126,8 @@ def pickled(work: Work, context: Any) -> tuple[bytes, list[memoryview]]:
         ) from error
 
 
-def unpickled(body: bytes, buffers: list[Any]) -> tuple[Work, Any]:
-    """What `pickled` gave. Only what the driver of this very run has sent ever comes here."""
+def unpickle_work(body: bytes, buffers: list[Any]) -> tuple[Work, Any]:
+    """What `pickle_work` gave. Only what the driver of this very run has sent ever comes here."""
     work, context = pickle.Unpickler(io.BytesIO(body), buffers=buffers).load()
     return work, context
 
@@ -139,7 +139,7 @@ def _line(error: Exception) -> str:
 Answer = tuple[dict[str, Any], bytes]
 
 
-def attempt(sent: Sent, spec: dict[str, Any], place: Workspace, threads: int | None = None) -> Answer:
+def attempt(sent: Payload, spec: dict[str, Any], place: Workspace, threads: int | None = None) -> Answer:
     """The fields of the trial's record as plain data, and its tensors as safetensors: what any channel carries.
 
     place: of the trial alone. threads: of torch while it runs; None leaves them as they are.
@@ -148,21 +148,21 @@ def attempt(sent: Sent, spec: dict[str, Any], place: Workspace, threads: int | N
     begun = time.monotonic()
     try:
         with workspace(place.folder, place.progress, every=place.every), _threads(threads):
-            outcome = work(context, plain(spec, "a spec"))
+            outcome = work(context, to_plain(spec, "a spec"))
         if not isinstance(outcome, Outcome):
             raise TypeError(f"{work.__qualname__} returned a {type(outcome).__name__}, no Outcome")
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.tensors.items()}
-        answer = _meta(spec, "done", outcome=plain(outcome.values, "an outcome")), safetensors.torch.save(tensors)
+        answer = _meta(spec, "done", outcome=to_plain(outcome.values, "an outcome")), safetensors.torch.save(tensors)
     except (Exception, SystemExit) as error:
-        kind, failure, trace = reason(error)
-        answer = failed(spec, kind, failure, trace)
+        kind, failure, trace = describe_failure(error)
+        answer = failure_answer(spec, kind, failure, trace)
         if kind == "memory" and torch.cuda.is_available():
             torch.cuda.empty_cache()
     answer[0]["seconds"] = time.monotonic() - begun
     return answer
 
 
-def failed(spec: dict[str, Any], kind: Kind, failure: str, trace: str = "") -> Answer:
+def failure_answer(spec: dict[str, Any], kind: Kind, failure: str, trace: str = "") -> Answer:
     """The answer of a trial without an outcome."""
     return _meta(spec, kind, failure=failure, trace=trace), b""
 

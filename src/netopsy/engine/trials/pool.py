@@ -17,13 +17,13 @@ from importlib.util import find_spec
 from numbers import Integral
 from typing import Any
 
-from netopsy.checks import choice, number
-from netopsy.engine.trials.payload import Held, Sent, Work
+from netopsy.checks import check_choice, check_real
+from netopsy.engine.trials.payload import LocalPayload, Payload, Work
 from netopsy.errors import MissingExtra, SettingsError
 
 
 @dataclass(frozen=True)
-class Workers:
+class WorkerSettings:
     """The settings of `workers`."""
 
     count: int | None = None
@@ -38,13 +38,13 @@ class Workers:
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise SettingsError(f"{what} {value!r} is out of range; give a whole number from 1.")
         if self.cluster is not None:
-            choice(self, "cluster", ("ray",))
+            check_choice(self, "cluster", ("ray",))
             if find_spec("ray") is None:
                 raise MissingExtra("cluster ray", "cluster")
         if self.address is not None and self.cluster is None:
             raise SettingsError(f"address '{self.address}' is a cluster's: give cluster too, --cluster ray.")
-        number(self, "cpus", 0, 1e6, open_low=True)
-        number(self, "gpus", 0, 1e6)
+        check_real(self, "cpus", 0, 1e6, open_low=True)
+        check_real(self, "gpus", 0, 1e6)
 
     def start(self) -> Any:
         """The executor; its processes start with the first trial."""
@@ -53,16 +53,16 @@ class Workers:
 
             return RayExecutor(self.count, self.address, cpus=self.cpus, gpus=self.gpus, threads=self.threads)
         if self.count is None or self.count == 1:
-            return Inline(self.threads)
-        from netopsy.engine.trials.processes import Spawned
+            return InlineExecutor(self.threads)
+        from netopsy.engine.trials.processes import SpawnExecutor
 
-        return Spawned(self.count, gpus=self.gpus, threads=self.threads)
+        return SpawnExecutor(self.count, gpus=self.gpus, threads=self.threads)
 
 
-class Crew:
+class WorkerPool:
     """Workers and, from the first trial on, their executor."""
 
-    def __init__(self, settings: Workers) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self.settings, self._executor = settings, None
 
     @property
@@ -91,7 +91,7 @@ class Crew:
             executor.shutdown()
 
 
-class Inline(Executor):
+class InlineExecutor(Executor):
     """One trial at a time, in this process; an interrupt goes through to the caller."""
 
     width: int | None = 1
@@ -100,9 +100,9 @@ class Inline(Executor):
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads
 
-    def send(self, work: Work, context: Any) -> Sent:
+    def send(self, work: Work, context: Any) -> Payload:
         """Nothing is sent: the trial works on the context itself."""
-        return Held(work, context)
+        return LocalPayload(work, context)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -116,12 +116,12 @@ class Inline(Executor):
         """Nothing runs when nobody waits."""
 
 
-_current: ContextVar[Crew | None] = ContextVar("workers", default=None)
+_current: ContextVar[WorkerPool | None] = ContextVar("workers", default=None)
 
 
-def current_workers() -> Crew:
+def current_workers() -> WorkerPool:
     """The workers that surround the caller; by default one, in the caller's process."""
-    return _current.get() or Crew(Workers())
+    return _current.get() or WorkerPool(WorkerSettings())
 
 
 def workers(
@@ -132,7 +132,7 @@ def workers(
     cpus: float = 1.0,
     gpus: float = 0.0,
     threads: int | None = None,
-) -> AbstractContextManager[Crew]:
+) -> AbstractContextManager[WorkerPool]:
     """Run trials over `count` workers, inside `with`.
 
     count: trials at a time. None, or 1: in this process; on a cluster None is as many as it holds.
@@ -144,11 +144,11 @@ def workers(
     Workers start with the first trial, and serve all that follow in the block.
     Errors: SettingsError, and MissingExtra without Ray, at the call.
     """
-    return _surround(Crew(Workers(count, cluster, address, cpus, gpus, threads)))
+    return _surround(WorkerPool(WorkerSettings(count, cluster, address, cpus, gpus, threads)))
 
 
 @contextmanager
-def _surround(crew: Crew) -> Iterator[Crew]:
+def _surround(crew: WorkerPool) -> Iterator[WorkerPool]:
     token = _current.set(crew)
     try:
         yield crew

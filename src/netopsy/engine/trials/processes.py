@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from netopsy.engine.trials.payload import Filed, Sent, Work
+from netopsy.engine.trials.payload import FilePayload, Payload, Work
 from netopsy.engine.trials.trial import WorkerLost
 from netopsy.errors import SettingsError
 
@@ -37,7 +37,7 @@ PATIENCE = 2.0  # seconds to wait for the exit code of a process that is gone
 _starting = threading.Lock()
 
 
-def begin(leash: Any, folder: str, gpus: str | None) -> None:
+def start_worker(leash: Any, folder: str, gpus: str | None) -> None:
     """Watch the leash, and see only the GPUs that are this worker's.
 
     leash: a pipe's end that is at its end when the driver is gone. folder: deleted then, as the driver cannot.
@@ -90,7 +90,7 @@ def gpu_shares(workers: int, each: float) -> list[str | None]:
     return [",".join(devices[at : at + size]) for at in first]
 
 
-class Spawned(Executor):
+class SpawnExecutor(Executor):
     """`count` processes, 1 or more; each starts with its first trial, and anew after a trial that it did not survive.
 
     A process ends at once when the driver ends, however that comes about: it holds one end of a pipe (the leash) whose
@@ -105,16 +105,16 @@ class Spawned(Executor):
         shares = gpu_shares(count, gpus)
         self.folder = Path(tempfile.mkdtemp(prefix="netopsy-workers-"))
         leash, self._hand = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        self._slots = [Slot((leash, os.fspath(self.folder), share)) for share in shares]
-        self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._slots = [WorkerProcess((leash, os.fspath(self.folder), share)) for share in shares]
+        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
         for slot in self._slots:
             self._idle.put(slot)
         self._callers = ThreadPoolExecutor(self.width, thread_name_prefix="netopsy-trial")
         self._numbers = itertools.count()
 
-    def send(self, work: Work, context: Any) -> Sent:
+    def send(self, work: Work, context: Any) -> Payload:
         """Write the two to a file that each worker reads once."""
-        return Filed.write(self.folder / f"{next(self._numbers)}", work, context)
+        return FilePayload.write(self.folder / f"{next(self._numbers)}", work, context)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call `fn` in the next idle process; WorkerLost where it dies of it."""
@@ -142,8 +142,8 @@ class Spawned(Executor):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Slot:
-    """One process, or the place of one. how: the arguments of `begin`."""
+class WorkerProcess:
+    """One process, or the place of one. how: the arguments of `start_worker`."""
 
     def __init__(self, how: tuple[Any, ...]) -> None:
         self.how = how
@@ -158,12 +158,12 @@ class Slot:
             return self._pool.submit(fn, *args, **kwargs).result()
         except BrokenProcessPool:
             self._pool = None
-            raise WorkerLost(end_of(self._process)) from None
+            raise WorkerLost(describe_end(self._process)) from None
 
     def _start(self) -> None:
         with _starting, _no_script(), _no_interrupts():
             pool = ProcessPoolExecutor(
-                1, mp_context=multiprocessing.get_context("spawn"), initializer=begin, initargs=self.how
+                1, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker, initargs=self.how
             )
             first = pool.submit(os.getpid)  # starts the process
         try:
@@ -183,7 +183,7 @@ class Slot:
             self._pool = None
 
 
-def end_of(process: Any) -> str:
+def describe_end(process: Any) -> str:
     """How a process that is gone has ended, as a sentence."""
     patience = time.monotonic() + PATIENCE
     code = None

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from netopsy.engine.trials.payload import Sent, Work, pickled, taken, unpickled
+from netopsy.engine.trials.payload import Payload, Work, pickle_work, read_once, unpickle_work
 from netopsy.engine.trials.processes import cores
 from netopsy.engine.trials.trial import WorkerLost
 from netopsy.errors import SettingsError
@@ -49,7 +49,7 @@ class RayExecutor(Executor):
     ) -> None:
         self.width, self._cpus, self._gpus = count, cpus, gpus
         self.threads = threads or max(1, int(cpus))
-        self._ray = _imported()
+        self._ray = _import_ray()
         self._own = not self._ray.is_initialized()
         if self._own and address is None:
             self._start()
@@ -69,7 +69,9 @@ class RayExecutor(Executor):
                 self._init(address="local", num_cpus=wanted, num_gpus=gpus, include_dashboard=False)
         except Exception as error:  # Ray raises a bare one where a process of its own does not start in time
             self._ray.shutdown()
-            raise SettingsError(f"Ray did not start ({_said(error)}); leave out --cluster, or try again.") from error
+            raise SettingsError(
+                f"Ray did not start ({_first_line(error)}); leave out --cluster, or try again."
+            ) from error
         node = self._ray.util.get_node_ip_address()
         if node != _LOOPBACK:
             self._ray.shutdown()
@@ -85,7 +87,8 @@ class RayExecutor(Executor):
             self._init(address=address)
         except (ConnectionError, RuntimeError, ValueError, OSError, AssertionError) as error:
             raise SettingsError(
-                f"no Ray of this version answers at '{address}' ({_said(error)}); start one with `ray start --head`."
+                f"no Ray of this version answers at '{address}' ({_first_line(error)}); start one with "
+                "`ray start --head`."
             ) from error
 
     def _init(self, **how: Any) -> None:
@@ -114,14 +117,14 @@ class RayExecutor(Executor):
         each = [min(int(n.get(kind, 0) / share) for kind, share in wanted.items() if share) for n in nodes]
         return max(1, sum(each))
 
-    def send(self, work: Work, context: Any) -> Sent:
+    def send(self, work: Work, context: Any) -> Payload:
         """Put the two into Ray's object store, from which each worker reads once."""
-        body, buffers = pickled(work, context)
+        body, buffers = pickle_work(work, context)
         key = hashlib.sha256(body)
         for buffer in buffers:
             key.update(buffer)
         parts = [body, *map(bytes, buffers)]
-        return Put(self._ray.put(parts), key.hexdigest(), tuple(sys.path))
+        return RayPayload(self._ray.put(parts), key.hexdigest(), tuple(sys.path))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call `fn` in a Ray task; WorkerLost where its worker dies, or its node."""
@@ -172,7 +175,7 @@ class RayExecutor(Executor):
 
 
 @dataclass(frozen=True)
-class Put:
+class RayPayload:
     """In Ray's object store; key: SHA-256 of it. paths: where the driver imports from."""
 
     ref: Any
@@ -180,18 +183,18 @@ class Put:
     paths: tuple[str, ...]
 
     def take(self) -> tuple[Work, Any]:
-        return taken(self.key, self._read)
+        return read_once(self.key, self._read)
 
     def _read(self) -> tuple[Work, Any]:
         sys.path += [path for path in self.paths if path not in sys.path and os.path.isdir(path)]
         body, *buffers = importlib.import_module("ray").get(self.ref)
-        return unpickled(body, [bytearray(buffer) for buffer in buffers])  # arrays that may be written to
+        return unpickle_work(body, [bytearray(buffer) for buffer in buffers])  # arrays that may be written to
 
     def close(self) -> None:
         """Ray lets go of it with the last reference."""
 
 
-def _said(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -206,7 +209,7 @@ def _call(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return fn(*args, **kwargs)
 
 
-def _imported() -> Any:
+def _import_ray() -> Any:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     return importlib.import_module("ray")

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-from netopsy.engine.trials.payload import Answer, Sent, Work, attempt, failed
+from netopsy.engine.trials.payload import Answer, Payload, Work, attempt, failure_answer
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.store import Store
-from netopsy.engine.trials.trial import KINDS, Outcome, Record, WorkerLost, plain
+from netopsy.engine.trials.trial import KINDS, Outcome, Record, WorkerLost, to_plain
 from netopsy.engine.workspace.workspace import Workspace, current_workspace, file_stem, workspace
 from netopsy.errors import NetopsyError
 
@@ -45,7 +45,7 @@ def run_trials(
     """
     place = current_workspace()
     store = Store(None if place.folder is None else place.folder / "trials", work, digest)
-    asked = [plain(spec, "a spec") for spec in specs]
+    asked = [to_plain(spec, "a spec") for spec in specs]
     names = [store.name(spec) for spec in asked]
     todo = dict(zip(names, asked, strict=True))
     records = {name: record for name in todo if (record := store.read(name)) and record.kind not in retry}
@@ -67,7 +67,7 @@ def run_trials(
 
 
 def _answers(
-    executor: Any, sent: Sent, todo: Mapping[str, dict[str, Any]], store: Store, place: Workspace
+    executor: Any, sent: Payload, todo: Mapping[str, dict[str, Any]], store: Store, place: Workspace
 ) -> Iterator[tuple[str, Answer]]:
     """(name, answer) of every trial, as they come."""
     waiting, again = deque(todo), deque[str]()
@@ -86,30 +86,30 @@ def _answers(
             try:
                 answer = future.result()
             except WorkerLost as lost:
-                answer = failed(todo[name], lost.kind, str(lost))
+                answer = failure_answer(todo[name], lost.kind, str(lost))
             if crowded and answer[0]["kind"] in ("killed", "memory"):
                 again.append(name)
             else:
                 yield name, answer
 
 
-PER_WORKER = 4  # parts of each worker: the last to end does not keep the others waiting for long
+SHARDS_PER_WORKER = 4  # parts of each worker: the last to end does not keep the others waiting for long
 _FAILURES = tuple(kind for kind in KINDS if kind != "done")
 
 
-def parts(start: int, stop: int, step: int) -> list[range]:
+def split_range(start: int, stop: int, step: int) -> list[range]:
     """The positions from `start` to `stop` for the current workers, in parts of whole steps; one part where there is
     no worker but the caller's process.
     """
     crew = current_workers()
     steps = -(-(stop - start) // step)
-    count = 1 if crew.here else max(1, min(steps, PER_WORKER * crew.width))
+    count = 1 if crew.here else max(1, min(steps, SHARDS_PER_WORKER * crew.width))
     ends = [min(stop, start + steps * i // count * step) for i in range(count + 1)]
     return [range(low, high) for low, high in pairwise(ends)]
 
 
 @contextmanager
-def outcomes(
+def run_shards(
     work: Work, context: Any, specs: Sequence[dict[str, Any]], spec: dict[str, Any], label: str
 ) -> Iterator[Iterator[Outcome]]:
     """What `work` gives for each of `specs`, in their order.
@@ -122,17 +122,17 @@ def outcomes(
     folder = None if place.folder is None else place.folder / file_stem(f"{label}-parts", spec)
     with workspace(folder, place.progress, every=place.every):
         records = run_trials(work, context, specs, digest="", label=label, retry=_FAILURES)
-    yield (_outcome(record, label) for record in records)
+    yield (_shard_outcome(record, label) for record in records)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def bounds(pieces: Sequence[range]) -> list[dict[str, Any]]:
+def shard_specs(pieces: Sequence[range]) -> list[dict[str, Any]]:
     """Pieces as specs."""
     return [{"start": piece.start, "stop": piece.stop} for piece in pieces]
 
 
-def _outcome(record: Record, label: str) -> Outcome:
+def _shard_outcome(record: Record, label: str) -> Outcome:
     if record.outcome is not None:
         return record.outcome
     if record.kind == "error":

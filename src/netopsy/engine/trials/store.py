@@ -20,7 +20,7 @@ from torch import Tensor
 from netopsy._version import __version__
 from netopsy.engine.trials.trial import KINDS, Outcome, Record
 from netopsy.engine.workspace.workspace import file_stem
-from netopsy.files import whole
+from netopsy.files import atomic_write
 
 _FIELDS = ("spec", "outcome", "failure", "kind", "seconds", "trace")
 
@@ -66,7 +66,7 @@ class Store:
             if said["kind"] not in KINDS:
                 return None
             values = said.pop("outcome")
-            return Record(outcome=None if values is None else Outcome(values, Stored(path, keys)), **said)
+            return Record(outcome=None if values is None else Outcome(values, LazyTensors(path, keys)), **said)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
 
@@ -80,7 +80,7 @@ class Store:
             values = meta["outcome"]
             return Record(**{**meta, "outcome": None if values is None else Outcome(values, tensors)})
         path = self.folder / f"{name}.safetensors"
-        with whole(path) as part:
+        with atomic_write(path) as part:
             safetensors.torch.save_file(tensors, part, metadata={key: json.dumps(meta[key]) for key in _FIELDS})
         if not keep:
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -91,7 +91,7 @@ class Store:
         return record
 
 
-class Stored(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
     """The tensors of a record's file, each read when it is asked for."""
 
     def __init__(self, path: Path, keys: list[str]) -> None:

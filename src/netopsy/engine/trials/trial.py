@@ -26,7 +26,7 @@ class WorkerLost(Exception):
         self.kind = kind
 
 
-def reason(error: BaseException) -> tuple[Kind, str, str]:
+def describe_failure(error: BaseException) -> tuple[Kind, str, str]:
     """(kind, sentence, trace) of what a work function raised; the trace is empty but for an `error`."""
     if any(_is_memory(cause) for cause in _causes(error)):
         return "memory", _first_line(error), ""
@@ -103,7 +103,7 @@ class Record:
         return {} if self.outcome is None else self.outcome.values
 
 
-def plain(value: Any, what: str) -> Any:
+def to_plain(value: Any, what: str) -> Any:
     """`value` as JSON gives it back: tuples as lists, numpy's numbers as Python's; SettingsError for anything else."""
     try:
         return json.loads(json.dumps(value, default=_number))

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from netopsy._version import __version__
 from netopsy.errors import SettingsError
-from netopsy.files import whole
+from netopsy.files import atomic_write
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 
@@ -111,7 +111,7 @@ class Checkpoint:
         import torch
 
         tensors = {name: value.detach().cpu().contiguous() for name, value in state().items()}
-        with whole(self.path) as part:
+        with atomic_write(self.path) as part:
             safetensors.torch.save_file({**tensors, "__done__": torch.tensor(done)}, part)
         self._saved = time.monotonic()
 

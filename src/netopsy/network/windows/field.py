@@ -25,7 +25,7 @@ _kept: weakref.WeakKeyDictionary[Program, dict[Node, Any]] = weakref.WeakKeyDict
 
 
 @dataclass(frozen=True)
-class Field:
+class ReceptiveField:
     """Where in the image the units of a node look. All pairs are (vertical, horizontal).
 
     size: height and width of one unit's field in pixels, not cut to the image; the whole image where the unit sees all.
@@ -76,7 +76,7 @@ class Field:
         return f"{'' if self.exact else '<='}{height}x{width}"
 
 
-def receptive_field(network: Network, node: str) -> Field:
+def receptive_field(network: Network, node: str) -> ReceptiveField:
     """The receptive field of the units of `node` (a node, layer or module of the network) in its input.
 
     Convolution, pooling, interpolation, padding, slices, views, transposes, joins, sums, norms, matrix products and
@@ -145,13 +145,13 @@ def _pixels(shape: tuple[int, ...]) -> Windows:
     return Windows(axes, (0, 0), (1, 1), ((0, height), (0, width)))
 
 
-def _field(w: Windows, because: str | None) -> Field:
+def _field(w: Windows, because: str | None) -> ReceptiveField:
     if len(w.axes) == 4 and any(digit.step != (0, 0) for axis in w.axes[2:] for digit in axis):
         # a unit is a channel at a place; the field of a place holds those of all its channels
         w = w.frozen(1)
     rows, columns = (_digits(w, k) for k in (0, 1))
     box = w.box()
-    return Field(
+    return ReceptiveField(
         size=(float(w.size[0]), float(w.size[1])),
         stride=(_mean_step(rows), _mean_step(columns)),
         start=(float(w.start[0]), float(w.start[1])),

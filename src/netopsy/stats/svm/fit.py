@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.errors import SettingsError
-from netopsy.stats.svm.model import Certificate, Design, Piece, Svm, certify, check_loss
+from netopsy.stats.svm.model import DesignMatrix, Piece, Svm, SvmCertificate, certify, check_loss
 from netopsy.stats.svm.reduction import Reduction, add_gram, pays, reduction
 from netopsy.stats.svm.solver import curvature, descend
 
@@ -70,9 +70,9 @@ def solve(
 
 def _attempt(
     x: Tensor, y: Tensor, c: float, loss: str, tolerance: float, begin: Tensor | None, reduced: Reduction | None
-) -> tuple[Tensor, Certificate, int]:
+) -> tuple[Tensor, SvmCertificate, int]:
     """Coefficients (p + 1, classes), what they are worth, and the steps they took."""
-    design = Design(x if reduced is None else reduced.features)
+    design = DesignMatrix(x if reduced is None else reduced.features)
     if begin is None:
         begin = y.new_zeros(y.shape[1], design.shape[1]).T
     elif reduced is not None:
@@ -84,12 +84,12 @@ def _attempt(
     return coefficients, certify(x, y, coefficients, c, dual), steps
 
 
-def _squared_hinge(design: Design, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, None, int]:
+def _squared_hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, None, int]:
     found, steps = descend(design, y, Piece(2 * c), curvature(design), begin, aim)
     return found, None, steps
 
 
-def _hinge(design: Design, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, Tensor, int]:
+def _hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, Tensor, int]:
     """A smooth problem after the other, each around the dual variables of the one before, ever steeper."""
     metric, found, taken = curvature(design), begin, 0
     loss, inner = Piece(2 * c, c), torch.full_like(begin[0], 0.1)

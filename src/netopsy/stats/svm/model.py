@@ -59,7 +59,7 @@ def signs(labels: Tensor | np.ndarray, classes: int) -> Float[Tensor, "n classes
 
 
 @dataclass(frozen=True)
-class Design:
+class DesignMatrix:
     """[x, 1]. x: float (n, p). Its coefficients are (p + 1, classes), the bias last (and penalised, as LIBLINEAR's)."""
 
     x: Float[Tensor, "n p"]
@@ -126,7 +126,7 @@ ROWS = 256
 """Samples turned into float64 at a time: they stay in the processor's cache between the two products."""
 
 
-class Certificate(NamedTuple):
+class SvmCertificate(NamedTuple):
     """Per class: the primal objective, and its distance to the dual one relative to it; the optimum lies between."""
 
     objective: Float64[Tensor, " classes"]
@@ -139,7 +139,7 @@ def certify(
     coefficients: Float[Tensor, "p+1 classes"],
     c: float,
     dual: Float[Tensor, "n classes"] | None = None,
-) -> Certificate:
+) -> SvmCertificate:
     """The duality gap of `coefficients` (weights above, bias last), from one pass over x.
 
     dual: None for the squared hinge, whose dual variables 2 C max(0, 1 - y f) make the gap half the squared gradient;
@@ -166,4 +166,4 @@ def certify(
     primal = size + loss
     dual_value = linear - 0.5 * image.square().sum(1)
     gap = 0.5 * (w - image.T).square().sum(0) if dual is None else primal - dual_value
-    return Certificate(primal, gap / primal)
+    return SvmCertificate(primal, gap / primal)

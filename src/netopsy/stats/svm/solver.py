@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from netopsy.stats.svm.model import Design, Piece
+from netopsy.stats.svm.model import DesignMatrix, Piece
 
 RANK = 64
 WHOLE = 256  # up to so many coefficients all directions are taken
@@ -40,7 +40,7 @@ class Curvature:
         return gradient * rest + self.directions @ (inside * (within - rest))
 
 
-def curvature(design: Design, *, rank: int = RANK, seed: int = 0) -> Curvature:
+def curvature(design: DesignMatrix, *, rank: int = RANK, seed: int = 0) -> Curvature:
     """The curvature of `design`; exact up to 256 coefficients."""
     p = design.shape[1]
     if p <= WHOLE:
@@ -95,7 +95,7 @@ class _Front:
 
 
 def descend(
-    design: Design,
+    design: DesignMatrix,
     y: Float[Tensor, "n classes"],
     loss: Piece,
     metric: Curvature,
@@ -133,7 +133,7 @@ def descend(
     return result, _MOST
 
 
-def _front(design: Design, y: Tensor, loss: Piece, start: Coefficients, tolerance: float | PerClass) -> _Front:
+def _front(design: DesignMatrix, y: Tensor, loss: Piece, start: Coefficients, tolerance: float | PerClass) -> _Front:
     classes = y.shape[1]
     none = y.new_zeros(classes)
     return _Front(
@@ -151,7 +151,7 @@ def _front(design: Design, y: Tensor, loss: Piece, start: Coefficients, toleranc
     )
 
 
-def _advance(design: Design, front: _Front, gradient: Coefficients, dual: Tensor, metric: Curvature) -> None:
+def _advance(design: DesignMatrix, front: _Front, gradient: Coefficients, dual: Tensor, metric: Curvature) -> None:
     """Choose a direction for each class, and go to the lowest point along it."""
     weight = front.loss.slope * front.loss.inside(dual).to(gradient.dtype).mean(0)
     downhill = metric.solve(gradient, weight)

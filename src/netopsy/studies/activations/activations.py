@@ -23,7 +23,7 @@ from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.findings import findings
 from netopsy.studies.activations.slices import Slices, look, typical
 from netopsy.studies.study import Study
-from netopsy.tallies.active import Active
+from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import Patterns
 
 _KINKED = {"leaky_relu", "prelu"}  # linear on either side of zero, as a rectifier is
@@ -105,7 +105,7 @@ class Activations(Study):
         tallies: dict[str, tuple[str, Tally]] = {}
         for name, node in nodes.items():
             settings: dict[str, Any] = {"threshold": self.threshold, "axis": node.channel_axis}
-            tallies[f"active {name}"] = (name, Active(images, **settings))
+            tallies[f"active {name}"] = (name, ActiveCount(images, **settings))
             if kinked(node):
                 tally = Patterns(images, **settings, places=self.places, seed=self.seed)
                 tallies[f"patterns {name}"] = (name, tally)

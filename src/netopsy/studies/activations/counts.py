@@ -12,7 +12,7 @@ from torch import Tensor
 from netopsy.network.activations import rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.tallies.active import ActiveResult
+from netopsy.tallies.active_count import ActiveCountResult
 from netopsy.tallies.patterns import PatternsResult, mix
 
 BINS = 25  # of a histogram in a table, at most
@@ -35,7 +35,7 @@ _LAYERS: dict[str, Any] = {
 
 
 def layers(
-    network: Network, nodes: Mapping[str, Node], active: Mapping[str, ActiveResult], patterns: pl.DataFrame
+    network: Network, nodes: Mapping[str, Node], active: Mapping[str, ActiveCountResult], patterns: pl.DataFrame
 ) -> pl.DataFrame:
     """One row a node: means over the images, and the patterns met."""
     rows = []
@@ -65,7 +65,7 @@ def layers(
     return frame.join(patterns.select("node", *columns), on="node", how="left", maintain_order="left")
 
 
-def activity(active: Mapping[str, ActiveResult]) -> pl.DataFrame:
+def activity(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
     """Shares 0..1, one row a node and measure: of `of` channels active anywhere on an image, of `of` values of an image
     that are active, and of `of` channels active at one place (over all places of all images).
 
@@ -90,7 +90,7 @@ def activity(active: Mapping[str, ActiveResult]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema | dict.fromkeys(("mean", "sd", *_QUANTILES), pl.Float64))
 
 
-def histograms(active: Mapping[str, ActiveResult]) -> pl.DataFrame:
+def histograms(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
     """Images by their number of channels active, and places by theirs: node, measure, left, right (open), count."""
     frames = []
     for name, found in active.items():
@@ -109,7 +109,7 @@ def binned(counts: Tensor, **labels: Any) -> pl.DataFrame:
     return pl.DataFrame(columns).select(*(pl.lit(value).alias(key) for key, value in labels.items()), pl.all())
 
 
-def channels(active: Mapping[str, ActiveResult]) -> pl.DataFrame:
+def channels(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
     """One row a channel: the share of images on which it was active anywhere."""
     frames = [
         pl.DataFrame(

@@ -22,7 +22,7 @@ from netopsy.result import Image
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
 from netopsy.studies.activations.counts import binned
-from netopsy.tallies.active import ActiveResult
+from netopsy.tallies.active_count import ActiveCountResult
 
 _VALUE_BINS = 30
 _LAYERS: dict[str, Any] = {
@@ -41,7 +41,7 @@ _VALUES = {"image": pl.Int64, "node": pl.String, "left": pl.Float64, "right": pl
 
 
 @dataclass(frozen=True)
-class Seen:
+class SliceRecord:
     """What `look` saw: tables, the pictures by image, and the values of the nodes to show, float (channel, h, w)."""
 
     layers: pl.DataFrame
@@ -51,7 +51,7 @@ class Seen:
     maps: dict[tuple[int, str], Tensor]
 
 
-def typical(active: Mapping[str, ActiveResult]) -> int:
+def typical(active: Mapping[str, ActiveCountResult]) -> int:
     """The image nearest to the medians over the images of every layer's share of channels and of values active.
 
     Distances are in standard deviations of the images, averaged over layers; of very many images, every so-many-th
@@ -76,9 +76,9 @@ def look(
     nodes: Mapping[str, Node],
     maps: Collection[str],
     threshold: float,
-) -> Seen:
+) -> SliceRecord:
     """Run the `images` one by one: count in `nodes`, keep the values of `maps`."""
-    seen = Seen(pl.DataFrame(schema=_LAYERS), pl.DataFrame(schema=_PLACES), pl.DataFrame(schema=_VALUES), {}, {})
+    seen = SliceRecord(pl.DataFrame(schema=_LAYERS), pl.DataFrame(schema=_PLACES), pl.DataFrame(schema=_VALUES), {}, {})
     walk = plan(network, (), watched={*nodes, *maps})
     layers, places, values = [seen.layers], [seen.places], [seen.values]
     for batch in samples.batches(network.preprocessing, 1, order=images, workers=0):
@@ -99,7 +99,7 @@ def look(
 
         with torch.inference_mode():
             walk.run({"input": batch.images.to(network.device)}, batch=1, visit=visit)
-    return Seen(
+    return SliceRecord(
         pl.concat(layers),
         pl.concat(places),
         pl.concat([frame.cast(_VALUES) for frame in values]),  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ class Slices:
             spatial = [name for name, node in nodes.items() if _is_map(node)]
             self.nodes = {spatial[index]: [] for index in spread(len(spatial), _NODES)}
 
-    def pictures(self, seen: Seen) -> dict[str, Image]:
+    def pictures(self, seen: SliceRecord) -> dict[str, Image]:
         """One sheet an image: the image, and for each node its channels' maps under a caption."""
         sheets = {}
         for image, picture in seen.pictures.items():

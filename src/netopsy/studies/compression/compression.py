@@ -12,11 +12,10 @@ from typing import Any, ClassVar, get_args
 import polars as pl
 import torch
 
-from netopsy.checks import choice, number, whole
+from netopsy.checks import check_choice, check_int, check_real
 from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import Coder
-from netopsy.deep_compression.account import account
 from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
 from netopsy.deep_compression.expand import expand
 from netopsy.deep_compression.save import Kept, measured, save_shared
@@ -103,18 +102,18 @@ class Compression(Study):
 
     def __post_init__(self) -> None:
         for name, allowed in (("start", Start), ("kept", Kept), ("coder", Coder), ("dtype", Precision)):
-            choice(self, name, get_args(allowed))
-        whole(self, "rounds", 1)
-        whole(self, "share_epochs", 0)
+            check_choice(self, name, get_args(allowed))
+        check_int(self, "rounds", 1)
+        check_int(self, "share_epochs", 0)
         if not self.epochs or min(self.epochs) < 0:
             raise SettingsError(f"epochs {self.epochs} must be numbers from 0, one or a round each, as in 2,2,8.")
         if len(self.epochs) > self.rounds:
             raise SettingsError(
                 f"epochs {self.epochs} are more than the {self.rounds} rounds; give one a round or fewer."
             )
-        number(self, "budget", 0, 100)
-        number(self, "teacher", 0, 1)
-        number(self, "share_rate", 0, math.inf, open_low=True)
+        check_real(self, "budget", 0, 100)
+        check_real(self, "teacher", 0, 1)
+        check_real(self, "share_rate", 0, math.inf, open_low=True)
         if self.density and self.threshold:
             raise SettingsError("give a density or a threshold, not both: each says which weights stay.")
         self.recipe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from netopsy.checks import number, whole
+from netopsy.checks import check_int, check_real
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
@@ -63,11 +63,11 @@ class Correspondence(Study):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        number(self, "share", 0, 1, open_low=True)
+        check_real(self, "share", 0, 1, open_low=True)
         for name, least in (("images", 2), ("bins", 2), ("top", 0), ("drawn", 1), ("seed", 0)):
-            whole(self, name, least)
+            check_int(self, name, least)
         if self.clusters is not None:
-            whole(self, "clusters", 1)
+            check_int(self, "clusters", 1)
         if self.bins > 256:
             raise SettingsError(f"bins {self.bins} is out of range; give a whole number from 2 to 256.")
         if not self.decays or any(not -20 <= decay <= 6 for decay in self.decays):

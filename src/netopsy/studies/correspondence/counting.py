@@ -15,7 +15,7 @@ from netopsy.network.units import channels, hidden_nodes, places
 from netopsy.samples.samples import Samples
 from netopsy.stats.matching import bipartite_matching, semi_matching
 from netopsy.studies.correspondence.comoments.clusters import co_clusters
-from netopsy.studies.correspondence.comoments.cross_moments import co_moments_of
+from netopsy.studies.correspondence.comoments.cross_moments import cross_moments_of
 from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
 from netopsy.studies.correspondence.comoments.mutual_information import pair_information
 from netopsy.studies.correspondence.comoments.pair import Pair
@@ -58,7 +58,7 @@ def counted(
             f"{network.name} and {other.name} have {len(every)} pairs of layers, too many to hold at once; "
             "name some of them as layers A:B."
         )
-    held = co_moments_of(network, list(others.values()), samples, every if whole else matching, seed=seed)
+    held = cross_moments_of(network, list(others.values()), samples, every if whole else matching, seed=seed)
     pairs = dict(zip(others, held, strict=True))
     chosen, how = matching, "named" if named else "equal"
     if named is None and len(matching) == len(every) > 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from netopsy.stats.matching import Matching
-from netopsy.studies.correspondence.comoments.clusters import Clusters
+from netopsy.studies.correspondence.comoments.clusters import CoClusters
 from netopsy.studies.correspondence.comoments.mutual_information import Information
 from netopsy.studies.correspondence.comoments.pair import Pair
 from netopsy.studies.correspondence.regression import LassoPath, LeastSquares
@@ -54,7 +54,7 @@ class Found:
     decays: tuple[float, ...]
     how: str
     compared: dict[Names, list[Compared]] = field(default_factory=dict)
-    clusters: dict[Names, Clusters] = field(default_factory=dict)
+    clusters: dict[Names, CoClusters] = field(default_factory=dict)
     map: pl.DataFrame | None = None
     left: str | None = None
     hidden: frozenset[str] = frozenset()

@@ -198,7 +198,7 @@ def _lowest(
     return np.where(turns == t, 0.0, x + t * step)
 
 
-class Certificate(NamedTuple):
+class LassoCertificate(NamedTuple):
     """Per target: the squared error, the objective, and by how much that can exceed the least possible one at most."""
 
     error: Float64[np.ndarray, " p"]
@@ -212,7 +212,7 @@ def certify(
     strength: float,
     w: Float64[np.ndarray, "p q"],
     gradient: Float64[np.ndarray, "p q"] | None = None,
-) -> Certificate:
+) -> LassoCertificate:
     """The duality gap of weights `w` for targets of variance 1.
 
     gram, targets: correlations of the predictors, and of each target with them. gradient: targets - w gram, if known.
@@ -228,7 +228,7 @@ def certify(
     shrink = np.minimum(1.0, strength / np.maximum(largest, np.finfo(float).tiny))
     # primal minus dual, arranged so that nothing large cancels: at the optimum shrink is 1 and penalty equals w'slope
     gap = penalty - moved + 0.5 * (1 - shrink) ** 2 * error + (1 - shrink) * moved
-    return Certificate(error, 0.5 * error + penalty, np.maximum(gap, 0.0))
+    return LassoCertificate(error, 0.5 * error + penalty, np.maximum(gap, 0.0))
 
 
 TOLERANCE = 1e-11

@@ -16,7 +16,7 @@ from netopsy.result import Image
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
 from netopsy.studies.correspondence.found import Found, Names
-from netopsy.tallies.top_images import Strongest
+from netopsy.tallies.top_images import TopImages
 
 _LAYERS = 4  # pairs of layers that are drawn, spread over the depth
 _SIDE = 40  # screen pixels of a patch, about
@@ -69,7 +69,7 @@ def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]],
     wanted: dict[str, list[int]] = {}
     for node, channel in dict.fromkeys(units):
         wanted.setdefault(node, []).append(channel)
-    tallies = {node: (node, Strongest(top, network.nodes[node].channel_axis)) for node in wanted}
+    tallies = {node: (node, TopImages(top, network.nodes[node].channel_axis)) for node in wanted}
     best = observe(network, samples, tallies)
     asked = {node: (best[node].images[own].flatten(), best[node].places[own].flatten()) for node, own in wanted.items()}
     cut = patches(network, samples, asked, tile=_SIDE)

@@ -34,7 +34,7 @@ LAST = (DENSE_AGAIN, END)
 
 
 @dataclass(frozen=True)
-class Step:
+class Snapshot:
     """A network on one of the two ways: after so many epochs; masks: of the weights that it has, where pruned."""
 
     seed: int
@@ -63,7 +63,7 @@ class Phases:
             return network
         return self._fit(fresh(network, self.recipe.seed), "both", DENSE, self.epochs[0], 0, self.recipe.rate)
 
-    def dense_sparse_dense(self, begin: Network, densities: Mapping[str, float]) -> list[Step]:
+    def dense_sparse_dense(self, begin: Network, densities: Mapping[str, float]) -> list[Snapshot]:
         """The five steps from the dense network `begin`; densities: the share of its weights that a layer keeps."""
         masks = masks_at(begin, densities)
         done, rate = self._before(), self.recipe.rate
@@ -79,7 +79,7 @@ class Phases:
             self._step(DSD, DENSE_AGAIN, after + self.epochs[2], dense),
         ]
 
-    def baseline(self, begin: Network, single: bool) -> list[Step]:
+    def baseline(self, begin: Network, single: bool) -> list[Snapshot]:
         """The same start, trained without masks for as many epochs."""
         done, rate, more = self._before(), self.recipe.rate, sum(self.epochs[1:])
         steps = [self._step(BASELINE, DENSE, done, begin)]
@@ -97,8 +97,8 @@ class Phases:
 
     def _step(
         self, branch: str, name: str, epochs: int, network: Network, masks: Mapping[str, Tensor] | None = None
-    ) -> Step:
-        return Step(self.recipe.seed, branch, name, epochs, network, masks or {})
+    ) -> Snapshot:
+        return Snapshot(self.recipe.seed, branch, name, epochs, network, masks or {})
 
     def _fit(
         self,

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 
 import polars as pl
 
-from netopsy.checks import choice, number
+from netopsy.checks import check_choice, check_real
 from netopsy.deep_compression.compress import listed, per_layer
 from netopsy.deep_compression.expand import save_network
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
@@ -16,7 +16,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.dsd.branches import Phases, Step, scores
+from netopsy.studies.dsd.branches import Phases, Snapshot, scores
 from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary
 from netopsy.studies.study import Study, file_for, whereabouts
 
@@ -76,14 +76,14 @@ class Dsd(Study):
 
     def __post_init__(self) -> None:
         for name, allowed in (("start", Start), ("baseline", Baseline), ("schedule", Schedule), ("dtype", Precision)):
-            choice(self, name, get_args(allowed))
+            check_choice(self, name, get_args(allowed))
         if len(self.epochs) != 3 or min(self.epochs) < 1:
             raise SettingsError(
                 f"epochs {self.epochs} must be three numbers from 1: dense, sparse, dense again, as in 10,10,10."
             )
         if not 1 <= self.repeats <= 100:
             raise SettingsError(f"repeats {self.repeats} must be 1 to 100; 3 or more give an interval worth having.")
-        number(self, "last_rate", 0, 1, open_low=True)
+        check_real(self, "last_rate", 0, 1, open_low=True)
         if not self.sparsity:
             raise SettingsError("sparsity is empty; give the share of weights to prune, as in 0.3 or conv=0.3,fc=0.5.")
         self.recipe(0)
@@ -108,7 +108,7 @@ class Dsd(Study):
             return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to prune."])
         shares = self._shares(network)
         densities = {name: 1 - share for name, share in shares.items()}
-        steps: list[Step] = []
+        steps: list[Snapshot] = []
         history: list[pl.DataFrame] = []
         bins, kept = pl.DataFrame(), Path()
         for seed in range(self.seed, self.seed + self.repeats):

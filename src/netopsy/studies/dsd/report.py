@@ -15,7 +15,7 @@ from netopsy.charts import curve, histogram
 from netopsy.network.layers import Layer
 from netopsy.result import Figure
 from netopsy.stats.describe import spread
-from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, RESTORED, SPARSE, Step
+from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, RESTORED, SPARSE, Snapshot
 from netopsy.wording import plural, points
 
 BINS = 61  # odd, so that zero is the middle of a bin
@@ -23,7 +23,7 @@ _REACH = 0.9995  # of the weights at each end are shown
 
 
 def steps_frame(
-    steps: Sequence[Step], layers: Sequence[Layer], scored: Mapping[str, Mapping[str, Any]]
+    steps: Sequence[Snapshot], layers: Sequence[Layer], scored: Mapping[str, Mapping[str, Any]]
 ) -> pl.DataFrame:
     """A row a step; layers: of every one of the networks; scored: the scores of a network by its digest."""
     rows = []
@@ -79,7 +79,7 @@ def interval(values: np.ndarray) -> tuple[float | None, float | None]:
     return mean - reach, mean + reach
 
 
-def histograms(steps: Sequence[Step], layers: Sequence[Layer]) -> pl.DataFrame:
+def histograms(steps: Sequence[Snapshot], layers: Sequence[Layer]) -> pl.DataFrame:
     """Counts of each layer's weights at each step, in bins of one width a layer; pruned weights do not count.
 
     Weights beyond the range are counted in the outermost bins.
@@ -99,7 +99,7 @@ def histograms(steps: Sequence[Step], layers: Sequence[Layer]) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def _values(step: Step, name: str) -> np.ndarray:
+def _values(step: Snapshot, name: str) -> np.ndarray:
     weight = step.network.tensors[name].detach().cpu()
     if name in step.masks:
         weight = weight[step.masks[name].to(torch.device("cpu"))]

@@ -12,30 +12,30 @@ from torch import Tensor
 
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, channels, hidden_nodes
-from netopsy.stats.clustering import Division, divide
-from netopsy.studies.facets.contributions import Drive, find_drive
-from netopsy.tallies.top_images import Strongest, StrongestImages
+from netopsy.stats.clustering import Clustering, split_clusters
+from netopsy.studies.facets.contributions import AffineStep, find_affine_step
+from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 
-def watch(drive: Drive, count: int) -> tuple[str, Strongest]:
+def watch(drive: AffineStep, count: int) -> tuple[str, TopImages]:
     """The node to watch and the tally for the `count` strong stimuli of one unit."""
     axis = drive.network.nodes[drive.end.node].channel_axis
-    return drive.end.node, Strongest(count, axis, channel=drive.end.channel, place=drive.place)
+    return drive.end.node, TopImages(count, axis, channel=drive.end.channel, place=drive.place)
 
 
-def late_drive(network: Network) -> Drive | str:
+def late_drive(network: Network) -> AffineStep | str:
     """The first unit of the last hidden node whose units can be taken apart, or why there is none.
 
     With or without places: the claim is of the unit at the end, of which later ones are better instances.
     """
     for name in reversed(hidden_nodes(network)):
-        drive = find_drive(network, Unit(name, 0))
-        if isinstance(drive, Drive) and channels(network.nodes[name]) > 1:
+        drive = find_affine_step(network, Unit(name, 0))
+        if isinstance(drive, AffineStep) and channels(network.nodes[name]) > 1:
             return drive
     return f"{network.name} has no layer whose units have input channels in a layer before."
 
 
-def torn(stimuli: StrongestImages, labels: Int64[np.ndarray, " n"], least: int) -> list[int]:
+def torn(stimuli: TopImagesResult, labels: Int64[np.ndarray, " n"], least: int) -> list[int]:
     """Channels, the likeliest to have several facets first: those whose strong stimuli are shared by two classes.
 
     The share of the second most common class decides, then the mean of the strong stimuli. least: stimuli at least.
@@ -52,7 +52,7 @@ def torn(stimuli: StrongestImages, labels: Int64[np.ndarray, " n"], least: int) 
     return [channel for *_, channel in sorted(rows)]
 
 
-def only_good(stimuli: StrongestImages, row: int, rectified: bool) -> tuple[Float64[np.ndarray, " n"], Tensor, Tensor]:
+def only_good(stimuli: TopImagesResult, row: int, rectified: bool) -> tuple[Float64[np.ndarray, " n"], Tensor, Tensor]:
     """Values, images and places of one channel's stimuli, without empty entries and, behind a function, silent ones."""
     values, images, places = stimuli.values[row], stimuli.images[row], stimuli.places[row]
     good = (images >= 0) & torch.isfinite(values)
@@ -78,22 +78,22 @@ class Facet:
 
 
 @dataclass(frozen=True)
-class Facets:
+class UnitFacets:
     """The facets of a unit, the largest first, and the tests that found them."""
 
     parts: tuple[Facet, ...]
-    division: Division
+    division: Clustering
 
 
 def group(
     shares: Float32[np.ndarray, "stimuli input"], *, smallest: int, most: int, level: float, named: int, seed: int
-) -> Facets:
+) -> UnitFacets:
     """Group the stimuli of a unit by what each input channel added to it.
 
-    smallest, most, level: as in `divide`. named: decisive inputs of a facet.
+    smallest, most, level: as in `split_clusters`. named: decisive inputs of a facet.
     """
     vectors = patterns(shares)
-    division = divide(vectors, smallest=smallest, most=most, level=level, seed=seed)
+    division = split_clusters(vectors, smallest=smallest, most=most, level=level, seed=seed)
     labels = division.labels
     silhouettes = silhouette_samples(vectors, labels) if division.groups > 1 else np.full(len(labels), np.nan)
     push = np.maximum(shares.astype(np.float64), 0)
@@ -115,7 +115,7 @@ def group(
                 tuple(float(there[i]) for i in chosen),
             )
         )
-    return Facets(tuple(parts), division)
+    return UnitFacets(tuple(parts), division)
 
 
 def patterns(shares: Float32[np.ndarray, "stimuli input"]) -> Float64[np.ndarray, "stimuli input"]:

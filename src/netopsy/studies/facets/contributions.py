@@ -36,7 +36,7 @@ _POOLS = {"max_pool1d", "max_pool2d", "max_pool3d"}
 
 
 @dataclass(frozen=True)
-class Driven:
+class ChannelContributions:
     """How each of n images drives a unit.
 
     value: the pre-activation at the unit's place, float (n,). place: that place, flat, int64 (n,).
@@ -52,7 +52,7 @@ class Driven:
 
 
 @dataclass(frozen=True)
-class Drive:
+class AffineStep:
     """The affine step that ends in a unit.
 
     unit: as it was asked for. end: the unit of the same channel whose value is the pre-activation, in an earlier node.
@@ -68,10 +68,10 @@ class Drive:
 
     @property
     def inputs(self) -> list[Unit]:
-        """The channels of the sources, in the order of `Driven`."""
+        """The channels of the sources, in the order of `ChannelContributions`."""
         return [Unit(name, c) for name in self.sources for c in range(channels(self.network.nodes[name]))]
 
-    def measure(self, given: Mapping[str, Tensor], places: Int64[Tensor, " n"] | None = None) -> Driven:
+    def measure(self, given: Mapping[str, Tensor], places: Int64[Tensor, " n"] | None = None) -> ChannelContributions:
         """The drive of the unit on n images.
 
         given: the values of the sources by name, (n, ...). places: flat place of each image; by default the unit's own
@@ -92,7 +92,7 @@ class Drive:
             parts.append((x * slope).sum(2))
             heard = x.masked_fill(slope == 0, -torch.inf).amax(2)
             strengths.append(heard.masked_fill(heard == -torch.inf, 0))
-        return Driven(value.detach(), at, torch.cat(parts, 1), torch.cat(strengths, 1))
+        return ChannelContributions(value.detach(), at, torch.cat(parts, 1), torch.cat(strengths, 1))
 
     def flat(self, space: Float[Tensor, "n places"]) -> Int64[Tensor, " n"]:
         """The unit's place on each image, flat."""
@@ -112,7 +112,7 @@ class Drive:
         return places(self.network.nodes[self.end.node])
 
 
-def find_drive(network: Network, unit: Unit) -> Drive | str:
+def find_affine_step(network: Network, unit: Unit) -> AffineStep | str:
     """The affine step that ends in `unit`, or one sentence why there is none.
 
     From the unit's node one goes back over its activation function, over a max-pool (where the unit has no place of its
@@ -141,7 +141,7 @@ def find_drive(network: Network, unit: Unit) -> Drive | str:
     if names == ("input",):
         return f"{unit} reads the image itself, not the channels of a layer before; choose a later layer."
     end = Unit(node.name, channel, unit.place)
-    return Drive(network, unit, end, names, rectified, plan(network, (end.node,), given=names))
+    return AffineStep(network, unit, end, names, rectified, plan(network, (end.node,), given=names))
 
 
 def _branch(node: Node, channel: int) -> tuple[Node, int] | None:

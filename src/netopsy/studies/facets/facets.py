@@ -19,13 +19,13 @@ from netopsy.samples.samples import Samples
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
 from netopsy.studies.facets.account import Account, account, split
-from netopsy.studies.facets.choose import Facets as Groups
+from netopsy.studies.facets.choose import UnitFacets as Groups
 from netopsy.studies.facets.choose import group, late_drive, only_good, torn, watch
-from netopsy.studies.facets.contributions import Drive, find_drive
-from netopsy.studies.facets.measure import Stimuli, decided_by, record, stimulus_shares
+from netopsy.studies.facets.contributions import AffineStep, find_affine_step
+from netopsy.studies.facets.measure import StrongStimuli, decided_by, record, stimulus_shares
 from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
 from netopsy.studies.study import Study
-from netopsy.tallies.top_images import Strongest
+from netopsy.tallies.top_images import TopImages
 from netopsy.wording import plural
 
 HANDFUL = 10  # strong stimuli that a unit needs
@@ -114,18 +114,20 @@ class Facets(Study):
             findings=[findings.overall(units, groups), *tables.sentences(units, names, groups, accounts, found), *said],
         )
 
-    def _units(self, network: Network, samples: Samples, most: int) -> tuple[list[Drive], list[Stimuli], list[str]]:
+    def _units(
+        self, network: Network, samples: Samples, most: int
+    ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
         """The units that can be treated, their strong stimuli, and a sentence for each that cannot."""
         if not self.units:
             return self._chosen(network, samples, most)
-        found = [find_drive(network, unit) for unit in dict.fromkeys(find_unit(network, u) for u in self.units)]
-        drives = [drive for drive in found if isinstance(drive, Drive)]
+        found = [find_affine_step(network, unit) for unit in dict.fromkeys(find_unit(network, u) for u in self.units)]
+        drives = [drive for drive in found if isinstance(drive, AffineStep)]
         said = [why for why in found if isinstance(why, str)]
-        kept: list[tuple[Drive, Stimuli]] = []
+        kept: list[tuple[AffineStep, StrongStimuli]] = []
         if drives:
             results = observe(network, samples, {str(k): watch(drive, most) for k, drive in enumerate(drives)})
             for k, drive in enumerate(drives):
-                own = Stimuli(*only_good(results[str(k)], 0, drive.rectified))
+                own = StrongStimuli(*only_good(results[str(k)], 0, drive.rectified))
                 if len(own.values) < HANDFUL:
                     said.append(
                         f"{drive.unit} fires on {plural(len(own.values), 'image')} of {len(samples):,}: fewer than "
@@ -135,24 +137,26 @@ class Facets(Study):
                     kept.append((drive, own))
         return [d for d, _ in kept], [s for _, s in kept], said
 
-    def _chosen(self, network: Network, samples: Samples, most: int) -> tuple[list[Drive], list[Stimuli], list[str]]:
+    def _chosen(
+        self, network: Network, samples: Samples, most: int
+    ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
         if self.layer is None:
             first = late_drive(network)
         else:
-            first = find_drive(network, find_unit(network, Unit(self.layer, 0)))
+            first = find_affine_step(network, find_unit(network, Unit(self.layer, 0)))
         if isinstance(first, str):
             return [], [], [first]
-        tally = Strongest(most, network.nodes[first.end.node].channel_axis)
+        tally = TopImages(most, network.nodes[first.end.node].channel_axis)
         strongest = observe(network, samples, {"units": (first.end.node, tally)})["units"]
         channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
         if not channels:
             why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {len(samples):,} images."
             return [], [], [why]
-        drives = [find_drive(network, Unit(first.unit.node, channel)) for channel in channels]
-        stimuli = [Stimuli(*only_good(strongest, channel, first.rectified)) for channel in channels]
-        return [d for d in drives if isinstance(d, Drive)], stimuli, []
+        drives = [find_affine_step(network, Unit(first.unit.node, channel)) for channel in channels]
+        stimuli = [StrongStimuli(*only_good(strongest, channel, first.rectified)) for channel in channels]
+        return [d for d in drives if isinstance(d, AffineStep)], stimuli, []
 
-    def _accounts(self, network: Network, samples: Samples, drives: Sequence[Drive]) -> list[Account | str]:
+    def _accounts(self, network: Network, samples: Samples, drives: Sequence[AffineStep]) -> list[Account | str]:
         labels = samples.labels
         if len(samples) < 20:
             return [f"{len(samples)} images are too few for a Boolean account: give 20 or more"] * len(drives)
@@ -178,8 +182,8 @@ class Facets(Study):
         self,
         network: Network,
         samples: Samples,
-        drives: Sequence[Drive],
-        stimuli: Sequence[Stimuli],
+        drives: Sequence[AffineStep],
+        stimuli: Sequence[StrongStimuli],
         groups: Sequence[Groups],
     ) -> dict[str, Image]:
         wanted: dict[str, tuple[list[int], list[int]]] = {}

@@ -15,11 +15,11 @@ from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.facets.contributions import Drive
+from netopsy.studies.facets.contributions import AffineStep
 
 
 @dataclass(frozen=True)
-class Stimuli:
+class StrongStimuli:
     """A unit's strong stimuli, strongest first.
 
     values, images, places: pre-activation, index of the image and flat place, each (n,).
@@ -39,7 +39,7 @@ class Recorded:
 
 
 def stimulus_shares(
-    network: Network, samples: Samples, drives: Sequence[Drive], stimuli: Sequence[Stimuli]
+    network: Network, samples: Samples, drives: Sequence[AffineStep], stimuli: Sequence[StrongStimuli]
 ) -> list[Float32[np.ndarray, "n input"]]:
     """For each unit what every input channel added to it, on each of its strong stimuli."""
     rows = [{int(image): row for row, image in enumerate(s.images)} for s in stimuli]
@@ -58,7 +58,7 @@ def stimulus_shares(
 
 
 def decided_by(
-    network: Network, samples: Samples, drives: Sequence[Drive], images: Int64[np.ndarray, " n"]
+    network: Network, samples: Samples, drives: Sequence[AffineStep], images: Int64[np.ndarray, " n"]
 ) -> list[Float64[np.ndarray, " input"]]:
     """For each unit the share of each input channel in the variance of its pre-activation over the images.
 
@@ -84,7 +84,7 @@ def decided_by(
 def record(
     network: Network,
     samples: Samples,
-    drives: Sequence[Drive],
+    drives: Sequence[AffineStep],
     images: Int64[np.ndarray, " n"],
     candidates: Sequence[Int64[np.ndarray, " kept"]],
 ) -> list[Recorded]:
@@ -101,7 +101,7 @@ def record(
 
 
 def _walk(
-    network: Network, samples: Samples, drives: Sequence[Drive], visited: Int64[np.ndarray, " n"], label: str
+    network: Network, samples: Samples, drives: Sequence[AffineStep], visited: Int64[np.ndarray, " n"], label: str
 ) -> Iterator[tuple[Int64[Tensor, " batch"], Mapping[str, Tensor]]]:
     """Batches of the visited images: their indices, and the values of all nodes that the units read."""
     needed = dict.fromkeys(name for drive in drives for name in drive.sources)

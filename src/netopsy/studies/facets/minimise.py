@@ -19,7 +19,7 @@ from netopsy.errors import SettingsError
 
 
 @dataclass(frozen=True, order=True)
-class Product:
+class ProductTerm:
     """An AND of inputs and negated inputs. Bit i from the left (of `inputs` bits) stands for input i.
 
     mask: the inputs that take part. value: their states; 0 where they do not take part.
@@ -43,7 +43,7 @@ class Expression:
     """An OR of products over `inputs` inputs. No products: never true. A product of no literals: always true."""
 
     inputs: int
-    products: tuple[Product, ...]
+    products: tuple[ProductTerm, ...]
 
     @property
     def literals(self) -> int:
@@ -79,7 +79,7 @@ class Expression:
             f"({part})" if several and p.literals > 1 else part for part, p in zip(parts, self.products, strict=True)
         )
 
-    def _literals(self, product: Product, names: Sequence[str]) -> list[str]:
+    def _literals(self, product: ProductTerm, names: Sequence[str]) -> list[str]:
         found = []
         for i in range(self.inputs):
             bit = 1 << (self.inputs - 1 - i)
@@ -154,7 +154,7 @@ def minimise(table: Int64[np.ndarray, " cells"]) -> Expression:
     return Expression(inputs, tuple(order))
 
 
-def prime_implicants(table: Int64[np.ndarray, " cells"]) -> list[Product]:
+def prime_implicants(table: Int64[np.ndarray, " cells"]) -> list[ProductTerm]:
     """The products that are true in no cell marked 0, and of which no literal can be left out; each true in some 1."""
     inputs = len(table).bit_length() - 1
     everything = 2**inputs - 1
@@ -164,7 +164,7 @@ def prime_implicants(table: Int64[np.ndarray, " cells"]) -> list[Product]:
         forbidden = set((false & mask).tolist())
         allowed[mask] = {int(value) for value in np.unique(true & mask)} - forbidden
     return [
-        Product(mask, value)
+        ProductTerm(mask, value)
         for mask, values in allowed.items()
         for value in values
         if not any(value & ~bit in allowed[mask & ~bit] for bit in _bits(mask))

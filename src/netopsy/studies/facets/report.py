@@ -12,8 +12,8 @@ from jaxtyping import Int64
 
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets.account import VERDICTS, Account, letters
-from netopsy.studies.facets.choose import Facets
-from netopsy.studies.facets.measure import Stimuli
+from netopsy.studies.facets.choose import UnitFacets
+from netopsy.studies.facets.measure import StrongStimuli
 from netopsy.wording import listing, plural
 
 _FACETS: dict[str, Any] = {
@@ -61,8 +61,8 @@ def make(
     names: Sequence[Sequence[str]],
     classes: Sequence[str],
     labels: Int64[np.ndarray, " images"],
-    stimuli: Sequence[Stimuli],
-    groups: Sequence[Facets],
+    stimuli: Sequence[StrongStimuli],
+    groups: Sequence[UnitFacets],
     accounts: Sequence[Account | str],
 ) -> dict[str, pl.DataFrame]:
     """All tables. names: of each unit's input channels. labels: the class of every image, -1 for none."""
@@ -101,7 +101,7 @@ def make(
 def sentences(
     units: Sequence[str],
     names: Sequence[Sequence[str]],
-    groups: Sequence[Facets],
+    groups: Sequence[UnitFacets],
     accounts: Sequence[Account | str],
     tables: dict[str, pl.DataFrame],
 ) -> list[str]:
@@ -175,7 +175,7 @@ _SPELT = 3  # literals; longer expressions are written with letters
 _LETTERED = 12  # still longer ones are left to the table
 
 
-def overall(units: Sequence[str], groups: Sequence[Facets]) -> str:
+def overall(units: Sequence[str], groups: Sequence[UnitFacets]) -> str:
     """How many of the units have several facets."""
     several = [u for u, g in zip(units, groups, strict=True) if len(g.parts) > 1]
     if not several:
@@ -187,7 +187,7 @@ def overall(units: Sequence[str], groups: Sequence[Facets]) -> str:
     return f"{len(several)} of {plural(len(units), 'unit')} {verb} of several patterns: {listing(counts)}{tail}."
 
 
-def of_facets(unit: str, found: Facets, facets: pl.DataFrame) -> str:
+def of_facets(unit: str, found: UnitFacets, facets: pl.DataFrame) -> str:
     """What the facets of one unit are, or plainly that there is one. facets: its rows of the table `facets`."""
     stimuli = int(facets["stimuli"].sum())
     cut = found.division.cuts[0] if found.division.cuts else None

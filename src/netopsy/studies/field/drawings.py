@@ -16,7 +16,7 @@ from netopsy.pictures.mosaic import PAPER, below, beside, caption, fitted, frame
 from netopsy.result import Image
 from netopsy.stats.describe import spread
 from netopsy.studies.field.effective import Effective
-from netopsy.studies.field.tree import Grown, Level
+from netopsy.studies.field.tree import Grown, TreeLevel
 
 _TILE = 140  # six side by side are as wide as a page of the report
 _ACROSS = 6  # probes side by side
@@ -105,7 +105,7 @@ def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
     )
 
 
-def _level(level: Level, counts: Tensor, words: str) -> np.ndarray:
+def _level(level: TreeLevel, counts: Tensor, words: str) -> np.ndarray:
     """One square of a tree: shades of the row's colour by the share of channels."""
     if level.cells is not None and level.channels > 1:
         across = math.ceil(level.channels**0.5)

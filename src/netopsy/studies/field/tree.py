@@ -91,7 +91,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Level:
+class TreeLevel:
     """One activation in the tree, over all its places: int64 (height, width), numbers of its `channels` at each place.
 
     A node without places is (1, 1). cells: for such a node bool (3, neuron), in the tree, active and contributing.
@@ -115,7 +115,7 @@ class Grown:
     unit: Unit | None
     value: float
     field: Box
-    rows: list[Level]
+    rows: list[TreeLevel]
 
 
 def grow(network: Network, image: Tensor, unit: Unit | None) -> Grown:
@@ -164,7 +164,7 @@ def tree_table(grown: Grown) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 
-def _level(network: Network, row: Contribution) -> Level:
+def _level(network: Network, row: Contribution) -> TreeLevel:
     """Counts over the channels at each place of the whole node. Active counts units in the tree only."""
     node = network.nodes[row.node]
     masks = torch.stack([row.in_tree, row.in_tree & row.active, row.in_tree & row.contributing]).cpu()
@@ -180,4 +180,4 @@ def _level(network: Network, row: Contribution) -> Level:
         whole = torch.zeros(3, *shape[1:], dtype=flat.dtype)
         whole[:, top:bottom, left:right] = flat
         flat = whole
-    return Level(row.node, torch.Size(shape).numel(), count, box, flat[0], flat[1], flat[2], cells)
+    return TreeLevel(row.node, torch.Size(shape).numel(), count, box, flat[0], flat[1], flat[2], cells)

@@ -94,7 +94,7 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # Kingma and Ba, "Adam", 2015
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AscentSettings:
     """How to climb.
 
     way: `plain` steps along the gradient in the pixels, each step as long as `step_size` in the root mean square over
@@ -138,7 +138,7 @@ class Climb:
     woken: Bool[Tensor, " run"]
 
 
-def ascend(stage: Stage, recipe: Recipe, report: Callable[[int], None] = lambda steps: None) -> list[Climb]:
+def ascend(stage: Stage, recipe: AscentSettings, report: Callable[[int], None] = lambda steps: None) -> list[Climb]:
     """The runs of every target of the stage, all images of all runs in one batch.
 
     Source: Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; Palmieri et al., Eq. 10.
@@ -232,7 +232,7 @@ class _Adam:
         self.x = self.x + self.length * mean / (spread + _EPSILON)
 
 
-def _gain(values: Tensor, features: Tensor | None, recipe: Recipe) -> Tensor:
+def _gain(values: Tensor, features: Tensor | None, recipe: AscentSettings) -> Tensor:
     """What is climbed: the units' own values; with diversity each relative to its size, less the runs' likeness."""
     if not recipe.diversity or features is None or recipe.runs < 2:
         return values.sum()

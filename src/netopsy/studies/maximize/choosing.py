@@ -17,21 +17,21 @@ from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
 from netopsy.studies.maximize.parametrisation import ColourCovariance
 from netopsy.studies.maximize.target import Objective, Target, find_targets
-from netopsy.tallies.top_images import Strongest, StrongestImages
+from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 _CHANNELS, _OUTPUTS = 3, 2
 _DEAR = 3 * 10**9  # multiply-accumulates of one image from which on one unit of each node must do
 
 
 @dataclass
-class Seen:
+class SampleStatistics:
     """What one pass over the samples told.
 
     strongest: the strongest image of each channel, by the node where values are taken (anywhere in the map), and by
     node and place. covariance: of the input's channels. Both empty without samples.
     """
 
-    strongest: dict[str, StrongestImages] = field(default_factory=dict)
+    strongest: dict[str, TopImagesResult] = field(default_factory=dict)
     covariance: Tensor | None = None
 
 
@@ -54,24 +54,24 @@ def candidates(network: Network) -> dict[str, int]:
 
 def look(
     network: Network, samples: Samples | None, units: list[str], nodes: list[str], objective: Objective, colours: bool
-) -> Seen:
+) -> SampleStatistics:
     """One pass over the samples: the strongest values of all channels at `units` and `nodes`; the colours if wanted."""
     if samples is None:
-        return Seen()
+        return SampleStatistics()
     tallies: dict[str, tuple[str, Tally]] = {}
     for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
         if objective == "unit":
-            tallies[target.node] = (target.node, Strongest(1, target.axis))
+            tallies[target.node] = (target.node, TopImages(1, target.axis))
         here = flat(target)
         if here is not None or objective == "channel":
-            tallies[_here(target)] = (target.node, Strongest(1, target.axis, place=here, mean=here is None))
+            tallies[_here(target)] = (target.node, TopImages(1, target.axis, place=here, mean=here is None))
     if colours:
         tallies["colours"] = ("input", ColourCovariance())
     if not tallies:
-        return Seen()
+        return SampleStatistics()
     found = observe(network, samples, tallies)
     covariance = found.pop("colours", None)
-    return Seen(found, covariance)
+    return SampleStatistics(found, covariance)
 
 
 def flat(target: Target) -> int | None:
@@ -85,7 +85,7 @@ def _here(target: Target) -> str:
     return f"{target.node} at {flat(target)}"
 
 
-def choose(network: Network, counts: dict[str, int], seen: Seen) -> list[str]:
+def choose(network: Network, counts: dict[str, int], seen: SampleStatistics) -> list[str]:
     """Units of each node: those that the samples drive hardest, each by another image as far as there are others.
 
     Without samples evenly spread ones.
@@ -119,7 +119,7 @@ class Best:
     here: float
 
 
-def strongest_of(target: Target, seen: Seen) -> Best | None:
+def strongest_of(target: Target, seen: SampleStatistics) -> Best | None:
     """The samples' strongest values for the target; None without samples, or where none is a finite number."""
     here = seen.strongest.get(_here(target))
     found = seen.strongest.get(target.node, here)

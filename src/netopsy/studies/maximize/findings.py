@@ -10,7 +10,7 @@ import polars as pl
 
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascend import Climb, Recipe
+from netopsy.studies.maximize.ascend import AscentSettings, Climb
 from netopsy.studies.maximize.target import Target
 from netopsy.wording import listing, plural
 
@@ -21,7 +21,7 @@ def findings(
     runs: pl.DataFrame,
     targets: Sequence[Target],
     climbs: Sequence[Climb],
-    recipe: Recipe,
+    recipe: AscentSettings,
     network: Network,
     samples: Samples | None,
     *,
@@ -109,7 +109,7 @@ def _agreement(risen: pl.DataFrame) -> list[str]:
     ]
 
 
-def _limits(risen: pl.DataFrame, recipe: Recipe) -> list[str]:
+def _limits(risen: pl.DataFrame, recipe: AscentSettings) -> list[str]:
     if risen.is_empty():
         return []
     share = float(risen["at_limits"].to_numpy().mean())

@@ -14,7 +14,7 @@ from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascend import Climb, Recipe, Stage, ascend
+from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend
 from netopsy.studies.maximize.choosing import candidates, choose, look, strongest_of
 from netopsy.studies.maximize.drawing import figures, sheets
 from netopsy.studies.maximize.findings import findings
@@ -101,10 +101,10 @@ class Maximize(Study):
             findings=findings(runs, targets, climbs, recipe, network, samples, chosen=not named),
         )
 
-    def recipe(self, colours: torch.Tensor) -> Recipe:
+    def recipe(self, colours: torch.Tensor) -> AscentSettings:
         """The settings as the engine takes them."""
         fourier = self.way == "fourier"
-        return Recipe(
+        return AscentSettings(
             way=self.way,
             runs=self.runs,
             steps=self.steps or _STEPS[self.way],
@@ -116,7 +116,7 @@ class Maximize(Study):
             seed=self.seed,
         )
 
-    def climb(self, network: Network, targets: list[Target], recipe: Recipe) -> list[Climb]:
+    def climb(self, network: Network, targets: list[Target], recipe: AscentSettings) -> list[Climb]:
         """The climbs of all targets in their order; a batch that was finished before a kill is not climbed again."""
         place = current_workspace()
         batches = _batches(network, targets, recipe)
@@ -143,7 +143,7 @@ class Maximize(Study):
             saved.save(number + 1, gather, final=number + 1 == len(batches))
         return [found[index] for index in range(len(targets))]
 
-    def _spec(self, network: Network, batches: list[list[int]], recipe: Recipe) -> dict[str, object]:
+    def _spec(self, network: Network, batches: list[list[int]], recipe: AscentSettings) -> dict[str, object]:
         """All that the climbs depend on."""
         return {
             **conditions(network),
@@ -153,7 +153,7 @@ class Maximize(Study):
         }
 
 
-def _batches(network: Network, targets: list[Target], recipe: Recipe) -> list[list[int]]:
+def _batches(network: Network, targets: list[Target], recipe: AscentSettings) -> list[list[int]]:
     """Indices of targets that are climbed together: of one shape, and few enough for the memory."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, target in enumerate(targets):

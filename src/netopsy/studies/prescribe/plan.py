@@ -34,7 +34,7 @@ CLOSE = 0.02
 
 
 @dataclass(frozen=True)
-class Trial:
+class MeasuredAllocation:
     """A point of the path, measured: its place, its allocation, its row of `effects`, its drop evened out."""
 
     place: int
@@ -46,7 +46,9 @@ class Trial:
 Measure = Callable[[Sequence[Allocation]], list[dict[str, Any]]]
 
 
-def settle(path: Sequence[Allocation], predicted: Exchange, budget: float, measure: Measure) -> list[Trial]:
+def settle(
+    path: Sequence[Allocation], predicted: Exchange, budget: float, measure: Measure
+) -> list[MeasuredAllocation]:
     """The trials by falling size; the last whose `drop` is within `budget` (a share) and all before it is the choice.
 
     path: by rising loss, from `allocations`. predicted: from loss to drop. measure: the rows of `effects` of some
@@ -54,26 +56,26 @@ def settle(path: Sequence[Allocation], predicted: Exchange, budget: float, measu
     path: one lucky point does not decide.
     """
     aim = max(predicted.divergence(budget), 1e-9)
-    trials: list[Trial] = []
+    trials: list[MeasuredAllocation] = []
     wanted = [_place(path, aim * step) for step in LADDER]
     for _ in range(1 + ROUNDS):
         new = sorted(set(wanted) - {trial.place for trial in trials})
         if not new:
             break
         rows = measure([path[place] for place in new])
-        trials += [Trial(place, path[place], row) for place, row in zip(new, rows, strict=True)]
+        trials += [MeasuredAllocation(place, path[place], row) for place, row in zip(new, rows, strict=True)]
         trials = _evened(sorted(trials, key=lambda trial: trial.place))
         wanted = _next(path, trials, budget)
     return trials
 
 
-def choice(trials: Sequence[Trial], budget: float) -> Trial | None:
+def choice(trials: Sequence[MeasuredAllocation], budget: float) -> MeasuredAllocation | None:
     """The smallest trial within the budget, or None."""
     within = [trial for trial in trials if trial.drop <= budget + 1e-12]
     return within[-1] if within else None
 
 
-def _next(path: Sequence[Allocation], trials: Sequence[Trial], budget: float) -> list[int]:
+def _next(path: Sequence[Allocation], trials: Sequence[MeasuredAllocation], budget: float) -> list[int]:
     """Places to measure next: beyond the trials where all or none are within the budget, else between two."""
     best = choice(trials, budget)
     if best is None:
@@ -91,7 +93,7 @@ def _next(path: Sequence[Allocation], trials: Sequence[Trial], budget: float) ->
     return [min(inner, key=lambda i: abs(path[i].bytes - size)) for size in sizes] if inner else []
 
 
-def _evened(trials: Sequence[Trial]) -> list[Trial]:
+def _evened(trials: Sequence[MeasuredAllocation]) -> list[MeasuredAllocation]:
     finite = [trial.scores["estimate"] if np.isfinite(trial.scores["divergence"]) else 1.0 for trial in trials]
     curve = Exchange([float(trial.place + 1) for trial in trials], finite)
     return [replace(trial, drop=curve.drop(trial.place + 1)) for trial in trials]
@@ -153,8 +155,8 @@ class Prescription:
     losses: Mapping[str, Sequence[float]]
     path: Sequence[Allocation]
     exchange: Exchange
-    trials: Sequence[Trial]
-    chosen: Trial | None
+    trials: Sequence[MeasuredAllocation]
+    chosen: MeasuredAllocation | None
     rest: int
     heat: float
 

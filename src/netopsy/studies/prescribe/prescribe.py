@@ -8,7 +8,7 @@ from typing import ClassVar, get_args
 
 import polars as pl
 
-from netopsy.checks import choice, number, whole
+from netopsy.checks import check_choice, check_int, check_real
 from netopsy.codec.file import SUFFIX
 from netopsy.deep_compression.expand import expand
 from netopsy.deep_compression.save import Kept, save_shared
@@ -53,11 +53,11 @@ class Prescribe(Study):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        number(self, "budget", 0, 100)
-        choice(self, "tables", get_args(Tables))
-        choice(self, "kept", get_args(Kept))
-        whole(self, "probes", 1)
-        whole(self, "seed", 0)
+        check_real(self, "budget", 0, 100)
+        check_choice(self, "tables", get_args(Tables))
+        check_choice(self, "kept", get_args(Kept))
+        check_int(self, "probes", 1)
+        check_int(self, "seed", 0)
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Choose on one half of `samples`, write the file, and score it on the other half."""

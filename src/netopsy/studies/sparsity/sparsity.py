@@ -19,7 +19,7 @@ from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
 from netopsy.tallies.moments import Moments
-from netopsy.tallies.sparsity import Sparsity as ZeroShare
+from netopsy.tallies.sparsity import ZeroShare as ZeroShare
 from netopsy.wording import plural
 
 _SPARSE = 0.8  # what the paper calls sparse

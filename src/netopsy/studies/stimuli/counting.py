@@ -17,14 +17,14 @@ from netopsy.network.node import Node
 from netopsy.network.units import places, unit_nodes
 from netopsy.samples.samples import Samples
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
-from netopsy.tallies.top_images import Strongest, StrongestImages
+from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 
 @dataclass(frozen=True)
 class Counted:
     """What the pass found at one node.
 
-    values, images, places: (channel, top) as in `StrongestImages`. stimuli: which entries excite the unit at all: above
+    values, images, places: (channel, top) as in `TopImagesResult`. stimuli: which entries excite the unit at all: above
     zero where the node rectifies. grid: the node's places, () for neurons. selectivity: float64 (channel,), NaN where
     there is none.
     """
@@ -73,7 +73,7 @@ def count(
     labels = samples.labels.astype(np.int64)
     tallies: dict[str, tuple[str, Tally]] = {}
     for name, node in nodes.items():
-        tallies[f"strongest {name}"] = (name, Strongest(top, node.channel_axis))
+        tallies[f"strongest {name}"] = (name, TopImages(top, node.channel_axis))
         if by_class and rectifies(node):  # the index is for activations that are never negative
             tallies[f"means {name}"] = (name, ClassMeans(labels, len(samples.classes), node.channel_axis))
     found = observe(network, samples, tallies)
@@ -83,7 +83,7 @@ def count(
     }
 
 
-def _counted(network: Network, node: Node, best: StrongestImages, means: ClassMeansResult | None) -> Counted:
+def _counted(network: Network, node: Node, best: TopImagesResult, means: ClassMeansResult | None) -> Counted:
     values, images = best.values.numpy(), best.images.numpy()
     stimuli = images >= 0
     if rectifies(node):

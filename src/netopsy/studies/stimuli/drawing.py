@@ -22,7 +22,7 @@ from netopsy.engine.workspace.workspace import Checkpoint, conditions, current_w
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, place_at
 from netopsy.pictures.mosaic import NEUTRAL
-from netopsy.pictures.patches import Window, patches, window
+from netopsy.pictures.patches import PatchWindow, patches, window
 from netopsy.pictures.reconstructions import RULES, reconstructions, usable_rule
 from netopsy.result import Sheet
 from netopsy.samples.samples import Samples
@@ -58,7 +58,7 @@ class _Part:
 
     counted: Counted
     channels: Int64[np.ndarray, " unit"]
-    window: Window
+    window: PatchWindow
 
     @property
     def node(self) -> str:
@@ -214,7 +214,7 @@ def _groups(parts: list[_Part]) -> list[list[_Part]]:
     return groups
 
 
-def _unit_pixels(counted: Counted, cut: Window) -> int:
+def _unit_pixels(counted: Counted, cut: PatchWindow) -> int:
     """Pixels of a unit's patches."""
     return counted.images.shape[1] * math.prod(cut.tile)
 

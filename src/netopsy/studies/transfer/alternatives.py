@@ -10,13 +10,13 @@ import polars as pl
 import torch
 
 from netopsy.stats.nearest import draw_queries, nearest, recall, same_class
-from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import Chain, Stresses
 from netopsy.studies.transfer.tables import code_line
 from netopsy.transform.fit.alternatives import PER_CENTROID, candidates
 from netopsy.transform.fit.levels import Directions, Whitened
-from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
-from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
+from netopsy.transform.fit.quantizer import Quantizer
 
 RIVALS: dict[str, Any] = {
     "node": pl.String,
@@ -50,13 +50,13 @@ def budgets(dimensions: int) -> list[int]:
     return sizes[-SIZES:] or [4 * dimensions]
 
 
-def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Recipe], list[str]]:
+def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Quantizer], list[str]]:
     """The recipes of at most `bits` that can be fitted here, and a sentence where product quantization cannot.
 
     dimensions: of the vectors. train: how many there are to fit on.
     """
     recipes = candidates(dimensions, train, bits)
-    products = [recipe for recipe in recipes if isinstance(recipe, ProductCodes | OptimizedProduct)]
+    products = [recipe for recipe in recipes if isinstance(recipe, ProductQuantizer | OptimizedProductQuantizer)]
     if not products and bits >= FEWEST and train < PER_CENTROID << FEWEST:
         least = PER_CENTROID << FEWEST
         return recipes, [f"Product quantization was left out: it needs {least} training vectors."]
@@ -66,9 +66,9 @@ def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Recipe], l
     return kept, ["Product quantization was left out: it needs faiss (pip install 'netopsy[embeddings]')."]
 
 
-def compared(bench: Bench) -> tuple[list[tuple[int, Recipe]], list[str]]:
+def compared(bench: Bench) -> tuple[list[tuple[int, Quantizer]], list[str]]:
     """(budget, recipe) of the codes to compare, and what was left out."""
-    chosen: list[tuple[int, Recipe]] = []
+    chosen: list[tuple[int, Quantizer]] = []
     said: list[str] = []
     for budget in budgets(bench.dimensions):
         recipes, said = recipes_for(bench.dimensions, len(bench.features.x_train), budget)
@@ -78,11 +78,11 @@ def compared(bench: Bench) -> tuple[list[tuple[int, Recipe]], list[str]]:
     return chosen, said
 
 
-def rival_chains(stresses: Stresses, chosen: Sequence[tuple[int, Recipe]], seed: int) -> list[Chain]:
+def rival_chains(stresses: Stresses, chosen: Sequence[tuple[int, Quantizer]], seed: int) -> list[Chain]:
     """One chain a code."""
     exact: dict[str, torch.Tensor] = {}
 
-    def run(recipe: Recipe) -> Iterator[Row]:
+    def run(recipe: Quantizer) -> Iterator[ScoreRow]:
         bench = stresses.bench
         transform = recipe.fit(stresses.training, seed=seed)
         train, test = bench.coded(transform)
@@ -114,6 +114,8 @@ def retrieval(
     return measured | ({"recall_10": recall(found, exact[bench.node], NEIGHBOURS)} if most == NEIGHBOURS else {})
 
 
-def rival_lines(bench: Bench, rows: Sequence[tuple[int, Recipe, Row]], unstressed: float) -> list[dict[str, Any]]:
+def rival_lines(
+    bench: Bench, rows: Sequence[tuple[int, Quantizer, ScoreRow]], unstressed: float
+) -> list[dict[str, Any]]:
     """Lines of the table `rivals`."""
     return [{"budget": budget, **code_line(bench, recipe, row, unstressed)} for budget, recipe, row in rows]

@@ -23,7 +23,7 @@ from netopsy.transform.fit.training import unit
 NONE = math.nan  # in a row: the column does not apply
 
 
-class Row(NamedTuple):
+class ScoreRow(NamedTuple):
     """One cell: what was left of the features, and how well a linear classifier does on that.
 
     levels, removed_bits, accuracy, map, map11: NaN where they do not apply or were not asked for.
@@ -142,18 +142,18 @@ class Bench:
 
     def fit(
         self, train: Float32[Tensor, "n q"], test: Float32[Tensor, "m q"], start: Svm | None = None
-    ) -> tuple[Svm, Row]:
+    ) -> tuple[Svm, ScoreRow]:
         """A classifier of stressed rows (before `after`), and its row without dimensions, levels and bits."""
         train, test = self.after(train), self.after(test)
         svm = fit_svm(train, self.targets, start=start, **self.solver)
         return svm, self.row(svm, train, test)
 
-    def row(self, svm: Svm, train: Float32[Tensor, "n q"], test: Float32[Tensor, "m q"]) -> Row:
+    def row(self, svm: Svm, train: Float32[Tensor, "n q"], test: Float32[Tensor, "m q"]) -> ScoreRow:
         """The row of a fitted classifier; dimensions are the columns, levels and removed bits do not apply."""
         on_train = measured(predict(svm, train), self.y_train, self.measure, only=True).score
         on_test = measured(predict(svm, test), self.y_test, self.measure)
         gap, cold = float(svm.gap.max()), float(svm.cold)
-        return Row(train.shape[1], NONE, NONE, *on_test, on_train, gap, cold)
+        return ScoreRow(train.shape[1], NONE, NONE, *on_test, on_train, gap, cold)
 
 
 def predict(svm: Svm, x: Float32[Tensor, "n q"]) -> Float32[Tensor, "n classes"]:

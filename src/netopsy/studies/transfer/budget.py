@@ -14,16 +14,16 @@ import numpy as np
 import polars as pl
 
 from netopsy.errors import SettingsError, TransformError
-from netopsy.features.extract import part_rows
+from netopsy.features.extract import split_rows
 from netopsy.features.features import Features, occurring
 from netopsy.studies.study import file_for, whereabouts
 from netopsy.studies.transfer.alternatives import recipes_for, retrieval, rival_chains, rival_lines
-from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import Chain, Stresses, stressed, threads_for
 from netopsy.studies.transfer.figures import MEASURES
 from netopsy.studies.transfer.tables import code_line, score_table
 from netopsy.transform.chain import load_transform
-from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.quantizer import Quantizer
 from netopsy.transform.fit.training import TrainingSet
 from netopsy.wording import plural
 
@@ -56,7 +56,7 @@ class Search:
     bench: Bench
     held: Bench
     bits: int
-    recipes: Sequence[Recipe]
+    recipes: Sequence[Quantizer]
     seed: int
     name: str
 
@@ -64,7 +64,7 @@ class Search:
         """One chain a candidate."""
         training: list[TrainingSet] = []
 
-        def run(recipe: Recipe) -> Iterator[Row]:
+        def run(recipe: Quantizer) -> Iterator[ScoreRow]:
             if not training:
                 training.append(TrainingSet(self.held.train))
             yield self.held.fit(*self.held.coded(recipe.fit(training[0], seed=self.seed)))[1]
@@ -75,7 +75,7 @@ class Search:
         ]
 
     def finish(
-        self, rows: Sequence[tuple[int, Recipe, Row]], unstressed: float
+        self, rows: Sequence[tuple[int, Quantizer, ScoreRow]], unstressed: float
     ) -> tuple[list[dict[str, Any]], dict[str, Path], list[str]]:
         """Lines of the table `candidates`, the file of the best code, and sentences.
 
@@ -102,7 +102,7 @@ class Search:
             lines.append({key: line.get(key) for key in CANDIDATES})
         return lines, {path.name: path}, self._told(best, tested, unstressed, transform.bytes, path)
 
-    def _told(self, best: Recipe, tested: Row, unstressed: float, size: int, path: Path) -> list[str]:
+    def _told(self, best: Quantizer, tested: ScoreRow, unstressed: float, size: int, path: Path) -> list[str]:
         kept = f" ({tested.score / unstressed:.1%} of the unstressed score)" if unstressed > 0 else ""
         found = (
             "" if np.isnan(tested.recall_10) else f", and finds {tested.recall_10:.1%} of the ten nearest neighbours"
@@ -127,7 +127,7 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
     if len(np.unique(features.y_train[rows], axis=0)) < 2:
         return None, [f"No code was sought for {bench.node}: its training set is too small to hold a part of it out."]
     fitted, held = (
-        rows[part] for part in part_rows(features.y_train[rows], HELD_OUT, seed, features.name, features.classes)
+        rows[part] for part in split_rows(features.y_train[rows], HELD_OUT, seed, features.name, features.classes)
     )
     y_fitted, y_held, classes = occurring(features.y_train[fitted], features.y_train[held], features.classes)
     part = Features(
@@ -152,7 +152,7 @@ class Plan:
     bench: Bench
     stresses: Stresses
     wanted: Sequence[str]
-    rivals: Sequence[tuple[int, Recipe]]
+    rivals: Sequence[tuple[int, Quantizer]]
     search: Search | None
     seed: int
 
@@ -197,8 +197,8 @@ class Outcome:
 
 
 def _rows(
-    recipes: Sequence[tuple[int, Recipe]], chains: Sequence[Chain], cell: Callable[[], None], said: list[str]
-) -> list[tuple[int, Recipe, Row]]:
+    recipes: Sequence[tuple[int, Quantizer]], chains: Sequence[Chain], cell: Callable[[], None], said: list[str]
+) -> list[tuple[int, Quantizer, ScoreRow]]:
     """The codes that could be fitted, with their rows; a sentence in `said` for each that could not."""
     found = []
     for (budget, recipe), chain in zip(recipes, chains, strict=True):

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from netopsy._version import __version__
 from netopsy.engine.trials.pool import current_workers
-from netopsy.engine.trials.run import outcomes
+from netopsy.engine.trials.run import run_shards
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.stats.svm.fit import fit_nested, fit_svm
 from netopsy.stats.svm.model import Svm
-from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.transform.fit.levels import erase_bits
 from netopsy.transform.fit.training import Ranges, TrainingSet, fit_ranges, quantize
 
@@ -43,7 +43,7 @@ def threads_for(values: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def stressed(stresses: Stresses, wanted: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[Row]]]:
+def stressed(stresses: Stresses, wanted: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[ScoreRow]]]:
     """The rows of every chain of the stresses `wanted`; `cell` is called once a row.
 
     A chain is a trial. What several chains share is fitted once in each worker.
@@ -53,9 +53,9 @@ def stressed(stresses: Stresses, wanted: Sequence[str], cell: Callable[[], None]
     if missing and not current_workers().here:
         specs = [{"stress": stress, "at": at} for stress, at in missing]
         spec = {"chains": [chains[stress][at].spec for stress, at in missing]}
-        with outcomes(_chain, stresses, specs, spec, "transfer") as found:
+        with run_shards(_chain, stresses, specs, spec, "transfer") as found:
             for (stress, at), outcome in zip(missing, found, strict=True):
-                chains[stress][at].keep([Row(*row) for row in outcome.tensors["rows"].tolist()])
+                chains[stress][at].keep([ScoreRow(*row) for row in outcome.tensors["rows"].tolist()])
     return {stress: [chain.rows(cell) for chain in own] for stress, own in chains.items()}
 
 
@@ -102,9 +102,9 @@ class Chain:
     stress: str
     part: int
     cells: int
-    run: Callable[[], Iterator[Row]]
+    run: Callable[[], Iterator[ScoreRow]]
     settings: tuple[Any, ...] = ()
-    kept: list[Row] = field(default_factory=list)
+    kept: list[ScoreRow] = field(default_factory=list)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -121,23 +121,23 @@ class Chain:
         """Whether the rows are in the workspace, or kept."""
         return bool(self.kept) or self._checkpoint().load()[0] == self.cells
 
-    def keep(self, rows: list[Row]) -> None:
+    def keep(self, rows: list[ScoreRow]) -> None:
         """Take up the rows that another process has made."""
         self.kept[:] = rows
         self._checkpoint().save(len(rows), lambda: {"rows": torch.tensor(rows, dtype=torch.float64)}, final=True)
 
-    def rows(self, cell: Callable[[], None]) -> list[Row]:
+    def rows(self, cell: Callable[[], None]) -> list[ScoreRow]:
         """The rows, from the workspace where the chain is finished; `cell` is called once a row."""
         if not self.kept:
             done, state = self._checkpoint().load()
             if done != self.cells:
-                rows: list[Row] = []
+                rows: list[ScoreRow] = []
                 for row in self.run():
                     rows.append(row)
                     cell()
                 self.keep(rows)
                 return rows
-            self.kept[:] = [Row(*row) for row in state["rows"].tolist()]
+            self.kept[:] = [ScoreRow(*row) for row in state["rows"].tolist()]
         for _ in self.kept:
             cell()
         return list(self.kept)
@@ -177,17 +177,19 @@ class Stresses:
             self.__dict__.pop(name, None)
         self.bench.free()
 
-    def _chain(self, stress: str, part: int, cells: int, run: Callable[[], Iterator[Row]], *settings: Any) -> Chain:
+    def _chain(
+        self, stress: str, part: int, cells: int, run: Callable[[], Iterator[ScoreRow]], *settings: Any
+    ) -> Chain:
         return Chain(self.bench, stress, part, cells, run, settings)
 
-    def _unstressed(self) -> Iterator[Row]:
+    def _unstressed(self) -> Iterator[ScoreRow]:
         yield self.bench.fit(self.bench.train, self.bench.test)[1]
 
     def _dr1(self) -> list[Chain]:
         """One chain a repeat, without the step that keeps all dimensions: that is the unstressed fit."""
         sizes = [size for size in self.sizes if size < self.bench.dimensions]
 
-        def run(repeat: int) -> Iterator[Row]:
+        def run(repeat: int) -> Iterator[ScoreRow]:
             order = drop_order(self.bench.dimensions, 1000 * self.seed + repeat)[: max(sizes)]
             order = order.to(self.bench.device)
             return self._nested(self.bench.train[:, order], self.bench.test[:, order], sizes)
@@ -210,13 +212,13 @@ class Stresses:
     def _projected_ranges(self) -> Ranges:
         return fit_ranges(self._projected[0], True)
 
-    def _dr2(self) -> Iterator[Row]:
+    def _dr2(self) -> Iterator[ScoreRow]:
         return self._nested(*self._projected, self.sizes)
 
     def _fc(self) -> list[Chain]:
         """One chain a number of levels: one quantization of all projected columns serves every size."""
 
-        def run(levels: int) -> Iterator[Row]:
+        def run(levels: int) -> Iterator[ScoreRow]:
             train, test = (quantize(x, self._projected_ranges, levels) for x in self._projected)
             return (row._replace(levels=levels) for row in self._nested(train, test, self.sizes))
 
@@ -227,7 +229,7 @@ class Stresses:
 
     def _nested(
         self, train: Float32[Tensor, "n q"], test: Float32[Tensor, "m q"], sizes: Sequence[int]
-    ) -> Iterator[Row]:
+    ) -> Iterator[ScoreRow]:
         """The leading columns; sizes beyond the last column (zero on the training rows) share its fit."""
         bench, width = self.bench, train.shape[1]
         fitted = sorted({min(size, width) for size in sizes})
@@ -249,7 +251,7 @@ class Stresses:
             own = bench.after(train[:, :size])
             yield size, own, fit_svm(own, bench.targets, **bench.solver)
 
-    def _levels(self, per_dimension: bool) -> Iterator[Row]:
+    def _levels(self, per_dimension: bool) -> Iterator[ScoreRow]:
         """From fine to coarse, each fit from the one before."""
         bench = self.bench
         ranges = fit_ranges(bench.train, per_dimension)
@@ -259,7 +261,7 @@ class Stresses:
             svm, row = bench.fit(train, test, svm)
             yield row._replace(levels=levels)
 
-    def _qb(self) -> Iterator[Row]:
+    def _qb(self) -> Iterator[ScoreRow]:
         """Bits erased from the right, one after the other; where that changes no number the fit before stands."""
         bench = self.bench
         svm, row, before = None, None, None

@@ -10,7 +10,7 @@ import torch
 
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.features.bow.bag import bag_of_words
-from netopsy.features.extract import Kind, Pool, default_node, extract, part_samples, shared_classes
+from netopsy.features.extract import Kind, Pool, default_node, extract, shared_classes, split_samples
 from netopsy.features.features import Features, occurring
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
@@ -35,7 +35,7 @@ def part(samples: Samples, train: Samples | None, test_share: float, seed: int) 
     said: list[str] = []
     if train is None:
         samples, said = _without_singles(samples)
-        train, samples = part_samples(samples, test_share, seed)
+        train, samples = split_samples(samples, test_share, seed)
     held = _counts(train) > 0
     if held.sum() < 2:
         raise Untreatable(

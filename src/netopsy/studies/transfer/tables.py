@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from netopsy.studies.transfer.bench import Bench, Row
+from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import WORD
 from netopsy.transform.fit.levels import bits_per_vector, compression
-from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.quantizer import Quantizer
 
 LOSSES = (0.01, 0.02, 0.03, 0.04, 0.05)
 MARKERS = (0.991, 0.984, 0.969)  # the compression rates that the paper's Figure 5 marks
@@ -70,7 +70,7 @@ MINIMUM: dict[str, Any] = {
 WHAT = {"dr1": "dimensions", "dr2": "dimensions", "q1": "levels", "q2": "levels", "fc": "bits", "qb": "bits"}
 
 
-def score_table(bench: Bench, found: Mapping[str, Sequence[Sequence[Row]]]) -> pl.DataFrame:
+def score_table(bench: Bench, found: Mapping[str, Sequence[Sequence[ScoreRow]]]) -> pl.DataFrame:
     """The table `scores` of one node.
 
     found: by stress, the rows of each of its chains; `none` has the one row of the unstressed features. The random
@@ -91,13 +91,13 @@ def score_table(bench: Bench, found: Mapping[str, Sequence[Sequence[Row]]]) -> p
     return pl.DataFrame(rows, schema=SCORES)
 
 
-def _order(row: Row) -> tuple[float, ...]:
+def _order(row: ScoreRow) -> tuple[float, ...]:
     return tuple(-1.0 if math.isnan(part) else part for part in (row.levels, row.removed_bits, row.dimensions))
 
 
-def _line(bench: Bench, stress: str, repeats: Sequence[Row], unstressed: float) -> dict[str, Any]:
+def _line(bench: Bench, stress: str, repeats: Sequence[ScoreRow], unstressed: float) -> dict[str, Any]:
     """A line of `scores`: one row, or the mean of several that differ in a draw only."""
-    mean = Row(*np.mean(np.array(repeats, np.float64), axis=0).tolist())
+    mean = ScoreRow(*np.mean(np.array(repeats, np.float64), axis=0).tolist())
     dimensions, levels, removed = (None if math.isnan(n) else int(n) for n in mean[:3])
     assert dimensions is not None
     word = WORD - (removed or 0)
@@ -200,7 +200,7 @@ def empty() -> dict[str, pl.DataFrame]:
     return {name: pl.DataFrame(schema=schema) for name, schema in schemas.items()}
 
 
-def code_line(bench: Bench, recipe: Recipe, row: Row, unstressed: float) -> dict[str, Any]:
+def code_line(bench: Bench, recipe: Quantizer, row: ScoreRow, unstressed: float) -> dict[str, Any]:
     """A code's line in the tables `rivals` and `candidates`."""
     return {
         "node": bench.node,

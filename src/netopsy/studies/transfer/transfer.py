@@ -24,7 +24,7 @@ from netopsy.studies.transfer.chains import Stresses
 from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
 from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part, unranked
-from netopsy.transform.fit.quantizer import Recipe, parse_size
+from netopsy.transform.fit.quantizer import Quantizer, parse_size
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
 
@@ -154,7 +154,7 @@ class Transfer(Study):
         classical = bench.node.startswith(BAG)
         wanted = [stress for stress in self.stresses if stress != "rivals" and (stress == "dr1" or not classical)]
         stresses = Stresses(bench, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
-        rivals: list[tuple[int, Recipe]] = []
+        rivals: list[tuple[int, Quantizer]] = []
         found = None
         if not classical and "rivals" in self.stresses:
             rivals, why = compared(bench)

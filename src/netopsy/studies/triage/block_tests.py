@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from netopsy.stats.hypothesis_tests import cochran_q, detectable, detectable_mean, holm, permutation_p
-from netopsy.studies.triage.design import Run, right_by_block
+from netopsy.studies.triage.design import TriageRun, right_by_block
 
 IMAGES, SEEDS = "images (Cochran's Q)", "seeds (permutation)"
 TOGETHER = "seeds, all ways (permutation)"
@@ -31,7 +31,7 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def criticality(run: Run) -> pl.DataFrame:
+def criticality(run: TriageRun) -> pl.DataFrame:
     """The hypothesis that the accuracy does not depend on the block, for each start x training.
 
     over: `images (Cochran's Q)`, of each seed: whether these networks differ by more than which images were scored;
@@ -70,7 +70,7 @@ def criticality(run: Run) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-def _together(run: Run, seeds: list[int], ways: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def _together(run: TriageRun, seeds: list[int], ways: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """The test of each block's mean accuracy over all ways; none of one seed, of one way or of one block."""
     held = [[right_by_block(run, seed, *way) for way in ways] for seed in seeds]
     blocks = [b.name for b in run.blocks if all(b.name in own for of_seed in held for own in of_seed)]

@@ -95,7 +95,7 @@ class Trial:
 
 
 @dataclass
-class Run:
+class TriageRun:
     """All that was done: the blocks, those that no one layer can stand in for, and the trials."""
 
     network: Network
@@ -111,7 +111,7 @@ class Run:
     deeper: list[Trial] = field(default_factory=list)
 
 
-def right_by_block(run: Run, seed: int, start: str, training: str) -> dict[str, np.ndarray]:
+def right_by_block(run: TriageRun, seed: int, start: str, training: str) -> dict[str, np.ndarray]:
     """Which samples each block's network gets right, for one seed and way; those that came through."""
     return {
         t.spec["blocks"][0]: t.right

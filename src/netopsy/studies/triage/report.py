@@ -12,7 +12,7 @@ from netopsy.pictures.mosaic import below, beside, caption, grid, resized
 from netopsy.result import Image
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.block_tests import criticality
-from netopsy.studies.triage.design import Run
+from netopsy.studies.triage.design import TriageRun
 from netopsy.studies.triage.figures import figures
 from netopsy.studies.triage.findings import findings
 from netopsy.studies.triage.storage import PICTURED, maps
@@ -22,7 +22,7 @@ BLOCKS = 8  # that are drawn
 SIDE = 64  # pixels of a map, at least
 
 
-def images(run: Run, count: int) -> dict[str, Image]:
+def images(run: TriageRun, count: int) -> dict[str, Image]:
     """One sheet a block of maps: columns are networks, rows are the parent's first channels."""
     if not count or not run.parents:
         return {}
@@ -31,7 +31,7 @@ def images(run: Run, count: int) -> dict[str, Image]:
     return {name.replace("/", "-"): image for name, image in drawn.items() if image is not None}
 
 
-def _sheet(run: Run, block: Block, count: int) -> Image | None:
+def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
     seed, parent = next(iter(run.parents.items()))
     held = {
         f"{t.spec['training']}-{t.spec['start']}": t.tensors["maps"].numpy()
@@ -70,7 +70,7 @@ def _label(text: str, height: int) -> np.ndarray:
     return np.pad(drawn, ((over, under), (0, 0), (0, 0)), constant_values=255)
 
 
-def report(run: Run, *, pictures: int, failure: float, stn_epochs: int) -> dict[str, Any]:
+def report(run: TriageRun, *, pictures: int, failure: float, stn_epochs: int) -> dict[str, Any]:
     """All that is to be said of the run: the parts of its Result."""
     if not run.blocks:
         return {"findings": [_untreatable(run)]}
@@ -93,7 +93,7 @@ def report(run: Run, *, pictures: int, failure: float, stn_epochs: int) -> dict[
     }
 
 
-def _untreatable(run: Run) -> str:
+def _untreatable(run: TriageRun) -> str:
     text = f"{run.network.name} has no block of two or more layers that one layer could stand in for"
     if not run.left:
         return f"{text}: it has no stretch of layers with one input and one output."

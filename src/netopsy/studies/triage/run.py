@@ -19,8 +19,8 @@ from netopsy.engine.workspace.workspace import conditions
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.triage.design import MADE, Design, Run, Trial
-from netopsy.studies.triage.storage import PLAIN, Stored, stored
+from netopsy.studies.triage.design import MADE, Design, TriageRun, Trial
+from netopsy.studies.triage.storage import PLAIN, ActivationFiles, stored
 from netopsy.studies.triage.work import Context, State, work
 
 
@@ -34,14 +34,14 @@ def run_design(
     control: bool,
     failure: float | None,
     storage: float,
-) -> Run:
+) -> TriageRun:
     """Run, or go on with, every trial of `design`.
 
     failure: points lost at which more and more blocks at once are one too many; None does not try it.
     storage: bytes on disk that stored activations may take.
     """
     treated, left = choose_blocks(network, blocks)
-    run = Run(network, train, samples, treated, left)
+    run = TriageRun(network, train, samples, treated, left)
     if not treated:
         return run
     about = {**conditions(network, train), "scored": samples.digest}
@@ -80,7 +80,7 @@ def choose_blocks(network: Network, names: Sequence[str] | None) -> tuple[tuple[
     return tuple(sorted(blocks, key=lambda block: place[block.output])), ()
 
 
-def _run_baselines(design: Design, run: Run, digest: str) -> None:
+def _run_baselines(design: Design, run: TriageRun, digest: str) -> None:
     """Score the network, or train it anew for each seed."""
     seeds, fresh = design.seeds, design.fresh
     specs = [design.baseline_spec(seed) for seed in (seeds if fresh else seeds[:1])]
@@ -107,7 +107,9 @@ def _groups(parents: dict[int, Network]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _run_group(design: Design, run: Run, seeds: list[int], files: Stored, digest: str, *, control: bool) -> None:
+def _run_group(
+    design: Design, run: TriageRun, seeds: list[int], files: ActivationFiles, digest: str, *, control: bool
+) -> None:
     """The starts and cells of the seeds that share a parent."""
     files_of = dict.fromkeys(seeds, files)
     parent = {seed: {"parent": run.parents[seed].digest} for seed in seeds}
@@ -132,19 +134,19 @@ def _run_group(design: Design, run: Run, seeds: list[int], files: Stored, digest
     run.cells += done[len(controls) :]
 
 
-def _starts(run: Run) -> dict[tuple[int, str, str], State]:
+def _starts(run: TriageRun) -> dict[tuple[int, str, str], State]:
     """The new layers that are ready, by (seed, block, start)."""
     done = (trial for trial in run.starts if trial.values is not None)
     return {(t.spec["seed"], t.spec["block"], t.spec["start"]): dict(t.tensors) for t in done}
 
 
 def _try(
-    run: Run,
+    run: TriageRun,
     specs: list[dict[str, Any]],
     digest: str,
     label: str,
     starts: dict[tuple[int, str, str], State],
-    files: dict[int, Stored] | None = None,
+    files: dict[int, ActivationFiles] | None = None,
 ) -> list[Trial]:
     """The trials of `specs` in their order; one whose start failed fails for the same reason."""
     reasons = {
@@ -180,7 +182,7 @@ def _parts(trial: Trial) -> tuple[Any, ...]:
 
 
 def deeper(
-    design: Design, run: Run, failure: float, attempt: Callable[[list[dict[str, Any]]], list[Trial]]
+    design: Design, run: TriageRun, failure: float, attempt: Callable[[list[dict[str, Any]]], list[Trial]]
 ) -> list[Trial]:
     """The networks with 1, 2, 3, ... blocks compressed, the least critical first; those with one are the cells.
 
@@ -217,7 +219,7 @@ def deeper(
     return done
 
 
-def best_way(run: Run) -> tuple[str, str] | None:
+def best_way(run: TriageRun) -> tuple[str, str] | None:
     """The (start, training) with the highest mean accuracy among those that came through for the most cells."""
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     for trial in run.cells:
@@ -226,7 +228,7 @@ def best_way(run: Run) -> tuple[str, str] | None:
     return max(scores, key=lambda way: (len(scores[way]), np.mean(scores[way])), default=None)
 
 
-def disjoint(run: Run, order: list[str]) -> list[str]:
+def disjoint(run: TriageRun, order: list[str]) -> list[str]:
     """The blocks of `order` but those that share a node with an earlier one."""
     nodes = {block.name: set(block.nodes) for block in run.blocks}
     kept: list[str] = []
@@ -236,7 +238,7 @@ def disjoint(run: Run, order: list[str]) -> list[str]:
     return kept
 
 
-def _by_block(run: Run, start: str, training: str) -> dict[str, list[Trial]]:
+def _by_block(run: TriageRun, start: str, training: str) -> dict[str, list[Trial]]:
     """The cells of one way that came through, by block."""
     found: dict[str, list[Trial]] = defaultdict(list)
     for trial in run.cells:

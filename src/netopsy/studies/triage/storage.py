@@ -24,7 +24,7 @@ from netopsy.blocks.activation_cache import bytes_needed, cache
 from netopsy.blocks.block import Block
 from netopsy.blocks.section import cut_before
 from netopsy.engine.sweep.score import judge
-from netopsy.engine.train.activations import Activations
+from netopsy.engine.train.activations import ActivationSet
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
@@ -108,7 +108,7 @@ PLAIN = ("none", "flip")
 
 
 @dataclass(frozen=True)
-class Stored:
+class ActivationFiles:
     """Files of the activations of one network, by node: of the images to train on, and of the samples."""
 
     train: Mapping[str, Path] = field(default_factory=dict)
@@ -117,17 +117,17 @@ class Stored:
 
     def training(
         self, cut: str, train: Samples, recipe: Recipe, target: str | None = None
-    ) -> tuple[Samples | Activations, str]:
+    ) -> tuple[Samples | ActivationSet, str]:
         """What to train on, and the node that its values are of: stored values, else the images."""
         usable = cut in self.train and recipe.augment in PLAIN and (target is None or target in self.train)
         if not usable or (cut == INPUT and target is None):
             return train, INPUT
         targets = None if target is None else self.train[target]
-        return Activations(self.train[cut], train.labels, targets, self.flips), cut
+        return ActivationSet(self.train[cut], train.labels, targets, self.flips), cut
 
-    def validation(self, cut: str, samples: Samples) -> Activations:
+    def validation(self, cut: str, samples: Samples) -> ActivationSet:
         """The samples from the node `cut` on."""
-        return Activations(self.samples[cut], samples.labels, None, False)
+        return ActivationSet(self.samples[cut], samples.labels, None, False)
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def stored(
     frozen: bool,
     flips: bool,
     limit: float,
-) -> Iterator[Stored]:
+) -> Iterator[ActivationFiles]:
     """The activations before the blocks (`frozen`) and behind them (`taught`: for STN), as long as the context lasts.
 
     limit: bytes that they may take, and at most half of what is free; the nodes that come last in the network, which
@@ -166,7 +166,7 @@ def stored(
             break
         chosen, tested = wanted, scored
     try:
-        yield Stored(
+        yield ActivationFiles(
             cache(network, train, list(chosen), folder, flips=flips) if chosen else {},
             cache(network, samples, list(tested), folder, flips=False) if tested else {},
             flips,

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from netopsy.stats.hypothesis_tests import mean_interval, paired_difference, wilson
-from netopsy.studies.triage.design import Run, Trial
+from netopsy.studies.triage.design import TriageRun, Trial
 
 REACHED = 0.99
 """Of the best accuracy: what counts as converged (the paper's Figure 4)."""
@@ -58,7 +58,7 @@ def epochs_to_99(accuracy: Sequence[float]) -> int:
     return next(at for at, own in enumerate(accuracy, start=1) if own >= REACHED * max(accuracy))
 
 
-def cells(run: Run) -> pl.DataFrame:
+def cells(run: TriageRun) -> pl.DataFrame:
     """A row a compressed network, the failed ones too."""
     base = {trial.spec["seed"]: trial for trial in run.baselines if trial.values is not None}
     rows = [cell_row(trial, base[trial.spec["seed"]]) for trial in run.cells]
@@ -105,7 +105,7 @@ def cell_row(trial: Trial, base: Trial) -> dict[str, Any]:
     }
 
 
-def history(run: Run) -> pl.DataFrame:
+def history(run: TriageRun) -> pl.DataFrame:
     """A row an epoch of every training: block `all` is the whole network, training `start` that of a start."""
     rows = []
     for trial in (*run.baselines, *run.controls, *run.starts, *run.cells, *run.deeper):
@@ -123,7 +123,7 @@ def history(run: Run) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_HISTORY).unique(maintain_order=True)
 
 
-def blocks(run: Run) -> pl.DataFrame:
+def blocks(run: TriageRun) -> pl.DataFrame:
     """What each block was, and what became of it."""
     made = {trial.spec["blocks"][0]: trial.values for trial in run.cells if trial.values is not None}
     base = next((trial.values for trial in run.baselines if trial.values is not None), None)
@@ -198,7 +198,7 @@ def summary(cells: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema)
 
 
-def baselines(run: Run) -> pl.DataFrame:
+def baselines(run: TriageRun) -> pl.DataFrame:
     """The network before compression, by seed; `further`: trained on for as long as the compressed ones."""
     controls = {trial.spec["seed"]: trial for trial in run.controls if trial.values is not None}
     rows = []
@@ -232,7 +232,7 @@ def baselines(run: Run) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema | {"status": pl.String, "reason": pl.String})
 
 
-def deeper(run: Run) -> pl.DataFrame:
+def deeper(run: TriageRun) -> pl.DataFrame:
     """A row a number of blocks compressed at once: means over the seeds, with intervals where there are several."""
     base = {trial.spec["seed"]: trial for trial in run.baselines if trial.values is not None}
     rows = []

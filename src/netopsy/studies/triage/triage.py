@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from netopsy.checks import choice, number, whole
+from netopsy.checks import check_choice, check_int, check_real
 from netopsy.engine.train.recipe import Augment, Precision, Recipe, Schedule
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
@@ -100,7 +100,7 @@ class Triage(Study):
     def __post_init__(self) -> None:
         words = {"network_start": NetworkStart, "mw_mean": Mean, "stn_loss": StnLoss, "dtype": Precision}
         for name, allowed in words.items():
-            choice(self, name, get_args(allowed))
+            check_choice(self, name, get_args(allowed))
         for name, known in (("starts", STARTS), ("training", TRAINING)):
             given = getattr(self, name)
             wrong = [one for one in given if one not in known]
@@ -110,14 +110,14 @@ class Triage(Study):
         if self.blocks is not None and (not self.blocks or len(set(self.blocks)) < len(self.blocks)):
             raise SettingsError("blocks is empty or names one twice; `netopsy blocks NETWORK` lists them.")
         for name in ("epochs", "stn_epochs", "baseline_epochs", "repeats", "matched"):
-            whole(self, name, 1)
+            check_int(self, name, 1)
         for name in ("patience", "cooldown", "pictures"):
-            whole(self, name, 0)
+            check_int(self, name, 0)
         for name in ("min_rate", "failure", "storage"):
-            number(self, name, 0, float("inf"))
+            check_real(self, name, 0, float("inf"))
         for name in ("rate", "stn_rate"):
             if getattr(self, name) is not None:
-                number(self, name, 0, float("inf"), open_low=True)
+                check_real(self, name, 0, float("inf"), open_low=True)
         lowest = min(self.rate, self.stn_rate or self.rate)
         if self.min_rate > lowest:
             raise SettingsError(f"min_rate {self.min_rate:g} is above the learning rate; give at most {lowest:g}.")

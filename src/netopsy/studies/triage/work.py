@@ -33,7 +33,7 @@ from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network
 from netopsy.network.reinitialise import fresh
 from netopsy.samples.samples import Samples
-from netopsy.studies.triage.storage import Stored, maps, matched, right
+from netopsy.studies.triage.storage import ActivationFiles, maps, matched, right
 
 State = dict[str, Tensor]
 
@@ -49,7 +49,7 @@ class Context:
     parents: Mapping[int, Network]
     train: Samples
     samples: Samples
-    stored: Mapping[int, Stored] = field(default_factory=dict)
+    stored: Mapping[int, ActivationFiles] = field(default_factory=dict)
     starts: Mapping[tuple[int, str, str], State] = field(default_factory=dict)
 
 
@@ -84,7 +84,7 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
     if spec["start"] == "LSQ":
         found = least_squares(parent, block, layer, context.train)
         return Outcome({"history": [], **found}, dict(layer.state_dict()))
-    stored, recipe = context.stored.get(seed, Stored()), recipe_of(spec)
+    stored, recipe = context.stored.get(seed, ActivationFiles()), recipe_of(spec)
     cut = cut_before(parent, block)
     data, begin = stored.training(cut, context.train, recipe, target=block.after)
     module = section(parent, start=begin, end=block.after, replaced=[(block, layer)])
@@ -108,7 +108,7 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
     layers = {block.name: _begun(context, parent, block, spec) for block in blocks}
     replaced = [(block, layers[block.name]) for block in blocks]
     recipe, frozen = recipe_of(spec), spec["training"] == "FM"
-    stored = context.stored.get(seed, Stored()) if frozen else Stored()
+    stored = context.stored.get(seed, ActivationFiles()) if frozen else ActivationFiles()
     data, begin = stored.training(cut_before(parent, blocks[0]) if frozen else "input", context.train, recipe)
     module = section(parent, start=begin, replaced=replaced)
     trained = train_module(

@@ -1,19 +1,19 @@
-"""Recipes: ways to bring vectors down to a number of bits. `Recipe.fit(x_train)` gives a transform."""
+"""Recipes: ways to bring vectors down to a number of bits. `Quantizer.fit(x_train)` gives a transform."""
 
 from netopsy.transform.fit.alternatives import candidates
 from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
-from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
-from netopsy.transform.fit.quantizer import Recipe, parse_size
+from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
+from netopsy.transform.fit.quantizer import Quantizer, parse_size
 from netopsy.transform.fit.training import TrainingSet, unit
 
 __all__ = [
     "Bins",
     "Directions",
     "Itq",
-    "OptimizedProduct",
-    "ProductCodes",
-    "Recipe",
+    "OptimizedProductQuantizer",
+    "ProductQuantizer",
+    "Quantizer",
     "SignBits",
     "TrainingSet",
     "TransformCoding",

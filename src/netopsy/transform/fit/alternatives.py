@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from netopsy.errors import SettingsError
 from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
-from netopsy.transform.fit.product import OptimizedProduct, ProductCodes
-from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
+from netopsy.transform.fit.quantizer import Quantizer
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
 WHITENED_WIDTHS = (1, 2, 3, 4, 6, 8)
@@ -19,7 +19,7 @@ LARGEST_OPQ = 512
 """Dimensions up to which a learned rotation takes seconds; each of its steps is a singular value decomposition."""
 
 
-def candidates(n_dims: int, n_train: int, budget_bits: int) -> list[Recipe]:
+def candidates(n_dims: int, n_train: int, budget_bits: int) -> list[Quantizer]:
     """At most about 30 recipes of no more than `budget_bits` for vectors of `n_dims` values and `n_train` for fitting.
 
     Levels come as powers of two, since fewer take as many bits. For each number of bits a dimension, as many dimensions
@@ -31,7 +31,7 @@ def candidates(n_dims: int, n_train: int, budget_bits: int) -> list[Recipe]:
             f"a budget of {budget_bits} bits for {n_dims} dimensions and {n_train} vectors; give at least 1 of each."
         )
     rank = min(n_dims, n_train)
-    recipes: list[Recipe] = [Directions(p, 1 << width) for p, width in _line(rank, budget_bits, WIDTHS)]
+    recipes: list[Quantizer] = [Directions(p, 1 << width) for p, width in _line(rank, budget_bits, WIDTHS)]
     # n centred vectors have at most n - 1 directions of variance
     varied = min(n_dims, max(n_train - 1, 1))
     recipes += [Whitened(p, 1 << width) for p, width in _line(varied, budget_bits, WHITENED_WIDTHS)]
@@ -53,15 +53,15 @@ def _line(dimensions: int, budget: int, widths: tuple[int, ...]) -> Iterator[tup
             yield min(dimensions, budget // width), width
 
 
-def _products(n_dims: int, n_train: int, budget: int) -> Iterator[Recipe]:
+def _products(n_dims: int, n_train: int, budget: int) -> Iterator[Quantizer]:
     """PQ and OPQ with as many centroids as the training set can bear (256 at most), and with 16."""
     bearable = [width for width in range(4, 9) if PER_CENTROID << width <= n_train and width <= budget]
     for width in sorted({bearable[0], bearable[-1]} if bearable else (), reverse=True):
         parts = min(budget // width, n_dims)
         stretch = -(-n_dims // parts)
-        yield ProductCodes(-(-n_dims // stretch), width)
+        yield ProductQuantizer(-(-n_dims // stretch), width)
         parts = min(budget // width, n_dims, n_train)
         if parts <= LARGEST_OPQ:
-            yield OptimizedProduct(
+            yield OptimizedProductQuantizer(
                 parts, parts * max(1, min(4, LARGEST_OPQ // parts, min(n_dims, n_train) // parts)), width
             )

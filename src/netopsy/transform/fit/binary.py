@@ -16,7 +16,7 @@ from torch import Tensor
 
 from netopsy.stats.kmeans1d.kmeans1d import kmeans1d
 from netopsy.transform.coders import Coder, Scalars, Signs
-from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.quantizer import Quantizer
 from netopsy.transform.fit.training import TrainingSet, as_numpy
 from netopsy.transform.steps import Step
 
@@ -24,7 +24,7 @@ ITERATIONS = 50
 
 
 @dataclass(frozen=True)
-class Binary(Recipe):
+class Binary(Quantizer):
     """One bit for each of the first `size` principal directions."""
 
     size: int
@@ -90,7 +90,7 @@ DIRECT = 5
 
 
 @dataclass(frozen=True)
-class TransformCoding(Recipe):
+class TransformCoding(Quantizer):
     """Principal directions with 0 to 8 bits each, `size` in all, and the best centroids for so many (k-means).
 
     Brandt, "Transform coding for fast approximate nearest neighbor search in high dimensions", CVPR 2010.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from netopsy.errors import SettingsError
 from netopsy.transform.coders import Coder, Floats, Levels
-from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.quantizer import Quantizer
 from netopsy.transform.fit.training import TrainingSet, as_numpy, fit_ranges
 from netopsy.transform.steps import Step, Take
 
@@ -63,7 +63,7 @@ def levels(x: Tensor, h: int) -> Levels:
 
 
 @dataclass(frozen=True)
-class Truncation(Recipe):
+class Truncation(Quantizer):
     """The first `size` dimensions in `word` bits each: 32 or 16 as floating-point numbers, 8 as 256 levels (Q-2).
 
     What an embedding trained to be cut off (Matryoshka representations, Kusupati et al. 2022) is made for.
@@ -89,7 +89,7 @@ class Truncation(Recipe):
 
 
 @dataclass(frozen=True)
-class Quantized(Recipe):
+class LevelQuantizer(Quantizer):
     """`size` dimensions with h levels each."""
 
     size: int
@@ -101,7 +101,7 @@ class Quantized(Recipe):
 
 
 @dataclass(frozen=True)
-class Bins(Quantized):
+class Bins(LevelQuantizer):
     """All `size` dimensions with h levels each (Q-2)."""
 
     method: ClassVar[str] = "Q-2"
@@ -115,7 +115,7 @@ class Bins(Quantized):
 
 
 @dataclass(frozen=True)
-class Directions(Quantized):
+class Directions(LevelQuantizer):
     """The first `size` principal directions with h levels each (Carvalho et al., FC: DR-2 and Q-2)."""
 
     method: ClassVar[str] = "PCA x Q-2"
@@ -130,7 +130,7 @@ class Directions(Quantized):
 
 
 @dataclass(frozen=True)
-class Whitened(Quantized):
+class Whitened(LevelQuantizer):
     """The first `size` principal directions, centred and of equal variance 1 / size, with h levels each.
 
     Vectors so have a mean squared length of 1 (over n - 1 of n). Directions without variance are left out.

@@ -12,9 +12,9 @@ import torch
 
 from netopsy.errors import MissingExtra, SettingsError
 from netopsy.transform.coders import Coder
-from netopsy.transform.fit.quantizer import Recipe
+from netopsy.transform.fit.quantizer import Quantizer
 from netopsy.transform.fit.training import TrainingSet, as_numpy
-from netopsy.transform.product import Product
+from netopsy.transform.product import ProductCoder
 from netopsy.transform.steps import Step
 
 FEW_PRODUCTS = 1 << 28
@@ -22,7 +22,7 @@ FEW_PRODUCTS = 1 << 28
 
 
 @dataclass(frozen=True)
-class ProductCodes(Recipe):
+class ProductQuantizer(Quantizer):
     """`parts` equal stretches of the dimensions, each at the nearest of its 2^width centroids (Jegou et al. 2011)."""
 
     method: ClassVar[str] = "PQ"
@@ -42,11 +42,11 @@ class ProductCodes(Recipe):
         size = -(-x.shape[1] // self.parts)
         parts = -(-x.shape[1] // size)  # fewer, where the last ones would be empty
         padded = np.pad(x, ((0, 0), (0, parts * size - x.shape[1])))
-        return (Product(x.shape[1], codebooks(train_pq(padded, parts, self.width, seed))),)
+        return (ProductCoder(x.shape[1], codebooks(train_pq(padded, parts, self.width, seed))),)
 
 
 @dataclass(frozen=True)
-class OptimizedProduct(Recipe):
+class OptimizedProductQuantizer(Quantizer):
     """Product quantization of `size` principal directions under a rotation learned with it (OPQ, Ge et al. 2013)."""
 
     method: ClassVar[str] = "OPQ"
@@ -67,7 +67,7 @@ class OptimizedProduct(Recipe):
         size = min(self.size, train.coordinates.shape[1]) // parts * parts
         rotation, quantizer = train_opq(as_numpy(train.coordinates[:, :size]), parts, self.width, seed)
         step = train.directions(size, mix=torch.from_numpy(rotation), name="rotated principal directions")
-        return step, Product(size, codebooks(quantizer))
+        return step, ProductCoder(size, codebooks(quantizer))
 
 
 def train_pq(x: np.ndarray, parts: int, width: int, seed: int) -> Any:

@@ -12,7 +12,7 @@ from netopsy.errors import SettingsError
 from netopsy.transform.chain import Transform
 from netopsy.transform.coders import Coder
 from netopsy.transform.fit.training import TrainingSet
-from netopsy.transform.steps import Step, Unit
+from netopsy.transform.steps import Step, UnitLength
 
 _UNITS = {"b": 1, "bit": 1, "bits": 1, "B": 8, "byte": 8, "bytes": 8}
 _PREFIXES = {"": 1, "k": 1000, "K": 1000, "Ki": 1024, "M": 1000**2, "Mi": 1024**2}
@@ -33,7 +33,7 @@ def parse_size(text: str) -> int:
     return int(bits)
 
 
-class Recipe(ABC):
+class Quantizer(ABC):
     """method: what recipes of different sizes share, for axes and legends. A subclass is a frozen dataclass.
 
     bits: that a vector takes; fewer where the training set has fewer directions than the recipe asks for.
@@ -57,5 +57,5 @@ class Recipe(ABC):
     def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
         """Fitted on vectors of unit length, (n, p) float32. A `TrainingSet` shares its directions among recipes."""
         train = x_train if isinstance(x_train, TrainingSet) else TrainingSet(x_train)
-        front = (Unit(train.x.shape[1]),) if train.normalised else ()
+        front = (UnitLength(train.x.shape[1]),) if train.normalised else ()
         return Transform((*front, *self.steps(train, seed)), train.source)

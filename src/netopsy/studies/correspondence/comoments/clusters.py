@@ -20,7 +20,7 @@ NOWHERE = -1
 
 
 @dataclass(frozen=True)
-class Clusters:
+class CoClusters:
     """k groups, numbered by how well they are shared.
 
     labels_a, labels_b: the group of each unit; -1 for a dead unit and for one that correlates with none.
@@ -54,7 +54,7 @@ class Clusters:
         return np.bincount(self.labels_b[self.labels_b >= 0], minlength=self.count)
 
 
-def co_clusters(pair: Pair, count: int | None = None, *, most: int = 16, seed: int = 0) -> Clusters:
+def co_clusters(pair: Pair, count: int | None = None, *, most: int = 16, seed: int = 0) -> CoClusters:
     """Spectral co-clustering of the magnitudes of the correlations into `count` groups.
 
     count: 1 or more, and at most the live units of the smaller layer; None takes the largest gap among the first
@@ -95,7 +95,7 @@ def _largest_gap(singular: np.ndarray, most: int) -> int:
     return 2 + int(gaps.argmax())
 
 
-def _described(pair: Pair, labels_a: np.ndarray, labels_b: np.ndarray, k: int, singular: np.ndarray) -> Clusters:
+def _described(pair: Pair, labels_a: np.ndarray, labels_b: np.ndarray, k: int, singular: np.ndarray) -> CoClusters:
     strength = np.abs(pair.correlation)
     within, outside, explained_a, explained_b = np.zeros((4, k))
     for group in range(k):
@@ -110,7 +110,7 @@ def _described(pair: Pair, labels_a: np.ndarray, labels_b: np.ndarray, k: int, s
             explained_b[group] = explained(pair.correlation_aa[np.ix_(a, a)], block).mean()
     order = np.argsort(-(explained_a + explained_b), kind="stable")
     rank = np.append(np.argsort(order), NOWHERE)  # -1 stays -1
-    return Clusters(
+    return CoClusters(
         rank[labels_a],
         rank[labels_b],
         within[order],

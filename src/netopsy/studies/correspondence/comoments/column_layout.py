@@ -14,7 +14,7 @@ from torch import Tensor
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import channels, places
-from netopsy.studies.correspondence.comoments.comoments import CoMoments, Product, Side, Span
+from netopsy.studies.correspondence.comoments.comoments import CoMoments, CrossProduct, Side, Span
 from netopsy.studies.correspondence.comoments.pair import Grid, Pair, common_grid
 
 _LARGEST = 8 * 2**30  # bytes that all sums may take
@@ -40,11 +40,11 @@ class Meeting:
 
     left: Columns
     right: Columns
-    between: tuple[Product, ...]
-    shuffled: tuple[Product, ...]
+    between: tuple[CrossProduct, ...]
+    shuffled: tuple[CrossProduct, ...]
 
 
-class Level:
+class GridLevel:
     """Everything on one grid: the columns of each network, its products within layers, the meetings."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Level:
                 width = max(stop for _, stop in spans.values())
                 self.columns[k] = Columns(Side(width, math.prod(grid), images, device), spans)
         self.within = {
-            (k, name): Product(columns.side, span, columns.side, span)
+            (k, name): CrossProduct(columns.side, span, columns.side, span)
             for k, columns in self.columns.items()
             for name, span in columns.spans.items()
         }
@@ -75,8 +75,10 @@ class Level:
         return Meeting(
             left,
             right,
-            tuple(Product(left.side, rows, right.side, columns) for rows, columns in blocks),
-            tuple(Product(left.side, rows, right.side, columns, before=True) for rows, columns in blocks * shuffled),
+            tuple(CrossProduct(left.side, rows, right.side, columns) for rows, columns in blocks),
+            tuple(
+                CrossProduct(left.side, rows, right.side, columns, before=True) for rows, columns in blocks * shuffled
+            ),
         )
 
     def finish(self, images: int) -> dict[int, dict[Names, Pair]]:
@@ -95,7 +97,9 @@ class Level:
         return finished
 
 
-def arrange(networks: Sequence[Network], pairs: dict[int, list[Names]], images: int, shuffled: bool) -> list[Level]:
+def arrange_columns(
+    networks: Sequence[Network], pairs: dict[int, list[Names]], images: int, shuffled: bool
+) -> list[GridLevel]:
     """The levels, from the finest grid to the coarsest.
 
     networks: the first is compared with each of the others, or with itself. pairs: of nodes, by the other's position.
@@ -104,7 +108,7 @@ def arrange(networks: Sequence[Network], pairs: dict[int, list[Names]], images: 
     _check_size(networks, pairs, shuffled)
     grids = _by_grid(networks, pairs)
     order = sorted(grids, key=lambda grid: (-math.prod(grid), -len(grid), grid))
-    return [Level(grid, networks, grids[grid], images, shuffled) for grid in order]
+    return [GridLevel(grid, networks, grids[grid], images, shuffled) for grid in order]
 
 
 def values_per_image(networks: Sequence[Network], pairs: dict[int, list[Names]]) -> int:
@@ -176,7 +180,7 @@ def _runs(spans: dict[str, Span], keys: Mapping[str, frozenset[str]]) -> list[tu
     return runs
 
 
-def _parts(meeting: Meeting, products: Sequence[Product], n: int) -> dict[Names, Array]:
+def _parts(meeting: Meeting, products: Sequence[CrossProduct], n: int) -> dict[Names, Array]:
     """The sums about the means of each pair of layers that the products cover."""
     found = {}
     for product in products:

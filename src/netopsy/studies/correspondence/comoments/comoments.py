@@ -75,7 +75,7 @@ class Side:
         return self.buffer[: self.places].sum(0, dtype=torch.float64)
 
 
-class Product:
+class CrossProduct:
     """Sums of products of the columns `rows` of one side with the columns `columns` of another.
 
     before: with the image before each (the shuffled control).
@@ -121,7 +121,7 @@ class CoMoments:
     A column whose mean moves far from its shift, compared with its spread, gets a new one: the sums are translated.
     """
 
-    def __init__(self, sides: Sequence[Side], products: Sequence[Product]) -> None:
+    def __init__(self, sides: Sequence[Side], products: Sequence[CrossProduct]) -> None:
         self.sides, self.products = tuple(sides), tuple(products)
         self.n = self.waiting = 0
 

@@ -17,7 +17,13 @@ from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.correspondence.comoments.column_layout import Columns, Level, Names, arrange, values_per_image
+from netopsy.studies.correspondence.comoments.column_layout import (
+    Columns,
+    GridLevel,
+    Names,
+    arrange_columns,
+    values_per_image,
+)
 from netopsy.studies.correspondence.comoments.comoments import Side, Span
 from netopsy.studies.correspondence.comoments.layers import Pairing, pairs_of
 from netopsy.studies.correspondence.comoments.pair import Pair, pyramid
@@ -28,7 +34,7 @@ _CACHED = 2 * 2**20  # values of the largest buffer; more falls out of the proce
 _MOST = 64 * 2**20  # values of the largest buffer on other devices
 
 
-def co_moments(
+def cross_moments(
     network_a: Network,
     network_b: Network,
     samples: Samples,
@@ -39,13 +45,13 @@ def co_moments(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> dict[Names, Pair]:
-    """The co-moments of layers of two networks, by (layer_a, layer_b): `co_moments_of` with one other network."""
-    return co_moments_of(
+    """The co-moments of layers of two networks, by (layer_a, layer_b): `cross_moments_of` with one other network."""
+    return cross_moments_of(
         network_a, [network_b], samples, layers, pairs=pairs, shuffled=shuffled, batch_size=batch_size, seed=seed
     )[0]
 
 
-def co_moments_of(
+def cross_moments_of(
     network_a: Network,
     others: Sequence[Network],
     samples: Samples,
@@ -75,7 +81,7 @@ def co_moments_of(
     _check(others, samples, shuffled, batch_size)
     counted = {k: _once(found) if k == 0 else found for k, found in chosen.items()}
     size = batch_size or _batch_size(networks, counted)
-    levels = arrange(networks, counted, size, shuffled)
+    levels = arrange_columns(networks, counted, size, shuffled)
     _run(networks, samples, levels, size, seed, {"pairs": counted, "shuffled": shuffled, "seed": seed, "batch": size})
     done: dict[int, dict[Names, Pair]] = {k: {} for k in chosen}
     for level in levels:
@@ -87,7 +93,7 @@ def co_moments_of(
 def _run(
     networks: Sequence[Network],
     samples: Samples,
-    levels: Sequence[Level],
+    levels: Sequence[GridLevel],
     size: int,
     seed: int,
     settings: dict[str, Any],
@@ -125,9 +131,9 @@ def _run(
 Sink = Callable[[Side, Span, Tensor], None]
 
 
-def _walk(network: Network, k: int, levels: Sequence[Level]) -> Callable[[Tensor, Sink], None]:
+def _walk(network: Network, k: int, levels: Sequence[GridLevel]) -> Callable[[Tensor, Sink], None]:
     """What runs network `k` on a batch and hands each node's values, (images, *grid, channel), to a sink."""
-    wanted: dict[str, list[tuple[Level, Columns]]] = {}
+    wanted: dict[str, list[tuple[GridLevel, Columns]]] = {}
     for level in levels:
         if columns := level.columns.get(k):
             for name in columns.spans:
@@ -155,7 +161,7 @@ def _pilot(
     networks: Sequence[Network],
     walks: Sequence[Callable[[Tensor, Sink], None]],
     samples: Samples,
-    levels: Sequence[Level],
+    levels: Sequence[GridLevel],
     size: int,
     order: Int64[np.ndarray, " n"],
 ) -> None:

@@ -33,7 +33,7 @@ COLUMNS: dict[str, Any] = {
 }
 
 
-def account(path: str | Path) -> pl.DataFrame:
+def storage_table(path: str | Path) -> pl.DataFrame:
     """One row a layer in the order of the file, then `kept as they are`, `header` and `all`.
 
     weights, kept, kept_share: values, and those that are not zero. entries: of the table, 0.0 included.

@@ -15,8 +15,8 @@ SHARE_BINS = 1000  # bins of the share of an image's values that are active
 
 
 @dataclass(frozen=True)
-class ActiveResult:
-    """What `Active` counted over `images` images of `places` places each; a value above the threshold is active.
+class ActiveCountResult:
+    """What `ActiveCount` counted over `images` images of `places` places each; a value above the threshold is active.
 
     by_channels: images by their number of channels active anywhere; index 0 to `channel`.
     by_place: places by the number of channels active there, over all images.
@@ -39,12 +39,12 @@ class ActiveResult:
     recorded: Bool[Tensor, " row"]
 
 
-class Active(Tally):
+class ActiveCount(Tally):
     """Features activated (Palmieri et al., Section 5): a channel is active on an image if any place is above zero.
 
     images: how many there are; the figures of every `every`-th one are kept, of at most `records` images.
     threshold: values above this are active. axis: where the channels are.
-    update: (batch, channel, *space). result: `ActiveResult`. NaN is not active.
+    update: (batch, channel, *space). result: `ActiveCountResult`. NaN is not active.
     """
 
     def __init__(self, images: int, threshold: float = 0.0, axis: int = 1, records: int = 2000) -> None:
@@ -101,7 +101,7 @@ class Active(Tally):
         self.record[rows] = torch.stack([number, total], 1)[kept]
         self.recorded[rows] = True
 
-    def merge(self, other: Active) -> None:
+    def merge(self, other: ActiveCount) -> None:
         if other.record is None or other.recorded is None:
             return
         for name in ("by_channels", "by_place", "by_share", "sums", "channel_images", "record"):
@@ -111,7 +111,7 @@ class Active(Tally):
         self.images += other.images
         self.places = other.places
 
-    def result(self) -> ActiveResult:
+    def result(self) -> ActiveCountResult:
         nothing = torch.zeros(0, dtype=torch.int64)
         by_channels, by_place, by_share, each = (
             nothing if held is None else held.cpu()
@@ -121,7 +121,7 @@ class Active(Tally):
         mean, square = (sums / max(1, self.images)).tolist()
         record = torch.zeros(0, 2, dtype=torch.int64) if self.record is None else self.record.cpu()
         recorded = torch.zeros(0, dtype=torch.bool) if self.recorded is None else self.recorded.cpu()
-        return ActiveResult(
+        return ActiveCountResult(
             self.images,
             self.places,
             by_channels,
