@@ -19,6 +19,7 @@ from netopsy.codec.tensor import Coder
 from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
 from netopsy.deep_compression.expand import expand
 from netopsy.deep_compression.save import Kept, measured, save_shared
+from netopsy.deep_compression.storage_table import storage_table
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
@@ -158,7 +159,7 @@ class Compression(Study):
             (FILE, state),
         ]
         tables["stages"] = stages(network, samples, versions, stage_bytes(network, shared, path))
-        tables |= {"layers": account(path), "codes": code_counts(shared), "values": moved(first, shared)}
+        tables |= {"layers": storage_table(path), "codes": code_counts(shared), "values": moved(first, shared)}
         if fits + more:
             tables["history"] = pl.concat([*fits, *more])
         left = [layer.name for layer in network.layers if layer.name not in bits]
