@@ -15,7 +15,7 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import Study, check_inputs, image_fields, network_fields, origin, perform
+from netopsy.studies.study import Study, check_inputs, origin, perform, takes
 from netopsy.studies.table import STUDIES, study_class
 
 
@@ -82,11 +82,12 @@ def run_study(
 
 def _suits(study: type[Study], network: Network | Features, train: Samples | None, other: Network | None) -> bool:
     """Whether a study runs by default on what is given."""
-    if study.needs_other and other is None:
+    needs = takes(study)
+    if needs.networks.get("other") and other is None:
         return False
     if isinstance(network, Features):
-        return study.takes_features
-    return train is not None or not study.needs_train
+        return needs.features
+    return train is not None or not needs.images.get("train")
 
 
 def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | None, other: Network | None) -> Study:
@@ -95,7 +96,7 @@ def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | Non
         known = {f.name for f in fields(cls)}
         entry = cls(**{name: value for name, value in settings.items() if name in known})
     cls = type(entry)
-    given = {"train": (train, image_fields(cls)), "other": (other, network_fields(cls))}
+    given = {"train": (train, takes(cls).images), "other": (other, takes(cls).networks)}
     missing = {
         name: value
         for name, (value, names) in given.items()
@@ -109,7 +110,7 @@ def _same(done: Result, study: Study, network: Network | Features, samples: Samp
     import json
 
     def key(settings: Any, source: dict[str, Any]) -> str:
-        further = network_fields(type(study))
+        further = takes(type(study)).networks
         kept = {name: source.get(name) for name in ("network", "samples", "features", *further)}
         kept["version"] = source["versions"]["netopsy"]
         return json.dumps([settings, kept], sort_keys=True, default=str)

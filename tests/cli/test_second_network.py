@@ -23,7 +23,7 @@ from netopsy.network.zoo.cifar_resnet import CifarResNet
 from netopsy.protocol.read import read_protocol
 from netopsy.protocol.run import run_protocol
 from netopsy.studies.functions import study_function
-from netopsy.studies.study import Study, network_fields, perform
+from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes
 from netopsy.studies.table import STUDIES
 
 RUNS: list[str] = []
@@ -37,15 +37,13 @@ class Gap(Study):
     power: of the absolute differences.
     """
 
-    other: Network | None = None
+    other: Network = REQUIRED
     power: float = 1.0
 
     name: ClassVar[str] = "gap"
-    own_classes: ClassVar[bool] = True
-    needs_other: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("any classes",)
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
-        assert self.other is not None
+    def run(self, network: Network, samples: Samples) -> Result:
         RUNS.append(self.other.name)
         parameters = [one.parameters for one in (network, self.other)]
         return self.result(tables={"sizes": pl.DataFrame({"parameters": parameters})}, findings=["Compared."])
@@ -61,8 +59,7 @@ class Beside(Study):
     other: Network | None = None
 
     name: ClassVar[str] = "beside"
-    own_classes: ClassVar[bool] = True
-    needs_samples: ClassVar[bool] = False
+    allows: ClassVar[tuple[Allowance, ...]] = ("any classes",)
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         RUNS.append("none" if self.other is None else self.other.name)
@@ -107,7 +104,7 @@ def projection(tmp_path: Path) -> Path:
 
 
 def test_the_second_network_is_recorded_in_settings_and_provenance(a, b, samples) -> None:
-    assert network_fields(Gap) == ["other"] and network_fields(Study) == []
+    assert takes(Gap).networks == {"other": True} and takes(Beside).networks == {"other": False}
     result = study_function("gap")(a, samples, other=b)
     said = {"name": "netopsy:digits-b", "parameters": b.parameters, "digest": b.digest}
     assert result.settings["other"] == said | {"weights": "digits-vgg-b.safetensors"} and a.digest != b.digest

@@ -22,7 +22,7 @@ from netopsy.errors import NetopsyError, SamplesError, SettingsError
 from netopsy.protocol.read import read_protocol
 from netopsy.protocol.run import run_protocol
 from netopsy.studies.functions import study_function
-from netopsy.studies.study import Study, image_fields, perform
+from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes
 from netopsy.studies.table import STUDIES
 
 RUNS: list[str] = []
@@ -42,8 +42,7 @@ class Probe(Study):
     seed: int = 0
 
     name: ClassVar[str] = "probe"
-    own_classes: ClassVar[bool] = True
-    takes_features: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("any classes",)
 
     def run(self, network: Network | Features, samples: Samples | None) -> Result:
         RUNS.append(self.name)
@@ -68,7 +67,7 @@ class Strict(Study):
 
     name: ClassVar[str] = "strict"
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         return self.result(findings=["Ran."])
 
 
@@ -79,8 +78,9 @@ class Retrain(Strict):
     train: images to train on.
     """
 
+    train: Samples = REQUIRED
+
     name: ClassVar[str] = "retrain"
-    needs_train: ClassVar[bool] = True
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,8 @@ def settings_of(train: Samples) -> dict[str, object]:
 
 
 def test_training_images_are_recorded_by_name_count_and_digest(network, samples, train) -> None:
-    assert image_fields(Probe) == ["train"] and image_fields(netopsy.studies.study_class("noise")) == []
+    assert takes(Probe).images == {"train": False} and takes(Retrain).images == {"train": True}
+    assert takes(netopsy.studies.study_class("noise")).images == {}
     result = study_function("probe")(network, samples, train=train, test_share=0.25)
     assert result.settings == {"train": settings_of(train), "test_share": 0.25, "seed": 0}
     assert result.tables["sizes"]["size"].to_list() == [50, 30]
@@ -172,7 +173,7 @@ def test_a_precision_of_the_scores_is_no_precision_of_the_training(network, samp
     trained = {
         study.name: study.recipe(0) if study.name == "dsd" else study.recipe()
         for study in made
-        if study.needs_train and hasattr(study, "recipe")
+        if takes(type(study)).images.get("train") and hasattr(study, "recipe")
     }
     assert set(trained) == {"compression", "dsd"}
     assert {recipe.precision for recipe in trained.values()} == {"float32"}

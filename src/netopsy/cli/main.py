@@ -111,29 +111,28 @@ def _study_command(name: str) -> Any:
     from dataclasses import fields
     from typing import get_type_hints
 
-    from netopsy.studies.study import check_other, image_fields, network_fields
+    from netopsy.studies.study import check_other, takes
     from netopsy.studies.table import study_class
 
     cls = study_class(name)
+    needs = takes(cls)
     defaults = {f.name: f.default for f in fields(cls)}
     doc = inspect.cleandoc(cls.__doc__ or "")
     texts = o.setting_texts(doc, ["samples", *defaults])
     samples = o.SAMPLES
-    if not cls.needs_samples:
+    if not needs.samples:
         samples = o.option("samples", str | None, texts.get("samples", "Not needed."), None)
-    elif cls.takes_features:
+    elif needs.features:
         samples = o.FEATURES_SAMPLES
-    shared = [o.FEATURES if cls.takes_features else o.NETWORK, samples, o.OUT, o.JSON, *o.NETWORK_OPTIONS]
-    shared += [*o.SAMPLES_OPTIONS, *(o.FEATURES_OPTIONS if cls.takes_features else [])]
-    shared += o.TRIAL_OPTIONS if cls.uses_trials else []
-    images = image_fields(cls)
-    for field in images:
+    shared = [o.FEATURES if needs.features else o.NETWORK, samples, o.OUT, o.JSON, *o.NETWORK_OPTIONS]
+    shared += [*o.SAMPLES_OPTIONS, *(o.FEATURES_OPTIONS if needs.features else [])]
+    shared += o.TRIAL_OPTIONS if "workers" in cls.allows else []
+    for field in needs.images:
         shared += o.image_options(field, texts.get(field, ""))
-    networks = network_fields(cls)
-    for field in networks:
-        shared += o.network_options(field, texts.get(field, ""), second=cls.needs_other and field == "other")
+    for field, required in needs.networks.items():
+        shared += o.network_options(field, texts.get(field, ""), second=required and field == "other")
     shared.sort(key=lambda one: one.kind)  # arguments go before options
-    plain = {field: default for field, default in defaults.items() if field not in (*images, *networks)}
+    plain = {field: default for field, default in defaults.items() if field not in (*needs.images, *needs.networks)}
     settings = o.setting_options(get_type_hints(cls), plain, doc)
 
     def body(
@@ -146,14 +145,14 @@ def _study_command(name: str) -> Any:
         given["other"] = other
         check_other(cls, other)
         chosen, ring = {key: value for key, value in given.items() if key in plain}, worker_pool(given)
-        if cls.takes_features and is_features(network):
+        if needs.features and is_features(network):
             subject, shown = load_vectors(network, samples, given, defaults), None
-            study = cls(**chosen, **{field: load_second(field, given) for field in networks})
+            study = cls(**chosen, **{field: load_second(field, given) for field in needs.networks})
         else:
             cls(**chosen)  # a mistake in a setting is said before the network and images are loaded
             subject, shown = load_subject(network, given), load_images(samples, given)
-            further = {field: load_further(field, samples, given) for field in images}
-            study = cls(**chosen, **further, **{field: load_second(field, given) for field in networks})
+            further = {field: load_further(field, samples, given) for field in needs.images}
+            study = cls(**chosen, **further, **{field: load_second(field, given) for field in needs.networks})
         check_inputs(study, subject, shown)  # before the folder is made
         with ring, progress() as show:
             case = Case(out) if out else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from netopsy.errors import SettingsError
-from netopsy.studies.study import Study, image_fields, network_fields
+from netopsy.studies.study import Study, takes
 from netopsy.studies.table import STUDIES, study_class
 
 TABLES = ("network", "samples", "studies")
@@ -86,7 +86,7 @@ def make_study(name: str, settings: dict[str, Any]) -> Study:
     unknown = [setting for setting in settings if setting not in known]
     if unknown:
         raise SettingsError(f"the study '{name}' has no setting '{unknown[0]}'; it has: {', '.join(known)}.")
-    tables = [setting for setting in settings if setting in (*image_fields(cls), *network_fields(cls))]
+    tables = [setting for setting in settings if setting in (*takes(cls).images, *takes(cls).networks)]
     if tables:
         raise SettingsError(f"'{tables[0]}' of the study '{name}' is a table of its own: write it as [{tables[0]}].")
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})

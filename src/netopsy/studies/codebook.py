@@ -22,7 +22,7 @@ from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
 from netopsy.stats.kmeans1d.kmeans1d import SortedValues
-from netopsy.studies.study import Study
+from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_findings import fragile, unchanged, verdict
 from netopsy.wording import size
 
@@ -45,7 +45,7 @@ class WeightCodebook(Study):
     """
 
     name: ClassVar[str] = "codebook"
-    uses_trials: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
     start: Literal["dp", "linear", "density", "random"] = "dp"
@@ -60,9 +60,8 @@ class WeightCodebook(Study):
         if self.start not in ("dp", "linear", "density", "random"):
             raise SettingsError(f"no start '{self.start}'; give dp, linear, density or random.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with shared weights."""
-        assert samples is not None
         chosen = network.select(self.layers)
         if not chosen:
             return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to share."])

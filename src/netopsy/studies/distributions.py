@@ -77,7 +77,6 @@ class Distributions(Study):
     """
 
     name: ClassVar[str] = "distributions"
-    needs_samples: ClassVar[bool] = False
 
     bins: int = 100
 
@@ -85,7 +84,7 @@ class Distributions(Study):
         if self.bins < 2:
             raise SettingsError(f"bins {self.bins} is too few for a histogram; give at least 2.")
 
-    def run(self, network: Network, samples: Samples | None = None) -> Result:
+    def run(self, network: Network, samples: Samples | None) -> Result:
         """Describe the weights of `network`; needs no images."""
         moments: list[dict[str, Any]] = []
         fits: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans import Clusters, kmeans
-from netopsy.studies.study import Study
+from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_findings import fragile, unchanged, verdict
 
 
@@ -41,7 +41,7 @@ class FilterCodebook(Study):
     """
 
     name: ClassVar[str] = "filter_codebook"
-    uses_trials: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     shares: tuple[float, ...] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
     one_layer_at_a_time: bool = True
@@ -56,9 +56,8 @@ class FilterCodebook(Study):
         if self.starts < 1:
             raise SettingsError(f"starts {self.starts} must be at least 1.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with shared filters."""
-        assert samples is not None
         chosen = tuple(layer for layer in network.select(self.layers) if layer.kind in CONVOLUTIONS)
         if not chosen:
             return self.result(

@@ -45,7 +45,6 @@ class Filters(Study):
     """
 
     name: ClassVar[str] = "filters"
-    needs_samples: ClassVar[bool] = False
 
     shares: tuple[float, ...] = (0.5, 0.9, 0.99)
     layer: str | None = None
@@ -60,7 +59,7 @@ class Filters(Study):
                 f"most_filters {self.most_filters} and most_channels {self.most_channels} must be at least 1."
             )
 
-    def run(self, network: Network, samples: Samples | None = None) -> Result:
+    def run(self, network: Network, samples: Samples | None) -> Result:
         """Take the filters of `network` apart; needs no images."""
         convolutions = [layer for layer in network.layers if layer.kind in CONVOLUTIONS]
         drawn = self._drawn(network, convolutions)

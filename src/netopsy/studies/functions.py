@@ -14,7 +14,7 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import perform
+from netopsy.studies.study import perform, takes
 from netopsy.studies.table import STUDIES, study_class
 
 
@@ -27,8 +27,9 @@ def __getattr__(name: str) -> Callable[..., Result]:
 def study_function(name: str) -> Callable[..., Result]:
     """The study called `name` as a function of (network, samples, **settings)."""
     cls = study_class(name)
-    hints = get_type_hints(cls)
-    subject = Network | Features if cls.takes_features else Network
+    hints, needs = get_type_hints(cls), takes(cls)
+    subject = Network | Features if needs.features else Network
+    required = [name for name, needed in (needs.images | needs.networks).items() if needed]
 
     def function(network: Network | Features, samples: Samples | None = None, **settings: Any) -> Result:
         known = [f.name for f in fields(cls)]
@@ -43,7 +44,12 @@ def study_function(name: str) -> Callable[..., Result]:
         inspect.Parameter("samples", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Samples | None),
     ]
     settings = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if f.name in required else f.default,
+            annotation=f.type,
+        )
         for f in fields(cls)
     ]
     function.__name__ = function.__qualname__ = STUDIES[name][0]

@@ -20,7 +20,7 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import Study
+from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_findings import fragile, unchanged, verdict
 from netopsy.wording import points
 
@@ -45,7 +45,7 @@ class Noise(Study):
     """
 
     name: ClassVar[str] = "noise"
-    uses_trials: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     strengths: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     repeats: int = 5
@@ -62,9 +62,8 @@ class Noise(Study):
         if self.repeats < 1 or self.layer_repeats < 1:
             raise SettingsError(f"repeats {self.repeats} and layer_repeats {self.layer_repeats} must be at least 1.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` under noise."""
-        assert samples is not None
         chosen = network.select(self.layers)
         if not chosen:
             return self.result(findings=[f"{network.name} has no convolution or linear layer to make noisy."])

@@ -33,9 +33,8 @@ class Parameters(Study):
     """
 
     name: ClassVar[str] = "parameters"
-    needs_samples: ClassVar[bool] = False
 
-    def run(self, network: Network, samples: Samples | None = None) -> Result:
+    def run(self, network: Network, samples: Samples | None) -> Result:
         """Count the parameters of `network`; needs no images."""
         layers = layer_table(network)
         kinds = kind_table(layers)

@@ -19,7 +19,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import Study
+from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_findings import fragile, unchanged, verdict
 from netopsy.wording import plural
 
@@ -124,7 +124,7 @@ class Rounding(Study):
     """
 
     name: ClassVar[str] = "rounding"
-    uses_trials: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     decimals: tuple[int, ...] = (1, 2, 3, 4, 5)
     formats: tuple[str, ...] = FORMATS
@@ -141,9 +141,8 @@ class Rounding(Study):
         for name in (*self.formats, *self.layer_formats):
             number_format(name)
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with rounded weights."""
-        assert samples is not None
         chosen = network.select(self.layers)
         if not chosen:
             return self.result(findings=[f"{network.name} has no convolution or linear layer to round."])

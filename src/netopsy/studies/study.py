@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SamplesError, SettingsError
@@ -34,37 +37,41 @@ def whereabouts(study: str, path: Path) -> str:
     return f"{study}/artifacts/{path.name} of the case" if current_workspace().folder else str(path)
 
 
+REQUIRED: Any = None
+"""The default of a field that no run can do without: settings are checked before images and networks are loaded."""
+
+Allowance = Literal["workers", "any classes"]
+
+
 @dataclass(frozen=True)
-class Study:
+class Study(ABC):
     """The settings of a study. `run` does the work; `perform` adds provenance and checks.
 
+    What a study takes its type hints say (`takes` reads them):
+
+        def run(self, network: Network, samples: Samples)              it needs images
+        def run(self, network: Network, samples: Samples | None)       it can do without
+        def run(self, network: Network | Features, samples: ...)       Features too, in place of a network and samples
+        train: Samples = REQUIRED                                      it trains the network, on these images
+        train: Samples | None = None                                   it may be given further images
+        other: Network = REQUIRED                                      it compares the network with a second one
+        other: Network | None = None                                   it may be given a second network
+
+    Further images are a Samples in Python, on the command line the options --train, --train-split and --train-count, in
+    a protocol the table [train]. A further network is a Network in Python, on the command line a second argument where
+    it is required, else --other, and --other-weights and --other-num-classes, in a protocol the table [other].
+
     name: the study's name in the table, on the command line and as a function.
-    needs_samples: whether it cannot run without images.
-    own_classes: whether the images' classes are the study's own business: they need not be the network's outputs.
-    takes_features: whether `run` takes Features in place of a network and samples.
-    needs_train: whether it trains the network and so cannot run without the images of its field `train`.
-    needs_other: whether it compares the network with a second one and so cannot run without its field `other`.
-    uses_trials: whether its work may be parted over workers, and its command takes --workers and --cluster.
-
-    A field of type `Samples | None`, such as `train`, holds further images: a Samples in Python, on the command line
-    the options --train, --train-split and --train-count, in a protocol the table [train].
-
-    A field of type `Network | None`, such as `other`, holds a further network: a Network in Python, on the command line
-    a second argument where `needs_other` is set, else --other, and --other-weights and --other-num-classes, in a
-    protocol the table [other].
+    allows: what no hint can say. workers: its work may be split over workers, and its command takes --workers and
+        --cluster. any classes: the images' classes are its own business, they need not be the network's outputs.
     """
 
     name: ClassVar[str]
-    needs_samples: ClassVar[bool] = True
-    own_classes: ClassVar[bool] = False
-    takes_features: ClassVar[bool] = False
-    needs_train: ClassVar[bool] = False
-    needs_other: ClassVar[bool] = False
-    uses_trials: ClassVar[bool] = False
+    allows: ClassVar[tuple[Allowance, ...]] = ()
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    @abstractmethod
+    def run(self, network: Any, samples: Any) -> Result:
         """Study `network` on `samples`."""
-        raise NotImplementedError
 
     def result(self, **parts: Any) -> Result:
         """A Result of this study with its settings filled in."""
@@ -75,6 +82,37 @@ class Study:
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
+@dataclass(frozen=True)
+class Takes:
+    """What a study takes.
+
+    samples: whether a network alone is not enough. features: whether Features may stand in its place.
+    images, networks: the fields that hold further ones, and whether each is required.
+    """
+
+    samples: bool
+    features: bool
+    images: dict[str, bool]
+    networks: dict[str, bool]
+
+
+@cache
+def takes(cls: type[Study]) -> Takes:
+    """What a study takes, as its type hints say; a `run` without hints takes a network and samples."""
+    hints, settings = get_type_hints(cls.run), get_type_hints(cls)
+    features = Features in _kinds(hints.get("network"))
+    optional = NoneType in _kinds(hints.get("samples")) and not features
+    images, networks = (
+        {f.name: NoneType not in _kinds(settings[f.name]) for f in fields(cls) if kind in _kinds(settings[f.name])}
+        for kind in (Samples, Network)
+    )
+    return Takes(not optional, features, images, networks)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+
+
 def perform(study: Study, network: Network | Features, samples: Samples | None = None) -> Result:
     """Run `study`, with the labels checked against the network's outputs and the provenance recorded.
 
@@ -82,48 +120,49 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
     """
     check_inputs(study, network, samples)
     begun = time.monotonic()
-    result = study.run(network, samples)  # type: ignore[arg-type]
+    result = study.run(network, samples)
     result.provenance = origin(network, samples, time.monotonic() - begun, study)
     return result
 
 
 def check_inputs(study: Study, network: Network | Features, samples: Samples | None) -> None:
     """Raise SettingsError or SamplesError where `study` cannot run on what is given."""
-    extra = {name: value for name in image_fields(type(study)) if (value := getattr(study, name)) is not None}
+    needs = takes(type(study))
+    extra = {name: value for name in needs.images if (value := getattr(study, name)) is not None}
     for name, value in extra.items():
         if not isinstance(value, Samples):
             raise SettingsError(f"{name} is a {type(value).__name__}; give images as load_samples returns them.")
     if isinstance(samples, Network):
         raise SettingsError(f"samples is the network {samples.name}; give images there, and a second network as other.")
-    for name in network_fields(type(study)):
+    for name in needs.networks:
         value = getattr(study, name)
         if value is not None and not isinstance(value, Network):
             raise SettingsError(f"{name} is a {type(value).__name__}; give a network as load_network returns it.")
     check_other(type(study), getattr(study, "other", None))
     if isinstance(network, Features):
-        if not study.takes_features:
+        if not needs.features:
             raise SettingsError(f"the study '{study.name}' takes no features; give a network.")
         if samples is not None or extra:
             what = "samples" if samples is not None else next(iter(extra))
             raise SettingsError(f"features bring their own vectors and labels for both parts; leave {what} out.")
-    else:
-        if study.needs_samples and samples is None:
-            raise SettingsError(f"the study '{study.name}' needs labelled images: give samples.")
-        if study.needs_train and "train" not in extra:
-            raise SettingsError(
-                f"the study '{study.name}' trains the network: give images to train on, --train SOURCE or "
-                "--train-split NAME (in Python train=load_samples(...))."
-            )
-        for images in (samples, *extra.values()):
-            if images is not None and not study.own_classes:
-                images.check(network.classes)
-        if study.needs_train and samples is not None:
-            _same_classes(extra["train"], samples)
+        return
+    if needs.samples and samples is None:
+        raise SettingsError(f"the study '{study.name}' needs labelled images: give samples.")
+    if needs.images.get("train") and "train" not in extra:
+        raise SettingsError(
+            f"the study '{study.name}' trains the network: give images to train on, --train SOURCE or "
+            "--train-split NAME (in Python train=load_samples(...))."
+        )
+    for images in (samples, *extra.values()):
+        if images is not None and "any classes" not in study.allows:
+            images.check(network.classes)
+    if needs.images.get("train") and samples is not None:
+        _same_classes(extra["train"], samples)
 
 
 def check_other(cls: type[Study], other: object) -> None:
     """Raise SettingsError where a study that compares two networks is given no second one."""
-    if cls.needs_other and other is None:
+    if takes(cls).networks.get("other") and other is None:
         raise SettingsError(
             f"the study '{cls.name}' compares the network with a second one: give it after the first "
             f"(`netopsy {cls.name} NETWORK OTHER`; `examine` takes --other NETWORK, a protocol the table [other], "
@@ -146,26 +185,11 @@ def origin(
     network: Network | Features, samples: Samples | None, seconds: float, study: Study | None = None
 ) -> dict[str, Any]:
     """The provenance of a result on a network and samples, or on features; with it the networks that `study` holds."""
-    names = [] if study is None else network_fields(type(study))
+    names = {} if study is None else takes(type(study)).networks
     further = {name: value for name in names if (value := getattr(study, name)) is not None}
     if isinstance(network, Features):
         return provenance(None, None, seconds, features=network.provenance, further=further)
     return provenance(network, samples, seconds, further=further)
-
-
-def image_fields(cls: type[Study]) -> list[str]:
-    """The settings of a study that hold images."""
-    return _fields_of(cls, Samples)
-
-
-def network_fields(cls: type[Study]) -> list[str]:
-    """The settings of a study that hold networks."""
-    return _fields_of(cls, Network)
-
-
-def _fields_of(cls: type[Study], kind: type) -> list[str]:
-    hints = get_type_hints(cls)
-    return [f.name for f in fields(cls) if kind in (hints[f.name], *get_args(hints[f.name]))]
 
 
 def _plain(value: Any) -> Any:

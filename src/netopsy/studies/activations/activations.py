@@ -22,7 +22,7 @@ from netopsy.studies.activations import counts, figures
 from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.findings import findings
 from netopsy.studies.activations.slices import Slices, look, typical
-from netopsy.studies.study import Study
+from netopsy.studies.study import Allowance, Study
 from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import Patterns
 
@@ -54,7 +54,7 @@ class Activations(Study):
     seed: int = 0
 
     name: ClassVar[str] = "activations"
-    uses_trials: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):
@@ -68,9 +68,8 @@ class Activations(Study):
         if len(self.images) > 16:
             raise SettingsError(f"{len(self.images)} images are too many to show; give at most 16.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Count which features of `network` answer on `samples`, and look closely at a few images."""
-        assert samples is not None
         check_images(samples, self.images)
         nodes = activations(network, mixing=False)
         slices = Slices(network, nodes or unit_nodes(network), self.maps, self.shown, self.order)

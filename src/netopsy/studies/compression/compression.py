@@ -39,7 +39,7 @@ from netopsy.studies.compression.report import (
     stages,
 )
 from netopsy.studies.compression.retrain import IMAGES, Training, given, sensitivity, within
-from netopsy.studies.study import Study, file_for, stem_of, whereabouts
+from netopsy.studies.study import REQUIRED, Study, file_for, stem_of, whereabouts
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,8 @@ class Compression(Study):
     """
 
     name: ClassVar[str] = "compression"
-    needs_train: ClassVar[bool] = True
 
-    train: Samples | None = None
+    train: Samples = REQUIRED
     density: tuple[str, ...] = ()
     threshold: tuple[str, ...] = ()
     budget: float = 1.0
@@ -135,9 +134,8 @@ class Compression(Study):
             seed=self.seed,
         )
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Compress `network`, and score each stage on `samples`."""
-        assert samples is not None and self.train is not None
         bits = bits_of(network.layers, self.bits) if network.layers else {}
         if not bits:
             return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to share."])
@@ -172,7 +170,6 @@ class Compression(Study):
 
     def _densities(self, network: Network, tables: dict[str, pl.DataFrame]) -> tuple[dict[str, float], str | None]:
         """The density of each layer that is pruned, and how they were found where they were not given."""
-        assert self.train is not None
         densities = given(network, self.density, self.threshold)
         if densities is not None:
             return densities, None

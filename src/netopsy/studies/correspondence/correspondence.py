@@ -16,7 +16,7 @@ from netopsy.studies.correspondence.findings import findings
 from netopsy.studies.correspondence.pictures import picture
 from netopsy.studies.correspondence.regression import EXPONENTS
 from netopsy.studies.correspondence.tables import tables
-from netopsy.studies.study import Study
+from netopsy.studies.study import REQUIRED, Allowance, Study
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,9 @@ class Correspondence(Study):
     """
 
     name: ClassVar[str] = "correspondence"
-    needs_other: ClassVar[bool] = True
-    own_classes: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("any classes",)
 
-    other: Network | None = None
+    other: Network = REQUIRED
     layers: tuple[str, ...] = ()
     decays: tuple[float, ...] = EXPONENTS
     share: float = 0.99
@@ -75,9 +74,8 @@ class Correspondence(Study):
                 f"decays {self.decays} must be exponents of ten from -20 to 6, for instance -4,-3,-2.6."
             )
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Compare the units of `network` with those of `other` on `samples`."""
-        assert samples is not None and self.other is not None
         if len(samples) < 2:
             raise SettingsError("one image says nothing about correlations; give at least 2, better some thousands.")
         found = counted(

@@ -18,7 +18,7 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.dsd.branches import Phases, Snapshot, scores
 from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary
-from netopsy.studies.study import Study, file_for, whereabouts
+from netopsy.studies.study import REQUIRED, Study, file_for, whereabouts
 
 Start = Literal["trained", "random"]
 Baseline = Literal["phases", "single"]
@@ -56,9 +56,8 @@ class Dsd(Study):
     """
 
     name: ClassVar[str] = "dsd"
-    needs_train: ClassVar[bool] = True
 
-    train: Samples | None = None
+    train: Samples = REQUIRED
     start: Start = "trained"
     sparsity: tuple[str, ...] = ("0.3",)
     epochs: tuple[int, ...] = (10, 10, 10)
@@ -101,9 +100,8 @@ class Dsd(Study):
             seed=seed,
         )
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Train copies of `network` both ways and score them on `samples`."""
-        assert samples is not None and self.train is not None
         if not network.layers:
             return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to prune."])
         shares = self._shares(network)

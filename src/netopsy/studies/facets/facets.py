@@ -91,9 +91,8 @@ class Facets(Study):
             if not low <= getattr(self, setting) <= high:
                 raise SettingsError(f"{setting} {getattr(self, setting)} is out of range; give {low} to {high}.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Group the strong stimuli of units of `network` among `samples`, and give each unit's Boolean account."""
-        assert samples is not None
         most = min(self.stimuli, max(20, len(samples) // 4))
         drives, stimuli, said = self._units(network, samples, most)
         if not drives:

@@ -53,9 +53,8 @@ class Field(Study):
         if len(self.units) > 24:
             raise SettingsError(f"{len(self.units)} units are too many to draw; give at most 24.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Measure the fields of view of units of `network` on `samples`, and grow one unit's tree."""
-        assert samples is not None
         check_images(samples, [self.image])
         asked = [chosen(network, unit) for unit in self.units]
         unit = None if self.tree is None else find_unit(network, self.tree)

@@ -54,7 +54,6 @@ class Maximize(Study):
     """
 
     name: ClassVar[str] = "maximize"
-    needs_samples: ClassVar[bool] = False
 
     units: tuple[str, ...] = ()
     way: Literal["plain", "fourier"] = "plain"
@@ -82,7 +81,7 @@ class Maximize(Study):
         if not 0 <= self.movement <= 5:
             raise SettingsError(f"movement {self.movement} must be from 0 (none) to 5.")
 
-    def run(self, network: Network, samples: Samples | None = None) -> Result:
+    def run(self, network: Network, samples: Samples | None) -> Result:
         """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
         named = list(dict.fromkeys(str(find_unit(network, unit)) for unit in self.units))
         find_targets(network, named, self.objective)  # a mistake is said before the pass over the samples

@@ -59,9 +59,8 @@ class Prescribe(Study):
         check_int(self, "probes", 1)
         check_int(self, "seed", 0)
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Choose on one half of `samples`, write the file, and score it on the other half."""
-        assert samples is not None
         layers = network.select(self.layers)
         if not layers:
             return self.result(

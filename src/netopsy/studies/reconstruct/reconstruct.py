@@ -69,9 +69,8 @@ class Reconstruct(Study):
         if self.features < 1 or self.survey < 0:
             raise SettingsError(f"features {self.features} must be at least 1, survey {self.survey} at least 0.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Trace units of `network` back to images of `samples`."""
-        assert samples is not None
         drawn = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)
         numbers = list(dict.fromkeys([*drawn, *spread(len(samples), self.survey)]))
         check_images(samples, numbers)

@@ -17,7 +17,7 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import Study
+from netopsy.studies.study import Allowance, Study
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import ZeroShare as ZeroShare
 from netopsy.wording import plural
@@ -149,14 +149,13 @@ class Sparsity(Study):
     threshold: float = 0.0
 
     name: ClassVar[str] = "sparsity"
-    uses_trials: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < math.inf:
             raise SettingsError(f"threshold {self.threshold} must be 0 or more: the largest magnitude taken for zero.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
-        assert samples is not None
+    def run(self, network: Network, samples: Samples) -> Result:
         nodes = activations(network)
         tallies: dict[str, tuple[str, Tally]] = {}
         for name, node in nodes.items():

@@ -59,9 +59,8 @@ class Stimuli(Study):
         if self.seed < 0 or self.most_classes < 0:
             raise SettingsError(f"seed {self.seed} and most_classes {self.most_classes} must be 0 or more.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Find the images of `samples` that excite each unit of `network` most, and draw some units."""
-        assert samples is not None
         nodes, left = choose(network, self.layers)
         if not nodes:
             tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}

@@ -15,7 +15,7 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import Study
+from netopsy.studies.study import Allowance, Study
 from netopsy.studies.transfer import tables
 from netopsy.studies.transfer.alternatives import RIVALS, compared
 from netopsy.studies.transfer.bench import Bench
@@ -59,9 +59,7 @@ class Transfer(Study):
     """
 
     name: ClassVar[str] = "transfer"
-    uses_trials: ClassVar[bool] = True
-    own_classes: ClassVar[bool] = True
-    takes_features: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers", "any classes")
 
     nodes: tuple[str, ...] = ()
     train: Samples | None = None

@@ -12,7 +12,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import Study
+from netopsy.studies.study import REQUIRED, Allowance, Study
 from netopsy.studies.triage.combine import combined
 from netopsy.studies.triage.design import STARTS, TRAINING, Design, Mean, NetworkStart, StnLoss
 from netopsy.studies.triage.report import report
@@ -63,10 +63,9 @@ class Triage(Study):
     """
 
     name: ClassVar[str] = "triage"
-    needs_train: ClassVar[bool] = True
-    uses_trials: ClassVar[bool] = True
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
-    train: Samples | None = None
+    train: Samples = REQUIRED
     blocks: tuple[str, ...] | None = None
     starts: tuple[str, ...] = ("RW", "MW", "STN")
     training: tuple[str, ...] = ("FM", "TM")
@@ -167,9 +166,8 @@ class Triage(Study):
             pictures=self.pictures,
         )
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def run(self, network: Network, samples: Samples) -> Result:
         """Compress copies of `network`, train them and score them on `samples`."""
-        assert samples is not None and self.train is not None
         run = run_design(
             self.design,
             network,
