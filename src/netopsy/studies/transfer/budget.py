@@ -143,7 +143,7 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
 
 
 @dataclass
-class Plan:
+class BenchPlan:
     """The runs of one bench.
 
     wanted: the stresses, `none` first. rivals: (budget, recipe) of the codes compared. search: for the best code.
@@ -162,20 +162,20 @@ class Plan:
         own = sum(chain.cells for stress in self.wanted for chain in self.stresses.chains(stress))
         return own + len(self.rivals) + (len(self.search.recipes) if self.search else 0)
 
-    def run(self, cell: Callable[[], None]) -> Outcome:
+    def run(self, cell: Callable[[], None]) -> BenchOutcome:
         """Make them; `cell` is called at each."""
         features = self.bench.features
         with threads_for((len(features.x_train) + len(features.x_test)) * features.dimensions):
             return self._run(cell)
 
-    def _run(self, cell: Callable[[], None]) -> Outcome:
+    def _run(self, cell: Callable[[], None]) -> BenchOutcome:
         scores = score_table(self.bench, stressed(self.stresses, self.wanted, cell))
         unstressed = float(scores["score"][0])
         said: list[str] = []
         chains = rival_chains(self.stresses, self.rivals, self.seed)
         kept = _rows([(budget, recipe) for budget, recipe in self.rivals], chains, cell, said)
         rivals = rival_lines(self.bench, kept, unstressed)
-        outcome = Outcome(scores, rivals, [], {}, [], said)
+        outcome = BenchOutcome(scores, rivals, [], {}, [], said)
         if self.search:
             tried = _rows([(0, recipe) for recipe in self.search.recipes], self.search.chains(), cell, said)
             self.search.held.free()
@@ -185,7 +185,7 @@ class Plan:
 
 
 @dataclass
-class Outcome:
+class BenchOutcome:
     """What the runs of one bench gave: tables, the file of a code, sentences first and last."""
 
     scores: pl.DataFrame

@@ -19,7 +19,7 @@ from netopsy.studies.study import Allowance, Study
 from netopsy.studies.transfer import tables
 from netopsy.studies.transfer.alternatives import RIVALS, compared
 from netopsy.studies.transfer.bench import Bench
-from netopsy.studies.transfer.budget import CANDIDATES, Plan, search
+from netopsy.studies.transfer.budget import CANDIDATES, BenchPlan, search
 from netopsy.studies.transfer.chains import Stresses
 from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
@@ -147,7 +147,7 @@ class Transfer(Study):
             findings=[*(t for outcome in outcomes for t in outcome.told), *told, *dict.fromkeys(said)],
         )
 
-    def _plan(self, bench: Bench, several: bool, said: list[str]) -> Plan:
+    def _plan(self, bench: Bench, several: bool, said: list[str]) -> BenchPlan:
         """The runs of one bench; a sentence in `said` for what is left out."""
         classical = bench.node.startswith(BAG)
         wanted = [stress for stress in self.stresses if stress != "rivals" and (stress == "dr1" or not classical)]
@@ -161,7 +161,7 @@ class Transfer(Study):
             name = f"transform-{bench.node}.safetensors" if several else "transform.safetensors"
             found, why = search(bench, parse_size(self.budget), self.seed, name)
             said += why
-        return Plan(bench, stresses, ["none", *wanted], rivals, found, self.seed)
+        return BenchPlan(bench, stresses, ["none", *wanted], rivals, found, self.seed)
 
     def _benches(self, network: Network | Features, samples: Samples | None) -> tuple[list[Bench], list[str]]:
         """The benches, and sentences for what was left out."""
