@@ -15,6 +15,7 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.studies.observing import ObservingStudy, count_ahead
 from netopsy.studies.study import Study, check_inputs, origin, perform, takes
 from netopsy.studies.table import STUDIES, study_class
 
@@ -32,6 +33,8 @@ def examine(
 ) -> Case:
     """Run `studies` on `network` and `samples`; returns the case with its report written.
 
+    What the studies count that only look is counted in one pass over the samples, before the first of them.
+
     network: or Features; then samples is None, and by default the studies are those that take them.
     train: images to train on, for the studies that train.
     other: a second network, for the studies that compare the first with one.
@@ -48,10 +51,16 @@ def examine(
     for study in chosen:
         check_inputs(study, network, samples)  # before the folder is made
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
+    waiting = [study for study in chosen if isinstance(study, ObservingStudy)]
+    waiting = [study for study in waiting if not _finished(study, network, samples, case)]
     try:
         for number, study in enumerate(chosen):
             if progress:
                 progress("examine", number, len(chosen))
+            if study in waiting and isinstance(network, Network) and samples is not None:
+                with workspace(case.path / ".work", progress):
+                    count_ahead(waiting, network, samples)
+                waiting = []
             run_study(study, network, samples, case, progress)
     finally:
         if case.names:
@@ -70,14 +79,18 @@ def run_study(
     if case is None:
         with workspace(None, progress):
             return perform(study, network, samples)
-    if study.name in case.names:
-        done = case.load(study.name)
-        if _same(done, study, network, samples):
-            return done
+    if done := _finished(study, network, samples, case):
+        return done
     with workspace(case.path / ".work", progress):
         result = perform(study, network, samples)
     case.add(result)
     return result
+
+
+def _finished(study: Study, network: Network | Features, samples: Samples | None, case: Case) -> Result | None:
+    """The result of exactly this study that the case holds."""
+    done = case.load(study.name) if study.name in case.names else None
+    return done if done is not None and _same(done, study, network, samples) else None
 
 
 def _suits(study: type[Study], network: Network | Features, train: Samples | None, other: Network | None) -> bool:

@@ -108,3 +108,111 @@ def test_a_list_does_for_a_tuple() -> None:
     network, samples = netopsy.load_network("netopsy:digits-a"), netopsy.load_samples("digits", count=3)
     result = netopsy.activations(network, samples, images=[np.int64(1)], maps=["block5.relu3:1"])
     assert result.settings["images"] == (1,) and result.settings["maps"] == ("block5.relu3:1",)
+
+
+LOOKING = ["sparsity", "activations", "stimuli", "maximize", "facets"]
+QUICK = {"steps": 2, "runs": 1, "most_units": 1, "images": ()}
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels of the passes that begin at the first sample."""
+    begun: list[str] = []
+    report = netopsy.engine.workspace.workspace.Workspace.report
+
+    def watch(self: Any, label: str, done: int, total: int) -> None:
+        if done == 0:
+            begun.append(label)
+        report(self, label, done, total)
+
+    monkeypatch.setattr("netopsy.engine.workspace.workspace.Workspace.report", watch)
+    return begun
+
+
+def quick(name: str) -> Any:
+    from dataclasses import fields
+
+    from netopsy.studies.table import study_class
+
+    cls = study_class(name)
+    return cls(
+        **{key: value for key, value in QUICK.items() if key in {f.name for f in fields(cls)} and name != "facets"}
+    )
+
+
+def same_tables(one: Any, other: Any) -> None:
+    assert list(one.tables) == list(other.tables)
+    for name in one.tables:
+        assert one.tables[name].equals(other.tables[name]), f"{one.study}: {name}"
+
+
+def test_studies_that_look_share_one_pass_and_find_what_each_finds_alone(digits, tmp_path, passes) -> None:
+    case = netopsy.examine(*digits, studies=["parameters", *map(quick, LOOKING)], out=tmp_path)
+    assert passes.count("observe") == 1
+    from netopsy.studies.study import perform
+
+    for name in LOOKING:
+        same_tables(case.load(name), perform(quick(name), *digits))
+
+
+def test_a_study_that_is_finished_takes_no_part_in_the_pass(digits, tmp_path, passes, monkeypatch) -> None:
+    from netopsy.studies.sparsity import Sparsity
+
+    netopsy.examine(*digits, studies=["sparsity", quick("activations")], out=tmp_path)
+    monkeypatch.setattr(Sparsity, "tallies", None)
+    passes.clear()
+    netopsy.examine(*digits, studies=["sparsity", quick("activations"), quick("stimuli")], out=tmp_path)
+    assert passes.count("observe") == 1
+
+
+def test_a_study_that_fails_does_not_lose_the_pass_of_the_others(digits, tmp_path, passes, monkeypatch) -> None:
+    from netopsy.studies.activations.activations import Activations
+
+    conclude = Activations.conclude
+
+    def fail(*_: object) -> None:
+        raise ArithmeticError("no")
+
+    monkeypatch.setattr(Activations, "conclude", fail)
+    chosen = ["sparsity", quick("activations"), quick("stimuli")]
+    with pytest.raises(ArithmeticError):
+        netopsy.examine(*digits, studies=chosen, out=tmp_path)
+    assert (tmp_path / "sparsity" / "result.json").exists()
+    monkeypatch.setattr(Activations, "conclude", conclude)
+    passes.clear()
+    case = netopsy.examine(*digits, studies=chosen, out=tmp_path)
+    assert case.names == ["sparsity", "activations", "stimuli"] and "observe" not in passes
+
+
+def test_a_study_whose_tallies_cannot_be_made_fails_in_its_turn(digits, tmp_path, passes) -> None:
+    from netopsy.studies.stimuli.stimuli import Stimuli
+
+    with pytest.raises(UnknownLayer):
+        netopsy.examine(*digits, studies=["sparsity", Stimuli(layers=("nosuch",)), quick("activations")], out=tmp_path)
+    assert (tmp_path / "sparsity" / "result.json").exists() and passes.count("observe") == 1
+
+
+def test_a_stopped_pass_of_several_studies_goes_on(digits, tmp_path, monkeypatch) -> None:
+    chosen = [quick(name) for name in ("sparsity", "activations", "stimuli")]
+    whole = netopsy.examine(*digits, studies=chosen, out=tmp_path / "whole")
+    done: list[int] = []
+
+    def stop(label: str, at: int, total: int) -> None:
+        if label == "observe" and at:
+            raise KeyboardInterrupt
+
+    import netopsy.examination as examination
+
+    workspace = examination.workspace
+    monkeypatch.setattr(examination, "workspace", lambda folder, progress: workspace(folder, progress, every=0.0))
+    with pytest.raises(KeyboardInterrupt):
+        netopsy.examine(*digits, studies=chosen, out=tmp_path / "stopped", progress=stop)
+    case = netopsy.examine(
+        *digits,
+        studies=chosen,
+        out=tmp_path / "stopped",
+        progress=lambda label, at, total: done.append(at) if label == "observe" else None,
+    )
+    assert done[0] > 0, "the pass began anew"
+    for study in chosen:
+        same_tables(case.load(study.name), whole.load(study.name))

@@ -98,8 +98,8 @@ class Takes:
 
 @cache
 def takes(cls: type[Study]) -> Takes:
-    """What a study takes, as its type hints say; a `run` without hints takes a network and samples."""
-    hints, settings = get_type_hints(cls.run), get_type_hints(cls)
+    """What a study takes, as the hints of its fields and its `run` or `conclude` say; without: a network and samples."""
+    hints, settings = get_type_hints(getattr(cls, "conclude", cls.run)), get_type_hints(cls)
     features = Features in _kinds(hints.get("network"))
     optional = NoneType in _kinds(hints.get("samples")) and not features
     images, networks = (

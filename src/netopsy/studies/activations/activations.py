@@ -4,13 +4,14 @@ samples meet (Montufar et al., 2014)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
 
-from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
@@ -22,7 +23,8 @@ from netopsy.studies.activations import counts, figures
 from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.findings import findings
 from netopsy.studies.activations.slices import Slices, look, typical
-from netopsy.studies.study import Allowance, Study
+from netopsy.studies.observing import ObservingStudy
+from netopsy.studies.study import Allowance
 from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import Patterns
 
@@ -30,7 +32,7 @@ _KINKED = {"leaky_relu", "prelu"}  # linear on either side of zero, as a rectifi
 
 
 @dataclass(frozen=True)
-class Activations(Study):
+class Activations(ObservingStudy):
     """Which features answer, layer by layer, and which patterns of active units occur (Palmieri et al., Section 5).
 
     A value is active if it is above `threshold`; a channel (feature) is active on an image if any place is.
@@ -68,15 +70,27 @@ class Activations(Study):
         if len(self.images) > 16:
             raise SettingsError(f"{len(self.images)} images are too many to show; give at most 16.")
 
-    def run(self, network: Network, samples: Samples) -> Result:
-        """Count which features of `network` answer on `samples`, and look closely at a few images."""
+    def tallies(self, network: Network, samples: Samples) -> Tallies:
+        """The active features of every activation, and the patterns of those that are piecewise linear."""
         check_images(samples, self.images)
         nodes = activations(network, mixing=False)
-        slices = Slices(network, nodes or unit_nodes(network), self.maps, self.shown, self.order)
+        self._slices(network, nodes)
+        tallies: dict[str, tuple[str, Tally]] = {}
+        for name, node in nodes.items():
+            settings: dict[str, Any] = {"threshold": self.threshold, "axis": node.channel_axis}
+            tallies[f"active {name}"] = (name, ActiveCount(len(samples), **settings))
+            if kinked(node):
+                tally = Patterns(len(samples), **settings, places=self.places, seed=self.seed)
+                tallies[f"patterns {name}"] = (name, tally)
+        return tallies
+
+    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+        """Which features of `network` answer on `samples`, and a close look at a few images."""
+        nodes = activations(network, mixing=False)
+        slices = self._slices(network, nodes)
         if not nodes:
             pictures = slices.pictures(look(network, samples, self.images or (0,), {}, slices.nodes, self.threshold))
             return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), len(samples)))
-        counted = observe(network, samples, self._tallies(nodes, len(samples)))
         active = {name: counted[f"active {name}"] for name in nodes}
         hashes = {name: counted[f"patterns {name}"] for name, node in nodes.items() if kinked(node)}
         patterns = regions.table(hashes)
@@ -100,15 +114,8 @@ class Activations(Study):
             findings=findings(layers, patterns, len(samples), self.threshold),
         )
 
-    def _tallies(self, nodes: dict[str, Node], images: int) -> dict[str, tuple[str, Tally]]:
-        tallies: dict[str, tuple[str, Tally]] = {}
-        for name, node in nodes.items():
-            settings: dict[str, Any] = {"threshold": self.threshold, "axis": node.channel_axis}
-            tallies[f"active {name}"] = (name, ActiveCount(images, **settings))
-            if kinked(node):
-                tally = Patterns(images, **settings, places=self.places, seed=self.seed)
-                tallies[f"patterns {name}"] = (name, tally)
-        return tallies
+    def _slices(self, network: Network, nodes: dict[str, Node]) -> Slices:
+        return Slices(network, nodes or unit_nodes(network), self.maps, self.shown, self.order)
 
 
 def kinked(node: Node) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
@@ -24,7 +24,7 @@ from netopsy.studies.facets.choose import group, late_drive, only_good, torn, wa
 from netopsy.studies.facets.contributions import AffineStep, find_affine_step
 from netopsy.studies.facets.measure import StrongStimuli, decided_by, record, stimulus_shares
 from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
-from netopsy.studies.study import Study
+from netopsy.studies.observing import ObservingStudy
 from netopsy.tallies.top_images import TopImages
 from netopsy.wording import plural
 
@@ -35,7 +35,7 @@ MOST_INPUTS = 8
 
 
 @dataclass(frozen=True)
-class Facets(Study):
+class Facets(ObservingStudy):
     """Which different patterns make a unit fire: its strong stimuli grouped by what drove them in the layer before,
     and its firing as the shortest sum of products of the firing of its most decisive inputs (Palmieri et al.,
     Section 2: "the unit at the end is a sort of logic OR of many intermediate configurations").
@@ -91,10 +91,19 @@ class Facets(Study):
             if not low <= getattr(self, setting) <= high:
                 raise SettingsError(f"{setting} {getattr(self, setting)} is out of range; give {low} to {high}.")
 
-    def run(self, network: Network, samples: Samples) -> Result:
-        """Group the strong stimuli of units of `network` among `samples`, and give each unit's Boolean account."""
+    def tallies(self, network: Network, samples: Samples) -> Tallies:
+        """The strong stimuli of the units, or of those of the layer that they are chosen from."""
         most = min(self.stimuli, max(20, len(samples) // 4))
-        drives, stimuli, said = self._units(network, samples, most)
+        if self.units:
+            return {str(k): watch(drive, most) for k, drive in enumerate(self._named(network)[0])}
+        first = self._first(network)
+        if isinstance(first, str):
+            return {}
+        return {"units": (first.end.node, TopImages(most, network.nodes[first.end.node].channel_axis))}
+
+    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+        """Group the strong stimuli of units of `network` among `samples`, and give each unit's Boolean account."""
+        drives, stimuli, said = (self._asked if self.units else self._chosen)(network, samples, counted)
         if not drives:
             return self.result(tables=tables.empty(), findings=said)
         names = [[str(unit) for unit in drive.inputs] for drive in drives]
@@ -113,40 +122,44 @@ class Facets(Study):
             findings=[findings.overall(units, groups), *tables.sentences(units, names, groups, accounts, found), *said],
         )
 
-    def _units(
-        self, network: Network, samples: Samples, most: int
-    ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
-        """The units that can be treated, their strong stimuli, and a sentence for each that cannot."""
-        if not self.units:
-            return self._chosen(network, samples, most)
+    def _named(self, network: Network) -> tuple[list[AffineStep], list[str]]:
+        """The units asked for that can be treated, and a sentence for each that cannot."""
         found = [find_affine_step(network, unit) for unit in dict.fromkeys(find_unit(network, u) for u in self.units)]
-        drives = [drive for drive in found if isinstance(drive, AffineStep)]
-        said = [why for why in found if isinstance(why, str)]
+        return [drive for drive in found if isinstance(drive, AffineStep)], [
+            why for why in found if isinstance(why, str)
+        ]
+
+    def _asked(
+        self, network: Network, samples: Samples, counted: Mapping[str, Any]
+    ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
+        """The units asked for, their strong stimuli, and a sentence for each that cannot be treated."""
+        drives, said = self._named(network)
         kept: list[tuple[AffineStep, StrongStimuli]] = []
-        if drives:
-            results = observe(network, samples, {str(k): watch(drive, most) for k, drive in enumerate(drives)})
-            for k, drive in enumerate(drives):
-                own = StrongStimuli(*only_good(results[str(k)], 0, drive.rectified))
-                if len(own.values) < HANDFUL:
-                    said.append(
-                        f"{drive.unit} fires on {plural(len(own.values), 'image')} of {len(samples):,}: fewer than "
-                        f"{HANDFUL} strong stimuli cannot be told into facets."
-                    )
-                else:
-                    kept.append((drive, own))
+        for k, drive in enumerate(drives):
+            own = StrongStimuli(*only_good(counted[str(k)], 0, drive.rectified))
+            if len(own.values) < HANDFUL:
+                said.append(
+                    f"{drive.unit} fires on {plural(len(own.values), 'image')} of {len(samples):,}: fewer than "
+                    f"{HANDFUL} strong stimuli cannot be told into facets."
+                )
+            else:
+                kept.append((drive, own))
         return [d for d, _ in kept], [s for _, s in kept], said
 
-    def _chosen(
-        self, network: Network, samples: Samples, most: int
-    ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
+    def _first(self, network: Network) -> AffineStep | str:
+        """The first unit of the layer whose units are chosen from, or why there is none."""
         if self.layer is None:
-            first = late_drive(network)
-        else:
-            first = find_affine_step(network, find_unit(network, Unit(self.layer, 0)))
+            return late_drive(network)
+        return find_affine_step(network, find_unit(network, Unit(self.layer, 0)))
+
+    def _chosen(
+        self, network: Network, samples: Samples, counted: Mapping[str, Any]
+    ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
+        """The units whose strong stimuli are shared between classes, as `_asked` gives them."""
+        first = self._first(network)
         if isinstance(first, str):
             return [], [], [first]
-        tally = TopImages(most, network.nodes[first.end.node].channel_axis)
-        strongest = observe(network, samples, {"units": (first.end.node, tally)})["units"]
+        strongest = counted["units"]
         channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
         if not channels:
             why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {len(samples):,} images."

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor
 
-from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import UnknownLayer
 from netopsy.network.activations import operand
 from netopsy.network.network import Network
 from netopsy.network.units import channels, find_unit, flat_place, hidden_nodes, last_map, places, unit_nodes
-from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
 from netopsy.studies.maximize.parametrisation import ColourCovariance
 from netopsy.studies.maximize.target import Objective, Target, find_targets
 from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 _CHANNELS, _OUTPUTS = 3, 2
+_COLOURS = "colours"
 _DEAR = 3 * 10**9  # multiply-accumulates of one image from which on one unit of each node must do
+
+
+Way = Literal["plain", "fourier"]
 
 
 @dataclass
@@ -33,6 +38,11 @@ class SampleStatistics:
 
     strongest: dict[str, TopImagesResult] = field(default_factory=dict)
     covariance: Tensor | None = None
+
+    @classmethod
+    def of(cls, counted: Mapping[str, Any]) -> SampleStatistics:
+        """What the `tallies` counted."""
+        return cls({key: value for key, value in counted.items() if key != _COLOURS}, counted.get(_COLOURS))
 
 
 def candidates(network: Network) -> dict[str, int]:
@@ -52,26 +62,18 @@ def candidates(network: Network) -> dict[str, int]:
     return chosen | {network.output: 1 if dear else _OUTPUTS}
 
 
-def look(
-    network: Network, samples: Samples | None, units: list[str], nodes: list[str], objective: Objective, colours: bool
-) -> SampleStatistics:
-    """One pass over the samples: the strongest values of all channels at `units` and `nodes`; the colours if wanted."""
-    if samples is None:
-        return SampleStatistics()
-    tallies: dict[str, tuple[str, Tally]] = {}
+def tallies(network: Network, units: list[str], nodes: list[str], objective: Objective, way: Way) -> Tallies:
+    """The strongest values of all channels at `units` and `nodes`; the colours where the way of climbing takes them."""
+    chosen: dict[str, tuple[str, Tally]] = {}
     for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
         if objective == "unit":
-            tallies[target.node] = (target.node, TopImages(1, target.axis))
+            chosen[target.node] = (target.node, TopImages(1, target.axis))
         here = flat(target)
         if here is not None or objective == "channel":
-            tallies[_here(target)] = (target.node, TopImages(1, target.axis, place=here, mean=here is None))
-    if colours:
-        tallies["colours"] = ("input", ColourCovariance())
-    if not tallies:
-        return SampleStatistics()
-    found = observe(network, samples, tallies)
-    covariance = found.pop("colours", None)
-    return SampleStatistics(found, covariance)
+            chosen[_here(target)] = (target.node, TopImages(1, target.axis, place=here, mean=here is None))
+    if way == "fourier":
+        chosen[_COLOURS] = ("input", ColourCovariance())
+    return chosen
 
 
 def flat(target: Target) -> int | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from netopsy.engine.observe.watched import Tallies
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
@@ -15,13 +17,13 @@ from netopsy.network.units import find_unit
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend
-from netopsy.studies.maximize.choosing import candidates, choose, look, strongest_of
+from netopsy.studies.maximize.choosing import SampleStatistics, candidates, choose, strongest_of, tallies
 from netopsy.studies.maximize.drawing import figures, sheets
 from netopsy.studies.maximize.findings import findings
 from netopsy.studies.maximize.parametrisation import mixing
 from netopsy.studies.maximize.records import run_table, step_table
 from netopsy.studies.maximize.target import Target, find_targets
-from netopsy.studies.study import Study
+from netopsy.studies.observing import ObservingStudy
 
 _BYTES = 2**30  # of activations that a batch of images may hold on the way
 _STEPS = {"plain": 100, "fourier": 128}
@@ -30,7 +32,7 @@ _CONTRAST = {"plain": 0.1, "fourier": 0.02}
 
 
 @dataclass(frozen=True)
-class Maximize(Study):
+class Maximize(ObservingStudy):
     """The images that excite units most, by gradient ascent from random images (Palmieri et al., Equation 10, Fig. 5).
 
     The value climbed is the unit's own; for a unit behind an activation function it is the operand of that function,
@@ -81,12 +83,16 @@ class Maximize(Study):
         if not 0 <= self.movement <= 5:
             raise SettingsError(f"movement {self.movement} must be from 0 (none) to 5.")
 
-    def run(self, network: Network, samples: Samples | None) -> Result:
+    def tallies(self, network: Network, samples: Samples) -> Tallies:
+        """The strongest values of the units, or of the nodes to choose them from; the colours where they are wanted."""
+        named = self._named(network)
+        return tallies(network, named, [] if named else list(candidates(network)), self.objective, self.way)
+
+    def conclude(self, network: Network, samples: Samples | None, counted: Mapping[str, Any]) -> Result:
         """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
-        named = list(dict.fromkeys(str(find_unit(network, unit)) for unit in self.units))
-        find_targets(network, named, self.objective)  # a mistake is said before the pass over the samples
+        named = self._named(network)
         counts = {} if named else candidates(network)
-        seen = look(network, samples, named, list(counts), self.objective, self.way == "fourier")
+        seen = SampleStatistics.of(counted)
         targets = find_targets(network, named or choose(network, counts, seen), self.objective)
         recipe = self.recipe(mixing(seen.covariance, network.preprocessing.depth))
         climbs = self.climb(network, targets, recipe)
@@ -99,6 +105,12 @@ class Maximize(Study):
             images=sheets(network, samples, targets, climbs, strongest, self.way),
             findings=findings(runs, targets, climbs, recipe, network, samples, chosen=not named),
         )
+
+    def _named(self, network: Network) -> list[str]:
+        """The units asked for; SettingsError for one that cannot be climbed."""
+        named = list(dict.fromkeys(str(find_unit(network, unit)) for unit in self.units))
+        find_targets(network, named, self.objective)
+        return named
 
     def recipe(self, colours: torch.Tensor) -> AscentSettings:
         """The settings as the engine takes them."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
 
 from netopsy import charts
-from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.study import Allowance, Study
+from netopsy.studies.observing import ObservingStudy
+from netopsy.studies.study import Allowance
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import ZeroShare as ZeroShare
 from netopsy.wording import plural
@@ -140,7 +142,7 @@ _BINS = 20
 
 
 @dataclass(frozen=True)
-class Sparsity(Study):
+class Sparsity(ObservingStudy):
     """The share of zeros in the output of every activation, per layer and per unit (Lorieul et al., Figure 4).
 
     threshold: values of at most this magnitude count as zeros; 0 counts exact zeros, as the paper does.
@@ -155,24 +157,28 @@ class Sparsity(Study):
         if not 0 <= self.threshold < math.inf:
             raise SettingsError(f"threshold {self.threshold} must be 0 or more: the largest magnitude taken for zero.")
 
-    def run(self, network: Network, samples: Samples) -> Result:
+    def tallies(self, network: Network, samples: Samples) -> Tallies:
+        """Zeros and moments of every activation; of the output as well, after its softmax, where it is none."""
         nodes = activations(network)
         tallies: dict[str, tuple[str, Tally]] = {}
         for name, node in nodes.items():
             axis = node.channel_axis
             tallies[f"zeros {name}"] = (name, ZeroShare(self.threshold, axis))
             tallies[f"moments {name}"] = (name, Moments(axis=axis))
-        probabilities = network.output not in nodes
-        if probabilities:
+        if network.output not in nodes:
             tallies["output"] = (network.output, ZeroShare(self.threshold, softmax=True))
-        counted = observe(network, samples, tallies)
+        return tallies
+
+    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+        """The shares of zeros by activation and by unit, and the units that never or always answer."""
+        nodes = activations(network)
         layers, units = [], []
         for name, node in nodes.items():
             zeros, moments = counted[f"zeros {name}"], counted[f"moments {name}"]
             rows = _units(name, zeros, moments)
             units.append(rows)
             layers.append(_layer(name, node, network, rows, int(zeros.zeros.sum()), zeros.seen))
-        if probabilities:
+        if "output" in counted:
             zeros, node = counted["output"], network.nodes[network.output]
             rows = pl.DataFrame({"sparsity": zeros.share.numpy()})
             row = _layer(network.output, node, network, rows, int(zeros.zeros.sum()), zeros.seen)

@@ -1,15 +1,16 @@
-"""The one pass over the samples: the strongest images of every unit, their classes, and its mean on each class."""
+"""What the study counts, the strongest images of every unit and its means by class, and their tables."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
@@ -65,20 +66,22 @@ def choose(network: Network, layers: tuple[str, ...]) -> tuple[dict[str, Node], 
     return usable, left
 
 
-def count(
-    network: Network, samples: Samples, nodes: dict[str, Node], top: int, most_classes: int
-) -> dict[str, Counted]:
-    """One pass over the samples; class means for up to `most_classes` classes."""
+def tallies(samples: Samples, nodes: Mapping[str, Node], top: int, most_classes: int) -> Tallies:
+    """The strongest images of the nodes' channels; class means for up to `most_classes` classes."""
     by_class = not samples.multilabel and 2 <= len(samples.classes) <= most_classes
     labels = samples.labels.astype(np.int64)
-    tallies: dict[str, tuple[str, Tally]] = {}
+    chosen: dict[str, tuple[str, Tally]] = {}
     for name, node in nodes.items():
-        tallies[f"strongest {name}"] = (name, TopImages(top, node.channel_axis))
+        chosen[f"strongest {name}"] = (name, TopImages(top, node.channel_axis))
         if by_class and rectifies(node):  # the index is for activations that are never negative
-            tallies[f"means {name}"] = (name, ClassMeans(labels, len(samples.classes), node.channel_axis))
-    found = observe(network, samples, tallies)
+            chosen[f"means {name}"] = (name, ClassMeans(labels, len(samples.classes), node.channel_axis))
+    return chosen
+
+
+def strongest(network: Network, nodes: Mapping[str, Node], counted: Mapping[str, Any]) -> dict[str, Counted]:
+    """What the `tallies` counted, by node."""
     return {
-        name: _counted(network, node, found[f"strongest {name}"], found.get(f"means {name}"))
+        name: _counted(network, node, counted[f"strongest {name}"], counted.get(f"means {name}"))
         for name, node in nodes.items()
     }
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
 
+from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
-from netopsy.studies.stimuli.counting import STIMULI, UNITS, chance, choose, count, stimuli_table, units_table
+from netopsy.studies.observing import ObservingStudy
+from netopsy.studies.stimuli.counting import (
+    STIMULI,
+    UNITS,
+    chance,
+    choose,
+    stimuli_table,
+    strongest,
+    tallies,
+    units_table,
+)
 from netopsy.studies.stimuli.drawing import Drawn, draw
 from netopsy.studies.stimuli.report import figure, figures, findings
-from netopsy.studies.study import Study
 
 _PICTURED = 4  # layers in the figure of the paper's kind
 _DRAWN = 12  # units a layer
@@ -25,7 +36,7 @@ _NO_UNITS = "has no units whose values belong to one image each, so no image can
 
 
 @dataclass(frozen=True)
-class Stimuli(Study):
+class Stimuli(ObservingStudy):
     """The strongest images of every unit in one pass, as patches beside reconstructions; how selective each unit is.
 
     top: how many images are kept for each unit, one place an image.
@@ -59,23 +70,27 @@ class Stimuli(Study):
         if self.seed < 0 or self.most_classes < 0:
             raise SettingsError(f"seed {self.seed} and most_classes {self.most_classes} must be 0 or more.")
 
-    def run(self, network: Network, samples: Samples) -> Result:
-        """Find the images of `samples` that excite each unit of `network` most, and draw some units."""
+    def tallies(self, network: Network, samples: Samples) -> Tallies:
+        """The strongest images of every unit, and its means by class."""
+        return tallies(samples, choose(network, self.layers)[0], self.top, self.most_classes)
+
+    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+        """The images of `samples` that excite each unit of `network` most, and pictures of some units."""
         nodes, left = choose(network, self.layers)
         if not nodes:
             tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}
             return self.result(tables=tables, findings=[f"{network.name} {_NO_UNITS}"])
-        counted = count(network, samples, nodes, self.top, self.most_classes)
-        stimuli = pl.concat([stimuli_table(c, samples) for c in counted.values()])
-        units = pl.concat([units_table(c, samples) for c in counted.values()])
+        found = strongest(network, nodes, counted)
+        stimuli = pl.concat([stimuli_table(c, samples) for c in found.values()])
+        units = pl.concat([units_table(c, samples) for c in found.values()])
         random = chance(samples, self.top, self.seed)
-        live = [node for node, c in counted.items() if len(c.alive)]
+        live = [node for node, c in found.items() if len(c.alive)]
         pictured = [live[i] for i in spread(len(live), _PICTURED)]
         drawn = list(
             draw(
                 network,
                 samples,
-                counted,
+                found,
                 most=self._most(network, len(live)),
                 tile=self.tile,
                 reconstruct=self.reconstruct,
