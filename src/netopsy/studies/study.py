@@ -98,7 +98,7 @@ class Takes:
 
 @cache
 def takes(cls: type[Study]) -> Takes:
-    """What a study takes, as the hints of its fields and its `run` or `conclude` say; without: a network and samples."""
+    """What a study takes, as hints of its fields and its `run` or `conclude` say; by default network and samples."""
     hints, settings = get_type_hints(getattr(cls, "conclude", cls.run)), get_type_hints(cls)
     features = Features in _kinds(hints.get("network"))
     optional = NoneType in _kinds(hints.get("samples")) and not features
