@@ -43,7 +43,7 @@ def main() -> None:
         last = network.layers[-1].name
         first = network.layers[0].name
         frozen = [layer.name for layer in network.layers if layer.name != last]
-        recipe = Recipe(epochs=1, batch_size=16, rate=1e-4)
+        recipe = Recipe(epochs=1, batch_size=16, learning_rate=1e-4)
         runs: dict[str, Callable[[], Any]] = {
             "forward pass (observe)": lambda: observe(network, samples, {"x": (last, ZeroShare())}),
             "activations study": lambda: netopsy.activations(network, samples),

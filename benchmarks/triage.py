@@ -60,7 +60,7 @@ def main() -> None:
     train, test = read(options)
     network = netopsy.load_network("netopsy:vgg16_bn", weights="random", width=options.width).to(options.device)
     recipe = netopsy.Recipe(
-        epochs=options.parent_epochs, rate=0.1, schedule="onecycle", weight_decay=DECAY, augment="flip"
+        epochs=options.parent_epochs, learning_rate=0.1, schedule="onecycle", weight_decay=DECAY, augment="flip"
     )
     parent = netopsy.fit(network, train, recipe).network
     print(
@@ -117,8 +117,8 @@ def cells(
             blocks=(f"block{options.block}",),
             epochs=options.epochs,
             stn_epochs=options.stn_epochs,
-            rate=RATE,
-            min_rate=LEAST,
+            learning_rate=RATE,
+            min_learning_rate=LEAST,
             factor=FACTOR,
             momentum=MOMENTUM,
             weight_decay=DECAY,
@@ -127,7 +127,7 @@ def cells(
             repeats=1,
             control=False,
             pictures=0,
-            matched=2,
+            matching_images=2,
         )
     rows = result.tables["history"].sort("epoch").to_dicts()
     return {cell: [row["validation_top1"] for row in rows if (row["start"], row["training"]) == cell] for cell in CELLS}

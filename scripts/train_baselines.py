@@ -21,11 +21,11 @@ from netopsy import Recipe, fit, load_network, load_samples, score
 from netopsy.engine.train.recipe import Augment
 
 RECIPES = {
-    "lenet_300_100": Recipe(epochs=25, rate=0.1, weight_decay=5e-4, schedule="cosine", augment="crop", pad=1),
-    "lenet5": Recipe(epochs=15, rate=0.02, weight_decay=5e-4, schedule="cosine", augment="crop", pad=1),
+    "lenet_300_100": Recipe(epochs=25, learning_rate=0.1, weight_decay=5e-4, schedule="cosine", augment="crop", pad=1),
+    "lenet5": Recipe(epochs=15, learning_rate=0.02, weight_decay=5e-4, schedule="cosine", augment="crop", pad=1),
     "vgg16_bn": Recipe(
         epochs=10,
-        rate=0.1,
+        learning_rate=0.1,
         nesterov=True,
         weight_decay=5e-4,
         schedule="onecycle",

@@ -40,7 +40,7 @@ def test_compress_writes_a_file_and_expand_an_ordinary_state_dict(
 
 
 def test_compress_prints_the_table_of_the_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["compress", *LENET, "--bits", "1", "--start", "linear", "--kept", "float16", "--coder", "huffman"]
+    words = ["compress", *LENET, "--bits", "1", "--start", "linear", "--other-dtype", "float16", "--coder", "huffman"]
     path = tmp_path / OUT
     main([*words, "--out", str(path)])
     printed = capsys.readouterr().out

@@ -42,7 +42,7 @@ name = "easy"
 [[sets]]
 name = "hard"
 samples = {count = 30}
-studies.triage = {rate = 0.01}
+studies.triage = {learning_rate = 0.01}
 """
 
 
@@ -56,8 +56,8 @@ def test_a_set_says_what_differs(tmp_path: Path) -> None:
     protocol = read_protocol(written(tmp_path, BASE + SETS))
     easy, hard = protocol["sets"]
     assert easy["samples"] == {"source": "digits", "count": 40} and hard["samples"] == {"source": "digits", "count": 30}
-    assert hard["studies"]["triage"]["rate"] == 0.01 and hard["studies"]["triage"]["epochs"] == 1
-    assert "rate" not in easy["studies"]["triage"] and easy["train"] == hard["train"]
+    assert hard["studies"]["triage"]["learning_rate"] == 0.01 and hard["studies"]["triage"]["epochs"] == 1
+    assert "learning_rate" not in easy["studies"]["triage"] and easy["train"] == hard["train"]
     assert merge({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}) == {"a": {"b": 1, "c": [2]}, "d": 3}
 
 
@@ -73,7 +73,7 @@ def test_sets_are_cases_and_their_union_is_one(tmp_path: Path) -> None:
     for name, part in parts.items():
         own = whole.tables["cells"].filter(pl.col("set") == name).drop("set")
         assert own.equals(part.tables["cells"])
-    assert whole.settings["rate"] == {"easy": 0.001, "hard": 0.01} and whole.settings["epochs"] == 1
+    assert whole.settings["learning_rate"] == {"easy": 0.001, "hard": 0.01} and whole.settings["epochs"] == 1
     page = (out / "index.html").read_text()
     assert all(
         f'<a href="{name}/index.html">{name}</a>' in page and (out / name / "index.html").exists() for name in parts
@@ -126,7 +126,7 @@ def test_sets_that_are_wrong_are_told_so(sets: str, words: str, tmp_path: Path) 
 
 
 def test_a_mistake_in_the_last_set_is_said_before_the_first_is_run(tmp_path: Path) -> None:
-    path = written(tmp_path, BASE + SETS.replace("rate = 0.01", "speed = 1"))
+    path = written(tmp_path, BASE + SETS.replace("learning_rate = 0.01", "speed = 1"))
     with pytest.raises(SettingsError, match="no setting 'speed'"):
         run_protocol(path, out=tmp_path / "case")
     assert not (tmp_path / "case").exists()

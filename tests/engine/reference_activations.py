@@ -27,7 +27,7 @@ def regressed(
     module: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, error: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Parameters after torch's own SGD on `error` (of a batch, per image), and each epoch's mean error."""
-    optimizer = torch.optim.SGD(module.parameters(), recipe.rate, momentum=recipe.momentum)
+    optimizer = torch.optim.SGD(module.parameters(), recipe.learning_rate, momentum=recipe.momentum)
     losses = []
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch)))

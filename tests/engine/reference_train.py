@@ -69,14 +69,14 @@ def train(
             loss = F.cross_entropy(functional_call(network.module, values(held), (images[rows],)), labels[rows])
             gradients = dict(zip(held, torch.autograd.grad(loss, list(held.values())), strict=True))
             for name, gradient in gradients.items():
-                rate = recipe.rate
+                rate = recipe.learning_rate
                 if name.startswith("table "):
                     one = (shared or {})[name.removeprefix("table ")]
                     if one.zero is not None:
                         gradient[one.zero] = 0
                     if recipe.table_gradient == "mean":
                         gradient = gradient / torch.from_numpy(np.bincount(one.codes, minlength=len(one.table)))
-                    rate *= recipe.table_rate
+                    rate *= recipe.table_learning_rate
                 elif gradient.ndim > 1 or recipe.decay_all:
                     gradient = gradient + recipe.weight_decay * leaves[name]
                 velocity[name] = recipe.momentum * velocity[name] + gradient if name in velocity else gradient

@@ -74,7 +74,7 @@ def same(one: nn.Module, other: nn.Module) -> None:
 @pytest.mark.parametrize("kept", ["exact", "float16"])
 def test_the_file_gives_back_what_is_measured(network: Network, tmp_path: Path, kept: str, coder: str) -> None:
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
-    path = compress(network, tmp_path / FILE, density=0.4, bits=("4", "out=3"), kept=kept, coder=coder)  # type: ignore[arg-type]
+    path = compress(network, tmp_path / FILE, density=0.4, bits=("4", "out=3"), other_dtype=kept, coder=coder)  # type: ignore[arg-type]
     shared = read_compressed(path).shared
     assert set(shared) == {"conv.weight", "first.weight", "out.weight"}
     stands = measured(network, shared, kept)  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_tied_weights_are_coded_once_and_expanded_under_each_name(network: Netwo
 
 
 def test_expanded_16_bit_values_are_ordinary_float32(network: Network, tmp_path: Path) -> None:
-    state = expand(compress(network, tmp_path / FILE, bits=4, kept="float16"))
+    state = expand(compress(network, tmp_path / FILE, bits=4, other_dtype="float16"))
     floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     assert floats == {torch.float32}
 
@@ -257,7 +257,7 @@ def test_masks_pruned_in_two_steps_are_those_of_one(network: Network) -> None:
         ({"bits": 0.5}, SettingsError, "1 to 12"),
         ({"density": 0.5, "bits": "conv=4"}, SettingsError, "first is pruned but has no bits"),
         ({"start": "middle"}, SettingsError, "dp, linear, density, random"),
-        ({"kept": "float8"}, SettingsError, "exact, float16"),
+        ({"other_dtype": "float8"}, SettingsError, "exact, float16"),
         ({"coder": "zip"}, SettingsError, "huffman"),
     ],
 )

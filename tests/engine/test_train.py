@@ -25,7 +25,7 @@ from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SamplesError, SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 
-SHORT = Recipe(epochs=2, batch_size=20, rate=0.05)
+SHORT = Recipe(epochs=2, batch_size=20, learning_rate=0.05)
 
 
 @cache  # its graph is exported once, and no training may change it
@@ -69,7 +69,7 @@ def test_a_training_equals_the_same_written_out(samples: Samples, nesterov: bool
 
 def test_weight_decay_leaves_biases_alone_unless_all_decay(samples: Samples) -> None:
     network = tiny(norm=False).with_tensors({"fc.bias": torch.full((5,), 5.0)})
-    still = replace(SHORT, epochs=1, rate=1e-4, weight_decay=100.0)
+    still = replace(SHORT, epochs=1, learning_rate=1e-4, weight_decay=100.0)
     spared, decayed = (
         weights(fit(network, samples, replace(still, decay_all=all_)))["fc.bias"] for all_ in (False, True)
     )
@@ -81,7 +81,7 @@ def test_weight_decay_leaves_biases_alone_unless_all_decay(samples: Samples) -> 
 @pytest.mark.parametrize("pruned", [False, True])
 def test_tables_move_as_autograd_on_the_table_says(samples: Samples, gradient: str, pruned: bool) -> None:
     network = tiny(norm=False)
-    recipe = replace(SHORT, table_gradient=gradient, table_rate=0.3, weight_decay=0.01)
+    recipe = replace(SHORT, table_gradient=gradient, table_learning_rate=0.3, weight_decay=0.01)
     shared = {}
     for name in ("conv.weight", "fc.weight"):
         mask = keep_share(network.tensors[name], 0.4) if pruned else None
@@ -102,7 +102,7 @@ def test_tables_move_as_autograd_on_the_table_says(samples: Samples, gradient: s
 def test_pruned_weights_stay_zero_and_the_others_move(samples: Samples, optimizer: str) -> None:
     network = tiny()
     masks = {name: keep_share(network.tensors[name], 0.3) for name in ("conv.weight", "fc.weight")}
-    recipe = replace(SHORT, optimizer=optimizer, rate=0.01, weight_decay=0.1)
+    recipe = replace(SHORT, optimizer=optimizer, learning_rate=0.01, weight_decay=0.1)
     trained = weights(fit(network, samples, recipe, masks=masks))
     for name, mask in masks.items():
         assert (trained[name][~mask] == 0).all()
@@ -141,7 +141,7 @@ def test_frozen_parts_stay_with_their_statistics(samples: Samples, frozen: tuple
 
 def test_batch_norm_learns_its_statistics_where_nothing_is_frozen(samples: Samples) -> None:
     network = tiny()
-    trained = weights(fit(network, samples, replace(SHORT, epochs=1, batch_size=90, rate=1e-9)))
+    trained = weights(fit(network, samples, replace(SHORT, epochs=1, batch_size=90, learning_rate=1e-9)))
     images, _ = inputs(network, samples)
     with torch.no_grad():
         mean = network.module.conv(images).mean((0, 2, 3))
@@ -153,7 +153,7 @@ def test_the_network_given_stays_bit_identical_also_after_an_exception(samples: 
     before = {name: value.clone() for name, value in network.tensors.items()}
     fit(network, samples, replace(SHORT, epochs=1), masks={"fc.weight": torch.zeros(5, 72, dtype=torch.bool)})
     with pytest.raises(SettingsError):
-        fit(network, samples, replace(SHORT, rate=1e30))
+        fit(network, samples, replace(SHORT, learning_rate=1e30))
     assert all(torch.equal(value, network.tensors[name]) for name, value in before.items())
     assert not network.module.training and all(p.requires_grad and p.grad is None for p in network.module.parameters())
 
@@ -181,7 +181,7 @@ def test_validation_scores_are_those_of_score(samples: Samples) -> None:
 def test_the_training_loss_is_the_mean_over_the_epoch(samples: Samples) -> None:
     """At a rate that moves nothing, it is the loss of the network itself."""
     network = tiny(norm=False)
-    row = fit(network, samples, replace(SHORT, epochs=1, rate=1e-12)).table.row(0, named=True)
+    row = fit(network, samples, replace(SHORT, epochs=1, learning_rate=1e-12)).table.row(0, named=True)
     own = score(network, samples).row(0, named=True)
     assert row["loss"] == pytest.approx(own["loss"], rel=1e-5) and row["top1"] == pytest.approx(own["top1"])
 
@@ -198,7 +198,7 @@ def test_images_read_anew_train_alike(samples: Samples, monkeypatch: pytest.Monk
 def test_a_teacher_adds_its_divergence(samples: Samples) -> None:
     network, teacher = tiny(norm=False), tiny(norm=False, seed=5)
     images, labels = inputs(network, samples)
-    recipe = replace(SHORT, epochs=1, rate=1e-12, alpha=0.7, temperature=3.0)
+    recipe = replace(SHORT, epochs=1, learning_rate=1e-12, alpha=0.7, temperature=3.0)
     with torch.no_grad():
         wanted = distilled(network.module(images), teacher.module(images), labels, 0.7, 3.0)
     assert fit(network, samples, recipe, teacher=teacher).table["loss"][0] == pytest.approx(wanted, rel=1e-5)
@@ -213,7 +213,7 @@ def test_a_teacher_is_followed(samples: Samples) -> None:
     """With alpha 1 and no labels that help, the outputs come nearer to the teacher's."""
     network, teacher = tiny(norm=False), tiny(norm=False, seed=5)
     images, _ = inputs(network, samples)
-    recipe = replace(SHORT, epochs=10, rate=0.2, alpha=1.0, temperature=2.0)
+    recipe = replace(SHORT, epochs=10, learning_rate=0.2, alpha=1.0, temperature=2.0)
     trained = fit(network, samples, recipe, teacher=teacher).network
     with torch.no_grad():
         wanted = teacher.module(images).argmax(1)
@@ -226,11 +226,13 @@ def test_labels_of_several_classes_are_learned_by_binary_cross_entropy() -> None
     labels = (np.random.default_rng(3).random((90, 5)) < 0.4).astype(np.float32)
     several = Samples("several", plain._images, labels, tuple("abcde"))
     network = tiny(norm=False)
-    row = fit(network, several, replace(SHORT, epochs=1, rate=1e-12), validation=several).table.row(0, named=True)
+    row = fit(network, several, replace(SHORT, epochs=1, learning_rate=1e-12), validation=several).table.row(
+        0, named=True
+    )
     own = score(network, several).row(0, named=True)
     assert row["loss"] == pytest.approx(own["loss"], rel=1e-5) and row["top1"] == pytest.approx(own["top1"])
     assert row["validation_loss"] == pytest.approx(own["loss"]) and row["validation_top1"] == pytest.approx(own["top1"])
-    history = fit(network, several, replace(SHORT, epochs=15, rate=0.2))
+    history = fit(network, several, replace(SHORT, epochs=15, learning_rate=0.2))
     assert history.table["loss"][-1] < 0.8 * history.table["loss"][0]
 
 
@@ -265,7 +267,7 @@ def test_a_diverging_training_stops_with_a_sentence(samples: Samples, factor: fl
 
 
 def test_plateau_lowers_the_rate_by_the_validation_loss(samples: Samples) -> None:
-    recipe = replace(SHORT, epochs=6, rate=1e-9, schedule="plateau", patience=1, factor=0.5)
+    recipe = replace(SHORT, epochs=6, learning_rate=1e-9, schedule="plateau", patience=1, factor=0.5)
     rates = fit(tiny(norm=False), samples, recipe, validation=noise(20)).table["rate"]
     assert rates.to_list() == pytest.approx([1e-9, 1e-9, 1e-9, 5e-10, 5e-10, 2.5e-10])
 
@@ -274,8 +276,8 @@ def test_plateau_lowers_the_rate_by_the_validation_loss(samples: Samples) -> Non
     "settings, words",
     [
         ({"epochs": 0}, "epochs 0"),
-        ({"rate": -1.0}, "rate -1"),
-        ({"rate": float("nan")}, "rate nan"),
+        ({"learning_rate": -1.0}, "learning_rate -1"),
+        ({"learning_rate": float("nan")}, "learning_rate nan"),
         ({"optimizer": "adam"}, "sgd, adamw"),
         ({"schedule": "linear"}, "constant, step, cosine"),
         ({"augment": "mixup"}, "flip, crop"),

@@ -50,7 +50,7 @@ def near(table: pl.DataFrame, other: pl.DataFrame) -> bool:
 @pytest.mark.parametrize("augment", ["none", "flip"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_on_stored_values_it_ends_where_the_frozen_network_ends(tmp_path: Path, augment: str, optimizer: str) -> None:
-    recipe = replace(SHORT, epochs=3, augment=augment, optimizer=optimizer, rate=0.01, weight_decay=0.01)
+    recipe = replace(SHORT, epochs=3, augment=augment, optimizer=optimizer, learning_rate=0.01, weight_decay=0.01)
     held = noise(70, seed=1)
     validation = ActivationSet(cache(tiny(), held, (POOLED,), tmp_path)[POOLED], held.labels)
     whole = fit(tiny(), noise(), recipe, frozen=("conv", "norm"), validation=held)
@@ -67,7 +67,7 @@ def test_the_same_in_the_middle_of_a_deep_network_with_norms_behind(tmp_path: Pa
     generator = np.random.default_rng(0)
     pixels, labels = generator.integers(0, 256, (48, 32, 32, 3), np.uint8), generator.integers(0, 10, 48)
     samples = Samples("noise", ArrayImages(pixels), labels, tuple("abcdefghij"))
-    recipe = Recipe(epochs=2, batch_size=16, rate=0.01, augment="flip", weight_decay=1e-3)
+    recipe = Recipe(epochs=2, batch_size=16, learning_rate=0.01, augment="flip", weight_decay=1e-3)
     path = cache(network, samples, ("block3.pool",), tmp_path, flips=True)["block3.pool"]
     module = network.module
     parts = {"block4": module.block4, "block5": module.block5, "flatten": nn.Flatten(), "fc": module.fc}
@@ -104,7 +104,7 @@ def test_the_squared_error_is_that_of_torch(tmp_path: Path, loss: str) -> None:
     given = data(tmp_path, flips=False, targets="fc")
     values = torch.from_numpy(np.load(given.values)).permute(0, 3, 1, 2)
     targets = torch.from_numpy(np.load(given.targets))
-    recipe = replace(SHORT, rate=0.02 if loss == "mse" else 0.004)
+    recipe = replace(SHORT, learning_rate=0.02 if loss == "mse" else 0.004)
 
     def error(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         squared = (outputs - wanted).pow(2)
@@ -126,9 +126,9 @@ def test_the_squared_error_is_that_of_torch(tmp_path: Path, loss: str) -> None:
 
 def test_the_summed_error_is_the_mean_at_a_smaller_rate(tmp_path: Path) -> None:
     given = data(tmp_path, targets="fc")
-    recipe = replace(SHORT, rate=0.02, augment="flip")
+    recipe = replace(SHORT, learning_rate=0.02, augment="flip")
     mean = train_module(head(seed=3), given, recipe, spec={}, loss="mse")
-    summed = train_module(head(seed=3), given, replace(recipe, rate=0.004), spec={}, loss="sse")
+    summed = train_module(head(seed=3), given, replace(recipe, learning_rate=0.004), spec={}, loss="sse")
     torch.testing.assert_close(mean.state, summed.state, rtol=1e-4, atol=1e-6)
     assert (mean.table["loss"] * 5).to_list() == pytest.approx(summed.table["loss"].to_list(), rel=1e-4)
 
@@ -139,7 +139,7 @@ def test_maps_are_learned_value_by_value(tmp_path: Path) -> None:
     given = ActivationSet(files["input"], noise().labels, files["conv"], flips=True)
     torch.manual_seed(7)
     student = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False))
-    recipe = Recipe(epochs=40, batch_size=30, rate=0.05, momentum=0.9, augment="flip")
+    recipe = Recipe(epochs=40, batch_size=30, learning_rate=0.05, momentum=0.9, augment="flip")
     table = (got := train_module(student, given, recipe, spec={}, loss="mse")).table
     assert table["loss"][-1] < 1e-4 * table["loss"][0]
     torch.testing.assert_close(got.state["0.weight"], tiny().tensors["conv.weight"].detach(), rtol=0, atol=1e-2)
@@ -148,7 +148,7 @@ def test_maps_are_learned_value_by_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_teacher_gives_what_its_stored_values_give(tmp_path: Path, stored: bool) -> None:
     """Also on images: the teacher sees each batch as it is augmented."""
-    network, recipe = tiny(), replace(SHORT, augment="flip", rate=0.02)
+    network, recipe = tiny(), replace(SHORT, augment="flip", learning_rate=0.02)
     if stored:
         given = data(tmp_path, targets="fc")
         wanted = train_module(head(seed=3), given, recipe, spec={}, loss="mse", validation=given)
@@ -204,7 +204,7 @@ def test_the_module_given_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_it_goes_on_where_it_was_and_complete_it_is_not_repeated(tmp_path: Path) -> None:
     given = data(tmp_path / "values", targets="fc")
-    recipe, place = replace(SHORT, epochs=3, augment="flip", rate=0.02), tmp_path / "work"
+    recipe, place = replace(SHORT, epochs=3, augment="flip", learning_rate=0.02), tmp_path / "work"
     whole = train_module(head(seed=3), given, recipe, spec={}, loss="mse")
 
     def interrupt(label: str, done: int, total: int) -> None:
@@ -235,13 +235,17 @@ def test_it_goes_on_where_it_was_and_complete_it_is_not_repeated(tmp_path: Path)
 
 def test_divergence_of_a_squared_error_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="diverged in epoch 1"):
-        train_module(head(seed=3), data(tmp_path, targets="fc"), replace(SHORT, rate=1e12), spec={}, loss="sse")
+        train_module(
+            head(seed=3), data(tmp_path, targets="fc"), replace(SHORT, learning_rate=1e12), spec={}, loss="sse"
+        )
 
 
 def test_bfloat16_learns_nearly_the_same(tmp_path: Path) -> None:
     given = data(tmp_path, targets="fc")
     full, half = (
-        train_module(head(seed=3), given, replace(SHORT, precision=kind, rate=0.02), spec={}, loss="mse").table["loss"]
+        train_module(
+            head(seed=3), given, replace(SHORT, precision=kind, learning_rate=0.02), spec={}, loss="mse"
+        ).table["loss"]
         for kind in ("float32", "bfloat16")
     )
     assert 0 < (full - half).abs().max() < 0.02 * full.max()
@@ -276,7 +280,7 @@ def test_several_labels_an_image_are_learned_from_stored_values(tmp_path: Path) 
     labels = (np.random.default_rng(3).random((90, 5)) < 0.4).astype(np.float32)
     several = Samples("several", noise()._images, labels, tuple("abcde"))
     path = cache(tiny(), several, (POOLED,), tmp_path)[POOLED]
-    recipe = replace(SHORT, rate=0.1)
+    recipe = replace(SHORT, learning_rate=0.1)
     whole = fit(tiny(), several, recipe, frozen=("conv", "norm"), validation=several)
     given = ActivationSet(path, labels)
     got = train_module(head(), given, recipe, spec={}, validation=given)
@@ -288,7 +292,7 @@ def test_several_labels_an_image_are_learned_from_stored_values(tmp_path: Path) 
 @pytest.mark.slow
 def test_two_processes_train_on_stored_values_as_one(tmp_path: Path) -> None:
     given = data(tmp_path, targets="fc")
-    recipe = replace(SHORT, augment="flip", rate=0.02)
+    recipe = replace(SHORT, augment="flip", learning_rate=0.02)
     for loss in ("mse", "labels"):
         one, two = (
             train_module(head(seed=3), given, replace(recipe, devices=n), spec={}, loss=loss, validation=given)

@@ -72,23 +72,23 @@ STEPS = 7
 @pytest.mark.parametrize(
     "recipe, scheduler",
     [
-        (Recipe(epochs=6, rate=0.3), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
+        (Recipe(epochs=6, learning_rate=0.3), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
         (
-            Recipe(epochs=6, rate=0.3, schedule="step", milestones=(1 / 3, 2 / 3), factor=0.2),
+            Recipe(epochs=6, learning_rate=0.3, schedule="step", milestones=(1 / 3, 2 / 3), factor=0.2),
             lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2 * STEPS, 4 * STEPS], 0.2),
         ),
         (
-            Recipe(epochs=6, rate=0.3, schedule="cosine", final=0.1),
+            Recipe(epochs=6, learning_rate=0.3, schedule="cosine", final=0.1),
             lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 6 * STEPS, 0.03),
         ),
         (
-            Recipe(epochs=6, rate=0.3, schedule="onecycle"),
+            Recipe(epochs=6, learning_rate=0.3, schedule="onecycle"),
             lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.3, 6 * STEPS, cycle_momentum=False),
         ),
     ],
 )
 def test_rates_are_those_of_torch(recipe: Recipe, scheduler) -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], recipe.rate)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], recipe.learning_rate)
     torchs = scheduler(optimizer)
     for step in range(6 * STEPS):
         assert rate_at(recipe, step, STEPS) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-12)
@@ -100,7 +100,7 @@ def test_rates_are_those_of_torch(recipe: Recipe, scheduler) -> None:
 def test_plateau_is_that_of_torch(patience: int, cooldown: int) -> None:
     losses = np.random.default_rng(0).normal(size=60).cumsum() * 0.1 + 5
     losses[20:40] = losses[20]
-    recipe = Recipe(epochs=60, rate=0.3, schedule="plateau", factor=0.5, patience=patience, cooldown=cooldown)
+    recipe = Recipe(epochs=60, learning_rate=0.3, schedule="plateau", factor=0.5, patience=patience, cooldown=cooldown)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.3)
     torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=patience, cooldown=cooldown, eps=0
@@ -113,7 +113,7 @@ def test_plateau_is_that_of_torch(patience: int, cooldown: int) -> None:
 
 
 def test_plateau_has_a_floor_as_torchs_has() -> None:
-    recipe = Recipe(epochs=30, rate=0.3, schedule="plateau", factor=0.5, patience=1, final=0.1)
+    recipe = Recipe(epochs=30, learning_rate=0.3, schedule="plateau", factor=0.5, patience=1, final=0.1)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.3)
     torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1, min_lr=0.03, eps=0)
     for epoch in range(30):
@@ -124,14 +124,14 @@ def test_plateau_has_a_floor_as_torchs_has() -> None:
 
 
 def test_warmup_rises_in_even_steps_to_the_rate() -> None:
-    recipe = Recipe(epochs=3, rate=1.0, warmup=1.0)
+    recipe = Recipe(epochs=3, learning_rate=1.0, warmup=1.0)
     rates = [rate_at(recipe, step, 4) for step in range(6)]
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
 
 
 @pytest.mark.parametrize("epochs, steps", [(1, 1), (1, 2), (1, 3), (2, 2)])
 def test_onecycle_of_few_steps_stays_in_range(epochs: int, steps: int) -> None:
-    recipe = Recipe(epochs=epochs, rate=1.0, schedule="onecycle")
+    recipe = Recipe(epochs=epochs, learning_rate=1.0, schedule="onecycle")
     assert all(0 < rate_at(recipe, step, steps) <= 1 for step in range(epochs * steps))
 
 

@@ -23,7 +23,9 @@ from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 
 # killed at the first step of the third epoch
-RECIPE = Recipe(epochs=4, batch_size=6, rate=0.01, augment="crop+flip", pad=2, schedule="cosine", weight_decay=0.01)
+RECIPE = Recipe(
+    epochs=4, batch_size=6, learning_rate=0.01, augment="crop+flip", pad=2, schedule="cosine", weight_decay=0.01
+)
 
 
 class Doubled(Tiny):
@@ -64,7 +66,7 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_weights(tmp_pat
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_interrupted_it_keeps_the_last_epoch_and_complete_it_is_not_repeated(tmp_path: Path, optimizer: str) -> None:
     network, samples = tiny(dropout=0.3), noise()
-    recipe = replace(SHORT, epochs=3, optimizer=optimizer, rate=0.01)
+    recipe = replace(SHORT, epochs=3, optimizer=optimizer, learning_rate=0.01)
     whole = fit(network, samples, recipe)
 
     def interrupt(label: str, done: int, total: int) -> None:
@@ -154,7 +156,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     network, samples = tiny(norm=False), noise()
     mask = {"fc.weight": keep_share(network.tensors["fc.weight"], 0.5)}
     shared = {"conv.weight": share(network.tensors["conv.weight"], 8)}
-    recipe = replace(SHORT, augment="crop+flip", pad=2, table_rate=0.1)
+    recipe = replace(SHORT, augment="crop+flip", pad=2, table_learning_rate=0.1)
     one = fit(network, samples, recipe, masks=mask, shared=shared, validation=samples)
     two = fit(network, samples, replace(recipe, devices=2), masks=mask, shared=shared, validation=samples)
     for name, value in weights(one).items():
@@ -163,7 +165,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert one.table[column].to_list() == pytest.approx(two.table[column].to_list(), rel=1e-4)
     assert (weights(two)["fc.weight"][~mask["fc.weight"]] == 0).all()
     with pytest.raises(SettingsError, match="diverged"):
-        fit(network, samples, replace(recipe, devices=2, rate=1e30))
+        fit(network, samples, replace(recipe, devices=2, learning_rate=1e30))
 
 
 @pytest.mark.slow

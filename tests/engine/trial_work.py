@@ -98,5 +98,5 @@ def scores(context: Any, spec: dict[str, Any]) -> Outcome:
 def diverging(context: Any, spec: dict[str, Any]) -> Outcome:
     """A training with a rate far too high."""
     network, samples = context
-    netopsy.fit(network, samples, netopsy.Recipe(epochs=1, rate=1e30))
+    netopsy.fit(network, samples, netopsy.Recipe(epochs=1, learning_rate=1e30))
     return Outcome({})

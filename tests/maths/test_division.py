@@ -69,7 +69,7 @@ def test_a_part_is_cut_at_its_share_of_the_level() -> None:
     points[:20, 2] += 4  # whether these are a group of their own is a matter of the level
     groups = []
     for level in (0.001, 0.3):
-        division = divide(points, level=level)
+        division = divide(points, alpha=level)
         assert [cut.taken for cut in division.cuts] == [c.p < level * (c.size - 1) / 89 for c in division.cuts]
         groups.append(division.groups)
     assert groups == [3, 4]
@@ -78,7 +78,7 @@ def test_a_part_is_cut_at_its_share_of_the_level() -> None:
 def test_groups_are_numbered_by_size_and_small_ones_join_their_neighbours() -> None:
     generator = np.random.default_rng(2)
     points = np.concatenate([generator.standard_normal((n, 3)) + at for n, at in ((3, 40), (30, 0), (40, 20))])
-    labels = split_clusters(points, smallest=5).labels
+    labels = split_clusters(points, min_size=5).labels
     assert np.bincount(labels).tolist() == [43, 30]
     assert (labels[:3] == 0).all()
 
@@ -92,6 +92,6 @@ def test_vectors_without_variety_are_one_group(vectors: np.ndarray) -> None:
 def test_no_more_groups_than_allowed_and_the_same_seed_gives_the_same() -> None:
     generator = np.random.default_rng(3)
     points = generator.standard_normal((120, 5)) + 30 * np.repeat(np.arange(4), 30)[:, None] * [1, -1, 1, -1, 1]
-    assert split_clusters(points, most=3).groups == 3 and split_clusters(points, most=1).groups == 1
+    assert split_clusters(points, max_clusters=3).groups == 3 and split_clusters(points, max_clusters=1).groups == 1
     first, second = split_clusters(points, seed=7), split_clusters(points, seed=7)
     assert (first.labels == second.labels).all() and first.cuts == second.cuts

@@ -132,7 +132,7 @@ def test_a_start_that_leads_nowhere_is_solved_again_cold_in_float64(rubbish: flo
     weights[:, 1] = rubbish
     start = Svm(weights, good.bias, good.objective, good.gap, 0)
     machines = fit_svm(x, y, start=start)
-    assert machines.cold == 1
+    assert machines.refits == 1
     assert machines.gap.max() <= 1e-4
     np.testing.assert_allclose(machines.objective, good.objective, rtol=2e-4)
 
@@ -180,7 +180,7 @@ def test_many_dimensions_of_large_mean_are_solved_in_float32() -> None:
     y = signs(labels, 3)
     assert reductions.pays(80, [3000], 3)
     machines = fit_svm(x + 0.3, y)
-    assert not machines.cold
+    assert not machines.refits
     np.testing.assert_allclose(machines.objective, fit_svm(x + 0.3, y, tolerance=1e-8).objective, rtol=1e-4)
 
 

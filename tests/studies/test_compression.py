@@ -45,7 +45,7 @@ def network() -> Network:
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 24), nn.ReLU(), nn.Linear(24, 4)
     )
     raw = Network("quarters", module, Preprocessing((6, 6), mean=(0.4,), std=(0.2,), channels="L"))
-    return fit(raw, TRAIN, Recipe(epochs=6, rate=0.02, batch_size=32)).network
+    return fit(raw, TRAIN, Recipe(epochs=6, learning_rate=0.02, batch_size=32)).network
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +224,10 @@ def test_the_result_goes_into_a_case_with_its_file(result: Result, tmp_path: Pat
         ({"train": TRAIN, "epochs": (1, 2, 3), "rounds": 2}, SettingsError, "more than the 2 rounds"),
         ({"train": TRAIN, "bits": ("1.5",)}, SettingsError, "bits 1.5 for .* whole number"),
         ({"train": TRAIN, "teacher": 1.5}, SettingsError, "teacher"),
-        ({"train": TRAIN, "kept": "float8"}, SettingsError, "exact, float16"),
+        ({"train": TRAIN, "other_dtype": "float8"}, SettingsError, "exact, float16"),
         ({"train": TRAIN, "start": "middle"}, SettingsError, "dp, linear"),
         ({"train": TRAIN, "dtype": "float8"}, SettingsError, "dtype 'float8'"),
-        ({"train": TRAIN, "rate": 0.0}, SettingsError, "rate"),
+        ({"train": TRAIN, "learning_rate": 0.0}, SettingsError, "learning_rate"),
         ({"train": TRAIN, "augment": "turn"}, SettingsError, "crop"),
     ],
 )

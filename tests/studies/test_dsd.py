@@ -25,7 +25,7 @@ from netopsy.studies.dsd.report import interval, summary
 from netopsy.studies.study import perform
 from netopsy.studies.table import study_class
 
-QUICK = Dsd(train=noise(80), epochs=(1, 1, 1), rate=0.05, batch_size=20, repeats=2, weight_decay=0.0)
+QUICK = Dsd(train=noise(80), epochs=(1, 1, 1), learning_rate=0.05, batch_size=20, repeats=2, weight_decay=0.0)
 FIVE = ["dense", "pruned", "sparse", "restored", "dense again"]
 
 
@@ -53,9 +53,9 @@ def test_the_way_is_that_of_fit_phase_by_phase() -> None:
     network, samples = tiny(), noise(60, seed=1)
     masks = {name: keep_share(network.tensors[name], 0.7) for name in ("conv.weight", "fc.weight")}
     pruned = network.with_tensors({name: network.tensors[name] * mask for name, mask in masks.items()})
-    recipe = Recipe(epochs=1, batch_size=20, rate=0.05, schedule="cosine", seed=1000)
+    recipe = Recipe(epochs=1, batch_size=20, learning_rate=0.05, schedule="cosine", seed=1000)
     sparse = fit(pruned, QUICK.train, recipe, masks=masks).network
-    dense = fit(sparse, QUICK.train, replace(recipe, rate=0.005, seed=1001)).network
+    dense = fit(sparse, QUICK.train, replace(recipe, learning_rate=0.005, seed=1001)).network
     steps = result().tables["steps"].filter((pl.col("seed") == 1) & (pl.col("branch") == "dsd"))
     for step, own in (("pruned", pruned), ("sparse", sparse), ("dense again", dense)):
         row = steps.filter(pl.col("step") == step).row(0, named=True)
@@ -172,8 +172,8 @@ def test_a_case_keeps_the_network_and_is_not_run_again(tmp_path: Path) -> None:
         ({"schedule": "plateau"}, "constant, step"),
         ({"dtype": "float8"}, "dtype 'float8'"),
         ({"repeats": 0}, "repeats 0"),
-        ({"last_rate": 0.0}, "last_rate"),
-        ({"rate": -1.0}, "rate"),
+        ({"last_learning_rate": 0.0}, "last_learning_rate"),
+        ({"learning_rate": -1.0}, "learning_rate"),
         ({"sparsity": ()}, "sparsity"),
     ],
 )

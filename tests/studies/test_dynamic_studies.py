@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import kmeans1d as oracle
 import numpy as np
 import polars as pl
 import pytest
@@ -11,7 +12,6 @@ import torch
 from reference_studies import integers, naive_top1
 from torch import Tensor, nn
 
-import kmeans1d as oracle
 import netopsy
 from netopsy import Network, Preprocessing, Samples
 from netopsy.engine.sweep.scopes import Scope

@@ -78,7 +78,7 @@ def apart() -> Samples:
 
 @pytest.fixture(scope="module")
 def of_every(net: Network, every: Samples) -> Result:
-    return facets(net, every, units=("act:0",), share=0.0)
+    return facets(net, every, units=("act:0",), firing_rate=0.0)
 
 
 def test_the_expression_of_a_known_unit_is_recovered(of_every: Result) -> None:
@@ -104,7 +104,7 @@ def test_the_truth_table_holds_every_training_image_and_the_expression_equals_it
 
 
 def test_the_two_patterns_of_a_known_unit_are_its_facets(net: Network, apart: Samples) -> None:
-    result = facets(net, apart, units=("act:0",), stimuli=110, share=0.0)
+    result = facets(net, apart, units=("act:0",), stimuli=110, firing_rate=0.0)
     table = result.tables["facets"]
     assert table["stimuli"].to_list() == [60, 50] and table["inputs"].to_list() == ["relu:0", "relu:2"]
     assert table["top_class"].to_list() == ["left", "right"] and (table["silhouette"] > 0.7).all()
@@ -132,7 +132,7 @@ def test_stimuli_are_the_strongest_of_the_plain_module_at_their_places(net: Netw
 
 
 def test_a_unit_with_one_pattern_has_one_facet_only(net: Network, apart: Samples) -> None:
-    result = facets(net, apart, units=("act:1",), stimuli=60, share=0.0)
+    result = facets(net, apart, units=("act:1",), stimuli=60, firing_rate=0.0)
     assert result.tables["facets"]["stimuli"].to_list() == [60]
     assert result.tables["facets"]["silhouette"].to_list() == [None]
     assert "act:1 has one facet only" in " ".join(result.findings)
@@ -140,7 +140,7 @@ def test_a_unit_with_one_pattern_has_one_facet_only(net: Network, apart: Samples
 
 
 def test_silent_and_constant_units_are_findings(net: Network, every: Samples) -> None:
-    result = facets(net, every, units=("act:2", "act:3", "relu:0", "act:0:1:1"), share=0.0)
+    result = facets(net, every, units=("act:2", "act:3", "relu:0", "act:0:1:1"), firing_rate=0.0)
     text = " ".join(result.findings)
     assert "act:2 fires on 0 images of 480" in text
     assert "act:3: it fires on 240 of 240 training" in text
@@ -154,7 +154,7 @@ def test_a_unit_with_a_place_of_its_own_is_measured_there(net: Network) -> None:
     pixels = generator.integers(0, 40, (400, SIZE, SIZE, 3), np.uint8)
     pixels[:, 2, 3] = np.where(present, 240, pixels[:, 2, 3])
     samples = Samples("fixed", ArrayImages(pixels), present[:, 2].astype(np.int64), CLASSES)
-    here = facets(net, samples, units=("act:0:2:3",), share=0.0)
+    here = facets(net, samples, units=("act:0:2:3",), firing_rate=0.0)
     # of these images no one tells A from A and B together, so NOT relu:1 may be missing
     assert here.tables["formulas"]["f1"].to_list() == [1.0]
     assert "act:0:2:3 fires on 0 images" not in " ".join(here.findings)
@@ -162,7 +162,7 @@ def test_a_unit_with_a_place_of_its_own_is_measured_there(net: Network) -> None:
     mostly_c = here.tables["facets"].filter(pl.col("top_class") == "right")["facet"].to_list()
     pushes = here.tables["drivers"].filter(pl.col("facet").is_in(mostly_c)).row(0, named=True)
     assert pushes["input"] == "relu:2" and pushes["push"] > 0.9, "what drives the unit is measured there too"
-    there = facets(net, samples, units=("act:0:0:0",), share=0.0)
+    there = facets(net, samples, units=("act:0:0:0",), firing_rate=0.0)
     assert there.findings == [
         "act:0:0:0 fires on 0 images of 400: fewer than 10 strong stimuli cannot be told into facets."
     ]
@@ -181,7 +181,7 @@ def test_training_and_held_out_images_share_none_and_keep_the_classes() -> None:
 def test_held_out_images_play_no_part_in_the_account() -> None:
     generator = np.random.default_rng(6)
     value, strength = generator.standard_normal(200), generator.random((200, 5)).astype(np.float32)
-    how = {"share": 0.3, "rectified": True, "most": 4, "seed": 0}
+    how = {"firing_rate": 0.3, "rectified": True, "most": 4, "seed": 0}
     one = account(value, strength, np.arange(5), 100, **how)
     value[100:], strength[100:] = value[:99:-1], strength[:99:-1].copy()
     other = account(value, strength, np.arange(5), 100, **how)
@@ -213,12 +213,12 @@ def test_only_so_many_images_are_kept_whatever_the_number_of_samples(net: Networ
 
 def test_units_choose_themselves(net: Network, every: Samples) -> None:
     before = net.digest
-    result = facets(net, every, chosen=2, share=0.0)
+    result = facets(net, every, chosen=2, firing_rate=0.0)
     assert set(result.tables["facets"]["unit"]) <= {"act:0", "act:1", "act:3"}
     assert result.tables["facets"]["unit"].n_unique() == 2
     net.__dict__.pop("digest")
     assert net.digest == before
-    again = facets(net, every, chosen=2, share=0.0)
+    again = facets(net, every, chosen=2, firing_rate=0.0)
     assert all(again.tables[name].equals(table) for name, table in result.tables.items())
 
 
@@ -232,10 +232,10 @@ def test_units_choose_themselves(net: Network, every: Samples) -> None:
         ({"chosen": 0}, SettingsError, "chosen"),
         ({"stimuli": 3}, SettingsError, "stimuli"),
         ({"inputs": 9}, SettingsError, "inputs"),
-        ({"share": 1.0}, SettingsError, "share"),
+        ({"firing_rate": 1.0}, SettingsError, "firing_rate"),
         ({"held_out": 0.0}, SettingsError, "held_out"),
         ({"images": 5}, SettingsError, "images"),
-        ({"level": -0.1}, SettingsError, "level"),
+        ({"alpha": -0.1}, SettingsError, "alpha"),
         ({"patches": True}, SettingsError, "patches"),
     ],
 )

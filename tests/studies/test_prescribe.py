@@ -76,11 +76,11 @@ def test_what_is_scored_is_what_the_file_holds(result: Result, network: Network,
 
 
 def test_the_chosen_point_is_within_the_budget_and_the_smallest(result: Result) -> None:
-    path = result.tables["path"].drop_nulls("evened")
+    path = result.tables["path"].drop_nulls("estimated_drop")
     chosen = path.filter(pl.col("chosen")).row(0, named=True)
-    within = path.filter(pl.col("evened") <= 0.02 + 1e-9)
+    within = path.filter(pl.col("estimated_drop") <= 0.02 + 1e-9)
     assert chosen["bytes"] == within["bytes"].min() and path.height <= 14
-    assert path["evened"].to_list() == sorted(path["evened"].to_list())
+    assert path["estimated_drop"].to_list() == sorted(path["estimated_drop"].to_list())
     every = result.tables["path"]
     assert every["bytes"].is_sorted(descending=True) and every["predicted_divergence"].is_sorted()
     (file,) = result.artifacts.values()
@@ -146,7 +146,7 @@ def test_a_layer_kept_as_it_is_is_measured_as_it_is_stored() -> None:
 def test_a_grouped_network_and_kmeans_tables_are_treated() -> None:
     torch.manual_seed(1)
     net, noise = small(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Flatten(), nn.Linear(128, 4))
-    result = prescribe(net, noise, budget=20.0, tables="kmeans", kept="exact")
+    result = prescribe(net, noise, budget=20.0, tables="kmeans", other_dtype="exact")
     assert set(result.tables["layers"]["how"].drop_nulls()) <= {"kmeans", "as it is"}
     (path,) = result.artifacts.values()
     held = read_compressed(path)
@@ -193,7 +193,7 @@ def test_outputs_that_are_no_scores_are_refused() -> None:
         ({"budget": -1.0}, "budget"),
         ({"budget": float("nan")}, "budget"),
         ({"tables": "huffman"}, "uniform, kmeans"),
-        ({"kept": "int8"}, "exact, float16"),
+        ({"other_dtype": "int8"}, "exact, float16"),
         ({"probes": 0}, "probes"),
         ({"seed": -1}, "seed"),
     ],

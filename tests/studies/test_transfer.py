@@ -253,14 +253,14 @@ def test_the_choice_within_a_budget_never_sees_the_test_set(features: Features) 
     assert tried[0]["test_score"].max() != tried[1]["test_score"].max()
 
 
-def test_rivals_stand_at_equal_bits(features: Features) -> None:
-    result = run(features, stresses=("fc", "rivals"))
-    rivals = result.tables["rivals"]
-    assert rivals["budget"].unique().to_list() == [16, 64]
-    assert (rivals["bits"] <= rivals["budget"]).all()
-    assert {"PCA x Q-2", "whitening x Q-2", "PCA signs", "ITQ", "truncation"} <= set(rivals["method"])
-    assert rivals["recall_1"].is_between(0, 1).all() and rivals["recall_10"].null_count() == 0
-    signs = rivals.filter(pl.col("method") == "PCA signs").row(0, named=True)
+def test_alternatives_stand_at_equal_bits(features: Features) -> None:
+    result = run(features, stresses=("fc", "alternatives"))
+    alternatives = result.tables["alternatives"]
+    assert alternatives["budget"].unique().to_list() == [16, 64]
+    assert (alternatives["bits"] <= alternatives["budget"]).all()
+    assert {"PCA x Q-2", "whitening x Q-2", "PCA signs", "ITQ", "truncation"} <= set(alternatives["method"])
+    assert alternatives["recall_1"].is_between(0, 1).all() and alternatives["recall_10"].null_count() == 0
+    signs = alternatives.filter(pl.col("method") == "PCA signs").row(0, named=True)
     train, test = (twin.unit(x) for x in (features.x_train, features.x_test))
     z = [x @ np.linalg.svd(train - train.mean(0))[2].T[:, :16] for x in (train - train.mean(0), test - train.mean(0))]
     scores = twin.decisions(np.sign(z[0]), features.y_train, np.sign(z[1]))
@@ -373,7 +373,7 @@ def test_training_images_of_their_own_are_trained_on(digits: netopsy.Network) ->
 def test_every_figure_draws_and_says_how_to_read_it(features: Features) -> None:
     result = run(features, budget="2B")
     expected = {"dimensions", "dimensions_absolute", "levels", "levels_absolute", "bits_erased", "grid", "front"}
-    assert set(result.figures) == expected | {"rivals", "retrieval", "candidates"}
+    assert set(result.figures) == expected | {"alternatives", "retrieval", "candidates"}
     for figure in result.figures.values():
         assert figure.title and figure.reading and figure.source
         assert vl_convert.vegalite_to_svg(figure.spec).startswith("<svg")

@@ -65,15 +65,22 @@ def digits(split: str, count: int) -> Samples:
 
 
 def quick(**settings: object) -> Triage:
-    plain = {"epochs": 2, "stn_epochs": 1, "repeats": 2, "augment": "none", "batch_size": 40, "rate": 0.02}
+    plain = {"epochs": 2, "stn_epochs": 1, "repeats": 2, "augment": "none", "batch_size": 40, "learning_rate": 0.02}
     return Triage(
-        **{"train": digits("train", 80), "starts": ("RW", "STN"), "matched": 20, "pictures": 3, **plain, **settings}
+        **{
+            "train": digits("train", 80),
+            "starts": ("RW", "STN"),
+            "matching_images": 20,
+            "pictures": 3,
+            **plain,
+            **settings,
+        }
     )  # type: ignore[arg-type]
 
 
 @cache
 def result() -> Result:
-    return perform(quick(deeper=True, failure=100.0), small(), digits("test", 60))
+    return perform(quick(deeper=True, max_drop=100.0), small(), digits("test", 60))
 
 
 def tables(found: Result) -> dict[str, list[dict]]:
@@ -149,7 +156,7 @@ def test_frozen_training_leaves_all_else_bit_for_bit() -> None:
 
 def test_stored_values_give_what_the_images_give() -> None:
     stored = tables(result())["cells"]
-    plain = tables(perform(quick(deeper=True, failure=100.0, storage=0.0), small(), digits("test", 60)))["cells"]
+    plain = tables(perform(quick(deeper=True, max_drop=100.0, storage=0.0), small(), digits("test", 60)))["cells"]
     for a, b in zip(stored, plain, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3), (a, b)
         assert abs(a["top1"] - b["top1"]) <= 1 / 60
@@ -166,7 +173,14 @@ def test_a_single_convolution_fitted_by_least_squares_costs_nothing() -> None:
     with torch.no_grad():
         assert again.module.eval()(images) == pytest.approx(small().module(images), abs=1e-3)
     found = perform(
-        quick(blocks=("c.conv0:c.relu0",), starts=("LSQ",), training=("FM",), rate=1e-7, min_rate=1e-7, repeats=1),
+        quick(
+            blocks=("c.conv0:c.relu0",),
+            starts=("LSQ",),
+            training=("FM",),
+            learning_rate=1e-7,
+            min_learning_rate=1e-7,
+            repeats=1,
+        ),
         small(),
         digits("test", 60),
     )
@@ -193,7 +207,7 @@ def test_the_tests_of_criticality_are_over_the_cells() -> None:
         digits("test", 60),
         blocks=None,
         control=True,
-        failure=None,
+        max_drop=None,
         storage=2e10,
     )
     right = [
@@ -216,14 +230,14 @@ def test_deeper_goes_from_the_least_critical_block_to_all() -> None:
     own = summary.filter((pl.col("start") == way[0]) & (pl.col("training") == way[1])).sort("drop")
     assert deeper["blocks"][0] == own["block"][0] and deeper["drop"][0] == pytest.approx(own["drop"][0])
     assert deeper["parameters"][1] < deeper["parameters"][0] < small().parameters
-    halted = perform(quick(deeper=True, failure=0.0, starts=("RW",), training=("FM",)), small(), digits("test", 60))
+    halted = perform(quick(deeper=True, max_drop=0.0, starts=("RW",), training=("FM",)), small(), digits("test", 60))
     assert halted.tables["deeper"].height == (1 if halted.tables["deeper"]["drop"][0] > 0 else 2)
 
 
 @pytest.mark.parametrize(("patience", "cooldown"), [(1, 3), (1, 0), (2, 1), (3, 2)])
 def test_the_plateau_is_that_of_keras(patience: int, cooldown: int) -> None:
     generator = np.random.default_rng(0)
-    study = quick(patience=patience, cooldown=cooldown, factor=0.7, rate=0.1, min_rate=0.005)
+    study = quick(patience=patience, cooldown=cooldown, factor=0.7, learning_rate=0.1, min_learning_rate=0.005)
     recipe = study.recipe_for(0, 40)
     for _ in range(20):
         losses = (np.linspace(1, 0.6, 40) + 0.2 * generator.random(40)).tolist()
@@ -233,14 +247,14 @@ def test_the_plateau_is_that_of_keras(patience: int, cooldown: int) -> None:
 
 
 def test_a_run_that_diverges_is_a_row_with_its_reason() -> None:
-    found = perform(quick(stn_rate=1e30, repeats=1, training=("TM",)), small(), digits("test", 60))
+    found = perform(quick(stn_learning_rate=1e30, repeats=1, training=("TM",)), small(), digits("test", 60))
     cells = {(r["block"], r["start"]): r for r in found.tables["cells"].iter_rows(named=True)}
     assert cells["a", "RW"]["status"] == "done" and cells["a", "RW"]["top1"] is not None
     failed = cells["b", "STN"]
     assert failed["status"] == "diverged" and failed["top1"] is None and "diverged" in failed["reason"]
     assert any("2 of 4 compressed networks failed" in said for said in found.findings)
     assert "accuracy" in found.figures
-    none = perform(quick(rate=1e30, repeats=1, control=False), small(), digits("test", 60))
+    none = perform(quick(learning_rate=1e30, repeats=1, control=False), small(), digits("test", 60))
     assert set(none.tables["cells"]["status"]) == {"diverged"} and not none.figures
 
 
@@ -274,11 +288,11 @@ def test_the_same_seed_gives_the_same_tables_also_after_a_kill(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(module, "right", dying)
         with workspace(tmp_path), pytest.raises(Killed):
-            perform(quick(deeper=True, failure=100.0), small(), digits("test", 60))
+            perform(quick(deeper=True, max_drop=100.0), small(), digits("test", 60))
     counted = []
     monkeypatch.setattr(module, "right", lambda *given: counted.append(1) or real(*given))
     with workspace(tmp_path):
-        again = perform(quick(deeper=True, failure=100.0), small(), digits("test", 60))
+        again = perform(quick(deeper=True, max_drop=100.0), small(), digits("test", 60))
     assert alike(again, result())
     trials = 1 + 2 + 16 + 2  # baseline, controls, cells, the second step of deeper
     assert len(counted) == trials - 5  # five were scored before the kill
@@ -300,11 +314,11 @@ def test_networks_without_blocks_are_told_so() -> None:
         ({"training": ("FM", "FM")}, "twice"),
         ({"blocks": ()}, "blocks"),
         ({"network_start": "given"}, "trained, random"),
-        ({"min_rate": 1.0}, "min_rate"),
+        ({"min_learning_rate": 1.0}, "min_learning_rate"),
         ({"epochs": 0}, "epochs"),
-        ({"rate": 0.0}, "rate"),
+        ({"learning_rate": 0.0}, "learning_rate"),
         ({"dtype": "float8"}, "dtype"),
-        ({"matched": 1}, "matched"),
+        ({"matching_images": 1}, "matching_images"),
         ({"storage": -1.0}, "storage"),
         ({"stn_loss": "mae"}, "mse, sse"),
     ],

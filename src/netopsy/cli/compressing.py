@@ -48,7 +48,7 @@ def compress_options() -> list[o.Option]:
             "How k-means looks for the values: dp finds the best.",
             "dp",
         ),
-        o.option("kept", Literal["exact", "float16"], "How biases, norms and other values are stored.", "exact"),
+        o.option("other_dtype", Literal["exact", "float16"], "How biases, norms and other values are stored.", "exact"),
         o.option("coder", Literal["ans", "huffman"], "How the file is packed: ans (smaller), or huffman.", "ans"),
         o.option("seed", int, "Seed of --start random.", 0),
         _FORCE,
@@ -70,7 +70,7 @@ def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -
     from netopsy.engine.workspace.workspace import workspace
 
     destination(out, SUFFIX, force=force)
-    settings = {name: given[name] for name in ("density", "bits", "start", "kept", "coder", "seed")}
+    settings = {name: given[name] for name in ("density", "bits", "start", "other_dtype", "coder", "seed")}
     subject = load_subject(network, given)
     with progress() as show, workspace(None, show):
         path = write(subject, out, **{name: value for name, value in settings.items() if value is not None})

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
 from netopsy.codec.tensor import Coder
-from netopsy.deep_compression.save import Kept, save_shared
+from netopsy.deep_compression.save import OtherDtype, save_shared
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError, SettingsError, UnknownLayer, nearest
 from netopsy.network.layers import Layer
@@ -112,7 +112,7 @@ def compress(
     density: Given = (),
     bits: Given = BITS,
     start: Start = "dp",
-    kept: Kept = "exact",
+    other_dtype: OtherDtype = "exact",
     coder: Coder = "ans",
     seed: int = 0,
 ) -> Path:
@@ -121,7 +121,7 @@ def compress(
     density: the share of weights that a layer keeps, the largest ones: 0.3, "fc=0.1" or ("0.5", "conv=0.3"), see
         `per_layer`; a layer that nothing is said of keeps all.
     bits: 2 ** bits values a layer, 1 to 12; a layer that nothing is said of is kept in float32.
-    start, seed: of the k-means. kept: the other values "exact" or in "float16". coder: "ans" or "huffman".
+    start, seed: of the k-means. other_dtype: the other values "exact" or in "float16". coder: "ans" or "huffman".
     `load_network(out)` gives the network back, `storage_table(out)` the table of what each layer takes.
     """
     if seed < 0:
@@ -130,7 +130,7 @@ def compress(
     masks = masks_at(network, densities)
     shared = share_layers(network, masks, widths, start=start, seed=seed)
     settings = {"density": densities, "bits": widths, "start": start, "seed": seed}
-    return save_shared(network, shared, out, kept=kept, coder=coder, settings=settings)
+    return save_shared(network, shared, out, other_dtype=other_dtype, coder=coder, settings=settings)
 
 
 def listed(given: Given) -> tuple[str | float, ...]:

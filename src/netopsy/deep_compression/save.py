@@ -67,11 +67,11 @@ def _fields(own: Preprocessing) -> dict[str, str]:
     }
 
 
-Kept = Literal["exact", "float16"]
+OtherDtype = Literal["exact", "float16"]
 ARRAY = np.ndarray[Any, np.dtype[Any]]
 
 
-def measured(network: Network, shared: Mapping[str, SharedTensor], kept: Kept = "exact") -> Network:
+def measured(network: Network, shared: Mapping[str, SharedTensor], other_dtype: OtherDtype = "exact") -> Network:
     """A copy of `network` with the weights that expanding its file gives, bit for bit; `network` stays as it is.
 
     shared: by the weights' names. kept: how all other values are held, see `others`.
@@ -79,23 +79,25 @@ def measured(network: Network, shared: Mapping[str, SharedTensor], kept: Kept = 
     check(network, shared)
     tensors = network.tensors
     changed = {name: torch.from_numpy(one.decode()) for name, one in shared.items()}
-    for name, array in others(network, shared, kept).items():
+    for name, array in others(network, shared, other_dtype).items():
         if name in tensors:
             changed[name] = torch.from_numpy(array)
     return network.with_tensors(changed)
 
 
-def others(network: Network, shared: Mapping[str, SharedTensor], kept: Kept = "exact") -> dict[str, ARRAY]:
+def others(network: Network, shared: Mapping[str, SharedTensor], other_dtype: OtherDtype = "exact") -> dict[str, ARRAY]:
     """The rest of the state dict as the file keeps it: biases, norms, running statistics, weights not shared.
 
-    kept: "exact", or "float16": floating-point tensors as IEEE 754 halves, but for one with a value beyond 65504.
+    other_dtype: "exact", or "float16": floating-point tensors as IEEE 754 halves, but one with a value beyond 65504.
     Integers stay as they are. A tensor with several names is there once, under the first.
     """
-    if kept not in get_args(Kept):
-        raise SettingsError(f"kept {kept!r} is unknown; give one of {', '.join(get_args(Kept))}.")
+    if other_dtype not in get_args(OtherDtype):
+        raise SettingsError(f"other_dtype {other_dtype!r} is unknown; give one of {', '.join(get_args(OtherDtype))}.")
     again = aliases(network.module)
     state = network.module.state_dict()
-    return {name: _array(value, kept) for name, value in state.items() if name not in shared and name not in again}
+    return {
+        name: _array(value, other_dtype) for name, value in state.items() if name not in shared and name not in again
+    }
 
 
 def check(network: Network, shared: Mapping[str, SharedTensor]) -> None:
@@ -110,12 +112,12 @@ def check(network: Network, shared: Mapping[str, SharedTensor]) -> None:
             )
 
 
-def _array(value: Tensor, kept: Kept) -> ARRAY:
+def _array(value: Tensor, other_dtype: OtherDtype) -> ARRAY:
     value = value.detach().cpu().contiguous()
     if not value.is_floating_point():
         return value.numpy().copy()
     array: ARRAY = (value if value.dtype in (torch.float16, torch.float32, torch.float64) else value.float()).numpy()
-    if kept == "float16":
+    if other_dtype == "float16":
         with np.errstate(over="ignore"):
             half = array.astype(np.float16)
         if np.array_equal(np.isfinite(half), np.isfinite(array)):
@@ -128,20 +130,20 @@ def save_shared(
     shared: Mapping[str, SharedTensor],
     path: str | Path,
     *,
-    kept: Kept = "exact",
+    other_dtype: OtherDtype = "exact",
     coder: Coder = "ans",
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write what `measured(network, shared, kept)` is to `path`; returns the path. A file that is there is replaced.
+    """Write what `measured(network, shared, other_dtype)` is to `path`, and return the path. A file there is replaced.
 
     shared: by the weights' names; every other value of the state dict is kept as `others` says. settings: plain data
     that the file's header repeats, such as how the weights were chosen.
     """
     target = destination(path, SUFFIX, force=True)
     check(network, shared)
-    said = {**(settings or {}), "kept": kept, "coder": coder}
+    said = {**(settings or {}), "kept": other_dtype, "coder": coder}
     return write_compressed(
-        target, shared, others(network, shared, kept), metadata=describe(network), settings=said, coder=coder
+        target, shared, others(network, shared, other_dtype), metadata=describe(network), settings=said, coder=coder
     )
 
 

@@ -103,12 +103,12 @@ class Clustering:
 
 
 def split_clusters(
-    vectors: Float64[np.ndarray, "n d"], *, smallest: int = 5, most: int = 6, level: float = 0.05, seed: int = 0
+    vectors: Float64[np.ndarray, "n d"], *, min_size: int = 5, max_clusters: int = 6, alpha: float = 0.05, seed: int = 0
 ) -> Clustering:
     """The groups of the vectors.
 
-    smallest: vectors of a group at least; fewer that lie apart are left aside, and join the nearest group in the end.
-    most: groups at most. level: probability of finding more than one group in a cloud that has none.
+    min_size: vectors of a group at least; fewer that lie apart are left aside, and join the nearest group in the end.
+    max_clusters: groups at most. alpha: probability of finding more than one group in a cloud that has none.
     The same seed gives the same groups. Time grows with n squared: meant for some hundreds of vectors.
     """
     draw = np.random.default_rng(seed)
@@ -118,11 +118,11 @@ def split_clusters(
     cuts: list[SplitTest] = []
     while waiting:
         members = waiting.pop(max(range(len(waiting)), key=lambda k: len(waiting[k])))
-        core, second = _offer(points, members, smallest)
-        if len(waiting) + len(done) + 2 > most or not len(core):
+        core, second = _offer(points, members, min_size)
+        if len(waiting) + len(done) + 2 > max_clusters or not len(core):
             done.append(members)
             continue
-        cut = _tested(points[core], second, level * (len(core) - 1) / (n - 1), draw)
+        cut = _tested(points[core], second, alpha * (len(core) - 1) / (n - 1), draw)
         cuts.append(cut)
         if cut.taken:
             waiting += [core[~second], core[second]]
@@ -145,14 +145,14 @@ def _coordinates(vectors: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n 
 
 
 def _offer(
-    points: Float64[np.ndarray, "n axes"], members: Int64[np.ndarray, " m"], smallest: int
+    points: Float64[np.ndarray, "n axes"], members: Int64[np.ndarray, " m"], min_size: int
 ) -> tuple[Int64[np.ndarray, " core"], Bool[np.ndarray, " core"]]:
     """The members, and which of them form the second part: small parts that lie apart are first taken away."""
     core = members
-    while len(core) >= 2 * smallest:
+    while len(core) >= 2 * min_size:
         second = _halves(points[core])
         small = min(second.sum(), (~second).sum())
-        if small >= smallest:
+        if small >= min_size:
             return core, second
         if small == 0:
             break
@@ -184,7 +184,7 @@ def _dip(points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"]) 
 
 
 def _tested(
-    points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"], level: float, draw: np.random.Generator
+    points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"], alpha: float, draw: np.random.Generator
 ) -> SplitTest:
     """The cut compared with those of clouds whose covariance is exactly that of the points.
 
@@ -205,7 +205,7 @@ def _tested(
         probability = max(probability, float(stats.norm.sf((found - mean) / deviation)))
         expected = max(expected, mean)
     sizes = sorted((int(second.sum()), int((~second).sum())), reverse=True)
-    return SplitTest(len(points), (sizes[0], sizes[1]), found, expected, probability, probability < level)
+    return SplitTest(len(points), (sizes[0], sizes[1]), found, expected, probability, probability < alpha)
 
 
 def _labels(points: Float64[np.ndarray, "n axes"], groups: list[np.ndarray]) -> Int64[np.ndarray, " n"]:

@@ -112,15 +112,17 @@ class Trainer:
         shapes = (
             ([p for p in free.values() if p.ndim > 1], recipe.weight_decay, 1.0),
             ([p for p in free.values() if p.ndim <= 1], recipe.weight_decay if recipe.decay_all else 0.0, 1.0),
-            ([t.entries for name, t in tables.items() if name not in self.job.fixed], 0.0, recipe.table_rate),
+            ([t.entries for name, t in tables.items() if name not in self.job.fixed], 0.0, recipe.table_learning_rate),
         )
         groups = [{"params": held, "weight_decay": decay, "scale": scale} for held, decay, scale in shapes if held]
         if not groups:
             raise SettingsError("every parameter is frozen; leave something to train.")
         fused = self.fabric.device.type == "cuda"
         if recipe.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=recipe.rate, fused=fused)
-        return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+            return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
+        return torch.optim.SGD(
+            groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
+        )
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch (from 0); its row of the history."""
@@ -189,7 +191,7 @@ class Trainer:
         kept = "" if self.job.path is None or not epoch else f" The state after epoch {epoch} is kept."
         raise DivergedError(
             f"training diverged in epoch {epoch + 1}: the loss or a weight is NaN or infinite. The learning rate "
-            f"{self.recipe.rate:.4g} is too high; try {self.recipe.rate / 10:.2g}.{kept}"
+            f"{self.recipe.learning_rate:.4g} is too high; try {self.recipe.learning_rate / 10:.2g}.{kept}"
         )
 
     @torch.no_grad()

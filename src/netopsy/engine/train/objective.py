@@ -75,7 +75,7 @@ def rate_at(recipe: Recipe, step: int, steps: int, losses: Sequence[float] = ())
     """The learning rate at `step` (from 0) of a training of `steps` an epoch; losses: of the epochs before."""
     total = steps * recipe.epochs
     if recipe.schedule == "onecycle":
-        return recipe.rate * _onecycle(step, total)
+        return recipe.learning_rate * _onecycle(step, total)
     scale = 1.0
     if recipe.schedule == "step":
         # rounded: 0.1 * 30 is a little more than 3
@@ -86,7 +86,7 @@ def rate_at(recipe: Recipe, step: int, steps: int, losses: Sequence[float] = ())
         scale = plateau(losses, recipe.factor, recipe.patience, recipe.cooldown, recipe.final)
     if step < (warm := recipe.warmup * steps):
         scale *= (step + 1) / (warm + 1)
-    return recipe.rate * scale
+    return recipe.learning_rate * scale
 
 
 def plateau(losses: Sequence[float], factor: float, patience: int, cooldown: int, final: float = 0.0) -> float:

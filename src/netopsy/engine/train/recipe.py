@@ -23,7 +23,7 @@ class Recipe:
     batch_size: images a step, over all devices together. An epoch is parted into steps of equal size (within one
         image), so that it sees every image and no step is small.
     optimizer: sgd (with `momentum`, 0 for none, and `nesterov`) or adamw (betas 0.9 and 0.999).
-    rate: the learning rate, which the schedule scales.
+    learning_rate: the learning rate, which the schedule scales.
     weight_decay: added to the gradient by sgd, apart from it by adamw; on matrices and filters only, unless
         `decay_all`. Tables of shared weights never decay.
     schedule: constant; step (times `factor` at each of `milestones`, shares of the epochs); cosine (down to `final`
@@ -34,7 +34,7 @@ class Recipe:
     augment: none, flip (left to right, half of the images), crop (a shift by up to `pad` pixels each way), crop+flip.
     pad, fill: of crops; fill zero (black pixels) or reflect (mirrored at the edge pixel).
     label_smoothing: share of each label that is spread over all classes.
-    table_rate: times the rate, for the tables of shared weights.
+    table_learning_rate: times the rate, for the tables of shared weights.
     table_gradient: sum (Han et al., ICLR 2016, Section 3.3) or mean of the gradients of an entry's weights.
     alpha, temperature: with a teacher, loss = (1 - alpha) loss + alpha T^2 KL(teacher || network) at temperature T
         (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
@@ -46,7 +46,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     optimizer: Optimizer = "sgd"
-    rate: float = 0.01
+    learning_rate: float = 0.01
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -62,7 +62,7 @@ class Recipe:
     pad: int = 4
     fill: Literal["zero", "reflect"] = "zero"
     label_smoothing: float = 0.0
-    table_rate: float = 1.0
+    table_learning_rate: float = 1.0
     table_gradient: Literal["sum", "mean"] = "sum"
     alpha: float = 0.5
     temperature: float = 4.0
@@ -81,7 +81,7 @@ class Recipe:
             check_int(self, name, 1)
         for name in ("patience", "cooldown", "pad", "seed"):
             check_int(self, name, 0)
-        for name in ("rate", "factor", "table_rate", "temperature"):
+        for name in ("learning_rate", "factor", "table_learning_rate", "temperature"):
             check_real(self, name, 0, math.inf, open_low=True)
         for name in ("weight_decay", "warmup"):
             check_real(self, name, 0, math.inf)

@@ -29,7 +29,7 @@ class Svm:
 
     weights: (p, classes). bias: (classes,); penalised like a weight, as in LIBLINEAR.
     objective: 1/2 |w|^2 + 1/2 bias^2 + the sum of the losses, per class. gap: the most that it can lie above the
-    optimum, relative to it; computed in float64. steps: products with the features. cold: classes whose float32
+    optimum, relative to it; computed in float64. steps: products with the features. refits: classes whose float32
     solution was not good enough, so that they were solved again from nothing in float64.
     """
 
@@ -38,7 +38,7 @@ class Svm:
     objective: Float64[Tensor, " classes"]
     gap: Float64[Tensor, " classes"]
     steps: int
-    cold: int = 0
+    refits: int = 0
 
     def scores(self, x: Float[Tensor, "n p"]) -> Float[Tensor, "n classes"]:
         """x @ weights + bias, in the precision of x."""

@@ -18,7 +18,7 @@ from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import Coder
 from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
 from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.save import Kept, measured, save_shared
+from netopsy.deep_compression.save import OtherDtype, measured, save_shared
 from netopsy.deep_compression.storage_table import storage_table
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
@@ -58,8 +58,8 @@ class Compression(Study):
     start: how k-means looks for the shared weights: dp finds the best ones, the others begin at values spread so.
     share_epochs: epochs in which the shared weights move by the summed gradient of their weights.
     optimizer: what retrains: sgd (momentum 0.9) or adamw.
-    rate: learning rate after pruning; it falls to 0 in each round, along a cosine.
-    share_rate: learning rate of the shared weights, which falls likewise.
+    learning_rate: learning rate after pruning; it falls to 0 in each round, along a cosine.
+    share_learning_rate: learning rate of the shared weights, which falls likewise.
     weight_decay: how strongly retraining draws weights towards 0.
     batch_size: images a step.
     augment: how training images are varied: flip is left to right, crop shifts them.
@@ -67,7 +67,7 @@ class Compression(Study):
     dtype: of the retraining: float32, or bfloat16, faster where the device has it; weights stay float32.
     teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
     temperature: what both networks' outputs are divided by in that part of the loss; more than 1 softens them.
-    kept: how biases, norms and other values are held in the file.
+    other_dtype: how biases, norms and other values are held in the file.
     coder: how the file is packed: ans (smaller), or huffman as in the paper.
     seed: of the order and augmentation of retraining, of random starts, of the images that the budget is measured on.
 
@@ -87,8 +87,8 @@ class Compression(Study):
     start: Start = "dp"
     share_epochs: int = 4
     optimizer: Optimizer = "adamw"
-    rate: float = 1e-3
-    share_rate: float = 1e-4
+    learning_rate: float = 1e-3
+    share_learning_rate: float = 1e-4
     weight_decay: float = 0.0
     batch_size: int = 128
     augment: Augment = "none"
@@ -96,12 +96,12 @@ class Compression(Study):
     dtype: Precision = "float32"
     teacher: float = 0.5
     temperature: float = 1.0
-    kept: Kept = "exact"
+    other_dtype: OtherDtype = "exact"
     coder: Coder = "ans"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("start", Start), ("kept", Kept), ("coder", Coder), ("dtype", Precision)):
+        for name, allowed in (("start", Start), ("other_dtype", OtherDtype), ("coder", Coder), ("dtype", Precision)):
             check_choice(self, name, get_args(allowed))
         check_int(self, "rounds", 1)
         check_int(self, "share_epochs", 0)
@@ -113,7 +113,7 @@ class Compression(Study):
             )
         check_real(self, "budget", 0, 100)
         check_real(self, "teacher", 0, 1)
-        check_real(self, "share_rate", 0, math.inf, open_low=True)
+        check_real(self, "share_learning_rate", 0, math.inf, open_low=True)
         if self.density and self.threshold:
             raise SettingsError("give a density or a threshold, not both: each says which weights stay.")
         self.recipe()
@@ -123,7 +123,7 @@ class Compression(Study):
         return Recipe(
             batch_size=self.batch_size,
             optimizer=self.optimizer,
-            rate=self.rate,
+            learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             schedule="cosine",
             augment=self.augment,
@@ -145,8 +145,8 @@ class Compression(Study):
         training = Training(self.train, self.recipe(), network if self.teacher else None)
         pruned, fits = training.prune(network, densities, self.rounds, self.epochs)
         first = share_layers(pruned, {}, bits, start=self.start, seed=self.seed)
-        trained, shared, more = training.share(pruned, first, self.share_epochs, self.share_rate)
-        final = measured(trained, shared, self.kept)
+        trained, shared, more = training.share(pruned, first, self.share_epochs, self.share_learning_rate)
+        final = measured(trained, shared, self.other_dtype)
         path, other = self._write(network, trained, shared, densities, bits)
         state = expand(path)
         _verify(final, state)
@@ -195,9 +195,14 @@ class Compression(Study):
         rounded = {name: round(density, 4) for name, density in densities.items()}
         said = {"density": rounded, "bits": dict(bits), "start": self.start, "seed": self.seed}
         with tempfile.TemporaryDirectory() as spare:
-            trial = save_shared(trained, shared, Path(spare) / f"x{SUFFIX}", kept=self.kept, coder=other, settings=said)
+            trial = save_shared(
+                trained, shared, Path(spare) / f"x{SUFFIX}", other_dtype=self.other_dtype, coder=other, settings=said
+            )
             size = trial.stat().st_size
-        return save_shared(trained, shared, path, kept=self.kept, coder=self.coder, settings=said), (other, size)
+        return save_shared(trained, shared, path, other_dtype=self.other_dtype, coder=self.coder, settings=said), (
+            other,
+            size,
+        )
 
 
 def _verify(final: Network, state: Mapping[str, torch.Tensor]) -> None:

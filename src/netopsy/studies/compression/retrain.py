@@ -112,6 +112,6 @@ class Training:
         start = measured(network, shared)
         if not epochs:
             return start, dict(shared), []
-        recipe = replace(self.recipe, epochs=epochs, rate=rate, seed=self.recipe.seed + 1000)
+        recipe = replace(self.recipe, epochs=epochs, learning_rate=rate, seed=self.recipe.seed + 1000)
         history = fit(start, self.images, recipe, shared=shared, teacher=self.teacher, label="share")
         return history.network, history.shared, [history.table.select(pl.lit("share").alias("fit"), pl.all())]

@@ -53,7 +53,7 @@ class Phases:
     samples: Samples
     recipe: Recipe
     epochs: tuple[int, ...]
-    last_rate: float
+    last_learning_rate: float
     draw: bool
     tables: list[pl.DataFrame] = field(default_factory=list)
 
@@ -61,16 +61,16 @@ class Phases:
         """The dense network that both ways start from: the given one, or a fresh one trained."""
         if not self.draw:
             return network
-        return self._fit(fresh(network, self.recipe.seed), "both", DENSE, self.epochs[0], 0, self.recipe.rate)
+        return self._fit(fresh(network, self.recipe.seed), "both", DENSE, self.epochs[0], 0, self.recipe.learning_rate)
 
     def dense_sparse_dense(self, begin: Network, densities: Mapping[str, float]) -> list[Snapshot]:
         """The five steps from the dense network `begin`; densities: the share of its weights that a layer keeps."""
         masks = masks_at(begin, densities)
-        done, rate = self._before(), self.recipe.rate
+        done, rate = self._before(), self.recipe.learning_rate
         pruned = masked(begin, masks)
         sparse = self._fit(pruned, DSD, SPARSE, self.epochs[1], done, rate, masks)
         after = done + self.epochs[1]
-        dense = self._fit(sparse, DSD, DENSE_AGAIN, self.epochs[2], after, rate * self.last_rate)
+        dense = self._fit(sparse, DSD, DENSE_AGAIN, self.epochs[2], after, rate * self.last_learning_rate)
         return [
             self._step(DSD, DENSE, done, begin),
             self._step(DSD, PRUNED, done, pruned, masks),
@@ -81,7 +81,7 @@ class Phases:
 
     def baseline(self, begin: Network, single: bool) -> list[Snapshot]:
         """The same start, trained without masks for as many epochs."""
-        done, rate, more = self._before(), self.recipe.rate, sum(self.epochs[1:])
+        done, rate, more = self._before(), self.recipe.learning_rate, sum(self.epochs[1:])
         steps = [self._step(BASELINE, DENSE, done, begin)]
         if single:
             last = self._fit(begin, BASELINE, FURTHER, more, done, rate)
@@ -89,7 +89,7 @@ class Phases:
             middle = self._fit(begin, BASELINE, FURTHER, self.epochs[1], done, rate)
             steps.append(self._step(BASELINE, FURTHER, done + self.epochs[1], middle))
             after = done + self.epochs[1]
-            last = self._fit(middle, BASELINE, END, self.epochs[2], after, rate * self.last_rate)
+            last = self._fit(middle, BASELINE, END, self.epochs[2], after, rate * self.last_learning_rate)
         return [*steps, self._step(BASELINE, END, done + more, last)]
 
     def _before(self) -> int:
@@ -111,7 +111,7 @@ class Phases:
         masks: Mapping[str, Tensor] | None = None,
     ) -> Network:
         """`network` trained for a phase; a phase's batches depend on the seed and on the epochs before it alone."""
-        recipe = replace(self.recipe, epochs=epochs, rate=rate, seed=1000 * self.recipe.seed + done)
+        recipe = replace(self.recipe, epochs=epochs, learning_rate=rate, seed=1000 * self.recipe.seed + done)
         label = f"seed {self.recipe.seed}, {branch}, {phase}"
         history = fit(network, self.train, recipe, validation=self.samples, masks=masks, label=label)
         kept = history.table.select(

@@ -39,10 +39,10 @@ class Dsd(Study):
         paper prunes 25 to 50 %.
     epochs: three numbers, one a phase: dense (only from a random start), sparse, dense again.
     baseline: `phases` trains in the same phases, at the same rates, without masks; `single` under one schedule from
-        `rate` down.
+        `learning_rate` down.
     optimizer: sgd (momentum 0.9) or adamw.
-    rate: learning rate of the first two phases.
-    last_rate: that of the last phase, as a share of `rate`; a tenth in the paper.
+    learning_rate: learning rate of the first two phases.
+    last_learning_rate: that of the last phase, as a share of `learning_rate`; a tenth in the paper.
     schedule: how the rate changes within a phase.
     weight_decay: how strongly filters and matrices are drawn towards 0.
     batch_size: images a step.
@@ -63,8 +63,8 @@ class Dsd(Study):
     epochs: tuple[int, ...] = (10, 10, 10)
     baseline: Baseline = "phases"
     optimizer: Optimizer = "sgd"
-    rate: float = 0.01
-    last_rate: float = 0.1
+    learning_rate: float = 0.01
+    last_learning_rate: float = 0.1
     schedule: Schedule = "cosine"
     weight_decay: float = 1e-4
     batch_size: int = 128
@@ -82,7 +82,7 @@ class Dsd(Study):
             )
         if not 1 <= self.repeats <= 100:
             raise SettingsError(f"repeats {self.repeats} must be 1 to 100; 3 or more give an interval worth having.")
-        check_real(self, "last_rate", 0, 1, open_low=True)
+        check_real(self, "last_learning_rate", 0, 1, open_low=True)
         if not self.sparsity:
             raise SettingsError("sparsity is empty; give the share of weights to prune, as in 0.3 or conv=0.3,fc=0.5.")
         self.recipe(0)
@@ -92,7 +92,7 @@ class Dsd(Study):
         return Recipe(
             batch_size=self.batch_size,
             optimizer=self.optimizer,
-            rate=self.rate,
+            learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
             augment=self.augment,
@@ -110,7 +110,9 @@ class Dsd(Study):
         history: list[pl.DataFrame] = []
         bins, kept = pl.DataFrame(), Path()
         for seed in range(self.seed, self.seed + self.repeats):
-            phases = Phases(self.train, samples, self.recipe(seed), self.epochs, self.last_rate, self.start == "random")
+            phases = Phases(
+                self.train, samples, self.recipe(seed), self.epochs, self.last_learning_rate, self.start == "random"
+            )
             begin = phases.begin(network)
             dsd = phases.dense_sparse_dense(begin, densities)
             steps += [*dsd, *phases.baseline(begin, self.baseline == "single")]

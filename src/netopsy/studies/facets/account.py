@@ -79,7 +79,7 @@ def account(
     candidates: Int64[np.ndarray, " candidates"],
     train: int,
     *,
-    share: float,
+    firing_rate: float,
     rectified: bool,
     most: int,
     seed: int,
@@ -87,12 +87,12 @@ def account(
     """The account of a unit, or one sentence why there is none.
 
     value: the unit's pre-activation on each image, training images first, `train` of them. strength: of the candidate
-    inputs. share, rectified: what counts as firing, see `firing_value`. most: inputs at most.
+    inputs. firing_rate, rectified: what counts as firing, see `firing_value`. most: inputs at most.
     """
     known = np.isfinite(value) & np.isfinite(strength).all(1)
     split_at = int(known[:train].sum())
     value, strength = value[known], strength[known].astype(np.float64)
-    limit = firing_value(value[:split_at], share, rectified)
+    limit = firing_value(value[:split_at], firing_rate, rectified)
     fires = value > limit
     fit, held = fires[:split_at], fires[split_at:]
     if min(fit.sum(), (~fit).sum()) < LEAST or not held.any():
@@ -125,14 +125,14 @@ def account(
     )
 
 
-def firing_value(value: Float64[np.ndarray, " n"], share: float, rectified: bool) -> float:
-    """The pre-activation above which the unit is said to fire: the one that `share` of the images exceed.
+def firing_value(value: Float64[np.ndarray, " n"], firing_rate: float, rectified: bool) -> float:
+    """The pre-activation above which the unit is said to fire: the one that a share `firing_rate` of the images exceed.
 
-    Behind an activation function it is never below 0. A share of 0 takes 0 itself.
+    Behind an activation function it is never below 0. A rate of 0 takes 0 itself.
     """
-    if not len(value) or share == 0:
+    if not len(value) or firing_rate == 0:
         return 0.0
-    limit = float(np.quantile(value, 1 - share))
+    limit = float(np.quantile(value, 1 - firing_rate))
     return max(0.0, limit) if rectified else limit
 
 

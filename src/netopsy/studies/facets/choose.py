@@ -86,14 +86,20 @@ class UnitFacets:
 
 
 def group(
-    shares: Float32[np.ndarray, "stimuli input"], *, smallest: int, most: int, level: float, named: int, seed: int
+    shares: Float32[np.ndarray, "stimuli input"],
+    *,
+    min_size: int,
+    max_clusters: int,
+    alpha: float,
+    named: int,
+    seed: int,
 ) -> UnitFacets:
     """Group the stimuli of a unit by what each input channel added to it.
 
-    smallest, most, level: as in `split_clusters`. named: decisive inputs of a facet.
+    min_size, max_clusters, alpha: as in `split_clusters`. named: decisive inputs of a facet.
     """
     vectors = patterns(shares)
-    division = split_clusters(vectors, smallest=smallest, most=most, level=level, seed=seed)
+    division = split_clusters(vectors, min_size=min_size, max_clusters=max_clusters, alpha=alpha, seed=seed)
     labels = division.labels
     silhouettes = silhouette_samples(vectors, labels) if division.groups > 1 else np.full(len(labels), np.nan)
     push = np.maximum(shares.astype(np.float64), 0)

@@ -45,13 +45,13 @@ class Facets(ObservingStudy):
     layer: the node whose units are chosen where no units are named.
     chosen: how many units are chosen where none are named.
     stimuli: strong stimuli a unit, one an image; never more than a quarter of the images (but 20).
-    smallest: stimuli that a facet needs at least.
+    min_stimuli: stimuli that a facet needs at least.
     most_facets: facets a unit at most.
-    level: probability of splitting stimuli that form one cloud.
+    alpha: probability of splitting stimuli that form one cloud.
     patches: patches shown of each facet.
     inputs: inputs of the Boolean account at most; how many are taken is settled by cross-validation.
     images: images for the Boolean account at most, drawn at random and stratified by class.
-    share: the share of images on which the unit is said to fire (0: wherever it is above 0; behind an activation
+    firing_rate: the share of images on which the unit is said to fire (0: wherever it is above 0; behind an activation
         function never below 0).
     held_out: the share of those images kept for precision and recall.
     seed: of the draw of the images, the clouds without groups and the cross-validation.
@@ -63,13 +63,13 @@ class Facets(ObservingStudy):
     layer: str | None = None
     chosen: int = 4
     stimuli: int = 100
-    smallest: int = 5
+    min_stimuli: int = 5
     most_facets: int = 6
-    level: float = 0.05
+    alpha: float = 0.05
     patches: int = 8
     inputs: int = 6
     images: int = 2000
-    share: float = 0.2
+    firing_rate: float = 0.2
     held_out: float = 0.5
     seed: int = 0
 
@@ -77,7 +77,7 @@ class Facets(ObservingStudy):
         for setting, least, most in (
             ("chosen", 1, 64),
             ("stimuli", HANDFUL, 1000),
-            ("smallest", 2, 500),
+            ("min_stimuli", 2, 500),
             ("most_facets", 1, 20),
             ("patches", 1, 50),
             ("inputs", 1, MOST_INPUTS),
@@ -87,7 +87,7 @@ class Facets(ObservingStudy):
             value = getattr(self, setting)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise SettingsError(f"{setting} {value!r} is out of range; give a whole number from {least} to {most}.")
-        for setting, low, high in (("level", 0.0, 0.5), ("held_out", 0.05, 0.95), ("share", 0.0, 0.95)):
+        for setting, low, high in (("alpha", 0.0, 0.5), ("held_out", 0.05, 0.95), ("firing_rate", 0.0, 0.95)):
             if not low <= getattr(self, setting) <= high:
                 raise SettingsError(f"{setting} {getattr(self, setting)} is out of range; give {low} to {high}.")
 
@@ -109,7 +109,9 @@ class Facets(ObservingStudy):
         names = [[str(unit) for unit in drive.inputs] for drive in drives]
         shares = stimulus_shares(network, samples, drives, stimuli)
         groups = [
-            group(s, smallest=self.smallest, most=self.most_facets, level=self.level, named=3, seed=self.seed)
+            group(
+                s, min_size=self.min_stimuli, max_clusters=self.most_facets, alpha=self.alpha, named=3, seed=self.seed
+            )
             for s in shares
         ]
         accounts = self._accounts(network, samples, drives)
@@ -182,7 +184,7 @@ class Facets(ObservingStudy):
                 own.inputs,
                 chosen,
                 len(train),
-                share=self.share,
+                firing_rate=self.firing_rate,
                 rectified=drive.rectified,
                 most=self.inputs,
                 seed=self.seed,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
-from netopsy.deep_compression.save import Kept, others
+from netopsy.deep_compression.save import OtherDtype, others
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
@@ -102,7 +102,7 @@ def _worthwhile(found: Sequence[Candidate]) -> list[Candidate]:
 class Joint:
     """Turns an allocation into shared tensors, and into a variant of the network.
 
-    rounders, choices: of each layer, by its name. kept: how the values that are not shared are held. how: plain text
+    rounders, choices: of each layer, by its name. other_dtype: how values that are not shared are held. how: plain text
     that tells these candidates from others.
     """
 
@@ -112,11 +112,11 @@ class Joint:
         layers: Sequence[Layer],
         rounders: Mapping[str, Rounder],
         choices: Mapping[str, Sequence[Candidate]],
-        kept: Kept,
+        other_dtype: OtherDtype,
         how: str,
     ) -> None:
         self.network, self.layers, self.rounders = network, layers, rounders
-        self.choices, self.kept, self.how = choices, kept, how
+        self.choices, self.other_dtype, self.how = choices, other_dtype, how
 
     def taken(self, allocation: Allocation) -> dict[str, Candidate]:
         """The candidate of each layer, by its name."""
@@ -140,11 +140,11 @@ class Joint:
             return held | {name: torch.from_numpy(one.decode()) for name, one in self.shared(allocation).items()}
 
         picked = ",".join(f"{name}={i}" for name, i in sorted(allocation.choice.items()))
-        return Variant(settings, Replace((*held, *shared), edit, f"prescribe {self.how} {self.kept} {picked}"))
+        return Variant(settings, Replace((*held, *shared), edit, f"prescribe {self.how} {self.other_dtype} {picked}"))
 
     @cached_property
     def _kept(self) -> dict[str, Tensor]:
-        """The tensors that `kept` gives another value where they are not shared."""
-        tensors, arrays = self.network.tensors, others(self.network, {}, self.kept)
+        """The tensors that `other_dtype` gives another value where they are not shared."""
+        tensors, arrays = self.network.tensors, others(self.network, {}, self.other_dtype)
         held = {name: torch.from_numpy(array) for name, array in arrays.items() if name in tensors}
         return {name: value for name, value in held.items() if not torch.equal(value.to(tensors[name]), tensors[name])}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from netopsy.deep_compression.save import Kept, others
+from netopsy.deep_compression.save import OtherDtype, others
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
@@ -64,7 +64,7 @@ def settle(
             break
         rows = measure([path[place] for place in new])
         trials += [MeasuredAllocation(place, path[place], row) for place, row in zip(new, rows, strict=True)]
-        trials = _evened(sorted(trials, key=lambda trial: trial.place))
+        trials = _smooth_drops(sorted(trials, key=lambda trial: trial.place))
         wanted = _next(path, trials, budget)
     return trials
 
@@ -93,7 +93,7 @@ def _next(path: Sequence[Allocation], trials: Sequence[MeasuredAllocation], budg
     return [min(inner, key=lambda i: abs(path[i].bytes - size)) for size in sizes] if inner else []
 
 
-def _evened(trials: Sequence[MeasuredAllocation]) -> list[MeasuredAllocation]:
+def _smooth_drops(trials: Sequence[MeasuredAllocation]) -> list[MeasuredAllocation]:
     finite = [trial.scores["estimate"] if np.isfinite(trial.scores["divergence"]) else 1.0 for trial in trials]
     curve = Exchange([float(trial.place + 1) for trial in trials], finite)
     return [replace(trial, drop=curve.drop(trial.place + 1)) for trial in trials]
@@ -169,7 +169,7 @@ def prescribe(
     budget: float,
     tables: Tables,
     compensate: bool,
-    kept: Kept,
+    other_dtype: OtherDtype,
 ) -> Prescription:
     """Choose what each of `layers` gives up on `parts.choosing`; the reporting half is not looked at.
 
@@ -178,7 +178,7 @@ def prescribe(
     how = f"{tables} {'compensated' if compensate else 'plain'} {parts.learning.digest[:12] if compensate else ''}"
     heat = temperature(network, parts.choosing)
     rounders = _rounders(network, parts, layers, compensate)
-    choices = _choices(network, layers, rounders, tables, kept)
+    choices = _choices(network, layers, rounders, tables, other_dtype)
     measured = sensitivity(network, parts.probing, layers, rounders, choices, how=how, heat=heat)
     expected = losses(choices, measured)
     points = {
@@ -187,7 +187,7 @@ def prescribe(
     }
     path = allocations(points)
     exchange = _exchange(measured)
-    joint = Joint(network, layers, rounders, choices, kept, how)
+    joint = Joint(network, layers, rounders, choices, other_dtype, how)
 
     def measure(wanted: Sequence[Allocation]) -> list[dict[str, Any]]:
         variants = [joint.variant(allocation, {"bytes": allocation.bytes}) for allocation in wanted]
@@ -195,7 +195,7 @@ def prescribe(
 
     trials = settle(path, exchange, budget, measure)
     weights = {layer.weight for layer in layers}
-    rest = sum(array.nbytes for name, array in others(network, {}, kept).items() if name not in weights)
+    rest = sum(array.nbytes for name, array in others(network, {}, other_dtype).items() if name not in weights)
     chosen = choice(trials, budget)
     return Prescription(joint, choices, measured, expected, path, exchange, trials, chosen, rest, heat)
 
@@ -208,9 +208,9 @@ def _rounders(network: Network, parts: Parts, layers: Sequence[Layer], compensat
 
 
 def _choices(
-    network: Network, layers: Sequence[Layer], rounders: Mapping[str, Rounder], tables: Tables, kept: Kept
+    network: Network, layers: Sequence[Layer], rounders: Mapping[str, Rounder], tables: Tables, other_dtype: OtherDtype
 ) -> dict[str, list[Candidate]]:
-    arrays, found = others(network, {}, kept), {}
+    arrays, found = others(network, {}, other_dtype), {}
     for number, layer in enumerate(layers):
         current_workspace().report("candidates", number, len(layers))
         found[layer.name] = candidates(rounders[layer.name], tables, arrays[layer.weight].itemsize)

@@ -11,7 +11,7 @@ import polars as pl
 from netopsy.checks import check_choice, check_int, check_real
 from netopsy.codec.file import SUFFIX
 from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.save import Kept, save_shared
+from netopsy.deep_compression.save import OtherDtype, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.network import Network
@@ -34,7 +34,7 @@ class Prescribe(Study):
     budget: how many points of top-1 accuracy may be lost.
     tables: of shared weights: `uniform` (steps with a dead zone, for the fewest bits) or `kmeans` (density x entries).
     compensate: let later weights of a layer make good what rounding the earlier ones does to its outputs.
-    kept: how biases, norms and what is not shared are stored: `float16` or `exact`.
+    other_dtype: how biases, norms and what is not shared are stored: `float16` or `exact`.
     layers: names of the layers to compress; all by default.
     probes: images that the sensitivity map is measured on; at most half of those that choose.
     seed: of the halves.
@@ -47,7 +47,7 @@ class Prescribe(Study):
     budget: float = 0.5
     tables: Tables = "uniform"
     compensate: bool = True
-    kept: Kept = "float16"
+    other_dtype: OtherDtype = "float16"
     layers: tuple[str, ...] | None = None
     probes: int = 128
     seed: int = 0
@@ -55,7 +55,7 @@ class Prescribe(Study):
     def __post_init__(self) -> None:
         check_real(self, "budget", 0, 100)
         check_choice(self, "tables", get_args(Tables))
-        check_choice(self, "kept", get_args(Kept))
+        check_choice(self, "other_dtype", get_args(OtherDtype))
         check_int(self, "probes", 1)
         check_int(self, "seed", 0)
 
@@ -79,7 +79,7 @@ class Prescribe(Study):
             budget=self.budget / 100,
             tables=self.tables,
             compensate=self.compensate,
-            kept=self.kept,
+            other_dtype=self.other_dtype,
         )
         path = self._write(network, found, parts)
         scores = _verified(network, parts, path, found.heat)
@@ -110,7 +110,7 @@ class Prescribe(Study):
             "choosing": parts.choosing.digest,
         }
         shared = found.joint.shared(allocation)
-        return save_shared(network, shared, path, kept=self.kept, settings=settings)
+        return save_shared(network, shared, path, other_dtype=self.other_dtype, settings=settings)
 
 
 def _verified(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:

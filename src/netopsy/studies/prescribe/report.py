@@ -88,7 +88,7 @@ def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
 
     bytes: estimated, with all values. predicted_divergence, predicted: before all layers were rounded together;
     predicted is a drop. divergence, drop, drop_low, drop_high, expected, estimate: measured on the choosing half, null
-    where not; evened: the estimate pooled along the path. chosen: the point that became the file.
+    where not; estimated_drop: the estimate pooled along the path. chosen: the point that became the file.
     """
     measured = {trial.place: trial for trial in found.trials}
     last = len(found.path) - 1
@@ -104,7 +104,7 @@ def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
             "predicted": found.exchange.drop(allocation.loss),
         }
         row |= {key: None if trial is None else trial.scores[key] for key in keys}
-        row |= {"evened": None if trial is None else trial.drop}
+        row |= {"estimated_drop": None if trial is None else trial.drop}
         row |= {"chosen": place == chosen}
         rows.append(row)
     floats = {name: pl.Float64 for name in rows[0] if name not in ("images", "chosen")}

@@ -18,7 +18,7 @@ from netopsy.transform.fit.levels import Directions, Whitened
 from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
 from netopsy.transform.fit.quantizer import Quantizer
 
-RIVALS: dict[str, Any] = {
+ALTERNATIVES: dict[str, Any] = {
     "node": pl.String,
     "budget": pl.Int64,
     "method": pl.String,
@@ -35,7 +35,7 @@ RIVALS: dict[str, Any] = {
     "recall_10": pl.Float64,
     "same_class": pl.Float64,
     "gap": pl.Float64,
-    "cold": pl.Int64,
+    "refits": pl.Int64,
 }
 QUERIES = 1000  # test vectors whose neighbours are looked for
 NEIGHBOURS = 10
@@ -78,7 +78,7 @@ def compared(bench: Bench) -> tuple[list[tuple[int, Quantizer]], list[str]]:
     return chosen, said
 
 
-def rival_chains(stresses: Stresses, chosen: Sequence[tuple[int, Quantizer]], seed: int) -> list[Chain]:
+def alternative_chains(stresses: Stresses, chosen: Sequence[tuple[int, Quantizer]], seed: int) -> list[Chain]:
     """One chain a code."""
     exact: dict[str, torch.Tensor] = {}
 
@@ -90,7 +90,7 @@ def rival_chains(stresses: Stresses, chosen: Sequence[tuple[int, Quantizer]], se
         yield row._replace(**retrieval(bench, train, test, exact, seed))
 
     return [
-        Chain(stresses.bench, "rivals", budget, 1, lambda recipe=recipe: run(recipe), (repr(recipe), seed))  # type: ignore[misc]
+        Chain(stresses.bench, "alternatives", budget, 1, lambda recipe=recipe: run(recipe), (repr(recipe), seed))  # type: ignore[misc]
         for budget, recipe in chosen
     ]
 
@@ -114,8 +114,8 @@ def retrieval(
     return measured | ({"recall_10": recall(found, exact[bench.node], NEIGHBOURS)} if most == NEIGHBOURS else {})
 
 
-def rival_lines(
+def alternative_lines(
     bench: Bench, rows: Sequence[tuple[int, Quantizer, ScoreRow]], unstressed: float
 ) -> list[dict[str, Any]]:
-    """Lines of the table `rivals`."""
+    """Lines of the table `alternatives`."""
     return [{"budget": budget, **code_line(bench, recipe, row, unstressed)} for budget, recipe, row in rows]

@@ -27,7 +27,7 @@ class ScoreRow(NamedTuple):
     """One cell: what was left of the features, and how well a linear classifier does on that.
 
     levels, removed_bits, accuracy, map, map11: NaN where they do not apply or were not asked for.
-    gap: the largest certified relative gap to the optimum over the classes. cold: 1 where the fit was solved again.
+    gap: the largest certified relative gap to the optimum over the classes. refits: 1 where the fit was solved again.
     recall_1, recall_10: share of the true nearest (ten nearest) training vectors that are still found. same_class:
     share of the test vectors whose nearest training vector is of their class. These three are for codes only.
     """
@@ -41,7 +41,7 @@ class ScoreRow(NamedTuple):
     map11: float
     train_score: float
     gap: float
-    cold: float
+    refits: float
     recall_1: float = NONE
     recall_10: float = NONE
     same_class: float = NONE
@@ -152,8 +152,8 @@ class Bench:
         """The row of a fitted classifier; dimensions are the columns, levels and removed bits do not apply."""
         on_train = measured(predict(svm, train), self.y_train, self.measure, only=True).score
         on_test = measured(predict(svm, test), self.y_test, self.measure)
-        gap, cold = float(svm.gap.max()), float(svm.cold)
-        return ScoreRow(train.shape[1], NONE, NONE, *on_test, on_train, gap, cold)
+        gap, refits = float(svm.gap.max()), float(svm.refits)
+        return ScoreRow(train.shape[1], NONE, NONE, *on_test, on_train, gap, refits)
 
 
 def predict(svm: Svm, x: Float32[Tensor, "n q"]) -> Float32[Tensor, "n classes"]:

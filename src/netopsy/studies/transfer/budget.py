@@ -17,7 +17,7 @@ from netopsy.errors import SettingsError, TransformError
 from netopsy.features.extract import split_rows
 from netopsy.features.features import Features, occurring
 from netopsy.studies.study import file_for, whereabouts
-from netopsy.studies.transfer.alternatives import recipes_for, retrieval, rival_chains, rival_lines
+from netopsy.studies.transfer.alternatives import alternative_chains, alternative_lines, recipes_for, retrieval
 from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import Chain, Stresses, stressed, threads_for
 from netopsy.studies.transfer.figures import MEASURES
@@ -146,13 +146,13 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
 class BenchPlan:
     """The runs of one bench.
 
-    wanted: the stresses, `none` first. rivals: (budget, recipe) of the codes compared. search: for the best code.
+    wanted: the stresses, `none` first. alternatives: (budget, recipe) of the codes compared. search: for the best code.
     """
 
     bench: Bench
     stresses: Stresses
     wanted: Sequence[str]
-    rivals: Sequence[tuple[int, Quantizer]]
+    alternatives: Sequence[tuple[int, Quantizer]]
     search: Search | None
     seed: int
 
@@ -160,7 +160,7 @@ class BenchPlan:
     def cells(self) -> int:
         """Fits to make, or to take from the workspace."""
         own = sum(chain.cells for stress in self.wanted for chain in self.stresses.chains(stress))
-        return own + len(self.rivals) + (len(self.search.recipes) if self.search else 0)
+        return own + len(self.alternatives) + (len(self.search.recipes) if self.search else 0)
 
     def run(self, cell: Callable[[], None]) -> BenchOutcome:
         """Make them; `cell` is called at each."""
@@ -172,10 +172,10 @@ class BenchPlan:
         scores = score_table(self.bench, stressed(self.stresses, self.wanted, cell))
         unstressed = float(scores["score"][0])
         said: list[str] = []
-        chains = rival_chains(self.stresses, self.rivals, self.seed)
-        kept = _rows([(budget, recipe) for budget, recipe in self.rivals], chains, cell, said)
-        rivals = rival_lines(self.bench, kept, unstressed)
-        outcome = BenchOutcome(scores, rivals, [], {}, [], said)
+        chains = alternative_chains(self.stresses, self.alternatives, self.seed)
+        kept = _rows([(budget, recipe) for budget, recipe in self.alternatives], chains, cell, said)
+        alternatives = alternative_lines(self.bench, kept, unstressed)
+        outcome = BenchOutcome(scores, alternatives, [], {}, [], said)
         if self.search:
             tried = _rows([(0, recipe) for recipe in self.search.recipes], self.search.chains(), cell, said)
             self.search.held.free()
@@ -189,7 +189,7 @@ class BenchOutcome:
     """What the runs of one bench gave: tables, the file of a code, sentences first and last."""
 
     scores: pl.DataFrame
-    rivals: list[dict[str, Any]]
+    alternatives: list[dict[str, Any]]
     candidates: list[dict[str, Any]]
     artifact: dict[str, Any]
     told: list[str]

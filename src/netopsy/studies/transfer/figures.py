@@ -28,13 +28,13 @@ BAG = "bag of words"
 def figures(
     scores: pl.DataFrame,
     pareto: pl.DataFrame,
-    rivals: pl.DataFrame,
+    alternatives: pl.DataFrame,
     candidates: pl.DataFrame,
     measures: Mapping[str, str],
 ) -> dict[str, Figure]:
     """Curves, grid and front of the last node; with several nodes each stress with a curve a node.
 
-    scores, pareto, rivals, candidates: the study's tables. measures: what `score` means for each node.
+    scores, pareto, alternatives, candidates: the study's tables. measures: what `score` means for each node.
     """
     nodes = [node for node in measures if node != BAG]
     last = nodes[-1]
@@ -47,8 +47,8 @@ def figures(
         found |= _grid(scores.filter(pl.col("node") == node), pareto.filter(pl.col("node") == node), node, nodes)
     if own.height > 1:
         found["front"] = _front(own, pareto.filter(pl.col("node") == last), score, of)
-    if rivals.height:
-        found |= _rivals(rivals.filter(pl.col("node") == last), own, score, of)
+    if alternatives.height:
+        found |= _alternatives(alternatives.filter(pl.col("node") == last), own, score, of)
     if len(nodes) > 1:
         found |= _layers(scores, nodes, score)
     for node in candidates["node"].unique(maintain_order=True):
@@ -227,9 +227,9 @@ def _front(scores: pl.DataFrame, pareto: pl.DataFrame, score: str, of: str) -> F
     )
 
 
-def _rivals(rivals: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
-    rivals = rivals.filter(pl.col("method") != "Q-2")  # one size only, and among the levels already
-    best = rivals.group_by("method", "budget", maintain_order=True).agg(pl.col("score").max())
+def _alternatives(alternatives: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
+    alternatives = alternatives.filter(pl.col("method") != "Q-2")  # one size only, and among the levels already
+    best = alternatives.group_by("method", "budget", maintain_order=True).agg(pl.col("score").max())
     by_score = charts.curve(
         best.sort("budget", maintain_order=True),
         "budget",
@@ -247,9 +247,9 @@ def _rivals(rivals: pl.DataFrame, scores: pl.DataFrame, score: str, of: str) -> 
         "PCA x Q-2 is the paper's grid.",
         source="beyond the paper",
     )
-    found = {"rivals": by_score}
-    if rivals["recall_10"].null_count() < rivals.height:
-        best = rivals.group_by("method", "budget", maintain_order=True).agg(pl.col("recall_10").max())
+    found = {"alternatives": by_score}
+    if alternatives["recall_10"].null_count() < alternatives.height:
+        best = alternatives.group_by("method", "budget", maintain_order=True).agg(pl.col("recall_10").max())
         found["retrieval"] = charts.curve(
             best.sort("budget", maintain_order=True),
             "budget",

@@ -15,7 +15,11 @@ _SHORT = {"dr1": "DR-1", "dr2": "DR-2", "q1": "Q-1", "q2": "Q-2"}
 
 
 def findings(
-    unstressed: pl.DataFrame, scores: pl.DataFrame, minimum: pl.DataFrame, pareto: pl.DataFrame, rivals: pl.DataFrame
+    unstressed: pl.DataFrame,
+    scores: pl.DataFrame,
+    minimum: pl.DataFrame,
+    pareto: pl.DataFrame,
+    alternatives: pl.DataFrame,
 ) -> list[str]:
     """Plain sentences, the most important first, node by node; the arguments are the study's tables."""
     found: list[str] = []
@@ -30,7 +34,7 @@ def findings(
         found += _levels(minimum.filter(mine), scores.filter(mine))
         found += _compression(pareto.filter(mine), scores.filter(mine))
         found += _bits(minimum.filter(mine), row["dimensions"])
-        found += _rivals(rivals.filter(mine), pareto.filter(mine))
+        found += _alternatives(alternatives.filter(mine), pareto.filter(mine))
     found += _layers(nodes) + _bag(unstressed, scores)
     if scores.height:
         found.append(_certified(scores))
@@ -129,12 +133,12 @@ def _bits(minimum: pl.DataFrame, dimensions: int) -> list[str]:
     return [f"Of the 32 bits of a number, {32 - left} can be erased from the right within 1 % of the score."]
 
 
-def _rivals(rivals: pl.DataFrame, pareto: pl.DataFrame) -> list[str]:
-    if rivals.is_empty():
+def _alternatives(alternatives: pl.DataFrame, pareto: pl.DataFrame) -> list[str]:
+    if alternatives.is_empty():
         return []
     told = []
-    for bits in sorted(rivals["budget"].unique().to_list()):
-        best = rivals.filter(pl.col("budget") == bits).sort("score", descending=True, maintain_order=True)
+    for bits in sorted(alternatives["budget"].unique().to_list()):
+        best = alternatives.filter(pl.col("budget") == bits).sort("score", descending=True, maintain_order=True)
         row = best.row(0, named=True)
         line = f"{row['recipe']} {row['score']:.2%}"
         grid = pareto.filter(pl.col("bits") <= bits).sort("score", descending=True)
@@ -174,8 +178,8 @@ def _bag(unstressed: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
 
 
 def _certified(scores: pl.DataFrame) -> str:
-    gap, cold, fits = float(scores["gap"].to_numpy().max()), int(scores["cold"].sum()), int(scores["repeats"].sum())
-    again = f"{plural(cold, 'fit')} solved again cold in float64" if cold else "none had to be solved again"
+    gap, refits, fits = float(scores["gap"].to_numpy().max()), int(scores["refits"].sum()), int(scores["repeats"].sum())
+    again = f"{plural(refits, 'fit')} solved again cold in float64" if refits else "none had to be solved again"
     return (
         f"Every fit is certified: the largest relative gap to the optimum is {gap:.1e} over {fits:,} scores; {again}."
     )

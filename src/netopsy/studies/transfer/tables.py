@@ -35,7 +35,7 @@ SCORES: dict[str, Any] = {
     "map11": pl.Float64,
     "train_score": pl.Float64,
     "gap": pl.Float64,
-    "cold": pl.Int64,
+    "refits": pl.Int64,
     "images": pl.Int64,
 }
 UNSTRESSED: dict[str, Any] = {
@@ -51,7 +51,7 @@ UNSTRESSED: dict[str, Any] = {
     "map11": pl.Float64,
     "train_score": pl.Float64,
     "gap": pl.Float64,
-    "cold": pl.Int64,
+    "refits": pl.Int64,
 }
 MINIMUM: dict[str, Any] = {
     "node": pl.String,
@@ -121,7 +121,7 @@ def _line(bench: Bench, stress: str, repeats: Sequence[ScoreRow], unstressed: fl
         "map11": _number(mean.map11),
         "train_score": mean.train_score,
         "gap": max(row.gap for row in repeats),
-        "cold": int(sum(row.cold for row in repeats)),
+        "refits": int(sum(row.refits for row in repeats)),
         "images": len(bench.features.x_test),
     }
 
@@ -201,7 +201,7 @@ def empty() -> dict[str, pl.DataFrame]:
 
 
 def code_line(bench: Bench, recipe: Quantizer, row: ScoreRow, unstressed: float) -> dict[str, Any]:
-    """A code's line in the tables `rivals` and `candidates`."""
+    """A code's line in the tables `alternatives` and `candidates`."""
     return {
         "node": bench.node,
         "method": recipe.method,
@@ -209,7 +209,7 @@ def code_line(bench: Bench, recipe: Quantizer, row: ScoreRow, unstressed: float)
         "bits": recipe.bits,
         "compression": compression(recipe.bits, bench.dimensions, WORD),
         "relative": row.score / unstressed if unstressed > 0 else None,
-        "cold": int(row.cold),
+        "refits": int(row.refits),
         "gap": row.gap,
         **{name: _number(getattr(row, name)) for name in _MEASURED},
     }

@@ -17,7 +17,7 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.transfer import tables
-from netopsy.studies.transfer.alternatives import RIVALS, compared
+from netopsy.studies.transfer.alternatives import ALTERNATIVES, compared
 from netopsy.studies.transfer.bench import Bench
 from netopsy.studies.transfer.budget import CANDIDATES, BenchPlan, search
 from netopsy.studies.transfer.chains import Stresses
@@ -26,7 +26,7 @@ from netopsy.studies.transfer.findings import findings
 from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part, unranked
 from netopsy.transform.fit.quantizer import Quantizer, parse_size
 
-STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "rivals")
+STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "alternatives")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Transfer(Study):
     pool: how values over places become features: `none` takes all, as the paper does; `mean` or `max` pools channels.
     dtype: in which type features are kept.
     stresses: of dr1 (random drops), dr2 (PCA), q1 (levels over one range), q2 (levels over a range a dimension), fc
-        (dr2 and q2 at once), qb (bits erased) and rivals (other codes of as many bits).
+        (dr2 and q2 at once), qb (bits erased) and alternatives (other codes of as many bits).
     repeats: random drops with another order.
     steps: numbers of dimensions, evenly from all down.
     levels: numbers of levels, 1 or more each.
@@ -128,21 +128,25 @@ class Transfer(Study):
         progress = Progress(sum(plan.cells for plan in plans))
         outcomes = [plan.run(progress.cell) for plan in plans]
         scores = pl.concat([outcome.scores for outcome in outcomes])
-        rivals = pl.DataFrame([line for outcome in outcomes for line in outcome.rivals], schema=RIVALS)
+        alternatives = pl.DataFrame(
+            [line for outcome in outcomes for line in outcome.alternatives], schema=ALTERNATIVES
+        )
         tried = pl.DataFrame([line for outcome in outcomes for line in outcome.candidates], schema=CANDIDATES)
         made = {
             "scores": scores,
             "unstressed": tables.unstressed_table(benches, scores),
             "minimum": tables.minimum_table(scores),
             "pareto": tables.pareto_table(scores),
-            **({"rivals": rivals} if rivals.height else {}),
+            **({"alternatives": alternatives} if alternatives.height else {}),
             **({"candidates": tried} if tried.height else {}),
         }
-        told = findings(made["unstressed"], scores, made["minimum"], made["pareto"], rivals)
+        told = findings(made["unstressed"], scores, made["minimum"], made["pareto"], alternatives)
         said = [*said, *(sentence for outcome in outcomes for sentence in outcome.said)]
         return self.result(
             tables=made,
-            figures=figures(scores, made["pareto"], rivals, tried, {bench.node: bench.measure for bench in benches}),
+            figures=figures(
+                scores, made["pareto"], alternatives, tried, {bench.node: bench.measure for bench in benches}
+            ),
             artifacts={name: path for outcome in outcomes for name, path in outcome.artifact.items()},
             findings=[*(t for outcome in outcomes for t in outcome.told), *told, *dict.fromkeys(said)],
         )
@@ -150,18 +154,18 @@ class Transfer(Study):
     def _plan(self, bench: Bench, several: bool, said: list[str]) -> BenchPlan:
         """The runs of one bench; a sentence in `said` for what is left out."""
         classical = bench.node.startswith(BAG)
-        wanted = [stress for stress in self.stresses if stress != "rivals" and (stress == "dr1" or not classical)]
+        wanted = [stress for stress in self.stresses if stress != "alternatives" and (stress == "dr1" or not classical)]
         stresses = Stresses(bench, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
-        rivals: list[tuple[int, Quantizer]] = []
+        alternatives: list[tuple[int, Quantizer]] = []
         found = None
-        if not classical and "rivals" in self.stresses:
-            rivals, why = compared(bench)
+        if not classical and "alternatives" in self.stresses:
+            alternatives, why = compared(bench)
             said += why
         if not classical and self.budget is not None:
             name = f"transform-{bench.node}.safetensors" if several else "transform.safetensors"
             found, why = search(bench, parse_size(self.budget), self.seed, name)
             said += why
-        return BenchPlan(bench, stresses, ["none", *wanted], rivals, found, self.seed)
+        return BenchPlan(bench, stresses, ["none", *wanted], alternatives, found, self.seed)
 
     def _benches(self, network: Network | Features, samples: Samples | None) -> tuple[list[Bench], list[str]]:
         """The benches, and sentences for what was left out."""

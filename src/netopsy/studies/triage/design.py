@@ -39,7 +39,7 @@ class Design:
     stn: Recipe
     stn_loss: StnLoss
     mw_mean: Mean
-    matched: int
+    matching_images: int
     pictures: int
 
     @property
@@ -67,7 +67,7 @@ class Design:
             "recipe": asdict(replace(self.after, seed=seed)),
             "begun": self._begun(seed, start) if start in MADE else None,
             "mean": self.mw_mean,
-            "matched": self.matched,
+            "matching_images": self.matching_images,
             "pictures": self.pictures if seed == self.seeds[0] else 0,
         }
 

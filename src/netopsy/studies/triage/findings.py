@@ -13,7 +13,7 @@ from netopsy.studies.triage.figures import convergence
 from netopsy.wording import listing, plural, points
 
 
-def findings(tables: Mapping[str, pl.DataFrame], left: Sequence[str], *, failure: float, stn_epochs: int) -> list[str]:
+def findings(tables: Mapping[str, pl.DataFrame], left: Sequence[str], *, max_drop: float, stn_epochs: int) -> list[str]:
     """Plain sentences, the most important first. left: blocks that no one layer can stand in for."""
     cells = tables["cells"]
     done = cells.filter(pl.col("top1").is_not_null())
@@ -25,7 +25,7 @@ def findings(tables: Mapping[str, pl.DataFrame], left: Sequence[str], *, failure
             *above(done, tables["baselines"]),
             *taught(done),
             cost(tables["summary"], tables["blocks"]),
-            *deeper(tables.get("deeper"), failure),
+            *deeper(tables.get("deeper"), max_drop),
             *speed(cells, stn_epochs),
             *likeness(done),
             flattered(done),
@@ -200,7 +200,7 @@ def flattered(done: pl.DataFrame) -> str:
     )
 
 
-def deeper(frame: pl.DataFrame | None, failure: float) -> list[str]:
+def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[str]:
     """How many blocks can go before the network fails."""
     if frame is None or not frame["top1"].is_not_null().any():
         return []
@@ -208,15 +208,15 @@ def deeper(frame: pl.DataFrame | None, failure: float) -> list[str]:
     last, way = own.row(-1, named=True), f"{own['training'][0]}-{own['start'][0]}"
     left = f"{last['share']:.1%} of the parameters left"
     drop = f"{100 * last['drop']:.2f} points lost{_interval(last['drop_low'], last['drop_high'], '')}"
-    if 100 * last["drop"] > failure:
-        held = own.filter(pl.col("drop") <= failure / 100)
+    if 100 * last["drop"] > max_drop:
+        held = own.filter(pl.col("drop") <= max_drop / 100)
         until = f"{held['compressed'].to_list()[-1]} at once are borne" if held.height else "not even one is borne"
         return [
-            f"Compressed one after the other ({way}), the network fails (more than {failure:g} points lost) at "
+            f"Compressed one after the other ({way}), the network fails (more than {max_drop:g} points lost) at "
             f"{plural(last['compressed'], 'block')}: {drop}, {left}; {until}."
         ]
     return [
-        f"Compressed one after the other ({way}), the network does not fail ({failure:g} points) with all "
+        f"Compressed one after the other ({way}), the network does not fail ({max_drop:g} points) with all "
         f"{last['compressed']} blocks one layer each: {drop}, {left}."
     ]
 

@@ -70,7 +70,7 @@ def _label(text: str, height: int) -> np.ndarray:
     return np.pad(drawn, ((over, under), (0, 0), (0, 0)), constant_values=255)
 
 
-def report(run: TriageRun, *, pictures: int, failure: float, stn_epochs: int) -> dict[str, Any]:
+def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -> dict[str, Any]:
     """All that is to be said of the run: the parts of its Result."""
     if not run.blocks:
         return {"findings": [_untreatable(run)]}
@@ -89,7 +89,7 @@ def report(run: TriageRun, *, pictures: int, failure: float, stn_epochs: int) ->
         "tables": tables,
         "figures": figures(tables),
         "images": images(run, pictures),
-        "findings": findings(tables, [block.name for block in run.left], failure=failure, stn_epochs=stn_epochs),
+        "findings": findings(tables, [block.name for block in run.left], max_drop=max_drop, stn_epochs=stn_epochs),
     }
 
 

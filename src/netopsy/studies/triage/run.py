@@ -32,12 +32,12 @@ def run_design(
     *,
     blocks: Sequence[str] | None,
     control: bool,
-    failure: float | None,
+    max_drop: float | None,
     storage: float,
 ) -> TriageRun:
     """Run, or go on with, every trial of `design`.
 
-    failure: points lost at which more and more blocks at once are one too many; None does not try it.
+    max_drop: points lost at which more and more blocks at once are one too many; None does not try it.
     storage: bytes on disk that stored activations may take.
     """
     treated, left = choose_blocks(network, blocks)
@@ -60,8 +60,8 @@ def run_design(
             limit=storage if augment in PLAIN else 0.0,
         ) as files:
             _run_group(design, run, seeds, files, digest, control=control)
-    if failure is not None:
-        run.deeper = deeper(design, run, failure, lambda specs: _try(run, specs, digest, "deeper", _starts(run)))
+    if max_drop is not None:
+        run.deeper = deeper(design, run, max_drop, lambda specs: _try(run, specs, digest, "deeper", _starts(run)))
     return run
 
 
@@ -182,12 +182,12 @@ def _parts(trial: Trial) -> tuple[Any, ...]:
 
 
 def deeper(
-    design: Design, run: TriageRun, failure: float, attempt: Callable[[list[dict[str, Any]]], list[Trial]]
+    design: Design, run: TriageRun, max_drop: float, attempt: Callable[[list[dict[str, Any]]], list[Trial]]
 ) -> list[Trial]:
     """The networks with 1, 2, 3, ... blocks compressed, the least critical first; those with one are the cells.
 
     The new layers start and are trained in the way that gave the highest mean accuracy over all blocks and seeds. The
-    last step is the first whose mean drop over the seeds is above `failure` points, or that no seed came through.
+    last step is the first whose mean drop over the seeds is above `max_drop` points, or that no seed came through.
     """
     base = {trial.spec["seed"]: float(trial.right.mean()) for trial in run.baselines if trial.values is not None}
     way = best_way(run)
@@ -203,7 +203,7 @@ def deeper(
     done = list(_by_block(run, start, training)[order[0]])
     fell = drops[order[0]]
     for count in range(2, len(order) + 1):
-        if 100 * fell > failure:
+        if 100 * fell > max_drop:
             break
         names = sorted(order[:count], key=lambda name: place[name])
         specs = [

@@ -35,11 +35,11 @@ class Triage(Study):
     baseline_epochs: of that baseline.
     epochs: after compression.
     stn_epochs: of the STN start.
-    rate: learning rate at the start of each training.
-    stn_rate: that of the STN start; by default `rate`.
+    learning_rate: learning rate at the start of each training.
+    stn_learning_rate: that of the STN start; by default `learning_rate`.
     stn_loss: what STN lowers: mse is the mean of the squared differences, sse their sum over an image's values, which
-        is Equation 3 as printed and wants a far lower `stn_rate`.
-    min_rate: the lowest that a plateau lowers the rate to.
+        is Equation 3 as printed and wants a far lower `stn_learning_rate`.
+    min_learning_rate: the lowest that a plateau lowers the rate to.
     factor: what a plateau multiplies the rate by.
     patience, cooldown: of the plateau, in epochs, as ReduceLROnPlateau of Keras counts them.
     schedule: of the rate; the paper's is plateau.
@@ -50,12 +50,12 @@ class Triage(Study):
     mw_mean: MW over the filters of the whole block (`layer`, Equation 2), or of each filter by itself (`filter`).
     control: also train the uncompressed network for `epochs`: what TM gains by training on alone.
     deeper: compress more and more blocks at once, the least critical first, until the network fails.
-    failure: it fails once the accuracy is this many points below the baseline.
+    max_drop: it fails once the accuracy is this many points below the baseline.
     repeats: how often all is done, each time with the next seed.
     seed: of the first repeat: of random weights, the order of the images and their augmentation.
     dtype: of the training: float32, or bfloat16, faster where the device has it; weights stay float32.
     pictures: how many activation maps of each new layer are drawn beside its parent's; 0 for none.
-    matched: images on which the new layer's channels are matched to the parent's.
+    matching_images: images on which the new layer's channels are matched to the parent's.
     storage: gigabytes on disk that stored activations may take; what is more is computed as it goes.
 
     Tables: `summary` (block x start x training over the seeds), `cells` (every network), `criticality` (tests of
@@ -73,10 +73,10 @@ class Triage(Study):
     baseline_epochs: int = 100
     epochs: int = 25
     stn_epochs: int = 12
-    rate: float = 0.001
-    stn_rate: float | None = None
+    learning_rate: float = 0.001
+    stn_learning_rate: float | None = None
     stn_loss: StnLoss = "mse"
-    min_rate: float = 0.00001
+    min_learning_rate: float = 0.00001
     factor: float = 0.7
     patience: int = 1
     cooldown: int = 3
@@ -88,12 +88,12 @@ class Triage(Study):
     mw_mean: Mean = "layer"
     control: bool = True
     deeper: bool = False
-    failure: float = 5.0
+    max_drop: float = 5.0
     repeats: int = 3
     seed: int = 0
     dtype: Precision = "float32"
     pictures: int = 10
-    matched: int = 256
+    matching_images: int = 256
     storage: float = 20.0
 
     def __post_init__(self) -> None:
@@ -108,22 +108,26 @@ class Triage(Study):
                 raise SettingsError(f"{name} names {what}; give some of {', '.join(known)}, each once.")
         if self.blocks is not None and (not self.blocks or len(set(self.blocks)) < len(self.blocks)):
             raise SettingsError("blocks is empty or names one twice; `netopsy blocks NETWORK` lists them.")
-        for name in ("epochs", "stn_epochs", "baseline_epochs", "repeats", "matched"):
+        for name in ("epochs", "stn_epochs", "baseline_epochs", "repeats", "matching_images"):
             check_int(self, name, 1)
         for name in ("patience", "cooldown", "pictures"):
             check_int(self, name, 0)
-        for name in ("min_rate", "failure", "storage"):
+        for name in ("min_learning_rate", "max_drop", "storage"):
             check_real(self, name, 0, float("inf"))
-        for name in ("rate", "stn_rate"):
+        for name in ("learning_rate", "stn_learning_rate"):
             if getattr(self, name) is not None:
                 check_real(self, name, 0, float("inf"), open_low=True)
-        lowest = min(self.rate, self.stn_rate or self.rate)
-        if self.min_rate > lowest:
-            raise SettingsError(f"min_rate {self.min_rate:g} is above the learning rate; give at most {lowest:g}.")
-        if self.matched < 2:
-            raise SettingsError("matched 1 is too few: channels are matched on one half of the images; give 2 or more.")
+        lowest = min(self.learning_rate, self.stn_learning_rate or self.learning_rate)
+        if self.min_learning_rate > lowest:
+            raise SettingsError(
+                f"min_learning_rate {self.min_learning_rate:g} is above the learning rate; give at most {lowest:g}."
+            )
+        if self.matching_images < 2:
+            raise SettingsError(
+                "matching_images 1 is too few: channels are matched on one half of the images; give 2 or more."
+            )
         self.recipe_for(0, self.epochs)
-        self.recipe_for(0, self.stn_epochs, self.stn_rate)
+        self.recipe_for(0, self.stn_epochs, self.stn_learning_rate)
 
     def recipe_for(self, seed: int, epochs: int, rate: float | None = None) -> Recipe:
         """How one training is done.
@@ -131,17 +135,17 @@ class Triage(Study):
         Keras lowers the rate after `patience` epochs without improvement, and may again `cooldown` epochs after that;
         `Recipe` and torch count one epoch more in both.
         """
-        rate = self.rate if rate is None else rate
+        rate = self.learning_rate if rate is None else rate
         return Recipe(
             epochs=epochs,
             batch_size=self.batch_size,
             optimizer="sgd",
-            rate=rate,
+            learning_rate=rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
             factor=self.factor,
-            final=self.min_rate / rate if rate > 0 else 0.0,
+            final=self.min_learning_rate / rate if rate > 0 else 0.0,
             patience=max(0, self.patience - 1),
             cooldown=max(0, self.cooldown - 1),
             augment=self.augment,
@@ -159,10 +163,10 @@ class Triage(Study):
             network_start=self.network_start,
             baseline=self.recipe_for(self.seed, self.baseline_epochs),
             after=self.recipe_for(self.seed, self.epochs),
-            stn=self.recipe_for(self.seed, self.stn_epochs, self.stn_rate),
+            stn=self.recipe_for(self.seed, self.stn_epochs, self.stn_learning_rate),
             stn_loss=self.stn_loss,
             mw_mean=self.mw_mean,
-            matched=self.matched,
+            matching_images=self.matching_images,
             pictures=self.pictures,
         )
 
@@ -175,10 +179,10 @@ class Triage(Study):
             samples,
             blocks=self.blocks,
             control=self.control,
-            failure=self.failure if self.deeper else None,
+            max_drop=self.max_drop if self.deeper else None,
             storage=1e9 * self.storage,
         )
-        parts = report(run, pictures=self.pictures, failure=self.failure, stn_epochs=self.stn_epochs)
+        parts = report(run, pictures=self.pictures, max_drop=self.max_drop, stn_epochs=self.stn_epochs)
         return self.result(**parts)
 
     @classmethod

@@ -4,7 +4,7 @@ A spec is plain data; `seed` is that of the repeat.
 
     {"what": "baseline", "seed", "recipe" or None, "fresh"}       score the parent, drawn anew and trained if `fresh`
     {"what": "start", "seed", "block", "start", "recipe", "loss"}         STN or LSQ: the new layer, used by FM and TM
-    {"what": "cell", "seed", "blocks", "start", "training", "recipe", "mean", "matched", "pictures"}
+    {"what": "cell", "seed", "blocks", "start", "training", "recipe", "mean", "matching_images", "pictures"}
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
         block = blocks[0]
         student = loaded(section(parent, end=block.output, replaced=replaced), trained.state)
         teacher = section(parent, end=block.output)
-        found, order = matched(teacher, student, block.kind, parent.preprocessing, context.samples, spec["matched"])
+        found, order = matched(
+            teacher, student, block.kind, parent.preprocessing, context.samples, spec["matching_images"]
+        )
         values |= found
         if spec["pictures"] and block.kind == "conv":
             tensors["maps"] = maps(student, parent.preprocessing, context.samples, order[: spec["pictures"]])
