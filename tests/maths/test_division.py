@@ -59,7 +59,7 @@ def test_groups_that_lie_close_are_found_in_seven_of_eight_cases() -> None:
     for seed in range(8):
         points = generator.standard_normal((40, 3))
         points[20:, 0] += 4.8
-        found.append(divide(points, seed=seed).groups)
+        found.append(split_clusters(points, seed=seed).groups)
     assert sum(groups == 2 for groups in found) >= 7
 
 
@@ -68,9 +68,9 @@ def test_a_part_is_cut_at_its_share_of_the_level() -> None:
     points = generator.standard_normal((90, 3)) + 30 * np.repeat(np.eye(3), (45, 30, 15), axis=0)
     points[:20, 2] += 4  # whether these are a group of their own is a matter of the level
     groups = []
-    for level in (0.001, 0.3):
-        division = divide(points, alpha=level)
-        assert [cut.taken for cut in division.cuts] == [c.p < level * (c.size - 1) / 89 for c in division.cuts]
+    for alpha in (0.001, 0.3):
+        division = split_clusters(points, alpha=alpha)
+        assert [cut.taken for cut in division.cuts] == [c.p < alpha * (c.size - 1) / 89 for c in division.cuts]
         groups.append(division.groups)
     assert groups == [3, 4]
 
