@@ -15,41 +15,47 @@ import os
 import statistics
 import time
 from functools import partial
+from typing import Any
 
 import torch
 from captum.attr import NeuronGuidedBackprop
 
 import netopsy
-from common import ratio, seconds
+from common import add_tiny, ratio, seconds, shrink, tell
 
 LAYERS = {
     "vgg16": {"early": "features.3", "middle": "features.15", "late": "features.29"},
     "resnet18": {"early": "layer1.0.relu_1", "middle": "layer2.1.relu_1", "late": "layer4.0.relu_1"},
 }
 TARGETS = {"early": 50, "middle": 10, "late": 2}
-BATCHES = (1, 4, 16, 48)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default="vgg16,resnet18")
+    parser.add_argument("--depths", default="early,middle,late")
+    parser.add_argument("--batches", default="1,4,16,48", help="units a call of captum, of which the fastest counts")
     parser.add_argument("--units", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
+    add_tiny(parser)
     options = parser.parse_args()
+    shrink(options, networks="resnet18", units=2, repeats=1, depths="late", batches="2")
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
-    for name in options.networks.split(","):
-        measure(name, options)
+    rows = [row for name in options.networks.split(",") for row in measure(name, options)]
+    tell("backproject", rows[-1]["ratio"], rows=rows)
 
 
-def measure(name: str, options: argparse.Namespace) -> None:
+def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Print the ratios for one network."""
+    rows = []
     torch.manual_seed(0)
     network = netopsy.load_network(f"torchvision:{name}", weights="random").to(options.device)
     image = torch.randn(1, *network.preprocessing.input_shape, device=options.device)
-    for depth, node in LAYERS[name].items():
+    for depth in options.depths.split(","):
+        node = LAYERS[name][depth]
         _, channels, height, width = network.node(node).full_shape
         draw = torch.Generator().manual_seed(0)
         places = [
@@ -66,6 +72,10 @@ def measure(name: str, options: argparse.Namespace) -> None:
         )
         note = f" (processor time {peer_cpu / cpu:.1f}x; target {TARGETS[depth]}x)"
         ratio(ours, theirs, f"captum ({best} a call)", note)
+        row = {"network": name, "depth": depth, "node": node, "target": TARGETS[depth], "difference": error}
+        times = {"netopsy": ours / options.units * 1e3, "captum": theirs / options.units * 1e3}
+        rows.append(row | times | {"ratio": theirs / ours})
+    return rows
 
 
 def peer(module, node, image, places, options):
@@ -75,7 +85,7 @@ def peer(module, node, image, places, options):
     )  # of a module that is called twice, captum takes the last call
     guided = NeuronGuidedBackprop(module, layer)
     found = {}
-    for size in BATCHES:
+    for size in map(int, options.batches.split(",")):
         found[size] = timed(partial(attribute, guided, image, places, size), options)
     best = min(found, key=lambda size: found[size][0][0])
     return found[best][0], best, found[best][1]

@@ -14,6 +14,7 @@ import time
 import numpy as np
 from sklearn.svm import LinearSVC
 
+from common import add_tiny, shrink, tell
 from netopsy import load_samples
 from netopsy.features.bow.bag import bag_of_words
 
@@ -27,11 +28,14 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file")
+    parser.add_argument("file", nargs="?", default="digits", help="or `digits`, those of scikit-learn")
     parser.add_argument("--train", type=int, default=5000)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--words", type=int, default=1000)
+    add_tiny(parser)
     given = parser.parse_args()
+    shrink(given, file="digits", train=30, test=20, words=10)
+    rows = []
     train, test = (
         load_samples(given.file, split=split, count=count)
         for split, count in (("train", given.train), ("test", given.test))
@@ -40,11 +44,13 @@ def main() -> None:
     for pooling in ("average", "max"):
         for pyramid in PYRAMIDS:
             start = time.perf_counter()
-            rows = bag_of_words(train, test, words=given.words, pooling=pooling, pyramid=pyramid)
+            vectors = bag_of_words(train, test, words=given.words, pooling=pooling, pyramid=pyramid)
             taken = time.perf_counter() - start
-            score = LinearSVC().fit(unit(rows[0]), train.labels).score(unit(rows[1]), test.labels)
-            grids, values = "+".join(pyramid), rows[0].shape[1]
+            score = LinearSVC().fit(unit(vectors[0]), train.labels).score(unit(vectors[1]), test.labels)
+            grids, values = "+".join(pyramid), vectors[0].shape[1]
             print(f"{pooling:8} {grids:12} {values:6,} values {taken:6.1f} s  accuracy {100 * score:.2f} %", flush=True)
+            rows.append({"pooling": pooling, "pyramid": grids, "values": values, "seconds": taken, "accuracy": score})
+    tell("bag_of_words", None, rows=rows)
 
 
 if __name__ == "__main__":

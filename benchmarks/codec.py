@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from common import add_tiny, shrink, tell
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import decode_tensor, encode_tensor
 
@@ -171,7 +172,10 @@ def main() -> None:
     parser.add_argument("--pruned", type=int, nargs=2, default=(4096, 9216))
     parser.add_argument("--sample", type=int, default=500_000)
     parser.add_argument("--repeats", type=int, default=3)
+    add_tiny(parser)
     given = parser.parse_args()
+    shrink(given, flat=2000, pruned=(32, 64), sample=500, repeats=1)
+    inputs: dict[str, dict[str, dict[str, float]]] = {}
     for name, whole in (("flat", flat(given.flat)), ("pruned", pruned(*given.pruned))):
         bound = entropy_bytes(whole.codes)
         print(f"{name}: {len(whole.codes):,} weights, order-0 entropy {bound:,.0f} bytes", flush=True)
@@ -194,6 +198,8 @@ def main() -> None:
                 raise SystemExit(f"{peer} gave back something else")
             size = size_of(stream) / count * len(whole.codes)
             measured[peer] = count / min(reads), size
+            own = {"encode": count / min(writes) / 1e6, "decode": count / min(reads) / 1e6, "entropy": size / bound}
+            inputs.setdefault(name, {})[peer] = own
             note = f" (on {count:,}, size scaled)" if sampled else ""
             print(
                 f"  {peer:18} encode {count / min(writes) / 1e6:7.2f} M/s  decode {count / min(reads) / 1e6:7.2f} M/s  "
@@ -206,6 +212,8 @@ def main() -> None:
                 print(
                     f"netopsy vs {peer}, {name}: decodes {ours[0] / speed:.2g}x as fast, {size / ours[1]:.3f}x smaller"
                 )
+    ours, bare = (inputs["pruned"][peer]["decode"] for peer in ("netopsy ans", "constriction ans"))
+    tell("codec", ours / bare, inputs=inputs)
 
 
 if __name__ == "__main__":

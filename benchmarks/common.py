@@ -1,7 +1,8 @@
-"""What every benchmark needs: a wall clock, the peak memory of a process of its own, a line with the ratio."""
+"""What every benchmark needs: a clock, the peak memory of a process of its own, the ratio in words and in JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -34,3 +35,19 @@ def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
 def ratio(ours: float, theirs: float, peer: str, note: str = "") -> None:
     """Print how many times longer the peer takes."""
     print(f"netopsy vs {peer}: {theirs / ours:.1f}x{note}")
+
+
+def add_tiny(parser: argparse.ArgumentParser) -> None:
+    """The switch by which the tests run a benchmark."""
+    parser.add_argument("--tiny", action="store_true", help="everything small: seconds, whose figures say nothing")
+
+
+def shrink(options: argparse.Namespace, **small: Any) -> None:
+    """Under `--tiny`, set the options to `small`."""
+    if options.tiny:
+        vars(options).update(small)
+
+
+def tell(benchmark: str, ratio: float | None, **figures: Any) -> None:
+    """The last line, in JSON: the ratio that the benchmark is about (None where it has no peer), and its figures."""
+    print(json.dumps({"benchmark": benchmark, "ratio": ratio} | figures))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import ratio, seconds
+from common import add_tiny, ratio, seconds, shrink, tell
 
 BATCHES = (8, 16, 32, 64, 128)
 FEW = 64  # images for numpy
@@ -31,7 +31,7 @@ STRENGTHS = (0.3, 0.1, 0.03, 0.01)
 TOLERANCE = 1e-7  # of the objective, for both
 
 
-def pairs(images: int, threads: int, repeats: int) -> None:
+def pairs(name: str, images: int, threads: int, repeats: int) -> None:
     """Print the times of the pass, of the forward passes alone and of numpy, and the ratios."""
     import torch
 
@@ -42,11 +42,15 @@ def pairs(images: int, threads: int, repeats: int) -> None:
     from netopsy.studies.correspondence.comoments.pair import common_grid, pooled
 
     torch.set_num_threads(threads)
-    networks = [fresh(load_network("netopsy:resnet20", weights="random"), seed) for seed in (0, 1)]
+    networks = [fresh(load_network(name, weights="random"), seed) for seed in (0, 1)]
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "noise.npz"
-        np.savez(path, x=rng.integers(0, 256, (images, 32, 32, 3), np.uint8), y=np.arange(images) % 10)
+        np.savez(
+            path,
+            x=rng.integers(0, 256, (images, *networks[0].preprocessing.size, 3), np.uint8),
+            y=np.arange(images) % 10,
+        )
         samples = load_samples(str(path))
 
     def forward(size: int, count: int = images) -> None:
@@ -76,9 +80,10 @@ def pairs(images: int, threads: int, repeats: int) -> None:
                     np.corrcoef(*rows, rowvar=False)
 
     cross_moments(*networks, samples.select(np.arange(FEW), "few"), pairs="all")  # the graphs are exported once
-    size = min(BATCHES, key=lambda n: seconds(lambda: forward(n, min(images, 512)))[0])
+    batch = min(BATCHES, key=lambda n: seconds(lambda: forward(n, min(images, 512)))[0])
     print(
-        f"torch {torch.__version__}, {threads} threads, load {os.getloadavg()[0]:.1f}, {images:,d} images, batch {size}"
+        f"torch {torch.__version__}, {threads} threads, load {os.getloadavg()[0]:.1f}, "
+        f"{images:,d} images, batch {batch}"
     )
     kinds = {
         "units of matching layers": ("matching", False),
@@ -87,16 +92,20 @@ def pairs(images: int, threads: int, repeats: int) -> None:
     }
     times: dict[str, list[float]] = {"forward": [], **{name: [] for name in kinds}}
     for _ in range(repeats):
-        times["forward"].append(seconds(lambda: forward(size))[0])
+        times["forward"].append(seconds(lambda: forward(batch))[0])
         for name, (which, shuffled) in kinds.items():
             taken, found = seconds(lambda w=which, s=shuffled: cross_moments(*networks, samples, pairs=w, shuffled=s))
             times[name].append(taken)
+    figures = {}
     for name, taken in times.items():
         over = statistics.median(own / base for own, base in zip(taken, times["forward"], strict=True))
         print(f"{name:36s} {statistics.median(taken):8.2f} s  {over:.2f} x the two forward passes", flush=True)
+        figures[name] = {"seconds": statistics.median(taken), "over": over}
     slow = seconds(corrcoef)[0] * images / FEW
     print(f"{len(found)} pairs of layers; ", end="")
-    ratio(statistics.median(times["units of all layers"]), slow, f"numpy, each pair of layers (timed on {FEW} images)")
+    ours = statistics.median(times["units of all layers"])
+    ratio(ours, slow, f"numpy, each pair of layers (timed on {FEW} images)")
+    tell("pairs", slow / ours, times=figures, images=images)
 
 
 def layers(units: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,6 +158,7 @@ def lasso(units: int, rows: int, repeats: int) -> None:
             "all targets, fewest rows": (lambda strength: theirs(small_b, small_a, strength), repeats),
         }
         total = dict.fromkeys(("netopsy", *runs), 0.0)
+        furthest = 0.0
         for strength in STRENGTHS:
             tries = [seconds(lambda s=strength: lasso_path(pair, [s], coefficients=True)) for _ in range(repeats)]  # type: ignore[misc]
             found = tries[0][1]
@@ -158,14 +168,17 @@ def lasso(units: int, rows: int, repeats: int) -> None:
                 peers = [seconds(lambda run=run, s=strength: run(s)) for _ in range(count)]  # type: ignore[misc]
                 times[name] = min(time for time, _ in peers)
                 apart = max(apart, np.abs(objective(peers[0][1], strength) - found.objectives[0]).max())
+            furthest = max(furthest, float(apart))
             total = {name: total[name] + time for name, time in times.items()}
             line = "  ".join(f"{name} {time:.4f} s" for name, time in times.items())
             print(f"strength {strength:<5g} {found.mean_used[0]:6.1f} units used  {line}", flush=True)
             print(f"  objectives apart by at most {apart:.1e}, largest gap of netopsy {found.gaps.max():.1e}")
-        whole = min(seconds(lambda: lasso_path(pair, STRENGTHS))[0] for _ in range(repeats))
+        whole: float = min(seconds(lambda: lasso_path(pair, STRENGTHS))[0] for _ in range(repeats))
     print(f"netopsy, all {len(STRENGTHS)} strengths in one path: {whole:.4f} s")
     for name in runs:
         ratio(whole, total[name], f"scikit-learn, {name}", " (all strengths)")
+    peers = {name: {"seconds": total[name], "ratio": total[name] / whole} for name in runs}
+    tell("lasso", min(peer["ratio"] for peer in peers.values()), netopsy=whole, peers=peers, apart=furthest)
 
 
 def fewest_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,14 +191,17 @@ def fewest_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=("pairs", "lasso"), default="pairs")
+    parser.add_argument("--network", default="netopsy:resnet20", help="of `pairs`, twice")
     parser.add_argument("--images", type=int, default=10_000, help="of `pairs`")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of `pairs`")
     parser.add_argument("--units", type=int, default=256, help="of each layer")
     parser.add_argument("--rows", type=int, default=10_000, help="of the values that scikit-learn is given")
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the fastest counts")
+    add_tiny(parser)
     given = parser.parse_args()
+    shrink(given, network="netopsy:lenet5", images=64, units=16, rows=100, repeats=1)
     if given.part == "pairs":
-        pairs(given.images, given.threads, given.repeats)
+        pairs(given.network, given.images, given.threads, given.repeats)
     else:
         lasso(given.units, given.rows, given.repeats)
 

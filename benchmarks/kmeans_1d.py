@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from common import in_own_process, peak_memory, ratio, seconds
+from common import add_tiny, in_own_process, peak_memory, ratio, seconds, shrink, tell
 
 LARGEST_LAYER = 37_748_736  # weights of AlexNet's fc6
 Clustered = tuple[np.ndarray, np.ndarray]
@@ -111,8 +111,11 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32, help="centroids")
     parser.add_argument("--slow-n", type=int, default=1_000_000, help="values for kmeans1d and ckwrap")
     parser.add_argument("--repeats", type=int, default=3, help="runs of netopsy, of which the median counts")
+    parser.add_argument("--largest", type=int, default=LARGEST_LAYER, help="values of the largest layer")
+    add_tiny(parser)
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    shrink(given, n=4000, k=8, slow_n=1000, repeats=1, largest=8000)
     if given.peer:
         print(json.dumps(measure(given.peer, given.n, given.k, given.repeats)))
         return
@@ -121,7 +124,7 @@ def main() -> None:
     fewer = min(given.n, given.slow_n)
     beside = told("netopsy", fewer, given.k, given.repeats)
     exact = {peer: told(peer, fewer, given.k, 1) for peer in EXACT}
-    largest = told("netopsy", LARGEST_LAYER, given.k, 1)
+    largest = told("netopsy", given.largest, given.k, 1)
     optimum = min(row["distortion"] for row in exact.values())
     print(
         f"distortion of netopsy above the optimum, n = {fewer:,d}: {beside['distortion'] / optimum - 1:+.1e} (relative)"
@@ -131,6 +134,11 @@ def main() -> None:
         ratio(beside["seconds"], row["seconds"], peer, f" (on {fewer:,d} values)")
     ratio(ours["seconds"], peers["faiss"]["seconds"], "faiss")
     ratio(ours["seconds"], peers["scikit_learn"]["seconds"], "scikit-learn")
+    rows = {"netopsy": ours, "netopsy_fewer": beside, "netopsy_largest": largest}
+    rows |= {peer: row | {"ratio": row["seconds"] / ours["seconds"]} for peer, row in peers.items()}
+    rows |= {peer: row | {"ratio": row["seconds"] / beside["seconds"]} for peer, row in exact.items()}
+    above = beside["distortion"] / optimum - 1
+    tell("kmeans_1d", rows["scikit_learn"]["ratio"], rows=rows, n=given.n, fewer=fewer, above_optimum=above)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 from scipy.stats import spearmanr
 
 import netopsy
+from common import add_tiny, shrink, tell
 from netopsy.engine.sweep.edits import Variant
 from netopsy.studies.prescribe.candidates import Joint, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
@@ -29,20 +30,25 @@ from netopsy.studies.prescribe.sensitivity import losses, sensitivity
 
 FLOOR = 1e-5
 BYTES = (45_000, 55_000, 65_000, 80_000)
-RANDOM = 30
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--samples", required=True)
+    parser.add_argument("--network", default="netopsy:resnet20")
+    parser.add_argument("--weights")
+    parser.add_argument("--samples", default="digits")
     parser.add_argument("--split", default=None)
+    parser.add_argument("--images", type=int, nargs=3, default=(200, 400, 800), help="to learn, to probe, to test on")
+    parser.add_argument("--random", type=int, default=30, help="random allocations")
+    add_tiny(parser)
     given = parser.parse_args()
+    shrink(given, network="netopsy:lenet5", weights=None, samples="digits", images=(20, 10, 20), random=4)
     torch.set_num_threads(1)
-    network = netopsy.load_network("netopsy:resnet20", weights=given.weights)
-    samples = netopsy.load_samples(given.samples, split=given.split, count=1400)
-    rows = np.random.default_rng(0).permutation(1400)
-    learn, probe, other = (samples.select(np.sort(rows[a:b]), "part") for a, b in ((0, 200), (200, 600), (600, 1400)))
+    network = netopsy.load_network(given.network, weights=given.weights)
+    samples = netopsy.load_samples(given.samples, split=given.split, count=sum(given.images))
+    rows = np.random.default_rng(0).permutation(sum(given.images))
+    parts = np.split(rows, np.cumsum(given.images)[:2])
+    learn, probe, other = (samples.select(np.sort(part), "part") for part in parts)
     products = input_products(network, learn, network.layers)
     tensors = network.tensors
     rounders = {
@@ -63,7 +69,7 @@ def main() -> None:
         for name, value in measures.items()
     }
     lot, plans = np.random.default_rng(1), []
-    for _ in range(RANDOM):
+    for _ in range(given.random):
         limit, choice = 10 ** lot.uniform(-4.5, -1.5), {}
         for name, own in expected["divergence"].items():
             choice[name] = max(i for i, loss in enumerate(own) if loss <= limit * 10 ** lot.uniform(-1, 1))
@@ -84,13 +90,16 @@ def main() -> None:
         variants.append(joint.variant(Allocation(choice, total, 0.0), settings))
     found = effects(network, other, variants, "all layers together")
     drawn = found.filter(pl.col("chosen by") == "random")
+    ranks = {}
     for name in measures:
         for target in ("divergence", "drop"):
             x, y = drawn[f"sum of {name}"].to_numpy(), drawn[target].to_numpy()
+            ranks[f"{name} -> {target}"] = float(spearmanr(x, y)[0])
             print(f"{name:20s} -> {target:10s} rank correlation {spearmanr(x, y)[0]:.3f}", end=" ")
             print(f"measured/predicted {np.median(y / x):.2f}")
     pl.Config.set_tbl_rows(-1)
     print(found.filter(pl.col("chosen by") != "random").select("chosen by", "bytes", "divergence", "drop", "agreement"))
+    tell("prescribe", None, rank_correlations=ranks)
 
 
 if __name__ == "__main__":

@@ -23,18 +23,22 @@ import torch
 from PIL import Image
 
 import netopsy
+from common import add_tiny, shrink, tell
 from netopsy import Recipe, fit, observe
 from netopsy.tallies.sparsity import ZeroShare
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network")
+    parser.add_argument("network", nargs="?", default="torchvision:vgg16_bn")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--width", type=int)
     parser.add_argument("--jpeg", action="store_true", help="also decode and resize JPEGs of 500x375")
+    add_tiny(parser)
     given = parser.parse_args()
+    shrink(given, network="netopsy:vgg16_bn", size=32, images=4, width=1)
+    rates: dict[str, float] = {}
     torch.set_num_threads(1)
     options: dict[str, Any] = {} if given.width is None else {"width": given.width}
     network = netopsy.load_network(given.network, weights="random", **options)
@@ -61,7 +65,9 @@ def main() -> None:
             begun = time.process_time()
             run()
             seconds = time.process_time() - begun
+            rates[name] = given.images / seconds
             print(f"{name}: {given.images / seconds:.2f} images a second ({seconds:.1f} s)", flush=True)
+    tell("rates", None, network=given.network, rates=rates)
 
 
 def random_samples(path: Path, count: int, size: int) -> netopsy.Samples:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import netopsy
+from common import add_tiny, shrink, tell
 from netopsy import Network, Samples, load_network
 from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.observe.tally import Tally
@@ -40,16 +41,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
+    add_tiny(parser)
     options = parser.parse_args()
+    shrink(options, networks="netopsy:lenet5", images=2, repeats=1)
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, {options.device}, load {os.getloadavg()[0]:.1f}")
+    networks = {}
     for name in options.networks.split(","):
         torch.manual_seed(0)
-        network = load_network(f"torchvision:{name}").to(options.device)
-        measure(network, noise(network, options.images), options.batch, options.repeats)
+        network = load_network(name if ":" in name else f"torchvision:{name}").to(options.device)
+        networks[name] = measure(network, noise(network, options.images), options.batch, options.repeats)
+    tell("stimuli", next(iter(networks.values()))["wall"], networks=networks)
 
 
-def measure(network: Network, samples: Samples, batch: int | None, repeats: int) -> None:
+def measure(network: Network, samples: Samples, batch: int | None, repeats: int) -> dict[str, float]:
     """Print the ratio and the size of the state."""
     nodes = unit_nodes(network)
     size = batch or default_batch_size(network)
@@ -74,6 +79,8 @@ def measure(network: Network, samples: Samples, batch: int | None, repeats: int)
         f"  {wall:.3f} x wall, {cpu:.3f} x processor; target {TARGET} {'met' if wall <= TARGET else 'missed'}\n"
         f"  state {state / 1e6:.2f} MB; target {STATE / 1e6:.0f} MB {'met' if state <= STATE else 'missed'}"
     )
+    figures = {"wall": wall, "processor": cpu, "forward": speed, "state": state / 1e6}
+    return figures | {"nodes": len(nodes), "units": units, "images": len(samples)}
 
 
 def noise(network: Network, count: int) -> Samples:

@@ -1,7 +1,7 @@
 """A map of noise, every layer alone at 8 strengths: the naive loop, the exact sweep and the adaptive sweep.
 
     python benchmarks/sweep.py [--networks resnet20,vgg16_bn,digits] [--images N] [--cells 16] [--threads 2]
-        [--ways exact,adaptive] [--quick]
+        [--ways exact,adaptive] [--tiny]
 
 Naive: deep copy, write the noisy weights, evaluate all images, from preprocessed tensors in memory, with the batch size
 that is fastest here. Every cell costs it the same, so it is timed on `--cells` of them, spread evenly, and scaled.
@@ -28,6 +28,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from common import add_tiny, shrink, tell
 from netopsy import Network, Samples, Shift, Variant, load_network, load_samples, sweep
 from netopsy.engine.sweep.edits import computed, edited
 from netopsy.engine.sweep.full import predictions
@@ -42,15 +43,16 @@ def main() -> None:
     parser.add_argument("--networks", default="resnet20,vgg16_bn,digits")
     parser.add_argument("--images", type=int, help="take only so many, stratified")
     parser.add_argument("--cells", type=int, default=16, help="cells that the naive loop is timed on")
+    parser.add_argument("--strengths", type=int, default=len(STRENGTHS), help="how many of the 8")
     parser.add_argument("--precision", type=float, default=0.5, help="points")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--ways", default="exact,adaptive", help="which of them to time against the naive loop")
-    parser.add_argument("--quick", action="store_true", help="300 images and 4 cells")
+    add_tiny(parser)
     options = parser.parse_args()
+    shrink(options, networks="digits", images=20, cells=1, strengths=1)
     torch.set_num_threads(options.threads)
-    if options.quick:
-        options.images, options.cells = 300, 4
     print(f"torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
+    networks: dict[str, Any] = {}
     for name in options.networks.split(","):
         try:
             network, samples = case(name)
@@ -61,20 +63,23 @@ def main() -> None:
             samples = samples.subset(options.images)
         # intervals of a network with random weights would say nothing
         ways = [way for way in options.ways.split(",") if name != "vgg16_bn" or way != "adaptive"]
-        measure(network, samples, options.cells, options.precision, ways)
+        networks[name] = measure(network, samples, options, ways)
+    ways = [figures[way]["ratio"] for figures in networks.values() for way in TARGETS if way in figures]
+    tell("sweep", max(ways, default=None), networks=networks)
 
 
-def measure(network: Network, samples: Samples, cells: int, precision: float, ways: list[str]) -> None:
+def measure(network: Network, samples: Samples, options: argparse.Namespace, ways: list[str]) -> dict[str, Any]:
     """Print the times and the ratios for one network."""
-    variants = noise_map(network)
-    timed = [variants[i] for i in np.linspace(0, len(variants) - 1, cells).astype(int)]
+    strengths = STRENGTHS[: options.strengths]
+    variants = noise_map(network, strengths)
+    timed = [variants[i] for i in np.linspace(0, len(variants) - 1, options.cells).astype(int)]
     images = torch.cat([batch.images for batch in samples.batches(network.preprocessing, 500)])
     sample = images[:256]
     batch = min(
         BATCHES, key=lambda size: min(clock(lambda: evaluate(network.module, sample, size))[1] for _ in range(3))
     )
     print(
-        f"\n{network.name}: {len(network.layers)} layers x {len(STRENGTHS)} strengths = {len(variants)} cells, "
+        f"\n{network.name}: {len(network.layers)} layers x {len(strengths)} strengths = {len(variants)} cells, "
         f"{len(samples):,} images; naive batch {batch}"
     )
     wall, cpu, naive = clock(lambda: [evaluate(perturbed(network, cell), images, batch) for cell in timed])
@@ -85,14 +90,17 @@ def measure(network: Network, samples: Samples, cells: int, precision: float, wa
         f"  naive     {peer[0]:8.1f} s wall {peer[1]:8.1f} s CPU  (timed on {len(timed)} cells, x {scale:.1f})",
         flush=True,
     )
+    figures: dict[str, Any] = {"cells": len(variants), "images": len(samples), "naive": peer[0]}
     table = None
     if "exact" in ways:
         wall, cpu, table = clock(lambda: sweep(network, samples, variants))
-        report("exact", wall, cpu, peer)
-        compare(network, samples, timed, naive, base, table)
+        figures["exact"] = report("exact", wall, cpu, peer)
+        figures["differing"] = compare(network, samples, timed, naive, base, table)
+        figures["timed"] = len(timed) * len(samples)
     if "adaptive" in ways:
-        wall, cpu, quick = clock(lambda: sweep(network, samples, variants, precision=precision))
-        report("adaptive", wall, cpu, peer)
+        wall, cpu, quick = clock(lambda: sweep(network, samples, variants, precision=options.precision))
+        figures["adaptive"] = report("adaptive", wall, cpu, peer)
+        figures["shown"] = {"mean": quick["images"].mean(), "median": quick["images"].median()}
         print(f"            images a cell: mean {quick['images'].mean():,.0f}, median {quick['images'].median():,.0f}")
         if table is not None:
             error = (quick["drop"] - table["drop"]).abs() * 100
@@ -101,11 +109,13 @@ def measure(network: Network, samples: Samples, cells: int, precision: float, wa
                 f"            drop off by {error.mean():.2f} points on average, {error.max():.2f} at most; "
                 f"{inside.mean():.1%} of the intervals hold the exact drop"
             )
+            figures["off"] = {"mean": error.mean(), "most": error.max(), "inside": inside.mean()}
+    return figures
 
 
 def compare(
     network: Network, samples: Samples, timed: list[Variant], naive: list[Tensor], base: Tensor, table: pl.DataFrame
-) -> None:
+) -> int:
     """Count predictions that differ from the naive loop's, and hold the table against them."""
     differing = int((predictions(network, samples, timed).long() != torch.stack(naive)).sum())
     print(
@@ -116,15 +126,17 @@ def compare(
         own = shares.get((row["layer"], row["strength"]))
         if own is not None and differing == 0:
             assert row["agreement"] == (own == base).sum().item() / len(samples), row
+    return differing
 
 
-def report(way: str, wall: float, cpu: float, peer: tuple[float, float]) -> None:
+def report(way: str, wall: float, cpu: float, peer: tuple[float, float]) -> dict[str, float]:
     """One line: times, ratios, target."""
     print(
         f"  {way:9} {wall:8.1f} s wall {cpu:8.1f} s CPU  "
         f"naive vs {way}: {peer[0] / wall:.1f}x wall, {peer[1] / cpu:.1f}x CPU (target {TARGETS[way]}x)",
         flush=True,
     )
+    return {"seconds": wall, "ratio": peer[0] / wall}
 
 
 def clock(run: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -134,7 +146,7 @@ def clock(run: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def noise_map(network: Network) -> list[Variant]:
+def noise_map(network: Network, strengths: tuple[float, ...]) -> list[Variant]:
     """Each layer's weights with Gaussian noise of each strength times the layer's standard deviation."""
 
     def noise(weight: str, seed: int) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
@@ -150,7 +162,7 @@ def noise_map(network: Network) -> list[Variant]:
             Shift((layer.weight,), noise(layer.weight, seed), strength, f"noise {seed}"),
         )
         for seed, layer in enumerate(network.layers)
-        for strength in STRENGTHS
+        for strength in strengths
     ]
 
 

@@ -26,7 +26,7 @@ from joblib import Parallel, delayed
 from sklearn.svm import LinearSVC
 
 import netopsy
-from common import ratio, seconds
+from common import add_tiny, ratio, seconds, shrink, tell
 from netopsy.stats.pca import fit_projection
 from netopsy.studies.transfer.chains import drop_order, step_sizes
 from netopsy.transform.fit.levels import erase_bits
@@ -57,9 +57,12 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--sizes", type=int, default=4)
     parser.add_argument("--levels", type=int, default=5)
+    parser.add_argument("--grid", type=int, default=len(LEVELS), help="numbers of levels in all")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
+    add_tiny(parser)
     options = parser.parse_args()
+    shrink(options, train=60, test=20, dimensions=32, classes=3, sizes=1, levels=1, grid=2, threads=1)
     torch.set_num_threads(options.threads)
     x, y = read(options) if options.features else synthetic(options)
     part = options.train
@@ -69,14 +72,16 @@ def main() -> None:
         f"torch {torch.__version__}, {options.threads} threads, {options.device}, load {os.getloadavg()[0]:.1f}; "
         f"{part:,} + {len(x) - part:,} vectors of {x.shape[1]:,}, {y.max() + 1} classes"
     )
-    ours, result = seconds(lambda: netopsy.transfer(features, stresses=STRESSES, levels=LEVELS))
+    ours, result = seconds(lambda: netopsy.transfer(features, stresses=STRESSES, levels=LEVELS[: options.grid]))
     scores = result.tables["scores"]
     print(
         f"netopsy: {ours:.1f} s; largest certified gap {scores['gap'].max():.1e}, "
         f"{int(scores['cold'].sum())} solved again in float64"
     )
-    theirs = peer(unit(torch.from_numpy(x)), torch.from_numpy(y), part, options)
+    theirs, hours = peer(unit(torch.from_numpy(x)), torch.from_numpy(y), part, options)
     ratio(ours, theirs, f"LinearSVC in {options.threads} processes", f" (target {TARGET[options.device]:.0f}x)")
+    figures = {"netopsy": ours, "peer": theirs, "hours": hours, "cells": scores.height}
+    tell("transfer", theirs / ours, **figures, gap=scores["gap"].max(), again=int(scores["cold"].sum()))
 
 
 def synthetic(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -98,8 +103,8 @@ def read(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
         return file["x"][:count].astype(np.float32), file["y"][:count].astype(np.int64)
 
 
-def peer(x: torch.Tensor, y: torch.Tensor, part: int, options: argparse.Namespace) -> float:
-    """Seconds that LinearSVC takes for all cells, from a sample of them."""
+def peer(x: torch.Tensor, y: torch.Tensor, part: int, options: argparse.Namespace) -> tuple[float, dict[str, float]]:
+    """Seconds that LinearSVC takes for all cells, from a sample of them; hours of one core of each stress."""
     labels, seen = y.numpy(), y.numpy()[part:]
     total: dict[str, float] = dict.fromkeys(STRESSES, 0.0)
     count = 0
@@ -113,7 +118,7 @@ def peer(x: torch.Tensor, y: torch.Tensor, part: int, options: argparse.Namespac
     print(
         f"  scaled from {count} cells, hours of one core: " + ", ".join(f"{k} {v / 3600:.2f}" for k, v in total.items())
     )
-    return sum(total.values()) / options.threads
+    return sum(total.values()) / options.threads, {stress: taken / 3600 for stress, taken in total.items()}
 
 
 def fit(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> tuple[float, np.ndarray]:

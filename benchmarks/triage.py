@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import netopsy
-from common import ratio, seconds
+from common import add_tiny, ratio, seconds, shrink, tell
 from netopsy.engine.trials.pool import workers
 from netopsy.stats.hypothesis_tests import wilson
 
@@ -55,7 +55,10 @@ def main() -> None:
         ("threads", os.cpu_count()),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    add_tiny(parser)
     options = parser.parse_args()
+    small = {name: 1 for name in ("epochs", "stn_epochs", "parent_epochs", "workers", "threads")}
+    shrink(options, width=1, images=40, test=20, **small)
     torch.set_num_threads(options.threads)
     train, test = read(options)
     network = netopsy.load_network("netopsy:vgg16_bn", weights="random", width=options.width).to(options.device)
@@ -85,6 +88,7 @@ def main() -> None:
         print(f"{cell[0]:>3} {cell[1]}   {texts[0]:40s} {texts[1]}")
     print(f"{len(CELLS) - apart} of {len(CELLS)} pairs of best accuracies have intervals that overlap")
     ratio(ours, theirs, f"a plain loop with {options.threads} workers", f" (target {TARGET[options.device]:.1f}x)")
+    tell("triage", theirs / ours, netopsy=ours, peer=theirs, cells=len(CELLS), overlapping=len(CELLS) - apart)
 
 
 def read(options: argparse.Namespace) -> tuple[netopsy.Samples, netopsy.Samples]:

@@ -24,6 +24,8 @@ from typing import Any
 
 from coverage_page import page
 
+TINY = ["netopsy:lenet5", "netopsy:lenet_300_100"]
+
 
 def torchvision_names() -> list[str]:
     """All classification networks of torchvision."""
@@ -183,18 +185,23 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="*", help="pattern of names, as timm:res*; writes no page")
     parser.add_argument("--page", action="store_true", help="write the page from the answers so far")
+    parser.add_argument("--tiny", action="store_true", help="two networks of the zoo, into the folder `tiny`")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         return serve()
+    if given.tiny:
+        given.cache, given.out, given.workers = Path("tiny"), Path("tiny/coverage.md"), 1
     given.cache.mkdir(parents=True, exist_ok=True)
-    names = [*timm_names(given.cache), *torchvision_names()]
-    names = [name for name in names if fnmatch.fnmatch(name, given.only)]
+    every = TINY if given.tiny else [*timm_names(given.cache), *torchvision_names()]
+    names = [name for name in every if fnmatch.fnmatch(name, given.only)]
     workers = 0 if given.page else given.workers
     rows = sweep(names, given.cache / "coverage.jsonl", given.seconds, workers)
     if given.only == "*":
         given.out.write_text(page(list(rows.values()), len(names)))
         print(f"wrote {given.out}")
+    opened = sum("error" not in row for row in rows.values())
+    print(json.dumps({"script": "coverage", "networks": len(names), "opened": opened}))
 
 
 if __name__ == "__main__":

@@ -38,16 +38,20 @@ RECIPES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=RECIPES)
-    parser.add_argument("--samples", required=True)
+    parser.add_argument("network", nargs="?", choices=RECIPES, default="lenet5")
+    parser.add_argument("--samples", default="digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, help="filters in the first block of vgg16_bn, 64 by default")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--augment", choices=get_args(Augment))
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", default="trained.safetensors")
+    parser.add_argument("--tiny", action="store_true", help="LeNet-5 for one epoch on a few digits")
     given = parser.parse_args()
-    train, test = (load_samples(given.samples, split=part) for part in ("train", "test"))
+    if given.tiny:
+        given.network, given.samples, given.epochs, given.out = "lenet5", "digits", 1, "tiny.safetensors"
+    count = 40 if given.tiny else None
+    train, test = (load_samples(given.samples, split=part, count=count) for part in ("train", "test"))
     source = f"netopsy:{given.network}"
     options = {"num_classes": len(train.classes)} | ({} if given.width is None else {"width": given.width})
     network = load_network(source, weights="random", seed=given.seed, **options).to(given.device)
@@ -56,7 +60,9 @@ def main() -> None:
     print(history.table)
     state = {name: value.cpu().contiguous() for name, value in history.network.module.state_dict().items()}
     safetensors.torch.save_file(state, given.out, metadata={"architecture": source, "options": json.dumps(options)})
-    print(f"{source}, seed {given.seed}: top-1 error {1 - score(history.network, test)['top1'].item():.2%}")
+    error = 1 - score(history.network, test)["top1"].item()
+    print(f"{source}, seed {given.seed}: top-1 error {error:.2%}")
+    print(json.dumps({"script": "train_baselines", "network": source, "seed": given.seed, "error": error}))
 
 
 if __name__ == "__main__":
