@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     add_tiny(parser)
     options = parser.parse_args()
-    shrink(options, networks="resnet20", repeats=1, images=8)
+    shrink(options, networks="netopsy:lenet5", repeats=1, images=8)
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
     networks = {name: measure(name, options.images, options.repeats) for name in options.networks.split(",")}
@@ -98,9 +98,9 @@ def case(name: str, count: int | None) -> tuple[Network, Samples]:
         weights = Path(os.environ.get("NETOPSY_SHARED", "../shared")) / "data/networks/cifar10-resnet20.safetensors"
         network = load_network("netopsy:resnet20", weights=weights if weights.exists() else None)
     else:
-        network = load_network(f"torchvision:{name}")
+        network = load_network(name if ":" in name else f"torchvision:{name}")
     generator = np.random.default_rng(0)
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"netopsy-observe-{name}-{os.getpid()}.npz"
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"netopsy-observe-{os.getpid()}.npz"
     x = generator.integers(0, 256, (count, *network.preprocessing.size, 3), np.uint8)
     np.savez(path, x=x, y=np.arange(count) % network.classes)
     try:

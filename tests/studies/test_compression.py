@@ -152,6 +152,13 @@ def test_without_retraining_nothing_is_trained_and_the_stages_say_so(network: Ne
         assert np.array_equal(one.decode() != 0, np.abs(weight) > 0.5 * weight.std())
 
 
+def test_a_budget_is_a_number_of_points() -> None:
+    for wrong in (-0.5, 100.5):
+        with pytest.raises(SettingsError, match="budget"):
+            Compression(budget=wrong)
+    Compression(budget=100.0)
+
+
 def test_a_budget_chooses_densities_on_training_images_alone(network: Network) -> None:
     settings = dict(budget=3.0, bits=("4",), rounds=1, epochs=(0,), share_epochs=0)
     one = compression(network, TEST, train=TRAIN, **settings)
