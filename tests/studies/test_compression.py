@@ -19,6 +19,7 @@ from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
+from netopsy.studies.compression.compression import Compression
 from netopsy.studies.compression.retrain import DENSITIES, Training, sensitivity, within
 
 STAGES = ["float32", "pruned", "shared", "shared, retrained", "file"]

@@ -26,6 +26,7 @@ from netopsy.result import Result
 from netopsy.stats.hypothesis_tests import paired_difference, wilson
 from netopsy.studies.study import perform
 from netopsy.studies.table import study_class
+from netopsy.studies.triage.findings import critical
 from netopsy.studies.triage.run import run_design
 from netopsy.studies.triage.tables import epochs_to_99
 from netopsy.studies.triage.triage import Triage
@@ -186,6 +187,15 @@ def test_a_single_convolution_fitted_by_least_squares_costs_nothing() -> None:
     )
     row = found.tables["cells"].row(0, named=True)
     assert row["drop"] == 0 and row["matched_correlation"] > 0.95 and "criticality" in found.tables
+
+
+@pytest.mark.parametrize(("least", "blind"), [(0.02, True), (0.015, False)])
+def test_what_so_few_seeds_cannot_show_is_said(least: float, blind: bool) -> None:
+    """Three tests under Holm: the smallest p that can come out is three times the smallest of one."""
+    row = {"over": "seeds (permutation)", "start": "RW", "training": "TM", "spread": 0.1, "count": 3, "p": 0.5}
+    row |= {"least_critical": "a", "most_critical": "b", "p_holm": 1.0, "least_p": least, "detectable": 0.2}
+    (said,) = critical(pl.DataFrame([row] * 3))
+    assert ("no p could have come below 0.05" in said) == blind
 
 
 def test_the_tests_of_criticality_are_over_the_cells() -> None:
