@@ -13,9 +13,8 @@ from reference_train import crop
 from torch import nn
 
 from netopsy.deep_compression.compress import share
-from netopsy.engine.train.augment import AugmentationDraws, augmented, draw
 from netopsy.engine.train.constraints import Table
-from netopsy.engine.train.data import epoch_seed, step_sizes
+from netopsy.engine.train.data import AugmentationDraws, augmented, draw, epoch_seed, step_sizes
 from netopsy.engine.train.objective import rate_at
 from netopsy.engine.train.recipe import Recipe
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples, stimuli, workspace
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.units import Unit
-from netopsy.pictures.patches import patches, window
-from netopsy.pictures.reconstructions import reconstructions, usable_rule
+from netopsy.pictures.patches import patches, reconstructions, usable_rule, window
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.stimuli import drawing
 from netopsy.studies.stimuli.counting import chance, make_up

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from netopsy.engine.train.augment import draw
-from netopsy.engine.train.data import SHARE, TrainingBatch, epoch_seed, free_memory, step_sizes
+from netopsy.engine.train.data import SHARE, TrainingBatch, draw, epoch_seed, free_memory, step_sizes
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.samples.labels import Labels

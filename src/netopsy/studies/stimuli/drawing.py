@@ -22,8 +22,7 @@ from netopsy.engine.workspace.workspace import Checkpoint, conditions, current_w
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, place_at
 from netopsy.pictures.mosaic import NEUTRAL
-from netopsy.pictures.patches import PatchWindow, patches, window
-from netopsy.pictures.reconstructions import RULES, reconstructions, usable_rule
+from netopsy.pictures.patches import RULES, PatchWindow, patches, reconstructions, usable_rule, window
 from netopsy.result import Sheet
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread
