@@ -36,7 +36,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
     import torch
 
     from netopsy import load_network, load_samples
-    from netopsy.network.reinitialise import fresh
+    from netopsy.network.network import fresh
     from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
     from netopsy.studies.correspondence.comoments.layers import layers_of
     from netopsy.studies.correspondence.comoments.pair import common_grid, pooled

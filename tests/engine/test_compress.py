@@ -26,8 +26,7 @@ from netopsy.deep_compression.compress import (
     masks_beyond,
     share_layers,
 )
-from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.save import aliases, describe, measured, others, save_shared
+from netopsy.deep_compression.save import aliases, describe, expand, measured, others, save_shared
 from netopsy.deep_compression.storage_table import bits_before, storage_table
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, UnknownLayer, WeightsError
 

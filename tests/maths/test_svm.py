@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
 from netopsy.errors import SettingsError
-from netopsy.stats.svm import reduction as reductions
+from netopsy.stats.svm import fit as reductions
 from netopsy.stats.svm.fit import fit_nested, fit_svm
 from netopsy.stats.svm.model import Svm, certify, signs
 

@@ -18,7 +18,7 @@ from netopsy.deep_compression.compress import keep_share
 from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.network.reinitialise import fresh
+from netopsy.network.network import fresh
 from netopsy.result import Result
 from netopsy.studies.dsd.dsd import Dsd
 from netopsy.studies.dsd.report import interval, summary

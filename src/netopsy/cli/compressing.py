@@ -92,8 +92,8 @@ def sentence(table: pl.DataFrame, path: str) -> str:
 
 
 def expand(file: str, *, out: str, force: bool) -> None:
-    from netopsy.deep_compression.expand import expand as read
     from netopsy.deep_compression.save import destination
+    from netopsy.deep_compression.save import expand as read
 
     target = destination(out, ".safetensors", force=force)
     state = read(file, target)

@@ -1,4 +1,4 @@
-"""The weight-bearing layers of a graph."""
+"""The weight-bearing layers of a graph, and the filters of a convolution, whichever way its weight is laid out."""
 
 from __future__ import annotations
 
@@ -115,3 +115,32 @@ def _parameter(node: Any, tensors: Mapping[str, Tensor], products: bool = False)
         if products or current.operator not in PRODUCTS:
             stack.extend(current.inputs)
     return max(found, key=lambda name: tensors[name].numel(), default=None)
+
+
+CONVOLUTION_KINDS = ("conv", "conv_transpose")
+
+
+def filter_shape(layer: Layer) -> tuple[int, ...]:
+    """(filters, depth per group, *kernel): one filter an output channel."""
+    first, second, *kernel = layer.weight_shape
+    if layer.kind == "conv_transpose":
+        return (second * layer.groups, first // layer.groups, *kernel)
+    return (first, second, *kernel)
+
+
+def filters_of(layer: Layer, weight: Tensor) -> Tensor:
+    """`weight` of a convolution as (filters, depth per group, *kernel); a view where the layout allows."""
+    if layer.kind != "conv_transpose":
+        return weight
+    groups, (inputs, outputs, *kernel) = layer.groups, weight.shape
+    parted = weight.reshape(groups, inputs // groups, outputs, *kernel)
+    return parted.transpose(1, 2).reshape(groups * outputs, inputs // groups, *kernel)
+
+
+def weight_of(layer: Layer, filters: Tensor) -> Tensor:
+    """The weight whose filters, (filters, depth per group, *kernel), are `filters`; undoes `filters_of`."""
+    if layer.kind != "conv_transpose":
+        return filters
+    groups, (outputs, depth, *kernel) = layer.groups, filters.shape
+    parted = filters.reshape(groups, outputs // groups, depth, *kernel)
+    return parted.transpose(1, 2).reshape(groups * depth, outputs // groups, *kernel)

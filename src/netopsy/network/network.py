@@ -1,4 +1,4 @@
-"""A network on the table: the module, its graph, its names."""
+"""A network on the table: module, graph, layers and preprocessing; and the same one with freshly drawn weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from netopsy.errors import NetworkError, UnknownLayer, nearest
+from netopsy.errors import NetworkError, SettingsError, UnknownLayer, nearest
 from netopsy.network.graph import export_graph
 from netopsy.network.layers import Layer, find_layers
 from netopsy.network.node import Node
@@ -165,3 +165,28 @@ class Network:
 
     def __repr__(self) -> str:
         return f"Network({self.name}, {self.parameters:,} parameters, input {self.preprocessing.input_shape})"
+
+
+def fresh(network: Network, seed: int) -> Network:
+    """A copy of `network` whose modules have drawn their weights anew, each by its own `reset_parameters`.
+
+    Errors: SettingsError where a parameter belongs to a module that has none.
+    """
+    copied = network.with_tensors({})
+    module = copied.module
+    drawn: set[str] = set()
+    with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for path, part in module.named_modules():
+            reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+            if callable(reset):
+                reset()
+                drawn |= {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters()}
+    left = [name for name, _ in module.named_parameters() if name not in drawn]
+    if left:
+        raise SettingsError(
+            f"{network.name} cannot be drawn anew: nothing says how {left[0]} begins; load it with weights='random' "
+            "and take its weights as they are."
+        )
+    copied.provenance |= {"weights": "random", "seed": seed}
+    return copied

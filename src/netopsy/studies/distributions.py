@@ -13,8 +13,7 @@ import torch
 
 from netopsy import charts
 from netopsy.errors import SettingsError
-from netopsy.network.filters import CONVOLUTIONS
-from netopsy.network.layers import Layer
+from netopsy.network.layers import CONVOLUTION_KINDS, Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
@@ -24,7 +23,7 @@ from netopsy.studies.study import Study
 from netopsy.wording import listing, plural
 
 REACH = 5.0  # standard deviations on either side of the mean that the bins cover
-GROUPS = {"all conv": CONVOLUTIONS, "all linear": ("linear",)}
+GROUPS = {"all conv": CONVOLUTION_KINDS, "all linear": ("linear",)}
 SHOWN = 24  # layers drawn; the tables hold all
 LINE = 41  # points of a fitted line
 
@@ -151,7 +150,7 @@ def _fit_rows(fits: Sequence[Fit]) -> list[dict[str, Any]]:
 
 def _figures(network: Network, tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     linear = [layer.name for layer in network.layers if layer.kind == "linear"]
-    conv = [layer.name for layer in network.layers if layer.kind in CONVOLUTIONS]
+    conv = [layer.name for layer in network.layers if layer.kind in CONVOLUTION_KINDS]
     source = "Lorieul et al., Figure {}"
     figures = {
         "groups": _histograms(tables, list(GROUPS), "All convolutions and all linear layers", source.format(1)),

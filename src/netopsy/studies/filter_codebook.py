@@ -13,8 +13,7 @@ from netopsy.charts import curve, heatmap
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
-from netopsy.network.filters import CONVOLUTIONS, filter_shape, filters_of, weight_of
-from netopsy.network.layers import Layer
+from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
@@ -58,7 +57,7 @@ class FilterCodebook(Study):
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with shared filters."""
-        chosen = tuple(layer for layer in network.select(self.layers) if layer.kind in CONVOLUTIONS)
+        chosen = tuple(layer for layer in network.select(self.layers) if layer.kind in CONVOLUTION_KINDS)
         if not chosen:
             return self.result(
                 findings=[f"{network.name} has no convolution among the chosen layers: no filters to share."]

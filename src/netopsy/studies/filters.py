@@ -13,8 +13,7 @@ from scipy import stats
 
 from netopsy import charts
 from netopsy.errors import SettingsError
-from netopsy.network.filters import CONVOLUTIONS, filter_shape, filters_of
-from netopsy.network.layers import Layer
+from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of
 from netopsy.network.network import Network
 from netopsy.pictures.mosaic import grid, normalise
 from netopsy.result import Figure, Image, Result
@@ -61,7 +60,7 @@ class Filters(Study):
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Take the filters of `network` apart; needs no images."""
-        convolutions = [layer for layer in network.layers if layer.kind in CONVOLUTIONS]
+        convolutions = [layer for layer in network.layers if layer.kind in CONVOLUTION_KINDS]
         drawn = self._drawn(network, convolutions)
         curves = {layer.name: variance_shares(network, layer) for layer in convolutions}
         tables = {"components": self._components(convolutions, curves), "variance": _variance(curves)}
@@ -76,7 +75,7 @@ class Filters(Study):
         if self.layer is None:
             return next(iter(convolutions), None)
         chosen = network.layer(self.layer)
-        if chosen.kind not in CONVOLUTIONS:
+        if chosen.kind not in CONVOLUTION_KINDS:
             names = [layer.name for layer in convolutions]
             raise SettingsError(
                 f"layer '{self.layer}' of {network.name} is a {chosen.kind} layer and has no filters; "

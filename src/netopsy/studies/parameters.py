@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from netopsy import charts
-from netopsy.network.filters import CONVOLUTIONS, filter_shape
+from netopsy.network.layers import CONVOLUTION_KINDS, filter_shape
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
@@ -94,7 +94,7 @@ def filter_table(network: Network) -> pl.DataFrame:
     """Table II: one row a convolution: layer, filters, extent (as 11x11), depth (per group), groups, input_depth."""
     rows = []
     for layer in network.layers:
-        if layer.kind in CONVOLUTIONS:
+        if layer.kind in CONVOLUTION_KINDS:
             filters, depth, *kernel = filter_shape(layer)
             extent = "x".join(map(str, kernel))
             rows.append((layer.name, filters, extent, depth, layer.groups, depth * layer.groups))

@@ -17,8 +17,7 @@ from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import Coder
 from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
-from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.save import OtherDtype, measured, save_shared
+from netopsy.deep_compression.save import OtherDtype, expand, measured, save_shared
 from netopsy.deep_compression.storage_table import storage_table
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError

@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 
 from netopsy.errors import SettingsError
-from netopsy.network.network import Network
-from netopsy.network.reinitialise import fresh
+from netopsy.network.network import Network, fresh
 from netopsy.network.units import channels, hidden_nodes, places
 from netopsy.samples.samples import Samples
 from netopsy.stats.matching import bipartite_matching, semi_matching

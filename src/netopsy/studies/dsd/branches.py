@@ -14,8 +14,7 @@ from netopsy.engine.sweep.edits import replacement
 from netopsy.engine.sweep.scopes import sweep_edits
 from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
-from netopsy.network.network import Network
-from netopsy.network.reinitialise import fresh
+from netopsy.network.network import Network, fresh
 from netopsy.samples.samples import Samples
 
 

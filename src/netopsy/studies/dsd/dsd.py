@@ -10,7 +10,7 @@ import polars as pl
 
 from netopsy.checks import check_choice, check_real
 from netopsy.deep_compression.compress import listed, per_layer
-from netopsy.deep_compression.expand import save_network
+from netopsy.deep_compression.save import save_network
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network

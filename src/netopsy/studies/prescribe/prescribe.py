@@ -10,8 +10,7 @@ import polars as pl
 
 from netopsy.checks import check_choice, check_int, check_real
 from netopsy.codec.file import SUFFIX
-from netopsy.deep_compression.expand import expand
-from netopsy.deep_compression.save import OtherDtype, save_shared
+from netopsy.deep_compression.save import OtherDtype, expand, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.network import Network

@@ -30,8 +30,7 @@ from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.trials.trial import Outcome
 from netopsy.network.macs import graph_macs
-from netopsy.network.network import Network
-from netopsy.network.reinitialise import fresh
+from netopsy.network.network import Network, fresh
 from netopsy.samples.samples import Samples
 from netopsy.studies.triage.storage import ActivationFiles, maps, matched, right
 
