@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -357,3 +358,26 @@ def test_starts_leave_the_network_alone(digits: Network, samples: Samples) -> No
         mean_of_parent(digits, block, layer)
         least_squares(digits, block, layer, samples.subset(20))
     assert all(torch.equal(digits.tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_a_fit_that_was_stopped_draws_the_places_that_it_would_have(
+    digits: Network, samples: Samples, tmp_path: Path
+) -> None:
+    block = find_block(digits, "block1")
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label.startswith("least squares") and done:
+            raise KeyboardInterrupt
+
+    def fit() -> tuple[dict, Tensor]:
+        layer = new_layer(digits, block)
+        return least_squares(digits, block, layer, samples, rows=2000, batch_size=8), layer.map.weight.detach().clone()
+
+    whole, weight = fit()
+    assert whole["share"] < 1
+    with pytest.raises(KeyboardInterrupt), netopsy.workspace(tmp_path, stop, every=0):
+        fit()
+    begun: list[int] = []
+    with netopsy.workspace(tmp_path, lambda label, done, total: begun.append(done)):
+        again, same = fit()
+    assert begun[0] == 8 and again == whole and torch.equal(weight, same)

@@ -199,3 +199,22 @@ def test_information_of_pairs_is_that_of_all_rows_at_once() -> None:
     np.testing.assert_allclose(found.information, tally.result().information, atol=1e-3)
     assert found.rows == 90 * 64
     assert (control.information < found.information).all()
+
+
+def test_the_information_of_a_pass_that_was_stopped_is_that_of_one(tmp_path: Path) -> None:
+    one, other, pairs = made(1), made(2), {("relu1", "relu1"): np.array([[0, 0], [2, 3]])}
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label == "mutual information" and done >= 64:
+            raise KeyboardInterrupt
+
+    whole = pair_information(one, other, digits(), pairs, bins=8)["relu1", "relu1"]
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path, stop, every=0):
+        pair_information(one, other, digits(), pairs, bins=8)
+    begun: list[int] = []
+    with workspace(tmp_path, lambda label, done, total: begun.append(done)):
+        again = pair_information(one, other, digits(), pairs, bins=8)["relu1", "relu1"]
+    assert begun[0] == 64
+    for first, second in zip(whole, again, strict=True):
+        for name, value in vars(first).items():
+            np.testing.assert_array_equal(value, vars(second)[name])

@@ -19,6 +19,7 @@ from netopsy.studies.prescribe.cells import Cells, Line
 from netopsy.studies.prescribe.compensate import Products, Rounder, input_products
 from netopsy.studies.prescribe.divergence import (
     Exchange,
+    TemperatureLosses,
     divergence,
     effects,
     expected_drop,
@@ -282,3 +283,15 @@ def test_the_parts_do_not_overlap() -> None:
     assert np.abs(counts).max() <= 2
     again = part(samples, 16, 0)
     assert again.probing.digest == parts.probing.digest != part(samples, 16, 1).probing.digest
+
+
+def test_the_losses_of_two_parts_are_those_of_one() -> None:
+    lot = torch.Generator().manual_seed(0)
+    outputs, labels = torch.randn(40, 3, generator=lot), torch.randint(0, 3, (40,), generator=lot)
+    outputs[5] = torch.nan
+    whole, first, second = (TemperatureLosses(False) for _ in range(3))
+    whole.update((outputs, labels), torch.arange(40))
+    first.update((outputs[:25], labels[:25]), torch.arange(25))
+    second.update((outputs[25:], labels[25:]), torch.arange(25, 40))
+    first.merge(second)
+    torch.testing.assert_close(first.result(), whole.result())

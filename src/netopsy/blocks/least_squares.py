@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from netopsy.blocks.block import Block
 from netopsy.blocks.fit import last_activation
 from netopsy.blocks.layer import OneLayer
-from netopsy.engine.interpreter import plan
-from netopsy.engine.observe.observe import default_batch_size
-from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.node import Node
@@ -45,64 +44,72 @@ def least_squares(
     20,000. Returns r2 (explained share of the variance of y, over all channels), images, rows, share (of the places
     used), ridge (added to the diagonal, as a share of its mean).
     """
-    sums = _Sums(layer, rows, len(samples), block, seed)
     act = last_activation(network, block)
     before = [network.nodes[block.output]] if act is None else [node.args[0] for node in act]
-    targets = [node.name for node in before]
     axis = _axis(network.nodes[block.output]) if act is not None and len(act) > 1 else 1
-    size = default_batch_size(network) if batch_size is None else batch_size
-    walk = plan(network, dict.fromkeys((block.input, *targets)))
-    done, device = 0, network.device
-    place = current_workspace()
-    for batch in samples.batches(network.preprocessing, size):
-        values = walk.run({"input": batch.images.to(device)}, batch=len(batch.indices))
-        parts = [values[name] for name in targets]
-        sums.add(values[block.input], parts[0] if len(parts) == 1 else torch.cat(parts, axis))
-        done += len(batch.indices)
-        place.report(f"least squares {block.name}", done, len(samples))
-    return {**sums.solve(layer), "images": len(samples)}
+    sums = NormalEquations(layer, rows, len(samples), block, seed, axis)
+    watched = (block.input, *(node.name for node in before))
+    label = f"least squares {block.name}"
+    found = observe(network, samples, {"sums": (watched, sums)}, batch_size=batch_size, label=label)["sums"]
+    return {**found.solve(layer), "images": len(samples)}
 
 
 def _axis(cat: Node) -> int:
     return int(cat.args[1]) if len(cat.args) > 1 else 0
 
 
-class _Sums:
-    """The normal equations of one linear map: sums over rows (x, 1) and y."""
+class NormalEquations(Tally):
+    """The normal equations of one linear map: sums over rows (x, 1) and y.
 
-    def __init__(self, layer: OneLayer, rows: int | None, images: int, block: Block, seed: int) -> None:
+    update: the values of the block's input and of what is fitted, in one tensor or in several to be joined along
+    `axis`. result: the tally itself, to `solve`. The places are drawn batch after batch, so the pass is not split.
+    """
+
+    sequential = True
+
+    def __init__(self, layer: OneLayer, rows: int | None, images: int, block: Block, seed: int, axis: int = 1) -> None:
         weight = layer.map.weight
-        self.layer, self.unknowns, self.outputs = layer, weight[0].numel(), weight.shape[0]
+        self.layer, self.seed, self.axis = layer, seed, axis
+        self.unknowns, self.outputs = weight[0].numel(), weight.shape[0]
         if self.unknowns > _LARGEST:
             raise SettingsError(
                 f"the least-squares fit to {block.name} has {self.unknowns:,} unknowns an output, more than "
                 f"{_LARGEST:,}; start it in another way, or take a block with fewer channels or a smaller kernel."
             )
-        places = max(1, int(torch.Size(self._places(block)).numel()))
+        self.places = max(1, int(torch.Size(self._places(block)).numel()))
         wanted = max(20 * (self.unknowns + 1), 20_000) if rows is None else rows
-        self.each = max(1, min(places, -(-wanted // images)))
-        self.places = places
-        self.generator = torch.Generator().manual_seed(seed)
-        like: dict[str, Any] = {"dtype": torch.float64, "device": weight.device}
+        self.each = max(1, min(self.places, -(-wanted // images)))
         self.n = 0
-        self.xx = torch.zeros(self.unknowns + 1, self.unknowns + 1, **like)
-        self.xy = torch.zeros(self.unknowns + 1, self.outputs, **like)
-        self.yy = torch.zeros(self.outputs, **like)
+        self.xx: Tensor | None = None
+        self.xy: Tensor | None = None
+        self.yy: Tensor | None = None
+        self.drawn: Tensor | None = None  # state of the generator of places
 
     def _places(self, block: Block) -> tuple[int, ...]:
         return block.output_shape[1:] if self.layer.conv is not None else block.output_shape[:-1]
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """The rows of one batch."""
+    def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
+        x, *parts = values
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
         for first in range(0, len(x), max(1, _CHUNK // (self.unknowns * self.places))):
             part = slice(first, first + max(1, _CHUNK // (self.unknowns * self.places)))
             inputs, wanted = self._rows(x[part], y[part])
             inputs = torch.cat([inputs.double(), inputs.new_ones(len(inputs), 1).double()], 1)
             wanted = wanted.double()
-            self.xx += inputs.T @ inputs
-            self.xy += inputs.T @ wanted
-            self.yy += wanted.square().sum(0)
-            self.n += len(inputs)
+            self._add(inputs.T @ inputs, inputs.T @ wanted, wanted.square().sum(0), len(inputs))
+
+    def _add(self, xx: Tensor, xy: Tensor, yy: Tensor, n: int) -> None:
+        for name, more in (("xx", xx), ("xy", xy), ("yy", yy)):
+            total = getattr(self, name)
+            setattr(self, name, more if total is None else total.add_(more))
+        self.n += n
+
+    def merge(self, other: NormalEquations) -> None:
+        if other.xx is not None and other.xy is not None and other.yy is not None:
+            self._add(other.xx, other.xy, other.yy, other.n)
+
+    def result(self) -> NormalEquations:
+        return self
 
     def _rows(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, unknowns) and (rows, outputs) at the places that are drawn."""
@@ -114,13 +121,23 @@ class _Sums:
         else:
             inputs, wanted = x.reshape(len(x), -1, x.shape[-1]), y.reshape(len(y), -1, y.shape[-1])
         if self.each < self.places:
-            drawn = torch.rand(len(x), self.places, generator=self.generator).argsort(1)[:, : self.each].to(x.device)
+            drawn = self._draw(len(x)).to(x.device)
             inputs = inputs.gather(1, drawn[..., None].expand(-1, -1, inputs.shape[-1]))
             wanted = wanted.gather(1, drawn[..., None].expand(-1, -1, wanted.shape[-1]))
         return inputs.reshape(-1, inputs.shape[-1]), wanted.reshape(-1, wanted.shape[-1])
 
+    def _draw(self, images: int) -> Tensor:
+        """`each` places of every image."""
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.drawn is not None:
+            generator.set_state(self.drawn.cpu())
+        drawn = torch.rand(images, self.places, generator=generator).argsort(1)[:, : self.each]
+        self.drawn = generator.get_state()
+        return drawn
+
     def solve(self, layer: OneLayer) -> dict[str, Any]:
         """Set the layer; r2, rows, share, ridge."""
+        assert self.xx is not None and self.xy is not None and self.yy is not None
         n = max(self.n, 1)
         mean_x, mean_y = self.xx[-1, :-1] / n, self.xy[-1] / n
         xx = self.xx[:-1, :-1] / n - torch.outer(mean_x, mean_x)

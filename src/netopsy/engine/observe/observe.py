@@ -216,9 +216,9 @@ def _batches(run: Pass, networks: Sequence[Network], piece: range, done: int) ->
 
 
 def _stays(sets: Iterable[Counting]) -> bool:
-    """Whether a tally writes to a file of this machine, and the workers may be on others."""
-    on_disk = any(tally.on_disk for one in sets for tally in one.tallies.values())
-    return current_workers().settings.address is not None and on_disk
+    """Whether the pass is not split: a tally goes by the order, or writes to a file here and workers are elsewhere."""
+    away = current_workers().settings.address is not None
+    return any(tally.sequential or (away and tally.on_disk) for one in sets for tally in one.tallies.values())
 
 
 def default_batch_size(network: Network) -> int:

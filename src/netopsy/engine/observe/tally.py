@@ -18,9 +18,11 @@ class Tally(ABC):
 
     Parts are merged in the order of their samples, each with the part that follows it.
 
+    sequential: whether what it counts depends on the samples before, so that no pass is split over workers.
     on_disk: whether it writes to a file of this machine, so that it cannot be counted on others.
     """
 
+    sequential: ClassVar[bool] = False
     on_disk: ClassVar[bool] = False
 
     @abstractmethod

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from netopsy.engine.interpreter import plan
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import LABELS
 from netopsy.engine.sweep.edits import Variant, identity
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import judge, row
@@ -31,26 +33,44 @@ TRUST = 0.5
 """Standard error of an expected drop, as a share of it: what over- or under-confident outputs may make of it."""
 
 
-@torch.inference_mode()
 def temperature(network: Network, samples: Samples) -> float:
     """The number that the outputs are divided by so that their probabilities fit the labels best, 0.25 to 8.
 
     Source: Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017, Section 4.2.
     """
-    walk = plan(network, [network.output], folded=True)
-    total = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
-    for batch in samples.batches(network.preprocessing, 32):
-        images, labels = batch.images.to(network.device), batch.labels.to(network.device)
-        outputs = walk.run({"input": images}, batch=len(images))[network.output].double()
+    tally = {"losses": ((network.output, LABELS), TemperatureLosses(samples.multilabel))}
+    losses = observe(network, samples, tally, batch_size=32, folded=True, label="temperature")["losses"]
+    return float(TEMPERATURES[int(losses.argmin())])
+
+
+class TemperatureLosses(Tally):
+    """The loss of the outputs divided by each of `TEMPERATURES`, summed over the samples.
+
+    update: outputs (batch, classes) and labels. result: float64 (temperature,), in nats.
+    """
+
+    def __init__(self, multilabel: bool) -> None:
+        self.multilabel = multilabel
+        self.total: Tensor | None = None
+
+    def update(self, values: tuple[Tensor, Tensor], indices: Tensor) -> None:
+        outputs, labels = values[0].double(), values[1]
         good = outputs.isfinite().all(1)
+        if self.total is None:
+            self.total = torch.zeros(len(TEMPERATURES), dtype=torch.float64, device=outputs.device)
         for i, value in enumerate(TEMPERATURES.tolist()):
             scaled = outputs[good] / value
-            if samples.multilabel:
-                loss = F.binary_cross_entropy_with_logits(scaled, labels[good].double(), reduction="sum")
+            if self.multilabel:
+                self.total[i] += F.binary_cross_entropy_with_logits(scaled, labels[good].double(), reduction="sum")
             else:
-                loss = F.cross_entropy(scaled, labels[good], reduction="sum")
-            total[i] += loss.cpu()
-    return float(TEMPERATURES[int(total.argmin())])
+                self.total[i] += F.cross_entropy(scaled, labels[good], reduction="sum")
+
+    def merge(self, other: TemperatureLosses) -> None:
+        if other.total is not None:
+            self.total = other.total if self.total is None else self.total + other.total
+
+    def result(self) -> Tensor:
+        return torch.zeros(len(TEMPERATURES), dtype=torch.float64) if self.total is None else self.total.cpu()
 
 
 def expected_drop(

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.interpreter import plan
-from netopsy.engine.observe.observe import default_batch_size
-from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.engine.observe.observe import default_batch_size, observe
+from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.watched import Nodes
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
@@ -171,38 +171,60 @@ def pair_information(
     size = min(default_batch_size(network_a), default_batch_size(network_b))
     size = max(2, min(size, len(order)))
     order = order[: len(order) - (len(order) % size == 1)]  # a batch of one image has no other order
-    own = {names: PairInformation(pairs, bins) for names, pairs in wanted.items() if len(pairs)}
-    control = {names: PairInformation(pairs, bins) for names, pairs in wanted.items() if len(pairs)}
-    views = [_View(network_a, {a for a, _ in own}), _View(network_b, {b for _, b in own})]
-    done, report = 0, current_workspace().report
-    readers = [samples.batches(view.network.preprocessing, size, order=order) for view in views]
-    with torch.inference_mode():
-        for batches in zip(*readers, strict=True):
-            first, second = (view(batch.images) for view, batch in zip(views, batches, strict=True))
-            for a, b in own:
-                x, y = first[a], second[b]
-                grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
-                x, y = pooled(x, grid).cpu(), pooled(y, grid).cpu()
-                own[a, b].update(x.flatten(0, -2), y.flatten(0, -2))
-                control[a, b].update(x.flatten(0, -2), y.roll(1, 0).flatten(0, -2))
-            done += len(batches[0].indices)
-            report("mutual information", done, len(order))
-    return {names: (own[names].result(), control[names].result()) for names in own}
+    tallies: dict[Names, tuple[Nodes, Tally]] = {
+        (a, b): ((a, (network_b, b)), PairedUnits(pairs, bins, (_axis(network_a, a), _axis(network_b, b))))
+        for (a, b), pairs in wanted.items()
+        if len(pairs)
+    }
+    if not tallies:
+        return {}
+    named = {f"{a} {b}": entry for (a, b), entry in tallies.items()}
+    label = "mutual information"
+    found = observe(network_a, samples, named, batch_size=size, order=order, folded=True, label=label)
+    return dict(zip(tallies, found.values(), strict=True))
 
 
-class _View:
-    """A network that gives the values of some nodes, (images, *places, channel), for a batch of images."""
+def _axis(network: Network, node: str) -> int:
+    return network.nodes[node].channel_axis
 
-    def __init__(self, network: Network, names: set[str]) -> None:
-        self.network = network
-        self.axes = {name: network.nodes[name].channel_axis for name in names}
-        self.walk = plan(network, (), watched=dict.fromkeys(names), folded=True)
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+class PairedUnits(Tally):
+    """The information of pairs of units of two nodes, and the same with the images of the second in another order.
 
-        def visit(name: str, values: Tensor) -> None:
-            found[name] = values.movedim(self.axes[name], -1).clone()
+    pairs: (m, 2), see `PairInformation`. axes: where the channels of the two nodes are.
+    update: the values of both nodes, (batch, channel, *space). result: the two Informations. The first rows fix the
+    bins, and the control turns each batch by one image, so that batches are part of the result.
+    """
 
-        self.walk.run({"input": images.to(self.network.device)}, batch=len(images), visit=visit)
-        return found
+    sequential = True
+
+    def __init__(self, pairs: Int64[np.ndarray, "m 2"], bins: int, axes: tuple[int, int]) -> None:
+        self.pairs, self.bins, self.axes = pairs, bins, axes
+        self._parts: dict[str, PairInformation] = {}
+
+    def update(self, values: tuple[Tensor, Tensor], indices: Tensor) -> None:
+        x, y = (value.movedim(axis, -1) for value, axis in zip(values, self.axes, strict=True))
+        grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
+        x, y = pooled(x, grid).cpu(), pooled(y, grid).cpu()
+        self._part("own").update(x.flatten(0, -2), y.flatten(0, -2))
+        self._part("control").update(x.flatten(0, -2), y.roll(1, 0).flatten(0, -2))
+
+    def _part(self, name: str) -> PairInformation:
+        return self._parts.setdefault(name, PairInformation(self.pairs, self.bins))
+
+    def merge(self, other: PairedUnits) -> None:
+        """Only with what has counted nothing: the bins of two parts differ."""
+        if self._parts and other._parts:
+            raise SettingsError("mutual information is counted in one piece; leave out the workers.")
+        self._parts = self._parts or other._parts
+
+    def result(self) -> tuple[Information, Information]:
+        return self._part("own").result(), self._part("control").result()
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{name} {key}": value for name, part in self._parts.items() for key, value in part.state().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for name in {key.partition(" ")[0] for key in state}:
+            own = {key.partition(" ")[2]: value.cpu() for key, value in state.items() if key.startswith(f"{name} ")}
+            self._part(name).restore(own)
