@@ -133,6 +133,32 @@ def test_the_engine_holds_nothing_that_one_study_alone_reaches() -> None:
     assert {name: studies for name, studies in engine.items() if len(studies) == 1} == {}
 
 
+def test_no_class_overrides_what_another_does() -> None:
+    classes = {
+        node.name: node
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def methods(name: str, *, abstract: bool) -> set[str]:
+        return {
+            one.name
+            for one in classes[name].body
+            if isinstance(one, ast.FunctionDef)
+            and (abstract or not any("abstractmethod" in ast.unparse(mark) for mark in one.decorator_list))
+        }
+
+    overridden = {
+        f"{name}.{method}"
+        for name, node in classes.items()
+        for base in map(ast.unparse, node.bases)
+        if base in classes
+        for method in methods(name, abstract=True) & methods(base, abstract=False)
+    }
+    assert overridden <= {"Collect.state"}, "Collect's rows lie on the disk: a checkpoint of them holds no tensors"
+
+
 def test_the_house_has_few_files() -> None:
     assert len(FILES) <= 320
 
