@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant
 from netopsy.engine.sweep.full import predictions
-from netopsy.engine.sweep.rerun import Rerun
+from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.sweep import score, sweep
 from netopsy.errors import EditError, NetworkError, SettingsError
 from netopsy.network.network import Network
@@ -138,9 +138,9 @@ def assert_same_predictions(network: Network, samples: Samples, variants: list[V
 def test_every_edit_of_every_layer_predicts_as_the_naive_loop(network: Network, samples: Samples) -> None:
     variants = everything(network)
     assert_same_predictions(network, samples, variants)
-    rerun = Rerun(network, variants)
-    assert any(group.linear for group in rerun.groups)  # both ways are taken
-    assert any(group.head for group in rerun.groups)
+    groups = make_plan(network, variants).groups
+    assert any(group.linear for group in groups)  # both ways are taken
+    assert any(group.head for group in groups)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
@@ -273,12 +273,12 @@ def test_a_parameter_that_cannot_reach_the_output_changes_nothing(samples: Sampl
 
 WORK = """
 import sys, time
-from netopsy.engine.sweep import rerun
+from netopsy.engine.sweep import plan, rerun
 from netopsy.engine.workspace.workspace import Checkpoint, workspace
 import test_sweep as here
 from netopsy.engine.sweep.sweep import sweep
 folder, log, precision, pause = sys.argv[1:]
-rerun.BLOCK_IMAGES = 30
+plan.BLOCK_IMAGES = 30
 plain = Checkpoint.__init__
 Checkpoint.__init__ = lambda self, path, every=0.0: plain(self, path, 0.0)
 own = rerun.Rerun._outputs

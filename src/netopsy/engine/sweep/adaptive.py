@@ -6,7 +6,6 @@ often, all variants sharing one order, and a variant leaves when its interval is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netopsy.engine.sweep.confidence import ConfidenceSequence, ImportanceDraws, Sampler
-from netopsy.engine.sweep.edits import Variant
 from netopsy.engine.sweep.full import BatchVerdicts
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import judge, margins, row
 from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
-from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.stats.hypothesis_tests import wilson
 
@@ -109,20 +106,10 @@ class Adaptive:
     network, the draws and outcomes of each finished round, the sums by stratum, and the round in progress.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        samples: Samples,
-        variants: Sequence[Variant],
-        rerun: Rerun,
-        block: int,
-        checkpoint: Checkpoint,
-        precision: float,
-        seed: int,
-    ) -> None:
-        self.network, self.samples, self.variants, self.rerun = network, samples, variants, rerun
-        self.block, self.checkpoint, self.precision, self.seed = block, checkpoint, precision, seed
-        self.positions = sorted(p for group in rerun.groups for p in group.members)
+    def __init__(self, samples: Samples, rerun: Rerun, checkpoint: Checkpoint, precision: float, seed: int) -> None:
+        self.samples, self.rerun, self.plan, self.network = samples, rerun, rerun.plan, rerun.network
+        self.checkpoint, self.precision, self.seed = checkpoint, precision, seed
+        self.positions = sorted(self.plan.members)
         self.done, self.state = checkpoint.load()
 
     def run(self) -> list[dict[str, Any]]:
@@ -143,10 +130,10 @@ class Adaptive:
         samples, device = self.samples, self.network.device
         start = len(self.state.get("top1", ()))
         for batch in (
-            samples.batches(self.network.preprocessing, self.block, start=start) if start < len(samples) else ()
+            samples.batches(self.network.preprocessing, self.plan.block, start=start) if start < len(samples) else ()
         ):
             images, labels = batch.images.to(device), batch.labels.to(device)
-            outputs = self.rerun.plain.run({"input": images}, batch=len(images))[self.network.output]
+            outputs = self.rerun.plain(images)
             verdicts = judge(outputs, labels)
             new = {name: getattr(verdicts, name).cpu() for name in _VERDICTS} | {
                 "margin": margins(outputs, labels).cpu()
@@ -174,8 +161,8 @@ class Adaptive:
         audit, state, network = self.audit, self.state, self.network
         rest = len(self.samples) - self.done
         weights = audit.weights()
-        images, draws = audit.sampler.draw(min(rest, self.block, max(SMALLEST_ROUND, self.done // 4)), weights)
-        current = BatchVerdicts(len(self.variants), len(images), len(self.rerun.groups))
+        images, draws = audit.sampler.draw(min(rest, self.plan.block, max(SMALLEST_ROUND, self.done // 4)), weights)
+        current = BatchVerdicts(len(self.plan.variants), len(images), len(self.plan.groups))
         for name in vars(current):
             if f"current.{name}" in state:
                 setattr(current, name, state.pop(f"current.{name}"))
@@ -240,7 +227,7 @@ class Adaptive:
             gains=0,
             images=n,
         ) | {"drop_low": 0.0, "drop_high": 0.0}
-        rows = [plain for _ in self.variants]
+        rows = [plain for _ in self.plan.variants]
         for i, position in enumerate(self.positions):
             means = {
                 name: audit.stratified(i, state[f"sum.{name}"][i].numpy()) for name in ("top5", "agreement", "loss")

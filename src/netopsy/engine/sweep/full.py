@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Variant
+from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import Verdicts, judge, row
 from netopsy.engine.trials.pool import current_workers
@@ -45,20 +46,12 @@ class BatchVerdicts:
         return torch.stack([value.double().sum(dim=1) for value in each], dim=1)
 
 
-def exact(
-    network: Network,
-    samples: Samples,
-    variants: Sequence[Variant],
-    rerun: Rerun,
-    block: int,
-    checkpoint: Checkpoint,
-    spec: dict[str, Any],
-) -> list[dict[str, Any]]:
+def exact(samples: Samples, rerun: Rerun, checkpoint: Checkpoint, spec: dict[str, Any]) -> list[dict[str, Any]]:
     """The scores of each variant on all samples. spec: all that they depend on, plain data.
 
     Over several workers each counts parts of the samples; blocks are then no longer than a part.
     """
-    total = len(samples)
+    total, plan, block = len(samples), rerun.plan, rerun.plan.block
     done, state = checkpoint.load()
     pieces = [range(total)]
     if done < total and not current_workers().here:
@@ -66,14 +59,14 @@ def exact(
         block = min(block, max(SMALLEST_PART, shortest))
         pieces = split_range(done, total, block)
     if len(pieces) > 1:
-        sums = state.get("totals", torch.zeros(len(variants), len(COUNTS), dtype=torch.float64))
-        context = (network, samples, list(variants), rerun.piece, block)
+        sums = state.get("totals", torch.zeros(len(plan.variants), len(COUNTS), dtype=torch.float64))
+        context = (plan.network, samples, list(plan.variants), plan.piece, block)
         with run_shards(_part, context, shard_specs(pieces), spec, "sweep") as found:
             for outcome in found:
                 sums = sums + outcome.tensors["totals"]
             checkpoint.save(total, lambda: {"totals": sums}, final=True)
     else:
-        sums = _sums(network, samples, variants, rerun, block, checkpoint, range(total))
+        sums = _sums(samples, rerun, block, checkpoint, range(total))
     return [row(**dict(zip(COUNTS, counts, strict=True)), images=total) for counts in sums.tolist()]
 
 
@@ -82,29 +75,21 @@ def _part(context: Any, spec: dict[str, Any]) -> Outcome:
     network, samples, variants, piece, block = context
     checkpoint = current_workspace().checkpoint("sweep", spec)
     with torch.inference_mode():
-        rerun = Rerun(network, variants, piece)
+        rerun = Rerun(make_plan(network, variants, piece))
         place = range(spec["start"], spec["stop"])
-        return Outcome({}, {"totals": _sums(network, samples, variants, rerun, block, checkpoint, place)})
+        return Outcome({}, {"totals": _sums(samples, rerun, block, checkpoint, place)})
 
 
-def _sums(
-    network: Network,
-    samples: Samples,
-    variants: Sequence[Variant],
-    rerun: Rerun,
-    block: int,
-    checkpoint: Checkpoint,
-    place: range,
-) -> Tensor:
+def _sums(samples: Samples, rerun: Rerun, block: int, checkpoint: Checkpoint, place: range) -> Tensor:
     """COUNTS of each variant, float64 (variants, COUNTS), on the samples in `place`."""
+    plan, network = rerun.plan, rerun.network
     done, state = checkpoint.load()
-    totals = state.pop("totals", torch.zeros(len(variants), len(COUNTS), dtype=torch.float64))
-    grouped = {p for group in rerun.groups for p in group.members}
-    alone = [p for p in range(len(variants)) if p not in grouped]
-    pieces, size = max(1, len(rerun.groups)), len(place)
+    totals = state.pop("totals", torch.zeros(len(plan.variants), len(COUNTS), dtype=torch.float64))
+    alone = [p for p in range(len(plan.variants)) if p not in plan.members]
+    pieces, size = max(1, len(plan.groups)), len(place)
     for batch in samples.batches(network.preprocessing, block, start=done, order=place) if done < size else ():
         images, labels = batch.images.to(network.device), batch.labels.to(network.device)
-        current = BatchVerdicts(len(variants), len(images), len(rerun.groups))
+        current = BatchVerdicts(len(plan.variants), len(images), len(plan.groups))
         vars(current).update(state)
         state = {}
 
@@ -124,7 +109,7 @@ def _sums(
             current_workspace().report("sweep", done + part, size)
 
         skip = set(current.finished.nonzero()[:, 0].tolist())
-        plain = judge(rerun.run(images, take, active=grouped, skip=skip), labels)
+        plain = judge(rerun.run(images, take, active=plan.members, skip=skip), labels)
         for position in alone:
             current.write(position, plain)
         totals = totals + current.counts(plain)
@@ -139,10 +124,11 @@ def predictions(
     network: Network, samples: Samples, variants: Sequence[Variant], batch_size: int | None = None
 ) -> Tensor:
     """Predicted classes, int32 (variants, n), of each variant on all samples; -1 where an output is not finite."""
-    rerun, parts = Rerun(network, variants, batch_size), []
-    for batch in samples.batches(network.preprocessing, rerun.block_size):
+    plan, parts = make_plan(network, variants, batch_size), []
+    rerun = Rerun(plan)
+    for batch in samples.batches(network.preprocessing, plan.block):
         current, labels = (
-            BatchVerdicts(len(variants), len(batch.labels), len(rerun.groups)),
+            BatchVerdicts(len(variants), len(batch.labels), len(plan.groups)),
             batch.labels.to(network.device),
         )
         run = set[int]()
@@ -158,7 +144,7 @@ def predictions(
                 current.write(position, judge(values, labels))
                 run.add(position)
 
-        plain = judge(rerun.run(batch.images.to(network.device), take, active=range(len(variants))), labels)
+        plain = judge(rerun.run(batch.images.to(network.device), take, active=plan.members), labels)
         for position in set(range(len(variants))) - run:
             current.write(position, plain)
         parts.append(current.predicted)

@@ -10,6 +10,7 @@ import torch
 from netopsy.engine.sweep.adaptive import Adaptive
 from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.sweep.full import exact
+from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import NetworkError, SettingsError
@@ -55,20 +56,20 @@ def sweep(
     if len(network.nodes[network.output].full_shape) != 2:
         raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
     samples.check(network.classes)
-    rerun = Rerun(network, variants, batch_size)
-    block = rerun.block_size
+    plan = make_plan(network, variants, batch_size)
+    rerun = Rerun(plan)
     spec = {
         **conditions(network, samples),
         "variants": [identity(variant) for variant in variants],
         "precision": precision,
         "seed": seed,
-        "block": [block, batch_size],
+        "block": [plan.block, batch_size],
     }
     checkpoint = current_workspace().checkpoint("sweep", spec)
     if precision is None:
-        scores = exact(network, samples, variants, rerun, block, checkpoint, spec)
+        scores = exact(samples, rerun, checkpoint, spec)
     else:
-        scores = Adaptive(network, samples, variants, rerun, block, checkpoint, precision / 100, seed).run()
+        scores = Adaptive(samples, rerun, checkpoint, precision / 100, seed).run()
     return pl.DataFrame([{**variant.settings, **own} for variant, own in zip(variants, scores, strict=True)])
 
 

@@ -22,6 +22,7 @@ from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import LABELS
 from netopsy.engine.sweep.edits import Variant, identity
+from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import judge, row
 from netopsy.engine.workspace.workspace import conditions, current_workspace
@@ -135,8 +136,8 @@ def effects(
     a workspace it goes on from the last block of images that was done.
     Errors: EditError for a variant that changes no weight.
     """
-    rerun = Rerun(network, variants)
-    block = min(BLOCK, rerun.block_size)
+    plan = make_plan(network, variants)
+    rerun, block = Rerun(plan), min(BLOCK, plan.block)
     spec = {
         **conditions(network, samples),
         "variants": [identity(variant) for variant in variants],
@@ -146,10 +147,10 @@ def effects(
     saved = current_workspace().checkpoint("effects", spec)
     done, state = saved.load()
     totals = state.get("totals", torch.zeros(len(variants), len(_COUNTS), dtype=torch.float64))
-    groups = max(1, len(rerun.groups))
+    groups = max(1, len(plan.groups))
     for batch in samples.batches(network.preprocessing, block, start=done) if done < len(samples) else ():
         images, labels = batch.images.to(network.device), batch.labels.to(network.device)
-        plain = rerun.plain.run({"input": images}, batch=len(images))[network.output].clone()
+        plain = rerun.plain(images).clone()
         before, seen, ran = judge(plain, labels), torch.zeros_like(totals), set[int]()
 
         def take(

@@ -1,13 +1,14 @@
-"""Variants that change the same parameters, and how a network is parted for them.
+"""The plan of a sweep, made once and before anything runs: what runs together, from where, and how much at once.
 
-The head is the part whose weights differ between the variants: it runs once a variant. The tail, everything after it,
-has the same weights for all: it runs once for all, the variants folded into one batch.
+Variants that change the same parameters are a group, and the network is parted for them. The head is the part whose
+weights differ between the variants: it runs once a variant. The tail, everything after it, has the same weights for
+all: it runs once for all, the variants folded into one batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from netopsy.engine.interpreter import Plan, affected, boundary, plan
@@ -16,6 +17,11 @@ from netopsy.engine.sweep.linear import Linear, linear_part
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 
+BLOCK_BYTES = 512 << 20
+BLOCK_IMAGES = 512
+FOLD_BYTES = {"cpu": 4 << 20}  # the largest activation of a piece: what the caches hold
+HEAD_BYTES = 64 << 20
+ELSEWHERE = 256 << 20
 # Work on each value alone: folding gains nothing, so these stay with the head, where a batch norm can be folded too.
 _LIGHT = {"batch_norm", "add", "relu", "hardtanh", "silu", "hardswish", "gelu", "max_pool2d", "avg_pool2d"}
 
@@ -26,7 +32,7 @@ class EditGroup:
 
     linear or head: what runs for each variant (the linear part of a shift, or a plan); cut: the values it ends in.
     tail: the plan of the rest, or None where there is none; beside: the unedited values that it reads.
-    needs: all unedited values that the group starts from.
+    needs: all unedited values that the group starts from; start: the one of them that is made last.
     *_bytes: the largest activation within, for one image.
     """
 
@@ -38,12 +44,87 @@ class EditGroup:
     cut: tuple[str, ...]
     beside: tuple[str, ...]
     needs: tuple[str, ...]
+    start: str
     head_bytes: int
     cut_bytes: int
     tail_bytes: int
 
 
-def make_groups(network: Network, variants: Sequence[Variant]) -> list[EditGroup]:
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will run.
+
+    groups: in the order in which a walk of the network can start them; members: positions of all variants in them. The
+    others have no edit, or none that can reach the output: their outputs are the unedited network's.
+    walk: of the unedited network, which shows the values that groups start from.
+    block: images that are walked at once. piece: images times variants that run at once; None for what `budget`, bytes
+    of the largest activation of a piece, has room for.
+    """
+
+    network: Network
+    variants: tuple[Variant, ...]
+    groups: tuple[EditGroup, ...]
+    members: frozenset[int]
+    walk: Plan
+    block: int
+    piece: int | None
+    budget: int
+
+    def pieces(self, group: EditGroup, members: int) -> tuple[int, int, int]:
+        """How `members` variants of a group are run.
+
+        (images that the heads take at once, a multiple of the next; images of a piece of the tail; variants of one)
+        """
+        fold = self.piece or max(8, min(256, self.budget // group.tail_bytes))
+        images = max(1, fold // members)
+        inside = 256
+        if group.linear is None:
+            inside = max(4, self.piece or min(256, self.budget // group.head_bytes))
+            if group.tail is None:
+                return inside, images, 1
+        room = max(1, HEAD_BYTES // (group.cut_bytes * members))
+        return max(1, min(inside, room) // images) * images, images, max(1, fold // images)
+
+
+def make_plan(network: Network, variants: Sequence[Variant], piece: int | None = None) -> SweepPlan:
+    """The plan for `variants` of `network`; piece: images times variants that run at once, None chooses."""
+    groups = _groups(network, variants)
+    needs = dict.fromkeys(name for group in groups for name in group.needs)
+    return SweepPlan(
+        network=network,
+        variants=tuple(variants),
+        groups=groups,
+        members=frozenset(position for group in groups for position in group.members),
+        walk=plan(network, [network.output], watched=list(needs)),
+        block=_block(network, groups),
+        piece=piece,
+        budget=FOLD_BYTES.get(network.device.type, ELSEWHERE),
+    )
+
+
+def last_use(groups: Iterable[EditGroup]) -> dict[str, str]:
+    """For each value that groups start from, the node after which it may go: where the last of them starts."""
+    last: dict[str, str] = {}
+    for group in groups:  # in the order of their starts
+        last |= dict.fromkeys(group.needs, group.start)
+    return last
+
+
+def _block(network: Network, groups: Sequence[EditGroup]) -> int:
+    """Images in a block, such that the unedited values in memory at once stay under BLOCK_BYTES; at least 1."""
+    held, peak, last = 0, 0, last_use(groups)
+    sizes = {name: value_bytes(network, name) for name in network.nodes}
+    ends: dict[str, int] = {}
+    for name, size in sizes.items():
+        if name in last:
+            held += size
+            ends[last[name]] = ends.get(last[name], 0) + size
+        peak = max(peak, held + 3 * size)
+        held -= ends.get(name, 0)
+    return max(1, min(BLOCK_IMAGES, BLOCK_BYTES // max(peak, 1)))
+
+
+def _groups(network: Network, variants: Sequence[Variant]) -> tuple[EditGroup, ...]:
     """The groups in the order in which a walk of the network can start them.
 
     Variants without an edit, and those whose parameters cannot reach the output, belong to no group.
@@ -58,7 +139,7 @@ def make_groups(network: Network, variants: Sequence[Variant]) -> list[EditGroup
         if (group := _group(network, sorted(tensors), members, shift)) is not None
     ]
     rank = {name: i for i, name in enumerate(network.nodes)}
-    return sorted(groups, key=lambda group: max(rank[name] for name in group.needs))
+    return tuple(sorted(groups, key=lambda group: rank[group.start]))
 
 
 def value_bytes(network: Network, name: str) -> int:
@@ -89,6 +170,7 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
     else:
         cut = (network.output,)
     head = None if linear else plan(network, cut, given=before, folded=True)
+    needs = tuple(dict.fromkeys((*before, *(linear.inputs if linear else ()), *(cut if linear else ()), *beside)))
     return EditGroup(
         members=tuple(members),
         tensors=tuple(tensors),
@@ -97,7 +179,8 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
         tail=tail,
         cut=cut,
         beside=beside,
-        needs=tuple(dict.fromkeys((*before, *(linear.inputs if linear else ()), *(cut if linear else ()), *beside))),
+        needs=needs,
+        start=max(needs, key=list(network.nodes).index),
         head_bytes=_largest(network, inside),
         cut_bytes=sum(value_bytes(network, name) for name in cut),
         tail_bytes=_largest(network, (changed - inside) | {network.nodes[name] for name in cut}),
