@@ -75,11 +75,12 @@ def test_one_cluster_is_the_mean() -> None:
     assert found.distortion == pytest.approx(float(vectors.var(0, correction=0).sum()))
 
 
-def test_no_cluster_is_left_empty_by_equal_vectors() -> None:
+def test_equal_vectors_share_one_centroid_and_no_cluster_is_empty() -> None:
     vectors = torch.tensor([[1.0, 2.0]]).repeat(20, 1)
     vectors[0] = 0
     found = kmeans(vectors, 5)
-    assert sorted(set(found.codes.tolist())) == [0, 1, 2, 3, 4] and found.distortion == 0
+    assert len(found.centroids) == 2 and set(found.codes.tolist()) == {0, 1}
+    assert torch.equal(found.decode(), vectors) and found.distortion == 0
 
 
 def test_more_clusters_leave_less_error() -> None:

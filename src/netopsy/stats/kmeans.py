@@ -2,59 +2,58 @@
 
 from __future__ import annotations
 
-import math
+import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from netopsy.errors import SettingsError
 
-ROWS_AT_ONCE = 4096
-PAIRWISE_UP_TO = 4096
-"""Up to so many vectors all their distances are kept, 8 bytes each, while centroids are being seeded."""
+TWO_BLOCKS = 512
+"""scikit-learn sums blocks of 256 vectors, three and more in the order in which its threads finish."""
 
 
 @dataclass(frozen=True)
 class Clusters:
     """Vectors replaced by the nearest of a few centroids.
 
-    centroids: (k, d), dtype and device of the vectors. codes: int64 (n,), 0..k-1; no cluster is empty. distortion: mean
-    over the vectors of the squared distance to their centroid (for d = 1 what `kmeans1d` calls so).
+    centroids: (k, d), dtype and device of the vectors; fewer where fewer vectors differ. codes: int64 (n,), each
+    centroid's at least once. distortion: mean over the vectors of the squared distance to their centroid (for d = 1
+    what `kmeans1d` calls so).
     """
 
-    centroids: Tensor
-    codes: Tensor
+    centroids: Float[Tensor, "k d"]
+    codes: Int64[Tensor, " n"]
     distortion: float
 
-    def decode(self) -> Tensor:
-        """The vectors as the codebook has them, (n, d)."""
+    def decode(self) -> Float[Tensor, "n d"]:
+        """The vectors as the codebook has them."""
         return self.centroids[self.codes]
 
 
-def kmeans(vectors: Tensor, k: int, *, seed: int = 0, starts: int = 1, iterations: int = 100) -> Clusters:
-    """`k` centroids with a small mean squared distance to `vectors`, (n, d): Lloyd's iteration from k-means++ seeds.
+def kmeans(
+    vectors: Float[Tensor, "n d"], k: int, *, seed: int = 0, starts: int = 1, iterations: int = 100
+) -> Clusters:
+    """`k` centroids with a small mean squared distance to `vectors`: Lloyd's iteration from k-means++ seeds.
 
-    Each seed is the best of several drawn with probability proportional to the squared distance from those before it
-    (Arthur and Vassilvitskii 2007, the greedy variant). A cluster that loses its vectors takes the one farthest from
-    its own centroid. The best of `starts` runs of at most `iterations` steps is kept. The same `seed` gives the same
-    clusters on one machine. k = n gives the vectors themselves. Raises SettingsError.
+    scikit-learn's (Arthur and Vassilvitskii 2007, the greedy variant), in float64. The best of `starts` runs of at most
+    `iterations` steps is kept. seed: 0 to 2^32 - 1; the same one gives the same clusters on one machine. k = n gives
+    the vectors themselves. Raises SettingsError.
     """
     _check(vectors, k, starts, iterations)
-    n = len(vectors)
-    if k == n:
-        return Clusters(vectors.detach().clone(), torch.arange(n, device=vectors.device), 0.0)
-    points = _coordinates(vectors.detach().double())
-    draw = torch.Generator().manual_seed(seed)
-    best, least = torch.empty(0), math.inf
-    for _ in range(starts):
-        codes = _lloyd(points, _seeds(points, k, draw), iterations)
-        error = float((points - _means(points, codes, k)[codes]).square().sum())
-        if error < least:
-            best, least = codes, error
-    centroids = _means(vectors.detach().double(), best, k).to(vectors.dtype)
-    error = float((vectors.detach().double() - centroids.double()[best]).square().sum())
-    return Clusters(centroids, best, error / n)
+    given = vectors.detach()
+    if k == len(given):
+        return Clusters(given.clone(), torch.arange(k, device=given.device), 0.0)
+    wide = given.double()
+    codes = torch.from_numpy(_codes(_coordinates(wide).cpu().numpy(), k, seed, starts, iterations)).to(given.device)
+    sizes = torch.bincount(codes)
+    sums = wide.new_zeros(len(sizes), wide.shape[1]).index_add_(0, codes, wide)
+    centroids = (sums / sizes[:, None]).to(given.dtype)
+    return Clusters(centroids, codes, float((wide - centroids.double()[codes]).square().sum()) / len(given))
 
 
 def _check(vectors: Tensor, k: int, starts: int, iterations: int) -> None:
@@ -80,68 +79,15 @@ def _coordinates(vectors: Tensor) -> Tensor:
     return centred if d <= n else torch.linalg.qr(centred.T, mode="r").R.T.contiguous()
 
 
-def _squared_distances(points: Tensor, centroids: Tensor) -> Tensor:
-    """Squared distances, (n, k), as |x|^2 - 2 x.c + |c|^2; rounding may not make them negative."""
-    squares = torch.addmm(centroids.square().sum(1), points, centroids.T, alpha=-2)
-    return squares.add_(points.square().sum(1, keepdim=True)).clamp_(min=0)
+def _codes(points: np.ndarray, k: int, seed: int, starts: int, iterations: int) -> np.ndarray:
+    """The cluster of each point, int64 (n,); the numbers of empty clusters are taken by those behind them."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-
-def _seeds(points: Tensor, k: int, draw: torch.Generator) -> Tensor:
-    n = len(points)
-    trials = 2 + int(math.log(k))
-    pairwise = _squared_distances(points, points) if n <= PAIRWISE_UP_TO else None
-    chosen = [int(torch.randint(n, (1,), generator=draw))]
-    nearest = _squared_distances(points[chosen], points)[0]
-    nearest[chosen[0]] = 0
-    while len(chosen) < k:
-        mass = nearest.cumsum(0)
-        at = torch.rand(trials, generator=draw, dtype=torch.float64).to(points.device) * mass[-1]
-        drawn = torch.searchsorted(mass, at, right=True).clamp_(max=n - 1)
-        rows = _squared_distances(points[drawn], points) if pairwise is None else pairwise[drawn]
-        candidates = torch.minimum(rows, nearest)
-        best = int(candidates.sum(1).argmin())
-        chosen.append(int(drawn[best]))
-        nearest = candidates[best]
-        nearest[chosen[-1]] = 0
-    return points[chosen]
-
-
-def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> Tensor:
-    """Codes, (n,), once no vector changes its cluster, or after so many iterations."""
-    k = len(centroids)
-    codes = torch.full((len(points),), -1, device=points.device)
-    for _ in range(iterations):
-        moved, squares = _assign(points, centroids)
-        moved = _fill_empty(moved, squares, k)
-        if torch.equal(moved, codes):
-            break
-        codes = moved
-        centroids = _means(points, codes, k)
-    return codes
-
-
-def _assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of each point, (n,), and the squared distance to it, (n,)."""
-    nearest = [_squared_distances(rows, centroids).min(1) for rows in points.split(ROWS_AT_ONCE)]
-    return torch.cat([part.indices for part in nearest]), torch.cat([part.values for part in nearest])
-
-
-def _fill_empty(codes: Tensor, squares: Tensor, k: int) -> Tensor:
-    """Codes with each empty cluster given the point farthest from its centroid that is not alone in its own."""
-    sizes = torch.bincount(codes, minlength=k)
-    empty = (sizes == 0).nonzero().flatten().tolist()
-    if not empty:
-        return codes
-    codes = codes.clone()
-    for point in squares.argsort(descending=True).tolist():
-        if not empty:
-            break
-        if sizes[codes[point]] > 1:
-            sizes[codes[point]] -= 1
-            codes[point] = empty.pop()
-    return codes
-
-
-def _means(points: Tensor, codes: Tensor, k: int) -> Tensor:
-    sums = torch.zeros(k, points.shape[1], dtype=points.dtype, device=points.device).index_add_(0, codes, points)
-    return sums / torch.bincount(codes, minlength=k).clamp_(min=1)[:, None]
+    means = KMeans(k, n_init=starts, max_iter=iterations, tol=0, random_state=seed)
+    alone = nullcontext() if len(points) <= TWO_BLOCKS else threadpool_limits(1, "openmp")
+    with warnings.catch_warnings(), alone:
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
+        labels = means.fit(points).labels_
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)

@@ -93,9 +93,8 @@ def learn_words(
 ) -> Float32[Tensor, "words 128"]:
     """`words` centroids of 100 descriptors a word, drawn from 2,000 training images stratified by class.
 
-    Mini-batch k-means (Sculley, WWW 2010; scikit-learn's, one start by k-means++) and not the Lloyd iteration of
-    `engine.kmeans`: on so many descriptors that takes a dozen times as long for an error lower by some 3 %, and a bag
-    of words does not need it.
+    Mini-batch k-means (Sculley, WWW 2010; scikit-learn's, one start by k-means++) and not Lloyd's iteration: on so many
+    descriptors that takes a dozen times as long for an error lower by some 3 %, and a bag of words does not need it.
     Errors: SettingsError for more words than descriptors.
     """
     from sklearn.cluster import MiniBatchKMeans
