@@ -27,7 +27,7 @@ from sklearn.svm import LinearSVC
 
 import netopsy
 from common import add_tiny, ratio, seconds, shrink, tell
-from netopsy.stats.pca import fit_projection
+from netopsy.stats.pca import fit_pca
 from netopsy.studies.transfer.chains import drop_order, step_sizes
 from netopsy.transform.fit.levels import erase_bits
 from netopsy.transform.fit.training import fit_ranges, quantize, unit
@@ -138,8 +138,8 @@ def cells(train: torch.Tensor, test: torch.Tensor, options: argparse.Namespace) 
     for size in few:
         kept = order[:size]
         yield cell("dr1", f"{size}", train[:, kept], test[:, kept], 10 * (len(sizes) - 1) / len(few))
-    projection = fit_projection(train)
-    projected = projection.apply(train), projection.apply(test)
+    pca = fit_pca(train)
+    projected = pca.apply(train), pca.apply(test)
     for size in few:
         yield cell("dr2", f"{size}", *(part[:, :size] for part in projected), len(sizes) / len(few))
     for stress, per_dimension in (("q1", False), ("q2", True)):

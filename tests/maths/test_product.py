@@ -61,7 +61,7 @@ def test_opq_is_that_of_faiss(train: TrainingSet) -> None:
     quantizer = faiss.ProductQuantizer(32, 8, 4)
     quantizer.cp.seed = 3
     quantizer.train(matrix.apply_py(z))
-    rotated = matrix.apply_py(training.as_numpy(train.projection.apply(x, 32)))
+    rotated = matrix.apply_py(training.as_numpy(train.pca.apply(x, 32)))
     theirs = quantizer.decode(quantizer.compute_codes(rotated))
     ours = chain.transform(x)
     same = np.isclose(ours, theirs, atol=1e-5).all(1)

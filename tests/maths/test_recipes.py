@@ -14,8 +14,8 @@ from torch import Tensor
 
 from netopsy import kmeans1d
 from netopsy.errors import SettingsError
-from netopsy.stats import pca as projection
-from netopsy.stats.pca import fit_projection
+from netopsy.stats import pca
+from netopsy.stats.pca import fit_pca
 from netopsy.transform.coders import Floats, Scalars, Signs
 from netopsy.transform.fit import training
 from netopsy.transform.fit.alternatives import candidates
@@ -145,7 +145,7 @@ def test_more_bits_keep_distances_better(train: TrainingSet) -> None:
 
 def test_directions_with_levels_are_the_stress(train: TrainingSet) -> None:
     test = features(60, seed=1)
-    fitted = fit_projection(train.x)
+    fitted = fit_pca(train.x)
     for size, h in ((48, 5), (10, 27), (1, 2)):
         z = fitted.apply(test, size)
         expected = quantize(z, fit_ranges(fitted.apply(train.x, size), True), h).numpy()
@@ -182,7 +182,7 @@ def test_features_that_are_not_normalised_stay_so() -> None:
 
 def test_recipes_of_one_training_set_share_its_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(training, "fit_projection", lambda x: calls.append(1) or projection.fit_projection(x))
+    monkeypatch.setattr(training, "fit_pca", lambda x: calls.append(1) or pca.fit_pca(x))
     shared = TrainingSet(features(100))
     for recipe in (Directions(3, 4), Whitened(3, 4), SignBits(3), Itq(3), TransformCoding(9)):
         recipe.fit(shared)
@@ -230,7 +230,7 @@ def test_scalar_centroids_are_near_the_best(draw: str) -> None:
 
 def test_transform_coding_is_ahead_of_equal_bits(train: TrainingSet) -> None:
     test = features(80, seed=1)
-    z, mean = train.projection.apply(test), train.coordinates.mean(0)
+    z, mean = train.pca.apply(test), train.coordinates.mean(0)
 
     def lost(recipe: Quantizer) -> float:
         """Mean squared error of vectors put together again; a direction without bits is at its mean."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from netopsy.errors import SettingsError
-from netopsy.stats import pca as projection
-from netopsy.stats.pca import fit_projection
+from netopsy.stats import pca
+from netopsy.stats.pca import fit_pca
 from netopsy.studies.transfer.chains import drop_order, step_sizes
 from netopsy.transform.fit import training as quantization
 from netopsy.transform.fit.levels import bits_per_vector, compression, erase_bits, level_bits
@@ -83,7 +83,7 @@ def test_unit_rows_have_length_one_and_zeros_stay() -> None:
 @pytest.mark.parametrize(("n", "p"), [(300, 40), (40, 40), (41, 40), (40, 90)])
 def test_directions_are_those_of_the_full_covariance(n: int, p: int) -> None:
     x = features(n, p)
-    fitted = fit_projection(x)
+    fitted = fit_pca(x)
     values, vectors = reference.principal_directions(x.numpy())
     r = len(fitted.variances)
     assert torch.allclose(fitted.variances, torch.from_numpy(values[:r].copy()), rtol=1e-7, atol=1e-12 * values[0])
@@ -100,7 +100,7 @@ def test_directions_are_those_of_the_full_covariance(n: int, p: int) -> None:
 @pytest.mark.parametrize(("n", "p"), [(300, 40), (40, 300), (60, 60), (1, 8), (2, 8), (8, 1)])
 def test_all_inner_products_of_the_training_set_are_kept(n: int, p: int) -> None:
     x = features(n, p)
-    fitted = fit_projection(x)
+    fitted = fit_pca(x)
     z = fitted.apply(x)
     assert torch.allclose(z @ z.T, x @ x.T, atol=2e-6)
     r = fitted.components.shape[1]
@@ -110,12 +110,12 @@ def test_all_inner_products_of_the_training_set_are_kept(n: int, p: int) -> None
 
 def test_the_last_direction_is_what_is_left_of_the_mean() -> None:
     x = features(30, 100)
-    fitted = fit_projection(x)
+    fitted = fit_pca(x)
     assert len(fitted.variances) == 30 and fitted.variances[-1] == 0 and fitted.variances[-2] > 0
     last = fitted.apply(x)[:, -1]
     assert last[0].abs() > 0.01 and torch.allclose(last, last[0].expand(30), atol=1e-6)
     centred = x.double() - x.double().mean(0)
-    assert fit_projection(centred).components.shape[1] == 29
+    assert fit_pca(centred).components.shape[1] == 29
 
 
 def test_directions_that_rounding_would_blur_are_orthonormal() -> None:
@@ -124,7 +124,7 @@ def test_directions_that_rounding_would_blur_are_orthonormal() -> None:
     right = torch.linalg.qr(torch.randn(200, 40, generator=generator, dtype=torch.float64))[0]
     x = (left * torch.logspace(0, -6, 40, dtype=torch.float64)) @ right.T
     for block in (x, x.T):  # by inner products, by the covariance
-        components = fit_projection(block).components
+        components = fit_pca(block).components
         r = components.shape[1]
         assert r >= 35 and torch.allclose(components.T @ components, torch.eye(r), atol=1e-6)
 
@@ -132,10 +132,10 @@ def test_directions_that_rounding_would_blur_are_orthonormal() -> None:
 def test_sets_without_variance_have_one_direction() -> None:
     row = unit(torch.rand(1, 6))
     for x in (row, row.expand(9, 6), row.expand(5, 6)):
-        fitted = fit_projection(x)
+        fitted = fit_pca(x)
         assert fitted.components.shape == (6, 1) and fitted.variances.tolist() == [0]
         assert torch.allclose(fitted.components[:, 0].abs(), row[0].abs(), atol=1e-6)
-    assert fit_projection(torch.zeros(4, 3)).components.tolist() == [[1], [0], [0]]
+    assert fit_pca(torch.zeros(4, 3)).components.tolist() == [[1], [0], [0]]
 
 
 def test_blocks_and_memory_maps_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,21 +143,21 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path: Path, monkeypatch: pyte
         x = features(n, p)
         np.save(tmp_path / "x.npy", x.numpy().astype(np.float16))
         mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-        whole = fit_projection(x.half().float())
+        whole = fit_pca(x.half().float())
         with monkeypatch.context() as small:
-            small.setattr(projection, "BLOCK", 400)
-            parts = fit_projection(mapped)
+            small.setattr(pca, "BLOCK", 400)
+            parts = fit_pca(mapped)
         assert torch.allclose(parts.variances, whole.variances, rtol=1e-9, atol=1e-15)
         assert torch.allclose(parts.apply(x)[:, :20], whole.apply(x)[:, :20], atol=1e-5)
 
 
 def test_directions_of_nothing_or_of_nan_are_errors() -> None:
     with pytest.raises(SettingsError, match="0 vectors of 3 values"):
-        fit_projection(torch.zeros(0, 3))
+        fit_pca(torch.zeros(0, 3))
     x = features(5, 3)
     x[2, 1] = torch.nan
     with pytest.raises(SettingsError, match="NaN"):
-        fit_projection(x)
+        fit_pca(x)
 
 
 # --- quantization

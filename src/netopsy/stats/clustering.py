@@ -14,9 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64, Int64
 from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
+
+from netopsy.stats.pca import fit_pca
 
 
 def dip(values: Float64[np.ndarray, " n"]) -> float:
@@ -135,13 +138,13 @@ def _coordinates(vectors: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n 
     """The vectors about their mean along their principal axes, without those that hold next to nothing."""
     if not vectors.size:
         return np.zeros((len(vectors), 1))
-    left, singular, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-    energy = np.cumsum(singular**2)
+    pca = fit_pca(vectors, dtype=torch.float64)
+    energy = np.cumsum(pca.variances.numpy()) * (len(vectors) - 1)
     # rounding alone is no variance
     if energy[-1] <= 1e-12 * float((vectors**2).sum()):
         return np.zeros((len(vectors), 1))
     axes = int(np.searchsorted(energy, KEPT * energy[-1])) + 1
-    return left[:, :axes] * singular[:axes]
+    return pca.apply(torch.from_numpy(vectors - vectors.mean(0)), axes).numpy()
 
 
 def _offer(

@@ -35,9 +35,7 @@ class Clusters:
         return self.centroids[self.codes]
 
 
-def kmeans(
-    vectors: Float[Tensor, "n d"], k: int, *, seed: int = 0, starts: int = 1, iterations: int = 100
-) -> Clusters:
+def kmeans(vectors: Float[Tensor, "n d"], k: int, *, seed: int = 0, starts: int = 1, iterations: int = 100) -> Clusters:
     """`k` centroids with a small mean squared distance to `vectors`: Lloyd's iteration from k-means++ seeds.
 
     scikit-learn's (Arthur and Vassilvitskii 2007, the greedy variant), in float64. The best of `starts` runs of at most

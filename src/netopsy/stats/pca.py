@@ -1,4 +1,8 @@
-"""Principal components of a set of vectors, for any number of dimensions and of vectors (Carvalho et al., DR-2)."""
+"""Principal components of a set of vectors (PCA): their directions, their variances, and the shares of these.
+
+Of filters (Lorieul et al., Section III.A), of the features of a training set, for any number of dimensions and of
+vectors (Carvalho et al., DR-2), and of vectors to be clustered.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,70 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from netopsy.errors import SettingsError
 
+BLOCK = 1 << 23
+"""Values held in float64 at once while the vectors are read."""
 
-def eigenvalues(vectors: Float[Tensor, "n d"]) -> Float64[np.ndarray, " components"]:
+Vectors = Float[Tensor, "n p"] | Float[np.ndarray, "n p"]
+"""A tensor on any device or a numpy array (a float16 memmap too); read in blocks, summed in float64."""
+
+
+@dataclass(frozen=True)
+class PCA:
+    """Orthonormal directions, those of most variance first, on the device of the vectors.
+
+    components: (p, r) float32, or float64 if asked for. variances: (r,) float64, descending, divided by n - 1. mean:
+    (p,) float64.
+    """
+
+    components: Float[Tensor, "p r"]
+    variances: Float64[Tensor, " r"]
+    mean: Float64[Tensor, " p"]
+
+    def apply(self, x: Float[Tensor, "n p"], size: int | None = None) -> Float[Tensor, "n r"]:
+        """Coordinates of x along the first `size` directions (all by default). Not centred, as in the authors' code."""
+        return x.to(self.components.dtype) @ self.components[:, :size]
+
+
+def fit_pca(x: Vectors, *, dtype: torch.dtype = torch.float32) -> PCA:
+    """The eigenvectors of the covariance of n vectors of p values, as many (r) as the vectors have room for.
+
+    r counts the directions in which the vectors are not zero, at most min(p, n): those of their variance, and one for
+    what is left of their mean, of variance 0. In every other direction all of them have coordinate 0, so it would
+    change no inner product of two of them, and no weight learned from them. Vectors of zeros have r = 1.
+    With n <= p the n x n inner products are decomposed instead of the p x p covariance. The sign of a direction is
+    such that its largest entry is positive. dtype: of the components. Raises SettingsError for no vectors, or some
+    that are not finite.
+    """
+    n, p = x.shape
+    if not n or not p:
+        raise SettingsError(f"principal directions of {n} vectors of {p} values; give at least one of each.")
+    mean = _mean(x)
+    if not bool(torch.isfinite(mean).all()):
+        raise SettingsError("the training vectors hold NaN or infinite values; leave those vectors out.")
+    values, vectors = torch.linalg.eigh(_scatter(x, mean))
+    kept = _kept(values, max(n, p), n, mean)
+    values, vectors = values[kept].flip(0), vectors[:, kept].flip(1)
+    if n <= p:
+        vectors = _directions(x, mean, vectors, values)
+    vectors, values = _with_mean(vectors, values, mean)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    components = vectors.mul_(torch.where(largest < 0, -1.0, 1.0)).to(dtype)
+    return PCA(components, values / max(n - 1, 1), mean)
+
+
+def eigenvalues(vectors: Float[Tensor, "n p"]) -> Float64[np.ndarray, " components"]:
     """Eigenvalues of the covariance (divided by n) of n vectors about their mean, descending, in float64.
 
-    components: min(n - 1, d), all that n centred vectors of d values can have; none of them is below 0.
+    components: min(n - 1, p), all that n centred vectors of p values can have; none of them is below 0. They alone
+    take a third of the time of `fit_pca`.
     """
-    centred = vectors.detach().to(torch.float64)
-    centred = centred - centred.mean(0)
-    n, d = centred.shape
-    gram = centred @ centred.T if n <= d else centred.T @ centred
-    values = torch.linalg.eigvalsh(gram).flip(0)[: max(min(n - 1, d), 0)]
+    n, p = vectors.shape
+    values = torch.linalg.eigvalsh(_scatter(vectors, _mean(vectors))).flip(0)[: max(min(n - 1, p), 0)]
     return values.clamp_min(0).div(n).cpu().numpy()
 
 
@@ -45,51 +97,8 @@ def components_for(shares: Float64[np.ndarray, " components+1"], wanted: float) 
     return int(np.searchsorted(shares, wanted - 1e-12))
 
 
-BLOCK = 1 << 23
-"""Values held in float64 at once while the training set is read."""
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Orthonormal directions, those of most variance first, on the device of the training set.
-
-    components: (p, r) float32. variances: (r,) float64, descending, divided by n - 1. mean: (p,) float64.
-    """
-
-    components: Float32[Tensor, "p r"]
-    variances: Float64[Tensor, " r"]
-    mean: Float64[Tensor, " p"]
-
-    def apply(self, x: Float32[Tensor, "n p"], size: int | None = None) -> Float32[Tensor, "n r"]:
-        """Coordinates of x along the first `size` directions (all by default). Not centred, as in the authors' code."""
-        return x.float() @ self.components[:, :size]
-
-
-def fit_projection(x_train: Tensor | np.ndarray) -> Projection:
-    """The eigenvectors of the covariance of n training vectors of p values, as many (r) as the vectors have room for.
-
-    x_train: (n, p), a tensor on any device or a numpy array (a float16 memmap too); read in blocks, summed in float64.
-    r counts the directions in which the training set is not zero, at most min(p, n): those of its variance, and one
-    for what is left of its mean, of variance 0. In every other direction all training vectors have coordinate 0, so it
-    would change no inner product of two of them, and no weight learned from them. A training set of zeros has r = 1.
-    With n <= p the n x n inner products are decomposed instead of the p x p covariance. The sign of a direction is
-    such that its largest entry is positive. Raises SettingsError for an empty or non-finite training set.
-    """
-    n, p = x_train.shape
-    if not n or not p:
-        raise SettingsError(f"principal directions of {n} vectors of {p} values; give at least one of each.")
-    mean = _mean(x_train)
-    if not bool(torch.isfinite(mean).all()):
-        raise SettingsError("the training vectors hold NaN or infinite values; leave those vectors out.")
-    values, vectors = _by_inner_products(x_train, mean) if n <= p else _by_covariance(x_train, mean)
-    vectors, values = _with_mean(vectors, values, mean)
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    components = vectors.mul_(torch.where(largest < 0, -1.0, 1.0)).float()
-    return Projection(components, values / max(n - 1, 1), mean)
-
-
-def _block(x: Tensor | np.ndarray, rows: slice, columns: slice) -> Tensor:
-    """A piece of the training set in float64, a copy."""
+def _block(x: Vectors, rows: slice, columns: slice) -> Float64[Tensor, "rows columns"]:
+    """A piece of the vectors in float64, a copy."""
     part = x[rows, columns]
     if isinstance(part, np.ndarray):
         return torch.from_numpy(part.astype(np.float64))
@@ -100,38 +109,35 @@ def _slices(length: int, step: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, length, max(step, 1)))
 
 
-def _mean(x: Tensor | np.ndarray) -> Tensor:
+def _mean(x: Vectors) -> Float64[Tensor, " p"]:
     n, p = x.shape
     return torch.stack([_block(x, s, slice(None)).sum(0) for s in _slices(n, BLOCK // p)]).sum(0) / n
 
 
-def _by_covariance(x: Tensor | np.ndarray, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues above the rounding, descending, and their vectors, from the p x p scatter matrix."""
+def _scatter(x: Vectors, mean: Float64[Tensor, " p"]) -> Float64[Tensor, "side side"]:
+    """The p x p scatter matrix of the centred vectors, or where n <= p their n x n inner products."""
     n, p = x.shape
-    scatter = torch.zeros(p, p, dtype=torch.float64, device=mean.device)
-    for rows in _slices(n, BLOCK // p):
-        part = _block(x, rows, slice(None)).sub_(mean)
-        scatter.addmm_(part.T, part)
-    values, vectors = torch.linalg.eigh(scatter)
-    kept = _kept(values, max(n, p), n, mean)
-    return values[kept].flip(0), vectors[:, kept].flip(1)
+    side = min(n, p)
+    scatter = torch.zeros(side, side, dtype=torch.float64, device=mean.device)
+    if n <= p:
+        for columns in _slices(p, BLOCK // n):
+            part = _block(x, slice(None), columns).sub_(mean[columns])
+            scatter.addmm_(part, part.T)
+    else:
+        for rows in _slices(n, BLOCK // p):
+            part = _block(x, rows, slice(None)).sub_(mean)
+            scatter.addmm_(part.T, part)
+    return scatter
 
 
-def _by_inner_products(x: Tensor | np.ndarray, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """The same from the n x n inner products of the centred vectors: X^T u / sqrt(value) for each eigenvector u."""
+def _directions(x: Vectors, mean: Tensor, sides: Float64[Tensor, "n r"], values: Float64[Tensor, " r"]) -> Tensor:
+    """X^T u / sqrt(value), (p, r), for each eigenvector u of the inner products of the centred vectors."""
     n, p = x.shape
-    gram = torch.zeros(n, n, dtype=torch.float64, device=mean.device)
-    for columns in _slices(p, BLOCK // n):
-        part = _block(x, slice(None), columns).sub_(mean[columns])
-        gram.addmm_(part, part.T)
-    values, sides = torch.linalg.eigh(gram)
-    kept = _kept(values, max(n, p), n, mean)
-    values, sides = values[kept].flip(0), sides[:, kept].flip(1)
     scaled = sides / values.sqrt()
     vectors = torch.empty(p, len(values), dtype=torch.float64, device=mean.device)
     for columns in _slices(p, BLOCK // n):
         vectors[columns] = _block(x, slice(None), columns).sub_(mean[columns]).T @ scaled
-    return values, _orthonormal(vectors, values)
+    return _orthonormal(vectors, values)
 
 
 def _kept(values: Tensor, size: int, n: int, mean: Tensor) -> Tensor:

@@ -206,7 +206,7 @@ class Stresses:
 
     @cached_property
     def _projected(self) -> tuple[Float32[Tensor, "n r"], Float32[Tensor, "m r"]]:
-        return self.training.coordinates, self.training.projection.apply(self.bench.test)
+        return self.training.coordinates, self.training.pca.apply(self.bench.test)
 
     @cached_property
     def _projected_ranges(self) -> Ranges:

@@ -108,7 +108,7 @@ class TransformCoding(Quantizer):
         return f"PCA, {self.size} bits by variance"
 
     def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
-        widths = allot(train.projection.variances.cpu().numpy(), self.size)
+        widths = allot(train.pca.variances.cpu().numpy(), self.size)
         widths = widths[widths > 0] if widths.any() else np.ones(1, np.int64)
         z = as_numpy(train.coordinates[:, : len(widths)])
         centroids = [scalar_centroids(z[:, j], int(width)) for j, width in enumerate(widths)]

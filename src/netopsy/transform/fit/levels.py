@@ -143,7 +143,7 @@ class Whitened(LevelQuantizer):
         return f"whitened PCA {self.size} x {_width(self.h)}"
 
     def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
-        variances = train.projection.variances[: self.size]
+        variances = train.pca.variances[: self.size]
         variances = variances[variances > 0] if bool((variances > 0).any()) else variances.new_ones(1)
         scale = (variances * len(variances)).rsqrt()
         z = train.coordinates[:, : len(scale)]

@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from netopsy.errors import SettingsError
-from netopsy.stats.pca import Projection, fit_projection
+from netopsy.stats.pca import PCA, fit_pca
 from netopsy.transform.coders import LARGEST_H
 from netopsy.transform.steps import Project
 
@@ -121,22 +121,22 @@ class TrainingSet:
             )
 
     @cached_property
-    def projection(self) -> Projection:
+    def pca(self) -> PCA:
         """The principal directions."""
-        return fit_projection(self.x)
+        return fit_pca(self.x)
 
     @cached_property
     def coordinates(self) -> Float32[Tensor, "n r"]:
         """x along the principal directions, not centred."""
-        return self.projection.apply(self.x)
+        return self.pca.apply(self.x)
 
     def directions(
         self, size: int, *, centred: bool = False, mix: Tensor | None = None, name: str = "principal directions"
     ) -> Project:
         """The step to the first `size` directions: about the mean if `centred`, and multiplied by `mix`, (size, q)."""
-        components = self.projection.components[:, :size].double()
+        components = self.pca.components[:, :size].double()
         components = components if mix is None else components @ mix.to(components)
-        offset = -(self.projection.mean @ components) if centred else components.new_zeros(components.shape[1])
+        offset = -(self.pca.mean @ components) if centred else components.new_zeros(components.shape[1])
         return Project(as_numpy(components), as_numpy(offset), name)
 
 
