@@ -180,6 +180,8 @@ def test_verdicts_name_the_harshest_setting_and_say_when_there_is_none() -> None
     told = verdict(rows, lambda row: f"K = {row['k']}", "smallest codebook")
     assert "0.1 points is K = 64" in told[0] and "0.5 and 1 points is K = 16" in told[1]
     assert "no setting tried" in verdict(rows[2:], lambda row: "", "smallest codebook")[0]
+    at_limit = rows.with_columns(drop=pl.Series([0.0, 3 * 0.005 / 3, 0.3]))  # 0.5 points is not less than 0.5 points
+    assert "0.1 and 0.5 points is K = 64" in verdict(at_limit, lambda row: f"K = {row['k']}", "smallest codebook")[0]
     alone = pl.DataFrame({"layer": ["a", "b"], "k": [4, 4], "drop": [0.0, 0.5]})
     assert fragile(alone, lambda row: f"K = {row['k']}")[0].startswith("Most fragile, edited one at a time: b ")
 
