@@ -7,23 +7,20 @@ optimizer        its state; not in that of a complete training, which has no fur
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from netopsy.files import atomic_write
 
 State = dict[str, Any]
 
 
 def save(path: Path, state: State) -> None:
     """Write `state` (tensors and plain data); killed meanwhile, the file stays what it was."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
+    with atomic_write(path) as part:
         torch.save(state, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load(path: Path | None) -> State | None:
