@@ -95,7 +95,7 @@ def test_an_unknown_setting_in_a_protocol_names_those_there_are() -> None:
         ("activations", {"images": (0.5,)}, r"images 0\.5 must be a whole number"),
         ("stimuli", {"top": "9"}, r"top '9' must be a whole number"),
         ("maximize", {"runs": 1.5}, r"runs 1\.5 must be a whole number"),
-        ("facets", {"level": "x"}, r"level 'x' must be a number"),
+        ("facets", {"alpha": "x"}, r"alpha 'x' must be a number"),
         ("field", {"image": True}, r"image True must be a whole number"),
     ],
 )

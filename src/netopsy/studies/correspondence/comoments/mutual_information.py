@@ -200,31 +200,35 @@ class PairedUnits(Tally):
 
     def __init__(self, pairs: Int64[np.ndarray, "m 2"], bins: int, axes: tuple[int, int]) -> None:
         self.pairs, self.bins, self.axes = pairs, bins, axes
-        self._parts: dict[str, PairInformation] = {}
+        self.counted: Tensor | None = None  # of both parts: whether there is any
 
     def update(self, values: tuple[Tensor, Tensor], indices: Tensor) -> None:
         x, y = (value.movedim(axis, -1) for value, axis in zip(values, self.axes, strict=True))
         grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
         x, y = pooled(x, grid).cpu(), pooled(y, grid).cpu()
-        self._part("own").update(x.flatten(0, -2), y.flatten(0, -2))
-        self._part("control").update(x.flatten(0, -2), y.roll(1, 0).flatten(0, -2))
+        for name, other in (("own", y), ("control", y.roll(1, 0))):
+            part = self._part(name)
+            part.update(x.flatten(0, -2), other.flatten(0, -2))
+            kept = part.state()
+            for key in _KEPT:  # attributes of its own, which a checkpoint holds
+                setattr(self, f"{name} {key}", kept.get(key))
+        self.counted = torch.tensor(True)
 
     def _part(self, name: str) -> PairInformation:
-        return self._parts.setdefault(name, PairInformation(self.pairs, self.bins))
+        part = PairInformation(self.pairs, self.bins)
+        kept = {key: getattr(self, f"{name} {key}", None) for key in _KEPT}
+        part.restore({key: value.cpu() for key, value in kept.items() if value is not None})
+        return part
 
     def merge(self, other: PairedUnits) -> None:
         """Only with what has counted nothing: the bins of two parts differ."""
-        if self._parts and other._parts:
+        if self.counted is not None and other.counted is not None:
             raise SettingsError("mutual information is counted in one piece; leave out the workers.")
-        self._parts = self._parts or other._parts
+        if other.counted is not None:
+            vars(self).update(vars(other))
 
     def result(self) -> tuple[Information, Information]:
         return self._part("own").result(), self._part("control").result()
 
-    def state(self) -> dict[str, Tensor]:
-        return {f"{name} {key}": value for name, part in self._parts.items() for key, value in part.state().items()}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        for name in {key.partition(" ")[0] for key in state}:
-            own = {key.partition(" ")[2]: value.cpu() for key, value in state.items() if key.startswith(f"{name} ")}
-            self._part(name).restore(own)
+_KEPT = ("rows", "held", "edges", "counts")
