@@ -39,7 +39,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
     from netopsy.network.network import fresh
     from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
     from netopsy.studies.correspondence.comoments.layers import layers_of
-    from netopsy.studies.correspondence.comoments.pair import common_grid, pooled
+    from netopsy.studies.correspondence.comoments.pair import common_grid, pool
 
     torch.set_num_threads(threads)
     networks = [fresh(load_network(name, weights="random"), seed) for seed in (0, 1)]
@@ -75,7 +75,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
             for b in held[1].values():
                 x, y = (v.movedim(1, -1) for v in (a, b))
                 grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
-                rows = [pooled(v, grid).flatten(0, -2).numpy() for v in (x, y)]
+                rows = [pool(v, grid).flatten(0, -2).numpy() for v in (x, y)]
                 with np.errstate(all="ignore"):
                     np.corrcoef(*rows, rowvar=False)
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from common import add_tiny, shrink, tell
 from netopsy import Network, Samples, Shift, Variant, load_network, load_samples, sweep
-from netopsy.engine.sweep.edits import computed, edited
+from netopsy.engine.sweep.edits import apply_edit, compute_values
 from netopsy.engine.sweep.full import predictions
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
@@ -170,7 +170,7 @@ def perturbed(network: Network, cell: Variant) -> nn.Module:
     """A deep copy with the cell's weights."""
     assert cell.edit is not None
     module = copy.deepcopy(network.module)
-    weights = edited(cell.edit, computed(cell.edit, network.tensors), network.tensors)
+    weights = apply_edit(cell.edit, compute_values(cell.edit, network.tensors), network.tensors)
     module.load_state_dict(weights, strict=False)
     return module
 

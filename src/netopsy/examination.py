@@ -52,7 +52,7 @@ def examine(
         check_inputs(study, network, samples)  # before the folder is made
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
     waiting = [study for study in chosen if isinstance(study, ObservingStudy)]
-    waiting = [study for study in waiting if not _finished(study, network, samples, case)]
+    waiting = [study for study in waiting if not _find_finished(study, network, samples, case)]
     try:
         for number, study in enumerate(chosen):
             if progress:
@@ -79,7 +79,7 @@ def run_study(
     if case is None:
         with workspace(None, progress):
             return perform(study, network, samples)
-    if done := _finished(study, network, samples, case):
+    if done := _find_finished(study, network, samples, case):
         return done
     with workspace(case.path / ".work", progress):
         result = perform(study, network, samples)
@@ -87,7 +87,7 @@ def run_study(
     return result
 
 
-def _finished(study: Study, network: Network | Features, samples: Samples | None, case: Case) -> Result | None:
+def _find_finished(study: Study, network: Network | Features, samples: Samples | None, case: Case) -> Result | None:
     """The result of exactly this study that the case holds."""
     done = case.load(study.name) if study.name in case.names else None
     return done if done is not None and _same(done, study, network, samples) else None

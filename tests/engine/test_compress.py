@@ -17,16 +17,16 @@ from netopsy.codec.file import read_compressed
 from netopsy.codec.shared import SharedTensor
 from netopsy.deep_compression.compress import (
     BITS,
+    apply_masks,
     bits_of,
     compress,
     densities_of,
     keep_share,
-    masked,
     masks_at,
     masks_beyond,
     share_layers,
 )
-from netopsy.deep_compression.save import aliases, describe, expand, measured, others, save_shared
+from netopsy.deep_compression.save import aliases, describe, expand, expanded_network, others, save_shared
 from netopsy.deep_compression.storage_table import bits_before, storage_table
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, UnknownLayer, WeightsError
 
@@ -76,7 +76,7 @@ def test_the_file_gives_back_what_is_measured(network: Network, tmp_path: Path, 
     path = compress(network, tmp_path / FILE, density=0.4, bits=("4", "out=3"), other_dtype=kept, coder=coder)  # type: ignore[arg-type]
     shared = read_compressed(path).shared
     assert set(shared) == {"conv.weight", "first.weight", "out.weight"}
-    stands = measured(network, shared, kept)  # type: ignore[arg-type]
+    stands = expanded_network(network, shared, kept)  # type: ignore[arg-type]
     again = load_network(network.module, weights=path)
     same(stands.module, again.module)
     assert again.preprocessing == network.preprocessing
@@ -162,7 +162,7 @@ def test_a_file_names_its_network(source: str, options: dict[str, object], tmp_p
     one = load_network(source, seed=3, **options)  # type: ignore[arg-type]
     path = compress(one, tmp_path / FILE, bits=2, start="linear")
     again = load_network(path)
-    stands = measured(one, read_compressed(path).shared)
+    stands = expanded_network(one, read_compressed(path).shared)
     same(stands.module, again.module)
     assert again.name == one.name and again.preprocessing == one.preprocessing and again.classes == one.classes
     expand(path, tmp_path / "plain.safetensors")
@@ -242,7 +242,7 @@ def test_thresholds_are_multiples_of_the_standard_deviation(network: Network) ->
 def test_masks_pruned_in_two_steps_are_those_of_one(network: Network) -> None:
     densities = densities_of(network.layers, 0.2)
     once = masks_at(network, densities)
-    twice = masks_at(masked(network, masks_at(network, densities_of(network.layers, 0.5))), densities)
+    twice = masks_at(apply_masks(network, masks_at(network, densities_of(network.layers, 0.5))), densities)
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
@@ -279,7 +279,7 @@ def test_shared_weights_must_fit_the_network(network: Network) -> None:
     one = SharedTensor.of(np.zeros((2, 2), np.float32))
     for name, said in (("out.weight", "which is"), ("out.wieght", "nearest: out.weight")):
         with pytest.raises(SettingsError, match=said):
-            measured(network, {name: one})
+            expanded_network(network, {name: one})
 
 
 def test_bits_and_densities_may_be_numbers_text_or_lists(network: Network) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from netopsy import Preprocessing, Samples
-from netopsy.pictures.mosaic import fitted, framed, map_pictures, pictures
+from netopsy.pictures.mosaic import draw_frame, fit_side, map_pictures, pictures
 from netopsy.samples.images import ArrayImages
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 
 CAFFE = Preprocessing(size=(6, 7), mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), channels="BGR", scale=1.0)
 USUAL = Preprocessing(size=(6, 7), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -46,7 +46,7 @@ def test_clipping_draws_the_rest_stronger() -> None:
 
 def test_a_frame_is_drawn_on_a_copy_inside_the_box() -> None:
     picture = np.zeros((8, 9, 3), np.uint8)
-    marked = framed(picture, (2, 3, 6, 8), (9, 9, 9))
+    marked = draw_frame(picture, (2, 3, 6, 8), (9, 9, 9))
     assert not picture.any() and marked[2:6, 3:8].any(2).sum() == 14 and not marked[3:5, 4:7].any()
 
 
@@ -55,8 +55,8 @@ def test_a_fitted_picture_has_its_longer_side_as_asked(
     shape: tuple[int, ...], side: int, expected: tuple[int, ...]
 ) -> None:
     picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    shown = fitted(picture, side)
-    assert shown.shape == expected and fitted(picture[:1], 1).shape[:2] == (1, 1)
+    shown = fit_side(picture, side)
+    assert shown.shape == expected and fit_side(picture[:1], 1).shape[:2] == (1, 1)
     if side > max(shape):
         np.testing.assert_array_equal(shown, picture.repeat(4, 0).repeat(4, 1))
 
@@ -64,7 +64,7 @@ def test_a_fitted_picture_has_its_longer_side_as_asked(
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 50])
 @pytest.mark.parametrize("most", [0, 1, 2, 5, 7])
 def test_spread_indices_are_distinct_and_reach_both_ends(count: int, most: int) -> None:
-    found = spread(count, most)
+    found = spread_indices(count, most)
     assert len(found) == min(count, most) and sorted(set(found)) == found
     if most > 1 and count > 1:
         assert (found[0], found[-1]) == (0, count - 1) and np.ptp(np.diff(found)) <= 1

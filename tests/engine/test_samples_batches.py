@@ -17,7 +17,7 @@ from reference_samples import within_quota
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples.labels import strata, stratified
+from netopsy.samples.labels import strata, stratify
 from netopsy.samples.load import load_samples
 from netopsy.samples.samples import Batch, prefetch
 
@@ -200,22 +200,22 @@ def test_ten_thousand_small_images_take_under_half_a_second():
 )
 def test_a_subset_holds_every_class_in_its_share(labels, share, seed):
     count = max(1, round(share * len(labels)))
-    rows = stratified(np.array(labels), count, seed)
+    rows = stratify(np.array(labels), count, seed)
     assert len(rows) == count and (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < len(labels)
     assert within_quota(labels, [labels[row] for row in rows], count)
-    assert rows.tolist() == stratified(np.array(labels), count, seed).tolist()
+    assert rows.tolist() == stratify(np.array(labels), count, seed).tolist()
 
 
 def test_fewer_than_the_classes_are_of_different_classes_drawn_by_the_seed():
     labels = np.repeat(np.arange(100), 5)
-    drawn = [frozenset(labels[stratified(labels, 30, seed)].tolist()) for seed in range(5)]
+    drawn = [frozenset(labels[stratify(labels, 30, seed)].tolist()) for seed in range(5)]
     assert all(len(classes) == 30 for classes in drawn) and len(set(drawn)) == 5
 
 
 def test_rows_of_a_class_are_drawn_evenly():
     times = np.zeros(10)
     for seed in range(2000):
-        times[stratified(np.zeros(10, np.int64), 3, seed)] += 1
+        times[stratify(np.zeros(10, np.int64), 3, seed)] += 1
     assert np.abs(times - 600).max() < 5 * np.sqrt(2000 * 0.3 * 0.7)
 
 

@@ -7,7 +7,7 @@ import torch
 from test_sweep import make_network
 from torch import Tensor, nn
 
-from netopsy.engine.interpreter import affected, boundary, plan
+from netopsy.engine.interpreter import affected_nodes, boundary, plan
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 
@@ -42,7 +42,7 @@ def test_whole_walk_is_the_module_and_visits_every_node_once_in_order(network: N
 def test_walk_can_start_at_every_boundary(network: Network, images: Tensor) -> None:
     seen = values_of(network, images)
     for layer in network.layers:
-        edges = boundary(network, affected(network, [layer.weight]))
+        edges = boundary(network, affected_nodes(network, [layer.weight]))
         given = {name: seen[name].clone() for name in edges}
         with torch.no_grad():
             part = plan(network, [network.output], given=edges)
@@ -61,7 +61,7 @@ def test_affected_nodes_are_those_that_change(network: Network, images: Tensor) 
             tensor.add_(torch.rand_like(tensor))
             after = values_of(network, images)
             tensor.copy_(old)
-        named = {node.name for node in affected(network, [name])}
+        named = {node.name for node in affected_nodes(network, [name])}
         assert {n for n in before if not torch.equal(before[n], after[n])} <= named
         assert network.output in named
 

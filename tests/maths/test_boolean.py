@@ -9,7 +9,7 @@ from sympy import Or, symbols
 from sympy.logic import SOPform
 
 from netopsy.errors import SettingsError
-from netopsy.studies.facets.inputs import decisive, gray_code, karnaugh_map, refined, threshold
+from netopsy.studies.facets.inputs import decisive, gray_code, karnaugh_map, refine_cuts, threshold
 from netopsy.studies.facets.minimise import Expression, ProductTerm, cells_of, minimise, truth_table
 
 
@@ -134,7 +134,7 @@ def test_cuts_are_moved_to_where_the_inputs_decide_together() -> None:
     on = generator.random((500, 3)) < 0.5
     strength = np.where(on, generator.uniform(0.6, 1, on.shape), generator.uniform(0, 0.3, on.shape))
     fires = (on[:, 0] & ~on[:, 1]) | on[:, 2]
-    moved = refined(strength, np.array([0.9, 0.1, 0.45]), fires)
+    moved = refine_cuts(strength, np.array([0.9, 0.1, 0.45]), fires)
     assert ((strength > moved) == on).all() and moved[2] == 0.45
     settled = np.array([0.4, 0.5, 0.45])
-    assert (refined(strength, settled, fires) == settled).all()
+    assert (refine_cuts(strength, settled, fires) == settled).all()

@@ -18,7 +18,7 @@ from netopsy.errors import SettingsError
 from netopsy.studies.correspondence.lasso_solver import certify, prepare, solve
 from netopsy.studies.correspondence.regression import (
     EXPONENTS,
-    explained,
+    explained_variance,
     lasso_path,
     least_squares,
     strength_of_decay,
@@ -62,7 +62,7 @@ def test_least_squares_leaves_what_numpy_leaves(shape: tuple[int, int], rows: in
 
 def test_what_orthogonal_predictors_explain_adds_up() -> None:
     targets = np.array([[0.6], [0.3], [-0.5]])
-    assert explained(np.eye(3), targets)[0] == pytest.approx(0.36 + 0.09 + 0.25)
+    assert explained_variance(np.eye(3), targets)[0] == pytest.approx(0.36 + 0.09 + 0.25)
 
 
 def test_chance_alone_explains_one_predictor_in_so_many_rows() -> None:

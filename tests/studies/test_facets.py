@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, Result, Samples, facets, load_network, load_samples
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.facets.account import Account, Score, account, firing_value, score, split
+from netopsy.studies.facets.account import Account, Score, account, firing_value, score, split_images
 from netopsy.studies.facets.minimise import minimise, truth_table
 from netopsy.studies.facets.report import of_account
 
@@ -170,12 +170,12 @@ def test_a_unit_with_a_place_of_its_own_is_measured_there(net: Network) -> None:
 
 def test_training_and_held_out_images_share_none_and_keep_the_classes() -> None:
     labels = np.repeat([0, 1, 2], [100, 60, 40]).astype(np.int64)
-    train, test = split(labels, 150, 0.4, 3)
+    train, test = split_images(labels, 150, 0.4, 3)
     assert not set(train) & set(test) and len(train) == 90 and len(test) == 60
     assert np.bincount(labels[test]).tolist() == [30, 18, 12]
-    again = split(labels, 150, 0.4, 3)
+    again = split_images(labels, 150, 0.4, 3)
     assert (again[0] == train).all() and (again[1] == test).all()
-    assert not (split(labels, 150, 0.4, 4)[1] == test).all()
+    assert not (split_images(labels, 150, 0.4, 4)[1] == test).all()
 
 
 def test_held_out_images_play_no_part_in_the_account() -> None:

@@ -17,7 +17,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.correspondence.comoments.cross_moments import cross_moments, cross_moments_of
 from netopsy.studies.correspondence.comoments.layers import layers_of
 from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, pair_information
-from netopsy.studies.correspondence.comoments.pair import merged
+from netopsy.studies.correspondence.comoments.pair import merge
 
 
 class Small(nn.Module):
@@ -151,7 +151,7 @@ def test_two_halves_merge_to_the_whole() -> None:
         cross_moments(one, other, digits().select(np.arange(*part), "part"), [names])[names]
         for part in ((0, 40), (40, 90))
     ]
-    both = merged(*halves)
+    both = merge(*halves)
     np.testing.assert_allclose(both.correlation, whole.correlation, atol=1e-7)
     assert both.n == whole.n
 

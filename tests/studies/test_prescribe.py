@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, prescribe
 from netopsy.codec.file import read_compressed
-from netopsy.deep_compression.save import measured
+from netopsy.deep_compression.save import expanded_network
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.errors import NetworkError, SamplesError, SettingsError
@@ -138,7 +138,7 @@ def test_a_layer_kept_as_it_is_is_measured_as_it_is_stored() -> None:
         edit = joint.variant(allocation, {}).edit
         assert isinstance(edit, Replace)
         given = edit.function(net.tensors)
-        stands = measured(net, joint.shared(allocation), "float16")
+        stands = expanded_network(net, joint.shared(allocation), "float16")
         for name, value in stands.tensors.items():
             assert torch.equal(given[name].to(value), value), name
 

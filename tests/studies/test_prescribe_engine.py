@@ -20,12 +20,12 @@ from netopsy.studies.prescribe.compensate import Products, Rounder, input_produc
 from netopsy.studies.prescribe.divergence import (
     Exchange,
     TemperatureLosses,
+    combine_estimates,
     divergence,
     effects,
     expected_drop,
     loss_at,
     temperature,
-    weighed,
 )
 from netopsy.studies.prescribe.knapsack import allocations, frontier
 from netopsy.studies.prescribe.plan import choice, part, settle
@@ -225,9 +225,9 @@ def test_the_temperature_is_found() -> None:
 
 
 def test_an_estimate_lies_between_and_many_images_are_trusted() -> None:
-    assert weighed(0.02, 40, 100, 0.01) == pytest.approx(0.01, abs=0.001)
-    assert weighed(0.02, 4e6, 10**7, 0.01) == pytest.approx(0.02, abs=1e-4)
-    assert 0.01 < weighed(0.02, 40, 2000, 0.01) < 0.02
+    assert combine_estimates(0.02, 40, 100, 0.01) == pytest.approx(0.01, abs=0.001)
+    assert combine_estimates(0.02, 4e6, 10**7, 0.01) == pytest.approx(0.02, abs=1e-4)
+    assert 0.01 < combine_estimates(0.02, 40, 2000, 0.01) < 0.02
 
 
 def test_losses_are_in_proportion_to_small_noise_and_rise() -> None:

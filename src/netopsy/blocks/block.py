@@ -63,7 +63,7 @@ def pools_window(node: Node) -> bool:
     )
 
 
-def trimmed(flow: Flow, region: int) -> int:
+def trim_poolings(flow: Flow, region: int) -> int:
     """The region without the poolings at its end, nor a flattening behind them."""
     while region:
         out = flow.outputs(region)
@@ -80,7 +80,7 @@ def trimmed(flow: Flow, region: int) -> int:
 
 def describe(network: Network, flow: Flow, name: str, region: int) -> Block | None:
     """The block that `region` is, its trailing poolings left out; None where it has not one input and one output."""
-    region = trimmed(flow, region)
+    region = trim_poolings(flow, region)
     inputs, outputs = flow.inputs(region), flow.outputs(region)
     if len(inputs) != 1 or len(outputs) != 1 or not all(flow.nodes[i].is_tensor for i in (*inputs, *outputs)):
         return None
@@ -105,7 +105,7 @@ def describe(network: Network, flow: Flow, name: str, region: int) -> Block | No
         macs=sum(node_macs(flow.nodes[i]) for i in bits(region)),
         input_shape=flow.nodes[start].full_shape[1:],
         output_shape=flow.nodes[end].full_shape[1:],
-        obstacle=obstacle or _shared(flow, region, own),
+        obstacle=obstacle or _sharing_obstacle(flow, region, own),
     )
 
 
@@ -166,7 +166,7 @@ def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
     return found
 
 
-def _shared(flow: Flow, region: int, own: set[str]) -> str | None:
+def _sharing_obstacle(flow: Flow, region: int, own: set[str]) -> str | None:
     outside = _sources(flow, (i for i in range(len(flow.nodes)) if not region >> i & 1))
     both = sorted(own & outside)
     return f"Its parameter {both[0]} is read outside it too; name a stretch with all its uses." if both else None

@@ -30,7 +30,7 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
     for it and no module that one can holds just its layers. The layer that gives the network's output is in no stretch.
     """
     if network.program not in _kept:
-        _kept[network.program] = _found(network)
+        _kept[network.program] = _search_blocks(network)
     return _kept[network.program]
 
 
@@ -63,11 +63,11 @@ def default_blocks(network: Network) -> tuple[Block, ...]:
     return tuple(chosen)
 
 
-def _found(network: Network) -> tuple[Block, ...]:
+def _search_blocks(network: Network) -> tuple[Block, ...]:
     flow = Flow.of(network)
     blocks: dict[tuple[str, ...], Block] = {}
     for path, region in sorted(_modules(flow).items(), key=lambda entry: (entry[0].count("."), len(entry[0]))):
-        block = describe(network, flow, path, region) if _layered(network, flow, region) else None
+        block = describe(network, flow, path, region) if _has_two_layers(network, flow, region) else None
         whole = block is not None and block.input == "input" and block.output == network.output
         if block is not None and len(block.layers) > 1 and not whole:
             blocks.setdefault(block.nodes, block)
@@ -80,7 +80,7 @@ def _found(network: Network) -> tuple[Block, ...]:
     return tuple(replace(block, parent=_parent(block, found)) for block in found)
 
 
-def _layered(network: Network, flow: Flow, region: int) -> bool:
+def _has_two_layers(network: Network, flow: Flow, region: int) -> bool:
     """Whether at least two layers have a call in `region`; a cheap test before the costly ones."""
     return sum(any(region >> flow.position(network, n) & 1 for n in layer.nodes) for layer in network.layers) > 1
 

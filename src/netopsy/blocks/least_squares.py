@@ -143,7 +143,7 @@ class NormalEquations(Tally):
         xx = self.xx[:-1, :-1] / n - torch.outer(mean_x, mean_x)
         xy = self.xy[:-1] / n - torch.outer(mean_x, mean_y)
         total = (self.yy / n - mean_y.square()).clamp(min=0)
-        weight, ridge = _solved(xx, xy)
+        weight, ridge = _solve_ridge(xx, xy)
         fitted = (weight * (xx @ weight)).sum(0).clamp(min=0)  # variance of what the layer gives
         missed = (total - 2 * (weight * xy).sum(0) + fitted).clamp(min=0)
         _install(layer, weight.T, mean_y - mean_x @ weight, mean_y, fitted)
@@ -151,7 +151,7 @@ class NormalEquations(Tally):
         return {"r2": 1 - share, "rows": self.n, "share": self.each / self.places, "ridge": ridge}
 
 
-def _solved(xx: Tensor, xy: Tensor) -> tuple[Tensor, float]:
+def _solve_ridge(xx: Tensor, xy: Tensor) -> tuple[Tensor, float]:
     """The solution of xx w = xy and the ridge that it took, as a share of the mean of xx's diagonal."""
     scale = float(xx.diagonal().mean())
     if not scale > 0:

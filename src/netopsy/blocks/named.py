@@ -60,7 +60,7 @@ def _between(network: Network, flow: Flow, name: str, modules: dict[str, int]) -
     region = flow.between(head[0], tail[-1]) | 1 << head[0] | 1 << tail[-1]
     if head[0] > tail[-1] or (head[0] != tail[-1] and not flow.ancestors[tail[-1]] >> head[0] & 1):
         raise SettingsError(f"'{name}': {last} does not follow {first} in {network.name}; name the earlier one first.")
-    region = _closed(flow, region)
+    region = _close_region(flow, region)
     if any(layer.name == last for layer in network.layers):
         region = _with_followers(network, flow, region)
     return region
@@ -80,7 +80,7 @@ def _positions(network: Network, flow: Flow, name: str, modules: dict[str, int])
     raise UnknownLayer(f"no layer, module or node '{name}' in {network.name}; nearest: {nearest(name, known)}.")
 
 
-def _closed(flow: Flow, region: int) -> int:
+def _close_region(flow: Flow, region: int) -> int:
     """`region`, grown until it reads one value and gives one."""
     while True:
         inputs, outputs = flow.inputs(region), flow.outputs(region)

@@ -53,7 +53,7 @@ def section(
     first, last = network.node(start), network.node(network.output if end is None else end)
     _check(network, first, replaced)
     instead = {network.nodes[block.output]: (block, layer) for block, layer in replaced}
-    order = _needed(network, first, last, instead)
+    order = _nodes_to_compute(network, first, last, instead)
     graph, root = fx.Graph(), nn.Module()
     values: dict[Node, fx.Node] = {first: graph.placeholder("x")}
     drop = _Drops(network, graph, root, values)
@@ -142,7 +142,9 @@ def _check(network: Network, first: Node, replaced: Sequence[tuple[Block, nn.Mod
             seen[name] = block.name
 
 
-def _needed(network: Network, first: Node, last: Node, instead: dict[Node, tuple[Block, nn.Module]]) -> list[Node]:
+def _nodes_to_compute(
+    network: Network, first: Node, last: Node, instead: dict[Node, tuple[Block, nn.Module]]
+) -> list[Node]:
     """The nodes to compute, in order; a replaced block is its output node alone."""
     inside = {name: block for block, _ in instead.values() for name in block.nodes if name != block.output}
     needed: set[Node] = set()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from netopsy.engine.train.activations import ActivationSet, check_recipe
 from netopsy.engine.train.constraints import frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
-from netopsy.engine.train.fit import launched
+from netopsy.engine.train.fit import launch
 from netopsy.engine.train.history import frame
 from netopsy.engine.train.loop import TrainingJob, first
 from netopsy.engine.train.objective import Loss
@@ -108,7 +108,7 @@ def train_module(
         path,
         loss,
     )
-    state = launched(job, device, lambda done, total: place.report(label, done, total))
+    state = launch(job, device, lambda done, total: place.report(label, done, total))
     return Trained(frame(state["rows"]), {name: value.contiguous() for name, value in state["module"].items()})
 
 
@@ -129,9 +129,9 @@ def _check(
     else:
         shape, wanted = preprocessing.input_shape, None
     inputs = torch.zeros((2, *shape), device=device)
-    given = tuple(_evaluated(module, inputs).shape)
+    given = tuple(_evaluate(module, inputs).shape)
     if teacher is not None:
-        taught = tuple(_evaluated(teacher, inputs).shape)
+        taught = tuple(_evaluate(teacher, inputs).shape)
         if wanted is not None and loss != "labels":
             raise SettingsError("there are targets and a teacher to learn from; give one of both.")
         wanted = taught[1:]
@@ -149,7 +149,7 @@ def _check(
         raise SamplesError(f"{data.name} has {largest} and the module {given[1]} outputs; both must know the classes.")
 
 
-def _evaluated(module: nn.Module, inputs: Tensor) -> Tensor:
+def _evaluate(module: nn.Module, inputs: Tensor) -> Tensor:
     """The outputs in evaluation mode; the module's own mode comes back."""
     training = {part: part.training for part in module.modules()}
     try:

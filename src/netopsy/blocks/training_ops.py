@@ -132,11 +132,11 @@ def find_dropouts(network: Network) -> Dropouts:
     Errors: NetworkError where the two graphs differ in more than the dropouts.
     """
     if network.program not in _kept:
-        _kept[network.program] = _found(network)
+        _kept[network.program] = _find_dropouts(network)
     return _kept[network.program]
 
 
-def _found(network: Network) -> Dropouts:
+def _find_dropouts(network: Network) -> Dropouts:
     floats = (p for p in network.module.parameters() if p.is_floating_point())
     like = next(floats, torch.zeros(()))
     example = torch.zeros(2, *network.preprocessing.input_shape, dtype=like.dtype, device=like.device)
@@ -144,7 +144,7 @@ def _found(network: Network) -> Dropouts:
         network.module(example)
     if not watch.calls and not _depths(network.module):
         return Dropouts((), {})
-    with _Mark(), _marked_depths(network.module):
+    with _Mark(), _mark_depths(network.module):
         marked = export_graph(network.module, network.preprocessing.input_shape)
     return _read(network, marked)
 
@@ -210,7 +210,7 @@ def _depths(module: nn.Module) -> dict[str, float]:
 
 
 @contextmanager
-def _marked_depths(module: nn.Module) -> Iterator[None]:
+def _mark_depths(module: nn.Module) -> Iterator[None]:
     """Puts the marker operator behind the modules of `_depths`, which pass their input on in evaluation."""
 
     def marked(path: str, p: float) -> Callable[..., Tensor]:

@@ -32,7 +32,7 @@ def encode_array(array: ARRAY) -> bytes:
         else:
             code_uniform(port, plane.copy(), 256)
     stream = bytes([flags]) + bytes(tops) + port.finish() if array.size else b""
-    return filled(stream, array.size)
+    return pad_stream(stream, array.size)
 
 
 def decode_array(stream: bytes, dtype: str, count: int) -> ARRAY:
@@ -61,10 +61,10 @@ def decode_array(stream: bytes, dtype: str, count: int) -> ARRAY:
         else:
             code_uniform(port, planes[at], 256)
     port.finish()
-    return _unplaned(planes, np.dtype(dtype))
+    return _join_planes(planes, np.dtype(dtype))
 
 
-def filled(stream: bytes, values: int, others: int = 0) -> bytes:
+def pad_stream(stream: bytes, values: int, others: int = 0) -> bytes:
     """`stream` with zero bytes after it up to one byte for 256 values; `others`: bytes that lie elsewhere already."""
     return stream + bytes(max(0, -(-values // VALUES_A_BYTE) - len(stream) - others))
 
@@ -87,7 +87,7 @@ def _planes(array: ARRAY) -> list[ARRAY]:
     return [np.ascontiguousarray(rows[:, at]) for at in range(flat.itemsize)]
 
 
-def _unplaned(planes: ARRAY, dtype: np.dtype) -> ARRAY:
+def _join_planes(planes: ARRAY, dtype: np.dtype) -> ARRAY:
     rows = np.ascontiguousarray(planes.T)
     bits = rows.view(f">u{dtype.itemsize}").reshape(-1).astype(f"u{dtype.itemsize}")
     if dtype.kind == "f":
@@ -104,7 +104,7 @@ def encode_table(table: ARRAY) -> bytes:
     Floats in ascending order are integers in ascending order once the bits of the negative ones are turned round. A
     step is coded as its bit length (counted), then the bits below the first (flat).
     """
-    ordered = _ordered(table)
+    ordered = _sort_table(table)
     steps = np.diff(ordered)
     port = WritePort()
     _code_steps(port, steps)
@@ -122,7 +122,7 @@ def decode_table(stream: bytes, entries: int) -> ARRAY:
     ordered = np.concatenate([[int.from_bytes(stream[:4], "little")], steps]).cumsum()
     if (steps < 1).any() or ordered[-1] >= 1 << 32:
         raise Damage("the values of a table do not ascend")
-    table = _unordered(ordered)
+    table = _unsort_table(ordered)
     if not np.isfinite(table).all() or (np.diff(table) <= 0).any():
         raise Damage("the values of a table are not finite or do not ascend")
     return table
@@ -143,11 +143,11 @@ def _code_steps(port: Port, steps: ARRAY) -> None:
     steps[:] = rest
 
 
-def _ordered(table: ARRAY) -> ARRAY:
+def _sort_table(table: ARRAY) -> ARRAY:
     bits = table.view(np.uint32).astype(np.int64)
     return np.where(bits >> 31, (1 << 32) - 1 - bits, bits + (1 << 31))
 
 
-def _unordered(ordered: ARRAY) -> ARRAY:
+def _unsort_table(ordered: ARRAY) -> ARRAY:
     bits = np.where(ordered >> 31, ordered - (1 << 31), (1 << 32) - 1 - ordered)
     return bits.astype(np.uint32).view(np.float32)

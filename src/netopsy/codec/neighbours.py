@@ -59,7 +59,7 @@ def plain(sides: tuple[int, int], place: int) -> tuple[int | None, int | None, i
     return left, above, place - sides[1] - 1 if x and y else None
 
 
-def predicted(planes: list[ARRAY], sides: tuple[int, int], coefficients: ARRAY | None) -> ARRAY | None:
+def predict_plane(planes: list[ARRAY], sides: tuple[int, int], coefficients: ARRAY | None) -> ARRAY | None:
     """The next plane as predicted, int32 (out, in), UNIT a mean magnitude; None where nothing tells of it.
 
     planes: whole values int16 (out, in) of the places so far. coefficients: in 32nds; None for left + above - half of

@@ -221,5 +221,5 @@ class TensorStream:
                 dense = self.zeros.levels()
                 rows, columns = rows + dense[0], columns + dense[1]
             return levels.product(rows, columns, tile).reshape(-1)
-        foretold = neighbours.predicted([plane[tile] for plane in self.done], self.view.sides, self.coefficients)
+        foretold = neighbours.predict_plane([plane[tile] for plane in self.done], self.view.sides, self.coefficients)
         return None if foretold is None else neighbours.signed_levels(foretold).reshape(-1)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from netopsy.codec.arrays import VALUES_A_BYTE, decode_table, encode_table, filled
+from netopsy.codec.arrays import VALUES_A_BYTE, decode_table, encode_table, pad_stream
 from netopsy.codec.container import Damage
 from netopsy.codec.planes import decode_planes, encode_planes
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
@@ -54,7 +54,7 @@ def encode_tensor(shared: SharedTensor, coder: Coder = "ans") -> CodedTensor:
         from netopsy.codec.huffman import encode_relative
 
         positions, codes = encode_relative(shared)
-    table = filled(table, len(shared.codes), len(positions) + len(codes))
+    table = pad_stream(table, len(shared.codes), len(positions) + len(codes))
     return CodedTensor(shared.shape, len(shared.table), coder, positions, codes, table)
 
 

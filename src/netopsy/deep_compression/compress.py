@@ -71,7 +71,7 @@ def share(
     return SharedTensor.of(decoded.reshape(tuple(weight.shape)))
 
 
-def decoded(shared: SharedTensor, like: Tensor) -> Tensor:
+def decode(shared: SharedTensor, like: Tensor) -> Tensor:
     """The shared tensor as torch has it, on the device and of the type of `like`."""
     return torch.from_numpy(shared.decode()).to(like)
 
@@ -133,7 +133,7 @@ def compress(
     return save_shared(network, shared, out, other_dtype=other_dtype, coder=coder, settings=settings)
 
 
-def listed(given: Given) -> tuple[str | float, ...]:
+def parse_entries(given: Given) -> tuple[str | float, ...]:
     """`given` as entries: one number, one text with commas, or several of either."""
     parts = (given,) if isinstance(given, str | float | int) else tuple(given)
     return tuple(piece.strip() if isinstance(piece, str) else piece for part in parts for piece in _pieces(part))
@@ -145,7 +145,7 @@ def _pieces(part: str | float) -> Sequence[str | float]:
 
 def densities_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
     """The density of each layer that something is said of. SettingsError for one that is not from 0 to 1."""
-    values = per_layer(layers, listed(given), "density")
+    values = per_layer(layers, parse_entries(given), "density")
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise SettingsError(
@@ -156,7 +156,7 @@ def densities_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
 
 def bits_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
     """The bits of each layer that something is said of. SettingsError for any but whole bits from 1 to 12."""
-    entries = listed(given)
+    entries = parse_entries(given)
     if entries == BITS and not any(layer.kind == "linear" for layer in layers):
         entries = BITS[:1]  # the default names a kind that not every network has
     values = per_layer(layers, entries, "bits")
@@ -189,7 +189,7 @@ def masks_beyond(network: Network, multiples: Mapping[str, float]) -> dict[str, 
     return {layer.weight: keep_beyond(tensors[layer.weight], multiples[layer.name]) for layer in chosen}
 
 
-def masked(network: Network, masks: Mapping[str, Tensor]) -> Network:
+def apply_masks(network: Network, masks: Mapping[str, Tensor]) -> Network:
     """A copy of `network` with zeros where the masks are False."""
     tensors = network.tensors
     return network.with_tensors({name: tensors[name].detach() * mask for name, mask in masks.items()})

@@ -74,7 +74,9 @@ OtherDtype = Literal["exact", "float16"]
 ARRAY = np.ndarray[Any, np.dtype[Any]]
 
 
-def measured(network: Network, shared: Mapping[str, SharedTensor], other_dtype: OtherDtype = "exact") -> Network:
+def expanded_network(
+    network: Network, shared: Mapping[str, SharedTensor], other_dtype: OtherDtype = "exact"
+) -> Network:
     """A copy of `network` with the weights that expanding its file gives, bit for bit; `network` stays as it is.
 
     shared: by the weights' names. kept: how all other values are held, see `others`.
@@ -137,7 +139,7 @@ def save_shared(
     coder: Coder = "ans",
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write what `measured(network, shared, other_dtype)` is to `path`, and return the path. A file there is replaced.
+    """Write what `expanded_network(network, shared, other_dtype)` is to `path`, and return that.
 
     shared: by the weights' names; every other value of the state dict is kept as `others` says. settings: plain data
     that the file's header repeats, such as how the weights were chosen.

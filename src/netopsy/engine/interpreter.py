@@ -207,7 +207,7 @@ def _foldable(network: Network, separate: Collection[Node]) -> dict[Node, Node]:
     return found
 
 
-def affected(network: Network, tensors: Collection[str]) -> set[Node]:
+def affected_nodes(network: Network, tensors: Collection[str]) -> set[Node]:
     """The nodes whose value can change when the parameters or buffers called `tensors` change."""
     changed: set[Node] = set()
     for node in network.program.nodes:

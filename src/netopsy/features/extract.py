@@ -15,13 +15,13 @@ from jaxtyping import Int64
 from numpy.lib.format import open_memmap
 
 from netopsy.engine.observe.observe import observe
-from netopsy.engine.workspace.workspace import check_room, conditions, current_workspace, file_stem, opened
+from netopsy.engine.workspace.workspace import check_room, conditions, current_workspace, file_stem, open_rows
 from netopsy.errors import NetopsyError, NetworkError, SamplesError, SettingsError
 from netopsy.features.features import Features, Scratch, occurring
 from netopsy.files import finish
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.samples.labels import Labels, strata, stratified
+from netopsy.samples.labels import Labels, strata, stratify
 from netopsy.samples.samples import Samples
 from netopsy.tallies.collect import Collect, Kind, Pool, pool_places
 
@@ -48,7 +48,7 @@ def split_rows(labels: Labels, test_share: float, seed: int, name: str, classes:
     if count < 1:
         raise SamplesError(f"{name} has {len(labels)} items, too few to part into training and test; give more.")
     tested = np.zeros(len(labels), bool)
-    tested[stratified(labels, count, seed)] = True
+    tested[stratify(labels, count, seed)] = True
     lot = np.random.default_rng(seed)
     for stratum in np.flatnonzero(sizes > 1):  # a small class that rounding left out of one part
         rows = np.flatnonzero(member == stratum)
@@ -180,7 +180,7 @@ def _collect(
     spec = {**conditions(network, samples), "pool": pool, "dtype": dtype}
     finished = {name: folder / f"{file_stem('features', {**spec, 'node': name})}.npy" for name in nodes}
     sizes = {name: (len(samples), dimensions(node, pool)) for name, node in nodes.items()}
-    missing = {name: path for name, path in finished.items() if opened(path, sizes[name], dtype) is None}
+    missing = {name: path for name, path in finished.items() if open_rows(path, sizes[name], dtype) is None}
     if not missing:
         return finished
     parts = {name: _part(path, sizes[name], dtype) for name, path in missing.items()}
@@ -208,7 +208,7 @@ def _part(path: Path, size: tuple[int, int], dtype: str) -> Path:
     The name enters the checkpoint of the pass: without this very file the pass begins at the first sample.
     """
     for found in sorted(path.parent.glob(f"{path.stem}.*.part")):
-        if opened(found, size, dtype) is not None:
+        if open_rows(found, size, dtype) is not None:
             return found
         found.unlink()
     return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")

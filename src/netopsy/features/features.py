@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError
-from netopsy.samples.labels import Labels, checked_labels, given_classes, indices_of, named
+from netopsy.samples.labels import Labels, check_labels, find_classes, indices_of, name_classes
 from netopsy.wording import listing
 
 
@@ -28,7 +28,7 @@ def read_labels(
     values: whole numbers (n,), text (n,), or 0 and 1 (n, classes). Text is numbered in alphabetical order without
     `classes`; text of whole numbers is read as numbers.
     """
-    given = given_classes(classes)
+    given = find_classes(classes)
     if values.dtype.kind == "O" and values.ndim == 1 and all(isinstance(word, str) for word in values):
         values = values.astype(str)
     if values.dtype.kind in "UT" and values.ndim == 1:
@@ -40,7 +40,7 @@ def read_labels(
         raise SamplesError(f"the labels of {name} hold NaN or infinity; give every vector one.")
     if values.dtype.kind == "b" and values.ndim == 1:
         values = values.astype(np.int64)
-    labels = checked_labels(values, name)
+    labels = check_labels(values, name)
     if not len(labels):
         raise SamplesError(f"{name} holds no vectors; give two or more of each class.")
     if given is not None and labels.ndim == 1 and labels.max() >= len(given):
@@ -51,7 +51,7 @@ def read_labels(
     if labels.ndim == 1 and given is None:  # identifiers, such as 1-based or sparse ones, need no names in between
         kept, labels = np.unique(labels, return_inverse=True)
         return labels.astype(np.int64), tuple(map(str, kept))
-    return labels, named(labels, given, name)
+    return labels, name_classes(labels, given, name)
 
 
 def occurring(train: Labels, test: Labels, classes: tuple[str, ...]) -> tuple[Labels, Labels, tuple[str, ...]]:

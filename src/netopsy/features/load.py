@@ -49,7 +49,7 @@ def load_features(
     raw = _read(source, _Options(labels, x, y, split))
     if classes is None:
         classes = raw.classes
-    vectors = checked_vectors(raw.x, raw.name)
+    vectors = check_vectors(raw.x, raw.name)
     found, names = read_labels(raw.y, classes, raw.name)
     if len(vectors) != len(found):
         raise SamplesError(f"{raw.name} has {len(vectors):,} vectors and {len(found):,} labels; give one label each.")
@@ -96,7 +96,7 @@ def _read(source: Any, options: _Options) -> Raw:
     raise SamplesError(f"'{source}' is a {path.suffix or 'file'}; give {FORMS}.")
 
 
-def checked_vectors(x: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+def check_vectors(x: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     """Vectors (n, p) as Features hold them: float16 and float32 as they are, other numbers as float32."""
     if x.dtype.kind == "O":
         raise SamplesError(f"{name} holds objects, not numbers; save vectors of one length as a plain float array.")

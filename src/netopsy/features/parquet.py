@@ -40,7 +40,7 @@ def from_parquet(path: Path, x: str | None, y: str | None, split: str | None) ->
             rows = np.concatenate(parts)
             parts = (np.arange(len(parts[0])), np.arange(len(parts[0]), len(rows)))
             frame = frame[rows]
-    vectors = _stacked(frame[columns[0]], path) if _nested(schema[columns[0]]) else _beside(frame, columns, path)
+    vectors = _stack(frame[columns[0]], path) if _is_nested(schema[columns[0]]) else _beside(frame, columns, path)
     return Raw(name, vectors, _labels(frame[label], path), None, parts)
 
 
@@ -72,7 +72,7 @@ def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], pa
                 _need(schema, word.strip(), path)
                 raise SamplesError(f"column '{word.strip()}' of {path} is the labels' or the split's; name another.")
             columns += found
-        nested = [name for name in columns if _nested(schema[name])]
+        nested = [name for name in columns if _is_nested(schema[name])]
         if nested and len(columns) > 1:
             raise SamplesError(
                 f"x names {len(columns)} columns of {path} and '{nested[0]}' holds vectors; name it alone."
@@ -81,7 +81,7 @@ def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], pa
             if not nested and not schema[name].is_numeric():
                 raise SamplesError(f"column '{name}' of {path} holds {schema[name]}, not numbers; name others.")
         return columns
-    vectors = [name for name in free if _nested(schema[name])]
+    vectors = [name for name in free if _is_nested(schema[name])]
     if len(vectors) > 1:
         raise SamplesError(f"{path} has several columns of vectors ({_few(vectors)}); give x=COLUMN.")
     if vectors:
@@ -98,7 +98,7 @@ def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], pa
     return floats or whole
 
 
-def _stacked(column: pl.Series, path: Path) -> NDArray[np.generic]:
+def _stack(column: pl.Series, path: Path) -> NDArray[np.generic]:
     """A column of vectors as an array (n, p)."""
     lengths = column.list.len() if isinstance(column.dtype, pl.List) else column.arr.len()
     sizes = set(lengths.to_list())
@@ -127,8 +127,8 @@ def _beside(frame: pl.DataFrame, columns: list[str], path: Path) -> NDArray[np.g
 def _labels(column: pl.Series, path: Path) -> NDArray[np.generic]:
     if column.null_count():
         raise SamplesError(f"column '{column.name}' of {path} has rows without a label; mend or leave out the rows.")
-    if _nested(column.dtype):
-        return _stacked(column, path)
+    if _is_nested(column.dtype):
+        return _stack(column, path)
     if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
     if not (column.dtype == pl.String or column.dtype == pl.Boolean or column.dtype.is_integer()):
@@ -155,7 +155,7 @@ def _parts(column: pl.Series, name: str, path: Path) -> tuple[tuple[Rows, Rows],
     return (train, tested), int((kinds == "left out").sum())
 
 
-def _nested(kind: pl.DataType) -> bool:
+def _is_nested(kind: pl.DataType) -> bool:
     return isinstance(kind, pl.List | pl.Array)
 
 

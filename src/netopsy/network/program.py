@@ -36,7 +36,7 @@ class Program:
     def __reduce__(self) -> Any:
         """As a flat list: nodes refer to nodes, hundreds deep, and torch's operators cannot be pickled."""
         position = {node: _Position(i) for i, node in enumerate(self.nodes)}
-        return _unpacked, ([_packed(node, position) for node in self.nodes], dict(self.constants))
+        return _unpack, ([_pack(node, position) for node in self.nodes], dict(self.constants))
 
 
 def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Program:
@@ -48,7 +48,7 @@ def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Progra
     calls: dict[Node, int] = {}  # the last weight-bearing call at or before each node, by its position
     layers: dict[int, str] = {}
     for position, source in enumerate(graph.graph.nodes):
-        plain = _transcribed(source, made)
+        plain = _transcribe(source, made)
         weight = learned_weight(plain, tensors)
         last = max((calls[x] for x in plain.inputs if x in calls), default=None)
         if weight is not None:
@@ -66,7 +66,7 @@ def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Progra
     return Program(_with_users(made.values()), {name: _constant(graph, name) for name in sorted(names)})
 
 
-def _transcribed(source: fx.Node, made: Mapping[fx.Node, Node]) -> Node:
+def _transcribe(source: fx.Node, made: Mapping[fx.Node, Node]) -> Node:
     """What the graph itself says of a node; those that it reads are `made`."""
     value = source.meta.get("val")
     shape, larger = _shape(value, 1), _shape(value, 2)
@@ -167,7 +167,7 @@ class _Operator:
     name: str
 
 
-def _packed(node: Node, position: Mapping[Node, _Position]) -> dict[str, Any]:
+def _pack(node: Node, position: Mapping[Node, _Position]) -> dict[str, Any]:
     """The node's fields but its users, plain data."""
 
     def pack(leaf: Any) -> Any:
@@ -179,7 +179,7 @@ def _packed(node: Node, position: Mapping[Node, _Position]) -> dict[str, Any]:
     return {name: fx.node.map_aggregate(getattr(node, name), pack) for name in names}
 
 
-def _unpacked(rows: list[dict[str, Any]], constants: dict[str, Tensor]) -> Program:
+def _unpack(rows: list[dict[str, Any]], constants: dict[str, Tensor]) -> Program:
     nodes: list[Node] = []
 
     def unpack(leaf: Any) -> Any:

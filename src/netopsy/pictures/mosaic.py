@@ -105,11 +105,11 @@ def map_pictures(
     """
     values = maps.detach().cpu().numpy()
     if clip:
-        values = np.stack([_clipped(value, clip) for value in values])
+        values = np.stack([_clip(value, clip) for value in values])
     return _colours(normalise(values), preprocessing)
 
 
-def _clipped(value: Float[np.ndarray, "*shape"], clip: float) -> Float[np.ndarray, "*shape"]:
+def _clip(value: Float[np.ndarray, "*shape"], clip: float) -> Float[np.ndarray, "*shape"]:
     strong = np.abs(value[value != 0])
     top = float(np.quantile(strong, 1 - clip)) if strong.size else 0.0
     return value.clip(-top, top)
@@ -121,7 +121,7 @@ def _colours(values: UInt8[np.ndarray, "n channel height width"], preprocessing:
     return np.ascontiguousarray(np.broadcast_to(values.transpose(0, 2, 3, 1), (len(values), *values.shape[2:], 3)))
 
 
-def framed(
+def draw_frame(
     picture: UInt8[np.ndarray, "height width 3"],
     box: tuple[int, int, int, int],
     colour: tuple[int, int, int] = (230, 60, 40),
@@ -136,16 +136,16 @@ def framed(
     return marked
 
 
-def fitted(
+def fit_side(
     picture: UInt8[np.ndarray, "height width *channel"], side: int
 ) -> UInt8[np.ndarray, "height2 width2 *channel"]:
     """The picture with its longer side at `side` pixels: enlarged without smoothing, shrunk with it."""
     scale = side / max(picture.shape[:2])
     height, width = (max(1, round(length * scale)) for length in picture.shape[:2])
-    return resized(np.ascontiguousarray(picture), (height, width), smooth=scale < 1)
+    return resize(np.ascontiguousarray(picture), (height, width), smooth=scale < 1)
 
 
-def resized(
+def resize(
     picture: UInt8[np.ndarray, "height width *channel"], size: tuple[int, int], *, smooth: bool = True
 ) -> UInt8[np.ndarray, "height2 width2 *channel"]:
     """The picture at `size` (height, width)."""

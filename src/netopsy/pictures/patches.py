@@ -16,7 +16,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, flat_place, places
 from netopsy.network.windows.field import Box, ReceptiveField, receptive_field
-from netopsy.pictures.mosaic import NEUTRAL, map_pictures, pictures, resized
+from netopsy.pictures.mosaic import NEUTRAL, map_pictures, pictures, resize
 from netopsy.samples.samples import Samples
 
 _BATCH = 32
@@ -56,7 +56,7 @@ class PatchWindow:
             y, x = max(-top, 0), max(-left, 0)
             patch[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
             inside = patch
-        return resized(np.ascontiguousarray(inside), self.tile) if self.tile != self.size else inside
+        return resize(np.ascontiguousarray(inside), self.tile) if self.tile != self.size else inside
 
 
 def window(network: Network, node: str, tile: int = 64) -> PatchWindow:

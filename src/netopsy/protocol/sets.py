@@ -32,7 +32,7 @@ def run_sets(sets: Sequence[dict[str, Any]], out: Path, run: RunOne, progress: P
     for one in sets:
         name = one["name"]
         try:
-            own = run(one, out / name, _named(name, progress))
+            own = run(one, out / name, _name_progress(name, progress))
         except NetopsyError as error:
             failed = failed or (name, error)
             continue
@@ -54,13 +54,17 @@ def combine(study: str, results: Mapping[str, Result]) -> Result:
     Else its tables are one below the other, with the column `set` ahead, and its findings begin with the set's name.
     """
     own = getattr(study_class(study), "combine", None)
-    result = own(results) if own is not None else Result(study, tables=stacked(results), findings=_said(results))
+    result = (
+        own(results)
+        if own is not None
+        else Result(study, tables=stack_tables(results), findings=_stack_findings(results))
+    )
     result.settings = _settings(results)
     result.provenance = _provenance(results)
     return result
 
 
-def stacked(results: Mapping[str, Result]) -> dict[str, pl.DataFrame]:
+def stack_tables(results: Mapping[str, Result]) -> dict[str, pl.DataFrame]:
     """The tables of all sets, each name's one below the other, with the column `set` ahead."""
     names = dict.fromkeys(name for result in results.values() for name in result.tables)
     return {
@@ -76,7 +80,7 @@ def stacked(results: Mapping[str, Result]) -> dict[str, pl.DataFrame]:
     }
 
 
-def _said(results: Mapping[str, Result]) -> list[str]:
+def _stack_findings(results: Mapping[str, Result]) -> list[str]:
     return [f"{key}: {said}" for key, result in results.items() for said in result.findings[:SHOWN]]
 
 
@@ -109,7 +113,7 @@ def _provenance(results: Mapping[str, Result]) -> dict[str, Any]:
     }
 
 
-def _named(name: str, progress: Progress | None) -> Progress | None:
+def _name_progress(name: str, progress: Progress | None) -> Progress | None:
     if progress is None:
         return None
     return lambda label, done, total: progress(f"{name}: {label}", done, total)

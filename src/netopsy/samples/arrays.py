@@ -15,7 +15,7 @@ from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.samples.images import ArrayImages
-from netopsy.samples.labels import checked_labels, given_classes, named
+from netopsy.samples.labels import check_labels, find_classes, name_classes
 from netopsy.samples.pixels import Pixels
 from netopsy.samples.samples import Samples
 
@@ -55,16 +55,16 @@ def from_pair(x: Any, y: Any, name: str = "arrays", *, classes: str | Path | Seq
 
     x: uint8, or floats in 0..1. y: whole numbers, or 0 and 1 where an image may have several labels.
     """
-    labels = checked_labels(as_array(y, name), name)
-    pixels = checked_pixels(as_array(x, name), name)
+    labels = check_labels(as_array(y, name), name)
+    pixels = check_pixels(as_array(x, name), name)
     if len(pixels) != len(labels):
         raise SamplesError(f"{name} has {len(pixels):,} images and {len(labels):,} labels; give one label an image.")
     if not len(pixels):
         raise SamplesError(f"{name} holds no images.")
-    return Samples(name, ArrayImages(pixels), labels, named(labels, given_classes(classes), name))
+    return Samples(name, ArrayImages(pixels), labels, name_classes(labels, find_classes(classes), name))
 
 
-def checked_pixels(x: NDArray[np.generic], name: str) -> Pixels:
+def check_pixels(x: NDArray[np.generic], name: str) -> Pixels:
     """Pixels (n, height, width, channel), uint8, or float32 in 0..255 where the given floats are not 8-bit ones."""
     shape, given = x.shape, f"the images of {name} are {x.dtype} of shape {x.shape}"
     if x.ndim not in (3, 4) or 0 in shape[1:] or (x.ndim == 4 and shape[3] not in (1, 3, 4)):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
 from netopsy.samples.images import ArrayImages, DatasetImages, Images
-from netopsy.samples.labels import checked_labels, given_classes, named
+from netopsy.samples.labels import check_labels, find_classes, name_classes
 from netopsy.samples.samples import Samples
 
 GENERIC = {"VisionDataset", "ImageFolder", "DatasetFolder"}
@@ -35,9 +35,9 @@ def from_dataset(
         raise SamplesError(f"the dataset {name} has no length; give one with len() and indices.") from error
     if not count:
         raise SamplesError(f"the dataset {name} is empty.")
-    labels = checked_labels(_labels(dataset, name), name)
-    given = given_classes(classes) or _names(dataset, labels)
-    return Samples(name, _images(dataset, name, workers), labels, named(labels, given, name))
+    labels = check_labels(_labels(dataset, name), name)
+    given = find_classes(classes) or _names(dataset, labels)
+    return Samples(name, _images(dataset, name, workers), labels, name_classes(labels, given, name))
 
 
 def from_torchvision(

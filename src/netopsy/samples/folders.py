@@ -11,7 +11,7 @@ import numpy as np
 
 from netopsy.errors import SamplesError, nearest
 from netopsy.samples.images import FileImages
-from netopsy.samples.labels import Labels, given_classes, indices_of, multi_hot
+from netopsy.samples.labels import Labels, find_classes, indices_of, multi_hot
 from netopsy.samples.samples import Samples
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -68,7 +68,7 @@ def from_class_folders(folder: Path, classes: Classes = None) -> Samples:
         raise SamplesError(f"{folder} {have} a folder with one subfolder of images a class, or labels=CSV.")
     if SPLITS.issuperset(name.lower() for name in names) and any(_folders(folder / name) for name in names):
         raise SamplesError(f"{folder} holds the parts {', '.join(names)}, not classes; give split='{names[-1]}'.")
-    given = given_classes(classes, folder)
+    given = find_classes(classes, folder)
     known = tuple(names) if given is None else given
     index = {name: i for i, name in enumerate(known)}
     for name in sorted(set(words)):
@@ -112,7 +112,7 @@ def from_table(
             "mend the table or give the folder that holds them."
         )
     values = [[row[header.index(column)] for column in columns] for row in rows]
-    known = given_classes(classes, folder) or given_classes(None, table.parent)
+    known = find_classes(classes, folder) or find_classes(None, table.parent)
     multiple = len(columns) > 1 or (label is None and columns != ["label"])
     hot, names = (
         _columns(values, columns, table) if multiple else _cells([v[0] for v in values], separator, known, table)

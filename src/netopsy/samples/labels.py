@@ -26,7 +26,7 @@ def strata(labels: Labels) -> Int64[np.ndarray, " n"]:
     return np.where(held.any(axis=1), rarest, -1)
 
 
-def stratified(labels: Labels, count: int, seed: int) -> Int64[np.ndarray, " count"]:
+def stratify(labels: Labels, count: int, seed: int) -> Int64[np.ndarray, " count"]:
     """`count` rows in rising order, each stratum's share its own share of all rows, rounded down or up.
 
     Largest remainders get the rows that rounding down leaves over; ties, such as between equal classes when `count` is
@@ -62,7 +62,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def given_classes(classes: str | Path | Sequence[str] | None, beside: Path | None = None) -> tuple[str, ...] | None:
+def find_classes(classes: str | Path | Sequence[str] | None, beside: Path | None = None) -> tuple[str, ...] | None:
     """Class names from a sequence, from a file, or from `classes.txt` in the folder `beside`, if there is one."""
     if isinstance(classes, str | Path):
         return read_classes(Path(classes))
@@ -73,7 +73,7 @@ def given_classes(classes: str | Path | Sequence[str] | None, beside: Path | Non
     return None
 
 
-def checked_labels(values: NDArray[np.generic], name: str) -> Labels:
+def check_labels(values: NDArray[np.generic], name: str) -> Labels:
     """Labels as Samples hold them: int64 (n,) from whole numbers (n,) or (n, 1), float32 (n, classes) from 0 and 1."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -93,7 +93,7 @@ def checked_labels(values: NDArray[np.generic], name: str) -> Labels:
     return values.astype(np.int64)
 
 
-def named(labels: Labels, classes: tuple[str, ...] | None, name: str) -> tuple[str, ...]:
+def name_classes(labels: Labels, classes: tuple[str, ...] | None, name: str) -> tuple[str, ...]:
     """The class names for `labels`: those given, if there are enough, or else the indices as text."""
     needed = labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
     if classes is None:
@@ -117,8 +117,8 @@ def indices_of(
     if words and all(INTEGER.fullmatch(word) for word in words):
         if max(map(len, words)) > 18:
             raise SamplesError(f"the labels of {name} have numbers of over 18 digits; number the classes from 0.")
-        labels = checked_labels(np.array([int(word) for word in words], np.int64), name)
-        return labels, named(labels, classes, name)
+        labels = check_labels(np.array([int(word) for word in words], np.int64), name)
+        return labels, name_classes(labels, classes, name)
     if classes is None:
         classes = tuple(sorted(set(words)))
     index = {word: i for i, word in enumerate(classes)}

@@ -20,7 +20,7 @@ from netopsy.errors import SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.images import ArrayImages, Images
-from netopsy.samples.labels import Labels, stratified
+from netopsy.samples.labels import Labels, stratify
 from netopsy.samples.pixels import normalise
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class Samples:
             raise SamplesError(f"seed {seed!r} cannot seed a draw; give a whole number from 0.")
         if count == len(self):
             return self
-        rows = stratified(self.labels, int(count), seed)
+        rows = stratify(self.labels, int(count), seed)
         return self.select(rows, f"{self.name}, {count:,} of {len(self):,} (seed {seed})")
 
     def select(self, rows: Int64[np.ndarray, " rows"], name: str) -> Samples:

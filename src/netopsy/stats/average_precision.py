@@ -38,7 +38,7 @@ def accuracy(
     give exactly 1/classes, whichever class comes first. The sum is exact, rounded once.
     Errors: SettingsError for scores with NaN, or labels that do not fit them.
     """
-    values = _checked(scores)
+    values = _check(scores)
     classes = _class_indices(labels, values)
     own = values.gather(1, classes[:, None])
     ties = (values == own).sum(1)
@@ -66,12 +66,12 @@ def average_precision(
     """
     if how not in ("area", "voc2007"):
         raise SettingsError(f"average precision '{how}' is unknown; give area or voc2007.")
-    values = _checked(scores)
+    values = _check(scores)
     hits = _rows(relevant, values)
     block = max(1, AT_ONCE // len(values))
     rule = _area if how == "area" else _eleven_points
     parts = [
-        rule(*_sorted(columns.T.contiguous(), found.T.contiguous()))
+        rule(*_sort(columns.T.contiguous(), found.T.contiguous()))
         for columns, found in zip(values.split(block, 1), hits.split(block, 1), strict=True)
     ]
     result: Float64[np.ndarray, " classes"] = torch.cat(parts).cpu().numpy()
@@ -100,7 +100,7 @@ def as_tensor(values: Tensor | np.ndarray) -> Tensor:
     return torch.as_tensor(values).detach()
 
 
-def _sorted(scores: Tensor, hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sort(scores: Tensor, hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """By descending score along the last axis: relevant images so far (int64), whether a tie ends, precision there."""
     ordered, order = scores.sort(dim=1, descending=True)
     found = hits.gather(1, order).cumsum(1)
@@ -129,7 +129,7 @@ def _eleven_points(found: Tensor, ends: Tensor, precision: Tensor) -> Tensor:
     return torch.where(positives[:, 0] > 0, points, torch.nan)
 
 
-def _checked(scores: Tensor | np.ndarray) -> Tensor:
+def _check(scores: Tensor | np.ndarray) -> Tensor:
     """Scores (n, classes) in a type that sorts everywhere."""
     values = as_tensor(scores)
     if values.ndim != 2 or not values.numel():

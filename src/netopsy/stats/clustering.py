@@ -121,11 +121,11 @@ def split_clusters(
     cuts: list[SplitTest] = []
     while waiting:
         members = waiting.pop(max(range(len(waiting)), key=lambda k: len(waiting[k])))
-        core, second = _offer(points, members, min_size)
+        core, second = _propose_split(points, members, min_size)
         if len(waiting) + len(done) + 2 > max_clusters or not len(core):
             done.append(members)
             continue
-        cut = _tested(points[core], second, alpha * (len(core) - 1) / (n - 1), draw)
+        cut = _test_split(points[core], second, alpha * (len(core) - 1) / (n - 1), draw)
         cuts.append(cut)
         if cut.taken:
             waiting += [core[~second], core[second]]
@@ -147,13 +147,13 @@ def _coordinates(vectors: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n 
     return pca.apply(torch.from_numpy(vectors - vectors.mean(0)), axes).numpy()
 
 
-def _offer(
+def _propose_split(
     points: Float64[np.ndarray, "n axes"], members: Int64[np.ndarray, " m"], min_size: int
 ) -> tuple[Int64[np.ndarray, " core"], Bool[np.ndarray, " core"]]:
     """The members, and which of them form the second part: small parts that lie apart are first taken away."""
     core = members
     while len(core) >= 2 * min_size:
-        second = _halves(points[core])
+        second = _split_in_two(points[core])
         small = min(second.sum(), (~second).sum())
         if small >= min_size:
             return core, second
@@ -163,30 +163,30 @@ def _offer(
     return members[:0], np.zeros(0, bool)
 
 
-def _halves(points: Float64[np.ndarray, "m axes"]) -> Bool[np.ndarray, " m"]:
+def _split_in_two(points: Float64[np.ndarray, "m axes"]) -> Bool[np.ndarray, " m"]:
     """The second of two parts: Ward's, mended by Lloyd's iteration until no point changes sides."""
     second = fcluster(linkage(points, "ward"), 2, "maxclust") == 2
     for _ in range(_STEPS):
         if second.all() or not second.any():
             break
-        moved = _along(points, second) > 0
+        moved = _project(points, second) > 0
         if (moved == second).all():
             break
         second = moved
     return second
 
 
-def _along(points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
+def _project(points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
     """Positions on the line through the centres of the parts, from the point half-way."""
     first_centre, second_centre = points[~second].mean(0), points[second].mean(0)
     return (points - (first_centre + second_centre) / 2) @ (second_centre - first_centre)
 
 
 def _dip(points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"]) -> float:
-    return dip(_along(points, second)) if second.any() and not second.all() else 0.0
+    return dip(_project(points, second)) if second.any() and not second.all() else 0.0
 
 
-def _tested(
+def _test_split(
     points: Float64[np.ndarray, "m axes"], second: Bool[np.ndarray, " m"], alpha: float, draw: np.random.Generator
 ) -> SplitTest:
     """The cut compared with those of clouds whose covariance is exactly that of the points.
@@ -203,7 +203,7 @@ def _tested(
         for _ in range(DRAWS):
             cloud = draw.uniform(-1, 1, shape) if even else draw.standard_normal(shape)
             cloud = np.linalg.qr(cloud - cloud.mean(0))[0] * spread
-            values.append(_dip(cloud, _halves(cloud)))
+            values.append(_dip(cloud, _split_in_two(cloud)))
         mean, deviation = float(np.mean(values)), float(np.std(values)) or 1e-12
         probability = max(probability, float(stats.norm.sf((found - mean) / deviation)))
         expected = max(expected, mean)

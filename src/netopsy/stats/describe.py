@@ -79,6 +79,6 @@ def histogram(
     return edges, np.diff(np.concatenate([[0], ranks, [len(ascending)]]))
 
 
-def spread(count: int, most: int) -> list[int]:
+def spread_indices(count: int, most: int) -> list[int]:
     """At most `most` of the indices 0 to `count` - 1, evenly spaced, ascending, the first and the last among them."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()

@@ -23,7 +23,7 @@ from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
 from netopsy.stats.kmeans1d.kmeans1d import SortedValues
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged, verdict
+from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
 from netopsy.wording import size
 
 
@@ -174,4 +174,4 @@ def _findings(scores: pl.DataFrame, sizes: pl.DataFrame) -> list[str]:
     together = edited.filter(pl.col("layer") == "all").sort("k", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
     findings = verdict(together, describe, "smallest codebook")
-    return findings + (fragile(alone, short) if alone.height else []) + unchanged(edited, short)
+    return findings + (fragile(alone, short) if alone.height else []) + unchanged_settings(edited, short)

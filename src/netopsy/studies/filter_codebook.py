@@ -19,7 +19,7 @@ from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans import Clusters, kmeans
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged, verdict
+from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
 
 
 @dataclass(frozen=True)
@@ -170,4 +170,4 @@ def _findings(scores: pl.DataFrame) -> list[str]:
     together = edited.filter((pl.col("layer") == "all") & (pl.col("share") < 1)).sort("share", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
     findings = verdict(together, describe, "smallest share of filters")
-    return findings + (fragile(alone, describe) if alone.height else []) + unchanged(edited, describe)
+    return findings + (fragile(alone, describe) if alone.height else []) + unchanged_settings(edited, describe)

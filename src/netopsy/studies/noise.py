@@ -21,7 +21,7 @@ from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged, verdict
+from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
 from netopsy.wording import points
 
 
@@ -169,7 +169,7 @@ def _findings(scores: pl.DataFrame) -> list[str]:
     )
     findings = verdict(rows.sort("strength"), describe, "strongest noise") + _slope(rows)
     alone = scores.filter(pl.col("layer") != "all")
-    return findings + (fragile(alone, describe) if alone.height else []) + unchanged(scores, describe)
+    return findings + (fragile(alone, describe) if alone.height else []) + unchanged_settings(scores, describe)
 
 
 def _slope(mean: pl.DataFrame) -> list[str]:

@@ -20,7 +20,7 @@ from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged, verdict
+from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
 from netopsy.wording import plural
 
 FLOATS: dict[str, tuple[torch.dtype, int]] = {
@@ -240,5 +240,5 @@ def _findings(decimals: pl.DataFrame, formats: pl.DataFrame) -> list[str]:
     ways = ((edited, by_count, "rounded to decimals"), (formats, by_format, "put into a number format"))
     for scores, describe, how in ways:
         alone = scores.filter(pl.col("layer") != "all")
-        findings += (fragile(alone, describe, how) if alone.height else []) + unchanged(scores, describe)
+        findings += (fragile(alone, describe, how) if alone.height else []) + unchanged_settings(scores, describe)
     return findings

@@ -41,12 +41,12 @@ def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[st
         if row is None:
             findings.append(f"With all layers edited, no setting tried loses less than {limits} of top-1 accuracy.")
         else:
-            told = _told(rows, row, describe, same[0])
+            told = _setting_sentence(rows, row, describe, same[0])
             findings.append(f"With all layers edited, the {superlative} that loses less than {limits} is {told}.")
     return findings + caveat(rows)
 
 
-def _told(rows: pl.DataFrame, row: Row, describe: Describe, threshold: float) -> str:
+def _setting_sentence(rows: pl.DataFrame, row: Row, describe: Describe, threshold: float) -> str:
     """The setting with its loss and interval, and a milder one that loses more, if there is one."""
     text = f"{describe(row)} (it loses {100 * row['drop'] + 0.0:.2f}, 95 % interval {_interval(row)}"
     worse = [other for other in rows.to_dicts() if other["drop"] >= threshold]
@@ -98,7 +98,7 @@ def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited") -> list
     return [sentence]
 
 
-def unchanged(rows: pl.DataFrame, describe: Describe) -> list[str]:
+def unchanged_settings(rows: pl.DataFrame, describe: Describe) -> list[str]:
     """Names the settings that changed no weight and so have the unedited network's score."""
     same = rows.filter(~pl.col("changed"))
     if same.is_empty():

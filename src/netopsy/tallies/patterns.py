@@ -101,12 +101,12 @@ class Patterns(Tally):
 
 def mix(numbers: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     """A bijection of 64-bit numbers that spreads every bit over all (SplitMix64, Steele et al., 2014)."""
-    numbers = (numbers ^ _shifted(numbers, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    numbers = (numbers ^ _shifted(numbers, 27)) * (0x94D049BB133111EB - 2**64)
-    return numbers ^ _shifted(numbers, 31)
+    numbers = (numbers ^ _shift_right(numbers, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    numbers = (numbers ^ _shift_right(numbers, 27)) * (0x94D049BB133111EB - 2**64)
+    return numbers ^ _shift_right(numbers, 31)
 
 
-def _shifted(numbers: Tensor, bits: int) -> Tensor:
+def _shift_right(numbers: Tensor, bits: int) -> Tensor:
     """A logical shift to the right: torch's own keeps the sign."""
     return (numbers >> bits) & (2 ** (64 - bits) - 1)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from netopsy.errors import TransformError
 from netopsy.transform.coders import UINT8, Coder
-from netopsy.transform.files import read, write
+from netopsy.transform.files import read_file, write
 from netopsy.transform.steps import FLOAT32, FLOAT64, Step, kind_of
 
 AT_ONCE = 1 << 20
@@ -131,7 +131,7 @@ class Transform:
 
 def load_transform(path: str | Path) -> Transform:
     """A transform that `Transform.save` wrote. Raises TransformError for a missing, damaged or foreign file."""
-    steps, source = read(path)
+    steps, source = read_file(path)
     try:
         return Transform(steps, source)
     except TransformError as error:

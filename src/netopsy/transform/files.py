@@ -44,7 +44,7 @@ def write(path: str | Path, steps: tuple[Step | Coder, ...], source: str) -> Pat
     return path
 
 
-def read(path: str | Path) -> tuple[tuple[Step | Coder, ...], str]:
+def read_file(path: str | Path) -> tuple[tuple[Step | Coder, ...], str]:
     """The steps and the source of a file. Raises TransformError, in one sentence, for any other file."""
     path = Path(path)
     if not path.is_file():

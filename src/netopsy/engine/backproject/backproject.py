@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.engine.backproject.batching import UnitJob, batches
-from netopsy.engine.backproject.reverse import needed, reverse
+from netopsy.engine.backproject.reverse import needed_nodes, reverse
 from netopsy.engine.backproject.rules import Rule, RuleName, find_rule
 from netopsy.engine.backproject.tree import Tree, Trunk
 from netopsy.engine.interpreter import plan
@@ -96,7 +96,7 @@ def trace(
     begin = how.start if start is None else start
     if begin not in ("activation", "one"):
         raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
-    pictures = checked_images(network, images)
+    pictures = check_images(network, images)
     asked = [units] if isinstance(units, str | Unit) else units
     found = [find_unit(network, unit) for unit in asked]
     where = _pairing(len(pictures), len(found), of)
@@ -114,7 +114,7 @@ def trace(
             trees = [trunk.tree(result.units[i].place) for i in members]
             jobs = [UnitJob(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
             weights = trunk.weights(overrides) if overrides else trunk.own
-            for group, tree, values in batches(trunk, pictures, jobs, needed(trunk.tree(), how)):
+            for group, tree, values in batches(trunk, pictures, jobs, needed_nodes(trunk.tree(), how)):
                 _back(tree, group, values, how, begin, weights, result)
     return result
 
@@ -159,7 +159,7 @@ def start_at(trees: Sequence[Tree], units: Sequence[Unit], value: Tensor, begin:
     return start, torch.stack(activations)
 
 
-def resolved(network: Network, image: Tensor, unit: UnitLike) -> Unit:
+def resolve_place(network: Network, image: Tensor, unit: UnitLike) -> Unit:
     """The unit with its place: the strongest on the one `image` where it has none."""
     found = find_unit(network, unit)
     value = plan(network, [found.node]).run({"input": image}, batch=1)[found.node][0]
@@ -207,7 +207,7 @@ def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Tra
     result.untreated |= {name: node.operator for name, node in met.items() if name not in treated}
 
 
-def checked_images(network: Network, images: Any) -> Tensor:
+def check_images(network: Network, images: Any) -> Tensor:
     """Preprocessed images as one tensor on the network's device; (channel, height, width) counts as one image."""
     batch = torch.as_tensor(images)
     batch = batch[None] if batch.ndim == 3 else batch

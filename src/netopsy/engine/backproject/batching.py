@@ -47,7 +47,7 @@ def batches(trunk: Trunk, images: Tensor, jobs: list[UnitJob], keep: Collection[
     for group in _alike(jobs):
         tree = group[0].tree
         for some in _chunks(group, tree, images.device):
-            crops = torch.stack([_cut(images[job.image], job.tree) for job in some])
+            crops = torch.stack([_crop(images[job.image], job.tree) for job in some])
             yield some, tree, tree.forward(_laid_out(crops), wanted)
 
 
@@ -110,7 +110,7 @@ def _laid_out(value: Any) -> Any:
     )
 
 
-def _cut(image: Tensor, tree: Tree) -> Tensor:
+def _crop(image: Tensor, tree: Tree) -> Tensor:
     top, left, bottom, right = tree.field
     return image[..., top:bottom, left:right]
 

@@ -55,7 +55,7 @@ class MaxPool:
 
     def forward(self, x: Tensor, padding: Padding) -> Tensor:
         """x: what is read of the operand, without padding."""
-        return F.max_pool2d(_edged(x, padding), self.kernel, self.stride, 0, self.dilation)
+        return F.max_pool2d(_pad_edges(x, padding), self.kernel, self.stride, 0, self.dilation)
 
     def everywhere(self) -> AveragePool:
         """The sum over each window: what all its places could contribute."""
@@ -67,7 +67,7 @@ class MaxPool:
         settings = self.kernel, self.stride, (0, 0), self.dilation, False
         # units of one image share its values without a copy, and so the switches
         one = x[:1] if x.stride(0) == 0 else x
-        edged = _edged(one, padding)
+        edged = _pad_edges(one, padding)
         switches = aten.max_pool2d_with_indices(edged, *settings)[1].expand(len(g), -1, -1, -1)
         edged = edged.expand(len(g), -1, -1, -1)
         spread = aten.max_pool2d_with_indices_backward(g, edged, *settings, switches)
@@ -142,7 +142,7 @@ def factors(parameters: Sequence[Any], values: Mapping[Node, Any]) -> tuple[Any,
     return tuple(values[a] if isinstance(a, Node) else a for a in parameters)
 
 
-def _edged(x: Tensor, padding: Padding) -> Tensor:
+def _pad_edges(x: Tensor, padding: Padding) -> Tensor:
     return F.pad(x, padding, value=-torch.inf) if any(padding) else x
 
 

@@ -21,7 +21,7 @@ Visit = Callable[[Node, Tensor], None]
 _PASSED_ON = SHAPED - {"expand"} | {"squeeze", "unsqueeze", "clone", "contiguous", "alias", "dropout"}
 
 
-def needed(tree: Tree, rule: Rule) -> set[Node]:
+def needed_nodes(tree: Tree, rule: Rule) -> set[Node]:
     """The nodes whose forward values the flow under `rule` reads."""
     wanted: set[Node] = set()
     for node in tree.trunk.data[1:]:
@@ -43,7 +43,7 @@ def reverse(
 ) -> Tensor:
     """The flow at the input, on the tree's field: (batch, channel, height, width).
 
-    values: forward values of the `needed` nodes on their boxes. constants: the trunk's, with the weights that the flow
+    values: forward values of `needed_nodes` on their boxes. constants: the trunk's, with the weights the flow
     meets. start: (batch, *target). visit: shown each node's flow on its box, before the node's own operator.
     """
     flow: dict[Node, Flow] = {tree.trunk.target: start}
@@ -54,13 +54,13 @@ def reverse(
             continue
         if visit and isinstance(g, Tensor):
             visit(node, g)
-        for operand, part in _transposed(tree, node, g, values, constants, rule):
+        for operand, part in _transpose(tree, node, g, values, constants, rule):
             _add(tree, flow, node, operand, part if rule.signed else _paths(part))
     result = flow.get(source)
     return result if result is not None else start.new_zeros(len(start), *tree.size(source))
 
 
-def _transposed(
+def _transpose(
     tree: Tree, node: Node, g: Flow, values: Mapping[Node, Any], constants: Mapping[Node, Any], rule: Rule
 ) -> list[tuple[Node, Flow]]:
     """The flow to each data operand of `node`, on the part of the operand that the node reads."""

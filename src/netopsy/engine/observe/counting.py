@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import Tallies, Watched, watched_by
+from netopsy.engine.observe.watched import Tallies, Watched, find_watched
 from netopsy.engine.workspace.workspace import Checkpoint, conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
@@ -61,7 +61,7 @@ class Counting:
         self.tallies: dict[str, Tally] = {}
         self.watched: dict[str, Watched] = {}
         for name, entry in tallies.items():
-            self.watched[name], tally = watched_by(name, entry, run.network)
+            self.watched[name], tally = find_watched(name, entry, run.network)
             self.tallies[name] = copy.deepcopy(tally)
         if not self.tallies:
             raise SettingsError("there is no tally to count; give at least one as {name: (node name, tally)}.")

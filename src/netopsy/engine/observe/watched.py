@@ -35,7 +35,7 @@ class Watched:
         return [names] if self.together else names
 
 
-def watched_by(name: str, entry: object, network: Network) -> tuple[Watched, Tally]:
+def find_watched(name: str, entry: object, network: Network) -> tuple[Watched, Tally]:
     """The nodes and the tally of one entry of `Tallies`, called `name`; node names alone are those of `network`.
 
     Errors: SettingsError for anything else, UnknownLayer for a node that there is not.

@@ -77,7 +77,7 @@ def identity(variant: Variant) -> list[Any]:
     return [variant.settings, kind, list(edit.tensors), edit.key, edit.scale if isinstance(edit, Shift) else None]
 
 
-def computed(edit: Edit, tensors: Tensors) -> dict[str, Tensor]:
+def compute_values(edit: Edit, tensors: Tensors) -> dict[str, Tensor]:
     """The values that the edit's function gives: new weights of a Replace, the direction of a Shift.
 
     The function sees copies of the tensors that it changes, so that it may work in place.
@@ -103,8 +103,8 @@ def computed(edit: Edit, tensors: Tensors) -> dict[str, Tensor]:
     return {name: value.detach().to(tensors[name]) for name, value in given.items()}
 
 
-def edited(edit: Edit, values: Mapping[str, Tensor], tensors: Tensors) -> dict[str, Tensor]:
-    """The edited weights, from what `computed` gave."""
+def apply_edit(edit: Edit, values: Mapping[str, Tensor], tensors: Tensors) -> dict[str, Tensor]:
+    """The edited weights, from what `compute_values` gave."""
     if isinstance(edit, Replace):
         return dict(values)
     return {name: tensors[name].detach() + edit.scale * values[name] for name in edit.tensors}
@@ -138,7 +138,7 @@ class EditedWeights:
             return self._cache[key]
         if self._recent is not None and self._recent[0] == key:
             return self._recent[1]
-        values = computed(edit, self.tensors)
+        values = compute_values(edit, self.tensors)
         size = sum(value.nbytes for value in values.values())
         if self._bytes + size <= CACHE_BYTES:
             self._cache[key] = values
@@ -151,7 +151,7 @@ class EditedWeights:
         """The weights of the variant at `position`; EditError where they are the network's own."""
         variant = self.variants[position]
         assert variant.edit is not None
-        weights = edited(variant.edit, self.computed(variant.edit), self.tensors)
+        weights = apply_edit(variant.edit, self.computed(variant.edit), self.tensors)
         if position not in self._checked:
             check_change(variant, weights, self.tensors)
             self._checked.add(position)

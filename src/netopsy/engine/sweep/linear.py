@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netopsy.engine.interpreter import affected
+from netopsy.engine.interpreter import affected_nodes
 from netopsy.network.graph import aten
 from netopsy.network.network import Network
 from netopsy.network.node import Node
@@ -53,7 +53,7 @@ class Linear:
             if node.args[0] not in values and node.operator in _SOURCES:
                 values[node] = _source(node, given[_name(node.args[0])], direction, tensors)
             elif node.operator == "batch_norm":
-                values[node] = _scaled(values[node.args[0]], node, tensors)
+                values[node] = _scale_by_norm(values[node.args[0]], node, tensors)
             elif node.target is aten.add.Tensor:
                 values[node] = next(values[x] for x in node.inputs if x in values)
             else:
@@ -65,7 +65,7 @@ class Linear:
 
 def linear_part(network: Network, tensors: Collection[str]) -> Linear | None:
     """The linear part behind the parameters `tensors`, or None where they act in another way than as weight or bias."""
-    changed = affected(network, tensors)
+    changed = affected_nodes(network, tensors)
     steps: list[Node] = []
     for node in network.program.nodes:
         if node not in changed or node.op != "call_function":
@@ -113,7 +113,7 @@ def _source(node: Node, x: Tensor, direction: Mapping[str, Tensor], tensors: Map
     return node.target(x, direction[weight], shift, *node.args[3:])
 
 
-def _scaled(delta: Tensor, node: Node, tensors: Mapping[str, Tensor]) -> Tensor:
+def _scale_by_norm(delta: Tensor, node: Node, tensors: Mapping[str, Tensor]) -> Tensor:
     """A batch norm without its offset: gamma / sqrt(variance + eps) times the change."""
     gamma, variance = (None if p is None else tensors[str(p.target)] for p in (node.args[1], node.args[4]))
     assert variance is not None

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from netopsy.engine.interpreter import Plan, affected, boundary, plan
+from netopsy.engine.interpreter import Plan, affected_nodes, boundary, plan
 from netopsy.engine.sweep.edits import Shift, Variant
 from netopsy.engine.sweep.linear import Linear, linear_part
 from netopsy.network.network import Network
@@ -150,7 +150,7 @@ def value_bytes(network: Network, name: str) -> int:
 
 
 def _group(network: Network, tensors: list[str], members: list[int], shift: bool) -> EditGroup | None:
-    changed = affected(network, tensors)
+    changed = affected_nodes(network, tensors)
     output = network.nodes[network.output]
     if output not in changed:
         return None
@@ -158,7 +158,7 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
     if linear is not None and not all(network.nodes[name].per_sample for name in (*linear.inputs, *linear.exits)):
         linear = None
     inside = set(linear.steps) if linear else _head(network, tensors, changed)
-    cut = linear.exits if linear else _cut(inside, output)
+    cut = linear.exits if linear else _boundary_names(inside, output)
     if not all(name in network.nodes and network.nodes[name].per_sample for name in cut) and output not in inside:
         inside, cut = changed, (network.output,)
     before = () if linear else boundary(network, inside, usable=_by_sample)
@@ -204,7 +204,7 @@ def _head(network: Network, tensors: Collection[str], changed: set[Node]) -> set
     return head
 
 
-def _cut(inside: set[Node], output: Node) -> tuple[str, ...]:
+def _boundary_names(inside: set[Node], output: Node) -> tuple[str, ...]:
     """Names of the nodes of `inside` that others read."""
     edge = [n for n in inside if n.op != "get_attr" and any(user not in inside for user in n.users)]
     return (output.name,) if output in inside else tuple(n.name for n in edge)

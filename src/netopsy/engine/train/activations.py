@@ -49,7 +49,7 @@ class ActivationSet:
 
     def _shape(self, path: Path) -> tuple[int, ...]:
         """Of one image's value as a module gives it: channels first."""
-        rows = mapped(path)
+        rows = map_rows(path)
         wanted = len(self.labels) * (1 + self.flips)
         if len(rows) != wanted:
             twice = ", two an image" if self.flips else ""
@@ -82,7 +82,7 @@ class ActivationSet:
         return total.hexdigest()
 
 
-def mapped(path: Path) -> NDArray[np.float32]:
+def map_rows(path: Path) -> NDArray[np.float32]:
     """The rows in a file, read from it as they are asked for."""
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -110,8 +110,8 @@ class TrainingActivations:
     @classmethod
     def of(cls, data: ActivationSet, device: torch.device) -> TrainingActivations:
         """The rows on `device` if they take at most half of what is free there, else in their files."""
-        values = _tensor(mapped(data.values))
-        targets = None if data.targets is None else _tensor(mapped(data.targets))
+        values = _tensor(map_rows(data.values))
+        targets = None if data.targets is None else _tensor(map_rows(data.targets))
         if device.type != "cpu":
             values, targets = _resident(data, device, values, targets)
         return cls(data, device, values, targets, torch.from_numpy(data.labels).to(device))

@@ -118,7 +118,7 @@ class Constraints:
             table.entries.grad = None
 
 
-def checked(
+def check_constraints(
     network: Network, masks: Mapping[str, Tensor], shared: Mapping[str, SharedTensor]
 ) -> tuple[dict[str, Tensor], dict[str, SharedTensor]]:
     """`masks` and `shared`, if they fit the network's parameters; SettingsError says what does not."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train import checkpoint
-from netopsy.engine.train.constraints import checked, frozen_parts
+from netopsy.engine.train.constraints import check_constraints, frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.history import History, frame
 from netopsy.engine.train.loop import Trainer, TrainingJob, first
@@ -30,7 +30,7 @@ from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 
 
-def launched(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.State:
+def launch(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.State:
     """The state after the training, in this process or in others."""
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
@@ -43,7 +43,7 @@ def launched(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.
         if job.recipe.devices == 1:
             devices = 1 if device.type == "cpu" else [device.index or 0]
             fabric = Fabric(devices=devices, **how)
-            return trained_here(fabric, job, report)
+            return train_here(fabric, job, report)
         with tempfile.TemporaryDirectory() as folder:
             job.path = job.path or Path(folder) / "fit.pt"
             job.module, job.teacher = job.module.cpu(), None if job.teacher is None else job.teacher.cpu()
@@ -60,7 +60,7 @@ def launched(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.
             return state
 
 
-def trained_here(fabric: Any, job: TrainingJob, report: Any) -> checkpoint.State:
+def train_here(fabric: Any, job: TrainingJob, report: Any) -> checkpoint.State:
     """The state after the training in this process; SettingsError where a step is too large or too small."""
     try:
         return Trainer(fabric, job, report).run()
@@ -78,7 +78,7 @@ def _work(fabric: Any, *, job: TrainingJob) -> str | None:
     job.module = copy.deepcopy(job.module)  # what is sent to a process on the CPU lies in memory that all share
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     try:
-        trained_here(fabric, job, lambda done, total: None)
+        train_here(fabric, job, lambda done, total: None)
     except NetopsyError as error:
         return str(error)
     return None
@@ -133,7 +133,7 @@ def fit(
     """
     recipe = Recipe() if recipe is None else recipe
     _check(network, samples, recipe, validation, teacher)
-    own_masks, own_shared = checked(network, masks or {}, shared or {})
+    own_masks, own_shared = check_constraints(network, masks or {}, shared or {})
     fixed, still = frozen_parts(network.module, frozen, network.layer)
     place, path = current_workspace(), None
     if place.folder is not None:
@@ -152,7 +152,7 @@ def fit(
         None if teacher is None else copy.deepcopy(teacher.module),
         path,
     )
-    state = launched(job, network.device, lambda done, total: place.report(label, done, total))
+    state = launch(job, network.device, lambda done, total: place.report(label, done, total))
     values = {name: value for name, value in state["module"].items() if name in network.tensors}
     moved = {name: SharedTensor.of(values[name].contiguous().numpy()) for name in own_shared}
     values |= {name: torch.from_numpy(one.decode()) for name, one in moved.items()}

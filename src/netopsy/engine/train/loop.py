@@ -62,10 +62,10 @@ class Trainer:
         self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe)
         self.teacher = None if job.teacher is None else job.teacher.to(device).eval().requires_grad_(False)
         processes = fabric.world_size
-        self.images = read(job.samples, job.preprocessing, device, processes)
+        self.images = read_data(job.samples, job.preprocessing, device, processes)
         self.validation = None
         if job.validation is not None and fabric.is_global_zero:
-            self.validation = read(job.validation, job.preprocessing, device, processes)
+            self.validation = read_data(job.validation, job.preprocessing, device, processes)
         self.steps = steps_an_epoch(len(job.samples), job.recipe)
         self.optimizer = self._optimizer()
         self.rows: list[dict[str, Any]] = []
@@ -213,7 +213,7 @@ class Trainer:
         return {"validation_loss": loss, "validation_top1": self._share(right)}
 
 
-def read(
+def read_data(
     data: Samples | ActivationSet, preprocessing: Preprocessing | None, device: torch.device, processes: int
 ) -> TrainingImages | TrainingActivations:
     """What a training reads, on its device where it fits."""

@@ -127,7 +127,7 @@ def conditions(network: Network, samples: Samples | None = None) -> dict[str, An
     }
 
 
-def opened(path: Path, shape: tuple[int, int], dtype: DTypeLike, mode: str = "r") -> np.memmap | None:
+def open_rows(path: Path, shape: tuple[int, int], dtype: DTypeLike, mode: str = "r") -> np.memmap | None:
     """The rows in `path`; None where there are none, or others than of this shape and type."""
     try:
         rows = open_memmap(path, mode=mode)

@@ -20,7 +20,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from netopsy._version import __version__
-from netopsy.engine.workspace.workspace import check_room, current_workspace, file_stem, opened
+from netopsy.engine.workspace.workspace import check_room, current_workspace, file_stem, open_rows
 from netopsy.errors import SettingsError
 from netopsy.features.bow.dense_sift import DenseSift
 from netopsy.features.bow.words import Pooled, Pooling, learn_words
@@ -31,7 +31,7 @@ from netopsy.samples.samples import Samples
 Rows = Float32[np.ndarray, "n length"]
 
 
-def kept_rows(samples: Samples, length: int, vectors: Callable[[int], Iterator[Tensor]], spec: dict[str, Any]) -> Rows:
+def store_rows(samples: Samples, length: int, vectors: Callable[[int], Iterator[Tensor]], spec: dict[str, Any]) -> Rows:
     """Rows (n, length) from batches of vectors; `vectors(start)` gives those from the sample `start` on.
 
     spec: all that the rows depend on besides the samples (plain data).
@@ -45,7 +45,7 @@ def kept_rows(samples: Samples, length: int, vectors: Callable[[int], Iterator[T
         rows = np.empty((len(samples), length), np.float32)
     else:
         path = place.folder / f"{file_stem('bag-of-words', spec)}.npy"
-        finished = opened(path, (len(samples), length), np.float32)
+        finished = open_rows(path, (len(samples), length), np.float32)
         if finished is not None:
             return finished
         rows, done = _part(path, (len(samples), length), done)
@@ -71,7 +71,7 @@ def kept_rows(samples: Samples, length: int, vectors: Callable[[int], Iterator[T
 def _part(path: Path, shape: tuple[int, int], done: int) -> tuple[np.memmap, int]:
     """The rows that a stopped pass left and how many of them are done, or new ones and 0."""
     part = path.with_suffix(".part")
-    left = opened(part, shape, np.float32, "r+") if done else None
+    left = open_rows(part, shape, np.float32, "r+") if done else None
     if left is not None:
         return left, done
     check_room(path.parent, 4 * shape[0] * shape[1], "the bags of words", "take fewer words, regions or images")
@@ -196,6 +196,6 @@ def bag_of_words(
 
         spec |= {"grids": grids, "pooling": pooling}
         x_train, x_test = (
-            kept_rows(samples, pooled.length, partial(vectors, samples), spec) for samples in (train, test)
+            store_rows(samples, pooled.length, partial(vectors, samples), spec) for samples in (train, test)
         )
     return x_train, x_test

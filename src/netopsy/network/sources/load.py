@@ -15,7 +15,7 @@ from netopsy.errors import SettingsError, WeightsError, nearest
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.options import FIELDS, override, read_size
-from netopsy.network.sources.sources import Source, find_source, is_weights_path, named_architecture
+from netopsy.network.sources.sources import Source, find_source, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, compare, fit_weights, name_onnx, strip_prefixes
 from netopsy.network.weights.weights import Weights, read_weights
 
@@ -50,11 +50,11 @@ def load_network(
         if weights is not None:
             raise SettingsError(f"the source '{source}' is a weights file itself; give the architecture as the source.")
         file = read_weights(source)  # type: ignore[arg-type]
-        source = named_architecture(file)
+        source = read_architecture(file)
     origin = find_source(source)
     overrides, options = _sort_options(preprocessing, origin)
     hub, file = _choose_weights(weights, origin, file)
-    options = _said_options(file, origin) | options
+    options = _options_in_header(file, origin) | options
     size = _built_size(overrides, file)
 
     def build(**more: Any) -> nn.Module:
@@ -101,7 +101,7 @@ def _sort_options(given: dict[str, Any], origin: Source) -> tuple[dict[str, Any]
     return {name: value for name, value in given.items() if name not in architecture}, architecture
 
 
-def _said_options(file: Weights | None, origin: Source) -> dict[str, Any]:
+def _options_in_header(file: Weights | None, origin: Source) -> dict[str, Any]:
     """The options of the architecture that the header of a safetensors file names: a JSON object under `options`.
 
     A number larger than any extent of the file's tensors is passed over: no damaged header makes a network huge.
@@ -198,11 +198,11 @@ def _put(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`module` with the file's weights, rebuilt for another number of classes where only that differs."""
     notes: dict[str, Any] = {}
-    tensors, matched = _named(module, file, prepared, origin.unused)
+    tensors, matched = _rename_tensors(module, file, prepared, origin.unused)
     classes = compare(module, tensors).classes
     if classes is not None and "num_classes" in origin.options and "num_classes" not in options:
         rebuilt = build(num_classes=classes)
-        tensors, matched = _named(rebuilt, file, prepared, origin.unused)
+        tensors, matched = _rename_tensors(rebuilt, file, prepared, origin.unused)
         if not compare(rebuilt, tensors):
             module = rebuilt
             notes["num_classes"] = f"{classes}, from the shape of the classifier in {file.label}"
@@ -210,7 +210,7 @@ def _put(
     return module, notes | {"weights_matched": matched}
 
 
-def _named(
+def _rename_tensors(
     module: nn.Module, file: Weights, prepared: Preprocessing, unused: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], str]:
     if file.uses:

@@ -96,7 +96,7 @@ class FactorySource:
         return module
 
     def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
-        return assumed(module)
+        return guess_preprocessing(module)
 
 
 class ModuleSource:
@@ -118,7 +118,7 @@ class ModuleSource:
         return copy.deepcopy(self.module)
 
     def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
-        return assumed(module)
+        return guess_preprocessing(module)
 
 
 def find_source(source: object) -> Source:
@@ -153,7 +153,7 @@ def is_weights_path(value: object) -> bool:
     )
 
 
-def named_architecture(file: Weights) -> str:
+def read_architecture(file: Weights) -> str:
     """The source that a file's own metadata names. Raises NetworkError where it names none."""
     said = file.metadata.get("architecture", "")
     match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)", said)
@@ -165,7 +165,7 @@ def named_architecture(file: Weights) -> str:
     return ":".join(match.groups())
 
 
-def assumed(module: nn.Module) -> tuple[Preprocessing, str]:
+def guess_preprocessing(module: nn.Module) -> tuple[Preprocessing, str]:
     """0..1 pixels, no mean; size and channels from the first layer where they show."""
     said = "assumed (0..1, no mean)"
     for layer in module.modules():

@@ -59,7 +59,7 @@ def read_weights(path: str | Path) -> Weights:
     elif suffix == ".safetensors":
         tensors, metadata = _safetensors(path)
     else:
-        tensors = _npz(path) if suffix == ".npz" else _pickled(path)
+        tensors = _npz(path) if suffix == ".npz" else _unpickle(path)
     if not tensors:
         raise WeightsError(f"weights file '{path}' holds no tensors; save the network's state_dict() in it.")
     with path.open("rb") as file:
@@ -67,7 +67,7 @@ def read_weights(path: str | Path) -> Weights:
     return Weights(path.name, tensors, metadata, digest, uses)
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
+def _damage_error(path: Path, error: Exception) -> WeightsError:
     reason = (str(error).strip().splitlines() or [""])[0][:160].rstrip(".")
     if "pickle" in reason or not any(letter.isalpha() for letter in reason):
         reason = "its content is of another kind"
@@ -86,7 +86,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
@@ -94,22 +94,22 @@ def _npz(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(file[name]) for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
-def _pickled(path: Path) -> dict[str, Tensor]:
+def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error):
-            raise _damaged(path, error) from error
+            raise _damage_error(path, error) from error
         raise WeightsError(
             f"weights file '{path}' holds Python objects, which Netopsy does not run; where you trust it, load it with "
             f"torch.load(..., weights_only=False) yourself and save its state_dict() alone."
         ) from error
     except Exception as error:
         # torch.load has no error type of its own: a cut or foreign file raises any of a dozen.
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     return _state_dict(content, path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from netopsy.network.node import Node
-from netopsy.network.windows.rules import Known, _expanded, _spread, first, rule
+from netopsy.network.windows.rules import Known, _as_list, _expand, first, rule
 from netopsy.network.windows.windows import Digit, Windows, union
 
 
@@ -39,13 +39,13 @@ def permute(node: Node, known: Known) -> Windows:
         a, b = int(node.argument("dim0")) % rank, int(node.argument("dim1")) % rank
         order[a], order[b] = b, a
     elif node.argument("source") is not None:
-        return _moved(w, node.argument("source"), node.argument("destination"))
+        return _move(w, node.argument("source"), node.argument("destination"))
     else:
         order = order[:-2] + order[-2:][::-1] if rank > 1 else order
     return w.permuted(tuple(order))
 
 
-def _moved(w: Windows, source: Any, destination: Any) -> Windows:
+def _move(w: Windows, source: Any, destination: Any) -> Windows:
     rank = len(w.axes)
     pairs = sorted(
         (int(d) % rank, int(s) % rank)
@@ -94,10 +94,10 @@ def cut(node: Node, known: Known) -> Windows:
     if not isinstance(begin, int) or not isinstance(step, int):
         return w.everywhere(node.full_shape)
     begin = max(begin + n if begin < 0 else min(begin, n), 0)
-    return _taken(w, axis, begin, step, count)
+    return _take(w, axis, begin, step, count)
 
 
-def _taken(w: Windows, axis: int, begin: int, step: int, count: int) -> Windows:
+def _take(w: Windows, axis: int, begin: int, step: int, count: int) -> Windows:
     if count == w.shape[axis]:
         return w
     return w.gathered(axis, [(i, i) for i in range(begin, begin + count * step, step)])
@@ -110,7 +110,7 @@ def select(node: Node, known: Known) -> Windows:
     axis, index = int(node.argument("dim")) % len(w.axes), node.argument("index")
     if not isinstance(index, int):
         return w.everywhere(node.full_shape)
-    return _taken(w, axis, index % w.shape[axis], 1, 1).dropped(axis)
+    return _take(w, axis, index % w.shape[axis], 1, 1).dropped(axis)
 
 
 @rule("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split", "unsafe_chunk")
@@ -120,11 +120,11 @@ def split(node: Node, known: Known) -> list[Windows]:
     axis = int(node.argument("dim") or 0) % len(w.axes)
     for shape in node.parts:
         if len(shape) < len(w.axes):
-            parts.append(_taken(w, axis, begin, 1, 1).dropped(axis))
+            parts.append(_take(w, axis, begin, 1, 1).dropped(axis))
             begin += 1
             continue
         count = shape[axis] if axis else w.shape[0]
-        parts.append(_taken(w, axis, begin, 1, count))
+        parts.append(_take(w, axis, begin, 1, count))
         begin += count
     return parts
 
@@ -146,7 +146,7 @@ def cat(node: Node, known: Known) -> Any:
     if not parts:
         return None
     if not loose:
-        return _expanded(union(parts), shape)
+        return _expand(union(parts), shape)
     # what all see along the axis together is right for their sum; alone, each position sees less
     whole = union([w.frozen(axis, size=1) for w in parts])
     spread = whole.everywhere(shape) if len(parts) == len(shape) else _loose_axis(whole, axis, shape[axis])
@@ -165,7 +165,7 @@ def stack(node: Node, known: Known) -> Any:
     tensors: Any = node.args[0]
     axis = int(node.argument("dim") or 0) % len(node.full_shape)
     parts = [known[x].inserted(axis) for x in tensors if isinstance(known.get(x), Windows)]
-    return _expanded(union(parts), node.full_shape) if parts else None
+    return _expand(union(parts), node.full_shape) if parts else None
 
 
 @rule("constant_pad_nd", "pad", "zero_pad2d")
@@ -216,7 +216,7 @@ def roll(node: Node, known: Known) -> Windows:
     w, shifts, dims = first(node, known), node.argument("shifts"), node.argument("dims")
     if not dims:
         return w.everywhere(node.full_shape)
-    for shift, axis in zip(_spread(shifts, 1), dimensions_in_order(dims, len(w.axes)), strict=True):
+    for shift, axis in zip(_as_list(shifts, 1), dimensions_in_order(dims, len(w.axes)), strict=True):
         n = w.shape[axis]
         w = w.gathered(axis, [((j - shift) % n,) * 2 for j in range(n)])
     return w
@@ -241,7 +241,7 @@ def im2col(node: Node, known: Known) -> Windows:
     """Patches as columns: (batch, channels * kernel, places)."""
     w = first(node, known)
     kernel, dilation, padding, stride = (
-        _spread(node.argument(name), 2) for name in ("kernel_size", "dilation", "padding", "stride")
+        _as_list(node.argument(name), 2) for name in ("kernel_size", "dilation", "padding", "stride")
     )
     channels, start, taps, places = w.shape[1], list(w.start), [], []
     for i in (0, 1):

@@ -72,7 +72,7 @@ def dimensions(value: Any, rank: int) -> list[int]:
 def elementwise(node: Node, known: Known) -> Windows:
     """Each element sees what the elements at its place in the operands see."""
     w, shape = union(operands(node, known)), node.full_shape
-    return w if w.shape == shape else _expanded(w, shape)
+    return w if w.shape == shape else _expand(w, shape)
 
 
 @rule(*_REDUCE)
@@ -154,10 +154,10 @@ def _slide(
 ) -> Windows:
     shape = node.full_shape if node.is_tensor else node.parts[0]
     space, out = len(shape) - 2, shape[2:]
-    kernels, strides, dilations = (_spread(v, space) for v in (kernel, stride, dilation))
+    kernels, strides, dilations = (_as_list(v, space) for v in (kernel, stride, dilation))
     for i in range(space):
         reach = (kernels[i] - 1) * dilations[i]
-        low = reach // 2 if padding == "same" else 0 if padding == "valid" else _spread(padding, space)[i]
+        low = reach // 2 if padding == "same" else 0 if padding == "valid" else _as_list(padding, space)[i]
         w = w.slid(2 + i, kernels[i], strides[i], low, dilations[i], out[i])
     return w.frozen(1, size=shape[1]) if mixes else w
 
@@ -168,7 +168,7 @@ def transposed(node: Node, known: Known) -> Windows:
     w, out = first(node, known), node.full_shape
     space = len(out) - 2
     kernels = node.argument("weight").full_shape[2:]
-    strides, paddings, dilations = (_spread(node.argument(v), space) for v in ("stride", "padding", "dilation"))
+    strides, paddings, dilations = (_as_list(node.argument(v), space) for v in ("stride", "padding", "dilation"))
     for i in range(space):
         k, s, p, d, n = kernels[i], strides[i], paddings[i], dilations[i], w.shape[2 + i]
         if k == s and p == 0 and d == 1 and out[2 + i] == n * s:
@@ -249,7 +249,7 @@ def matmul(node: Node, known: Known) -> Windows:
     product = contract([left, right], output, [a, b], known)
     summand = known.get(node.args[0]) if added else None
     both = [w for w in (product, summand) if isinstance(w, Windows)]
-    return _expanded(union(both), node.full_shape)
+    return _expand(union(both), node.full_shape)
 
 
 @rule("einsum")
@@ -297,10 +297,10 @@ def contract(terms: Sequence[str], output: str, nodes: Sequence[Node], known: Kn
     w = union(parts)
     for position in range(len(letters) - 1, len(output) - 1, -1):
         w = w.dropped(position)
-    return _expanded(w, tuple(sizes[i] for i in output))
+    return _expand(w, tuple(sizes[i] for i in output))
 
 
-def _expanded(w: Windows, shape: tuple[int, ...]) -> Windows:
+def _expand(w: Windows, shape: tuple[int, ...]) -> Windows:
     """Broadcast to `shape`."""
     while len(w.axes) < len(shape):
         w = w.inserted(0)
@@ -310,7 +310,7 @@ def _expanded(w: Windows, shape: tuple[int, ...]) -> Windows:
     return w
 
 
-def _spread(value: Any, count: int) -> list[int]:
+def _as_list(value: Any, count: int) -> list[int]:
     """A number or a list of one as a list of `count`."""
     values = [value] if isinstance(value, int) else list(value)
     return [int(v) for v in (values * count if len(values) == 1 else values)]

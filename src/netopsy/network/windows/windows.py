@@ -94,7 +94,7 @@ class Windows:
     def with_axis(self, axis: int, digits: Axis) -> Windows:
         """With the digits of one axis replaced."""
         axes = list(self.axes)
-        axes[axis] = merged(digits)
+        axes[axis] = merge_digits(digits)
         return replace(self, axes=tuple(axes))
 
     def frozen(self, axis: int, loose: Loose | None = None, size: int | None = None) -> Windows:
@@ -121,7 +121,7 @@ class Windows:
         if not events:
             return self
         axes = tuple(
-            merged(tuple(replace(d, loose=None) if d.loose and d.loose.event in events else d for d in axis))
+            merge_digits(tuple(replace(d, loose=None) if d.loose and d.loose.event in events else d for d in axis))
             for axis in self.axes
         )
         return replace(self, axes=axes)
@@ -142,7 +142,7 @@ class Windows:
 
     def reshaped(self, shape: tuple[int, ...]) -> Windows:
         """The same elements in another shape; loose where a digit would have to be cut at an uneven place."""
-        digits = list(merged(tuple(digit for axis in self.axes for digit in axis)))
+        digits = list(merge_digits(tuple(digit for axis in self.axes for digit in axis)))
         axes: list[Axis] = []
         for length in shape:
             taken: list[Digit] = []
@@ -152,13 +152,13 @@ class Windows:
                     taken.append(digit)
                     length //= digit.size
                 elif digit.size % length == 0:
-                    outer, inner = split(digit, digit.size // length)
+                    outer, inner = split_digit(digit, digit.size // length)
                     taken.append(outer)
                     digits.insert(0, inner)
                     length = 1
                 else:
                     return self.everywhere(shape)
-            axes.append(merged(tuple(taken)))
+            axes.append(merge_digits(tuple(taken)))
         return replace(self, axes=tuple(axes))
 
     def everywhere(self, shape: tuple[int, ...]) -> Windows:
@@ -238,7 +238,7 @@ def _line(spans: list[tuple[int, Number, Number]]) -> tuple[Number, Number, Numb
     return step, min(lows), max(highs), bad
 
 
-def split(digit: Digit, inner: int) -> tuple[Digit, Digit]:
+def split_digit(digit: Digit, inner: int) -> tuple[Digit, Digit]:
     """A digit as an outer one and an inner one of `inner` values."""
     y, x = digit.step
     return (
@@ -247,7 +247,7 @@ def split(digit: Digit, inner: int) -> tuple[Digit, Digit]:
     )
 
 
-def merged(digits: Axis) -> Axis:
+def merge_digits(digits: Axis) -> Axis:
     """Neighbouring digits that move as one, made one."""
     out: list[Digit] = []
     for digit in digits:
@@ -272,7 +272,7 @@ def union(operands: list[Windows]) -> Windows:
     if len(padded) == 1:
         return padded[0]
     shape = tuple(max(w.shape[i] for w in padded) for i in range(rank))
-    padded = [_refined(w, padded, shape) for w in padded]
+    padded = [_refine(w, padded, shape) for w in padded]
     event = next(_fresh)
     axes = [[w.axes[i] for w in padded] for i in range(rank)]
     frozen: list[set[tuple[int, int]]] = [set() for _ in padded]
@@ -322,12 +322,12 @@ def union(operands: list[Windows]) -> Windows:
             loose = Loose(event, whose, fills(whose) and whose not in shared) if whose is not None else None
             y, x = steps[i, d]
             digits.append(Digit(max(axis[d].size if axis else 1 for axis in column), (y, x), loose))
-        result.append(merged(tuple(digits)))
+        result.append(merge_digits(tuple(digits)))
     window = Windows(tuple(result), (low[0], low[1]), (high[0] - low[0], high[1] - low[1]), (reach[0], reach[1]), bound)
     return window.settled()
 
 
-def _refined(window: Windows, others: list[Windows], shape: tuple[int, ...]) -> Windows:
+def _refine(window: Windows, others: list[Windows], shape: tuple[int, ...]) -> Windows:
     """`window` with its digits cut at every place where another operand's are cut; frozen where that is uneven."""
     for i, length in enumerate(shape):
         if window.shape[i] == 1:
@@ -349,7 +349,7 @@ def _refined(window: Windows, others: list[Windows], shape: tuple[int, ...]) -> 
             inner *= digit.size
             last = 1
             for p in inside:
-                rest, piece = split(digit, p // last)
+                rest, piece = split_digit(digit, p // last)
                 digits.insert(0, piece)
                 digit, last = rest, p
             digits.insert(0, digit)

@@ -44,13 +44,13 @@ def encode(values: FLOATS, thresholds: FLOATS) -> INTEGERS:
     for start in range(0, len(values), CHUNK):
         part = slice(start, start + CHUNK)
         if len(thresholds) <= COMPARED:
-            codes[part] = _reached(values[part], thresholds)
+            codes[part] = _nearest_codes(values[part], thresholds)
         else:
             codes[part] = np.searchsorted(thresholds, values[part], side="right")
     return codes
 
 
-def _reached(values: FLOATS, thresholds: FLOATS) -> INTEGERS:
+def _nearest_codes(values: FLOATS, thresholds: FLOATS) -> INTEGERS:
     count = np.zeros(len(values), np.uint8)
     reached = np.empty(len(values), bool)
     for threshold in thresholds:

@@ -69,7 +69,7 @@ def coarse_edges(values: FLOATS, bins: int) -> tuple[INTEGERS, bool]:
     edge parts equal values.
     """
     n = len(values)
-    edges = _snapped(values, np.linspace(0, n, min(bins // 2, n) + 1).astype(np.int64)[:-1])
+    edges = _snap(values, np.linspace(0, n, min(bins // 2, n) + 1).astype(np.int64)[:-1])
     if len(edges) < bins // 2 or n <= bins:
         changes = values[1:] != values[:-1]
         if np.count_nonzero(changes) < bins:
@@ -86,7 +86,7 @@ def coarse_edges(values: FLOATS, bins: int) -> tuple[INTEGERS, bool]:
     return np.append(edges, n), False
 
 
-def _snapped(values: FLOATS, ranks: INTEGERS) -> INTEGERS:
+def _snap(values: FLOATS, ranks: INTEGERS) -> INTEGERS:
     return np.unique(np.searchsorted(values, values[ranks]))
 
 

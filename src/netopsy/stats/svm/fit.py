@@ -109,7 +109,7 @@ def fit_svm(
     Errors: SettingsError for shapes that do not fit, features that are not finite, a loss or C that cannot be.
     """
     check(x, y, c, loss, tolerance, start)
-    return solve(x, y, c, loss, tolerance, start, _reduced(x, y))
+    return solve(x, y, c, loss, tolerance, start, _reduce(x, y))
 
 
 def solve(
@@ -180,7 +180,7 @@ def _hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor)
         loss = Piece(2 * loss.slope, c, dual)
 
 
-def _reduced(x: Tensor, y: Tensor) -> Reduction | None:
+def _reduce(x: Tensor, y: Tensor) -> Reduction | None:
     n, p = x.shape
     return reduction(x) if p > n and pays(n, [p], y.shape[1]) else None
 
@@ -237,12 +237,12 @@ def _fits(
             if gram is not None:
                 add_gram(gram, x[:, before:size])
                 reduced = reduction(part, gram) if size > n else None
-            machines = solve(part, y, c, loss, tolerance, _widened(machines, size), reduced)
+            machines = solve(part, y, c, loss, tolerance, _widen(machines, size), reduced)
         before = size
         yield size, machines
 
 
-def _widened(machines: Svm | None, size: int) -> Svm | None:
+def _widen(machines: Svm | None, size: int) -> Svm | None:
     """The machines with weights of 0 for the columns that they do not know."""
     if machines is None:
         return None

@@ -79,7 +79,7 @@ class Activations(ObservingStudy):
         for name, node in nodes.items():
             settings: dict[str, Any] = {"threshold": self.threshold, "axis": node.channel_axis}
             tallies[f"active {name}"] = (name, ActiveCount(len(samples), **settings))
-            if kinked(node):
+            if is_piecewise_linear(node):
                 tally = Patterns(len(samples), **settings, places=self.places, seed=self.seed)
                 tallies[f"patterns {name}"] = (name, tally)
         return tallies
@@ -92,7 +92,7 @@ class Activations(ObservingStudy):
             pictures = slices.pictures(look(network, samples, self.images or (0,), {}, slices.nodes, self.threshold))
             return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), len(samples)))
         active = {name: counted[f"active {name}"] for name in nodes}
-        hashes = {name: counted[f"patterns {name}"] for name, node in nodes.items() if kinked(node)}
+        hashes = {name: counted[f"patterns {name}"] for name, node in nodes.items() if is_piecewise_linear(node)}
         patterns = regions.table(hashes)
         layers = counts.layers(network, nodes, active, patterns)
         shown = self.images or (typical(active),)
@@ -118,6 +118,6 @@ class Activations(ObservingStudy):
         return Slices(network, nodes or unit_nodes(network), self.maps, self.shown, self.order)
 
 
-def kinked(node: Node) -> bool:
+def is_piecewise_linear(node: Node) -> bool:
     """Whether the signs of the node's values say which linear piece of its function each one is on."""
     return rectifies(node) or node.operator.rstrip("_") in _KINKED

@@ -94,13 +94,13 @@ def histograms(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
     """Images by their number of channels active, and places by theirs: node, measure, left, right (open), count."""
     frames = []
     for name, found in active.items():
-        frames.append(binned(found.by_channels, node=name, measure="channels on an image"))
+        frames.append(bin_counts(found.by_channels, node=name, measure="channels on an image"))
         if found.places > 1:
-            frames.append(binned(found.by_place, node=name, measure="channels at a place"))
+            frames.append(bin_counts(found.by_place, node=name, measure="channels at a place"))
     return pl.concat(frames)
 
 
-def binned(counts: Tensor, **labels: Any) -> pl.DataFrame:
+def bin_counts(counts: Tensor, **labels: Any) -> pl.DataFrame:
     """Counts by whole number, 0 upwards, in at most `BINS` bins of equal width: left, right (half open), count."""
     width = -(-len(counts) // BINS)
     padded = torch.nn.functional.pad(counts, (0, -len(counts) % width))

@@ -7,7 +7,7 @@ import polars as pl
 
 from netopsy import charts
 from netopsy.result import Figure
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 
 _SOURCE = "Palmieri et al., Figure 6"
 _FACETS = 24  # more small charts than this are drawn as one map
@@ -35,7 +35,7 @@ def draw(tables: dict[str, pl.DataFrame], images: int, image: int, *, own: bool)
     )
     values = tables["image_values"].filter(pl.col("image") == image)
     nodes = values["node"].unique(maintain_order=True).to_list()
-    few = [nodes[i] for i in spread(len(nodes), _FEW)]
+    few = [nodes[i] for i in spread_indices(len(nodes), _FEW)]
     figures["values"] = charts.histogram(
         values.filter(pl.col("node").is_in(few)),
         "left",
@@ -96,7 +96,7 @@ def _counts(bins: pl.DataFrame, what: str, *, title: str, reading: str) -> Figur
             y_title=what,
         )
     return charts.heatmap(
-        _spread(bins),
+        _rebin(bins),
         "share of features active, from",
         "node",
         "part",
@@ -111,7 +111,7 @@ def _counts(bins: pl.DataFrame, what: str, *, title: str, reading: str) -> Figur
     )
 
 
-def _spread(bins: pl.DataFrame) -> pl.DataFrame:
+def _rebin(bins: pl.DataFrame) -> pl.DataFrame:
     """Bins of counts laid over cells of the share from 0 to 1; a bin across two cells is parted by its overlap."""
     edges = np.linspace(0, 1, _CELLS + 1)
     frames = []

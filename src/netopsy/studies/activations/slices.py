@@ -17,11 +17,11 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import find_unit, places
 from netopsy.pictures import mosaic
-from netopsy.pictures.mosaic import below, beside, caption, fitted, pictures
+from netopsy.pictures.mosaic import below, beside, caption, fit_side, pictures
 from netopsy.result import Image
 from netopsy.samples.samples import Samples
-from netopsy.stats.describe import spread
-from netopsy.studies.activations.counts import binned
+from netopsy.stats.describe import spread_indices
+from netopsy.studies.activations.counts import bin_counts
 from netopsy.tallies.active_count import ActiveCountResult
 
 _VALUE_BINS = 30
@@ -94,7 +94,7 @@ def look(
                 row, at, distribution = _count(flat, threshold)
                 layers.append(pl.DataFrame([{"image": image, "node": name, **row}], schema=_LAYERS))
                 if flat.shape[1] > 1:
-                    places.append(binned(at, image=image, node=name).cast(_PLACES))  # type: ignore[arg-type]
+                    places.append(bin_counts(at, image=image, node=name).cast(_PLACES))  # type: ignore[arg-type]
                 values.append(distribution.select(pl.lit(image).alias("image"), pl.lit(name).alias("node"), pl.all()))
 
         with torch.inference_mode():
@@ -162,7 +162,7 @@ class Slices:
             self.nodes[name] = self.nodes.get(name, []) + asked
         if not maps:
             spatial = [name for name, node in nodes.items() if _is_map(node)]
-            self.nodes = {spatial[index]: [] for index in spread(len(spatial), _NODES)}
+            self.nodes = {spatial[index]: [] for index in spread_indices(len(spatial), _NODES)}
 
     def pictures(self, seen: SliceRecord) -> dict[str, Image]:
         """One sheet an image: the image, and for each node its channels' maps under a caption."""
@@ -171,7 +171,7 @@ class Slices:
             if not self.nodes:
                 continue
             rows = [self._row(name, asked, seen.maps[image, name]) for name, asked in self.nodes.items()]
-            left = below([caption(f"image {image}"), fitted(picture, _PICTURE)])
+            left = below([caption(f"image {image}"), fit_side(picture, _PICTURE)])
             key = "maps" if len(seen.pictures) == 1 else f"maps_{image}"
             sheets[key] = Image(
                 beside([left, below(rows, 2)], 12),
@@ -208,7 +208,7 @@ def _gray(values: Tensor) -> np.ndarray:
     """uint8 (height, width, 3) at the tile's size: 0 black, the largest white."""
     top = float(values.max())
     shades = (values.clamp(min=0) / (top if top > 0 else 1) * 255).round().to(torch.uint8).numpy()
-    return np.repeat(fitted(shades, _TILE)[:, :, None], 3, 2)
+    return np.repeat(fit_side(shades, _TILE)[:, :, None], 3, 2)
 
 
 def _is_map(node: Node) -> bool:

@@ -17,7 +17,7 @@ from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import Coder
 from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
-from netopsy.deep_compression.save import OtherDtype, expand, measured, save_shared
+from netopsy.deep_compression.save import OtherDtype, expand, expanded_network, save_shared
 from netopsy.deep_compression.storage_table import storage_table
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
@@ -33,11 +33,11 @@ from netopsy.studies.compression.report import (
     code_counts,
     figures,
     findings,
-    moved,
     stage_bytes,
     stages,
+    value_shifts,
 )
-from netopsy.studies.compression.retrain import IMAGES, Training, given, sensitivity, within
+from netopsy.studies.compression.retrain import IMAGES, Training, chosen_densities, sensitivity, within
 from netopsy.studies.study import REQUIRED, Study, file_for, stem_of, whereabouts
 
 
@@ -145,18 +145,18 @@ class Compression(Study):
         pruned, fits = training.prune(network, densities, self.rounds, self.epochs)
         first = share_layers(pruned, {}, bits, start=self.start, seed=self.seed)
         trained, shared, more = training.share(pruned, first, self.share_epochs, self.share_learning_rate)
-        final = measured(trained, shared, self.other_dtype)
+        final = expanded_network(trained, shared, self.other_dtype)
         path, other = self._write(network, trained, shared, densities, bits)
         state = expand(path)
         _verify(final, state)
         versions: list[tuple[str, Mapping[str, Any]]] = [
             (PRUNED, pruned.tensors),
-            (SHARED, measured(pruned, first).tensors),
+            (SHARED, expanded_network(pruned, first).tensors),
             *([(RETRAINED, trained.tensors)] if self.share_epochs else []),
             (FILE, state),
         ]
         tables["stages"] = stages(network, samples, versions, stage_bytes(network, shared, path))
-        tables |= {"layers": storage_table(path), "codes": code_counts(shared), "values": moved(first, shared)}
+        tables |= {"layers": storage_table(path), "codes": code_counts(shared), "values": value_shifts(first, shared)}
         if fits + more:
             tables["history"] = pl.concat([*fits, *more])
         left = [layer.name for layer in network.layers if layer.name not in bits]
@@ -169,7 +169,7 @@ class Compression(Study):
 
     def _densities(self, network: Network, tables: dict[str, pl.DataFrame]) -> tuple[dict[str, float], str | None]:
         """The density of each layer that is pruned, and how they were found where they were not given."""
-        densities = given(network, self.density, self.threshold)
+        densities = chosen_densities(network, self.density, self.threshold)
         if densities is not None:
             return densities, None
         tables["sensitivity"] = scores = sensitivity(network, self.train, self.seed)

@@ -72,7 +72,7 @@ def code_counts(shared: Mapping[str, SharedTensor]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"layer": pl.String, "entry": pl.Int64, "value": pl.Float64, "weights": pl.Int64})
 
 
-def moved(before: Mapping[str, SharedTensor], after: Mapping[str, SharedTensor]) -> pl.DataFrame:
+def value_shifts(before: Mapping[str, SharedTensor], after: Mapping[str, SharedTensor]) -> pl.DataFrame:
     """Where retraining has moved the shared values: layer, before, after, weights; the pruned ones stay at 0."""
     rows = []
     for name, one in before.items():
@@ -164,7 +164,9 @@ def _layers(layers: pl.DataFrame) -> Figure:
 def _codes(codes: pl.DataFrame) -> Figure:
     sizes = codes.group_by("layer", maintain_order=True).agg(pl.col("weights").sum())
     shown = sizes.sort("weights", descending=True, maintain_order=True).head(_FACETS)["layer"].to_list()
-    frame = pl.concat([_binned(codes.filter(pl.col("layer") == layer)) for layer in sizes["layer"] if layer in shown])
+    frame = pl.concat(
+        [_bin_codes(codes.filter(pl.col("layer") == layer)) for layer in sizes["layer"] if layer in shown]
+    )
     return charts.histogram(
         frame,
         "from",
@@ -179,7 +181,7 @@ def _codes(codes: pl.DataFrame) -> Figure:
     )
 
 
-def _binned(codes: pl.DataFrame) -> pl.DataFrame:
+def _bin_codes(codes: pl.DataFrame) -> pl.DataFrame:
     """The codes of a layer as bars at their values, each as wide as the way to the nearest other value."""
     value = pl.col("value")
     way = pl.min_horizontal(value - value.shift(1), value.shift(-1) - value).fill_null(value.abs() / 10) / 2
@@ -201,7 +203,7 @@ def findings(
         _size(whole, where),
         _error(stages[FLOAT32], stages[FILE]),
         _steps(stages),
-        _kept(layers),
+        _kept_sentence(layers),
         _largest(layers, whole),
         _coder(other, whole["bytes"]),
     ]
@@ -239,7 +241,7 @@ def _steps(stages: dict[str, dict[str, Any]]) -> str:
     return f"On the way there, before entropy coding: {', '.join(parts)}."
 
 
-def _kept(layers: pl.DataFrame) -> str:
+def _kept_sentence(layers: pl.DataFrame) -> str:
     own = layers.filter(pl.col("bits_before").is_not_null() & (pl.col("layer") != ALL))
     if own.is_empty():
         return ""

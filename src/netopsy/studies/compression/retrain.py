@@ -13,8 +13,15 @@ import polars as pl
 from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
-from netopsy.deep_compression.compress import densities_of, listed, masked, masks_at, masks_beyond, per_layer
-from netopsy.deep_compression.save import measured
+from netopsy.deep_compression.compress import (
+    apply_masks,
+    densities_of,
+    masks_at,
+    masks_beyond,
+    parse_entries,
+    per_layer,
+)
+from netopsy.deep_compression.save import expanded_network
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import sweep_edits
 from netopsy.engine.train.fit import fit
@@ -30,13 +37,13 @@ IMAGES = 2000
 Change = tuple[dict[str, Any], Replace | None]
 
 
-def given(network: Network, density: tuple[str, ...], threshold: tuple[str, ...]) -> dict[str, float] | None:
+def chosen_densities(network: Network, density: tuple[str, ...], threshold: tuple[str, ...]) -> dict[str, float] | None:
     """The share of weights that each layer keeps, from whichever of the two is given; None where neither is."""
     if density:
         return densities_of(network.layers, density)
     if not threshold:
         return None
-    masks = masks_beyond(network, per_layer(network.layers, listed(threshold), "threshold"))
+    masks = masks_beyond(network, per_layer(network.layers, parse_entries(threshold), "threshold"))
     layers = {layer.weight: layer.name for layer in network.layers}
     return {layers[name]: float(mask.double().mean()) for name, mask in masks.items()}
 
@@ -91,7 +98,7 @@ class Training:
         for number in range(1, rounds + 1):
             now = {name: density ** (number / rounds) for name, density in densities.items() if density < 1}
             masks = masks_at(network, now)
-            network, length = masked(network, masks), epochs[min(number, len(epochs)) - 1]
+            network, length = apply_masks(network, masks), epochs[min(number, len(epochs)) - 1]
             if length:
                 history = fit(
                     network,
@@ -109,7 +116,7 @@ class Training:
         self, network: Network, shared: Mapping[str, SharedTensor], epochs: int, rate: float
     ) -> tuple[Network, dict[str, SharedTensor], list[pl.DataFrame]]:
         """`network` with `shared` weights, whose tables then move by the summed gradient of their weights."""
-        start = measured(network, shared)
+        start = expanded_network(network, shared)
         if not epochs:
             return start, dict(shared), []
         recipe = replace(self.recipe, epochs=epochs, learning_rate=rate, seed=self.recipe.seed + 1000)

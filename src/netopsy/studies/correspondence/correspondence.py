@@ -10,7 +10,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.correspondence.counting import counted
+from netopsy.studies.correspondence.counting import compare_networks
 from netopsy.studies.correspondence.figures import figures
 from netopsy.studies.correspondence.findings import findings
 from netopsy.studies.correspondence.pictures import picture
@@ -78,7 +78,7 @@ class Correspondence(Study):
         """Compare the units of `network` with those of `other` on `samples`."""
         if len(samples) < 2:
             raise SettingsError("one image says nothing about correlations; give at least 2, better some thousands.")
-        found = counted(
+        found = compare_networks(
             network,
             self.other,
             samples,

@@ -18,14 +18,22 @@ from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
 from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
 from netopsy.studies.correspondence.comoments.mutual_information import pair_information
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.found import NETWORKS, SHUFFLED, UNTRAINED, Compared, Found, Names, spelled
+from netopsy.studies.correspondence.found import (
+    NETWORKS,
+    SHUFFLED,
+    UNTRAINED,
+    Comparison,
+    LayerComparison,
+    Names,
+    grid_text,
+)
 from netopsy.studies.correspondence.regression import lasso_path, least_squares, strength_of_decay
 from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 
 _MOST = 2 * 2**30  # bytes of the products of all pairs of layers; with more, the map is left out
 
 
-def counted(
+def compare_networks(
     network: Network,
     other: Network,
     samples: Samples,
@@ -38,7 +46,7 @@ def counted(
     bins: int,
     untrained: bool,
     seed: int,
-) -> Found:
+) -> Comparison:
     """One pass for the co-moments of both networks and the untrained one, one more for the mutual information.
 
     The settings are those of the study.
@@ -49,7 +57,7 @@ def counted(
             others[UNTRAINED] = fresh(other, seed)
         except SettingsError as error:
             left = str(error)
-    named = _named(layers)
+    named = _parse_pairs(layers)
     matching, every = pairs_of(network, other, named), pairs_of(network, other, named, pairs="all")
     whole = named is None and _nbytes(network, other, every) * len(others) <= _MOST
     if named is None and not whole and len(matching) == len(every) > 1:
@@ -62,9 +70,9 @@ def counted(
     chosen, how = matching, "named" if named else "equal"
     if named is None and len(matching) == len(every) > 1:
         chosen, how = _most_alike(pairs[NETWORKS], network, other), "most alike"
-    order = (layers_of(network), layers_of(other)) if named is None else _listed(named)
+    order = (layers_of(network), layers_of(other)) if named is None else _list_layers(named)
     sizes = (_sizes(network, {a for a, _ in every}), _sizes(other, {b for _, b in every}))
-    found = Found(
+    found = Comparison(
         (network.name, other.name if other.name != network.name else f"the other {other.name}"),
         len(samples),
         sizes,
@@ -76,7 +84,7 @@ def counted(
     )
     for names in chosen:
         found.compared[names] = [
-            _compared(pair, of, decays, share)
+            _compare(pair, of, decays, share)
             for what, own in pairs.items()
             for of, pair in _with_control(what, own[names])
         ]
@@ -90,7 +98,7 @@ def counted(
     return found
 
 
-def _named(layers: Sequence[str]) -> list[Names] | None:
+def _parse_pairs(layers: Sequence[str]) -> list[Names] | None:
     """`A:B` or one name for both, as pairs of names."""
     if not layers:
         return None
@@ -102,10 +110,10 @@ def _named(layers: Sequence[str]) -> list[Names] | None:
 
 
 def _sizes(network: Network, names: set[str]) -> dict[str, str]:
-    return {name: spelled(places(network.nodes[name])) for name in names}
+    return {name: grid_text(places(network.nodes[name])) for name in names}
 
 
-def _listed(named: Sequence[Names]) -> tuple[list[str], list[str]]:
+def _list_layers(named: Sequence[Names]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(a for a, _ in named)), list(dict.fromkeys(b for _, b in named))
 
 
@@ -122,9 +130,9 @@ def _with_control(of: str, pair: Pair) -> list[tuple[str, Pair]]:
     return [(of, pair)] if of == UNTRAINED else [(of, pair), (SHUFFLED, pair.control())]
 
 
-def _compared(pair: Pair, of: str, decays: Sequence[float], share: float) -> Compared:
+def _compare(pair: Pair, of: str, decays: Sequence[float], share: float) -> LayerComparison:
     strengths = [strength_of_decay(decay, len(pair.mean_a)) for decay in decays]
-    return Compared(
+    return LayerComparison(
         of=of,
         pair=pair,
         semi=semi_matching(pair.correlation, pair.dead_a, pair.dead_b),
@@ -167,7 +175,7 @@ def _map(pairs: Mapping[str, Mapping[Names, Pair]]) -> pl.DataFrame:
 
 
 def _inform(
-    found: Found, network: Network, other: Network, samples: Samples, *, bins: int, images: int, seed: int
+    found: Comparison, network: Network, other: Network, samples: Samples, *, bins: int, images: int, seed: int
 ) -> None:
     """Add the mutual information of each unit with its best partner, and its shuffled control."""
     wanted = {}

@@ -9,21 +9,21 @@ import polars as pl
 
 from netopsy.charts import curve, heatmap
 from netopsy.result import Figure
-from netopsy.studies.correspondence.found import NETWORKS, SHUFFLED, UNTRAINED, Found
+from netopsy.studies.correspondence.found import NETWORKS, SHUFFLED, UNTRAINED, Comparison
 
 SOURCE = "Li et al., Convergent Learning, ICLR 2016"
 WORDS = {NETWORKS: "", SHUFFLED: ", shuffled", UNTRAINED: ", untrained"}
 _CURVES = 12  # sorted correlations of at most so many layers
 
 
-def figures(tables: Mapping[str, pl.DataFrame], found: Found) -> dict[str, Figure]:
+def figures(tables: Mapping[str, pl.DataFrame], found: Comparison) -> dict[str, Figure]:
     """By depth: matchings and likeness; the sorted correlations; errors by units used; the map."""
     drawn = {}
     layers = tables["layers"].with_columns(layer=pair_name(tables["layers"]))
     if len(found.compared) > 1:
         drawn["matching"] = _matching(layers)
         drawn["likeness"] = _likeness(layers)
-    drawn["units"] = _sorted(tables["units"].with_columns(layer=pair_name(tables["units"])), found)
+    drawn["units"] = _sorted_curves(tables["units"].with_columns(layer=pair_name(tables["units"])), found)
     drawn["regression"] = _regression(tables["regression"].with_columns(layer=pair_name(tables["regression"])))
     if found.map is not None:
         drawn["map"] = _map(found, NETWORKS)
@@ -83,7 +83,7 @@ def _likeness(layers: pl.DataFrame) -> Figure:
     )
 
 
-def _sorted(units: pl.DataFrame, found: Found) -> Figure:
+def _sorted_curves(units: pl.DataFrame, found: Comparison) -> Figure:
     names = units["layer"].unique(maintain_order=True).to_list()
     step = max(1, -(-len(names) // _CURVES))
     parts = []
@@ -143,7 +143,7 @@ def _regression(regression: pl.DataFrame) -> Figure:
     )
 
 
-def _map(found: Found, of: str) -> Figure:
+def _map(found: Comparison, of: str) -> Figure:
     assert found.map is not None
     shuffled = float(found.map["cka_shuffled"].mean())  # type: ignore[arg-type]
     return heatmap(

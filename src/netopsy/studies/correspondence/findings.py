@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 from scipy.stats import kendalltau, spearmanr
 
-from netopsy.studies.correspondence.found import NETWORKS, SHUFFLED, UNTRAINED, Found
+from netopsy.studies.correspondence.found import NETWORKS, SHUFFLED, UNTRAINED, Comparison
 from netopsy.wording import listing, plural
 
 _NAMED = 6  # layers or units that a sentence names
 
 
-def findings(tables: Mapping[str, pl.DataFrame], found: Found) -> list[str]:
+def findings(tables: Mapping[str, pl.DataFrame], found: Comparison) -> list[str]:
     """Plain sentences, the most important first."""
     layers = tables["layers"]
     own = layers.filter(pl.col("of") == NETWORKS)
@@ -30,7 +30,7 @@ def findings(tables: Mapping[str, pl.DataFrame], found: Found) -> list[str]:
         *chosen(tables["chosen"]),
         *dead(own),
         *places(own),
-        *untold(found),
+        *missing_sentences(found),
     ]
 
 
@@ -54,7 +54,7 @@ def matching(layers: pl.DataFrame, own: pl.DataFrame) -> list[str]:
     ]
 
 
-def depth(own: pl.DataFrame, found: Found) -> list[str]:
+def depth(own: pl.DataFrame, found: Comparison) -> list[str]:
     """Does the correlation fall with depth? The output is left out: its units are the same classes."""
     own = own.filter(pl.col("layer_a").is_in(list(found.hidden)))
     if own.height < 3 or own["bipartite"].n_unique() == 1:
@@ -123,7 +123,7 @@ def likeness(layers: pl.DataFrame, own: pl.DataFrame) -> str:
     )
 
 
-def alike(found: Found, own: pl.DataFrame) -> list[str]:
+def alike(found: Comparison, own: pl.DataFrame) -> list[str]:
     """Do both networks go the same way?"""
     if found.map is None:
         return []
@@ -155,7 +155,7 @@ def information(layers: pl.DataFrame, own: pl.DataFrame) -> list[str]:
     ]
 
 
-def subspaces(clusters: pl.DataFrame, found: Found) -> list[str]:
+def subspaces(clusters: pl.DataFrame, found: Comparison) -> list[str]:
     """Groups of units that go together."""
     shared = clusters.filter(
         pl.col("layer_a").is_in(list(found.hidden))
@@ -211,7 +211,7 @@ def places(own: pl.DataFrame) -> list[str]:
     )
 
 
-def untold(found: Found) -> list[str]:
+def missing_sentences(found: Comparison) -> list[str]:
     """What is missing."""
     said = [] if found.left is None else [f"There is no untrained control: {found.left}"]
     if found.map is None and found.how != "named" and len(found.compared) > 1:

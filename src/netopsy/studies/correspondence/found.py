@@ -20,7 +20,7 @@ NETWORKS, SHUFFLED, UNTRAINED = "networks", "shuffled", "untrained"
 
 
 @dataclass(frozen=True)
-class Compared:
+class LayerComparison:
     """What one pair of layers gives, of the two networks or of a control (`of`)."""
 
     of: str
@@ -37,7 +37,7 @@ class Compared:
 
 
 @dataclass
-class Found:
+class Comparison:
     """All that was counted.
 
     networks: the names of both. places: of the nodes of each, 1 where a unit has one value an image. order: the
@@ -53,13 +53,13 @@ class Found:
     order: tuple[list[str], list[str]]
     decays: tuple[float, ...]
     how: str
-    compared: dict[Names, list[Compared]] = field(default_factory=dict)
+    compared: dict[Names, list[LayerComparison]] = field(default_factory=dict)
     clusters: dict[Names, CoClusters] = field(default_factory=dict)
     map: pl.DataFrame | None = None
     left: str | None = None
     hidden: frozenset[str] = frozenset()
 
 
-def spelled(grid: Sequence[int]) -> str:
+def grid_text(grid: Sequence[int]) -> str:
     """`8x8`; `1` of no places."""
     return "x".join(map(str, grid)) or "1"

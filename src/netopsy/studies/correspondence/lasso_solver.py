@@ -136,7 +136,7 @@ def _together(
     sign = np.where(x != 0, np.sign(x), np.sign(g))
     filled = np.arange(k)
     matrix[:, filled, filled] += ~real
-    step = _solved(matrix, g - strength * sign)
+    step = _solve(matrix, g - strength * sign)
     step[(x == 0) & (step * sign < 0)] = 0.0  # joins only with the sign that lowers the objective
 
     def change(new: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ def _together(
     return np.where(fell[:, None], new, w), fell
 
 
-def _solved(matrices: Float64[np.ndarray, "p k k"], sides: Float64[np.ndarray, "p k"]) -> Float64[np.ndarray, "p k"]:
+def _solve(matrices: Float64[np.ndarray, "p k k"], sides: Float64[np.ndarray, "p k"]) -> Float64[np.ndarray, "p k"]:
     """The solution of each symmetric system, by Cholesky; where that fails, the shortest of least squares."""
     found = np.empty_like(sides)
     for i, (matrix, side) in enumerate(zip(matrices, sides, strict=True)):  # half the work of numpy's batched one

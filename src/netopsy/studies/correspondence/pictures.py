@@ -10,12 +10,12 @@ from jaxtyping import UInt8
 
 from netopsy.engine.observe.observe import observe
 from netopsy.network.network import Network
-from netopsy.pictures.mosaic import below, beside, caption, grid, resized
+from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.pictures.patches import patches
 from netopsy.result import Image
 from netopsy.samples.samples import Samples
-from netopsy.stats.describe import spread
-from netopsy.studies.correspondence.found import Found, Names
+from netopsy.stats.describe import spread_indices
+from netopsy.studies.correspondence.found import Comparison, Names
 from netopsy.tallies.top_images import TopImages
 
 _LAYERS = 4  # pairs of layers that are drawn, spread over the depth
@@ -26,9 +26,11 @@ Chosen = dict[Names, list[tuple[int, int, float]]]
 Tiles = dict[str, dict[int, UInt8[np.ndarray, "top height width 3"]]]
 
 
-def picture(found: Found, network: Network, other: Network, samples: Samples, top: int, drawn: int) -> Image | None:
+def picture(
+    found: Comparison, network: Network, other: Network, samples: Samples, top: int, drawn: int
+) -> Image | None:
     """For some layers the pairs of the one-to-one matching that correlate most and least; None where there are none."""
-    names = [list(found.compared)[i] for i in spread(len(found.compared), _LAYERS)]
+    names = [list(found.compared)[i] for i in spread_indices(len(found.compared), _LAYERS)]
     chosen = {pair: rows for pair in names if (rows := _chosen(found, pair, drawn))}
     if not chosen:
         return None
@@ -56,7 +58,7 @@ def picture(found: Found, network: Network, other: Network, samples: Samples, to
     )
 
 
-def _chosen(found: Found, names: Names, drawn: int) -> list[tuple[int, int, float]]:
+def _chosen(found: Comparison, names: Names, drawn: int) -> list[tuple[int, int, float]]:
     """(unit of A, unit of B, correlation): the best pairs, then the worst."""
     matching = found.compared[names][0].bipartite
     ranked = matching.ranked.tolist()
@@ -88,5 +90,5 @@ def _pair(sides: Sequence[Tiles], a: str, b: str, row: tuple[int, int, float]) -
 def _block(tiles: UInt8[np.ndarray, "top height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
     height, width = tiles.shape[1:3]
     zoom = max(1, round(_SIDE / max(height, width)))
-    large = np.stack([resized(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles])
+    large = np.stack([resize(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles])
     return grid(large, math.ceil(math.sqrt(len(large))), 1, _LINE)

@@ -123,19 +123,21 @@ def least_squares(pair: Pair) -> LeastSquares:
     Source: Li et al., Convergent Learning, ICLR 2016, Section 4 (their regression without decay).
     """
     b = np.flatnonzero(~pair.dead_b)
-    shares, rank = _explained(pair.correlation_bb[np.ix_(b, b)], pair.correlation[:, b].T)
+    shares, rank = _explained_variance(pair.correlation_bb[np.ix_(b, b)], pair.correlation[:, b].T)
     return LeastSquares(1 - shares, ~pair.dead_a, len(b), rank)
 
 
-def explained(gram: Float64[np.ndarray, "q q"], targets: Float64[np.ndarray, "q p"]) -> Float64[np.ndarray, " p"]:
+def explained_variance(
+    gram: Float64[np.ndarray, "q q"], targets: Float64[np.ndarray, "q p"]
+) -> Float64[np.ndarray, " p"]:
     """Share of the variance of each target that q predictors explain, 0..1.
 
     gram: correlations of the predictors. targets: their correlations with each target.
     """
-    return _explained(gram, targets)[0]
+    return _explained_variance(gram, targets)[0]
 
 
-def _explained(gram: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, int]:
+def _explained_variance(gram: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, int]:
     if not len(gram):
         return np.zeros(targets.shape[1]), 0
     values, vectors = np.linalg.eigh(gram)

@@ -9,7 +9,7 @@ import polars as pl
 
 from netopsy.stats.matching import NOBODY, agreement
 from netopsy.studies.correspondence.comoments.mutual_information import gaussian_information
-from netopsy.studies.correspondence.found import NETWORKS, Compared, Found, Names, spelled
+from netopsy.studies.correspondence.found import NETWORKS, Comparison, LayerComparison, Names, grid_text
 
 _PARTNERS = {"best_partner": pl.Int64, "partner": pl.Int64}
 _UNITS: dict[str, Any] = {
@@ -30,7 +30,7 @@ _UNITS: dict[str, Any] = {
 _CHOSEN = {"layer_a": pl.String, "layer_b": pl.String, "channel": pl.Int64, "choices": pl.Int64, "dead": pl.Boolean}
 
 
-def tables(found: Found) -> dict[str, pl.DataFrame]:
+def tables(found: Comparison) -> dict[str, pl.DataFrame]:
     """`layers`, `regression`, `units`, `chosen`, `clusters`, and `map` where it was counted."""
     made = {
         "layers": pl.DataFrame(
@@ -46,7 +46,7 @@ def tables(found: Found) -> dict[str, pl.DataFrame]:
     return made
 
 
-def _layer(names: Names, c: Compared, found: Found) -> dict[str, Any]:
+def _layer(names: Names, c: LayerComparison, found: Comparison) -> dict[str, Any]:
     """One pair of layers.
 
     places_a, places_b: of each unit, 1 where it has one value an image; grid: those that were compared.
@@ -66,7 +66,7 @@ def _layer(names: Names, c: Compared, found: Found) -> dict[str, Any]:
         "dead_b": int(pair.dead_b.sum()),
         "places_a": found.places[0][names[0]],
         "places_b": found.places[1][names[1]],
-        "grid": spelled(pair.grid),
+        "grid": grid_text(pair.grid),
         "rows": pair.n,
         "semi": c.semi.mean,
         "bipartite": c.bipartite.mean,
@@ -83,7 +83,7 @@ def _layer(names: Names, c: Compared, found: Found) -> dict[str, Any]:
     }
 
 
-def _regression(names: Names, c: Compared, found: Found) -> pl.DataFrame:
+def _regression(names: Names, c: LayerComparison, found: Comparison) -> pl.DataFrame:
     """One row a decay; `decay` null is least squares. error: mean squared, of units of variance 1; gap: the widest."""
     count = len(found.decays)
     return pl.DataFrame(
@@ -101,7 +101,7 @@ def _regression(names: Names, c: Compared, found: Found) -> pl.DataFrame:
     )
 
 
-def _units(names: Names, c: Compared, found: Found) -> pl.DataFrame:
+def _units(names: Names, c: LayerComparison, found: Comparison) -> pl.DataFrame:
     """Every unit of A: its partners, and how well the units of B together predict it."""
     p = len(c.pair.mean_a)
     dead = c.pair.dead_a
@@ -133,7 +133,7 @@ def _units(names: Names, c: Compared, found: Found) -> pl.DataFrame:
     return frame.with_columns(alone)
 
 
-def _chosen(names: Names, c: Compared) -> pl.DataFrame:
+def _chosen(names: Names, c: LayerComparison) -> pl.DataFrame:
     """Every unit of B: how many units of A have it as their best partner."""
     q = len(c.pair.mean_b)
     columns = {
@@ -146,7 +146,7 @@ def _chosen(names: Names, c: Compared) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=_CHOSEN)
 
 
-def _clusters(names: Names, found: Found) -> pl.DataFrame:
+def _clusters(names: Names, found: Comparison) -> pl.DataFrame:
     groups = found.clusters[names]
     return pl.DataFrame(
         {
@@ -163,7 +163,7 @@ def _clusters(names: Names, found: Found) -> pl.DataFrame:
     )
 
 
-def _within(c: Compared) -> np.ndarray:
+def _within(c: LayerComparison) -> np.ndarray:
     """Each unit's highest correlation with another unit of its own layer; 0 where there is no other."""
     own = c.pair.correlation_aa.copy()
     np.fill_diagonal(own, -np.inf)

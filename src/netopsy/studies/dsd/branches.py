@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from netopsy.deep_compression.compress import masked, masks_at
+from netopsy.deep_compression.compress import apply_masks, masks_at
 from netopsy.engine.sweep.edits import replacement
 from netopsy.engine.sweep.scopes import sweep_edits
 from netopsy.engine.train.fit import fit
@@ -66,7 +66,7 @@ class Phases:
         """The five steps from the dense network `begin`; densities: the share of its weights that a layer keeps."""
         masks = masks_at(begin, densities)
         done, rate = self._before(), self.recipe.learning_rate
-        pruned = masked(begin, masks)
+        pruned = apply_masks(begin, masks)
         sparse = self._fit(pruned, DSD, SPARSE, self.epochs[1], done, rate, masks)
         after = done + self.epochs[1]
         dense = self._fit(sparse, DSD, DENSE_AGAIN, self.epochs[2], after, rate * self.last_learning_rate)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import polars as pl
 
 from netopsy.checks import check_choice, check_real
-from netopsy.deep_compression.compress import listed, per_layer
+from netopsy.deep_compression.compress import parse_entries, per_layer
 from netopsy.deep_compression.save import save_network
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import SettingsError
@@ -136,7 +136,7 @@ class Dsd(Study):
         )
 
     def _shares(self, network: Network) -> dict[str, float]:
-        shares = per_layer(network.layers, listed(self.sparsity), "sparsity")
+        shares = per_layer(network.layers, parse_entries(self.sparsity), "sparsity")
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise SettingsError(f"sparsity {share:g} for {name} must be a share from 0 to below 1; 0.3 is usual.")

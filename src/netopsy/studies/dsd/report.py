@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from netopsy.charts import curve, histogram
 from netopsy.network.layers import Layer
 from netopsy.result import Figure
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, RESTORED, SPARSE, Snapshot
 from netopsy.wording import plural, points
 
@@ -113,7 +113,7 @@ _SOURCE = "Han et al., DSD, ICLR 2017"
 def figures(tables: Mapping[str, pl.DataFrame], layers: Sequence[Layer]) -> dict[str, Figure]:
     """Accuracy over the epochs, and five panels of weights for some layers."""
     drawn = {"epochs": _epochs(tables["history"])}
-    for index in spread(len(layers), _LAYERS):
+    for index in spread_indices(len(layers), _LAYERS):
         name = layers[index].name
         drawn[f"weights {name}"] = histogram(
             tables["histograms"].filter(pl.col("layer") == name),
@@ -182,7 +182,7 @@ def findings(
     return [
         _gain(rows, baseline, epochs, images),
         _start(rows, start),
-        f"On the way, pruning {_pruned(shares, layers)} takes the mean accuracy from {rows['start']['top1']:.2%} to "
+        f"On the way, pruning {_zeros_of(shares, layers)} takes the mean accuracy from {rows['start']['top1']:.2%} to "
         f"{mean[PRUNED]:.2%}, retraining with the masks held gives {mean[SPARSE]:.2%}, and training all weights again "
         f"{rows['dsd']['top1']:.2%}.",
         f"The network of the first seed is in {where}: load_network(path) reads it.",
@@ -225,7 +225,7 @@ def _with(row: dict[str, Any]) -> str:
     return f"{row['top1']:.2%}{spread}"
 
 
-def _pruned(shares: Mapping[str, float], layers: int) -> str:
+def _zeros_of(shares: Mapping[str, float], layers: int) -> str:
     few, many = min(shares.values()), max(shares.values())
     share = f"{many:.0%}" if few == many else f"{few:.0%} to {many:.0%}"
     return f"{share} of the weights of {plural(len(shares), 'layer')} of {layers}"

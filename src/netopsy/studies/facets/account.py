@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from netopsy.samples.labels import Labels, stratified
-from netopsy.studies.facets.inputs import decisive, refined, threshold
+from netopsy.samples.labels import Labels, stratify
+from netopsy.studies.facets.inputs import decisive, refine_cuts, threshold
 from netopsy.studies.facets.minimise import (
     FIRES,
     FREE,
@@ -64,12 +64,12 @@ class Account:
     fires: float
 
 
-def split(
+def split_images(
     labels: Labels, count: int, held_out: float, seed: int
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]:
     """Training and held-out images, both stratified by class, from at most `count` images."""
-    rows = stratified(labels, min(count, len(labels)), seed)
-    test = stratified(labels[rows], max(1, round(held_out * len(rows))), seed + 1)
+    rows = stratify(labels, min(count, len(labels)), seed)
+    test = stratify(labels[rows], max(1, round(held_out * len(rows))), seed + 1)
     return np.delete(rows, test), rows[test]
 
 
@@ -105,7 +105,7 @@ def account(
     single, inverse = _single(x > cuts, fit)
     alone = score((y[:, single] > cuts[single]) != inverse, held)
     chosen = decisive(x > cuts, fit, _number(x, fit, most, seed))
-    cuts[chosen] = refined(x[:, chosen], cuts[chosen], fit)
+    cuts[chosen] = refine_cuts(x[:, chosen], cuts[chosen], fit)
     table = truth_table((x > cuts)[:, chosen], fit)
     expression = minimise(table.majority)
     return Account(
@@ -166,7 +166,7 @@ def _number(x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"
         order = decisive(x[inside] > cuts, fires[inside], most)
         for number in range(1, most + 1):
             chosen = order[:number]
-            own = refined(x[inside][:, chosen], cuts[chosen], fires[inside])
+            own = refine_cuts(x[inside][:, chosen], cuts[chosen], fires[inside])
             table = truth_table(x[inside][:, chosen] > own, fires[inside])
             said = minimise(table.majority).cells[cells_of(x[outside][:, chosen] > own)]
             quality[number - 1, k] = score(said, fires[outside]).f1

@@ -18,7 +18,7 @@ from netopsy.samples.labels import strata
 from netopsy.samples.samples import Samples
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
-from netopsy.studies.facets.account import Account, account, split
+from netopsy.studies.facets.account import Account, account, split_images
 from netopsy.studies.facets.choose import UnitFacets as Groups
 from netopsy.studies.facets.choose import group, late_drive, only_good, torn, watch
 from netopsy.studies.facets.contributions import AffineStep, find_affine_step
@@ -174,7 +174,7 @@ class Facets(ObservingStudy):
         labels = samples.labels
         if len(samples) < 20:
             return [f"{len(samples)} images are too few for a Boolean account: give 20 or more"] * len(drives)
-        train, test = split(labels, self.images, self.held_out, self.seed)
+        train, test = split_images(labels, self.images, self.held_out, self.seed)
         scouts = np.sort(np.random.default_rng(self.seed).permutation(train)[:SCOUTS])
         candidates = [np.argsort(-part)[:CANDIDATES] for part in decided_by(network, samples, drives, scouts)]
         recorded = record(network, samples, drives, np.concatenate([train, test]), candidates)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 from netopsy.studies.facets.minimise import cells_of
 
 
@@ -82,7 +82,7 @@ def decisive(bits: Bool[np.ndarray, "n inputs"], fires: Bool[np.ndarray, " n"], 
     return chosen
 
 
-def refined(
+def refine_cuts(
     strength: Float64[np.ndarray, "n inputs"], cuts: Float64[np.ndarray, " inputs"], fires: Bool[np.ndarray, " n"]
 ) -> Float64[np.ndarray, " inputs"]:
     """The cuts moved, one input after another, to where the inputs together say most about the unit's firing.
@@ -114,7 +114,7 @@ def _middles(
     """Half-way points between neighbouring values, and the gaps: evenly spread ones, and those in the widest gaps."""
     values = np.unique(strength)
     gaps = np.diff(values)
-    chosen = np.union1d(spread(len(gaps), GRID), np.argsort(-gaps, kind="stable")[: GRID // 4]).astype(np.int64)
+    chosen = np.union1d(spread_indices(len(gaps), GRID), np.argsort(-gaps, kind="stable")[: GRID // 4]).astype(np.int64)
     return (values[:-1] + gaps / 2)[chosen], gaps[chosen]
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from jaxtyping import UInt8
 
 from netopsy.charts.parts import inline, make_figure
-from netopsy.pictures.mosaic import PAPER, below, beside, caption, resized
+from netopsy.pictures.mosaic import PAPER, below, beside, caption, resize
 from netopsy.result import Figure, Image
 from netopsy.studies.facets.account import VERDICTS, Account, letters
 from netopsy.studies.facets.inputs import gray_code, karnaugh_map
@@ -32,7 +32,7 @@ def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], size
     for k, (row, count) in enumerate(zip(rows, sizes, strict=True), 1):
         words = below([caption(f"facet {k}", _MARGIN), caption(f"of {count}", _MARGIN)])
         words = np.pad(words, ((max(0, size[0] - len(words)) // 2, 0), (0, 0), (0, 0)), constant_values=PAPER)
-        lines.append(beside([words, *(resized(patch, size, smooth=False) for patch in row)], _GAP))
+        lines.append(beside([words, *(resize(patch, size, smooth=False) for patch in row)], _GAP))
     columns = max(len(row) for row in rows)
     several = len(rows) > 1
     title = f"{plural(len(rows), 'facet')} of {unit}"

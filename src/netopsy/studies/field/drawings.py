@@ -12,9 +12,9 @@ from torch import Tensor
 
 from netopsy.network.network import Network
 from netopsy.network.windows.field import Box
-from netopsy.pictures.mosaic import PAPER, below, beside, caption, fitted, framed, pictures
+from netopsy.pictures.mosaic import PAPER, below, beside, caption, draw_frame, fit_side, pictures
 from netopsy.result import Image
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 from netopsy.studies.field.effective import Effective
 from netopsy.studies.field.tree import Grown, TreeLevel
 
@@ -64,7 +64,7 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
             _name(name, _TILE),
             caption(f"{bottom - top} x {right - left} pixels", _TILE, 11),
             caption(words, _TILE, 11),
-            _marked(picture, found),
+            _mark_fields(picture, found),
             _inside(found),
         ]
         blocks.append(below(rows, 2))
@@ -86,7 +86,7 @@ def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
     shown, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
     labels = [_name("", 84), *(caption(words, 84) for words in _ROWS)]
     columns = [below([_name("image", _LEVEL), shown], 2)]
-    for index in spread(len(grown.rows), _LEVELS):
+    for index in spread_indices(len(grown.rows), _LEVELS):
         level = grown.rows[index]
         parts = [_name(level.node, _LEVEL)]
         for words, counts in zip(_ROWS, (level.in_tree, level.active, level.contributing), strict=True):
@@ -121,7 +121,7 @@ def _level(level: TreeLevel, counts: Tensor, words: str) -> np.ndarray:
     return tile
 
 
-def _marked(picture: np.ndarray, found: Effective) -> np.ndarray:
+def _mark_fields(picture: np.ndarray, found: Effective) -> np.ndarray:
     """The image with the theoretical and the effective field."""
     tile, scale = _tile(picture, found.box, _TILE, _THEORY)
     return tile if found.sd is None else _ellipse_box(tile, found, scale, (0, 0))
@@ -146,14 +146,14 @@ def _ellipse_box(tile: np.ndarray, found: Effective, scale: float, corner: tuple
         reach = max(2 * found.sd[k], 0.5)
         low, high = (round(scale * (middle + sign * reach)) for sign in (-1, 1))
         ends.append((max(0, low), min(tile.shape[k], max(high, low + 1))))
-    return framed(tile, (ends[0][0], ends[1][0], ends[0][1], ends[1][1]), _EFFECT)
+    return draw_frame(tile, (ends[0][0], ends[1][0], ends[0][1], ends[1][1]), _EFFECT)
 
 
 def _tile(picture: np.ndarray, box: Box | None, side: int, colour: tuple[int, int, int]) -> tuple[np.ndarray, float]:
     """The picture in a square of `side` pixels with `box` framed, and its scale."""
-    tile, scale = fitted(picture, side), side / max(picture.shape[:2])
+    tile, scale = fit_side(picture, side), side / max(picture.shape[:2])
     if box is not None:
         top, left, bottom, right = (round(scale * edge) for edge in box)
-        tile = framed(tile, (top, left, max(bottom, top + 2), max(right, left + 2)), colour)
+        tile = draw_frame(tile, (top, left, max(bottom, top + 2), max(right, left + 2)), colour)
     padding = ((0, side - tile.shape[0]), (0, side - tile.shape[1]), (0, 0))
     return np.pad(tile, padding, constant_values=PAPER), scale

@@ -19,7 +19,7 @@ from netopsy.network.network import Network
 from netopsy.network.units import Unit, channels, find_unit, middle, places, unit_field, unit_nodes
 from netopsy.network.windows.field import Box, receptive_field
 from netopsy.samples.samples import Samples
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def over_depth(network: Network, count: int) -> list[Probe]:
     """The middle units of `count` nodes spread over the depth, the first and the last among them."""
     nodes = unit_nodes(network)
     names = list(nodes)
-    return [_probe(network, names[i], None, middle(nodes[names[i]])) for i in spread(len(names), count)]
+    return [_probe(network, names[i], None, middle(nodes[names[i]])) for i in spread_indices(len(names), count)]
 
 
 def field_box(network: Network, probe: Probe) -> tuple[Box, bool]:

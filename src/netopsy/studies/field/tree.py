@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from netopsy.engine.backproject.backproject import checked_images, resolved, start_at
-from netopsy.engine.backproject.reverse import needed, reverse
+from netopsy.engine.backproject.backproject import check_images, resolve_place, start_at
+from netopsy.engine.backproject.reverse import needed_nodes, reverse
 from netopsy.engine.backproject.rules import reach
 from netopsy.engine.backproject.tree import Trunk
 from netopsy.engine.interpreter import plan
@@ -48,14 +48,14 @@ def contributing(
     image: preprocessed; (1, channel, height, width) will do. unit: as `backproject` takes it.
     An activation with a derivative but no mask (GELU, SiLU, ...) lets a path through where the derivative is not zero.
     """
-    picture = checked_images(network, image)[:1]
+    picture = check_images(network, image)[:1]
     with torch.no_grad():
-        found = resolved(network, picture, unit)
+        found = resolve_place(network, picture, unit)
         trunk = Trunk(network, found.node)
         tree = trunk.tree(found.place)
         top, left, bottom, right = tree.field
         names = {node for node in activations(network, mixing=False).values() if node in trunk.windows}
-        values = tree.forward(picture[..., top:bottom, left:right], needed(tree, reach()) | names)
+        values = tree.forward(picture[..., top:bottom, left:right], needed_nodes(tree, reach()) | names)
         start, _ = start_at([tree], [found], values[trunk.target], "one")
         flows = {}
         for masks in (True, False):

@@ -15,7 +15,7 @@ from netopsy.errors import UnknownLayer
 from netopsy.network.activations import operand
 from netopsy.network.network import Network
 from netopsy.network.units import channels, find_unit, flat_place, hidden_nodes, last_map, places, unit_nodes
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 from netopsy.studies.maximize.parametrisation import ColourCovariance
 from netopsy.studies.maximize.target import Objective, Target, find_targets
 from netopsy.tallies.top_images import TopImages, TopImagesResult
@@ -96,7 +96,7 @@ def choose(network: Network, counts: dict[str, int], seen: SampleStatistics) -> 
     for name, count in counts.items():
         number = channels(network.nodes[name])
         strongest = seen.strongest.get(operand(network, network.nodes[name]).name)
-        picks = spread(number, count)
+        picks = spread_indices(number, count)
         if strongest is not None and len(strongest.values) == number:
             order = strongest.values[:, 0].argsort(descending=True, stable=True).tolist()
             first: dict[int, int] = {}

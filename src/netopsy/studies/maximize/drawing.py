@@ -10,7 +10,7 @@ import torch
 
 from netopsy import charts
 from netopsy.network.network import Network
-from netopsy.pictures.mosaic import below, beside, caption, fitted, framed, pictures
+from netopsy.pictures.mosaic import below, beside, caption, draw_frame, fit_side, pictures
 from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image
 from netopsy.samples.samples import Samples
@@ -72,7 +72,7 @@ def _row(
         for run, picture in enumerate(pictures_of(network, climb.pictures))
     ]
     if best is not None and patch is not None:
-        tiles.append(below([fitted(patch, _TILE), caption(f"image {best.image}: {best.value:.5g}", size=12)], 2))
+        tiles.append(below([fit_side(patch, _TILE), caption(f"image {best.image}: {best.value:.5g}", size=12)], 2))
     row = beside(tiles, 8)
     where = (
         "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""
@@ -93,12 +93,12 @@ def _tile(network: Network, target: Target, picture: np.ndarray) -> np.ndarray:
     """The field alone, or framed on the mean colour of the whole image where it fills most of it."""
     height, width = network.preprocessing.size
     if target.size == (height, width) or max(target.size[0] / height, target.size[1] / width) <= _CROP:
-        return fitted(picture, _TILE)
+        return fit_side(picture, _TILE)
     mean = torch.zeros(1, network.preprocessing.depth, height, width)
     canvas = pictures(mean, network.preprocessing)[0].copy()
     top, left, bottom, right = target.box
     canvas[top:bottom, left:right] = picture
-    return fitted(framed(canvas, target.box, width=max(1, height // 112)), _TILE)
+    return fit_side(draw_frame(canvas, target.box, width=max(1, height // 112)), _TILE)
 
 
 def _patches(

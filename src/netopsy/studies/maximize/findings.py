@@ -31,18 +31,18 @@ def findings(
     if not targets:
         return [f"{network.name} has no node whose units can be maximised (none holds units of one image each)."]
     risen = runs.filter(pl.col("state") == "risen")
-    found = _failed(runs)
-    found += _compared(risen, samples) if risen.height else []
+    found = _failure_sentences(runs)
+    found += _comparison_sentences(risen, samples) if risen.height else []
     found += _agreement(risen)
     found += _limits(risen, recipe)
-    found += _levelled(climbs, runs)
+    found += _convergence_sentences(climbs, runs)
     found += _where(targets, samples, chosen)
     if recipe.way == "fourier" and samples is None and network.preprocessing.depth > 1:
         found.append("Without samples the colours' covariance is unknown: the three channels were climbed apart.")
     return found
 
 
-def _failed(runs: pl.DataFrame) -> list[str]:
+def _failure_sentences(runs: pl.DataFrame) -> list[str]:
     """Runs of which it cannot be said that they maximised anything."""
     found = []
     for kind, words in (
@@ -59,7 +59,7 @@ def _failed(runs: pl.DataFrame) -> list[str]:
     return found
 
 
-def _compared(risen: pl.DataFrame, samples: Samples | None) -> list[str]:
+def _comparison_sentences(risen: pl.DataFrame, samples: Samples | None) -> list[str]:
     if samples is None:
         return ["No samples were given, so the values reached were compared with none."]
     seen, known = risen.drop_nulls("strongest"), risen.drop_nulls("ratio")
@@ -117,7 +117,7 @@ def _limits(risen: pl.DataFrame, recipe: AscentSettings) -> list[str]:
     return [f"All pictures lie within the range of valid pixels ({how}); {share:.1%} of their values are 0 or 255."]
 
 
-def _levelled(climbs: Sequence[Climb], runs: pl.DataFrame) -> list[str]:
+def _convergence_sentences(climbs: Sequence[Climb], runs: pl.DataFrame) -> list[str]:
     """Whether the ascents were still rising when they were stopped."""
     states = iter(runs["state"].to_list())
     gains = []

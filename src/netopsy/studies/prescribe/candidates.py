@@ -64,16 +64,16 @@ def candidates(rounder: Rounder, tables: Tables, kept_bytes: int) -> list[Candid
     density = float(np.count_nonzero(flat)) / max(1, len(flat))
     found = [Candidate("as it is", kept_bytes * len(flat), 0.0, density, 0, 8.0 * kept_bytes)]
     if len(np.unique(flat)) <= min(LARGEST_TABLE, len(flat) // 2):
-        found.append(_counted("lossless", SharedTensor.of(rounder.weight), 0.0, None))
+        found.append(_make_candidate("lossless", SharedTensor.of(rounder.weight), 0.0, None))
     line = Line(flat)
     if line.rms > 0:
         for cells in _uniform(line) if tables == "uniform" else _kmeans(line, density):
             shared = rounder.round(cells)
-            found.append(_counted(tables, shared, rounder.noise(shared.decode()), cells))
+            found.append(_make_candidate(tables, shared, rounder.noise(shared.decode()), cells))
     return _worthwhile(found)
 
 
-def _counted(kind: str, shared: SharedTensor, noise: float, cells: Cells | None) -> Candidate:
+def _make_candidate(kind: str, shared: SharedTensor, noise: float, cells: Cells | None) -> Candidate:
     counts = np.bincount(shared.codes, minlength=len(shared.table))
     share = counts[counts > 0] / counts.sum()
     bits = float(-(share * np.log2(share)).sum()) + 0.0

@@ -92,7 +92,7 @@ def expected_drop(
     return (own - other).nan_to_num(0.0)
 
 
-def weighed(drop: float, losses_and_gains: float, images: int, expected: float) -> float:
+def combine_estimates(drop: float, losses_and_gains: float, images: int, expected: float) -> float:
     """One estimate of the drop from two: the one counted on the images, and the one expected of the outputs.
 
     Each counts by the inverse of its variance: that of the count is the share of images that turned over their number;
@@ -132,7 +132,7 @@ def effects(
     """A row a variant: its settings, `divergence`, `expected`, `estimate` and the columns of `sweep`.
 
     divergence: mean over the images, in nats. expected: the drop expected of the outputs at the temperature `heat`,
-    see `expected_drop`; estimate: of it and of the drop counted, see `weighed`. label: how the progress is called. In
+    see `expected_drop`; estimate: of it and of the drop counted, see `combine_estimates`. label: of the progress. In
     a workspace it goes on from the last block of images that was done.
     Errors: EditError for a variant that changes no weight.
     """
@@ -188,7 +188,7 @@ def effects(
         named = dict(zip(_COUNTS, counts, strict=True))
         away, expected = (named.pop(key) / len(samples) for key in ("divergence", "expected"))
         scores = row(**named, images=len(samples))
-        estimate = weighed(scores["drop"], named["losses"] + named["gains"], len(samples), expected)
+        estimate = combine_estimates(scores["drop"], named["losses"] + named["gains"], len(samples), expected)
         rows.append({**variant.settings, "divergence": away, "expected": expected, "estimate": estimate, **scores})
     return pl.DataFrame(rows)
 

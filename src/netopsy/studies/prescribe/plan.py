@@ -17,7 +17,7 @@ from netopsy.deep_compression.save import OtherDtype, others
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.samples.labels import stratified
+from netopsy.samples.labels import stratify
 from netopsy.samples.samples import Samples
 from netopsy.studies.prescribe.candidates import Candidate, Joint, Tables, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
@@ -124,13 +124,13 @@ def part(samples: Samples, probes: int, seed: int) -> Parts:
 
     With fewer than four images to choose on, both parts of the choosing half are all of it.
     """
-    rows = stratified(samples.labels, len(samples) // 2, seed)
+    rows = stratify(samples.labels, len(samples) // 2, seed)
     rest = np.setdiff1d(np.arange(len(samples)), rows)
     choosing = samples.select(rows, f"{samples.name}, {len(rows):,} to choose on (seed {seed})")
     reporting = samples.select(rest, f"{samples.name}, {len(rest):,} to report on (seed {seed})")
     if len(choosing) < 4:
         return Parts(choosing, reporting, choosing, choosing)
-    probed = stratified(choosing.labels, min(probes, len(choosing) // 2), seed + 1)
+    probed = stratify(choosing.labels, min(probes, len(choosing) // 2), seed + 1)
     others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(choosing)), probed))
     learnt = np.sort(others[:LEARNT])
     return Parts(

@@ -81,7 +81,7 @@ class Prescribe(Study):
             other_dtype=self.other_dtype,
         )
         path = self._write(network, found, parts)
-        scores = _verified(network, parts, path, found.heat)
+        scores = _verify(network, parts, path, found.heat)
         tables = {
             "layers": layer_table(network, layers, found, path),
             "sensitivity": sensitivity_table(found),
@@ -112,7 +112,7 @@ class Prescribe(Study):
         return save_shared(network, shared, path, other_dtype=self.other_dtype, settings=settings)
 
 
-def _verified(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:
+def _verify(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:
     """The unedited network and what the file gives back, on the reporting half."""
     state = {name: value for name, value in expand(path).items() if name in network.tensors}
     variants = [

@@ -208,7 +208,7 @@ def findings(
     return [
         _head(network, total, after, budget),
         *_verdict(after, budget),
-        _predicted(found, budget),
+        _prediction_sentence(found, budget),
         f"On the {after['images']:,} reporting images the unedited network scores {before['top1']:.2%}, the file "
         f"{after['top1']:.2%}; they agree on {after['agreement']:.1%} of the predictions.",
         *_most_and_least(layers),
@@ -240,7 +240,7 @@ def _verdict(after: dict[str, Any], budget: float) -> list[str]:
     return said
 
 
-def _predicted(found: Prescription, budget: float) -> str:
+def _prediction_sentence(found: Prescription, budget: float) -> str:
     trial = found.chosen
     images = found.trials[0].scores["images"]
     if trial is None:

@@ -20,7 +20,7 @@ from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 from netopsy.studies.reconstruct.report import findings, sheet
 from netopsy.studies.reconstruct.survey import Archive, Shown, default_layer, most_active, survey
 from netopsy.studies.study import Study
@@ -72,7 +72,7 @@ class Reconstruct(Study):
     def run(self, network: Network, samples: Samples) -> Result:
         """Trace units of `network` back to images of `samples`."""
         drawn = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)
-        numbers = list(dict.fromkeys([*drawn, *spread(len(samples), self.survey)]))
+        numbers = list(dict.fromkeys([*drawn, *spread_indices(len(samples), self.survey)]))
         check_images(samples, numbers)
         rules = self._rules(network)
         path = Path(tempfile.mkdtemp(prefix="netopsy-")) / "maps.npz"

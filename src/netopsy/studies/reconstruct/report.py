@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.windows.field import Box
-from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, framed, map_pictures, pictures, resized
+from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
 from netopsy.wording import listing, plural
 
 
@@ -77,7 +77,7 @@ def sheet(
     images: (n, channel, height, width). of: each unit's image. maps: rule -> (units, channel, height, width).
     titles: what stands above each row. Where fields are small, each row shows the field alone below.
     """
-    size = _shown(preprocessing.size)
+    size = _column_size(preprocessing.size)
     originals = pictures(images, preprocessing)
     drawn = {rule: map_pictures(values, preprocessing, clip=_CLIP) for rule, values in maps.items()}
     head = beside([caption(text, size[1]) for text in ("image", *maps)], 4)
@@ -87,14 +87,14 @@ def sheet(
         whole = [originals[image], *(_over(originals[image], d[row], field) for d in drawn.values())]
         zoom = max(1, size[0] // preprocessing.size[0])
         box = tuple(zoom * n for n in field)
-        rows.append(beside([framed(resized(p, size, smooth=zoom == 1), box) for p in whole], 4))  # type: ignore[arg-type]
+        rows.append(beside([draw_frame(resize(p, size, smooth=zoom == 1), box) for p in whole], 4))  # type: ignore[arg-type]
         if max((field[2] - field[0]) / preprocessing.size[0], (field[3] - field[1]) / preprocessing.size[1]) < _CLOSE:
             parts = [originals[image], *(d[row] for d in drawn.values())]
             rows.append(beside([_close(part, field, size) for part in parts], 4))
     return below(rows, 4)
 
 
-def _shown(size: tuple[int, int]) -> tuple[int, int]:
+def _column_size(size: tuple[int, int]) -> tuple[int, int]:
     """Size of a column: a whole multiple of a small image, or the image itself."""
     zoom = max(1, SIDE // max(size))
     return size[0] * zoom, size[1] * zoom
@@ -114,7 +114,7 @@ def _close(picture: Picture, field: Box, size: tuple[int, int]) -> Picture:
     top, left, bottom, right = field
     part = np.ascontiguousarray(picture[top:bottom, left:right])
     scale = min(size[0] / part.shape[0], size[1] / part.shape[1])
-    shown = resized(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))), smooth=False)
+    shown = resize(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))), smooth=False)
     return np.pad(shown, ((0, 0), (0, size[1] - shown.shape[1]), (0, 0)), constant_values=PAPER)
 
 
@@ -141,10 +141,10 @@ def findings(
     silent = units.filter(pl.col("value") <= 0)["unit"].unique(maintain_order=True).to_list()
     if silent:
         found.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
-    return found + _left_out(refused)
+    return found + _refusal_sentences(refused)
 
 
-def _left_out(refused: list[str]) -> list[str]:
+def _refusal_sentences(refused: list[str]) -> list[str]:
     """The sentences on rules that could not act; those of one reason as one."""
     by_reason: dict[str, list[str]] = {}
     for sentence in refused:

@@ -177,7 +177,7 @@ def survey(
             other = outlines[k + 1] if len(numbers) > 1 else None
             _measure(found, samples, some[k], traces, i, outlines[k], other, rectified)
             if some[k] in drawn:
-                found.shown.append(_shown(traces, i, some[k], rectified))
+                found.shown.append(_show(traces, i, some[k], rectified))
     place.report("reconstruct", total, total)
     _describe(archive, found)
     return found
@@ -220,7 +220,7 @@ def _measure(
             found.likeness.append(unit | {"one": one, "other": two} | alike)
 
 
-def _shown(traces: Mapping[str, Trace], i: int, number: int, rectified: Collection[str]) -> Shown:
+def _show(traces: Mapping[str, Trace], i: int, number: int, rectified: Collection[str]) -> Shown:
     first = next(iter(traces.values()))
     top, left, bottom, right = first.fields[i]
     maps = {}

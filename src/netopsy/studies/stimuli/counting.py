@@ -81,12 +81,12 @@ def tallies(samples: Samples, nodes: Mapping[str, Node], top: int, most_classes:
 def strongest(network: Network, nodes: Mapping[str, Node], counted: Mapping[str, Any]) -> dict[str, Counted]:
     """What the `tallies` counted, by node."""
     return {
-        name: _counted(network, node, counted[f"strongest {name}"], counted.get(f"means {name}"))
+        name: _count(network, node, counted[f"strongest {name}"], counted.get(f"means {name}"))
         for name, node in nodes.items()
     }
 
 
-def _counted(network: Network, node: Node, best: TopImagesResult, means: ClassMeansResult | None) -> Counted:
+def _count(network: Network, node: Node, best: TopImagesResult, means: ClassMeansResult | None) -> Counted:
     values, images = best.values.numpy(), best.images.numpy()
     stimuli = images >= 0
     if rectifies(node):

@@ -25,7 +25,7 @@ from netopsy.pictures.mosaic import NEUTRAL
 from netopsy.pictures.patches import RULES, PatchWindow, patches, reconstructions, usable_rule, window
 from netopsy.result import Sheet
 from netopsy.samples.samples import Samples
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 from netopsy.studies.stimuli.counting import Counted
 
 _BUDGET = 2**28  # bytes of patches held at a time
@@ -138,7 +138,7 @@ class _Study:
 def chosen_channels(counted: Counted, most: int) -> Int64[np.ndarray, " unit"]:
     """At most `most` channels that something excites, evenly spaced; all of them for 0."""
     alive = counted.alive
-    return alive[spread(len(alive), most or len(alive))]
+    return alive[spread_indices(len(alive), most or len(alive))]
 
 
 def draw(
@@ -193,7 +193,7 @@ def _pieces(study: _Study, parts: list[_Part]) -> Iterator[Drawn]:
         for part, saved, (done, state) in zip(group, kept, states, strict=True):
             if done:
                 study.progress(part.stimuli if study.reconstruct else 0)
-                yield _restored(part, state)
+                yield _restore(part, state)
                 continue
             drawn = study.draw(part, cut.pop(part.node))
             saved.save(1, lambda drawn=drawn: _state(drawn), final=True)  # type: ignore[misc]
@@ -242,7 +242,7 @@ def _state(drawn: Drawn) -> dict[str, Tensor]:
     return state
 
 
-def _restored(part: _Part, state: dict[str, Any]) -> Drawn:
+def _restore(part: _Part, state: dict[str, Any]) -> Drawn:
     """The pictures of a `_state`."""
     sheets = []
     for k in range(sum(name.startswith("data ") for name in state)):

@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import UInt8
 
 from netopsy import charts
-from netopsy.pictures.mosaic import below, beside, caption, grid, resized
+from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.result import Figure, Image
 from netopsy.samples.samples import Samples
 from netopsy.studies.stimuli.drawing import Drawn
@@ -40,7 +40,7 @@ def figures(units: pl.DataFrame, random: float, top: int) -> dict[str, Figure]:
             value_title="share of the commonest class",
         ),
         "spread": charts.heatmap(
-            _binned(live).with_columns(pl.col("left").alias("share of the commonest class, from")),
+            _bin_units(live).with_columns(pl.col("left").alias("share of the commonest class, from")),
             "share of the commonest class, from",
             "node",
             "share",
@@ -70,7 +70,7 @@ def figures(units: pl.DataFrame, random: float, top: int) -> dict[str, Figure]:
     return found
 
 
-def _binned(units: pl.DataFrame) -> pl.DataFrame:
+def _bin_units(units: pl.DataFrame) -> pl.DataFrame:
     """Units counted by share: node, left, share (of the node's units)."""
     bin_ = (pl.col("share") * _BINS).floor().clip(0, _BINS - 1).cast(pl.Int64).alias("bin")
     counted = units.group_by("node", bin_, maintain_order=True).agg(pl.len().alias("units"))
@@ -111,7 +111,7 @@ def _block(tiles: UInt8[np.ndarray, "tile height width 3"], top: int) -> UInt8[n
     """One unit: its patches in a square, and its reconstructions in another to the right."""
     height, width = tiles.shape[1:3]
     zoom = max(1, round(_SIDE / max(height, width)))
-    large = np.stack([resized(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles])
+    large = np.stack([resize(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles])
     columns = math.ceil(math.sqrt(top))
     halves = [large[first : first + top] for first in range(0, len(large), top)]
     return beside([grid(half, min(columns, top), 1, _LINE) for half in halves], gap=4)

@@ -13,7 +13,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples
-from netopsy.stats.describe import spread
+from netopsy.stats.describe import spread_indices
 from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.stimuli.counting import (
     STIMULI,
@@ -85,7 +85,7 @@ class Stimuli(ObservingStudy):
         units = pl.concat([units_table(c, samples) for c in found.values()])
         random = chance(samples, self.top, self.seed)
         live = [node for node, c in found.items() if len(c.alive)]
-        pictured = [live[i] for i in spread(len(live), _PICTURED)]
+        pictured = [live[i] for i in spread_indices(len(live), _PICTURED)]
         drawn = list(
             draw(
                 network,

@@ -66,7 +66,7 @@ def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Quantizer]
     return kept, ["Product quantization was left out: it needs faiss (pip install 'netopsy[embeddings]')."]
 
 
-def compared(bench: Bench) -> tuple[list[tuple[int, Quantizer]], list[str]]:
+def codes_to_compare(bench: Bench) -> tuple[list[tuple[int, Quantizer]], list[str]]:
     """(budget, recipe) of the codes to compare, and what was left out."""
     chosen: list[tuple[int, Quantizer]] = []
     said: list[str] = []

@@ -150,8 +150,8 @@ class Bench:
 
     def row(self, svm: Svm, train: Float32[Tensor, "n q"], test: Float32[Tensor, "m q"]) -> ScoreRow:
         """The row of a fitted classifier; dimensions are the columns, levels and removed bits do not apply."""
-        on_train = measured(predict(svm, train), self.y_train, self.measure, only=True).score
-        on_test = measured(predict(svm, test), self.y_test, self.measure)
+        on_train = measure_scores(predict(svm, train), self.y_train, self.measure, only=True).score
+        on_test = measure_scores(predict(svm, test), self.y_test, self.measure)
         gap, refits = float(svm.gap.max()), float(svm.refits)
         return ScoreRow(train.shape[1], NONE, NONE, *on_test, on_train, gap, refits)
 
@@ -163,7 +163,7 @@ def predict(svm: Svm, x: Float32[Tensor, "n q"]) -> Float32[Tensor, "n classes"]
     return svm.scores(x)
 
 
-def measured(scores: Float32[Tensor, "n classes"], labels: Tensor, measure: str, *, only: bool = False) -> Scores:
+def measure_scores(scores: Float32[Tensor, "n classes"], labels: Tensor, measure: str, *, only: bool = False) -> Scores:
     """The scores' worth by `measure`; `only`: leave the other measures out.
 
     Accuracy is for labels of one class each. The mean average precisions are sorted for, so with labels of one class

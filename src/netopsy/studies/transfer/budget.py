@@ -19,7 +19,7 @@ from netopsy.features.features import Features, occurring
 from netopsy.studies.study import file_for, whereabouts
 from netopsy.studies.transfer.alternatives import alternative_chains, alternative_lines, recipes_for, retrieval
 from netopsy.studies.transfer.bench import Bench, ScoreRow
-from netopsy.studies.transfer.chains import Chain, Stresses, stressed, threads_for
+from netopsy.studies.transfer.chains import Chain, Stresses, run_chains, threads_for
 from netopsy.studies.transfer.figures import MEASURES
 from netopsy.studies.transfer.tables import code_line, score_table
 from netopsy.transform.chain import load_transform
@@ -169,7 +169,7 @@ class BenchPlan:
             return self._run(cell)
 
     def _run(self, cell: Callable[[], None]) -> BenchOutcome:
-        scores = score_table(self.bench, stressed(self.stresses, self.wanted, cell))
+        scores = score_table(self.bench, run_chains(self.stresses, self.wanted, cell))
         unstressed = float(scores["score"][0])
         said: list[str] = []
         chains = alternative_chains(self.stresses, self.alternatives, self.seed)

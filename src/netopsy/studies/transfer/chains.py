@@ -43,7 +43,7 @@ def threads_for(values: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def stressed(stresses: Stresses, wanted: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[ScoreRow]]]:
+def run_chains(stresses: Stresses, wanted: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[ScoreRow]]]:
     """The rows of every chain of the stresses `wanted`; `cell` is called once a row.
 
     A chain is a trial. What several chains share is fitted once in each worker.

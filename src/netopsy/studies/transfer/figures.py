@@ -111,7 +111,7 @@ def _dimensions(scores: pl.DataFrame, node: str, score: str, of: str) -> dict[st
 
 def _levels(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
     """Figure 4: score over the levels of a number."""
-    levels = _told(_named(scores.filter(pl.col("stress").is_in(["q1", "q2"]))))
+    levels = _without_constant_levels(_name_column(scores.filter(pl.col("stress").is_in(["q1", "q2"]))))
     if levels.is_empty():
         return {}
     found = {}
@@ -136,13 +136,13 @@ def _levels(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
     return found
 
 
-def _told(scores: pl.DataFrame) -> pl.DataFrame:
+def _without_constant_levels(scores: pl.DataFrame) -> pl.DataFrame:
     """Without the rows of one level, a constant, beside which all others would look alike."""
     told = scores.filter(pl.col("levels") > 1)
     return told if told.height else scores
 
 
-def _named(scores: pl.DataFrame, column: str = "quantization") -> pl.DataFrame:
+def _name_column(scores: pl.DataFrame, column: str = "quantization") -> pl.DataFrame:
     return scores.with_columns(pl.col("stress").replace_strict(NAMES, default=pl.col("stress")).alias(column))
 
 
@@ -168,7 +168,7 @@ def _bits(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
 
 def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence[str]) -> dict[str, Figure]:
     """Figure 5: the grid of dimensions and levels, with the cells of the front marked."""
-    cells = _told(scores.filter(pl.col("stress") == "fc"))
+    cells = _without_constant_levels(scores.filter(pl.col("stress") == "fc"))
     if cells.is_empty():
         return {}
     marks = pareto.select("dimensions", "levels", pl.col("marker").replace_strict(SIGNS, default="·").alias("front"))
@@ -203,7 +203,7 @@ def _grid(scores: pl.DataFrame, pareto: pl.DataFrame, node: str, nodes: Sequence
 
 def _front(scores: pl.DataFrame, pareto: pl.DataFrame, score: str, of: str) -> Figure:
     half = float(scores["score"][0]) / 2
-    points = _named(
+    points = _name_column(
         scores.filter((pl.col("bits") > 0) & (pl.col("stress") != "none") & (pl.col("score") >= half)), "how"
     )
     return charts.scatter(
@@ -278,7 +278,7 @@ def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str,
         ("qb", "removed_bits", "bits erased of 32, from the right"),
     ):
         own = scores.filter((pl.col("stress") == stress) & pl.col("node").is_in(nodes))
-        own = _told(own) if x == "levels" else own
+        own = _without_constant_levels(own) if x == "levels" else own
         if own.height:
             found[f"layers_{stress}"] = charts.curve(
                 own,

@@ -26,7 +26,7 @@ def findings(
     nodes = unstressed.filter(pl.col("node") != BAG)
     for row in nodes.iter_rows(named=True):
         mine = pl.col("node") == row["node"]
-        found.append(_unstressed(row))
+        found.append(_unstressed_sentence(row))
         if not row["score"]:
             found.append(f"A score of 0 cannot fall: nothing is said of {row['node']} relative to it.")
             continue
@@ -37,11 +37,11 @@ def findings(
         found += _alternatives(alternatives.filter(mine), pareto.filter(mine))
     found += _layers(nodes) + _bag(unstressed, scores)
     if scores.height:
-        found.append(_certified(scores))
+        found.append(_certificate_sentence(scores))
     return found
 
 
-def _unstressed(row: dict[str, Any]) -> str:
+def _unstressed_sentence(row: dict[str, Any]) -> str:
     return (
         f"{row['node']}: a linear classifier on its {row['dimensions']:,} features reaches {row['score']:.2%} "
         f"{MEASURES[str(row['measure'])]} on {row['images']:,} test vectors of {row['classes']} classes "
@@ -177,7 +177,7 @@ def _bag(unstressed: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
     return [told + "."]
 
 
-def _certified(scores: pl.DataFrame) -> str:
+def _certificate_sentence(scores: pl.DataFrame) -> str:
     gap, refits, fits = float(scores["gap"].to_numpy().max()), int(scores["refits"].sum()), int(scores["repeats"].sum())
     again = f"{plural(refits, 'fit')} solved again cold in float64" if refits else "none had to be solved again"
     return (

@@ -41,7 +41,7 @@ def part(samples: Samples, train: Samples | None, test_share: float, seed: int) 
         raise Untreatable(
             f"The training images are of {plural(int(held.sum()), 'class', 'classes')} only: a classifier needs two."
         )
-    test, missing = _known(samples, held)
+    test, missing = _keep_known_classes(samples, held)
     if test.multilabel and not (test.labels > 0).any():
         raise Untreatable(
             f"No test image of {test.name} has a label, so there is nothing to find: give some that have."
@@ -75,7 +75,7 @@ def _without_singles(samples: Samples) -> tuple[Samples, list[str]]:
     return samples.select(kept, f"{samples.name}, classes of several images"), [said]
 
 
-def _known(samples: Samples, held: np.ndarray) -> tuple[Samples, list[str]]:
+def _keep_known_classes(samples: Samples, held: np.ndarray) -> tuple[Samples, list[str]]:
     """The samples all of whose classes are `held` by the training images."""
     labels = samples.labels
     known = np.zeros(max(len(samples.classes), len(held)), bool)
@@ -123,7 +123,7 @@ def bag_features(train: Samples, test: Samples, device: torch.device, **settings
     return Features(f"bag of words on {test.name}", x_train, y_train, x_test, y_test, classes)
 
 
-def unranked(features: Features, measure: str) -> list[str]:
+def unranked_sentences(features: Features, measure: str) -> list[str]:
     """A sentence for classes that no test vector has, which no average precision is of."""
     if measure == "accuracy":
         return []

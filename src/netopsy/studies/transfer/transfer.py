@@ -17,13 +17,20 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.transfer import tables
-from netopsy.studies.transfer.alternatives import ALTERNATIVES, compared
+from netopsy.studies.transfer.alternatives import ALTERNATIVES, codes_to_compare
 from netopsy.studies.transfer.bench import Bench
 from netopsy.studies.transfer.budget import CANDIDATES, BenchPlan, search
 from netopsy.studies.transfer.chains import Stresses
 from netopsy.studies.transfer.figures import BAG, figures
 from netopsy.studies.transfer.findings import findings
-from netopsy.studies.transfer.sources import Untreatable, bag_features, measure_of, network_features, part, unranked
+from netopsy.studies.transfer.sources import (
+    Untreatable,
+    bag_features,
+    measure_of,
+    network_features,
+    part,
+    unranked_sentences,
+)
 from netopsy.transform.fit.quantizer import Quantizer, parse_size
 
 STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "alternatives")
@@ -122,7 +129,7 @@ class Transfer(Study):
             benches, said = self._benches(network, samples)
         except Untreatable as why:
             return self.result(tables=tables.empty(), findings=[str(why)])
-        said += dict.fromkeys(s for bench in benches for s in unranked(bench.features, bench.measure))
+        said += dict.fromkeys(s for bench in benches for s in unranked_sentences(bench.features, bench.measure))
         several = sum(not bench.node.startswith(BAG) for bench in benches) > 1
         plans = [self._plan(bench, several, said) for bench in benches]
         progress = Progress(sum(plan.cells for plan in plans))
@@ -159,7 +166,7 @@ class Transfer(Study):
         alternatives: list[tuple[int, Quantizer]] = []
         found = None
         if not classical and "alternatives" in self.stresses:
-            alternatives, why = compared(bench)
+            alternatives, why = codes_to_compare(bench)
             said += why
         if not classical and self.budget is not None:
             name = f"transform-{bench.node}.safetensors" if several else "transform.safetensors"

@@ -11,14 +11,14 @@ from netopsy.charts import dots
 from netopsy.result import Figure, Result
 from netopsy.stats.hypothesis_tests import holm
 from netopsy.studies.triage.block_tests import IMAGES, SEEDS, TOGETHER
-from netopsy.studies.triage.figures import SOURCE, WAY, convergence, spread_of
+from netopsy.studies.triage.figures import SOURCE, WAY, convergence, ranges
 from netopsy.studies.triage.findings import difference
 from netopsy.wording import listing
 
 KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
 
 
-def combined(results: Mapping[str, Result]) -> Result:
+def combine(results: Mapping[str, Result]) -> Result:
     """One result over the sets in which there was something to compress."""
     held = {name: result for name, result in results.items() if "cells" in result.tables}
     said = [f"{name}: {result.findings[0]}" for name, result in results.items() if name not in held]
@@ -53,7 +53,7 @@ def _figures(held: Mapping[str, Result]) -> dict[str, Figure]:
     parts, epochs = [], []
     for name, result in held.items():
         tables = result.tables
-        spread = spread_of(tables["cells"], tables["summary"]).select("block", "way", "top1", "low", "high")
+        spread = ranges(tables["cells"], tables["summary"]).select("block", "way", "top1", "low", "high")
         base = pl.lit(tables["baselines"]["top1"].mean(), dtype=pl.Float64)
         line = spread.select("block").unique(maintain_order=True)
         line = line.select(

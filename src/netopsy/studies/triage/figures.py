@@ -26,7 +26,7 @@ def figures(tables: Mapping[str, pl.DataFrame]) -> dict[str, Figure]:
     return drawn
 
 
-def spread_of(cells: pl.DataFrame, summary: pl.DataFrame) -> pl.DataFrame:
+def ranges(cells: pl.DataFrame, summary: pl.DataFrame) -> pl.DataFrame:
     """A row a block and way: `top1` with `low` and `high`: the worst and best seed; of one seed, over the images."""
     one = cells.select("block", "start", "training", "top1_low", "top1_high").unique(
         ["block", "start", "training"], maintain_order=True
@@ -44,7 +44,7 @@ def _accuracy(cells: pl.DataFrame, summary: pl.DataFrame, baselines: pl.DataFram
     seeds = int(summary["seeds"].max())  # type: ignore[arg-type]
     line = "run from the worst to the best seed" if seeds > 1 else "are 95 % intervals over the images"
     return dots(
-        spread_of(cells, summary),
+        ranges(cells, summary),
         "block",
         "top1",
         color="way",

@@ -28,9 +28,9 @@ def findings(tables: Mapping[str, pl.DataFrame], left: Sequence[str], *, max_dro
             *deeper(tables.get("deeper"), max_drop),
             *speed(cells, stn_epochs),
             *likeness(done),
-            flattered(done),
+            optimism_sentence(done),
         ]
-    return [*said, *lost(cells, tables["baselines"]), *passed_over(left)]
+    return [*said, *failure_sentences(cells, tables["baselines"]), *skipped_sentences(left)]
 
 
 def difference(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str]) -> tuple[float, float | None, float | None, int]:
@@ -191,7 +191,7 @@ def likeness(done: pl.DataFrame) -> list[str]:
     return [f"{text}: {listing(parts, 8)}."]
 
 
-def flattered(done: pl.DataFrame) -> str:
+def optimism_sentence(done: pl.DataFrame) -> str:
     """How much a best epoch on the scored images promises too much."""
     gap = float((done["best"] - done["top1"]).mean())  # type: ignore[arg-type]
     return (
@@ -221,7 +221,7 @@ def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[str]:
     ]
 
 
-def lost(cells: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
+def failure_sentences(cells: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
     """What failed, and why."""
     said = []
     for noun, frame in (("baseline", baselines), ("compressed network", cells)):
@@ -232,7 +232,7 @@ def lost(cells: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
     return said
 
 
-def passed_over(left: Sequence[str]) -> list[str]:
+def skipped_sentences(left: Sequence[str]) -> list[str]:
     """Blocks that no one layer can stand in for."""
     if not left:
         return []

@@ -8,7 +8,7 @@ import numpy as np
 
 from netopsy.blocks.block import Block
 from netopsy.blocks.section import section
-from netopsy.pictures.mosaic import below, beside, caption, grid, resized
+from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.result import Image
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.block_tests import criticality
@@ -50,7 +50,7 @@ def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
     for name, values in {"base": own, **held}.items():
         scale = np.where(top > low, top - low, 1.0)[:, None, None]
         shades = np.clip((values[: len(channels)] - low[:, None, None]) / scale, 0, 1)
-        squares = np.stack([resized(np.rint(255 * one).astype(np.uint8), size, smooth=False) for one in shades])
+        squares = np.stack([resize(np.rint(255 * one).astype(np.uint8), size, smooth=False) for one in shades])
         column = np.repeat(grid(squares, 1)[:, :, None], 3, 2)
         parts.append(below([caption(name, column.shape[1]), column]))
     return Image(

@@ -20,7 +20,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.studies.triage.design import MADE, Design, TriageRun, Trial
-from netopsy.studies.triage.storage import PLAIN, ActivationFiles, stored
+from netopsy.studies.triage.storage import PLAIN, ActivationFiles, store_activations
 from netopsy.studies.triage.work import Context, State, work
 
 
@@ -49,7 +49,7 @@ def run_design(
     _run_baselines(design, run, digest)
     augment = design.after.augment
     for seeds in _groups(run.parents):
-        with stored(
+        with store_activations(
             run.parents[seeds[0]],
             treated,
             train,

@@ -50,7 +50,7 @@ def right(module: nn.Module, preprocessing: Preprocessing, samples: Samples) -> 
     return np.concatenate(hits), float(np.concatenate(losses).mean())
 
 
-def matched(
+def match_channels(
     teacher: nn.Module, student: nn.Module, kind: str, preprocessing: Preprocessing, samples: Samples, count: int
 ) -> tuple[dict[str, Any], Int64[np.ndarray, " channel"]]:
     """How like the parent's the new layer's activations are: values, and for each parent's channel its partner.
@@ -131,7 +131,7 @@ class ActivationFiles:
 
 
 @contextmanager
-def stored(
+def store_activations(
     network: Network,
     blocks: Sequence[Block],
     train: Samples,

@@ -13,7 +13,7 @@ from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import REQUIRED, Allowance, Study
-from netopsy.studies.triage.combine import combined
+from netopsy.studies.triage.combine import combine
 from netopsy.studies.triage.design import STARTS, TRAINING, Design, Mean, NetworkStart, StnLoss
 from netopsy.studies.triage.report import report
 from netopsy.studies.triage.run import run_design
@@ -188,4 +188,4 @@ class Triage(Study):
     @classmethod
     def combine(cls, results: Mapping[str, Result]) -> Result:
         """One result over several image sets, by their names."""
-        return combined(results)
+        return combine(results)

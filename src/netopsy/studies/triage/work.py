@@ -32,7 +32,7 @@ from netopsy.engine.trials.trial import Outcome
 from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network, fresh
 from netopsy.samples.samples import Samples
-from netopsy.studies.triage.storage import ActivationFiles, maps, matched, right
+from netopsy.studies.triage.storage import ActivationFiles, maps, match_channels, right
 
 State = dict[str, Tensor]
 
@@ -73,7 +73,7 @@ def _baseline(context: Context, spec: dict[str, Any]) -> Outcome:
         tensors = {f"state {name}": value.detach().cpu() for name, value in network.tensors.items()}
     hits, loss = right(network.module, network.preprocessing, context.samples)
     values = {"history": history.to_dicts(), "loss": loss, "images": len(hits), "digest": network.digest}
-    return Outcome(values | _size(parent, section(parent)), {**tensors, "right": _packed(hits)})
+    return Outcome(values | _size(parent, section(parent)), {**tensors, "right": _pack_bits(hits)})
 
 
 def _start(context: Context, spec: dict[str, Any]) -> Outcome:
@@ -104,7 +104,7 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
 def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
     parent, seed = context.parents[spec["seed"]], spec["seed"]
     blocks = [find_block(parent, name) for name in spec["blocks"]]
-    layers = {block.name: _begun(context, parent, block, spec) for block in blocks}
+    layers = {block.name: _start_layer(context, parent, block, spec) for block in blocks}
     replaced = [(block, layers[block.name]) for block in blocks]
     recipe, frozen = recipe_of(spec), spec["training"] == "FM"
     stored = context.stored.get(seed, ActivationFiles()) if frozen else ActivationFiles()
@@ -120,16 +120,16 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
         label=f"seed {seed}, {', '.join(spec['blocks']) or 'uncompressed'}, {spec['start']}, {spec['training']}",
         spec=spec,
     )
-    whole = loaded(section(parent, replaced=replaced), trained.state)
+    whole = load_state(section(parent, replaced=replaced), trained.state)
     hits, loss = right(whole, parent.preprocessing, context.samples)
     values = {"history": trained.table.to_dicts(), "loss": loss, "images": len(hits)}
     values |= _size(parent, whole, replaced)
-    tensors = {"right": _packed(hits)}
+    tensors = {"right": _pack_bits(hits)}
     if len(blocks) == 1:
         block = blocks[0]
-        student = loaded(section(parent, end=block.output, replaced=replaced), trained.state)
+        student = load_state(section(parent, end=block.output, replaced=replaced), trained.state)
         teacher = section(parent, end=block.output)
-        found, order = matched(
+        found, order = match_channels(
             teacher, student, block.kind, parent.preprocessing, context.samples, spec["matching_images"]
         )
         values |= found
@@ -138,7 +138,7 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
     return Outcome(values, tensors)
 
 
-def _begun(context: Context, parent: Network, block: Block, spec: dict[str, Any]) -> OneLayer:
+def _start_layer(context: Context, parent: Network, block: Block, spec: dict[str, Any]) -> OneLayer:
     """The new layer as its training finds it."""
     layer = new_layer(parent, block, spec["seed"])
     if spec["start"] == "MW":
@@ -165,7 +165,7 @@ def others(module: fx.GraphModule, blocks: Sequence[Block]) -> list[str]:
     return modules + [name for name, _ in module.named_parameters() if foreign(name)]
 
 
-def loaded(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a section with those of its values that `state` has; what it shares with the network stays."""
     copied = copy.deepcopy(module)
     held = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
@@ -195,5 +195,5 @@ def _places(block: Block) -> int:
     return math.prod(block.output_shape[1:] if block.kind == "conv" else block.output_shape[:-1])
 
 
-def _packed(hits: np.ndarray) -> Tensor:
+def _pack_bits(hits: np.ndarray) -> Tensor:
     return torch.from_numpy(np.packbits(hits))

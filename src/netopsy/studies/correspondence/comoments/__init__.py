@@ -2,6 +2,6 @@
 
 from netopsy.studies.correspondence.comoments.cross_moments import cross_moments, cross_moments_of
 from netopsy.studies.correspondence.comoments.layers import layers_of
-from netopsy.studies.correspondence.comoments.pair import Pair, merged
+from netopsy.studies.correspondence.comoments.pair import Pair, merge
 
-__all__ = ["Pair", "cross_moments", "cross_moments_of", "layers_of", "merged"]
+__all__ = ["Pair", "cross_moments", "cross_moments_of", "layers_of", "merge"]

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 
 from netopsy.errors import SettingsError
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.regression import explained
+from netopsy.studies.correspondence.regression import explained_variance
 
 NOWHERE = -1
 
@@ -84,7 +84,7 @@ def co_clusters(pair: Pair, count: int | None = None, *, most: int = 16, seed: i
             warnings.simplefilter("ignore")
             found = SpectralCoclustering(k, random_state=seed).fit(live)
         labels_a[rows], labels_b[columns] = found.row_labels_, found.column_labels_
-    return _described(pair, labels_a, labels_b, k, singular)
+    return _describe(pair, labels_a, labels_b, k, singular)
 
 
 def _largest_gap(singular: np.ndarray, most: int) -> int:
@@ -95,7 +95,7 @@ def _largest_gap(singular: np.ndarray, most: int) -> int:
     return 2 + int(gaps.argmax())
 
 
-def _described(pair: Pair, labels_a: np.ndarray, labels_b: np.ndarray, k: int, singular: np.ndarray) -> CoClusters:
+def _describe(pair: Pair, labels_a: np.ndarray, labels_b: np.ndarray, k: int, singular: np.ndarray) -> CoClusters:
     strength = np.abs(pair.correlation)
     within, outside, explained_a, explained_b = np.zeros((4, k))
     for group in range(k):
@@ -106,8 +106,8 @@ def _described(pair: Pair, labels_a: np.ndarray, labels_b: np.ndarray, k: int, s
         if a.any() and b.any():
             block = pair.correlation[np.ix_(a, b)]
             within[group] = np.abs(block).mean()
-            explained_a[group] = explained(pair.correlation_bb[np.ix_(b, b)], block.T).mean()
-            explained_b[group] = explained(pair.correlation_aa[np.ix_(a, a)], block).mean()
+            explained_a[group] = explained_variance(pair.correlation_bb[np.ix_(b, b)], block.T).mean()
+            explained_b[group] = explained_variance(pair.correlation_aa[np.ix_(a, a)], block).mean()
     order = np.argsort(-(explained_a + explained_b), kind="stable")
     rank = np.append(np.argsort(order), NOWHERE)  # -1 stays -1
     return CoClusters(

@@ -87,7 +87,7 @@ def cross_moments_of(
     for level in levels:
         for k, found in level.finish(len(samples)).items():
             done[k] |= found
-    return [{names: _oriented(done[k], names) for names in chosen[k]} for k in positions]
+    return [{names: _orient(done[k], names) for names in chosen[k]} for k in positions]
 
 
 def _run(
@@ -212,7 +212,7 @@ def _once(pairs: Sequence[Names]) -> list[Names]:
     return list(found.values())
 
 
-def _oriented(pairs: dict[Names, Pair], names: Names) -> Pair:
+def _orient(pairs: dict[Names, Pair], names: Names) -> Pair:
     return pairs[names] if names in pairs else pairs[names[::-1]].swapped()
 
 

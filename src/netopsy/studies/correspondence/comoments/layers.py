@@ -46,7 +46,7 @@ def pairs_of(
                 raise SettingsError(
                     f"layers holds {pair!r}; give pairs (layer of a, layer of b), for instance ('conv1', 'conv1')."
                 )
-            found.append((_checked(network_a, pair[0]), _checked(network_b, pair[1])))
+            found.append((_check(network_a, pair[0]), _check(network_b, pair[1])))
         if not found:
             raise SettingsError("layers is empty; give at least one (layer of a, layer of b), or nothing for all.")
         return list(dict.fromkeys(found))
@@ -87,7 +87,7 @@ def treatable(node: Node) -> bool:
     return node.is_floating_point and node.per_sample and len(node.shape) > 0
 
 
-def _checked(network: Network, name: str) -> str:
+def _check(network: Network, name: str) -> str:
     node = network.node(name)
     if not treatable(node):
         raise UnknownLayer(

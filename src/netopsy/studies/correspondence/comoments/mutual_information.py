@@ -23,7 +23,7 @@ from netopsy.engine.observe.watched import Nodes
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.studies.correspondence.comoments.pair import common_grid, pooled
+from netopsy.studies.correspondence.comoments.pair import common_grid, pool
 
 WARMUP = 16_384  # rows that fix the bins
 
@@ -205,7 +205,7 @@ class PairedUnits(Tally):
     def update(self, values: tuple[Tensor, Tensor], indices: Tensor) -> None:
         x, y = (value.movedim(axis, -1) for value, axis in zip(values, self.axes, strict=True))
         grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
-        x, y = pooled(x, grid).cpu(), pooled(y, grid).cpu()
+        x, y = pool(x, grid).cpu(), pool(y, grid).cpu()
         for name, other in (("own", y), ("control", y.roll(1, 0))):
             part = self._part(name)
             part.update(x.flatten(0, -2), other.flatten(0, -2))

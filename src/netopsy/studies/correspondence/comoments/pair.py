@@ -74,12 +74,12 @@ class Pair:
     @cached_property
     def spread_a(self) -> Float64[np.ndarray, " p"]:
         """Square root of the sum of squares of each unit of a; exactly 0 where it is dead."""
-        return _spread(self.aa, self.mean_a, self.n)
+        return _standard_deviations(self.aa, self.mean_a, self.n)
 
     @cached_property
     def spread_b(self) -> Float64[np.ndarray, " q"]:
         """Square root of the sum of squares of each unit of b; exactly 0 where it is dead."""
-        return _spread(self.bb, self.mean_b, self.n)
+        return _standard_deviations(self.bb, self.mean_b, self.n)
 
     @property
     def dead_a(self) -> Bool[np.ndarray, " p"]:
@@ -119,12 +119,12 @@ class Pair:
         return np.clip(products * one[:, None] * other, -1, 1)
 
 
-def _spread(products: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray:
+def _standard_deviations(products: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray:
     spread = np.sqrt(np.diagonal(products).clip(min=0))
     return np.where(spread > ROUNDING * np.sqrt(n) * np.abs(mean), spread, 0.0)
 
 
-def merged(one: Pair, other: Pair) -> Pair:
+def merge(one: Pair, other: Pair) -> Pair:
     """The pair over the images of both: exact (Chan, Golub, LeVeque, "Algorithms for computing the sample variance",
     1983, in matrices). The control of each stays among its own images.
     """
@@ -163,7 +163,7 @@ def common_grid(a: Grid, b: Grid) -> Grid:
     return ()
 
 
-def pooled(values: Tensor, grid: Grid) -> Tensor:
+def pool(values: Tensor, grid: Grid) -> Tensor:
     """(batch, *grid, channel) of (batch, *places, channel): means of areas.
 
     Equal areas where the sizes divide; else those of `adaptive_avg_pool2d`, which may overlap by a place.
@@ -180,11 +180,11 @@ def pooled(values: Tensor, grid: Grid) -> Tensor:
 
 
 def pyramid(values: Tensor, grids: Sequence[Grid]) -> Iterator[Tensor]:
-    """`pooled` to each of the grids, which run from fine to coarse: from the one before it where that is the same."""
+    """`pool` to each of the grids, which run from fine to coarse: from the one before it where that is the same."""
     places = tuple(values.shape[1:-1])
     source = values
     for grid in grids:
-        found = pooled(source if divides(grid, tuple(source.shape[1:-1])) else values, grid)
+        found = pool(source if divides(grid, tuple(source.shape[1:-1])) else values, grid)
         if divides(grid, places):
             source = found
         yield found
