@@ -19,7 +19,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.filter_codebook import clusters_for
 from netopsy.studies.noise import draw
 from netopsy.studies.rounding import number_format, round_decimals
-from netopsy.studies.sweep_findings import fragile, verdict
+from netopsy.studies.sweep_report import fragile, verdict
 
 LAYERS = ("block2.conv1", "fc")
 FEW: dict[str, dict[str, Any]] = {
@@ -184,6 +184,25 @@ def test_verdicts_name_the_harshest_setting_and_say_when_there_is_none() -> None
     assert "0.1 and 0.5 points is K = 64" in verdict(at_limit, lambda row: f"K = {row['k']}", "smallest codebook")[0]
     alone = pl.DataFrame({"layer": ["a", "b"], "k": [4, 4], "drop": [0.0, 0.5]})
     assert fragile(alone, lambda row: f"K = {row['k']}")[0].startswith("Most fragile, edited one at a time: b ")
+
+
+@pytest.mark.parametrize("name", list(FEW))
+def test_figures_show_all_layers_together_and_one_at_a_time(name: str, digits: Network, samples: Samples) -> None:
+    layers = ("block2.conv1", "block3.conv1")
+    result = getattr(netopsy, name)(digits, samples, **FEW[name], layers=layers)
+    kinds = ("decimals", "formats") if name == "rounding" else ("",)
+    pairs = [(kind or "all", f"{kind}_layers" if kind else "layers") for kind in kinds]
+    assert [*result.figures] == [figure for pair in pairs for figure in pair]
+    for together, alone in pairs:
+        assert "unedited" in str(result.figures[together].spec)
+        assert all(layer in str(result.figures[alone].spec) for layer in layers)
+    only = getattr(netopsy, name)(digits, samples, **FEW[name], layers=layers, one_layer_at_a_time=False)
+    assert [*only.figures] == [together for together, _ in pairs]
+
+
+def test_decimals_alone_need_no_number_format(digits: Network, samples: Samples) -> None:
+    result = netopsy.rounding(digits, samples, decimals=(1,), formats=(), layer_formats=(), layers=("fc",))
+    assert result.tables["formats"].is_empty() and [*result.figures] == ["decimals", "decimals_layers"]
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,17 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from netopsy.charts import curve, heatmap
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.result import Figure, Result
+from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
 from netopsy.stats.kmeans1d.kmeans1d import SortedValues
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
+from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
 from netopsy.wording import size
 
 
@@ -78,7 +77,15 @@ class WeightCodebook(Study):
         sizes = _sizes(chosen, self.sizes, codebooks)
         return self.result(
             tables={"scores": scores, "codebooks": quality, "sizes": sizes},
-            figures=_figures(scores),
+            figures=setting_figures(
+                scores,
+                "k",
+                unedited=float(scores["top1"][0]),
+                titles=("Shared weights, all layers", "Shared weights, one layer at a time"),
+                sources=("Lorieul et al., Figure 6", "after Lorieul et al., Figure 6"),
+                axis="log",
+                axis_title="weights that differ in each layer (K)",
+            ),
             findings=_findings(scores, sizes),
         )
 
@@ -125,41 +132,6 @@ def _sizes(layers: tuple[Layer, ...], counts: tuple[int, ...], codebooks: dict[s
     return pl.DataFrame(rows)
 
 
-def _figures(scores: pl.DataFrame) -> dict[str, Figure]:
-    edited = scores.filter(pl.col("k").is_not_null())
-    together, alone = edited.filter(pl.col("layer") == "all"), edited.filter(pl.col("layer") != "all")
-    figures = {
-        "all": curve(
-            together,
-            "k",
-            "top1",
-            low="top1_low",
-            high="top1_high",
-            log_x=True,
-            percent=True,
-            reference=float(scores["top1"][0]),
-            x_title="weights that differ in each layer (K)",
-            y_title="top-1 accuracy",
-            title="Shared weights, all layers",
-            reading="The dashed line is the unedited network; the band is the 95 % interval.",
-            source="Lorieul et al., Figure 6",
-        )
-    }
-    if alone.height:
-        figures["layers"] = heatmap(
-            alone,
-            "k",
-            "layer",
-            "drop",
-            percent=True,
-            value_title="points lost",
-            title="Shared weights, one layer at a time",
-            reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
-            source="after Lorieul et al., Figure 6",
-        )
-    return figures
-
-
 def _findings(scores: pl.DataFrame, sizes: pl.DataFrame) -> list[str]:
     share = dict(zip(sizes["k"].to_list(), sizes["share_of_float32"].to_list(), strict=True))
     total = dict(zip(sizes["k"].to_list(), sizes["bytes"].to_list(), strict=True))
@@ -174,4 +146,4 @@ def _findings(scores: pl.DataFrame, sizes: pl.DataFrame) -> list[str]:
     together = edited.filter(pl.col("layer") == "all").sort("k", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
     findings = verdict(together, describe, "smallest codebook")
-    return findings + (fragile(alone, short) if alone.height else []) + unchanged_settings(edited, short)
+    return findings + fragile(alone, short) + unchanged_settings(edited, short)

@@ -9,17 +9,16 @@ from typing import Any, ClassVar
 import polars as pl
 from torch import Tensor
 
-from netopsy.charts import curve, heatmap
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
-from netopsy.result import Figure, Result
+from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans import Clusters, kmeans
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
+from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,15 @@ class FilterCodebook(Study):
         scores = scores.with_columns(changed=pl.col("changed") | (pl.col("share") == 1.0).fill_null(False))
         return self.result(
             tables={"scores": scores, "clusters": _quality(chosen, self.shares, clusters)},
-            figures=_figures(scores),
+            figures=setting_figures(
+                scores,
+                "share",
+                unedited=float(scores["top1"][0]),
+                titles=("Shared filters, all convolutions", "Shared filters, one convolution at a time"),
+                sources=("Lorieul et al., Figure 7", "after Lorieul et al., Figure 7"),
+                axis="share",
+                axis_title="clusters, as a share of each layer's filters",
+            ),
             findings=_findings(scores),
         )
 
@@ -126,42 +133,6 @@ def _quality(
     )
 
 
-def _figures(scores: pl.DataFrame) -> dict[str, Figure]:
-    edited = scores.filter(pl.col("share").is_not_null())
-    together, alone = edited.filter(pl.col("layer") == "all"), edited.filter(pl.col("layer") != "all")
-    figures = {
-        "all": curve(
-            together,
-            "share",
-            "top1",
-            low="top1_low",
-            high="top1_high",
-            percent=True,
-            percent_x=True,
-            reference=float(scores["top1"][0]),
-            x_title="clusters, as a share of each layer's filters",
-            y_title="top-1 accuracy",
-            title="Shared filters, all convolutions",
-            reading="The dashed line is the unedited network; the band is the 95 % interval.",
-            source="Lorieul et al., Figure 7",
-        )
-    }
-    if alone.height:
-        figures["layers"] = heatmap(
-            alone,
-            "share",
-            "layer",
-            "drop",
-            percent=True,
-            percent_x=True,
-            value_title="points lost",
-            title="Shared filters, one convolution at a time",
-            reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
-            source="after Lorieul et al., Figure 7",
-        )
-    return figures
-
-
 def _findings(scores: pl.DataFrame) -> list[str]:
     def describe(row: dict[str, Any]) -> str:
         return f"{100 * row['share']:g} %" if row["share"] else "2 clusters"
@@ -170,4 +141,4 @@ def _findings(scores: pl.DataFrame) -> list[str]:
     together = edited.filter((pl.col("layer") == "all") & (pl.col("share") < 1)).sort("share", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
     findings = verdict(together, describe, "smallest share of filters")
-    return findings + (fragile(alone, describe) if alone.height else []) + unchanged_settings(edited, describe)
+    return findings + fragile(alone, describe) + unchanged_settings(edited, describe)

@@ -12,16 +12,15 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from netopsy.charts import curve, heatmap
 from netopsy.engine.sweep.edits import Shift
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.result import Figure, Result
+from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
+from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
 from netopsy.wording import points
 
 
@@ -79,7 +78,17 @@ class Noise(Study):
         summary = summarise(scores)
         return self.result(
             tables={"scores": scores, "summary": summary},
-            figures=_figures(summary),
+            figures=setting_figures(
+                summary,
+                "strength",
+                unedited=float(summary["top1"][0]),
+                titles=("Noise on all layers", "Noise on one layer at a time"),
+                sources=("Lorieul et al., Figure 5", "the future work of Lorieul et al., Section III.C"),
+                axis="share",
+                axis_title="strength of the noise (share of each layer's standard deviation)",
+                band=("lowest", "highest"),
+                reading="The line is the mean over the draws, the band from the lowest to the highest.",
+            ),
             findings=_findings(scores),
         )
 
@@ -124,42 +133,6 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _figures(summary: pl.DataFrame) -> dict[str, Figure]:
-    together = summary.filter(pl.col("layer") == "all")
-    figures = {
-        "all": curve(
-            together,
-            "strength",
-            "top1",
-            low="lowest",
-            high="highest",
-            percent=True,
-            percent_x=True,
-            reference=float(together["top1"][0]),
-            x_title="strength of the noise (share of each layer's standard deviation)",
-            y_title="top-1 accuracy",
-            title="Noise on all layers",
-            reading="The line is the mean over the draws, the band from the lowest to the highest.",
-            source="Lorieul et al., Figure 5",
-        )
-    }
-    alone = summary.filter(pl.col("layer") != "all")
-    if alone.height:
-        figures["layers"] = heatmap(
-            alone,
-            "strength",
-            "layer",
-            "drop",
-            percent=True,
-            percent_x=True,
-            value_title="points lost",
-            title="Noise on one layer at a time",
-            reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
-            source="the future work of Lorieul et al., Section III.C",
-        )
-    return figures
-
-
 def _findings(scores: pl.DataFrame) -> list[str]:
     describe: Callable[[dict[str, Any]], str] = lambda row: f"strength {100 * row['strength']:g} %"  # noqa: E731
     together = scores.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
@@ -169,7 +142,7 @@ def _findings(scores: pl.DataFrame) -> list[str]:
     )
     findings = verdict(rows.sort("strength"), describe, "strongest noise") + _slope(rows)
     alone = scores.filter(pl.col("layer") != "all")
-    return findings + (fragile(alone, describe) if alone.height else []) + unchanged_settings(scores, describe)
+    return findings + fragile(alone, describe) + unchanged_settings(scores, describe)
 
 
 def _slope(mean: pl.DataFrame) -> list[str]:

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from netopsy.charts import curve, heatmap
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
@@ -20,7 +19,7 @@ from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_findings import fragile, unchanged_settings, verdict
+from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
 from netopsy.wording import plural
 
 FLOATS: dict[str, tuple[torch.dtype, int]] = {
@@ -160,11 +159,8 @@ class Rounding(Study):
         scores = scores.with_columns(pl.col("decimals").cast(pl.Int64), pl.col("format").cast(pl.String))
         decimals = scores.filter(pl.col("format").is_null()).drop("format")
         formats = scores.filter(pl.col("format").is_not_null()).drop("decimals")
-        if formats.height:
-            bits = {name: number_format(name).bits for name in (*self.formats, *self.layer_formats)}
-            formats = formats.insert_column(
-                2, formats["format"].replace_strict(bits, return_dtype=pl.Int64).alias("bits")
-            )
+        bits = [number_format(name).bits for name in formats["format"]]
+        formats = formats.insert_column(2, pl.Series("bits", bits, dtype=pl.Int64))
         return self.result(
             tables={"scores": decimals, "formats": formats},
             figures=_figures(decimals, formats),
@@ -191,39 +187,19 @@ def _to_format(scope: Scope, name: str) -> Replace:
 
 def _figures(decimals: pl.DataFrame, formats: pl.DataFrame) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
-    unedited = float(decimals["top1"][0])
     for name, scores, setting, title, source in (
-        ("decimals", decimals.filter(pl.col("decimals").is_not_null()), "decimals", "Decimals kept", "Table III"),
-        ("formats", formats, "format", "Number formats", "Table III, with number formats"),
+        ("decimals", decimals, "decimals", "Decimals kept", "Lorieul et al., Table III"),
+        ("formats", formats, "format", "Number formats", "Lorieul et al., Table III, with number formats"),
     ):
-        together, alone = scores.filter(pl.col("layer") == "all"), scores.filter(pl.col("layer") != "all")
-        if together.height:
-            shown = together.with_columns(pl.col(setting).cast(pl.String))
-            figures[name] = curve(
-                shown,
-                setting,
-                "top1",
-                low="top1_low",
-                high="top1_high",
-                percent=True,
-                reference=unedited,
-                y_title="top-1 accuracy",
-                title=f"{title}, all layers",
-                reading="The dashed line is the unedited network; the band is the 95 % interval.",
-                source=f"Lorieul et al., {source}",
-            )
-        if alone.height:
-            figures[f"{name}_layers"] = heatmap(
-                alone,
-                setting,
-                "layer",
-                "drop",
-                percent=True,
-                value_title="points lost",
-                title=f"{title}, one layer at a time",
-                reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
-                source=f"after Lorieul et al., {source}",
-            )
+        figures |= setting_figures(
+            scores,
+            setting,
+            unedited=float(decimals["top1"][0]),
+            titles=(f"{title}, all layers", f"{title}, one layer at a time"),
+            sources=(source, f"after {source}"),
+            axis="category",
+            names=(name, f"{name}_layers"),
+        )
     return figures
 
 
@@ -240,5 +216,5 @@ def _findings(decimals: pl.DataFrame, formats: pl.DataFrame) -> list[str]:
     ways = ((edited, by_count, "rounded to decimals"), (formats, by_format, "put into a number format"))
     for scores, describe, how in ways:
         alone = scores.filter(pl.col("layer") != "all")
-        findings += (fragile(alone, describe, how) if alone.height else []) + unchanged_settings(scores, describe)
+        findings += fragile(alone, describe, how) + unchanged_settings(scores, describe)
     return findings

@@ -1,12 +1,14 @@
-"""What scores mean, in sentences: the harshest setting that still loses little, and the most fragile layers."""
+"""What a sweep's scores show: accuracy against the setting in figures, and in sentences which edits cost little."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
+from netopsy.charts import curve, heatmap
+from netopsy.result import Figure
 from netopsy.wording import capital, listing, plural, points
 
 THRESHOLDS = (0.001, 0.005, 0.01)
@@ -15,6 +17,65 @@ FRAGILE = 3
 
 Row = dict[str, Any]
 Describe = Callable[[Row], str]
+Pair = tuple[str, str]
+
+
+def setting_figures(
+    rows: pl.DataFrame,
+    setting: str,
+    *,
+    unedited: float,
+    titles: Pair,
+    sources: Pair,
+    axis: Literal["share", "log", "category"],
+    axis_title: str | None = None,
+    band: Pair = ("top1_low", "top1_high"),
+    reading: str = "The dashed line is the unedited network; the band is the 95 % interval.",
+    names: Pair = ("all", "layers"),
+) -> dict[str, Figure]:
+    """Top-1 accuracy against a setting: a curve of all layers edited together, and a map of one layer at a time.
+
+    rows: scores with layer (`all` for all together), the column `setting` (null: unedited, not drawn), top1, drop and
+    the two columns of `band`. unedited: top-1 accuracy of the unedited network, drawn as a dashed line.
+    titles, sources, names: of the curve and of the map. axis: `share` shows the setting in per cent, `log` on a
+    logarithmic axis, `category` side by side. A figure that has no rows is left out.
+    """
+    edited = rows.filter(pl.col(setting).is_not_null())
+    together, alone = edited.filter(pl.col("layer") == "all"), edited.filter(pl.col("layer") != "all")
+    figures = {}
+    if together.height:
+        if axis == "category":
+            together = together.with_columns(pl.col(setting).cast(pl.String))
+        figures[names[0]] = curve(
+            together,
+            setting,
+            "top1",
+            low=band[0],
+            high=band[1],
+            log_x=axis == "log",
+            percent=True,
+            percent_x=axis == "share",
+            reference=unedited,
+            x_title=axis_title,
+            y_title="top-1 accuracy",
+            title=titles[0],
+            reading=reading,
+            source=sources[0],
+        )
+    if alone.height:
+        figures[names[1]] = heatmap(
+            alone,
+            setting,
+            "layer",
+            "drop",
+            percent=True,
+            percent_x=axis == "share",
+            value_title="points lost",
+            title=titles[1],
+            reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
+            source=sources[1],
+        )
+    return figures
 
 
 def harshest_within(rows: pl.DataFrame, threshold: float) -> Row | None:
