@@ -31,7 +31,7 @@ stn_epochs = 1
 repeats = 1
 augment = "none"
 batch_size = 30
-matched = 10
+matching_images = 10
 pictures = 0
 control = false
 """
