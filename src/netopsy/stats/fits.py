@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, pi, sqrt
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from netopsy.stats.describe import Description, chunks
 
@@ -19,69 +19,34 @@ SAMPLE = 8192
 FEWEST = 8
 
 
-@dataclass(frozen=True)
-class Normal:
-    """The normal density with mean `location` and standard deviation `scale`."""
-
-    location: float
-    scale: float
-    shape: None = None
-    label = "normal"
-    free = 2
-
-    def log_density(self, x: Values) -> Values:
-        """Natural logarithm of the density at x."""
-        z = (x - self.location) / self.scale
-        return -0.5 * z * z - log(self.scale * sqrt(2 * pi))
-
-    def below(self, x: Values) -> Values:
-        """Probability of a value up to x."""
-        return special.ndtr((x - self.location) / self.scale)
+LAWS = {"normal": stats.norm, "Laplace": stats.laplace, "skew normal": stats.skewnorm}
 
 
 @dataclass(frozen=True)
-class Laplace:
-    """The Laplace density with median `location` and mean absolute deviation `scale`."""
+class Density:
+    """A density of `scipy.stats`, by its name in `LAWS`.
 
+    location, scale: mean and standard deviation of a normal; median and mean absolute deviation from it of a Laplace;
+    of a skew normal 2/scale phi(z) Phi(shape z), z = (x - location)/scale (Azzalini, 1985), which alone has a shape.
+    """
+
+    label: str
     location: float
     scale: float
-    shape: None = None
-    label = "Laplace"
-    free = 2
+    shape: float | None = None
 
-    def log_density(self, x: Values) -> Values:
-        """Natural logarithm of the density at x."""
-        return -np.abs(x - self.location) / self.scale - log(2 * self.scale)
+    @property
+    def law(self) -> Any:
+        """The frozen distribution of scipy."""
+        return LAWS[self.label](*([] if self.shape is None else [self.shape]), loc=self.location, scale=self.scale)
 
     def below(self, x: Values) -> Values:
         """Probability of a value up to x."""
-        z = (x - self.location) / self.scale
-        tail = 0.5 * np.exp(-np.abs(z))
-        return np.where(z < 0, tail, 1 - tail)
-
-
-@dataclass(frozen=True)
-class SkewNormal:
-    """The skew-normal density 2/scale phi(z) Phi(shape z), z = (x - location)/scale (Azzalini, 1985)."""
-
-    location: float
-    scale: float
-    shape: float
-    label = "skew normal"
-    free = 3
-
-    def log_density(self, x: Values) -> Values:
-        """Natural logarithm of the density at x."""
-        z = (x - self.location) / self.scale
-        return -0.5 * z * z - log(self.scale * sqrt(pi / 2)) + special.log_ndtr(self.shape * z)
-
-    def below(self, x: Values) -> Values:
-        """Probability of a value up to x."""
+        if self.shape is None:
+            return self.law.cdf(x)
+        # by Owen's T: scipy integrates the tail of a skewed law point by point, a thousand times slower
         z = (x - self.location) / self.scale
         return np.clip(special.ndtr(z) - 2 * special.owens_t(z, self.shape), 0, 1)
-
-
-Density = Normal | Laplace | SkewNormal
 
 
 @dataclass(frozen=True)
@@ -104,11 +69,7 @@ def fit_all(ascending: Float[np.ndarray, " n"], about: Description) -> list[Fit]
     sample = quantile_sample(ascending)
     if about.std <= 0 or len(np.unique(sample)) < FEWEST:
         return []
-    densities: Sequence[Density] = (
-        Normal(about.mean, about.std),
-        fit_laplace(ascending),
-        fit_skew_normal(sample, about),
-    )
+    densities = (Density("normal", about.mean, about.std), fit_laplace(ascending), fit_skew_normal(sample, about))
     return [_measure(density, ascending, sample) for density in densities]
 
 
@@ -120,20 +81,22 @@ def quantile_sample(ascending: Float[np.ndarray, " n"], size: int = SAMPLE) -> V
     return ascending[ranks.astype(np.int64)].astype(np.float64)
 
 
-def fit_laplace(ascending: Float[np.ndarray, " n"]) -> Laplace:
+def fit_laplace(ascending: Float[np.ndarray, " n"]) -> Density:
     """The Laplace density of largest likelihood: median and mean absolute deviation from it."""
+    # the `fit` of scipy sorts again, holds all values twice and sums float32 in float32
     n = len(ascending)
     median = (float(ascending[(n - 1) // 2]) + float(ascending[n // 2])) / 2
-    return Laplace(median, sum(float(np.abs(part - median).sum()) for part in chunks(ascending)) / n)
+    return Density("Laplace", median, sum(float(np.abs(part - median).sum()) for part in chunks(ascending)) / n)
 
 
-def fit_skew_normal(sample: Values, about: Description) -> SkewNormal:
+def fit_skew_normal(sample: Values, about: Description) -> Density:
     """The skew-normal density of largest likelihood on `sample`, from the moments of the whole.
 
     Starts at the density that has the sample's mean, standard deviation and (as far as the family goes) skewness; at
     shape 0 the likelihood is stationary, so the start keeps away from it. The shape stays within +-100, where the
     density is a half-normal.
     """
+    # by the gradient: ten times as fast as the `fit` of scipy, which has none and stops at 1e-5
     x = (sample - about.mean) / about.std
 
     def loss(parameters: Values) -> tuple[float, Values]:
@@ -152,7 +115,8 @@ def fit_skew_normal(sample: Values, about: Description) -> SkewNormal:
     how = {"ftol": 1e-12, "maxiter": 300}
     best = optimize.minimize(loss, start, jac=True, method="SLSQP", bounds=bounds, options=how)
     location, log_scale, shape = best.x
-    return SkewNormal(float(about.mean + about.std * location), about.std * float(np.exp(log_scale)), float(shape))
+    place, spread = about.mean + about.std * location, about.std * np.exp(log_scale)
+    return Density("skew normal", float(place), float(spread), float(shape))
 
 
 def _moment_start(skewness: float) -> tuple[float, float, float]:
@@ -166,8 +130,11 @@ def _moment_start(skewness: float) -> tuple[float, float, float]:
 
 def _measure(density: Density, ascending: Float[np.ndarray, " n"], sample: Values) -> Fit:
     n = len(ascending)
-    likelihood = sum(float(density.log_density(part).sum()) for part in chunks(ascending)) / n
-    return Fit(density, likelihood, density.free * log(n) / n - 2 * likelihood, ks_distance(density, ascending, sample))
+    if density.shape is None:  # the largest likelihood of these two is minus the entropy: no pass over the values
+        free, likelihood = 2, -float(density.law.entropy())
+    else:
+        free, likelihood = 3, sum(float(density.law.logpdf(part).sum()) for part in chunks(ascending)) / n
+    return Fit(density, likelihood, free * log(n) / n - 2 * likelihood, ks_distance(density, ascending, sample))
 
 
 def ks_distance(density: Density, ascending: Float[np.ndarray, " n"], at: Values) -> float:

@@ -18,7 +18,7 @@ from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import describe, histogram
-from netopsy.stats.fits import FEWEST, Fit, fit_all
+from netopsy.stats.fits import FEWEST, Density, Fit, fit_all
 from netopsy.studies.study import Study
 from netopsy.wording import listing, plural
 
@@ -211,15 +211,12 @@ def _histograms(tables: dict[str, pl.DataFrame], layers: list[str], title: str, 
 
 
 def _lines(fits: pl.DataFrame, spans: dict[Any, Any]) -> pl.DataFrame:
-    from netopsy.stats.fits import Laplace, Normal, SkewNormal
-
-    kinds: dict[str, Any] = {kind.label: kind for kind in (Normal, Laplace, SkewNormal)}
     rows = []
     for row in fits.iter_rows(named=True):
-        density = kinds[row["fit"]](row["location"], row["scale"], row["shape"])
+        density = Density(row["fit"], row["location"], row["scale"], row["shape"])
         low, high = spans[row["layer"]]
         at = np.linspace(low, high, LINE)
-        height = np.exp(density.log_density(at))
+        height = density.law.pdf(at)
         rows += [(row["layer"], row["fit"], x, y) for x, y in zip(at.tolist(), height.tolist(), strict=True)]
     return pl.DataFrame(rows, schema=["layer", "fit", "x", "y"], orient="row")
 
