@@ -274,7 +274,8 @@ def test_a_parameter_that_cannot_reach_the_output_changes_nothing(samples: Sampl
 WORK = """
 import sys, time
 from netopsy.engine.sweep import plan, rerun
-from netopsy.engine.workspace.workspace import Checkpoint, workspace
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import workspace
 import test_sweep as here
 from netopsy.engine.sweep.sweep import sweep
 folder, log, precision, pause = sys.argv[1:]

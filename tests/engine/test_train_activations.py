@@ -17,9 +17,9 @@ from torch import nn
 from netopsy import Samples, fit, load_network, workspace
 from netopsy.blocks.activation_cache import cache
 from netopsy.blocks.training import Trained, train_module
-from netopsy.engine.train import checkpoint
 from netopsy.engine.train.activations import ActivationSet
 from netopsy.engine.train.recipe import Recipe
+from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.errors import NetworkError, SamplesError, SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 
@@ -215,7 +215,7 @@ def test_it_goes_on_where_it_was_and_complete_it_is_not_repeated(tmp_path: Path)
     with pytest.raises(KeyboardInterrupt), workspace(place, interrupt):
         train_module(head(seed=3), given, recipe, spec={"a": 1}, loss="mse", label="student")
     (path,) = place.iterdir()
-    assert [row["epoch"] for row in checkpoint.load(path)["rows"]] == [1]
+    assert [row["epoch"] for row in Checkpoint(path).load()[1]["rows"]] == [1]
     reports: list[int] = []
     with workspace(place, lambda label, done, total: reports.append(done)):
         for _ in range(2):

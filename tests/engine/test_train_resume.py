@@ -17,9 +17,9 @@ from test_train import SHORT, noise, same, tiny, weights
 
 from netopsy import Network, Samples, workspace
 from netopsy.deep_compression.compress import keep_share, share
-from netopsy.engine.train import checkpoint
 from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
+from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.errors import SettingsError
 
 # killed at the first step of the third epoch
@@ -50,8 +50,8 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_weights(tmp_pat
     script = Path(__file__).with_name("train_and_die.py")
     killed = subprocess.run([sys.executable, script, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert killed.returncode == -signal.SIGKILL
-    (path,) = tmp_path.glob("fit-*.pt")
-    assert len(checkpoint.load(path)["rows"]) == 2
+    (path,) = tmp_path.glob("fit-*.safetensors")
+    assert len(Checkpoint(path).load()[1]["rows"]) == 2
     steps: list[int] = []
     threads = torch.get_num_threads()
     with workspace(tmp_path, lambda label, done, total: steps.append(done)):
@@ -76,7 +76,7 @@ def test_interrupted_it_keeps_the_last_epoch_and_complete_it_is_not_repeated(tmp
     with pytest.raises(KeyboardInterrupt), workspace(tmp_path, interrupt):
         fit(network, samples, recipe)
     (path,) = tmp_path.iterdir()
-    assert [row["epoch"] for row in checkpoint.load(path)["rows"]] == [1]
+    assert [row["epoch"] for row in Checkpoint(path).load()[1]["rows"]] == [1]
     reports: list[int] = []
     with workspace(tmp_path, lambda label, done, total: reports.append(done)):
         assert same(whole, fit(network, samples, recipe))
@@ -84,7 +84,7 @@ def test_interrupted_it_keeps_the_last_epoch_and_complete_it_is_not_repeated(tmp
         reports.clear()
         assert same(whole, fit(network, samples, recipe))
     assert not reports
-    held = checkpoint.load(path)
+    held = Checkpoint(path).load()[1]
     assert set(held) == {"module", "tables", "rows"} and len(held["rows"]) == 3
 
 
@@ -93,7 +93,8 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_begun_anew(tmp_path: Path) 
     with workspace(tmp_path):
         whole = fit(network, samples, recipe)
         (path,) = tmp_path.iterdir()
-        checkpoint.save(path, checkpoint.load(path) | {"rows": []})
+        _, state = Checkpoint(path).load()
+        Checkpoint(path).save(1, lambda: state | {"rows": []}, final=True)
         assert same(whole, fit(network, samples, recipe))
 
 
@@ -121,7 +122,7 @@ def test_a_checkpoint_of_anything_else_or_damaged_is_not_taken_up(tmp_path: Path
         fit(network, samples, recipe, masks=mask)
         fit(network, samples, recipe, frozen=("conv",))
         fit(Network("tiny", Doubled(True, 0.0), network.preprocessing).with_tensors(network.tensors), samples, recipe)
-        assert len(list(tmp_path.glob("fit-*.pt"))) == 5
+        assert len(list(tmp_path.glob("fit-*.safetensors"))) == 5
         for path in tmp_path.iterdir():
             path.write_bytes(path.read_bytes()[:-100])
         assert same(first, fit(network, samples, recipe))
@@ -137,7 +138,7 @@ def test_the_momentum_of_pruned_weights_is_zero(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), workspace(tmp_path, interrupt):
         fit(network, noise(), replace(SHORT, weight_decay=0.1), masks={"fc.weight": mask})
     (path,) = tmp_path.iterdir()
-    buffers = [s["momentum_buffer"] for s in checkpoint.load(path)["optimizer"]["state"].values()]
+    buffers = [s["momentum_buffer"] for s in Checkpoint(path).load()[1]["optimizer"]["state"].values()]
     (momentum,) = (buffer for buffer in buffers if buffer.shape == (5, 72))
     assert (momentum[~mask] == 0).all() and (momentum[mask] != 0).all()
 
@@ -147,7 +148,7 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="state after epoch 2 is kept"), workspace(tmp_path):
         fit(tiny(norm=False), noise(), recipe)
     (path,) = tmp_path.iterdir()
-    state = checkpoint.load(path)
+    state = Checkpoint(path).load()[1]
     assert len(state["rows"]) == 2 and all(value.isfinite().all() for value in state["module"].values())
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from netopsy.engine.workspace.workspace import Checkpoint, current_workspace, workspace
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import current_workspace, workspace
 
 
 def test_without_a_workspace_nothing_is_written_or_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

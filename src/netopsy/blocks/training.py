@@ -19,7 +19,7 @@ from netopsy.engine.train.history import frame
 from netopsy.engine.train.loop import TrainingJob, first
 from netopsy.engine.train.objective import Loss
 from netopsy.engine.train.recipe import Recipe
-from netopsy.engine.workspace.workspace import current_workspace, file_stem
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError, SamplesError, SettingsError
 from netopsy.network.network import digest_of
 from netopsy.network.preprocessing import Preprocessing
@@ -79,7 +79,7 @@ def train_module(
     steps_an_epoch(len(data), recipe)
     check_devices(recipe, device)
     fixed, still = frozen_parts(module, frozen)
-    place, path = current_workspace(), None
+    place, whole = current_workspace(), {}
     if place.folder is not None:
         whole = {
             "spec": dict(spec),
@@ -93,7 +93,6 @@ def train_module(
             "loss": loss,
             "torch": torch.__version__,
         }
-        path = place.folder / f"{file_stem('fit', whole)}.pt"
     job = TrainingJob(
         copy.deepcopy(module),
         preprocessing,
@@ -105,7 +104,7 @@ def train_module(
         fixed,
         still,
         None if teacher is None else copy.deepcopy(teacher),
-        path,
+        place.checkpoint("fit", whole),
         loss,
     )
     state = launch(job, device, lambda done, total: place.report(label, done, total))

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import Tallies, Watched, find_watched
-from netopsy.engine.workspace.workspace import Checkpoint, conditions, current_workspace
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples

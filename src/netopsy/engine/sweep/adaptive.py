@@ -19,7 +19,8 @@ from netopsy.engine.sweep.confidence import ConfidenceSequence, ImportanceDraws,
 from netopsy.engine.sweep.full import BatchVerdicts
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import judge, margins, row
-from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.samples.samples import Samples
 from netopsy.stats.hypothesis_tests import wilson
 

@@ -16,7 +16,8 @@ from netopsy.engine.sweep.score import Verdicts, judge, row
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import SHARDS_PER_WORKER, run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
-from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
-from netopsy.engine.train import checkpoint
 from netopsy.engine.train.constraints import check_constraints, frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.history import History, frame
 from netopsy.engine.train.loop import Trainer, TrainingJob, first
 from netopsy.engine.train.recipe import Recipe
-from netopsy.engine.workspace.workspace import conditions, current_workspace, file_stem
+from netopsy.engine.workspace.checkpoint import Checkpoint, State
+from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import NetopsyError, NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 
 
-def launch(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.State:
+def launch(job: TrainingJob, device: torch.device, report: Any) -> State:
     """The state after the training, in this process or in others."""
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
@@ -45,7 +45,8 @@ def launch(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.St
             fabric = Fabric(devices=devices, **how)
             return train_here(fabric, job, report)
         with tempfile.TemporaryDirectory() as folder:
-            job.path = job.path or Path(folder) / "fit.pt"
+            if job.checkpoint.path is None:  # the processes hand the outcome over in a file
+                job.checkpoint = Checkpoint(Path(folder) / "fit.safetensors")
             job.module, job.teacher = job.module.cpu(), None if job.teacher is None else job.teacher.cpu()
             job.masks = {name: mask.cpu() for name, mask in job.masks.items()}
             strategy = DDPStrategy(
@@ -55,12 +56,12 @@ def launch(job: TrainingJob, device: torch.device, report: Any) -> checkpoint.St
             failure = fabric.launch(partial(_work, job=job))
             if failure:
                 raise SettingsError(failure)
-            state = checkpoint.load(job.path)
-            assert state is not None
+            _, state = job.checkpoint.load()
+            assert state
             return state
 
 
-def train_here(fabric: Any, job: TrainingJob, report: Any) -> checkpoint.State:
+def train_here(fabric: Any, job: TrainingJob, report: Any) -> State:
     """The state after the training in this process; SettingsError where a step is too large or too small."""
     try:
         return Trainer(fabric, job, report).run()
@@ -135,10 +136,9 @@ def fit(
     _check(network, samples, recipe, validation, teacher)
     own_masks, own_shared = check_constraints(network, masks or {}, shared or {})
     fixed, still = frozen_parts(network.module, frozen, network.layer)
-    place, path = current_workspace(), None
+    place, spec = current_workspace(), {}
     if place.folder is not None:
         spec = _spec(network, samples, recipe, validation, own_masks, own_shared, fixed, still, teacher)
-        path = place.folder / f"{file_stem('fit', spec)}.pt"
     job = TrainingJob(
         copy.deepcopy(network.module),
         network.preprocessing,
@@ -150,7 +150,7 @@ def fit(
         fixed,
         still,
         None if teacher is None else copy.deepcopy(teacher.module),
-        path,
+        place.checkpoint("fit", spec),
     )
     state = launch(job, network.device, lambda done, total: place.report(label, done, total))
     values = {name: value for name, value in state["module"].items() if name in network.tensors}

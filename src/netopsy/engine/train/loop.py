@@ -6,20 +6,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from netopsy.codec.shared import SharedTensor
-from netopsy.engine.train import checkpoint
 from netopsy.engine.train.activations import ActivationSet, TrainingActivations
-from netopsy.engine.train.checkpoint import State
 from netopsy.engine.train.constraints import Constraints
 from netopsy.engine.train.data import TrainingBatch, TrainingImages, epoch_seed, steps_an_epoch
 from netopsy.engine.train.objective import Loss, hits, loss_sum, rate_at, squared_error
 from netopsy.engine.train.recipe import Recipe
+from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.errors import DivergedError, SettingsError
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
@@ -31,7 +29,7 @@ _LOOK = 25  # steps between two looks at the loss, each of which waits for the d
 class TrainingJob:
     """All that a process needs to train: plain data and a module of its own, so that it can be sent to one.
 
-    fixed: names of parameters that stay. still: names of modules that run as in evaluation. path: of the checkpoint.
+    fixed: names of parameters that stay. still: names of modules that run as in evaluation.
     """
 
     module: nn.Module
@@ -44,7 +42,7 @@ class TrainingJob:
     fixed: set[str]
     still: set[str]
     teacher: nn.Module | None
-    path: Path | None
+    checkpoint: Checkpoint
     loss: Loss = "labels"
 
 
@@ -69,22 +67,20 @@ class Trainer:
         self.steps = steps_an_epoch(len(job.samples), job.recipe)
         self.optimizer = self._optimizer()
         self.rows: list[dict[str, Any]] = []
-        self._take_up(checkpoint.load(job.path))
+        self._take_up(job.checkpoint.load()[1])
         self.model, self.stepper = fabric.setup(self.module, self.optimizer, move_to_device=False)
 
     def run(self) -> State:
         """Train the epochs that are left; the state after the last."""
-        state = self.state()
         while len(self.rows) < self.recipe.epochs:
             self.rows.append(self._epoch(len(self.rows)))
-            state = self.state()
-            if self.job.path is not None and self.fabric.is_global_zero:
-                checkpoint.save(self.job.path, state)
+            if self.fabric.is_global_zero:
+                self.job.checkpoint.save(len(self.rows), self.state, final=True)
         self.fabric.barrier()
-        return state
+        return self.state()
 
     def state(self) -> State:
-        """What is trained, and until the last epoch all that going on needs."""
+        """What is trained, by name, and the history's rows; until the last epoch the optimizer's state too."""
         state: State = {
             "module": {name: value.detach().cpu() for name, value in self.module.state_dict().items()},
             "tables": {name: table.entries.detach().cpu() for name, table in self.constraints.tables.items()},
@@ -94,8 +90,10 @@ class Trainer:
             state["optimizer"] = self.optimizer.state_dict()
         return state
 
-    def _take_up(self, state: State | None) -> None:
-        if state is None or (len(state["rows"]) < self.recipe.epochs and "optimizer" not in state):
+    def _take_up(self, state: State) -> None:
+        if not {"module", "tables", "rows"} <= state.keys():
+            return
+        if len(state["rows"]) < self.recipe.epochs and "optimizer" not in state:
             return
         self.module.load_state_dict(state["module"])
         if "optimizer" in state:
@@ -188,7 +186,7 @@ class Trainer:
         held = value.detach().double().clone()  # a sum over processes is taken in place
         if math.isfinite(self.fabric.all_reduce(held, reduce_op="sum").item()):
             return
-        kept = "" if self.job.path is None or not epoch else f" The state after epoch {epoch} is kept."
+        kept = "" if self.job.checkpoint.path is None or not epoch else f" The state after epoch {epoch} is kept."
         raise DivergedError(
             f"training diverged in epoch {epoch + 1}: the loss or a weight is NaN or infinite. The learning rate "
             f"{self.recipe.learning_rate:.4g} is too high; try {self.recipe.learning_rate / 10:.2g}.{kept}"

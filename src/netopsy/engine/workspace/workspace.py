@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,16 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import DTypeLike
-from safetensors import SafetensorError
-from torch import Tensor
 
 from netopsy._version import __version__
+from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.errors import SettingsError
-from netopsy.files import atomic_write
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 
@@ -86,34 +82,6 @@ def workspace(
         yield current_workspace()
     finally:
         _current.reset(token)
-
-
-class Checkpoint:
-    """The state of one pass over the samples: how many are done, and the tensors accumulated so far."""
-
-    def __init__(self, path: Path | None, every: float = 5.0) -> None:
-        self.path, self.every, self._saved = path, every, time.monotonic()
-
-    def load(self) -> tuple[int, dict[str, Tensor]]:
-        """(samples done, tensors); (0, {}) where there is none or it is damaged."""
-        if self.path is None or not self.path.exists():
-            return 0, {}
-        try:
-            tensors = safetensors.torch.load_file(self.path)
-            return int(tensors.pop("__done__").item()), tensors
-        except (SafetensorError, KeyError, OSError):
-            return 0, {}
-
-    def save(self, done: int, state: Callable[[], dict[str, Tensor]], *, final: bool = False) -> None:
-        """Write `state()` if `every` seconds have passed since the last time, or if this is the `final` one."""
-        if self.path is None or (not final and time.monotonic() - self._saved < self.every):
-            return
-        import torch
-
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state().items()}
-        with atomic_write(self.path) as part:
-            safetensors.torch.save_file({**tensors, "__done__": torch.tensor(done)}, part)
-        self._saved = time.monotonic()
 
 
 def conditions(network: Network, samples: Samples | None = None) -> dict[str, Any]:

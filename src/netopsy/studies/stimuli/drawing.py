@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from netopsy.engine.workspace.workspace import Checkpoint, conditions, current_workspace
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, place_at
 from netopsy.pictures.mosaic import NEUTRAL

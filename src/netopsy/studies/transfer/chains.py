@@ -20,7 +20,8 @@ from netopsy._version import __version__
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import run_shards
 from netopsy.engine.trials.trial import Outcome
-from netopsy.engine.workspace.workspace import Checkpoint, current_workspace
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.stats.svm.fit import fit_nested, fit_svm
 from netopsy.stats.svm.model import Svm

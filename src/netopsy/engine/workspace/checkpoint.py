@@ -1,0 +1,105 @@
+"""The file from which long work goes on: how much is done, and nested plain data with tensors.
+
+    saved = Checkpoint(Path("work.safetensors"))
+    saved.save(3, lambda: {"sums": torch.ones(2), "optimizer": {"step": torch.tensor(7), "betas": (0.9, None)}})
+    done, state = saved.load()        # 3 and an equal state; (0, {}) where there is no such file
+
+Tensors lie in a safetensors file under their paths, such as `state['optimizer']['step']`; all else is JSON in its
+header. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from netopsy.files import atomic_write
+
+State = dict[str, Any]
+
+
+class Checkpoint:
+    """The state of one piece of work, written whole or not at all.
+
+    path: of the file, or None: nothing is kept. every: seconds between two writes.
+    """
+
+    def __init__(self, path: Path | None, every: float = 5.0) -> None:
+        self.path, self.every, self._saved = path, every, time.monotonic()
+
+    def load(self) -> tuple[int, State]:
+        """(how much is done, state), tensors on the CPU; (0, {}) where there is no file, a damaged or a foreign one."""
+        if self.path is None or not self.path.exists():
+            return 0, {}
+        try:
+            with safe_open(self.path, "pt") as file:
+                header = file.metadata() or {}
+                return int(header["done"]), dict(_joined(json.loads(header["state"]), file.get_tensor))
+        except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError):
+            return 0, {}
+
+    def save(self, done: int, state: Callable[[], State], *, final: bool = False) -> None:
+        """Write `state()` if `every` seconds have passed since the last time, or if this is the `final` one.
+
+        The state: dicts, lists and tuples of tensors, str, int, float, bool and None; keys are anything but tensors
+        and containers. It comes back equal to the last bit, with types, shapes and memory formats; tensors that share
+        memory come back apart. Errors: TypeError for anything else, with its path.
+        """
+        if self.path is None or (not final and time.monotonic() - self._saved < self.every):
+            return
+        tensors: dict[str, Tensor] = {}
+        header = {"done": str(done), "state": json.dumps(_split(state(), "state", tensors))}
+        with atomic_write(self.path) as part:
+            safetensors.torch.save_file(_apart(tensors), part, metadata=header)
+        self._saved = time.monotonic()
+
+
+def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON: lists stay, a dict names what JSON has no kind for. tensors: takes each one, by its path."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        entries = [_split(entry, f"{path}[{index}]", tensors) for index, entry in enumerate(value)]
+        return entries if isinstance(value, list) else {"tuple": entries}
+    if isinstance(value, dict):
+        if not all(key is None or isinstance(key, bool | int | float | str) for key in value):
+            raise TypeError(f"{path} has a key that is no plain value; a checkpoint cannot hold it.")
+        return {"dict": [[key, _split(entry, f"{path}[{key!r}]", tensors)] for key, entry in value.items()]}
+    if isinstance(value, Tensor):
+        # A safetensors file holds rows of memory: the order of the axes there is kept beside, as channels last has one.
+        axes = sorted(range(value.ndim), key=value.stride, reverse=True)
+        tensors[path] = value.detach().permute(axes)
+        return {"tensor": path, "axes": axes}
+    raise TypeError(f"{path} is a {type(value).__name__}; a checkpoint cannot hold it.")
+
+
+def _joined(value: Any, tensor: Callable[[str], Tensor]) -> Any:
+    """What `_split` has taken apart. tensor: gives the one under a path."""
+    if isinstance(value, list):
+        return [_joined(entry, tensor) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(_joined(value["tuple"], tensor))
+    if "dict" in value:
+        return {key: _joined(entry, tensor) for key, entry in value["dict"]}
+    axes = value["axes"]
+    return tensor(value["tensor"]).permute(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, and copied where one before lies in the same memory."""
+    apart, seen = {}, set()
+    for path, tensor in tensors.items():
+        held = tensor.cpu().contiguous()
+        memory = held.untyped_storage().data_ptr()
+        apart[path] = held.clone() if memory in seen else held
+        seen.add(memory)
+    return apart
