@@ -76,12 +76,12 @@ def main() -> None:
     scores = result.tables["scores"]
     print(
         f"netopsy: {ours:.1f} s; largest certified gap {scores['gap'].max():.1e}, "
-        f"{int(scores['cold'].sum())} solved again in float64"
+        f"{int(scores['refits'].sum())} solved again in float64"
     )
     theirs, hours = peer(unit(torch.from_numpy(x)), torch.from_numpy(y), part, options)
     ratio(ours, theirs, f"LinearSVC in {options.threads} processes", f" (target {TARGET[options.device]:.0f}x)")
     figures = {"netopsy": ours, "peer": theirs, "hours": hours, "cells": scores.height}
-    tell("transfer", theirs / ours, **figures, gap=scores["gap"].max(), again=int(scores["cold"].sum()))
+    tell("transfer", theirs / ours, **figures, gap=scores["gap"].max(), again=int(scores["refits"].sum()))
 
 
 def synthetic(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:

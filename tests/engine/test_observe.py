@@ -281,7 +281,7 @@ MEMORY = """
 import resource, sys
 import numpy as np, torch
 from netopsy import Network, Preprocessing, Samples, observe
-from netopsy.tallies import Histogram, Moments, Sparsity
+from netopsy.tallies import Histogram, Moments, ZeroShare
 torch.set_num_threads(1)
 class Same:
     "Pictures that are all one array: memory grows only if observe keeps something."
@@ -292,7 +292,7 @@ class Same:
 count = int(sys.argv[1])
 samples = Samples("same", Same(count), np.zeros(count, np.int64), ("a",))
 module = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU())
-tallies = {"m": ("1", Moments(4)), "z": ("1", Sparsity()), "h": ("1", Histogram())}
+tallies = {"m": ("1", Moments(4)), "z": ("1", ZeroShare()), "h": ("1", Histogram())}
 observe(Network("n", module, Preprocessing(size=(8, 8))), samples, tallies)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
