@@ -15,7 +15,7 @@ LABELS = "<labels>"
 Node = str | tuple[Network, str]
 Nodes = Node | tuple[Node, ...]
 Tallies = Mapping[str, tuple[Nodes, Tally]]
-_FORM = "give (node name, tally), e.g. ('relu', Sparsity()), or ((node, node), tally) for several at once"
+_FORM = "give (node name, tally), e.g. ('relu', ZeroShare()), or ((node, node), tally) for several at once"
 
 
 @dataclass(frozen=True)
