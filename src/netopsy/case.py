@@ -172,8 +172,8 @@ def _atlas_words(atlas: Atlas) -> dict[str, Any]:
     """All of an atlas but its tables and pictures."""
     words = {key: getattr(atlas, key) for key in ("top", "rules", "title", "reading", "source")}
     sheets = {
-        node: [{"tile": sheet.tile, "columns": sheet.columns, "count": sheet.count} for sheet in own]
-        for node, own in atlas.sheets.items()
+        node: [{"tile": sheet.tile, "columns": sheet.columns, "count": sheet.count} for sheet in node_sheets]
+        for node, node_sheets in atlas.sheets.items()
     }
     return {**words, "sheets": sheets}
 
@@ -182,7 +182,7 @@ def _write_atlas(atlas: Atlas, folder: Path) -> None:
     folder.mkdir()
     atlas.units.write_parquet(folder / "units.parquet")
     atlas.stimuli.write_parquet(folder / "stimuli.parquet")
-    for number, sheet in enumerate(sheet for own in atlas.sheets.values() for sheet in own):
+    for number, sheet in enumerate(sheet for node_sheets in atlas.sheets.values() for sheet in node_sheets):
         (folder / f"{number}.webp").write_bytes(sheet.data)
 
 
@@ -197,9 +197,10 @@ def _read_atlas(folder: Path, words: dict[str, Any]) -> Atlas:
     number = itertools.count()
     sheets = {
         node: tuple(
-            Sheet(_read_webp(folder / f"{next(number)}.webp"), tuple(w["tile"]), w["columns"], w["count"]) for w in own
+            Sheet(_read_webp(folder / f"{next(number)}.webp"), tuple(w["tile"]), w["columns"], w["count"])
+            for w in entries
         )
-        for node, own in words["sheets"].items()
+        for node, entries in words["sheets"].items()
     }
     tables: dict[str, Any] = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("units", "stimuli")}
     return Atlas(**{**words, "sheets": sheets}, **tables)

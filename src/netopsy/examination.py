@@ -109,25 +109,25 @@ def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | Non
         known = {f.name for f in fields(cls)}
         entry = cls(**{name: value for name, value in settings.items() if name in known})
     cls = type(entry)
-    given = {"train": (train, takes(cls).images), "other": (other, takes(cls).networks)}
+    inputs = {"train": (train, takes(cls).images), "other": (other, takes(cls).networks)}
     missing = {
         name: value
-        for name, (value, names) in given.items()
+        for name, (value, names) in inputs.items()
         if value is not None and name in names and getattr(entry, name) is None
     }
     return replace(entry, **missing) if missing else entry
 
 
-def _same(done: Result, study: Study, network: Network | Features, samples: Samples | None) -> bool:
-    """Whether `done` is what `study` would give: same settings, networks, preprocessing, images and version."""
+def _same(finished: Result, study: Study, network: Network | Features, samples: Samples | None) -> bool:
+    """Whether `finished` is what `study` would give: same settings, networks, preprocessing, images and version."""
     import json
 
     def key(settings: Any, source: dict[str, Any]) -> str:
         further = takes(type(study)).networks
-        kept = {name: source.get(name) for name in ("network", "samples", "features", *further)}
-        kept["version"] = source["versions"]["netopsy"]
-        return json.dumps([settings, kept], sort_keys=True, default=str)
+        sources = {name: source.get(name) for name in ("network", "samples", "features", *further)}
+        sources["version"] = source["versions"]["netopsy"]
+        return json.dumps([settings, sources], sort_keys=True, default=str)
 
-    if done.provenance.get("versions", {}).get("netopsy") != __version__:
+    if finished.provenance.get("versions", {}).get("netopsy") != __version__:
         return False
-    return key(done.settings, done.provenance) == key(study.settings(), origin(network, samples, 0.0, study))
+    return key(finished.settings, finished.provenance) == key(study.settings(), origin(network, samples, 0.0, study))

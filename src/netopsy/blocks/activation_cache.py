@@ -76,13 +76,13 @@ def bytes_needed(network: Network, n: int, nodes: Sequence[str], flips: bool) ->
 
 def row_shape(network: Network, node: str) -> tuple[int, ...]:
     """Shape of one row of the file of `node`; NetworkError where there is no value of real numbers an image."""
-    found = network.node(node)
-    if not found.per_sample or not found.is_floating_point or not found.shape:
+    record = network.node(node)
+    if not record.per_sample or not record.is_floating_point or not record.shape:
         raise NetworkError(
-            f"node '{node}' of {network.name} has no value of real numbers for each image ({found.dtype}, shape "
-            f"{found.full_shape} for one image), so it cannot be stored; choose a node before or behind it."
+            f"node '{node}' of {network.name} has no value of real numbers for each image ({record.dtype}, shape "
+            f"{record.full_shape} for one image), so it cannot be stored; choose a node before or behind it."
         )
-    return (*found.shape[1:], found.shape[0]) if len(found.shape) == 3 else found.shape
+    return (*record.shape[1:], record.shape[0]) if len(record.shape) == 3 else record.shape
 
 
 class Part:

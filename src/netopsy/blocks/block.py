@@ -91,7 +91,7 @@ def describe(network: Network, flow: Flow, name: str, region: int) -> Block | No
     inside = set(nodes)
     layers = tuple(layer.name for layer in network.layers if inside & set(layer.nodes))
     learned = dict(network.module.named_parameters())
-    own = _sources(flow, bits(region)) & learned.keys()
+    block_parameters = _sources(flow, bits(region)) & learned.keys()
     kind, obstacle = _kind(network, flow, region, layers, start, end)
     return Block(
         name=name,
@@ -101,11 +101,11 @@ def describe(network: Network, flow: Flow, name: str, region: int) -> Block | No
         after=flow.name(_behind(flow, end)),
         nodes=nodes,
         layers=layers,
-        parameters=sum(learned[p].numel() for p in own),
+        parameters=sum(learned[p].numel() for p in block_parameters),
         macs=sum(node_macs(flow.nodes[i]) for i in bits(region)),
         input_shape=flow.nodes[start].full_shape[1:],
         output_shape=flow.nodes[end].full_shape[1:],
-        obstacle=obstacle or _sharing_obstacle(flow, region, own),
+        obstacle=obstacle or _sharing_obstacle(flow, region, block_parameters),
     )
 
 
@@ -152,21 +152,21 @@ def _kind(
 
 def _sources(flow: Flow, positions: Iterable[int]) -> set[str]:
     """Names of the tensors that nodes read, also through values computed from such tensors alone."""
-    found: set[str] = set()
-    seen: set[Node] = set()
+    names: set[str] = set()
+    visited: set[Node] = set()
     stack = [p for i in positions for p in flow.nodes[i].inputs if p not in flow.index]
     while stack:
         node = stack.pop()
-        if node in seen:
+        if node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if node.op == "get_attr":
-            found.add(str(node.target))
+            names.add(str(node.target))
         stack.extend(p for p in node.inputs if p not in flow.index)
-    return found
+    return names
 
 
-def _sharing_obstacle(flow: Flow, region: int, own: set[str]) -> str | None:
+def _sharing_obstacle(flow: Flow, region: int, block_parameters: set[str]) -> str | None:
     outside = _sources(flow, (i for i in range(len(flow.nodes)) if not region >> i & 1))
-    both = sorted(own & outside)
+    both = sorted(block_parameters & outside)
     return f"Its parameter {both[0]} is read outside it too; name a stretch with all its uses." if both else None

@@ -48,14 +48,14 @@ def default_blocks(network: Network) -> tuple[Block, ...]:
         usable = {name: block for name, block in usable.items() if block.kind != "linear"}
 
     def inside(parent: str | None) -> list[Block]:
-        found: list[Block] = []
+        blocks: list[Block] = []
         for block in every.values():
             if block.parent == parent:
                 unfit = block.name not in usable or block.obstacle is not None
                 most = ":" in block.name and 3 * len(block.layers) > 2 * len(network.layers)
                 children = inside(block.name) if unfit or most else []
-                found += children if unfit or children else [block]
-        return found
+                blocks += children if unfit or children else [block]
+        return blocks
 
     chosen = inside(None)
     while len(chosen) == 1 and (children := inside(chosen[0].name)):
@@ -68,16 +68,16 @@ def _search_blocks(network: Network) -> tuple[Block, ...]:
     blocks: dict[tuple[str, ...], Block] = {}
     for path, region in sorted(_modules(flow).items(), key=lambda entry: (entry[0].count("."), len(entry[0]))):
         block = describe(network, flow, path, region) if _has_two_layers(network, flow, region) else None
-        whole = block is not None and block.input == "input" and block.output == network.output
-        if block is not None and len(block.layers) > 1 and not whole:
+        is_network = block is not None and block.input == "input" and block.output == network.output
+        if block is not None and len(block.layers) > 1 and not is_network:
             blocks.setdefault(block.nodes, block)
-    held = {block.layers for block in blocks.values() if block.obstacle is None}
+    layer_sets = {block.layers for block in blocks.values() if block.obstacle is None}
     for block in _stretches(network, flow):
-        if block.layers not in held and block.obstacle is None:
+        if block.layers not in layer_sets and block.obstacle is None:
             blocks.setdefault(block.nodes, block)
     order = {name: i for i, name in enumerate(network.nodes)}
-    found = sorted(blocks.values(), key=lambda b: (order.get(b.nodes[0], order[b.output]), -len(b.nodes)))
-    return tuple(replace(block, parent=_parent(block, found)) for block in found)
+    ordered = sorted(blocks.values(), key=lambda b: (order.get(b.nodes[0], order[b.output]), -len(b.nodes)))
+    return tuple(replace(block, parent=_parent(block, ordered)) for block in ordered)
 
 
 def _has_two_layers(network: Network, flow: Flow, region: int) -> bool:
@@ -87,12 +87,12 @@ def _has_two_layers(network: Network, flow: Flow, region: int) -> bool:
 
 def _modules(flow: Flow) -> dict[str, int]:
     """The nodes of every module but the root, by path."""
-    found: dict[str, int] = {}
+    regions: dict[str, int] = {}
     for i, node in enumerate(flow.nodes):
         for path in node.modules:
             if path:
-                found[path] = found.get(path, 0) | 1 << i
-    return found
+                regions[path] = regions.get(path, 0) | 1 << i
+    return regions
 
 
 def _stretches(network: Network, flow: Flow) -> Iterator[Block]:
@@ -132,9 +132,9 @@ def _stretch(network: Network, flow: Flow, run: list[int], calls: set[int]) -> I
         yield replace(block, name=f"{block.layers[0]}:{block.layers[-1]}")
 
 
-def _parent(block: Block, found: list[Block]) -> str | None:
-    own = set(block.nodes)
-    around = [other for other in found if len(other.nodes) > len(own) and own < set(other.nodes)]
+def _parent(block: Block, blocks: list[Block]) -> str | None:
+    nodes = set(block.nodes)
+    around = [other for other in blocks if len(other.nodes) > len(nodes) and nodes < set(other.nodes)]
     return min(around, key=lambda other: len(other.nodes)).name if around else None
 
 

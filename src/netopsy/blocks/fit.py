@@ -115,9 +115,9 @@ def _constants(node: Node) -> tuple[Any, ...]:
 def _momentum(network: Network, norm: Node) -> float | None:
     """That of the batch norm's module: in evaluation, as in the graph, one without (a plain mean) calls with 0."""
     path = str(getattr(norm.args[3], "target", "")).rpartition(".")[0]
-    own: Any = norm.args[6]
-    found: float | None = getattr(dict(network.module.named_modules()).get(path), "momentum", own)
-    return found
+    graph_momentum: Any = norm.args[6]
+    momentum: float | None = getattr(dict(network.module.named_modules()).get(path), "momentum", graph_momentum)
+    return momentum
 
 
 def _kernel(node: Node) -> tuple[int, int]:
@@ -139,10 +139,10 @@ def _strides(network: Network, block: Block, inside: list[Node]) -> tuple[tuple[
         if "pool" in node.operator:
             windows[1] = windows[1] or windows[0]
         (k, s, d) = (_pair(value) if len(node.full_shape) == 4 else (1, 1) for value in windows)
-        known = [max((pairs[p][i] for p in before), default=1) for i in (0, 1)]
+        stride_so_far = [max((pairs[p][i] for p in before), default=1) for i in (0, 1)]
         used = [max((margins[p][i] for p in before), default=0) for i in (0, 1)]
-        pairs[node] = (known[0] * s[0], known[1] * s[1])
-        margins[node] = (used[0] + (k[0] - 1) * d[0] * known[0], used[1] + (k[1] - 1) * d[1] * known[1])
+        pairs[node] = (stride_so_far[0] * s[0], stride_so_far[1] * s[1])
+        margins[node] = (used[0] + (k[0] - 1) * d[0] * stride_so_far[0], used[1] + (k[1] - 1) * d[1] * stride_so_far[1])
     return pairs[network.nodes[block.output]], margins[network.nodes[block.output]]
 
 
@@ -150,13 +150,13 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(value[0]), int(value[-1])) if isinstance(value, list | tuple) and value else (1, 1)
 
 
-def _axis(size: int, wanted: int, kernel: int, stride: int, margin: int) -> tuple[int, int, int]:
-    """(stride, padding before, padding after) with which `size` places become `wanted`."""
-    unseen = size - (wanted - 1) * stride - 1
+def _axis(size: int, target: int, kernel: int, stride: int, margin: int) -> tuple[int, int, int]:
+    """(stride, padding before, padding after) with which `size` places become `target`."""
+    unseen = size - (target - 1) * stride - 1
     if stride < 1 or unseen < 0 or unseen > margin + stride - 1:
-        stride = max(1, size // wanted)
+        stride = max(1, size // target)
     # floor((size + padding - kernel) / stride) + 1 = wanted leaves `stride` choices; take the nearest to "same"
-    least = (wanted - 1) * stride + kernel - size
+    least = (target - 1) * stride + kernel - size
     total = min(max(kernel - 1, least), least + stride - 1)
     before = total // 2
     return stride, before, total - before

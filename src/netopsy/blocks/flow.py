@@ -75,11 +75,11 @@ class Flow:
 
     def between(self, start: int, end: int) -> int:
         """The nodes that lie on a path from `start` (left out) to `end` (included)."""
-        found = 0
+        mask = 0
         for i in range(start + 1, end + 1):
             if self.ancestors[i] >> start & 1 and (i == end or self.ancestors[end] >> i & 1):
-                found |= 1 << i
-        return found
+                mask |= 1 << i
+        return mask
 
     def inputs(self, region: int) -> list[int]:
         """The nodes outside `region` that it reads."""
@@ -105,10 +105,10 @@ def bits(mask: int) -> Iterator[int]:
 
 def mask_of(positions: Iterator[int]) -> int:
     """The mask with these bits set."""
-    found = 0
+    mask = 0
     for i in positions:
-        found |= 1 << i
-    return found
+        mask |= 1 << i
+    return mask
 
 
 # Operators that leave the axes of a map where they are.
@@ -139,11 +139,11 @@ def channels_last(flow: Flow, i: int) -> bool:
         return False
     seen, queue = {i}, [i]
     for here in queue:
-        found = _says(flow, here)
+        answer = _says(flow, here)
         for reader in flow.readers[here]:
-            found = _says(flow, reader, here) if found is None else found
-        if found is not None:
-            return found
+            answer = _says(flow, reader, here) if answer is None else answer
+        if answer is not None:
+            return answer
         beside = [reader for reader in flow.readers[here] if _keeps(flow, reader)]
         beside += [p for p in flow.reads[here] if _keeps(flow, here)]
         new = [j for j in beside if j not in seen and len(flow.nodes[j].full_shape) > 2]

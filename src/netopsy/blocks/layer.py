@@ -24,9 +24,9 @@ class Activation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape."""
         operator: Any = getattr(torch.ops.aten, self.operator).default
-        given = list(zip(operator._schema.arguments[1:], self.arguments, strict=True))
-        named = {entry.name: value for entry, value in given if entry.kwarg_only}  # as gelu's `approximate`
-        result: Tensor = operator(x, *(value for entry, value in given if not entry.kwarg_only), **named)
+        pairs = list(zip(operator._schema.arguments[1:], self.arguments, strict=True))
+        named = {entry.name: value for entry, value in pairs if entry.kwarg_only}  # as gelu's `approximate`
+        result: Tensor = operator(x, *(value for entry, value in pairs if not entry.kwarg_only), **named)
         return result
 
     def extra_repr(self) -> str:
@@ -68,9 +68,9 @@ class OneLayer(nn.Module):
     @property
     def map(self) -> nn.Conv2d | nn.Linear:
         """The convolution or linear map."""
-        found = self.linear if self.conv is None else self.conv
-        assert found is not None
-        return found
+        layer = self.linear if self.conv is None else self.conv
+        assert layer is not None
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's values of its input."""
@@ -114,10 +114,10 @@ def mean_of_parent(network: Network, block: Block, layer: OneLayer, each: Litera
     kernel = tuple(weight.shape[2:]) or (1, 1)
     stacks = []
     for name in block.layers:
-        own = network.layer(name)
-        found = _slices(network.tensors[own.weight], kernel, own.kind)
-        if found is not None and (each == "layer" or found.shape[0] == weight.shape[0]):
-            stacks.append(found)
+        block_layer = network.layer(name)
+        slices = _slices(network.tensors[block_layer.weight], kernel, block_layer.kind)
+        if slices is not None and (each == "layer" or slices.shape[0] == weight.shape[0]):
+            stacks.append(slices)
     if each == "layer":
         total = torch.stack([stack.sum((0, 1)) for stack in stacks]).sum(0)
         count = sum(stack.shape[0] * stack.shape[1] for stack in stacks)

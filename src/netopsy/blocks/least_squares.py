@@ -50,8 +50,8 @@ def least_squares(
     sums = NormalEquations(layer, rows, len(samples), block, seed, axis)
     watched = (block.input, *(node.name for node in before))
     label = f"least squares {block.name}"
-    found = observe(network, samples, {"sums": (watched, sums)}, batch_size=batch_size, label=label)["sums"]
-    return {**found.solve(layer), "images": len(samples)}
+    equations = observe(network, samples, {"sums": (watched, sums)}, batch_size=batch_size, label=label)["sums"]
+    return {**equations.solve(layer), "images": len(samples)}
 
 
 def _axis(cat: Node) -> int:
@@ -77,8 +77,8 @@ class NormalEquations(Tally):
                 f"{_LARGEST:,}; start it in another way, or take a block with fewer channels or a smaller kernel."
             )
         self.places = max(1, int(torch.Size(self._places(block)).numel()))
-        wanted = max(20 * (self.unknowns + 1), 20_000) if rows is None else rows
-        self.each = max(1, min(self.places, -(-wanted // images)))
+        needed = max(20 * (self.unknowns + 1), 20_000) if rows is None else rows
+        self.each = max(1, min(self.places, -(-needed // images)))
         self.n = 0
         self.xx: Tensor | None = None
         self.xy: Tensor | None = None
@@ -93,10 +93,10 @@ class NormalEquations(Tally):
         y = parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
         for first in range(0, len(x), max(1, _CHUNK // (self.unknowns * self.places))):
             part = slice(first, first + max(1, _CHUNK // (self.unknowns * self.places)))
-            inputs, wanted = self._rows(x[part], y[part])
+            inputs, outputs = self._rows(x[part], y[part])
             inputs = torch.cat([inputs.double(), inputs.new_ones(len(inputs), 1).double()], 1)
-            wanted = wanted.double()
-            self._add(inputs.T @ inputs, inputs.T @ wanted, wanted.square().sum(0), len(inputs))
+            outputs = outputs.double()
+            self._add(inputs.T @ inputs, inputs.T @ outputs, outputs.square().sum(0), len(inputs))
 
     def _add(self, xx: Tensor, xy: Tensor, yy: Tensor, n: int) -> None:
         for name, more in (("xx", xx), ("xy", xy), ("yy", yy)):
@@ -117,23 +117,23 @@ class NormalEquations(Tally):
             conv = self.layer.conv
             x = x if self.layer.edges is None else F.pad(x, self.layer.edges)
             inputs = F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride).mT  # type: ignore[arg-type]
-            wanted = y.flatten(2).mT
+            outputs = y.flatten(2).mT
         else:
-            inputs, wanted = x.reshape(len(x), -1, x.shape[-1]), y.reshape(len(y), -1, y.shape[-1])
+            inputs, outputs = x.reshape(len(x), -1, x.shape[-1]), y.reshape(len(y), -1, y.shape[-1])
         if self.each < self.places:
-            drawn = self._draw(len(x)).to(x.device)
-            inputs = inputs.gather(1, drawn[..., None].expand(-1, -1, inputs.shape[-1]))
-            wanted = wanted.gather(1, drawn[..., None].expand(-1, -1, wanted.shape[-1]))
-        return inputs.reshape(-1, inputs.shape[-1]), wanted.reshape(-1, wanted.shape[-1])
+            places = self._draw(len(x)).to(x.device)
+            inputs = inputs.gather(1, places[..., None].expand(-1, -1, inputs.shape[-1]))
+            outputs = outputs.gather(1, places[..., None].expand(-1, -1, outputs.shape[-1]))
+        return inputs.reshape(-1, inputs.shape[-1]), outputs.reshape(-1, outputs.shape[-1])
 
     def _draw(self, images: int) -> Tensor:
         """`each` places of every image."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.drawn is not None:
             generator.set_state(self.drawn.cpu())
-        drawn = torch.rand(images, self.places, generator=generator).argsort(1)[:, : self.each]
+        places = torch.rand(images, self.places, generator=generator).argsort(1)[:, : self.each]
         self.drawn = generator.get_state()
-        return drawn
+        return places
 
     def solve(self, layer: OneLayer) -> dict[str, Any]:
         """Set the layer; r2, rows, share, ridge."""
@@ -177,9 +177,9 @@ def _install(layer: OneLayer, weight: Tensor, bias: Tensor, mean: Tensor, varian
         target.bias.copy_(bias)
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
         return
-    seen = mean if target.bias is not None else mean - bias
+    running_mean = mean if target.bias is not None else mean - bias
     assert norm.running_mean is not None and norm.running_var is not None
-    norm.running_mean.copy_(seen)
+    norm.running_mean.copy_(running_mean)
     norm.running_var.copy_(variance)
     norm.weight.copy_((variance + norm.eps).sqrt())
     norm.bias.copy_(mean)

@@ -38,10 +38,10 @@ def find_block(network: Network, name: str) -> Block:
         return block if same is None else same
     if not _layers(network, flow, region):
         raise SettingsError(f"'{name}' of {network.name} holds no layer; a block needs one at least.")
-    read, given = ([flow.name(i) for i in ends] for ends in (flow.inputs(region), flow.outputs(region)))
+    inputs, outputs = ([flow.name(i) for i in ends] for ends in (flow.inputs(region), flow.outputs(region)))
     raise SettingsError(
-        f"'{name}' of {network.name} is no block: it reads {_some(read)} and gives {_some(given)}; a block reads one "
-        f"value and gives one. `netopsy blocks {network.name}` lists those that do."
+        f"'{name}' of {network.name} is no block: it reads {_some(inputs)} and gives {_some(outputs)}; a block reads "
+        f"one value and gives one. `netopsy blocks {network.name}` lists those that do."
     )
 
 

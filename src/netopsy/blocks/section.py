@@ -57,7 +57,7 @@ def section(
     graph, root = fx.Graph(), nn.Module()
     values: dict[Node, fx.Node] = {first: graph.placeholder("x")}
     drop = _Drops(network, graph, root, values)
-    held = {**network.program.constants, **network.tensors}
+    tensors = {**network.program.constants, **network.tensors}
     modules = dict(network.module.named_modules())
     norms: dict[str, Norm] = {}
     names: list[Origin] = []
@@ -67,15 +67,15 @@ def section(
             _place(root, layer_path(block), layer)
             new = graph.call_module(layer_path(block), (values[network.nodes[block.input]],))
         elif node.op == "get_attr":
-            _place(root, node.target, held[node.target])
+            _place(root, node.target, tensors[node.target])
             new = graph.get_attr(node.target)
         elif node.is_batch_size:
             new = graph.call_function(torch.ops.aten.sym_size.int, (values[first], 0))
         else:
             operands, dropped = drop.operands(node)
-            if (path := norm_path(held, node)) is not None:
+            if (path := norm_path(tensors, node)) is not None:
                 if path not in norms:
-                    norms[path] = Norm.of(held, path, node, modules.get(path))
+                    norms[path] = Norm.of(tensors, path, node, modules.get(path))
                     _place(root, path, norms[path])
                 new = graph.call_module(path, (operands[node.args[0]],))
             else:
@@ -103,12 +103,12 @@ class _Drops:
 
     def operands(self, node: Node) -> tuple[dict[Node, fx.Node], bool]:
         """The new nodes that the twin of `node` reads, by the old ones, and whether any is a dropout."""
-        own = {parent: self.values[parent] for parent in node.inputs}
+        parents = {parent: self.values[parent] for parent in node.inputs}
         name = node.name
         if name not in self.reads:
-            return own, False
+            return parents, False
         numbers = {i: n for (reader, i), n in self.found.readers.items() if reader == name}
-        return own | {old: self.node(numbers[i]) for i, old in enumerate(flat(node)) if i in numbers}, True
+        return parents | {old: self.node(numbers[i]) for i, old in enumerate(flat(node)) if i in numbers}, True
 
     def output(self) -> fx.Node:
         """What the network's output node reads."""
@@ -134,12 +134,12 @@ def _check(network: Network, first: Node, replaced: Sequence[tuple[Block, nn.Mod
         raise SettingsError(
             f"a section cannot begin at '{first.name}': the first axis of its value does not count the images."
         )
-    seen: dict[str, str] = {}
+    block_of: dict[str, str] = {}
     for block, _ in replaced:
         for name in block.nodes:
-            if name in seen:
-                raise SettingsError(f"the blocks {seen[name]} and {block.name} overlap; replace one of them.")
-            seen[name] = block.name
+            if name in block_of:
+                raise SettingsError(f"the blocks {block_of[name]} and {block.name} overlap; replace one of them.")
+            block_of[name] = block.name
 
 
 def _nodes_to_compute(

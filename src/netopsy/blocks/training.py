@@ -79,9 +79,9 @@ def train_module(
     steps_an_epoch(len(data), recipe)
     check_devices(recipe, device)
     fixed, still = frozen_parts(module, frozen)
-    place, whole = current_workspace(), {}
+    place, full_spec = current_workspace(), {}
     if place.folder is not None:
-        whole = {
+        full_spec = {
             "spec": dict(spec),
             "recipe": asdict(recipe),
             "data": data.digest,
@@ -104,7 +104,7 @@ def train_module(
         fixed,
         still,
         None if teacher is None else copy.deepcopy(teacher),
-        place.checkpoint("fit", whole),
+        place.checkpoint("fit", full_spec),
         loss,
     )
     state = launch(job, device, lambda done, total: place.report(label, done, total))
@@ -122,30 +122,36 @@ def _check(
 ) -> None:
     """Raise unless the outputs for two images of `data` fit what they are to be."""
     if isinstance(data, ActivationSet):
-        shape, wanted = data.shape, data.target_shape
+        shape, target_shape = data.shape, data.target_shape
     elif preprocessing is None:
         raise SettingsError("images need their preprocessing; give preprocessing=network.preprocessing.")
     else:
-        shape, wanted = preprocessing.input_shape, None
+        shape, target_shape = preprocessing.input_shape, None
     inputs = torch.zeros((2, *shape), device=device)
-    given = tuple(_evaluate(module, inputs).shape)
+    output_shape = tuple(_evaluate(module, inputs).shape)
     if teacher is not None:
         taught = tuple(_evaluate(teacher, inputs).shape)
-        if wanted is not None and loss != "labels":
+        if target_shape is not None and loss != "labels":
             raise SettingsError("there are targets and a teacher to learn from; give one of both.")
-        wanted = taught[1:]
-    if loss != "labels" and wanted is None:
+        target_shape = taught[1:]
+    if loss != "labels" and target_shape is None:
         raise SettingsError(f"loss '{loss}' needs something to come near to; give a teacher, or data with targets.")
-    if wanted is not None and (loss != "labels" or teacher is not None) and given[1:] != wanted:
-        raise SettingsError(f"the module gives {given[1:]} an image, and is to learn {wanted}; both must be the same.")
+    if target_shape is not None and (loss != "labels" or teacher is not None) and output_shape[1:] != target_shape:
+        raise SettingsError(
+            f"the module gives {output_shape[1:]} an image, and is to learn {target_shape}; both must be the same."
+        )
     if loss != "labels":
         return
-    if len(given) != 2:
-        raise NetworkError(f"the module does not give one score a class: its output is {given}, not (batch, classes).")
-    fits = data.labels.shape[1] == given[1] if data.multilabel else int(data.labels.max()) < given[1]
+    if len(output_shape) != 2:
+        raise NetworkError(
+            f"the module does not give one score a class: its output is {output_shape}, not (batch, classes)."
+        )
+    fits = data.labels.shape[1] == output_shape[1] if data.multilabel else int(data.labels.max()) < output_shape[1]
     if not fits:
         largest = f"{data.labels.shape[1]} labels an image" if data.multilabel else f"label {int(data.labels.max())}"
-        raise SamplesError(f"{data.name} has {largest} and the module {given[1]} outputs; both must know the classes.")
+        raise SamplesError(
+            f"{data.name} has {largest} and the module {output_shape[1]} outputs; both must know the classes."
+        )
 
 
 def _evaluate(module: nn.Module, inputs: Tensor) -> Tensor:

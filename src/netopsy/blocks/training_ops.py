@@ -35,30 +35,30 @@ class Norm(_BatchNorm):
         pass
 
     @classmethod
-    def of(cls, held: Mapping[str, Tensor], path: str, node: Node, module: nn.Module | None) -> Norm:
-        """The norm whose tensors lie at `path` among those `held`, with the settings of `node` and of its `module`."""
-        mean = held[f"{path}.running_mean"]
-        affine = f"{path}.weight" in held
+    def of(cls, tensors: Mapping[str, Tensor], path: str, node: Node, module: nn.Module | None) -> Norm:
+        """The norm whose tensors lie at `path` among `tensors`, with the settings of `node` and of its `module`."""
+        mean = tensors[f"{path}.running_mean"]
+        affine = f"{path}.weight" in tensors
         momentum = getattr(module, "momentum", node.args[6])
         norm = cls(mean.numel(), eps=float(node.args[7]), momentum=momentum, affine=affine, device="meta")
         for role in _ROLES[:2] if affine else ():
-            norm.register_parameter(role, held[f"{path}.{role}"])  # type: ignore[arg-type]
+            norm.register_parameter(role, tensors[f"{path}.{role}"])  # type: ignore[arg-type]
         for role in _ROLES[2:]:
-            norm.register_buffer(role, held[f"{path}.{role}"])
-        count = held.get(f"{path}.num_batches_tracked")
+            norm.register_buffer(role, tensors[f"{path}.{role}"])
+        count = tensors.get(f"{path}.num_batches_tracked")
         norm.register_buffer("num_batches_tracked", torch.tensor(0, device=mean.device) if count is None else count)
         return norm
 
 
-def norm_path(held: Mapping[str, Tensor], node: Node) -> str | None:
-    """Path at which the tensors of the batch norm `node` lie among those `held`; None for another node or place."""
+def norm_path(tensors: Mapping[str, Tensor], node: Node) -> str | None:
+    """Path at which the tensors of the batch norm `node` lie among `tensors`; None for another node or place."""
     if node.target is not aten.batch_norm.default or node.args[5]:
         return None
     names = [None if p is None else str(getattr(p, "target", "")) for p in node.args[1:5]]
     path = (names[2] or "").rpartition(".")[0]
-    wanted = [f"{path}.{role}" for role in _ROLES]
-    plain = names == wanted or (names[:2] == [None, None] and names[2:] == wanted[2:])
-    learned = all(name is None or isinstance(held.get(name), nn.Parameter) for name in names[:2])
+    expected = [f"{path}.{role}" for role in _ROLES]
+    plain = names == expected or (names[:2] == [None, None] and names[2:] == expected[2:])
+    learned = all(name is None or isinstance(tensors.get(name), nn.Parameter) for name in names[:2])
     return path if path and plain and learned else None
 
 
@@ -151,14 +151,14 @@ def _find_dropouts(network: Network) -> Dropouts:
 
 def _read(network: Network, marked: fx.GraphModule) -> Dropouts:
     """The dropouts of the `marked` graph under the names of the network's."""
-    own = [n for n in network.program.nodes if n.op == "call_function"]
+    nodes = [n for n in network.program.nodes if n.op == "call_function"]
     marks = [n for n in marked.graph.nodes if n.target is torch.ops.netopsy.dropout.default]
     twins = [n for n in marked.graph.nodes if n.op == "call_function" and n not in set(marks)]
-    if [n.target for n in own] != [n.target for n in twins]:
+    if [n.target for n in nodes] != [n.target for n in twins]:
         raise NetworkError(
             f"the dropouts of {network.name} cannot be placed: its graph is another one with them. Set their p to 0."
         )
-    names = {twin: node.name for twin, node in zip(twins, own, strict=True)}
+    names = {twin: node.name for twin, node in zip(twins, nodes, strict=True)}
     names |= {n: "input" for n in marked.graph.nodes if n.op == "placeholder"}
     numbers = {mark: i for i, mark in enumerate(marks)}
     drops = []
@@ -201,12 +201,12 @@ class _Mark(TorchFunctionMode):
 
 def _depths(module: nn.Module) -> dict[str, float]:
     """Paths of the modules that leave out a branch of single images in training, and how often they do."""
-    found = {
+    rates = {
         path: float(getattr(one, _DEPTH[type(one).__name__], 0) or 0)
         for path, one in module.named_modules()
         if type(one).__name__ in _DEPTH
     }
-    return {path: p for path, p in found.items() if p > 0}
+    return {path: p for path, p in rates.items() if p > 0}
 
 
 @contextmanager

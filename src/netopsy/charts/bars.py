@@ -73,15 +73,15 @@ def bars(
     keys["tooltip"] = [tip(frame, c, percent=percent and c in (value, low, high)) for c in columns]
     groups = 1
     base = alt.Chart(inline(frame, columns))
-    drawn = base.mark_bar(cornerRadiusEnd=1).encode(**keys)
+    bar_marks = base.mark_bar(cornerRadiusEnd=1).encode(**keys)
     if color is not None:
-        drawn = drawn.encode(color=color_channel(frame, color, color_title))
+        bar_marks = bar_marks.encode(color=color_channel(frame, color, color_title))
         if not stack:
             offset = alt.YOffset if horizontal else alt.XOffset
             keys[f"{place}Offset"] = offset(field=field_name(color), type="nominal", sort=in_order(frame, color))
-            drawn = drawn.encode(**{f"{place}Offset": keys[f"{place}Offset"]})
+            bar_marks = bar_marks.encode(**{f"{place}Offset": keys[f"{place}Offset"]})
             groups = frame[color].n_unique()
-    layers = [drawn]
+    layers = [bar_marks]
     if low is not None and high is not None:
         span = {**keys, size: length(field=field_name(low), type="quantitative")}
         span[f"{size}2"] = (alt.X2 if horizontal else alt.Y2)(field=field_name(high))

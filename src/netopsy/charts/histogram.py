@@ -54,8 +54,8 @@ def histogram(
         field=field_name(count), type="quantitative", title=y_title or count, axis=alt.Axis(format="~s", tickCount=4)
     )
     tips = [tip(frame, c) for c in (left, right, count)]
-    drawn = base.transform_filter("datum.part === 'bin'")
-    drawn = drawn.mark_bar(opacity=0.55, binSpacing=0).encode(
+    bar_marks = base.transform_filter("datum.part === 'bin'")
+    bar_marks = bar_marks.mark_bar(opacity=0.55, binSpacing=0).encode(
         x=alt.X(
             field=field_name(left),
             type="quantitative",
@@ -67,7 +67,7 @@ def histogram(
         y=value,
         tooltip=tips,
     )
-    layers = [drawn]
+    layers = [bar_marks]
     if fits is not None:
         over = (
             base.transform_filter("datum.part === 'fit'")

@@ -44,8 +44,8 @@ def position(kind: Any, frame: pl.DataFrame, column: str, title: str | None, **h
     if not frame[column].dtype.is_numeric():
         order = in_order(frame, column)
         # of very many names every so-many-th is written
-        shown = order[:: -(-len(order) // NAMES)] if len(order) > NAMES else alt.Undefined
-        axis = alt.Axis(labelAngle=0 if are_short(frame, column) else -40, values=shown)
+        labelled = order[:: -(-len(order) // NAMES)] if len(order) > NAMES else alt.Undefined
+        axis = alt.Axis(labelAngle=0 if are_short(frame, column) else -40, values=labelled)
         return kind(field=field_name(column), type="ordinal", sort=order, title=title or column, axis=axis)
     axis = value_axis(how.get("percent", False))
     scale = alt.Scale(zero=how.get("zero", False), nice=True)
@@ -94,8 +94,8 @@ def color_channel(frame: pl.DataFrame, column: str, title: str | None) -> alt.Co
 
 def reference_line(at: float, label: str, percent: bool, axis: str = "y") -> list[alt.Chart]:
     """A dashed line right across the chart at the value `at`, with its label."""
-    shown = f"{label} {at:.2%}" if percent else f"{label} {at:.4g}"
-    base = alt.Chart(alt.InlineData(values=[{"at": json_value(float(at)), "label": shown}]))
+    text = f"{label} {at:.2%}" if percent else f"{label} {at:.4g}"
+    base = alt.Chart(alt.InlineData(values=[{"at": json_value(float(at)), "label": text}]))
     channel = alt.Y if axis == "y" else alt.X
     keys = {axis: channel(field="at", type="quantitative")}
     rule = base.mark_rule(strokeDash=[5, 4], strokeWidth=1.2).encode(**keys)

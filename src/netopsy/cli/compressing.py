@@ -62,7 +62,7 @@ def expand_options() -> list[o.Option]:
     return [o.argument("file", "A file that `netopsy compress` wrote."), out, _FORCE]
 
 
-def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -> None:
+def compress(network: str, *, out: str, force: bool, json: bool, **options: Any) -> None:
     from netopsy.codec.file import SUFFIX
     from netopsy.deep_compression.compress import compress as write
     from netopsy.deep_compression.save import destination
@@ -70,8 +70,8 @@ def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -
     from netopsy.engine.workspace.workspace import workspace
 
     destination(out, SUFFIX, force=force)
-    settings = {name: given[name] for name in ("density", "bits", "start", "other_dtype", "coder", "seed")}
-    subject = load_subject(network, given)
+    settings = {name: options[name] for name in ("density", "bits", "start", "other_dtype", "coder", "seed")}
+    subject = load_subject(network, options)
     with progress() as show, workspace(None, show):
         path = write(subject, out, **{name: value for name, value in settings.items() if value is not None})
     table = storage_table(path)
@@ -84,10 +84,10 @@ def compress(network: str, *, out: str, force: bool, json: bool, **given: Any) -
 
 def sentence(table: pl.DataFrame, path: str) -> str:
     """What a file takes, from its `storage_table`."""
-    whole = table.row(-1, named=True)
+    total = table.row(-1, named=True)
     return (
-        f"{path}: {whole['bytes']:,} bytes on disk, against {whole['float32']:,} for the {whole['weights']:,} values "
-        f"of the state dict at 4 bytes each: {whole['ratio']:.2f} x smaller."
+        f"{path}: {total['bytes']:,} bytes on disk, against {total['float32']:,} for the {total['weights']:,} values "
+        f"of the state dict at 4 bytes each: {total['ratio']:.2f} x smaller."
     )
 
 
@@ -111,11 +111,11 @@ def blocks_options() -> list[o.Option]:
     return [o.NETWORK, *o.NETWORK_OPTIONS, o.JSON]
 
 
-def blocks(network: str, *, json: bool, **given: Any) -> None:
+def blocks(network: str, *, json: bool, **options: Any) -> None:
     """Print the table."""
     from netopsy.blocks.find import list_blocks
 
-    net = load_subject(network, given)
+    net = load_subject(network, options)
     frame = list_blocks(net)
     if json:
         print(frame.write_json())

@@ -136,27 +136,27 @@ def _study_command(name: str) -> Any:
     settings = o.setting_options(get_type_hints(cls), plain, doc)
 
     def body(
-        network: str, other: str | None = None, *, samples: str | None, out: str | None, json: bool, **given: Any
+        network: str, other: str | None = None, *, samples: str | None, out: str | None, json: bool, **options: Any
     ) -> None:
         from netopsy.case import Case
         from netopsy.examination import run_study
         from netopsy.studies.study import check_inputs
 
-        given["other"] = other
+        options["other"] = other
         check_other(cls, other)
-        chosen, ring = {key: value for key, value in given.items() if key in plain}, worker_pool(given)
+        chosen, ring = {key: value for key, value in options.items() if key in plain}, worker_pool(options)
         if needs.features and is_features(network):
-            subject, shown = load_vectors(network, samples, given, defaults), None
-            study = cls(**chosen, **{field: load_second(field, given) for field in needs.networks})
+            subject, images = load_vectors(network, samples, options, defaults), None
+            study = cls(**chosen, **{field: load_second(field, options) for field in needs.networks})
         else:
             cls(**chosen)  # a mistake in a setting is said before the network and images are loaded
-            subject, shown = load_subject(network, given), load_images(samples, given)
-            further = {field: load_further(field, samples, given) for field in needs.images}
-            study = cls(**chosen, **further, **{field: load_second(field, given) for field in needs.networks})
-        check_inputs(study, subject, shown)  # before the folder is made
+            subject, images = load_subject(network, options), load_images(samples, options)
+            further = {field: load_further(field, samples, options) for field in needs.images}
+            study = cls(**chosen, **further, **{field: load_second(field, options) for field in needs.networks})
+        check_inputs(study, subject, images)  # before the folder is made
         with ring, progress() as show:
             case = Case(out) if out else None
-            result = run_study(study, subject, shown, case, show)
+            result = run_study(study, subject, images, case, show)
             if case:
                 case.write_report()
         print_result(result, json)
@@ -164,17 +164,17 @@ def _study_command(name: str) -> Any:
     return o.command(name, doc.split("\n\n")[0], [*shared, *settings], body)
 
 
-def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **given: Any) -> None:
+def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **options: Any) -> None:
     from netopsy.examination import examine
 
-    ring = worker_pool(given)
+    ring = worker_pool(options)
     net, images, train = (
-        load_subject(network, given),
-        load_images(samples, given),
-        load_further("train", samples, given),
+        load_subject(network, options),
+        load_images(samples, options),
+        load_further("train", samples, options),
     )
-    other = load_second("other", given)
-    settings = {"seed": given["seed"]} | ({} if precision is None else {"precision": precision})
+    other = load_second("other", options)
+    settings = {"seed": options["seed"]} | ({} if precision is None else {"precision": precision})
     with ring, progress() as show:
         case = examine(
             net, images, train=train, other=other, studies=studies, out=out, settings=settings, progress=show
@@ -182,10 +182,12 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
     _print_case(case)
 
 
-def _run(protocol: str, *, out: str, weights: str | None, samples: str | None, count: int | None, **given: Any) -> None:
+def _run(
+    protocol: str, *, out: str, weights: str | None, samples: str | None, count: int | None, **options: Any
+) -> None:
     from netopsy.protocol.run import run_protocol
 
-    with worker_pool(given), progress() as show:
+    with worker_pool(options), progress() as show:
         case = run_protocol(protocol, out=out, weights=weights, samples=samples, count=count, progress=show)
     _print_case(case)
 
@@ -197,10 +199,10 @@ def _print_case(case: Any) -> None:
     print(f"\nReport: {case.path / 'index.html'}")
 
 
-def _layers(network: str, *, json: bool, **given: Any) -> None:
+def _layers(network: str, *, json: bool, **options: Any) -> None:
     from netopsy.network.listing import list_layers, other_parameters
 
-    net = load_subject(network, given)
+    net = load_subject(network, options)
     frame = list_layers(net)
     if json:
         print(frame.write_json())

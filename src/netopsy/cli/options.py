@@ -172,25 +172,25 @@ def _sentence(name: str, text: str, kind: Any) -> str:
 
 def setting_texts(doc: str, names: list[str]) -> dict[str, str]:
     """The lines `name: text` or `name, other: text` of a docstring, with their continuation lines."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     current: list[str] = []
     for line in inspect.cleandoc(doc).splitlines():
         match = re.match(r"(\w+(?:, \w+)*): (.+)", line)
         if match and set(match[1].split(", ")) <= set(names):
             current = match[1].split(", ")
-            found.update(dict.fromkeys(current, match[2]))
+            texts.update(dict.fromkeys(current, match[2]))
         elif current and line.startswith("    "):
-            found.update({name: f"{found[name]} {line.strip()}" for name in current})
+            texts.update({name: f"{texts[name]} {line.strip()}" for name in current})
         else:
             current = []
-    return found
+    return texts
 
 
-def worker_pool(given: dict[str, Any]) -> AbstractContextManager[Any]:
+def worker_pool(options: dict[str, Any]) -> AbstractContextManager[Any]:
     """`workers` with the values of --workers, --cluster, --address, --trial-cpus and --trial-gpus, where there are."""
-    if "workers" not in given:
+    if "workers" not in options:
         return nullcontext()
     from netopsy.engine.trials.pool import workers
 
-    named = {name: given[name] for name in ("cluster", "address")}
-    return workers(given["workers"], **named, cpus=given["trial_cpus"], gpus=given["trial_gpus"])
+    named = {name: options[name] for name in ("cluster", "address")}
+    return workers(options["workers"], **named, cpus=options["trial_cpus"], gpus=options["trial_gpus"])

@@ -20,8 +20,8 @@ def print_result(result: Result, as_json: bool) -> None:
     """Findings and tables; long tables are cut, with a word about where the rest is."""
     if as_json:
         tables = {name: frame.to_dicts() for name, frame in result.tables.items()}
-        whole = {"study": result.study, "settings": result.settings, "findings": result.findings, "tables": tables}
-        print(json.dumps({**whole, "provenance": result.provenance}, default=str, allow_nan=True))
+        data = {"study": result.study, "settings": result.settings, "findings": result.findings, "tables": tables}
+        print(json.dumps({**data, "provenance": result.provenance}, default=str, allow_nan=True))
         return
     for finding in result.findings:
         print(finding)

@@ -17,31 +17,31 @@ def is_features(source: str) -> bool:
     return Path(source).suffix.lower() in _FEATURES
 
 
-def load_subject(source: str, given: dict[str, Any]) -> Any:
+def load_subject(source: str, options: dict[str, Any]) -> Any:
     """Load the network that the options describe."""
     for name in ("x", "y"):
-        if given.get(name) is not None:
+        if options.get(name) is not None:
             raise SettingsError(f"--{name} belongs to a file of features; leave it out with a network.")
     names = [option.name for option in (*o.NETWORK_OPTIONS, *o.PREPROCESSING)]
-    chosen = {name: given[name] for name in names if given.get(name) is not None and name != "device"}
+    chosen = {name: options[name] for name in names if options.get(name) is not None and name != "device"}
     if "size" in chosen:
         size = chosen["size"]
         chosen["size"] = (size[0], size[-1])
-    return _load(source, chosen, given.get("device"))
+    return _load(source, chosen, options.get("device"))
 
 
-def load_second(name: str, given: dict[str, Any]) -> Any:
+def load_second(name: str, options: dict[str, Any]) -> Any:
     """Load the network of --NAME, --NAME-weights and --NAME-num-classes; None where none of them is given.
 
     Its preprocessing is what its weights or its architecture say, its device the first network's.
     """
     words = {"weights": f"{name}_weights", "num_classes": f"{name}_num_classes"}
-    chosen = {key: given[word] for key, word in words.items() if given.get(word) is not None}
-    if given.get(name) is None:
+    chosen = {key: options[word] for key, word in words.items() if options.get(word) is not None}
+    if options.get(name) is None:
         for key in chosen:
             raise SettingsError(f"--{words[key].replace('_', '-')} is of no use without --{name}: give that network.")
         return None
-    return _load(given[name], chosen, given.get("device"))
+    return _load(options[name], chosen, options.get("device"))
 
 
 def _load(source: str, options: dict[str, Any], device: str | None) -> Any:
@@ -58,49 +58,49 @@ def _load(source: str, options: dict[str, Any], device: str | None) -> Any:
     return network
 
 
-def load_images(source: str | None, given: dict[str, Any]) -> Any:
+def load_images(source: str | None, options: dict[str, Any]) -> Any:
     """Load the images that the options describe."""
     if source is None:
         return None
     from netopsy.samples.load import load_samples
 
-    return load_samples(source, **_image_options(given))
+    return load_samples(source, **_image_options(options))
 
 
-def load_further(name: str, samples: str | None, given: dict[str, Any]) -> Any:
+def load_further(name: str, samples: str | None, cli_options: dict[str, Any]) -> Any:
     """Load the images of --NAME, --NAME-split and --NAME-count; None where none of them is given."""
     from netopsy.protocol.run import further_options
     from netopsy.samples.load import load_samples
 
     words = {"source": name, "split": f"{name}_split", "count": f"{name}_count"}
-    further = {key: given[word] for key, word in words.items() if given.get(word) is not None}
+    further = {key: cli_options[word] for key, word in words.items() if cli_options.get(word) is not None}
     if not further:
         return None
     if not {"source", "split"} & set(further):
         raise SettingsError(f"--{name}-count says no images: give --{name} or --{name}-split too.")
     if "source" not in further and samples is None:
         raise SettingsError(f"--{name}-split is a part of --samples: give these, or --{name}.")
-    options = further_options({"source": samples, **_image_options(given)}, further)
+    options = further_options({"source": samples, **_image_options(cli_options)}, further)
     return load_samples(options.pop("source"), **options)
 
 
-def load_vectors(source: str, samples: str | None, given: dict[str, Any], settings: Collection[str]) -> Any:
+def load_vectors(source: str, samples: str | None, cli_options: dict[str, Any], settings: Collection[str]) -> Any:
     """Load the features that the options describe; settings: those of the study, which it may use as it likes."""
     from netopsy.features.load import load_features
 
     options = ("labels", "x", "y", "split")
     foreign = [o.NETWORK_OPTIONS, o.PREPROCESSING, [p for p in o.SAMPLES_OPTIONS if p.name not in (*options, "seed")]]
     names = [p.name for group in foreign for p in group if p.name not in settings]
-    names += [f"{name}{end}" for name in settings for end in ("", "_split", "_count") if f"{name}_split" in given]
-    for name, value in [("samples", samples), *((name, given.get(name)) for name in names)]:
+    names += [f"{name}{end}" for name in settings for end in ("", "_split", "_count") if f"{name}_split" in cli_options]
+    for name, value in [("samples", samples), *((name, cli_options.get(name)) for name in names)]:
         if value is not None:
             raise SettingsError(
                 f"--{name.replace('_', '-')} has no use with features: '{source}' holds vectors and labels of its own."
             )
-    chosen = {name: given[name] for name in (*options, "seed", "test_share") if given.get(name) is not None}
+    chosen = {name: cli_options[name] for name in (*options, "seed", "test_share") if cli_options.get(name) is not None}
     return load_features(source, **chosen)
 
 
-def _image_options(given: dict[str, Any]) -> dict[str, Any]:
+def _image_options(options: dict[str, Any]) -> dict[str, Any]:
     names = [option.name for option in o.SAMPLES_OPTIONS]
-    return {name: given[name] for name in names if given.get(name) is not None}
+    return {name: options[name] for name in names if options.get(name) is not None}

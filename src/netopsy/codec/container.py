@@ -42,10 +42,10 @@ def digest(*parts: bytes) -> str:
 
 def write_container(path: Path, metadata: Mapping[str, str], blob: bytes) -> None:
     """Write the file whole or not at all."""
-    said = {str(key): str(value) for key, value in metadata.items() if key not in (FORMAT, DIGEST)}
-    said[FORMAT] = VERSION
-    said[DIGEST] = digest(_json(said), blob)
-    header = _header(said, len(blob))
+    header_fields = {str(key): str(value) for key, value in metadata.items() if key not in (FORMAT, DIGEST)}
+    header_fields[FORMAT] = VERSION
+    header_fields[DIGEST] = digest(_json(header_fields), blob)
+    header = _header(header_fields, len(blob))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part, part.open("wb") as file:

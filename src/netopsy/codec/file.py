@@ -168,8 +168,8 @@ def write_compressed(
         rows.append(TensorEntry(name, coder, coded.shape, coded.entries, lengths, tensor.kept))
         streams += [coded.positions, coded.codes, coded.table]
         _prove(proof, rows[-1], tensor.table, tensor.codes)
-    for name, given in kept.items():
-        array = np.asarray(given)
+    for name, values in kept.items():
+        array = np.asarray(values)
         if array.dtype.name not in DTYPES:
             raise SettingsError(f"'{name}' is {array.dtype}; kept arrays are {', '.join(DTYPES)}.")
         streams.append(encode_array(array))

@@ -116,10 +116,10 @@ def decode_symbols(stream: bytes, count: int, alphabet: int) -> ARRAY:
     lanes = -(-count // LANE)
     marks = np.zeros(lanes + 1, np.int64)
     if lanes > 1:
-        told = np.frombuffer(stream[start : start + 2 * lanes], np.uint8)
-        if len(told) < 2 * lanes:
+        raw_lengths = np.frombuffer(stream[start : start + 2 * lanes], np.uint8)
+        if len(raw_lengths) < 2 * lanes:
             raise Damage("the lanes of a stream are cut short")
-        marks[1:] = told.view("<u2").cumsum(dtype=np.int64)
+        marks[1:] = raw_lengths.view("<u2").cumsum(dtype=np.int64)
         start += 2 * lanes
     bits = 8 * (len(stream) - start)
     if lanes == 1:
@@ -146,23 +146,23 @@ def _read(stream: bytes, marks: ARRAY, count: int, lengths: ARRAY) -> ARRAY:
         near = padded[base : stop + 4].astype(np.uint32)
         windows = near[:-3] << 24 | near[1:-2] << 16 | near[2:-1] << 8 | near[3:]
         at = marks[left:right] - 8 * base
-        got = np.zeros((LANE, right - left), np.uint16)
+        decoded = np.zeros((LANE, right - left), np.uint16)
         short = count - (lanes - 1) * LANE if right == lanes else LANE
         for step in range(LANE if right - left > 1 or right < lanes else short):
             if step == short:
                 ended, at = at[-1:], at[:-1]
-            found = entries[windows[at >> 3] >> (32 - longest - (at & 7)).astype(np.uint32) & (1 << longest) - 1]
-            got[step, : len(at)] = found >> 4
-            at = at + (found & 15)
+            entry = entries[windows[at >> 3] >> (32 - longest - (at & 7)).astype(np.uint32) & (1 << longest) - 1]
+            decoded[step, : len(at)] = entry >> 4
+            at = at + (entry & 15)
         if short < LANE and right - left > 1:
             at = np.concatenate([at, ended])
-        wanted = marks[left + 1 : right + 1] - 8 * base
+        ends = marks[left + 1 : right + 1] - 8 * base
         if lanes == 1:
             if not 8 * (len(stream) - 1) < at[0] <= 8 * len(stream):
                 raise Damage("a stream holds more or less than its symbols")
-        elif (at != wanted).any():
+        elif (at != ends).any():
             raise Damage("a lane of a stream does not end where it should")
-        out[left * LANE : right * LANE] = got.T.reshape(-1)
+        out[left * LANE : right * LANE] = decoded.T.reshape(-1)
     return out[:count]
 
 
@@ -181,14 +181,14 @@ def relative(shared: SharedTensor, width: int) -> tuple[ARRAY, ARRAY]:
     if not 1 <= width <= 16:
         raise SettingsError(f"a gap of {width} bits; give 1 to 16 (Han: 5 for linear layers, 8 for convolutions).")
     reach = 1 << width
-    kept = np.flatnonzero(shared.codes != shared.zero)
-    steps = np.diff(kept, prepend=-1)
+    nonzero = np.flatnonzero(shared.codes != shared.zero)
+    steps = np.diff(nonzero, prepend=-1)
     fillers = (steps - 1) // reach
     ends = (fillers + 1).cumsum()
     gaps = np.full(int(ends[-1]) if len(ends) else 0, reach - 1, np.int64)
     codes = np.full(len(gaps), shared.zero, np.int64)
     gaps[ends - 1] = steps - 1 - fillers * reach
-    codes[ends - 1] = shared.codes[kept]
+    codes[ends - 1] = shared.codes[nonzero]
     return gaps, codes
 
 
@@ -212,10 +212,10 @@ def encode_relative(shared: SharedTensor, width: int | None = None) -> tuple[byt
 def decode_relative(positions: bytes, codes: bytes, entries: int, zero: int | None, out: ARRAY) -> None:
     """Fill `out` (n,) with the codes. Damage where the streams hold no such tensor."""
     if not positions:
-        found = decode_symbols(codes, len(out), entries)
-        if len(found) and int(found.max()) >= entries:
+        decoded = decode_symbols(codes, len(out), entries)
+        if len(decoded) and int(decoded.max()) >= entries:
             raise Damage("a code is beyond its table")
-        out[:] = found
+        out[:] = decoded
         return
     bits, count = positions[0], int.from_bytes(positions[1:6], "little")
     if zero is None or len(positions) < 6 or not 1 <= bits <= 16 or count > len(out):

@@ -70,19 +70,19 @@ class Masks:
     def code(self, port: Port, bits: ARRAY, contexts: ARRAY | None) -> None:
         """Code `bits`, uint8 (n,), in place. contexts: uint8 or uint16 (n,), or None for one."""
         for which, places in by_context(contexts, len(bits)):
-            got = bits[places]
+            coded = bits[places]
             start = 0
-            while start < len(got):
+            while start < len(coded):
                 seen = self.seen[which]
-                stop = min(len(got), start + min(max(SMALLEST, int(seen.sum()) // 8), LARGEST))
+                stop = min(len(coded), start + min(max(SMALLEST, int(seen.sum()) // 8), LARGEST))
                 common = MASK_PRIOR * (2 * self.all + 1) // (2 * int(self.all.sum()) + 2)
-                got[start:stop] = port.code(got[start:stop], frequencies(32 * seen + common + 1))
-                ones = int(np.count_nonzero(got[start:stop]))
+                coded[start:stop] = port.code(coded[start:stop], frequencies(32 * seen + common + 1))
+                ones = int(np.count_nonzero(coded[start:stop]))
                 met = np.array([stop - start - ones, ones])
                 seen += met
                 self.all += met
                 start = stop
-            bits[places] = got
+            bits[places] = coded
 
 
 class Codes:
@@ -110,17 +110,17 @@ class Codes:
     def code(self, port: Port, symbols: ARRAY, contexts: ARRAY | None) -> None:
         """Code `symbols`, int32 (n,), in place. contexts: uint8 (n,), or None for one."""
         for which, places in by_context(contexts, len(symbols)):
-            got = symbols[places]
+            coded = symbols[places]
             start = 0
-            while start < len(got):
-                known = min(int(self.seen.sum()) // 16, int(self.buckets[which].sum()) // 4)
-                stop = min(len(got), start + min(max(SMALLEST, known), LARGEST))
-                got[start:stop] = port.code(got[start:stop], frequencies(self._within(which)))
-                met = np.bincount(got[start:stop], minlength=len(self.seen))
+            while start < len(coded):
+                size = min(int(self.seen.sum()) // 16, int(self.buckets[which].sum()) // 4)
+                stop = min(len(coded), start + min(max(SMALLEST, size), LARGEST))
+                coded[start:stop] = port.code(coded[start:stop], frequencies(self._within(which)))
+                met = np.bincount(coded[start:stop], minlength=len(self.seen))
                 self.seen += met
                 self.buckets[which] += _sums(met, self.bucket, self.buckets.shape[1])
                 start = stop
-            symbols[places] = got
+            symbols[places] = coded
 
     def _weights(self) -> ARRAY:
         """16 for each sighting, and about 128 an entry shared out as the neighbours' sightings are."""
@@ -155,12 +155,12 @@ WIDEST = 5
 LEVELS = 2 * WIDEST + 1
 
 
-def level(part: ARRAY, whole: ARRAY | int) -> ARRAY:
+def level(part: ARRAY, total: ARRAY | int) -> ARRAY:
     """log2 of part / whole beside the same of their sums, in halves, from -6 to 6. part, whole: counts, int64 (n,).
 
     Four observations at the common share are added to each, so that few say little.
     """
-    wholes = np.broadcast_to(np.asarray(whole, np.int64), part.shape)
+    wholes = np.broadcast_to(np.asarray(total, np.int64), part.shape)
     all_of, all_part = int(wholes.sum()), int(part.sum())
     shift = max(0, all_of.bit_length() - 24)
     all_of, all_part = max(1, all_of >> shift), max(1, all_part >> shift)
@@ -181,16 +181,16 @@ class Margins:
         self.part = [np.zeros(side, np.int64) for side in counts[1:]]
         self.whole = [np.zeros(side, np.int64) for side in counts[1:]]
 
-    def add(self, tile: tuple[slice, slice], part: ARRAY, whole: ARRAY) -> None:
-        """Count a tile: `part` of `whole`, ints (r, c) of at least 0."""
+    def add(self, tile: tuple[slice, slice], part: ARRAY, total: ARRAY) -> None:
+        """Count a tile: `part` of `total`, ints (r, c) of at least 0."""
         for axis in (0, 1):
             self.part[axis][tile[axis]] += part.sum(axis=1 - axis, dtype=np.int64)
-            self.whole[axis][tile[axis]] += whole.sum(axis=1 - axis, dtype=np.int64)
+            self.whole[axis][tile[axis]] += total.sum(axis=1 - axis, dtype=np.int64)
 
     def levels(self) -> tuple[ARRAY, ARRAY]:
         """Levels of the rows and of the columns; of zeros where those are the fewer, for there a ratio says more."""
         most = int(self.part[0].sum())
-        whole = int(self.whole[0].sum())
-        parts = [w - p for p, w in zip(self.part, self.whole, strict=True)] if whole // 2 < most <= whole else self.part
+        total = int(self.whole[0].sum())
+        parts = [w - p for p, w in zip(self.part, self.whole, strict=True)] if total // 2 < most <= total else self.part
         rows, columns = (level(p, w) for p, w in zip(parts, self.whole, strict=True))
         return rows, columns

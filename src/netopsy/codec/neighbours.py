@@ -104,13 +104,13 @@ def beside(mask: ARRAY, columns: slice, distance: int) -> ARRAY:
     return near
 
 
-def fit_coefficients(planes: list[ARRAY], kept: list[ARRAY], sides: tuple[int, int]) -> ARRAY:
+def fit_coefficients(planes: list[ARRAY], keep: list[ARRAY], sides: tuple[int, int]) -> ARRAY:
     """Least squares of each plane on those before it, over the kept weights, in 32nds, int (c,) from -127 to 127."""
     count = coefficient_count(sides)
     gram, cross = np.zeros((count, count)), np.zeros(count)
     for place in range(1, len(planes)):
         terms = before(sides, place)
-        rows = np.flatnonzero(kept[place])
+        rows = np.flatnonzero(keep[place])
         x = np.stack([planes[at].reshape(-1)[rows] for at, _ in terms], axis=1).astype(np.float64)
         at = [which for _, which in terms]
         gram[np.ix_(at, at)] += x.T @ x

@@ -106,8 +106,8 @@ def encode_planes(shared: SharedTensor) -> tuple[bytes, bytes]:
         ways = {FITTED: (CONTEXT, FITTED), INTERLACED: (INTERLACED, CONTEXT)}.get(way, (way, way))
         run = TensorStream(view, shared.table, shared.zero, ways, scale)
         if way == FITTED:
-            kept = [np.ones(p.size, bool) if shared.zero is None else p.reshape(-1) != shared.zero for p in planes]
-            run.coefficients = neighbours.fit_coefficients([run.values[p] for p in planes], kept, view.sides)
+            keep = [np.ones(p.size, bool) if shared.zero is None else p.reshape(-1) != shared.zero for p in planes]
+            run.coefficients = neighbours.fit_coefficients([run.values[p] for p in planes], keep, view.sides)
         run.code(where, what, planes)
         positions = b"" if shared.zero is None else bytes([ways[0]]) + where.finish()
         codes = bytes([ways[1]]) + scale.to_bytes(2, "little") + what.finish()
@@ -163,8 +163,12 @@ class TensorStream:
                 self.done.append(self.values[plane])
 
     def _code_coefficients(self, what: Port) -> None:
-        given = self.coefficients
-        raised = np.zeros(neighbours.coefficient_count(self.view.sides), np.int64) if given is None else given + 127
+        coefficients = self.coefficients
+        raised = (
+            np.zeros(neighbours.coefficient_count(self.view.sides), np.int64)
+            if coefficients is None
+            else coefficients + 127
+        )
         code_plane(what, raised, COEFFICIENT_PRIOR, 2048)
         self.coefficients = raised - 127
 
@@ -200,12 +204,12 @@ class TensorStream:
             self.codes.code(what, symbols, contexts)
             part[...] = symbols.reshape(part.shape)
         else:
-            kept = np.flatnonzero(mask.reshape(-1))
-            symbols = part.reshape(-1)[kept].astype(np.int32)
+            nonzero = np.flatnonzero(mask.reshape(-1))
+            symbols = part.reshape(-1)[nonzero].astype(np.int32)
             symbols -= symbols > self.zero
-            self.codes.code(what, symbols, None if contexts is None else contexts[kept])
+            self.codes.code(what, symbols, None if contexts is None else contexts[nonzero])
             filled = np.full(part.size, self.zero, part.dtype)
-            filled[kept] = symbols + (symbols >= self.zero)
+            filled[nonzero] = symbols + (symbols >= self.zero)
             part[...] = filled.reshape(part.shape)
         if self.ways[1]:
             self.codes.part()

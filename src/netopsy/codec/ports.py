@@ -51,10 +51,10 @@ class WritePort:
         self.parts: list[tuple[ARRAY, ARRAY]] = []
 
     def code(self, symbols: ARRAY, frequencies: ARRAY) -> ARRAY:
-        taken = symbols.astype(np.int32)
-        if len(frequencies) > 1 and len(taken):
-            self.parts.append((taken, frequencies))
-        return taken
+        plain = symbols.astype(np.int32)
+        if len(frequencies) > 1 and len(plain):
+            self.parts.append((plain, frequencies))
+        return plain
 
     def finish(self) -> bytes:
         """The words of the coder, little-endian, less the zero bytes at the end."""

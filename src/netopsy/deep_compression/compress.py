@@ -63,11 +63,11 @@ def share(
     if not 2 <= entries <= LARGEST_TABLE:
         raise SettingsError(f"{entries} shared weights; give 2 to {LARGEST_TABLE}, that is 1 to 12 bits.")
     values = weight.detach().float().cpu().numpy().reshape(-1)
-    kept = values != 0 if mask is None else mask.detach().cpu().numpy().reshape(-1) & (values != 0)
+    nonzero = values != 0 if mask is None else mask.detach().cpu().numpy().reshape(-1) & (values != 0)
     decoded = np.zeros_like(values)
-    if kept.any():
-        free = entries if kept.all() else entries - 1
-        decoded[kept] = SortedValues(values[kept]).kmeans(free, start=start, seed=seed).decode()
+    if nonzero.any():
+        free = entries if nonzero.all() else entries - 1
+        decoded[nonzero] = SortedValues(values[nonzero]).kmeans(free, start=start, seed=seed).decode()
     return SharedTensor.of(decoded.reshape(tuple(weight.shape)))
 
 
@@ -76,15 +76,15 @@ def decode(shared: SharedTensor, like: Tensor) -> Tensor:
     return torch.from_numpy(shared.decode()).to(like)
 
 
-def per_layer(layers: Sequence[Layer], given: Iterable[str | float], what: str) -> dict[str, float]:
+def per_layer(layers: Sequence[Layer], entries: Iterable[str | float], what: str) -> dict[str, float]:
     """The value of each layer, by its name; a layer that nothing is said of is left out.
 
-    given: entries such as "0.1" (all), "conv=8" (a kind: conv or linear), "fc=4" (a name), "layer3.*=0.2" (a pattern).
+    entries: such as "0.1" (all), "conv=8" (a kind: conv or linear), "fc=4" (a name), "layer3.*=0.2" (a pattern).
     A later entry goes before an earlier one. what: the setting's name, for messages.
     Errors: SettingsError for an entry that is no number, UnknownLayer for one that names nothing.
     """
     values: dict[str, float] = {}
-    for entry in given:
+    for entry in entries:
         where, _, text = str(entry).rpartition("=")
         try:
             value = float(text)
@@ -100,7 +100,7 @@ def per_layer(layers: Sequence[Layer], given: Iterable[str | float], what: str) 
     return {layer.name: values[layer.name] for layer in layers if layer.name in values}
 
 
-Given = str | float | Iterable[str | float]
+LayerSetting = str | float | Iterable[str | float]
 BITS = ("8", "linear=5")
 """Han et al.: 8 bits for convolutions, 5 for fully-connected layers (AlexNet, VGG-16)."""
 
@@ -109,8 +109,8 @@ def compress(
     network: Network,
     out: str | Path,
     *,
-    density: Given = (),
-    bits: Given = BITS,
+    density: LayerSetting = (),
+    bits: LayerSetting = BITS,
     start: Start = "dp",
     other_dtype: OtherDtype = "exact",
     coder: Coder = "ans",
@@ -133,9 +133,9 @@ def compress(
     return save_shared(network, shared, out, other_dtype=other_dtype, coder=coder, settings=settings)
 
 
-def parse_entries(given: Given) -> tuple[str | float, ...]:
-    """`given` as entries: one number, one text with commas, or several of either."""
-    parts = (given,) if isinstance(given, str | float | int) else tuple(given)
+def parse_entries(setting: LayerSetting) -> tuple[str | float, ...]:
+    """The entries of a setting: one number, one text with commas, or several of either."""
+    parts = (setting,) if isinstance(setting, str | float | int) else tuple(setting)
     return tuple(piece.strip() if isinstance(piece, str) else piece for part in parts for piece in _pieces(part))
 
 
@@ -143,9 +143,9 @@ def _pieces(part: str | float) -> Sequence[str | float]:
     return [piece for piece in part.split(",") if piece.strip()] if isinstance(part, str) else [part]
 
 
-def densities_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
+def densities_of(layers: Sequence[Layer], setting: LayerSetting) -> dict[str, float]:
     """The density of each layer that something is said of. SettingsError for one that is not from 0 to 1."""
-    values = per_layer(layers, parse_entries(given), "density")
+    values = per_layer(layers, parse_entries(setting), "density")
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise SettingsError(
@@ -154,9 +154,9 @@ def densities_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
     return values
 
 
-def bits_of(layers: Sequence[Layer], given: Given) -> dict[str, float]:
+def bits_of(layers: Sequence[Layer], setting: LayerSetting) -> dict[str, float]:
     """The bits of each layer that something is said of. SettingsError for any but whole bits from 1 to 12."""
-    entries = parse_entries(given)
+    entries = parse_entries(setting)
     if entries == BITS and not any(layer.kind == "linear" for layer in layers):
         entries = BITS[:1]  # the default names a kind that not every network has
     values = per_layer(layers, entries, "bits")
@@ -212,13 +212,13 @@ def share_layers(
         raise SettingsError(f"no start '{start}' of the shared weights; give {', '.join(get_args(Start))}.")
     if not network.layers:
         raise NetworkError(f"{network.name} has no convolution or linear layer whose weights could be shared.")
-    tensors, found = network.tensors, {}
+    tensors, shared = network.tensors, {}
     check_bits([layer.name for layer in network.layers if layer.weight in masks], bits)
     chosen = [layer for layer in network.layers if layer.name in bits]
     for number, layer in enumerate(chosen):
         current_workspace().report("share", number, len(chosen))
         entries = round(2 ** bits[layer.name])
         weight = tensors[layer.weight]
-        found[layer.weight] = share(weight, entries, mask=masks.get(layer.weight), start=start, seed=seed)
+        shared[layer.weight] = share(weight, entries, mask=masks.get(layer.weight), start=start, seed=seed)
     current_workspace().report("share", len(chosen), len(chosen))
-    return found
+    return shared

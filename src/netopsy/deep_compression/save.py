@@ -33,9 +33,9 @@ def describe(network: Network) -> dict[str, str]:
     tied: a JSON object, from further names of a tensor that the state dict holds several times to the name kept.
     """
     source = str(network.provenance.get("source", network.name))
-    said = {"architecture": source, "options": json.dumps(_options(network, source), sort_keys=True)}
+    metadata = {"architecture": source, "options": json.dumps(_options(network, source), sort_keys=True)}
     tied = aliases(network.module)
-    return said | _fields(network.preprocessing) | ({"tied": json.dumps(tied, sort_keys=True)} if tied else {})
+    return metadata | _fields(network.preprocessing) | ({"tied": json.dumps(tied, sort_keys=True)} if tied else {})
 
 
 def aliases(module: nn.Module) -> dict[str, str]:
@@ -58,15 +58,15 @@ def _options(network: Network, source: str) -> dict[str, Any]:
     return plain if source.startswith(OWN) else {}
 
 
-def _fields(own: Preprocessing) -> dict[str, str]:
+def _fields(preprocessing: Preprocessing) -> dict[str, str]:
     return {
-        "size": "x".join(map(str, own.size)),
-        "resize": "none" if own.resize is None else str(own.resize),
-        "mean": ",".join(map(repr, own.mean)),
-        "std": ",".join(map(repr, own.std)),
-        "channels": own.channels,
-        "scale": repr(own.scale),
-        "interpolation": own.interpolation,
+        "size": "x".join(map(str, preprocessing.size)),
+        "resize": "none" if preprocessing.resize is None else str(preprocessing.resize),
+        "mean": ",".join(map(repr, preprocessing.mean)),
+        "std": ",".join(map(repr, preprocessing.std)),
+        "channels": preprocessing.channels,
+        "scale": repr(preprocessing.scale),
+        "interpolation": preprocessing.interpolation,
     }
 
 
@@ -146,9 +146,9 @@ def save_shared(
     """
     target = destination(path, SUFFIX, force=True)
     check(network, shared)
-    said = {**(settings or {}), "kept": other_dtype, "coder": coder}
+    header = {**(settings or {}), "kept": other_dtype, "coder": coder}
     return write_compressed(
-        target, shared, others(network, shared, other_dtype), metadata=describe(network), settings=said, coder=coder
+        target, shared, others(network, shared, other_dtype), metadata=describe(network), settings=header, coder=coder
     )
 
 
@@ -182,13 +182,13 @@ def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]
             f"'{out}' ends in {SUFFIX}, as compressed files do, and an expanded one is none; "
             "give another name that ends in .safetensors."
         )
-    read = read_compressed(path)
-    state = {name: _tensor(value) for name, value in read.state().items()}
-    for name, kept in _tied(read.metadata).items():
-        if kept in state:
-            state[name] = state[kept]
+    compressed = read_compressed(path)
+    state = {name: _tensor(value) for name, value in compressed.state().items()}
+    for name, stored in _tied(compressed.metadata).items():
+        if stored in state:
+            state[name] = state[stored]
     if target is not None:
-        _write(state, target, read.metadata)
+        _write(state, target, compressed.metadata)
     return state
 
 
@@ -206,19 +206,19 @@ def _tensor(value: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
 
 def _tied(metadata: dict[str, str]) -> dict[str, str]:
     try:
-        said = json.loads(metadata.get("tied", "{}"))
+        names = json.loads(metadata.get("tied", "{}"))
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(said, dict):
+    if not isinstance(names, dict):
         return {}
-    return {name: kept for name, kept in said.items() if isinstance(kept, str)}
+    return {name: stored for name, stored in names.items() if isinstance(stored, str)}
 
 
 def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
-    said = {key: metadata[key] for key in ("architecture", "options", *FIELDS) if key in metadata}
+    header = {key: metadata[key] for key in ("architecture", "options", *FIELDS) if key in metadata}
     try:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         with atomic_write(target) as part:
-            safetensors.torch.save_file(tensors, part, metadata=said)
+            safetensors.torch.save_file(tensors, part, metadata=header)
     except OSError as error:
         raise SettingsError(f"cannot write '{target}' ({error.strerror or error}); give another path.") from error

@@ -52,16 +52,16 @@ def storage_table(path: str | Path) -> pl.DataFrame:
             other.append(row)
         else:
             header += row["bytes"]
-    values, spent = (sum(row[key] for row in other) for key in ("values", "bytes"))
+    values, stored = (sum(row[key] for row in other) for key in ("values", "bytes"))
     weights, kept = (sum(row[key] for row in rows) for key in ("weights", "kept"))
-    whole = {"layer": ALL, "weights": weights + values, "kept": kept + sum(row["kept"] for row in other)}
-    whole |= _cost(4 * (weights + values), sum(row["bytes"] for row in rows) + spent + header)
-    whole["kept_share"] = whole["kept"] / max(1, whole["weights"])
+    total = {"layer": ALL, "weights": weights + values, "kept": kept + sum(row["kept"] for row in other)}
+    total |= _cost(4 * (weights + values), sum(row["bytes"] for row in rows) + stored + header)
+    total["kept_share"] = total["kept"] / max(1, total["weights"])
     for key in ("code_bits", "gap_bits", "bits_before", "code_bits_after", "gap_bits_after", "bits_after"):
-        whole[key] = sum(row[key] * row["kept"] for row in rows) / max(1, kept)
-    rows.append({"layer": OTHER, "weights": values, **_cost(4 * values, spent)})
+        total[key] = sum(row[key] * row["kept"] for row in rows) / max(1, kept)
+    rows.append({"layer": OTHER, "weights": values, **_cost(4 * values, stored)})
     rows.append({"layer": HEADER, **_cost(0, header)})
-    return pl.DataFrame([*rows, whole], schema=COLUMNS)
+    return pl.DataFrame([*rows, total], schema=COLUMNS)
 
 
 def layer_name(weight: str) -> str:
@@ -111,6 +111,6 @@ def gap_cost(shared: SharedTensor, width: int) -> tuple[float, float]:
 
 
 def _cost(before: int, after: int) -> dict[str, Any]:
-    known = before > 0
-    ratio = before / after if known and after else None
-    return {"float32": before, "bytes": after, "share": after / before if known else None, "ratio": ratio}
+    has_values = before > 0
+    ratio = before / after if has_values and after else None
+    return {"float32": before, "bytes": after, "share": after / before if has_values else None, "ratio": ratio}

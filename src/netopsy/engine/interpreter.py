@@ -107,11 +107,11 @@ class Plan:
         """The convolution with the batch norm `norm` folded into its weights."""
         x, weight, *rest = convolution.args
         parameters = [weight, rest[0] if rest else None, *norm.args[1:5]]
-        own = not any(str(p.target) in overrides for p in parameters if isinstance(p, Node))
-        folded = self._folded.get(norm) if own else None
+        unchanged = not any(str(p.target) in overrides for p in parameters if isinstance(p, Node))
+        folded = self._folded.get(norm) if unchanged else None
         if folded is None:
             folded = fold(*(values[p] if isinstance(p, Node) else p for p in parameters), eps=float(norm.args[7]))
-            if own:
+            if unchanged:
                 self._folded[norm] = folded
         operator: Any = convolution.target
         return operator(values[x], *folded, *rest[1:])
@@ -153,10 +153,10 @@ def plan(
     """
     targets, given, watched = tuple(targets), set(given), frozenset(watched)
     supplied = {network.node(name) for name in given}
-    wanted = {network.node(name) for name in (*targets, *watched)}
-    foldable = _foldable(network, supplied | wanted) if folded else {}
+    goals = {network.node(name) for name in (*targets, *watched)}
+    foldable = _foldable(network, supplied | goals) if folded else {}
     needed: set[Node] = set()
-    stack = [node for node in wanted if node not in supplied]
+    stack = [node for node in goals if node not in supplied]
     while stack:
         node = stack.pop()
         if node not in needed:
@@ -168,12 +168,12 @@ def plan(
     for parent, node in last.items():
         dying.setdefault(node, []).append(parent)
     disposable = {network.node(name) for name in consumed}
-    kept = ({network.node(name) for name in targets} | supplied) - disposable
+    protected = ({network.node(name) for name in targets} | supplied) - disposable
     steps = []
     for node in order:
         dead, operand = dying.get(node, []), node.args[0] if node.args else None
         target: Any = node.target
-        if isinstance(operand, Node) and operand in dead and operand not in kept:
+        if isinstance(operand, Node) and operand in dead and operand not in protected:
             target = _in_place(node, operand, fresh=operand in disposable)
         steps.append(Instruction(node, ANY_LAYOUT.get(target, target), tuple(dead), foldable.get(node)))
     return Plan(network, tuple(steps), tuple(supplied), targets, watched)
@@ -191,7 +191,7 @@ def _reads(node: Node, foldable: Mapping[Node, Node]) -> Sequence[Node]:
 
 def _foldable(network: Network, separate: Collection[Node]) -> dict[Node, Node]:
     """Batch norm -> the convolution that it can be folded into; none whose value is in `separate`."""
-    found = {}
+    convolutions = {}
     for node in network.program.nodes:
         if node.target is not aten.batch_norm.default or node.args[5]:
             continue
@@ -203,8 +203,8 @@ def _foldable(network: Network, separate: Collection[Node]) -> dict[Node, Node]:
             and not source.kwargs
             and all(p is None or p.op == "get_attr" for p in (*source.args[1:3], *node.args[1:5]))
         ):
-            found[node] = source
-    return found
+            convolutions[node] = source
+    return convolutions
 
 
 def affected_nodes(network: Network, tensors: Collection[str]) -> set[Node]:
@@ -226,12 +226,12 @@ def boundary(
     usable: says of a node whether its value can be given; where it cannot, the nodes that it is made from are.
     """
     outside: set[Node] = set()
-    seen: set[Node] = set()
+    visited: set[Node] = set()
     stack = [parent for node in changed for parent in node.inputs]
     while stack:
         node = stack.pop()
-        if node.from_input and node not in changed and node not in seen:
-            seen.add(node)
+        if node.from_input and node not in changed and node not in visited:
+            visited.add(node)
             # a list of tensors is no value to keep: keep what it was made from
             if node.name in network.nodes and usable(node):
                 outside.add(node)

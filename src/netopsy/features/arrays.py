@@ -75,7 +75,7 @@ def from_npz(path: Path, x: str | None, y: str | None) -> Raw:
 
     x, y: other names of the two, with `_train` and `_test` behind them where there are four.
     """
-    names, arrays, classes = read_npz(path, lambda held: _names(held, x or "x", y or "y", path), "vectors")
+    names, arrays, classes = read_npz(path, lambda stored: _names(stored, x or "x", y or "y", path), "vectors")
     if len(arrays) == 2:
         return Raw(path.name, arrays[0], arrays[1], classes)
     for a, b in ((0, 2), (1, 3)):
@@ -95,13 +95,13 @@ def from_npz(path: Path, x: str | None, y: str | None) -> Raw:
     return Raw(path.name, *joined, classes, (np.arange(cut), np.arange(cut, len(joined[0]))))
 
 
-def _names(held: set[str], x: str, y: str, path: Path) -> tuple[str, ...]:
+def _names(stored: set[str], x: str, y: str, path: Path) -> tuple[str, ...]:
     four = tuple(f"{name}_{part}" for part in ("train", "test") for name in (x, y))
-    wanted = (x, y) if x in held or not held & set(four) else four
-    for name in wanted:
-        if name not in held:
+    names = (x, y) if x in stored or not stored & set(four) else four
+    for name in names:
+        if name not in stored:
             raise SamplesError(
-                f"{path} has no array '{name}'; nearest: {nearest(name, sorted(held)) or 'none, it is empty'}; give "
+                f"{path} has no array '{name}'; nearest: {nearest(name, sorted(stored)) or 'none, it is empty'}; give "
                 "x and y by these names, or x=NAME and y=NAME."
             )
-    return wanted
+    return names

@@ -93,7 +93,7 @@ def extract(
         raise SettingsError(f"pool '{pool}' is none; give none, mean or max.")
     if dtype not in get_args(Kind):
         raise SettingsError(f"dtype '{dtype}' is none; give float32 or float16.")
-    chosen = {found.name: found for found in map(network.node, nodes)}
+    chosen = {record.name: record for record in map(network.node, nodes)}
     if not chosen:
         raise SettingsError("no node is given; give at least one, or leave nodes out for the penultimate features.")
     for node in chosen.values():
@@ -114,7 +114,7 @@ def extract(
         if scratch:
             scratch.close()
         raise
-    y_train, y_test, held = occurring(train.labels, test.labels, classes)
+    y_train, y_test, class_names = occurring(train.labels, test.labels, classes)
     return {
         name: Features(
             f"{name} of {network.name} on {test.name}",
@@ -122,7 +122,7 @@ def extract(
             y_train,
             open_memmap(paths[1][name], mode="r"),
             y_test,
-            held,
+            class_names,
             scratch,
         )
         for name in chosen
@@ -207,10 +207,10 @@ def _part(path: Path, size: tuple[int, int], dtype: str) -> Path:
 
     The name enters the checkpoint of the pass: without this very file the pass begins at the first sample.
     """
-    for found in sorted(path.parent.glob(f"{path.stem}.*.part")):
-        if open_rows(found, size, dtype) is not None:
-            return found
-        found.unlink()
+    for part in sorted(path.parent.glob(f"{path.stem}.*.part")):
+        if open_rows(part, size, dtype) is not None:
+            return part
+        part.unlink()
     return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")
 
 

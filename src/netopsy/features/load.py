@@ -50,11 +50,13 @@ def load_features(
     if classes is None:
         classes = raw.classes
     vectors = check_vectors(raw.x, raw.name)
-    found, names = read_labels(raw.y, classes, raw.name)
-    if len(vectors) != len(found):
-        raise SamplesError(f"{raw.name} has {len(vectors):,} vectors and {len(found):,} labels; give one label each.")
-    train, test = raw.parts or split_rows(found, test_share, seed, raw.name, names)
-    y_train, y_test, names = occurring(found[train], found[test], names)
+    all_labels, names = read_labels(raw.y, classes, raw.name)
+    if len(vectors) != len(all_labels):
+        raise SamplesError(
+            f"{raw.name} has {len(vectors):,} vectors and {len(all_labels):,} labels; give one label each."
+        )
+    train, test = raw.parts or split_rows(all_labels, test_share, seed, raw.name, names)
+    y_train, y_test, names = occurring(all_labels[train], all_labels[test], names)
     return Features(raw.name, vectors[train], y_train, vectors[test], y_test, names)
 
 

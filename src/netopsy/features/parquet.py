@@ -48,10 +48,10 @@ def _label_column(schema: pl.Schema, y: str | None, path: Path) -> str:
     if y is not None:
         _need(schema, y, path)
         return y
-    found = [name for name in _LABELS if name in schema]
-    if not found:
+    columns = [name for name in _LABELS if name in schema]
+    if not columns:
         raise SamplesError(f"{path} has no column 'label' among {_few(list(schema))}; give y=COLUMN.")
-    return found[0]
+    return columns[0]
 
 
 def _split_column(schema: pl.Schema, split: str | None, path: Path) -> str | None:
@@ -67,11 +67,11 @@ def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], pa
     if x is not None:
         columns: list[str] = []
         for word in x.split(","):
-            found = [name for name in free if name == word.strip() or fnmatchcase(name, word.strip())]
-            if not found:
+            matches = [name for name in free if name == word.strip() or fnmatchcase(name, word.strip())]
+            if not matches:
                 _need(schema, word.strip(), path)
                 raise SamplesError(f"column '{word.strip()}' of {path} is the labels' or the split's; name another.")
-            columns += found
+            columns += matches
         nested = [name for name in columns if _is_nested(schema[name])]
         if nested and len(columns) > 1:
             raise SamplesError(
@@ -87,15 +87,15 @@ def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], pa
     if vectors:
         return vectors
     floats = [name for name in free if schema[name].is_float()]
-    whole = [name for name in free if schema[name].is_integer()]
-    if floats and whole:  # an identifier among the features would pass for one
+    integers = [name for name in free if schema[name].is_integer()]
+    if floats and integers:  # an identifier among the features would pass for one
         raise SamplesError(
-            f"{path} has {len(floats)} columns of floats and {len(whole)} of whole numbers ({_few(whole)}); say which "
-            "are features: x=NAME,NAME or x=PREFIX*."
+            f"{path} has {len(floats)} columns of floats and {len(integers)} of whole numbers ({_few(integers)}); say "
+            "which are features: x=NAME,NAME or x=PREFIX*."
         )
-    if not floats and not whole:
+    if not floats and not integers:
         raise SamplesError(f"{path} has no column of vectors or numbers among {_few(list(schema))}; give x=COLUMN.")
-    return floats or whole
+    return floats or integers
 
 
 def _stack(column: pl.Series, path: Path) -> NDArray[np.generic]:
@@ -103,8 +103,8 @@ def _stack(column: pl.Series, path: Path) -> NDArray[np.generic]:
     lengths = column.list.len() if isinstance(column.dtype, pl.List) else column.arr.len()
     sizes = set(lengths.to_list())
     if len(sizes) > 1 or None in sizes:
-        known = sorted(size for size in sizes if size is not None)
-        what = "empty cells" if None in sizes else f"vectors of {known[0]} to {known[-1]} values"
+        ordered = sorted(size for size in sizes if size is not None)
+        what = "empty cells" if None in sizes else f"vectors of {ordered[0]} to {ordered[-1]} values"
         raise SamplesError(f"column '{column.name}' of {path} has {what}; give vectors of one length.")
     if sizes == {0}:
         raise SamplesError(f"column '{column.name}' of {path} has vectors without a value; give one or more each.")
@@ -150,8 +150,8 @@ def _parts(column: pl.Series, name: str, path: Path) -> tuple[tuple[Rows, Rows],
         )
     train, tested = np.flatnonzero(kinds == "train"), np.flatnonzero(kinds == "test")
     if not len(train) or not len(tested):
-        held = ", ".join(sorted(set(words)))
-        raise SamplesError(f"column '{name}' of {path} says {held} only; it needs rows of train and rows of test.")
+        values = ", ".join(sorted(set(words)))
+        raise SamplesError(f"column '{name}' of {path} says {values} only; it needs rows of train and rows of test.")
     return (train, tested), int((kinds == "left out").sum())
 
 

@@ -61,10 +61,10 @@ def caption(text: str, width: int | None = None, size: int = 13) -> Sheet:
     font = _font(size)
     reach = int(font.getlength(text)) + 6
     image = Picture.new("RGB", (width or reach, size + 6), (PAPER,) * 3)
-    drawn = text
-    while width and len(drawn) > 4 and font.getlength(drawn) > width - 4:
-        drawn = drawn[:-4].rstrip() + "..."
-    ImageDraw.Draw(image).text((2, 1), drawn, fill=(INK,) * 3, font=font)
+    line = text
+    while width and len(line) > 4 and font.getlength(line) > width - 4:
+        line = line[:-4].rstrip() + "..."
+    ImageDraw.Draw(image).text((2, 1), line, fill=(INK,) * 3, font=font)
     return np.asarray(image).copy()
 
 

@@ -43,7 +43,7 @@ class PatchWindow:
         if self.field is not None:
             corner = self.field.at(*divmod(place, self.grid[1]), cut=False)[:2]
         top, left = (
-            0 if size == whole else start for start, size, whole in zip(corner, self.size, self.image, strict=True)
+            0 if size == full else start for start, size, full in zip(corner, self.size, self.image, strict=True)
         )
         return top, left, top + self.size[0], left + self.size[1]
 
@@ -64,34 +64,34 @@ def window(network: Network, node: str, tile: int = 64) -> PatchWindow:
 
     Raises UnknownLayer for a name that the network does not have.
     """
-    found = network.node(node)
+    record = network.node(node)
     field, image = receptive_field(network, node), network.preprocessing.size
-    known = field.tells_apart(places(found))
+    has_places = field.tells_apart(places(record))
     size = image
-    if known:
-        size = tuple(min(math.ceil(side), whole) for side, whole in zip(field.size, image, strict=True))  # type: ignore[assignment]
+    if has_places:
+        size = tuple(min(math.ceil(side), full) for side, full in zip(field.size, image, strict=True))  # type: ignore[assignment]
     shrink = min(1.0, tile / max(size))
     height, width = (max(1, round(side * shrink)) for side in size)
-    return PatchWindow(size, (height, width), image, field if known else None, field.grid)
+    return PatchWindow(size, (height, width), image, field if has_places else None, field.grid)
 
 
 def patches(
     network: Network,
     samples: Samples,
-    wanted: Mapping[str, tuple[Sequence[int] | Tensor, Sequence[int] | Tensor]],
+    units: Mapping[str, tuple[Sequence[int] | Tensor, Sequence[int] | Tensor]],
     *,
     tile: int = 64,
 ) -> dict[str, UInt8[np.ndarray, "n tile_h tile_w 3"]]:
     """The patches of any number of units, by node; each image is read once, however many of them share it.
 
-    wanted: node -> (n image indices, n flat places: y * width + x). A negative index gives a neutral gray patch.
+    units: node -> (n image indices, n flat places: y * width + x). A negative index gives a neutral gray patch.
     tile: pixels on the longer side of a patch at most; smaller fields are not enlarged.
     Raises UnknownLayer for an unknown node, SettingsError for a place outside the node, SamplesError for an image that
     cannot be read.
     """
-    windows = {node: window(network, node, tile) for node in wanted}
-    lists = {node: [torch.as_tensor(v).reshape(-1).tolist() for v in pair] for node, pair in wanted.items()}
-    found = {node: np.full((len(lists[node][0]), *w.tile, 3), NEUTRAL, np.uint8) for node, w in windows.items()}
+    windows = {node: window(network, node, tile) for node in units}
+    lists = {node: [torch.as_tensor(v).reshape(-1).tolist() for v in pair] for node, pair in units.items()}
+    tiles = {node: np.full((len(lists[node][0]), *w.tile, 3), NEUTRAL, np.uint8) for node, w in windows.items()}
     requests: dict[int, list[tuple[str, int, int]]] = {}
     for node, (images, where) in lists.items():
         for position, (image, place) in enumerate(zip(images, where, strict=True)):
@@ -106,8 +106,8 @@ def patches(
                 key = (w.box(place), w.tile)
                 if key not in done:
                     done[key] = w.cut(picture, place)
-                found[node][position] = done[key]
-    return found
+                tiles[node][position] = done[key]
+    return tiles
 
 
 RULES = ("masked", "guided", "gradient")  # the paper's; for activations that it does not know; where there are none
@@ -135,13 +135,13 @@ def reconstructions(
     images: Sequence[int],
     window: PatchWindow,
     rule: str,
-    done: Callable[[int], None] = lambda count: None,
+    report: Callable[[int], None] = lambda count: None,
 ) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
     """One picture a unit: 0 is mid-gray, cut and shrunk as its patch, scaled so that 0.5 % of the values reach an end.
 
-    units: with places, all of one node. images: the index of each one's image. done: told how many more are drawn.
+    units: with places, all of one node. images: the index of each one's image. report: called with how many more are drawn.
     """
-    found = np.full((len(units), *window.tile, 3), NEUTRAL, np.uint8)
+    tiles = np.full((len(units), *window.tile, 3), NEUTRAL, np.uint8)
     members: dict[int, list[int]] = {}
     for position, image in enumerate(images):
         members.setdefault(int(image), []).append(position)
@@ -150,10 +150,10 @@ def reconstructions(
         jobs = [(row, i) for row, image in enumerate(batch.indices.tolist()) for i in members[image]]
         for start in range(0, len(jobs), _UNITS):
             part = jobs[start : start + _UNITS]
-            went = trace(network, batch.images, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
-            found[[i for _, i in part]] = _pictures(went, window, network)
-            done(len(part))
-    return found
+            traces = trace(network, batch.images, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
+            tiles[[i for _, i in part]] = _pictures(traces, window, network)
+            report(len(part))
+    return tiles
 
 
 def _pictures(went: Trace, window: PatchWindow, network: Network) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:

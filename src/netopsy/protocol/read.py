@@ -46,16 +46,16 @@ def _sets(sets: Any, shared: dict[str, Any], path: str | Path) -> list[dict[str,
             )
         if name in [other["name"] for other in merged]:
             raise SettingsError(f"two sets of '{path}' are called '{name}'; give each a name of its own.")
-        whole = merge(shared, one)
-        _check(whole, f"set '{name}' of '{path}'")
-        merged.append(whole)
+        merged_set = merge(shared, one)
+        _check(merged_set, f"set '{name}' of '{path}'")
+        merged.append(merged_set)
     return merged
 
 
-def merge(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`shared` with what `own` says in its place, table by table."""
+def merge(shared: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """`shared` with the entries of `table` in their place, table by table."""
     both = dict(shared)
-    for key, value in own.items():
+    for key, value in table.items():
         before = both.get(key)
         both[key] = merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return both
@@ -82,10 +82,12 @@ def _check(protocol: dict[str, Any], what: str) -> None:
 def make_study(name: str, settings: dict[str, Any]) -> Study:
     """A study from plain settings; lists become tuples, unknown settings are an error."""
     cls = study_class(name)
-    known = [f.name for f in fields(cls)]
-    unknown = [setting for setting in settings if setting not in known]
+    settings_of_study = [f.name for f in fields(cls)]
+    unknown = [setting for setting in settings if setting not in settings_of_study]
     if unknown:
-        raise SettingsError(f"the study '{name}' has no setting '{unknown[0]}'; it has: {', '.join(known)}.")
+        raise SettingsError(
+            f"the study '{name}' has no setting '{unknown[0]}'; it has: {', '.join(settings_of_study)}."
+        )
     tables = [setting for setting in settings if setting in (*takes(cls).images, *takes(cls).networks)]
     if tables:
         raise SettingsError(f"'{tables[0]}' of the study '{name}' is a table of its own: write it as [{tables[0]}].")

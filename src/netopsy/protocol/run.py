@@ -50,10 +50,10 @@ def run_protocol(
 
 
 def _chosen(all_sets: list[dict[str, Any]], names: Sequence[str] | None, path: str | Path) -> list[dict[str, Any]]:
-    known = [one["name"] for one in all_sets]
-    wrong = [name for name in names or () if name not in known]
+    all_names = [one["name"] for one in all_sets]
+    wrong = [name for name in names or () if name not in all_names]
     if wrong:
-        raise SettingsError(f"no set '{wrong[0]}' in '{path}'; it has: {', '.join(known)}.")
+        raise SettingsError(f"no set '{wrong[0]}' in '{path}'; it has: {', '.join(all_names)}.")
     return [one for one in all_sets if names is None or one["name"] in names]
 
 

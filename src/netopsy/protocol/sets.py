@@ -27,23 +27,23 @@ def run_sets(sets: Sequence[dict[str, Any]], out: Path, run: RunOne, progress: P
     A set that cannot be run does not keep the others from it: they are run and reported, then its error is raised.
     """
     case = Case(out)
-    found: dict[str, dict[str, Result]] = {}
+    results_of: dict[str, dict[str, Result]] = {}
     failed: tuple[str, NetopsyError] | None = None
     for one in sets:
         name = one["name"]
         try:
-            own = run(one, out / name, _name_progress(name, progress))
+            set_case = run(one, out / name, _name_progress(name, progress))
         except NetopsyError as error:
             failed = failed or (name, error)
             continue
         for study in one["studies"]:
-            found.setdefault(study, {})[name] = own.load(study)
-    for study, results in found.items():
+            results_of.setdefault(study, {})[name] = set_case.load(study)
+    for study, results in results_of.items():
         case.add(combine(study, results))
     if case.names:
         case.write_report()
     if failed is not None:
-        done = f" The other sets are in '{out}'." if found else ""
+        done = f" The other sets are in '{out}'." if results_of else ""
         raise SettingsError(f"set '{failed[0]}' was not run: {failed[1]}{done} Run again, only it is.") from failed[1]
     return case
 
@@ -53,10 +53,10 @@ def combine(study: str, results: Mapping[str, Result]) -> Result:
 
     Else its tables are one below the other, with the column `set` ahead, and its findings begin with the set's name.
     """
-    own = getattr(study_class(study), "combine", None)
+    combine_own = getattr(study_class(study), "combine", None)
     result = (
-        own(results)
-        if own is not None
+        combine_own(results)
+        if combine_own is not None
         else Result(study, tables=stack_tables(results), findings=_stack_findings(results))
     )
     result.settings = _settings(results)
@@ -81,7 +81,7 @@ def stack_tables(results: Mapping[str, Result]) -> dict[str, pl.DataFrame]:
 
 
 def _stack_findings(results: Mapping[str, Result]) -> list[str]:
-    return [f"{key}: {said}" for key, result in results.items() for said in result.findings[:SHOWN]]
+    return [f"{key}: {finding}" for key, result in results.items() for finding in result.findings[:SHOWN]]
 
 
 def _settings(results: Mapping[str, Result]) -> dict[str, Any]:
@@ -101,9 +101,9 @@ def _provenance(results: Mapping[str, Result]) -> dict[str, Any]:
     network = dict(first.get("network") or {})
     names = list(dict.fromkeys(str((origin.get("network") or {}).get("name")) for origin in origins))
     counts = [(origin.get("samples") or {}).get("count", 0) for origin in origins]
-    kept = {key: network[key] for key in ("parameters", "weights", "seed") if key in network}
+    facts = {key: network[key] for key in ("parameters", "weights", "seed") if key in network}
     return {
-        "network": {"name": ", ".join(names), **kept},
+        "network": {"name": ", ".join(names), **facts},
         "samples": {"name": ", ".join(results), "count": sum(counts)},
         "sets": {key: f"{key}/index.html" for key in results},
         "versions": first.get("versions", {}),

@@ -80,7 +80,7 @@ def atlas_data(atlas: Atlas) -> tuple[dict[str, Any], list[str]]:
         by_unit.setdefault((node, channel), []).append([_short(value), image, number(name)])
     layers: list[dict[str, Any]] = []
     sheets: list[str] = []
-    for node, own in atlas.sheets.items():
+    for node, node_sheets in atlas.sheets.items():
         rows = atlas.units.filter(pl.col("node") == node)
         back = bool(atlas.rules.get(node))
         units = [
@@ -91,14 +91,15 @@ def atlas_data(atlas: Atlas) -> tuple[dict[str, Any], list[str]]:
             {
                 "node": node,
                 "back": back,
-                "tile": list(own[0].tile),
-                "held": own[0].count // (atlas.top * (2 if back else 1)),  # units on a sheet; the last may have fewer
-                "sheets": list(range(len(sheets), len(sheets) + len(own))),
+                "tile": list(node_sheets[0].tile),
+                "held": node_sheets[0].count
+                // (atlas.top * (2 if back else 1)),  # units on a sheet; the last may have fewer
+                "sheets": list(range(len(sheets), len(sheets) + len(node_sheets))),
                 "units": units,
                 "stimuli": [by_unit.get((node, row[0]), []) for row in units],
             }
         )
-        sheets += [base64.b64encode(sheet.data).decode() for sheet in own]
+        sheets += [base64.b64encode(sheet.data).decode() for sheet in node_sheets]
     data = {"top": atlas.top, "classes": list(classes), "figures": figures, "layers": layers}
     return data, sheets
 

@@ -21,9 +21,9 @@ def result_html(result: Result) -> str:
         parts.append(f"<figure><figcaption><b>{escape(figure.title)}</b></figcaption>{chart_svg(figure.spec)}")
         parts.append(f"<figcaption>{escape(figure.reading)} {escape(figure.source)}</figcaption></figure>")
     for name, image in result.images.items():
-        shown = image_summary(name, image)
-        size = f'width="{shown["width"]}" style="max-width:100%"'
-        parts.append(f'<figure><img src="{shown["url"]}" {size} alt="{escape(shown["alt"])}">')
+        summary = image_summary(name, image)
+        size = f'width="{summary["width"]}" style="max-width:100%"'
+        parts.append(f'<figure><img src="{summary["url"]}" {size} alt="{escape(summary["alt"])}">')
         parts.append(f"<figcaption>{escape(image.title)}. {escape(image.reading)}</figcaption></figure>")
     for atlas in result.atlases.values():
         units, layers = atlas.units.height, len(atlas.sheets)

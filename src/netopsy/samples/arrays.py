@@ -66,17 +66,17 @@ def from_pair(x: Any, y: Any, name: str = "arrays", *, classes: str | Path | Seq
 
 def check_pixels(x: NDArray[np.generic], name: str) -> Pixels:
     """Pixels (n, height, width, channel), uint8, or float32 in 0..255 where the given floats are not 8-bit ones."""
-    shape, given = x.shape, f"the images of {name} are {x.dtype} of shape {x.shape}"
+    shape, description = x.shape, f"the images of {name} are {x.dtype} of shape {x.shape}"
     if x.ndim not in (3, 4) or 0 in shape[1:] or (x.ndim == 4 and shape[3] not in (1, 3, 4)):
         hint = "; move the channels last" if x.ndim == 4 and shape[1] in (1, 3, 4) else ""
         raise SamplesError(
-            f"{given}; give (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels{hint}."
+            f"{description}; give (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels{hint}."
         )
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype == np.uint8:
         return x
     if x.dtype.kind != "f":
-        raise SamplesError(f"{given}; give uint8, or floats in 0..1.")
+        raise SamplesError(f"{description}; give uint8, or floats in 0..1.")
     if not np.isfinite(x).all():
         raise SamplesError(f"the images of {name} hold NaN or infinity; give floats in 0..1.")
     if x.size and (x.min() < 0 or x.max() > 1):
@@ -84,8 +84,8 @@ def check_pixels(x: NDArray[np.generic], name: str) -> Pixels:
             f"the images of {name} hold floats from {x.min():.4g} to {x.max():.4g}; give 0..1, or uint8."
         )
     pixels = x.astype(np.float32) * np.float32(255)
-    whole = np.rint(pixels)
-    return whole.astype(np.uint8) if np.abs(pixels - whole).max(initial=0) < 1e-3 else pixels
+    rounded = np.rint(pixels)
+    return rounded.astype(np.uint8) if np.abs(pixels - rounded).max(initial=0) < 1e-3 else pixels
 
 
 def from_npz(
@@ -100,7 +100,7 @@ def from_npz(
 
     x, y: other names of the two. An array `classes` of text names the classes unless `classes` does.
     """
-    _, (images, labels), words = read_npz(path, lambda held: _array_names(held, split, x, y, path), "images")
+    _, (images, labels), words = read_npz(path, lambda stored: _array_names(stored, split, x, y, path), "images")
     classes = words if classes is None else classes
     return from_pair(images, labels, path.name + (f"[{split}]" if split else ""), classes=classes)
 
@@ -126,15 +126,15 @@ def from_digits(split: str | None) -> Samples:
     return from_pair(np.stack(large)[chosen], labels[chosen], f"digits[{split}]")
 
 
-def _array_names(held: set[str], split: str | None, x: str | None, y: str | None, path: Path) -> tuple[str, str]:
+def _array_names(stored: set[str], split: str | None, x: str | None, y: str | None, path: Path) -> tuple[str, str]:
     """The names of the images' and of the labels' array."""
-    bare = split is None and (x is not None or "x" in held)
+    bare = split is None and (x is not None or "x" in stored)
     suffix = "" if bare else f"_{split or 'test'}"
     names = (x or "x") + suffix, (y or "y") + suffix
-    missing = [name for name in names if name not in held]
+    missing = [name for name in names if name not in stored]
     if missing:
         raise SamplesError(
-            f"{path} has no array '{missing[0]}'; it holds {', '.join(sorted(held)) or 'nothing'}; "
+            f"{path} has no array '{missing[0]}'; it holds {', '.join(sorted(stored)) or 'nothing'}; "
             "give x=NAME and y=NAME, or another split."
         )
     return names

@@ -36,8 +36,8 @@ def from_dataset(
     if not count:
         raise SamplesError(f"the dataset {name} is empty.")
     labels = check_labels(_labels(dataset, name), name)
-    given = find_classes(classes) or _names(dataset, labels)
-    return Samples(name, _images(dataset, name, workers), labels, name_classes(labels, given, name))
+    class_names = find_classes(classes) or _names(dataset, labels)
+    return Samples(name, _images(dataset, name, workers), labels, name_classes(labels, class_names, name))
 
 
 def from_torchvision(
@@ -106,10 +106,10 @@ def _labels(dataset: Any, name: str) -> NDArray[np.generic]:
     try:
         first = np.asarray(dataset[0][1])
         if all(getattr(dataset, hook, None) is None for hook in ("target_transform", "transforms")):
-            for held in (getattr(dataset, attribute, None) for attribute in ATTRIBUTES):
-                if isinstance(held, list | np.ndarray | torch.Tensor) and len(held) == len(dataset):
-                    pairs = isinstance(held[0], tuple) and len(held[0]) == 2
-                    values = np.asarray([pair[1] for pair in held] if pairs else held)
+            for candidate in (getattr(dataset, attribute, None) for attribute in ATTRIBUTES):
+                if isinstance(candidate, list | np.ndarray | torch.Tensor) and len(candidate) == len(dataset):
+                    pairs = isinstance(candidate[0], tuple) and len(candidate[0]) == 2
+                    values = np.asarray([pair[1] for pair in candidate] if pairs else candidate)
                     if np.array_equal(values[0], first):
                         return values
         return np.array([np.asarray(dataset[row][1]) for row in range(len(dataset))])

@@ -57,9 +57,9 @@ def from_class_folders(folder: Path, classes: Classes = None) -> Samples:
     paths: list[Path] = []
     words: list[str] = []
     for name in names:
-        found = _pictures(folder / name)
-        paths += found
-        words += [name] * len(found)
+        folder_paths = _pictures(folder / name)
+        paths += folder_paths
+        words += [name] * len(folder_paths)
     if not paths:
         flat = any(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder))
         have = (
@@ -68,15 +68,17 @@ def from_class_folders(folder: Path, classes: Classes = None) -> Samples:
         raise SamplesError(f"{folder} {have} a folder with one subfolder of images a class, or labels=CSV.")
     if SPLITS.issuperset(name.lower() for name in names) and any(_folders(folder / name) for name in names):
         raise SamplesError(f"{folder} holds the parts {', '.join(names)}, not classes; give split='{names[-1]}'.")
-    given = find_classes(classes, folder)
-    known = tuple(names) if given is None else given
-    index = {name: i for i, name in enumerate(known)}
+    class_names = find_classes(classes, folder)
+    all_names = tuple(names) if class_names is None else class_names
+    index = {name: i for i, name in enumerate(all_names)}
     for name in sorted(set(words)):
         if name not in index:
             raise SamplesError(
-                f"{folder} has a subfolder '{name}', not among its class names; nearest: {nearest(name, known)}."
+                f"{folder} has a subfolder '{name}', not among its class names; nearest: {nearest(name, all_names)}."
             )
-    return Samples(folder.name or str(folder), FileImages(paths), np.array([index[w] for w in words], np.int64), known)
+    return Samples(
+        folder.name or str(folder), FileImages(paths), np.array([index[w] for w in words], np.int64), all_names
+    )
 
 
 def from_table(
@@ -112,10 +114,10 @@ def from_table(
             "mend the table or give the folder that holds them."
         )
     values = [[row[header.index(column)] for column in columns] for row in rows]
-    known = find_classes(classes, folder) or find_classes(None, table.parent)
+    class_names = find_classes(classes, folder) or find_classes(None, table.parent)
     multiple = len(columns) > 1 or (label is None and columns != ["label"])
     hot, names = (
-        _columns(values, columns, table) if multiple else _cells([v[0] for v in values], separator, known, table)
+        _columns(values, columns, table) if multiple else _cells([v[0] for v in values], separator, class_names, table)
     )
     return Samples(folder.name or str(folder), FileImages(paths), hot, names)
 

@@ -20,10 +20,10 @@ def strata(labels: Labels) -> Int64[np.ndarray, " n"]:
     """The stratum of each row: its class, or its rarest label where it may have several, -1 where it has none."""
     if labels.ndim == 1:
         return labels
-    held = labels > 0
-    frequency = held.sum(axis=0)
-    rarest = np.where(held, frequency, len(labels) + 1).argmin(axis=1)
-    return np.where(held.any(axis=1), rarest, -1)
+    has_label = labels > 0
+    frequency = has_label.sum(axis=0)
+    rarest = np.where(has_label, frequency, len(labels) + 1).argmin(axis=1)
+    return np.where(has_label.any(axis=1), rarest, -1)
 
 
 def stratify(labels: Labels, count: int, seed: int) -> Int64[np.ndarray, " count"]:

@@ -72,10 +72,10 @@ def resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[i
 
 def centre_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """The central (height, width) `size` of pixels (height, width, channel), zeros around where they are smaller."""
-    missing = [max(0, wanted - had) for wanted, had in zip(size, pixels.shape, strict=False)]
+    missing = [max(0, target - current) for target, current in zip(size, pixels.shape, strict=False)]
     if any(missing):
         pixels = np.pad(pixels, [(m // 2, (m + 1) // 2) for m in missing] + [(0, 0)])
-    top, left = (round((had - wanted) / 2) for wanted, had in zip(size, pixels.shape, strict=False))
+    top, left = (round((current - target) / 2) for target, current in zip(size, pixels.shape, strict=False))
     return pixels[top : top + size[0], left : left + size[1]]
 
 

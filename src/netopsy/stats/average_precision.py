@@ -40,9 +40,9 @@ def accuracy(
     """
     values = _check(scores)
     classes = _class_indices(labels, values)
-    own = values.gather(1, classes[:, None])
-    ties = (values == own).sum(1)
-    top = (values <= own).all(1)
+    own_score = values.gather(1, classes[:, None])
+    ties = (values == own_score).sum(1)
+    top = (values <= own_score).all(1)
     counts = torch.bincount(ties[top], minlength=2).tolist()
     credit = sum((Fraction(count, m) for m, count in enumerate(counts) if count), Fraction())
     return float(credit / len(values))
@@ -71,8 +71,8 @@ def average_precision(
     block = max(1, AT_ONCE // len(values))
     rule = _area if how == "area" else _eleven_points
     parts = [
-        rule(*_sort(columns.T.contiguous(), found.T.contiguous()))
-        for columns, found in zip(values.split(block, 1), hits.split(block, 1), strict=True)
+        rule(*_sort(columns.T.contiguous(), hit_columns.T.contiguous()))
+        for columns, hit_columns in zip(values.split(block, 1), hits.split(block, 1), strict=True)
     ]
     result: Float64[np.ndarray, " classes"] = torch.cat(parts).cpu().numpy()
     return result
@@ -88,9 +88,9 @@ def mean_average_precision(
     Where none has, the mean is NaN and `counted` 0.
     """
     precisions = average_precision(scores, relevant, how)
-    held = ~np.isnan(precisions)
-    mean = float(precisions[held].mean()) if held.any() else float("nan")
-    return MeanPrecision(mean, int(held.sum()), int((~held).sum()))
+    defined = ~np.isnan(precisions)
+    mean = float(precisions[defined].mean()) if defined.any() else float("nan")
+    return MeanPrecision(mean, int(defined.sum()), int((~defined).sum()))
 
 
 def as_tensor(values: Tensor | np.ndarray) -> Tensor:
@@ -103,28 +103,28 @@ def as_tensor(values: Tensor | np.ndarray) -> Tensor:
 def _sort(scores: Tensor, hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """By descending score along the last axis: relevant images so far (int64), whether a tie ends, precision there."""
     ordered, order = scores.sort(dim=1, descending=True)
-    found = hits.gather(1, order).cumsum(1)
+    relevant_so_far = hits.gather(1, order).cumsum(1)
     ends = torch.ones_like(ordered, dtype=torch.bool)
     ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
     ranks = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=torch.float64)
-    return found, ends, found / ranks
+    return relevant_so_far, ends, relevant_so_far / ranks
 
 
-def _area(found: Tensor, ends: Tensor, precision: Tensor) -> Tensor:
+def _area(relevant_so_far: Tensor, ends: Tensor, precision: Tensor) -> Tensor:
     """Sum over the ends of ties of (recall there - recall at the end before) x precision."""
-    reached = torch.where(ends, found, 0).cummax(1).values
-    steps = found.clone()
+    reached = torch.where(ends, relevant_so_far, 0).cummax(1).values
+    steps = relevant_so_far.clone()
     steps[:, 1:] -= reached[:, :-1]
-    return torch.where(ends, steps * precision, 0).sum(1) / found[:, -1]
+    return torch.where(ends, steps * precision, 0).sum(1) / relevant_so_far[:, -1]
 
 
-def _eleven_points(found: Tensor, ends: Tensor, precision: Tensor) -> Tensor:
+def _eleven_points(relevant_so_far: Tensor, ends: Tensor, precision: Tensor) -> Tensor:
     """Mean of the highest precision from each of the eleven recalls on."""
     best = torch.where(ends, precision, 0).flip(1).cummax(1).values.flip(1)
-    positives = found[:, -1:]
-    tenths = torch.arange(_RECALLS, device=found.device)
+    positives = relevant_so_far[:, -1:]
+    tenths = torch.arange(_RECALLS, device=relevant_so_far.device)
     needed = (tenths * positives + 9) // 10  # the fewest relevant images that make a recall of i/10
-    first = torch.searchsorted(found, needed).clamp_(max=found.shape[1] - 1)
+    first = torch.searchsorted(relevant_so_far, needed).clamp_(max=relevant_so_far.shape[1] - 1)
     points = best.gather(1, first).mean(1)
     return torch.where(positives[:, 0] > 0, points, torch.nan)
 

@@ -193,7 +193,7 @@ def _test_split(
 
     Of normal points with a given covariance the left singular vectors are a random frame: for them the test is exact.
     """
-    found = _dip(points, second)
+    dip = _dip(points, second)
     spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
     spread = spread[spread > 1e-6 * spread[0]][: len(points) - 1]
     shape = (len(points), len(spread))
@@ -205,10 +205,10 @@ def _test_split(
             cloud = np.linalg.qr(cloud - cloud.mean(0))[0] * spread
             values.append(_dip(cloud, _split_in_two(cloud)))
         mean, deviation = float(np.mean(values)), float(np.std(values)) or 1e-12
-        probability = max(probability, float(stats.norm.sf((found - mean) / deviation)))
+        probability = max(probability, float(stats.norm.sf((dip - mean) / deviation)))
         expected = max(expected, mean)
     sizes = sorted((int(second.sum()), int((~second).sum())), reverse=True)
-    return SplitTest(len(points), (sizes[0], sizes[1]), found, expected, probability, probability < alpha)
+    return SplitTest(len(points), (sizes[0], sizes[1]), dip, expected, probability, probability < alpha)
 
 
 def _labels(points: Float64[np.ndarray, "n axes"], groups: list[np.ndarray]) -> Int64[np.ndarray, " n"]:

@@ -37,7 +37,7 @@ class Correlation:
         vx, vy = sxx / n - (sx / n) ** 2, syy / n - (sy / n) ** 2
         flat_x, flat_y = vx <= 1e-12 * np.maximum(sxx / n, 1e-300), vy <= 1e-12 * np.maximum(syy / n, 1e-300)
         scale = np.sqrt(np.where(flat_x, 1.0, vx))[:, None] * np.sqrt(np.where(flat_y, 1.0, vy))[None]
-        found = (sxy / n - np.outer(sx / n, sy / n)) / scale
-        found[flat_x, :] = 0.0
-        found[:, flat_y] = 0.0
-        return np.clip(found, -1.0, 1.0)
+        correlation = (sxy / n - np.outer(sx / n, sy / n)) / scale
+        correlation[flat_x, :] = 0.0
+        correlation[:, flat_y] = 0.0
+        return np.clip(correlation, -1.0, 1.0)

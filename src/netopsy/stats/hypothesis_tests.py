@@ -48,9 +48,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """(low, high) of the mean of independent values by Student's t at 95 %; None of a single value."""
     if len(values) < 2:
         return None, None
-    own = np.asarray(values, np.float64)
-    reach = float(student.ppf(0.975, len(own) - 1)) * float(own.std(ddof=1)) / math.sqrt(len(own))
-    return float(own.mean()) - reach, float(own.mean()) + reach
+    sample = np.asarray(values, np.float64)
+    reach = float(student.ppf(0.975, len(sample) - 1)) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    return float(sample.mean()) - reach, float(sample.mean()) + reach
 
 
 def cochran_q(right: Bool[np.ndarray, "images treatments"]) -> tuple[float, float]:
@@ -85,8 +85,8 @@ def permutation_p(scores: Float64[np.ndarray, "repeats treatments"], seed: int =
     def spread(total: Float64[np.ndarray, "... treatments"]) -> Float64[np.ndarray, "..."]:
         return ((total - total.mean(-1, keepdims=True)) ** 2).sum(-1)
 
-    seen = float(spread(scores.sum(0)))
-    edge = seen - 1e-9 * max(seen, 1e-300)
+    observed = float(spread(scores.sum(0)))
+    edge = observed - 1e-9 * max(observed, 1e-300)
     if ways <= EXACT:
         orders = np.array(list(itertools.permutations(range(k))))
         totals = scores[:1]

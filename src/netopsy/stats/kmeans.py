@@ -43,15 +43,15 @@ def kmeans(vectors: Float[Tensor, "n d"], k: int, *, seed: int = 0, starts: int 
     the vectors themselves. Raises SettingsError.
     """
     _check(vectors, k, starts, iterations)
-    given = vectors.detach()
-    if k == len(given):
-        return Clusters(given.clone(), torch.arange(k, device=given.device), 0.0)
-    wide = given.double()
-    codes = torch.from_numpy(_codes(_coordinates(wide).cpu().numpy(), k, seed, starts, iterations)).to(given.device)
+    points = vectors.detach()
+    if k == len(points):
+        return Clusters(points.clone(), torch.arange(k, device=points.device), 0.0)
+    wide = points.double()
+    codes = torch.from_numpy(_codes(_coordinates(wide).cpu().numpy(), k, seed, starts, iterations)).to(points.device)
     sizes = torch.bincount(codes)
     sums = wide.new_zeros(len(sizes), wide.shape[1]).index_add_(0, codes, wide)
-    centroids = (sums / sizes[:, None]).to(given.dtype)
-    return Clusters(centroids, codes, float((wide - centroids.double()[codes]).square().sum()) / len(given))
+    centroids = (sums / sizes[:, None]).to(points.dtype)
+    return Clusters(centroids, codes, float((wide - centroids.double()[codes]).square().sum()) / len(points))
 
 
 def _check(vectors: Tensor, k: int, starts: int, iterations: int) -> None:

@@ -97,11 +97,13 @@ def agreement(first: Matching, second: Matching) -> float:
 
 def _matching(correlation: np.ndarray, rows: np.ndarray, partners: np.ndarray, dead_a: Dead, dead_b: Dead) -> Matching:
     p, q = correlation.shape
-    partner, found = np.full(p, NOBODY, np.int64), np.zeros(p)
-    partner[rows], found[rows] = partners, correlation[rows, partners]
+    partner, partner_correlation = np.full(p, NOBODY, np.int64), np.zeros(p)
+    partner[rows], partner_correlation[rows] = partners, correlation[rows, partners]
     choices = np.bincount(partners, minlength=q)
     alive_a, alive_b = _live(correlation, dead_a, dead_b)
-    return Matching(partner, found, choices, np.setdiff1d(np.arange(p), alive_a), np.setdiff1d(np.arange(q), alive_b))
+    return Matching(
+        partner, partner_correlation, choices, np.setdiff1d(np.arange(p), alive_a), np.setdiff1d(np.arange(q), alive_b)
+    )
 
 
 def _live(correlation: np.ndarray, dead_a: Dead, dead_b: Dead) -> tuple[np.ndarray, np.ndarray]:

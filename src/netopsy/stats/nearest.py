@@ -46,7 +46,7 @@ def nearest(queries: Vectors, database: Vectors, k: int, *, memory: int = MEMORY
     _check(queries, database, k)
     n, device = len(database), queries.device if isinstance(queries, Tensor) else torch.device("cpu")
     rows = max(1, memory // (24 * n))  # distances, keys and what the choice of the least takes, 8 bytes each
-    found = torch.empty((len(queries), k), dtype=torch.int64, device=device)
+    neighbours = torch.empty((len(queries), k), dtype=torch.int64, device=device)
     for first in range(0, len(queries), rows):
         part = slice(first, first + rows)
         squares = torch.zeros((len(queries[part]), n), dtype=torch.float64, device=device)
@@ -54,8 +54,8 @@ def nearest(queries: Vectors, database: Vectors, k: int, *, memory: int = MEMORY
         for start in range(0, queries.shape[1], _COLUMNS):
             columns = slice(start, start + _COLUMNS)
             _add(squares, lengths, _block(queries, part, columns, device), _block(database, ..., columns, device))
-        found[part] = _least(squares, lengths, k)
-    return found
+        neighbours[part] = _least(squares, lengths, k)
+    return neighbours
 
 
 def recall(found: Neighbours, exact: Neighbours, k: int) -> float:
@@ -70,7 +70,7 @@ def recall(found: Neighbours, exact: Neighbours, k: int) -> float:
 
 
 def same_class(
-    found: Neighbours,
+    neighbours: Neighbours,
     query_labels: Tensor | np.ndarray,
     labels: Tensor | np.ndarray,
     k: int = 1,
@@ -79,14 +79,14 @@ def same_class(
 
     labels: of the database, int64 (n,); or 0 and 1 (n, classes), where one label in common is enough.
     """
-    asked, held = (as_tensor(given).to(found.device) for given in (query_labels, labels))
-    if asked.ndim != held.ndim or len(asked) != len(found) or not 1 <= k <= found.shape[1]:
+    query_classes, classes = (as_tensor(given).to(neighbours.device) for given in (query_labels, labels))
+    if query_classes.ndim != classes.ndim or len(query_classes) != len(neighbours) or not 1 <= k <= neighbours.shape[1]:
         raise SettingsError(
-            f"labels of shape {tuple(asked.shape)} and {tuple(held.shape)} do not fit {len(found):,} queries with "
-            f"{found.shape[1]} neighbours each and k = {k}; give the labels of the queries and of the database."
+            f"labels of shape {tuple(query_classes.shape)} and {tuple(classes.shape)} do not fit {len(neighbours):,} queries with "
+            f"{neighbours.shape[1]} neighbours each and k = {k}; give the labels of the queries and of the database."
         )
-    near = held[found[:, :k]]
-    agree = near == asked[:, None] if held.ndim == 1 else ((near > 0) & (asked[:, None] > 0)).any(2)
+    near = classes[neighbours[:, :k]]
+    agree = near == query_classes[:, None] if classes.ndim == 1 else ((near > 0) & (query_classes[:, None] > 0)).any(2)
     return float(agree.sum()) / agree.numel()
 
 
@@ -100,9 +100,9 @@ def _block(vectors: Vectors, rows: slice | object, columns: slice, device: torch
 
 def _add(squares: Tensor, lengths: tuple[Tensor, Tensor], queries: Tensor, database: Tensor) -> None:
     """Add to squared distances, and to squared lengths, what these dimensions contribute."""
-    own = queries.square().sum(1), database.square().sum(1)
-    squares.addmm_(queries, database.T, alpha=-2).add_(own[0][:, None]).add_(own[1])
-    for total, part in zip(lengths, own, strict=True):
+    lengths_here = queries.square().sum(1), database.square().sum(1)
+    squares.addmm_(queries, database.T, alpha=-2).add_(lengths_here[0][:, None]).add_(lengths_here[1])
+    for total, part in zip(lengths, lengths_here, strict=True):
         total += part
 
 

@@ -57,8 +57,8 @@ def fit_pca(x: Vectors, *, dtype: torch.dtype = torch.float32) -> PCA:
     if not bool(torch.isfinite(mean).all()):
         raise SettingsError("the training vectors hold NaN or infinite values; leave those vectors out.")
     values, vectors = torch.linalg.eigh(_scatter(x, mean))
-    kept = _kept(values, max(n, p), n, mean)
-    values, vectors = values[kept].flip(0), vectors[:, kept].flip(1)
+    keep = _kept(values, max(n, p), n, mean)
+    values, vectors = values[keep].flip(0), vectors[:, keep].flip(1)
     if n <= p:
         vectors = _directions(x, mean, vectors, values)
     vectors, values = _with_mean(vectors, values, mean)
@@ -92,9 +92,9 @@ def cumulative_share(eigenvalues: Float64[np.ndarray, " components"]) -> Float64
     return shares
 
 
-def components_for(shares: Float64[np.ndarray, " components+1"], wanted: float) -> int:
-    """The fewest components that hold at least `wanted` (0..1) of the variance, given the `cumulative_share`."""
-    return int(np.searchsorted(shares, wanted - 1e-12))
+def components_for(shares: Float64[np.ndarray, " components+1"], share: float) -> int:
+    """The fewest components that hold at least the `share` (0..1) of the variance, given the `cumulative_share`."""
+    return int(np.searchsorted(shares, share - 1e-12))
 
 
 def _block(x: Vectors, rows: slice, columns: slice) -> Float64[Tensor, "rows columns"]:

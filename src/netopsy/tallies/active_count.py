@@ -89,24 +89,24 @@ class ActiveCount(Tally):
             "channel_images": anywhere.sum(0).long(),
         }
         for name, count in counts.items():
-            held = getattr(self, name)
-            setattr(self, name, count if held is None else held.add_(count))
+            count_before = getattr(self, name)
+            setattr(self, name, count if count_before is None else count_before.add_(count))
         self.images += len(x)
         self.places = places
         if self.record is None or self.recorded is None:
             self.record = torch.zeros(self.rows, 2, dtype=torch.int64, device=x.device)
             self.recorded = torch.zeros(self.rows, dtype=torch.bool, device=x.device)
-        kept = (indices % self.every == 0).to(x.device)
-        rows = indices.to(x.device)[kept] // self.every
-        self.record[rows] = torch.stack([number, total], 1)[kept]
+        sampled = (indices % self.every == 0).to(x.device)
+        rows = indices.to(x.device)[sampled] // self.every
+        self.record[rows] = torch.stack([number, total], 1)[sampled]
         self.recorded[rows] = True
 
     def merge(self, other: ActiveCount) -> None:
         if other.record is None or other.recorded is None:
             return
         for name in ("by_channels", "by_place", "by_share", "sums", "channel_images", "record"):
-            held, more = getattr(self, name), getattr(other, name)
-            setattr(self, name, more.clone() if held is None else held + more)
+            mine, more = getattr(self, name), getattr(other, name)
+            setattr(self, name, more.clone() if mine is None else mine + more)
         self.recorded = other.recorded.clone() if self.recorded is None else self.recorded | other.recorded
         self.images += other.images
         self.places = other.places
@@ -114,8 +114,8 @@ class ActiveCount(Tally):
     def result(self) -> ActiveCountResult:
         nothing = torch.zeros(0, dtype=torch.int64)
         by_channels, by_place, by_share, each = (
-            nothing if held is None else held.cpu()
-            for held in (self.by_channels, self.by_place, self.by_share, self.channel_images)
+            nothing if tensor is None else tensor.cpu()
+            for tensor in (self.by_channels, self.by_place, self.by_share, self.channel_images)
         )
         sums = torch.zeros(2, dtype=torch.float64) if self.sums is None else self.sums.cpu()
         mean, square = (sums / max(1, self.images)).tolist()

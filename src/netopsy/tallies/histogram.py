@@ -71,8 +71,8 @@ class Histogram(Tally):
         left = torch.cat([-edges[1:].flip(0), edges[:-1]])
         right = torch.cat([-edges[:-1].flip(0), edges[1:]])
         ordered = torch.cat([counts[:_HALF].flip(0), counts[_HALF:]])
-        held = ordered > 0
-        return Buckets(left[held], right[held], ordered[held], self.stride)
+        filled = ordered > 0
+        return Buckets(left[filled], right[filled], ordered[filled], self.stride)
 
 
 def _prime(number: int) -> int:

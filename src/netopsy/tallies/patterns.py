@@ -77,10 +77,10 @@ class Patterns(Tally):
         count = min(self.per_image, places)
         if self.drawn is None:
             self.drawn = torch.zeros(-(-self.number // self.every), count, dtype=torch.int64, device=there.device)
-        kept = indices % self.every == 0
-        rows = indices[kept] // self.every
+        sampled = indices % self.every == 0
+        rows = indices[sampled] // self.every
         turn = rows[:, None] * count + torch.arange(count, device=there.device)
-        self.drawn[rows] = there[kept].gather(1, _order(places, self.seed, there.device)[turn % places])
+        self.drawn[rows] = there[sampled].gather(1, _order(places, self.seed, there.device)[turn % places])
 
     def merge(self, other: Patterns) -> None:
         if other.hashes is None or other.seen is None:
@@ -95,8 +95,8 @@ class Patterns(Tally):
         if self.hashes is None or self.seen is None:
             return PatternsResult(nothing, nothing, nothing)
         seen = self.seen.cpu()
-        drawn = nothing if self.drawn is None else self.drawn.cpu()[seen[:: self.every]].view(-1)
-        return PatternsResult(seen.nonzero()[:, 0], self.hashes.cpu()[seen], drawn)
+        sample = nothing if self.drawn is None else self.drawn.cpu()[seen[:: self.every]].view(-1)
+        return PatternsResult(seen.nonzero()[:, 0], self.hashes.cpu()[seen], sample)
 
 
 def mix(numbers: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:

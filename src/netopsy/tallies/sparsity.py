@@ -43,14 +43,14 @@ class ZeroShare(Tally):
             if self.softmax:
                 x = x.double().softmax(1)
             # a comparison that writes floats is vectorised, one that writes booleans is not: five times as slow
-            found = torch.empty_like(x)
+            is_zero = torch.empty_like(x)
             if self.threshold:
-                torch.le(x.abs(), self.threshold, out=found)
+                torch.le(x.abs(), self.threshold, out=is_zero)
             else:
-                torch.eq(x, 0, out=found)
+                torch.eq(x, 0, out=is_zero)
             space = [d for d in range(x.ndim) if d != 1]
             each = x.numel() // x.shape[1]
-            zeros = found.sum(space, dtype=None if each <= _EXACT and x.dtype != torch.half else torch.float64).long()
+            zeros = is_zero.sum(space, dtype=None if each <= _EXACT and x.dtype != torch.half else torch.float64).long()
             self.zeros = zeros if self.zeros is None else self.zeros.add_(zeros)
             self.seen += each
 

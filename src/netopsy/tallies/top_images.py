@@ -160,12 +160,12 @@ def _places(parts: Tensor, peaks: Tensor, rows: Tensor, channels: Tensor) -> Ten
     A comparison and amax are vectorised, argmax over many places is not: several times as slow.
     """
     count, size = parts.shape[2:]
-    own = peaks[rows, channels]
-    which = own.argmax(1)
-    best = own.gather(1, which[:, None])
+    part_peaks = peaks[rows, channels]
+    which = part_peaks.argmax(1)
+    best = part_peaks.gather(1, which[:, None])
     later = torch.arange(size, 0, -1, dtype=torch.float32, device=parts.device)  # whole numbers up to 2**24
     flat = parts.flatten(0, 2) if parts.is_contiguous() else None
-    found = torch.empty_like(which)
+    places = torch.empty_like(which)
     step = max(1, _BLOCK // size)
     for start in range(0, len(rows), step):
         k = slice(start, start + step)
@@ -173,8 +173,8 @@ def _places(parts: Tensor, peaks: Tensor, rows: Tensor, channels: Tensor) -> Ten
         some = parts[place] if flat is None else flat.index_select(0, _row(place, parts.shape[1], count))
         at = torch.empty_like(some, dtype=torch.float32)
         torch.eq(some, best[k], out=at)
-        found[k] = which[k] * size + size - at.mul_(later).amax(1).long()
-    return found
+        places[k] = which[k] * size + size - at.mul_(later).amax(1).long()
+    return places
 
 
 def _row(place: tuple[Tensor, Tensor, Tensor], channels: int, parts: int) -> Tensor:

@@ -46,8 +46,8 @@ class Trace:
     def maps(self) -> Float[Tensor, "units channel height width"]:
         """One image-shaped map a unit; zero outside its field."""
         maps = self.values.new_zeros(len(self.units), *self.shape)
-        for whole, crop, (top, left, bottom, right) in zip(maps, self.crops, self.fields, strict=True):
-            whole[:, top:bottom, left:right] = crop
+        for image, crop, (top, left, bottom, right) in zip(maps, self.crops, self.fields, strict=True):
+            image[:, top:bottom, left:right] = crop
         return maps
 
 
@@ -97,17 +97,17 @@ def trace(
     if begin not in ("activation", "one"):
         raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
     pictures = check_images(network, images)
-    asked = [units] if isinstance(units, str | Unit) else units
-    found = [find_unit(network, unit) for unit in asked]
-    where = _pairing(len(pictures), len(found), of)
+    entries = [units] if isinstance(units, str | Unit) else units
+    unit_list = [find_unit(network, unit) for unit in entries]
+    where = _pairing(len(pictures), len(unit_list), of)
     result = Trace(
-        network.preprocessing.input_shape, found, where, pictures.new_zeros(len(found)), [torch.empty(0)] * len(found),
-        [(0, 0, 0, 0)] * len(found), {}, {},
+        network.preprocessing.input_shape, unit_list, where, pictures.new_zeros(len(unit_list)),
+        [torch.empty(0)] * len(unit_list), [(0, 0, 0, 0)] * len(unit_list), {}, {},
     )  # fmt: skip
     with torch.no_grad():
         overrides = how.weights(network)
-        for node in dict.fromkeys(unit.node for unit in found):
-            members = [i for i, unit in enumerate(found) if unit.node == node]
+        for node in dict.fromkeys(unit.node for unit in unit_list):
+            members = [i for i, unit in enumerate(unit_list) if unit.node == node]
             trunk = Trunk(network, node)
             _account(network, trunk, how, len(members), result)
             _place(network, pictures, members, result)
@@ -161,9 +161,9 @@ def start_at(trees: Sequence[Tree], units: Sequence[Unit], value: Tensor, begin:
 
 def resolve_place(network: Network, image: Tensor, unit: UnitLike) -> Unit:
     """The unit with its place: the strongest on the one `image` where it has none."""
-    found = find_unit(network, unit)
-    value = plan(network, [found.node]).run({"input": image}, batch=1)[found.node][0]
-    return _strongest(network, found, value)
+    checked_unit = find_unit(network, unit)
+    value = plan(network, [checked_unit.node]).run({"input": image}, batch=1)[checked_unit.node][0]
+    return _strongest(network, checked_unit, value)
 
 
 def _strongest(network: Network, unit: Unit, value: Tensor) -> Unit:

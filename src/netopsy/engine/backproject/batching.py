@@ -35,40 +35,40 @@ Prepared = tuple[list[UnitJob], Tree, dict[Node, Any]]
 
 def batches(trunk: Trunk, images: Tensor, jobs: list[UnitJob], keep: Collection[Node]) -> Iterator[Prepared]:
     """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
-    wanted = {*keep, trunk.target}
+    nodes = {*keep, trunk.target}
     if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
         # fields that nearly fill the image gain little by being cut, and much by being one batch
         jobs = [job._replace(tree=trunk.tree()) for job in jobs]
     distinct = len({job.image for job in jobs})
     # a copy of the image for each unit is dearer than one pass a picture unless the crops are small
-    if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in wanted):
-        yield from _shared(trunk, images, jobs, wanted)
+    if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in nodes):
+        yield from _shared(trunk, images, jobs, nodes)
         return
     for group in _alike(jobs):
         tree = group[0].tree
         for some in _chunks(group, tree, images.device):
             crops = torch.stack([_crop(images[job.image], job.tree) for job in some])
-            yield some, tree, tree.forward(_laid_out(crops), wanted)
+            yield some, tree, tree.forward(_laid_out(crops), nodes)
 
 
-def _shared(trunk: Trunk, images: Tensor, jobs: list[UnitJob], wanted: set[Node]) -> Iterator[Prepared]:
-    whole = trunk.tree()
+def _shared(trunk: Trunk, images: Tensor, jobs: list[UnitJob], nodes: set[Node]) -> Iterator[Prepared]:
+    full_tree = trunk.tree()
     by_image: dict[int, list[UnitJob]] = {}
     for job in jobs:
         by_image.setdefault(job.image, []).append(job)
-    room = _room(whole, images.device)
+    room = _room(full_tree, images.device)
     numbers = list(by_image)
     for first in range(0, len(numbers), room):
         some = numbers[first : first + room]
         row = {image: r for r, image in enumerate(some)}
         # once an image: by the module's own arithmetic, so that masks and switches are the module's to the last bit
-        made = whole.forward(images[some], wanted, trunk.plain)
-        values = {node: _laid_out(made[node]) for node in wanted}
+        forward = full_tree.forward(images[some], nodes, trunk.plain)
+        values = {node: _laid_out(forward[node]) for node in nodes}
         for group in _alike([job for image in some for job in by_image[image]]):
             tree = group[0].tree
             for part in _chunks(group, tree, images.device):
                 rows = [row[job.image] for job in part]
-                yield part, tree, {node: _gather(values[node], node, part, rows) for node in wanted}
+                yield part, tree, {node: _gather(values[node], node, part, rows) for node in nodes}
 
 
 def _gather(value: Tensor, node: Node, jobs: list[UnitJob], rows: list[int]) -> Tensor:

@@ -194,7 +194,7 @@ def links(order: Sequence[Node], windows: Windows, axis: int) -> list[Link]:
 
     axis: 0 vertical, 1 horizontal.
     """
-    found = []
+    result = []
     for node in order:
         window, spatial = windows[node], is_spatial(node)
         size = node.full_shape[-2 + axis] if spatial else None
@@ -207,8 +207,8 @@ def links(order: Sequence[Node], windows: Windows, axis: int) -> list[Link]:
                 broadcast = how == KernelWindow() and length == 1 != size
                 operands.append((operand, length, None if broadcast else how))
         sees_all = window is None and (bool(node.inputs) or not spatial)
-        found.append(Link(node, size, sees_all, tuple(operands)))
-    return found
+        result.append(Link(node, size, sees_all, tuple(operands)))
+    return result
 
 
 def spans(links: Sequence[Link], places: tuple[int, int] | None = None) -> Spans:
@@ -233,8 +233,8 @@ def spans(links: Sequence[Link], places: tuple[int, int] | None = None) -> Spans
             first, end = window.reads(*needed[link.node])
             low, high = _inside(first, end, size)
             reads[link.node, operand] = Read(low - needed[operand][0], high - low, low - first, end - high)
-    kept = {link.node: needed[link.node] for link in links if link.node in needed}
-    return Spans({n: a for n, (a, _) in kept.items()}, {n: b - a for n, (a, b) in kept.items()}, reads)
+    ranges = {link.node: needed[link.node] for link in links if link.node in needed}
+    return Spans({n: a for n, (a, _) in ranges.items()}, {n: b - a for n, (a, b) in ranges.items()}, reads)
 
 
 def _inside(first: int, end: int, size: int) -> tuple[int, int]:

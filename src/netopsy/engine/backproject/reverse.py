@@ -23,14 +23,14 @@ _PASSED_ON = SHAPED - {"expand"} | {"squeeze", "unsqueeze", "clone", "contiguous
 
 def needed_nodes(tree: Tree, rule: Rule) -> set[Node]:
     """The nodes whose forward values the flow under `rule` reads."""
-    wanted: set[Node] = set()
+    nodes: set[Node] = set()
     for node in tree.trunk.data[1:]:
         kind = node.operator
         if kind == "relu":
-            wanted.add(node)
+            nodes.add(node)
         elif not _linear(tree, node):
-            wanted.update(operand for operand in node.inputs if operand in tree.trunk.windows)
-    return wanted
+            nodes.update(operand for operand in node.inputs if operand in tree.trunk.windows)
+    return nodes
 
 
 def reverse(
@@ -138,9 +138,9 @@ def _by_autograd(
     for operand in data:
         value = tree.operand(node, operand, values[operand]) if local else values[operand]
         leaves[operand] = _leaf(value)
-    read = {**{n: constants[n] for n in node.inputs if n not in leaves}, **leaves}
+    arguments = {**{n: constants[n] for n in node.inputs if n not in leaves}, **leaves}
     with torch.enable_grad():
-        made = call(node, read, tree.size(node)[-2:] if local else ())
+        made = call(node, arguments, tree.size(node)[-2:] if local else ())
     outputs, flows = ([made], [g]) if isinstance(g, Tensor) else ([made[i] for i in g], list(g.values()))
     tensors = [leaf for value in leaves.values() for leaf in _flat(value) if leaf.requires_grad]
     if not tensors or not any(output.requires_grad for output in outputs):
@@ -154,12 +154,12 @@ def _by_autograd(
             f"nothing goes back through '{node.name}': torch has no derivative of {node.operator}; "
             "choose units in front of it."
         ) from error
-    found: list[tuple[Node, Any]] = []
+    gradient_parts: list[tuple[Node, Any]] = []
     for operand, value in leaves.items():
         parts = {i: next(gradients) for i, leaf in enumerate(_flat(value)) if leaf.requires_grad}
         if parts:
-            found.append((operand, parts if isinstance(value, list | tuple) else parts[0]))
-    return found
+            gradient_parts.append((operand, parts if isinstance(value, list | tuple) else parts[0]))
+    return gradient_parts
 
 
 def _flat(value: Any) -> list[Tensor]:
@@ -188,9 +188,9 @@ def _uneven(flow: Flow) -> Flow:
 def _add(tree: Tree, flow: dict[Node, Flow], node: Node, operand: Node, part: Flow) -> None:
     """Add what came through `node` to the operand's flow."""
     if isinstance(part, dict):
-        whole = flow.setdefault(operand, {})
+        pieces = flow.setdefault(operand, {})
         for index, piece in part.items():
-            whole[index] = whole[index] + piece if index in whole else piece
+            pieces[index] = pieces[index] + piece if index in pieces else piece
         return
     rows, columns = tree.rows.reads.get((node, operand)), tree.columns.reads.get((node, operand))
     size, old = tree.size(operand), flow.get(operand)

@@ -112,11 +112,11 @@ def random_weights(rule: Rule, seed: int = 0) -> Rule:
     depends on `seed` and its own name alone.
     """
 
-    def drawn(network: Network) -> dict[str, Tensor]:
+    def draw(network: Network) -> dict[str, Tensor]:
         parameters = network.module.named_parameters()
         return {name: gaussian_like(value.detach(), seed + zlib.crc32(name.encode())) for name, value in parameters}
 
-    return replace(rule, name=f"{rule.name}_random", weights=drawn)
+    return replace(rule, name=f"{rule.name}_random", weights=draw)
 
 
 def reach(masks: bool = True) -> Rule:
@@ -148,5 +148,5 @@ def find_rule(rule: str | Rule, seed: int = 0) -> Rule:
 def gaussian_like(values: Tensor, seed: int) -> Tensor:
     """Gaussian values of the mean and standard deviation of `values`, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(values.device, values.dtype)
-    return drawn * values.std(correction=0) + values.mean()
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(values.device, values.dtype)
+    return noise * values.std(correction=0) + values.mean()

@@ -97,14 +97,14 @@ class Trunk:
     @cached_property
     def folded(self) -> dict[Node, Node]:
         """Convolution -> the batch norm behind it, where nothing else reads the convolution."""
-        found = {}
+        norms = {}
         for norm in self.data:
             source: Any = norm.args[0] if norm.args else None
             if norm.target is aten.batch_norm.default and isinstance(self.operators.get(source), Convolution):
                 learned = [source.args[1], *(a for a in norm.args[1:5] if a is not None)]
                 if len(source.users) == 1 and all(isinstance(a, Node) and a.op == "get_attr" for a in learned):
-                    found[source] = norm
-        return found
+                    norms[source] = norm
+        return norms
 
     def constants(self, batch: int, weights: Mapping[Node, Tensor]) -> dict[Node, Any]:
         """Values of all nodes that do not depend on the input: `weights`, sizes, and what is made from them."""
@@ -161,14 +161,14 @@ class Tree:
     @cached_property
     def share(self) -> float:
         """Multiply-accumulates of the tree over those of the trunk on the whole image; at most 1."""
-        cut = whole = 0.0
+        cut = total = 0.0
         for node, macs in self.trunk.macs.items():
             part = 1.0
             if macs and node in self.rows.first:
                 height, width = node.full_shape[-2:]
                 part = self.rows.length[node] * self.columns.length[node] / (height * width)
-            cut, whole = cut + macs * part, whole + macs
-        return cut / whole if whole else 1.0
+            cut, total = cut + macs * part, total + macs
+        return cut / total if total else 1.0
 
     def operand(self, node: Node, operand: Node, value: Tensor) -> Tensor:
         """What `node` reads of the operand's value in the tree, without padding."""
@@ -198,12 +198,12 @@ class Tree:
         """
         values = self.trunk.constants(len(images), self.trunk.own if weights is None else weights)
         values[self.trunk.data[0]] = images
-        wanted = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
+        kept = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
         last = {operand: node for node in self.trunk.order for operand in node.inputs}
         for node in self.trunk.data[1:]:
             values[node] = self._run(node, values)
             for operand in node.inputs:
-                if last[operand] is node and operand not in wanted:
+                if last[operand] is node and operand not in kept:
                     values.pop(operand, None)
         return values
 

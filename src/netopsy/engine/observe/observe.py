@@ -97,8 +97,8 @@ def _share_out(run: Pass, sets: Sequence[Counting], pieces: Sequence[range], alo
         pieces = split_range(0, len(run), run.size)
     spec = {"sets": [one.spec for one in sets]} if current_workspace().folder else {}
     context = run, [one.given for one in sets], alone
-    with run_shards(_part, context, shard_specs(pieces), spec, "observe") as found:
-        for outcome in found:
+    with run_shards(_part, context, shard_specs(pieces), spec, "observe") as outcomes:
+        for outcome in outcomes:
             for k, one in enumerate(sets):
                 one.failed = one.failed or k in outcome.values["failed"]
                 if not one.failed:
@@ -112,8 +112,8 @@ def _share_out(run: Pass, sets: Sequence[Counting], pieces: Sequence[range], alo
 
 def _part(context: Any, spec: dict[str, Any]) -> Outcome:
     """The trial of one piece: what the tallies of each set have counted."""
-    run, given, alone = context
-    sets = [Counting(run, tallies) for tallies in given]
+    run, every_tally, alone = context
+    sets = [Counting(run, tallies) for tallies in every_tally]
     for k, one in enumerate(sets):
         one.resume({**spec, "set": k})
     _visit(run, sets, range(spec["start"], spec["stop"]), alone)
@@ -129,8 +129,8 @@ def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> No
     shown = _Shown(sets, alone)
     walks = []
     for network in networks:
-        single, kept = shown.nodes(network)
-        walks.append(plan(network, tuple(kept), watched=single, folded=run.folded))
+        single, joint = shown.nodes(network)
+        walks.append(plan(network, tuple(joint), watched=single, folded=run.folded))
     done = min(one.done for one in sets)
     place.report(run.label, done, len(piece))
     with torch.inference_mode():
@@ -139,8 +139,8 @@ def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> No
             shown.begin(done, first)
             values: dict[tuple[int, str], Tensor] = {(id(networks[0]), LABELS): first.labels}
             for network, walk, batch in zip(networks, walks, batches, strict=True):
-                given = {"input": batch.images.to(network.device)}
-                results = walk.run(given, batch=len(batch.indices), visit=shown.visitor(network))
+                inputs = {"input": batch.images.to(network.device)}
+                results = walk.run(inputs, batch=len(batch.indices), visit=shown.visitor(network))
                 values |= {(id(network), name): value for name, value in results.items()}
             shown.together({key: value.to(run.network.device) for key, value in values.items()})
             done += len(first.indices)
@@ -171,8 +171,8 @@ class _Shown:
 
     def nodes(self, network: Network) -> tuple[list[str], list[str]]:
         """The nodes of `network` that are shown alone, as soon as they are there, and those kept for other values."""
-        kept = [name for *_, watched in self.joint for one, name in watched.nodes if one is network and name != LABELS]
-        return [name for one, name in self.single if one == id(network)], list(dict.fromkeys(kept))
+        joint = [name for *_, watched in self.joint for one, name in watched.nodes if one is network and name != LABELS]
+        return [name for one, name in self.single if one == id(network)], list(dict.fromkeys(joint))
 
     def begin(self, done: int, batch: Batch) -> None:
         """A batch comes; the sets that have counted all before it take part."""
@@ -191,8 +191,8 @@ class _Shown:
     def together(self, values: dict[tuple[int, str], Tensor]) -> None:
         """Show the values that belong together."""
         for one, tally, watched in self.joint:
-            found = tuple(values[id(network), node] for network, node in watched.nodes)
-            self._update(one, tally, found if watched.together else found[0])
+            tensors = tuple(values[id(network), node] for network, node in watched.nodes)
+            self._update(one, tally, tensors if watched.together else tensors[0])
 
     def _update(self, one: Counting, tally: Tally, values: Any) -> None:
         if one not in self.active:

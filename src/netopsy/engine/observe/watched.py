@@ -48,8 +48,8 @@ def find_watched(name: str, entry: object, network: Network) -> tuple[Watched, T
     if not isinstance(listed, tuple) or not listed or not all(map(_is_node, listed)):
         raise SettingsError(f"tally '{name}' watches {nodes!r}; {_FORM}; (network, node) is a node of another network.")
     pairs = [(network, node) if isinstance(node, str) else node for node in listed]
-    found = [(one, text if text == LABELS else one.node(text).name) for one, text in pairs]
-    return Watched(tuple(found), together), tally
+    resolved = [(one, text if text == LABELS else one.node(text).name) for one, text in pairs]
+    return Watched(tuple(resolved), together), tally
 
 
 def _is_node(value: object) -> bool:

@@ -74,10 +74,10 @@ class Audit:
             squares = mass / sampler.size**2 * (rates @ (left / weights))
             counts = np.bincount(strata, minlength=len(left))
             for v in np.flatnonzero(self.active):
-                own = drops[v, start:stop].astype(float)
+                drop = drops[v, start:stop].astype(float)
                 sequence = self.sequences[v]
-                sequence.update(own, part, sequence.total + means[v], max(squares[v] - means[v] ** 2, 0.0))
-                self.flips[v] += np.bincount(strata, weights=np.abs(own), minlength=len(left))
+                sequence.update(drop, part, sequence.total + means[v], max(squares[v] - means[v] ** 2, 0.0))
+                self.flips[v] += np.bincount(strata, weights=np.abs(drop), minlength=len(left))
                 self.seen[v] += counts
             left, start = left - counts, stop
         sampler.take(images)
@@ -93,9 +93,9 @@ class Audit:
 
     def stratified(self, v: int, sums: Float64[np.ndarray, " strata"]) -> float:
         """Mean over all images, from sums over the images drawn; a stratum not drawn from counts as the rest do."""
-        drawn = self.seen[v] > 0
-        means = sums[drawn] / self.seen[v][drawn]
-        return float(means @ self.sampler.sizes[drawn] / self.sampler.sizes[drawn].sum())
+        sampled = self.seen[v] > 0
+        means = sums[sampled] / self.seen[v][sampled]
+        return float(means @ self.sampler.sizes[sampled] / self.sampler.sizes[sampled].sum())
 
 
 SMALLEST_ROUND = 64
@@ -190,14 +190,14 @@ class Adaptive:
     def _record(self, images: Any, draws: ImportanceDraws, weights: Any, current: BatchVerdicts) -> None:
         """Add a finished round to `state` and to the audit."""
         state, audit = self.state, self.audit
-        own = torch.from_numpy(np.array(self.positions))
+        rows = torch.from_numpy(np.array(self.positions))
         still = torch.from_numpy(audit.active)[:, None]
-        drops = torch.from_numpy(self.right[images]).to(torch.int8) - current.top1[own].to(torch.int8)
-        agreement = (current.predicted[own] == state["predicted"][images]) & (current.predicted[own] >= 0)
+        drops = torch.from_numpy(self.right[images]).to(torch.int8) - current.top1[rows].to(torch.int8)
+        agreement = (current.predicted[rows] == state["predicted"][images]) & (current.predicted[rows] >= 0)
         strata = torch.nn.functional.one_hot(
             torch.from_numpy(audit.sampler.strata[images]), len(audit.sampler.sizes)
         ).double()
-        for name, values in {"top5": current.top5[own], "agreement": agreement, "loss": current.loss[own]}.items():
+        for name, values in {"top5": current.top5[rows], "agreement": agreement, "loss": current.loss[rows]}.items():
             values = torch.where(still, values.double(), 0.0)
             infinite = values.isinf().double() @ strata > 0
             sums = (values.nan_to_num(posinf=0.0) @ strata).masked_fill(infinite, torch.inf)

@@ -131,16 +131,16 @@ class Sampler:
         Source: Efraimidis & Spirakis, "Weighted random sampling with a reservoir", IPL 97 (2006): exponential keys.
         """
         rest = np.flatnonzero(~self.drawn)
-        own = weights[self.strata[rest]]
+        rest_weights = weights[self.strata[rest]]
         lot = np.random.default_rng([self.seed, self.rounds])
-        order = np.argsort(lot.exponential(size=len(rest)) / own, kind="stable")[:count]
-        before = np.cumsum(own[order]) - own[order]
-        mass = (own.sum() - before) / self.size
+        order = np.argsort(lot.exponential(size=len(rest)) / rest_weights, kind="stable")[:count]
+        before = np.cumsum(rest_weights[order]) - rest_weights[order]
+        mass = (rest_weights.sum() - before) / self.size
         most = [
             1 / min((weights[s] for s in np.flatnonzero(self.left) if self.positive[s] == verdict), default=np.inf)
             for verdict in (True, False)
         ]
-        return rest[order], ImportanceDraws(mass / own[order], mass * most[0], mass * most[1])
+        return rest[order], ImportanceDraws(mass / rest_weights[order], mass * most[0], mass * most[1])
 
     def take(self, images: Int64[np.ndarray, " steps"]) -> None:
         """Count a round as done."""

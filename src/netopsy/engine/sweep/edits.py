@@ -54,9 +54,9 @@ def replacement(network: Network, tensors: Tensors) -> Replace | None:
 
     Names that the network has not are passed over: a state dict may hold tied weights under several.
     """
-    own = network.tensors
-    here = {name: value.detach().to(own[name]) for name, value in tensors.items() if name in own}
-    changed = {name: value for name, value in here.items() if not torch.equal(value, own[name])}
+    current = network.tensors
+    here = {name: value.detach().to(current[name]) for name, value in tensors.items() if name in current}
+    changed = {name: value for name, value in here.items() if not torch.equal(value, current[name])}
     return Replace(tuple(changed), lambda _: dict(changed), digest_of(changed)) if changed else None
 
 
@@ -88,19 +88,19 @@ def compute_values(edit: Edit, tensors: Tensors) -> dict[str, Tensor]:
             raise EditError(f"no parameter '{name}' to edit; nearest: {nearest(name, tensors)}.")
     if not edit.tensors:
         raise EditError(f"the edit '{edit.key}' names no tensors; name the parameters that it changes.")
-    seen = {name: tensor.detach() for name, tensor in tensors.items()}
-    seen |= {name: seen[name].clone() for name in edit.tensors}
+    copies = {name: tensor.detach() for name, tensor in tensors.items()}
+    copies |= {name: copies[name].clone() for name in edit.tensors}
     function = edit.function if isinstance(edit, Replace) else edit.direction
-    given = function(seen)
-    if set(given) != set(edit.tensors):
-        raise EditError(f"the edit '{edit.key}' gave {sorted(given)}; it must give {sorted(edit.tensors)}.")
-    for name, value in given.items():
+    values = function(copies)
+    if set(values) != set(edit.tensors):
+        raise EditError(f"the edit '{edit.key}' gave {sorted(values)}; it must give {sorted(edit.tensors)}.")
+    for name, value in values.items():
         if value.shape != tensors[name].shape:
             raise EditError(
                 f"the edit '{edit.key}' gave {name} the shape {tuple(value.shape)}; "
                 f"it must stay {tuple(tensors[name].shape)}."
             )
-    return {name: value.detach().to(tensors[name]) for name, value in given.items()}
+    return {name: value.detach().to(tensors[name]) for name, value in values.items()}
 
 
 def apply_edit(edit: Edit, values: Mapping[str, Tensor], tensors: Tensors) -> dict[str, Tensor]:

@@ -62,8 +62,8 @@ def exact(samples: Samples, rerun: Rerun, checkpoint: Checkpoint, spec: dict[str
     if len(pieces) > 1:
         sums = state.get("totals", torch.zeros(len(plan.variants), len(COUNTS), dtype=torch.float64))
         context = (plan.network, samples, list(plan.variants), plan.piece, block)
-        with run_shards(_part, context, shard_specs(pieces), spec, "sweep") as found:
-            for outcome in found:
+        with run_shards(_part, context, shard_specs(pieces), spec, "sweep") as outcomes:
+            for outcome in outcomes:
                 sums = sums + outcome.tensors["totals"]
             checkpoint.save(total, lambda: {"totals": sums}, final=True)
     else:

@@ -45,13 +45,13 @@ class Linear:
     inputs: tuple[str, ...]
     exits: tuple[str, ...]
 
-    def deltas(self, given: Mapping[str, Tensor], direction: Mapping[str, Tensor], *, batch: int) -> dict[str, Tensor]:
-        """Change of each exit per unit of scale. given: the `inputs` by name; direction: by parameter."""
+    def deltas(self, inputs: Mapping[str, Tensor], direction: Mapping[str, Tensor], *, batch: int) -> dict[str, Tensor]:
+        """Change of each exit per unit of scale. inputs: values by node name; direction: by parameter."""
         tensors = self.network.tensors
         values: dict[Node, Tensor] = {}
         for node in self.steps:
             if node.args[0] not in values and node.operator in _SOURCES:
-                values[node] = _source(node, given[_name(node.args[0])], direction, tensors)
+                values[node] = _source(node, inputs[_name(node.args[0])], direction, tensors)
             elif node.operator == "batch_norm":
                 values[node] = _scale_by_norm(values[node.args[0]], node, tensors)
             elif node.target is aten.add.Tensor:

@@ -112,15 +112,15 @@ def last_use(groups: Iterable[EditGroup]) -> dict[str, str]:
 
 def _block(network: Network, groups: Sequence[EditGroup]) -> int:
     """Images in a block, such that the unedited values in memory at once stay under BLOCK_BYTES; at least 1."""
-    held, peak, last = 0, 0, last_use(groups)
+    alive, peak, last = 0, 0, last_use(groups)
     sizes = {name: value_bytes(network, name) for name in network.nodes}
     ends: dict[str, int] = {}
     for name, size in sizes.items():
         if name in last:
-            held += size
+            alive += size
             ends[last[name]] = ends.get(last[name], 0) + size
-        peak = max(peak, held + 3 * size)
-        held -= ends.get(name, 0)
+        peak = max(peak, alive + 3 * size)
+        alive -= ends.get(name, 0)
     return max(1, min(BLOCK_IMAGES, BLOCK_BYTES // max(peak, 1)))
 
 
@@ -165,8 +165,8 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
     tail, beside = None, tuple[str, ...]()
     if output not in inside:
         beside = tuple(x for x in boundary(network, changed - inside, usable=_by_sample) if x not in cut)
-        fed = (*cut, *beside)
-        tail = plan(network, [network.output], given=fed, consumed=fed, folded=True)
+        tail_inputs = (*cut, *beside)
+        tail = plan(network, [network.output], given=tail_inputs, consumed=tail_inputs, folded=True)
     else:
         cut = (network.output,)
     head = None if linear else plan(network, cut, given=before, folded=True)

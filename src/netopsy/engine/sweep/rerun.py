@@ -44,36 +44,36 @@ class Rerun:
         active: positions of variants to run. skip: numbers of groups to leave out.
         """
         groups = self.plan.groups
-        wanted = {
+        running = {
             g: members
             for g, group in enumerate(groups)
             if g not in skip and (members := [p for p in group.members if p in active])
         }
-        last = last_use(groups[g] for g in wanted)
+        last = last_use(groups[g] for g in running)
         waiting: dict[str, list[int]] = {}
-        for g in wanted:
+        for g in running:
             waiting.setdefault(groups[g].start, []).append(g)
-        held: dict[str, Tensor] = {}
+        stored: dict[str, Tensor] = {}
 
         def visit(name: str, value: Tensor) -> None:
             if name in last:
-                held[name] = _own(value)
+                stored[name] = _own(value)
             for g in waiting.get(name, ()):
-                outputs = self._outputs(groups[g], wanted[g], held, len(images))
+                outputs = self._outputs(groups[g], running[g], stored, len(images))
                 take(g, {p: self._settle(p, out, images) for p, out in outputs.items()})
-            for other in [other for other in held if self.rank[last[other]] <= self.rank[name]]:
-                del held[other]
+            for other in [other for other in stored if self.rank[last[other]] <= self.rank[name]]:
+                del stored[other]
 
         run = self.plan.walk.run({"input": images}, batch=len(images), visit=visit)
         return run[self.network.output]
 
-    def _outputs(self, group: EditGroup, members: list[int], held: Mapping[str, Tensor], n: int) -> dict[int, Tensor]:
+    def _outputs(self, group: EditGroup, members: list[int], stored: Mapping[str, Tensor], n: int) -> dict[int, Tensor]:
         """Outputs (n, classes) of the members."""
         parts: dict[int, list[Tensor]] = {p: [] for p in members}
         step, images, count = self.plan.pieces(group, len(members))
         for start in range(0, n, step):
             stop = min(n, start + step)
-            cuts = self._cuts(group, members, {name: held[name][start:stop] for name in group.needs}, stop - start)
+            cuts = self._cuts(group, members, {name: stored[name][start:stop] for name in group.needs}, stop - start)
             if group.tail is None:
                 for p in members:
                     parts[p].append(cuts([p], self.network.output, 0, stop - start))
@@ -82,17 +82,17 @@ class Rerun:
                 j = min(stop - start, i + images)
                 for first in range(0, len(members), count):
                     folded = members[first : first + count]
-                    given = {name: cuts(folded, name, i, j) for name in group.cut}
-                    given |= {
-                        name: torch.cat([held[name][start + i : start + j]] * len(folded)) for name in group.beside
+                    tail_inputs = {name: cuts(folded, name, i, j) for name in group.cut}
+                    tail_inputs |= {
+                        name: torch.cat([stored[name][start + i : start + j]] * len(folded)) for name in group.beside
                     }
-                    out = group.tail.run(given, batch=(j - i) * len(folded))[self.network.output]
-                    for p, own in zip(folded, out.split(j - i), strict=True):
-                        parts[p].append(own)
-        return {p: torch.cat(own) for p, own in parts.items()}
+                    out = group.tail.run(tail_inputs, batch=(j - i) * len(folded))[self.network.output]
+                    for p, part in zip(folded, out.split(j - i), strict=True):
+                        parts[p].append(part)
+        return {p: torch.cat(part) for p, part in parts.items()}
 
     def _cuts(
-        self, group: EditGroup, members: list[int], given: Mapping[str, Tensor], n: int
+        self, group: EditGroup, members: list[int], inputs: Mapping[str, Tensor], n: int
     ) -> Callable[[list[int], str, int, int], Tensor]:
         """Where runs meet: (members, node, from, to) -> the node's values, member after member, in fresh memory."""
         if group.linear is not None:
@@ -103,11 +103,11 @@ class Rerun:
                 self.weights.check(p)
                 scales[p] = edit.scale
                 if edit.key not in deltas:
-                    deltas[edit.key] = group.linear.deltas(given, self.weights.computed(edit), batch=n)
+                    deltas[edit.key] = group.linear.deltas(inputs, self.weights.computed(edit), batch=n)
             keys = {p: self.variants[p].edit.key for p in members}  # type: ignore[union-attr]
 
             def shifted(folded: list[int], name: str, i: int, j: int) -> Tensor:
-                base = given[name][i:j]
+                base = inputs[name][i:j]
                 last = base.ndim == 4 and base.is_contiguous(memory_format=torch.channels_last)
                 value = torch.empty(
                     (len(folded) * (j - i), *base.shape[1:]),
@@ -115,13 +115,13 @@ class Rerun:
                     device=base.device,
                     memory_format=torch.channels_last if last else torch.contiguous_format,
                 )
-                for p, own in zip(folded, value.split(j - i), strict=True):
-                    torch.add(base, deltas[keys[p]][name][i:j], alpha=scales[p], out=own)
+                for p, target in zip(folded, value.split(j - i), strict=True):
+                    torch.add(base, deltas[keys[p]][name][i:j], alpha=scales[p], out=target)
                 return value
 
             return shifted
         assert group.head is not None
-        edges = {node.name: given[node.name] for node in group.head.given}
+        edges = {node.name: inputs[node.name] for node in group.head.given}
         values = {p: group.head.run(edges, batch=n, overrides=self.weights.edited(p)) for p in members}
         return lambda folded, name, i, j: torch.cat([values[p][name][i:j] for p in folded])
 

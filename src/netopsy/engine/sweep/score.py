@@ -39,13 +39,13 @@ def judge(outputs: Tensor, labels: Tensor) -> Verdicts:
     # a stable descending sort puts the first of equal outputs first, as argmax does
     order = outputs.nan_to_num().sort(dim=1, descending=True, stable=True).indices[:, :5]
     if labels.ndim == 2:
-        held = labels.gather(1, order) > 0
+        correct = labels.gather(1, order) > 0
         loss = F.binary_cross_entropy_with_logits(outputs, labels.to(outputs), reduction="none").mean(dim=1)
     else:
-        held = order == labels[:, None]
+        correct = order == labels[:, None]
         loss = F.cross_entropy(outputs, labels, reduction="none")
     loss = torch.where(finite & loss.isfinite(), loss.double(), torch.inf)
-    return Verdicts(predicted, held[:, 0] & finite, held.any(dim=1) & finite, loss)
+    return Verdicts(predicted, correct[:, 0] & finite, correct.any(dim=1) & finite, loss)
 
 
 def margins(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ def margins(outputs: Tensor, labels: Tensor) -> Tensor:
         first, second = outputs.topk(2, dim=1).values.unbind(1)
         gap = first - second
     else:
-        own = outputs.gather(1, labels[:, None])
-        gap = (own - outputs.scatter(1, labels[:, None], -torch.inf).amax(dim=1, keepdim=True))[:, 0].abs()
+        label_output = outputs.gather(1, labels[:, None])
+        gap = (label_output - outputs.scatter(1, labels[:, None], -torch.inf).amax(dim=1, keepdim=True))[:, 0].abs()
     return torch.where(gap.isfinite(), gap, torch.inf)
 
 

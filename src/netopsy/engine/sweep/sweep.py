@@ -70,7 +70,7 @@ def sweep(
         scores = exact(samples, rerun, checkpoint, spec)
     else:
         scores = Adaptive(samples, rerun, checkpoint, precision / 100, seed).run()
-    return pl.DataFrame([{**variant.settings, **own} for variant, own in zip(variants, scores, strict=True)])
+    return pl.DataFrame([{**variant.settings, **score} for variant, score in zip(variants, scores, strict=True)])
 
 
 def score(network: Network, samples: Samples) -> pl.DataFrame:

@@ -50,11 +50,11 @@ class ActivationSet:
     def _shape(self, path: Path) -> tuple[int, ...]:
         """Of one image's value as a module gives it: channels first."""
         rows = map_rows(path)
-        wanted = len(self.labels) * (1 + self.flips)
-        if len(rows) != wanted:
+        needed = len(self.labels) * (1 + self.flips)
+        if len(rows) != needed:
             twice = ", two an image" if self.flips else ""
             raise SettingsError(
-                f"{path.name} has {len(rows):,} rows; {len(self.labels):,} labels need {wanted:,}{twice}."
+                f"{path.name} has {len(rows):,} rows; {len(self.labels):,} labels need {needed:,}{twice}."
             )
         shape = rows.shape[1:]
         return (shape[2], *shape[:2]) if len(shape) == 3 else shape
@@ -157,9 +157,9 @@ def _resident(
     data: ActivationSet, device: torch.device, values: Tensor, targets: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The rows on the device if they fit, kept for as long as `data` lives or until other data need the room."""
-    held = _kept.get(data)
-    if held is not None and held[0].device == device:
-        return held
+    resident = _kept.get(data)
+    if resident is not None and resident[0].device == device:
+        return resident
     needed = values.nbytes + (0 if targets is None else targets.nbytes)
     if needed > SHARE * free_memory(device) and _kept:
         _kept.clear()

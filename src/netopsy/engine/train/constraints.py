@@ -61,24 +61,24 @@ class Table:
             places = places[in_memory != shared.zero]
             table = torch.cat([table[: shared.zero], table[shared.zero + 1 :]])
             in_memory = in_memory - (in_memory > shared.zero).long()
-        kept, order = in_memory[places].sort(stable=True)
-        counts = torch.bincount(kept, minlength=len(table))
+        sorted_codes, order = in_memory[places].sort(stable=True)
+        counts = torch.bincount(sorted_codes, minlength=len(table))
         with torch.no_grad():
             parameter.zero_()
-        return cls(parameter, nn.Parameter(table), places[order], kept, F.pad(counts.cumsum(0), (1, 0)), mean)
+        return cls(parameter, nn.Parameter(table), places[order], sorted_codes, F.pad(counts.cumsum(0), (1, 0)), mean)
 
     def apply(self) -> None:
         _flat(self.parameter)[self.places] = self.entries[self.codes]
 
     def gradient(self) -> None:
         """The sum (or mean) of the gradients of an entry's weights becomes the entry's."""
-        given = self.parameter.grad
-        if given is None:
+        gradient = self.parameter.grad
+        if gradient is None:
             return
-        if given.stride() != self.parameter.stride():
-            given = torch.empty_like(self.parameter).copy_(given)
+        if gradient.stride() != self.parameter.stride():
+            gradient = torch.empty_like(self.parameter).copy_(gradient)
         # a difference of running sums: adding 10^7 weights into a few places would have a GPU wait
-        running = F.pad(_flat(given)[self.places].double().cumsum(0), (1, 0))
+        running = F.pad(_flat(gradient)[self.places].double().cumsum(0), (1, 0))
         total = running[self.ends].diff()
         self.entries.grad = (total / self.ends.diff().clamp(min=1) if self.mean else total).float()
 
@@ -94,9 +94,15 @@ class Constraints:
     def __init__(
         self, module: nn.Module, masks: Mapping[str, Tensor], shared: Mapping[str, SharedTensor], recipe: Recipe
     ) -> None:
-        own = dict(module.named_parameters())
-        self.masks = [Mask(own[name], ~mask.to(own[name].device)) for name, mask in masks.items() if name not in shared]
-        self.tables = {name: Table.of(own[name], one, recipe.table_gradient == "mean") for name, one in shared.items()}
+        parameters = dict(module.named_parameters())
+        self.masks = [
+            Mask(parameters[name], ~mask.to(parameters[name].device))
+            for name, mask in masks.items()
+            if name not in shared
+        ]
+        self.tables = {
+            name: Table.of(parameters[name], one, recipe.table_gradient == "mean") for name, one in shared.items()
+        }
         self._all: list[Mask | Table] = [*self.masks, *self.tables.values()]
         self.apply()
 
@@ -122,15 +128,18 @@ def check_constraints(
     network: Network, masks: Mapping[str, Tensor], shared: Mapping[str, SharedTensor]
 ) -> tuple[dict[str, Tensor], dict[str, SharedTensor]]:
     """`masks` and `shared`, if they fit the network's parameters; SettingsError says what does not."""
-    own = dict(network.module.named_parameters())
+    parameters = dict(network.module.named_parameters())
     every: list[tuple[str, Tensor | SharedTensor]] = [*masks.items(), *shared.items()]
-    for name, given in every:
-        what = "mask" if isinstance(given, Tensor) else "shared tensor"
-        if name not in own:
-            raise SettingsError(f"no parameter '{name}' for a {what} in {network.name}; nearest: {nearest(name, own)}.")
-        if tuple(given.shape) != tuple(own[name].shape):
+    for name, constraint in every:
+        what = "mask" if isinstance(constraint, Tensor) else "shared tensor"
+        if name not in parameters:
             raise SettingsError(
-                f"the {what} of {name} is {tuple(given.shape)}; it must be {tuple(own[name].shape)}, as the parameter."
+                f"no parameter '{name}' for a {what} in {network.name}; nearest: {nearest(name, parameters)}."
+            )
+        if tuple(constraint.shape) != tuple(parameters[name].shape):
+            raise SettingsError(
+                f"the {what} of {name} is {tuple(constraint.shape)}; it must be {tuple(parameters[name].shape)}, as "
+                "the parameter."
             )
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
@@ -159,12 +168,12 @@ def frozen_parts(
             if layer is None:
                 known = [name for name in (*modules, *names) if name]
                 raise UnknownLayer(f"no module or parameter '{entry}' to freeze; nearest: {nearest(entry, known)}.")
-            found = layer(entry)
-            inside = {found.weight, *(() if found.bias is None else (found.bias,))}
+            frozen_layer = layer(entry)
+            inside = {frozen_layer.weight, *(() if frozen_layer.bias is None else (frozen_layer.bias,))}
         fixed |= inside
         still |= within
     for path, part in modules.items():
-        held = {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)}
-        if held and held <= fixed:
+        direct = {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)}
+        if direct and direct <= fixed:
             still.add(path)
     return fixed, still

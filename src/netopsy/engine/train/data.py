@@ -133,9 +133,9 @@ class TrainingImages:
         """The images on `device`, decoded once and kept as long as `samples` is, if they take at most half of what is
         free."""
         labels = torch.from_numpy(samples.labels).to(device)
-        held = _kept.get(samples)
-        if held is not None and held[:2] == (preprocessing, device):
-            return cls(samples, preprocessing, device, held[2], labels)
+        cached = _kept.get(samples)
+        if cached is not None and cached[:2] == (preprocessing, device):
+            return cls(samples, preprocessing, device, cached[2], labels)
         depth, height, width = preprocessing.input_shape
         needed = 4 * len(samples) * depth * height * width
         on_cpu = device.type == "cpu"
@@ -203,7 +203,7 @@ def step_sizes(n: int, batch_size: int) -> list[tuple[int, int]]:
     """(steps, images a step) pairs that part `n` images into steps of at most `batch_size`, equal within one image."""
     steps = -(-n // batch_size)
     size, larger = divmod(n, steps)
-    return [(count, held) for count, held in ((larger, size + 1), (steps - larger, size)) if count]
+    return [(count, images) for count, images in ((larger, size + 1), (steps - larger, size)) if count]
 
 
 def steps_an_epoch(n: int, recipe: Recipe) -> int:

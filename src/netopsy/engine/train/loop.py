@@ -112,7 +112,11 @@ class Trainer:
             ([p for p in free.values() if p.ndim <= 1], recipe.weight_decay if recipe.decay_all else 0.0, 1.0),
             ([t.entries for name, t in tables.items() if name not in self.job.fixed], 0.0, recipe.table_learning_rate),
         )
-        groups = [{"params": held, "weight_decay": decay, "scale": scale} for held, decay, scale in shapes if held]
+        groups = [
+            {"params": parameters, "weight_decay": decay, "scale": scale}
+            for parameters, decay, scale in shapes
+            if parameters
+        ]
         if not groups:
             raise SettingsError("every parameter is frozen; leave something to train.")
         fused = self.fabric.device.type == "cuda"
@@ -183,13 +187,13 @@ class Trainer:
 
     def _look(self, value: Tensor, epoch: int) -> None:
         """Raise SettingsError, in all processes at once, where the loss or a weight is no longer finite."""
-        held = value.detach().double().clone()  # a sum over processes is taken in place
-        if math.isfinite(self.fabric.all_reduce(held, reduce_op="sum").item()):
+        total = value.detach().double().clone()  # a sum over processes is taken in place
+        if math.isfinite(self.fabric.all_reduce(total, reduce_op="sum").item()):
             return
-        kept = "" if self.job.checkpoint.path is None or not epoch else f" The state after epoch {epoch} is kept."
+        hint = "" if self.job.checkpoint.path is None or not epoch else f" The state after epoch {epoch} is kept."
         raise DivergedError(
             f"training diverged in epoch {epoch + 1}: the loss or a weight is NaN or infinite. The learning rate "
-            f"{self.recipe.learning_rate:.4g} is too high; try {self.recipe.learning_rate / 10:.2g}.{kept}"
+            f"{self.recipe.learning_rate:.4g} is too high; try {self.recipe.learning_rate / 10:.2g}.{hint}"
         )
 
     @torch.no_grad()

@@ -29,14 +29,14 @@ def loss_sum(
     """
     classes, smooth = outputs.shape[1], recipe.label_smoothing
     if labels.ndim == 2:
-        wanted = labels * (1 - smooth) + smooth / 2
-        own = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="sum") / classes
+        targets = labels * (1 - smooth) + smooth / 2
+        label_loss = F.binary_cross_entropy_with_logits(outputs, targets, reduction="sum") / classes
     else:
-        own = F.cross_entropy(outputs, labels, reduction="sum", label_smoothing=smooth)
+        label_loss = F.cross_entropy(outputs, labels, reduction="sum", label_smoothing=smooth)
     if teacher is None:
-        return own
+        return label_loss
     alpha, warm = recipe.alpha, recipe.temperature
-    return (1 - alpha) * own + alpha * warm**2 * _distance(outputs / warm, teacher / warm, labels.ndim == 2)
+    return (1 - alpha) * label_loss + alpha * warm**2 * _distance(outputs / warm, teacher / warm, labels.ndim == 2)
 
 
 def _distance(outputs: Tensor, teacher: Tensor, multilabel: bool) -> Tensor:

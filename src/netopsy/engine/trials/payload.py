@@ -78,13 +78,13 @@ class FilePayload:
 
     def _read(self) -> tuple[Work, Any]:
         with self.path.open("rb") as file:
-            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        if hashlib.sha256(whole).hexdigest() != self.digest:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        if hashlib.sha256(content).hexdigest() != self.digest:
             raise SettingsError(f"'{self.path}' has been changed since it was written; run again.")
-        end = bytes(whole[: 1 << 16]).index(b"\n") + 1
+        end = bytes(content[: 1 << 16]).index(b"\n") + 1
         parts = []
-        for size in json.loads(bytes(whole[:end])):
-            parts.append(whole[end : end + size])
+        for size in json.loads(bytes(content[:end])):
+            parts.append(content[end : end + size])
             end += size
         return unpickle_work(bytes(parts[0]), parts[1:])
 
@@ -139,12 +139,12 @@ def _line(error: Exception) -> str:
 Answer = tuple[dict[str, Any], bytes]
 
 
-def attempt(sent: Payload, spec: dict[str, Any], place: Workspace, threads: int | None = None) -> Answer:
+def attempt(payload: Payload, spec: dict[str, Any], place: Workspace, threads: int | None = None) -> Answer:
     """The fields of the trial's record as plain data, and its tensors as safetensors: what any channel carries.
 
     place: of the trial alone. threads: of torch while it runs; None leaves them as they are.
     """
-    work, context = sent.take()
+    work, context = payload.take()
     begun = time.monotonic()
     try:
         with workspace(place.folder, place.progress, every=place.every), _threads(threads):

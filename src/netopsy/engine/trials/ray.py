@@ -62,11 +62,11 @@ class RayExecutor(Executor):
 
     def _start(self) -> None:
         """Start a Ray of this machine alone."""
-        wanted = cores() if self.width is None else math.ceil(self.width * self._cpus)
+        count = cores() if self.width is None else math.ceil(self.width * self._cpus)
         gpus = torch.cuda.device_count() if self._gpus else 0
         try:
             with _alone():
-                self._init(address="local", num_cpus=wanted, num_gpus=gpus, include_dashboard=False)
+                self._init(address="local", num_cpus=count, num_gpus=gpus, include_dashboard=False)
         except Exception as error:  # Ray raises a bare one where a process of its own does not start in time
             self._ray.shutdown()
             raise SettingsError(
@@ -112,9 +112,9 @@ class RayExecutor(Executor):
 
     def room(self) -> int:
         """Trials that all nodes together hold; at least 1."""
-        wanted = {"CPU": self._cpus, "GPU": self._gpus}
+        shares = {"CPU": self._cpus, "GPU": self._gpus}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        each = [min(int(n.get(kind, 0) / share) for kind, share in wanted.items() if share) for n in nodes]
+        each = [min(int(n.get(kind, 0) / share) for kind, share in shares.items() if share) for n in nodes]
         return max(1, sum(each))
 
     def send(self, work: Work, context: Any) -> Payload:
@@ -145,23 +145,23 @@ class RayExecutor(Executor):
 
     def _translated(self, error: BaseException) -> BaseException:
         """Ray's exception as one of ours."""
-        known = self._ray.exceptions
-        if isinstance(error, known.OutOfMemoryError):
+        exceptions = self._ray.exceptions
+        if isinstance(error, exceptions.OutOfMemoryError):
             return WorkerLost(
                 "Ray killed the trial: its node's memory was nearly used up; try fewer at a time.", "memory"
             )
-        if isinstance(error, known.WorkerCrashedError):
+        if isinstance(error, exceptions.WorkerCrashedError):
             return WorkerLost(
                 "the worker process died or was killed. The system kills so when its memory is used up; try fewer "
                 "workers."
             )
-        if isinstance(error, known.NodeDiedError | known.LocalRayletDiedError | known.ObjectLostError):
+        if isinstance(error, exceptions.NodeDiedError | exceptions.LocalRayletDiedError | exceptions.ObjectLostError):
             return WorkerLost("the node that ran the trial was lost.")
-        if isinstance(error, known.RayTaskError) and isinstance(error.cause, Exception):
+        if isinstance(error, exceptions.RayTaskError) and isinstance(error.cause, Exception):
             return error.cause
-        said = (str(error).strip().splitlines() or [""])[0]
+        first_line = (str(error).strip().splitlines() or [""])[0]
         return SettingsError(
-            f"Ray cannot run a trial: {type(error).__name__}: {said} Every node needs this version of netopsy."
+            f"Ray cannot run a trial: {type(error).__name__}: {first_line} Every node needs this version of netopsy."
         )
 
     def stop(self) -> None:

@@ -45,29 +45,29 @@ def run_trials(
     """
     place = current_workspace()
     store = Store(None if place.folder is None else place.folder / "trials", work, digest)
-    asked = [to_plain(spec, "a spec") for spec in specs]
-    names = [store.name(spec) for spec in asked]
-    todo = dict(zip(names, asked, strict=True))
+    plain_specs = [to_plain(spec, "a spec") for spec in specs]
+    names = [store.name(spec) for spec in plain_specs]
+    todo = dict(zip(names, plain_specs, strict=True))
     records = {name: record for name in todo if (record := store.read(name)) and record.kind not in retry}
     missing = {name: spec for name, spec in todo.items() if name not in records}
     place.report(label, len(records), len(todo))
     if missing:
         crew = current_workers()
-        sent = crew.executor.send(work, context)
+        payload = crew.executor.send(work, context)
         try:
-            for name, (meta, blob) in _answers(crew.executor, sent, missing, store, place):
+            for name, (meta, blob) in _answers(crew.executor, payload, missing, store, place):
                 records[name] = store.write(name, meta, blob, keep=meta["kind"] in retry)
                 place.report(label, len(records), len(todo))
         except BaseException:
             crew.close(at_once=True)
             raise
         finally:
-            sent.close()
+            payload.close()
     return [records[name] for name in names]
 
 
 def _answers(
-    executor: Any, sent: Payload, todo: Mapping[str, dict[str, Any]], store: Store, place: Workspace
+    executor: Any, payload: Payload, todo: Mapping[str, dict[str, Any]], store: Store, place: Workspace
 ) -> Iterator[tuple[str, Answer]]:
     """(name, answer) of every trial, as they come."""
     waiting, again = deque(todo), deque[str]()
@@ -79,8 +79,8 @@ def _answers(
         width = 1 if alone else executor.width or len(waiting) + len(flying)
         while waiting and len(flying) < width:
             name = waiting.popleft()
-            own = Workspace(store.place(name), place.progress if executor.shows_progress else None, place.every)
-            flying[executor.submit(attempt, sent, todo[name], own, executor.threads)] = name
+            trial_place = Workspace(store.place(name), place.progress if executor.shows_progress else None, place.every)
+            flying[executor.submit(attempt, payload, todo[name], trial_place, executor.threads)] = name
         for future in wait(flying, return_when=FIRST_COMPLETED).done:
             name, crowded = flying.pop(future), executor.width != 1 and not alone
             try:

@@ -61,12 +61,12 @@ class Store:
         path = self.folder / f"{name}.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
-                said = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+                fields = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
                 keys = list(file.keys())
-            if said["kind"] not in KINDS:
+            if fields["kind"] not in KINDS:
                 return None
-            values = said.pop("outcome")
-            return Record(outcome=None if values is None else Outcome(values, LazyTensors(path, keys)), **said)
+            values = fields.pop("outcome")
+            return Record(outcome=None if values is None else Outcome(values, LazyTensors(path, keys)), **fields)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
 

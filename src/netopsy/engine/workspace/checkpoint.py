@@ -96,10 +96,10 @@ def _joined(value: Any, tensor: Callable[[str], Tensor]) -> Any:
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, contiguous, and copied where one before lies in the same memory."""
-    apart, seen = {}, set()
+    apart, memories = {}, set()
     for path, tensor in tensors.items():
-        held = tensor.cpu().contiguous()
-        memory = held.untyped_storage().data_ptr()
-        apart[path] = held.clone() if memory in seen else held
-        seen.add(memory)
+        copied = tensor.cpu().contiguous()
+        memory = copied.untyped_storage().data_ptr()
+        apart[path] = copied.clone() if memory in memories else copied
+        memories.add(memory)
     return apart

@@ -118,8 +118,8 @@ def parse_grids(pyramid: Sequence[int | str]) -> tuple[tuple[int, int], ...]:
     """
     grids = []
     for level in pyramid:
-        found = re.fullmatch(r"(\d{1,2})x(\d{1,2})", str(level)) or re.fullmatch(r"(\d{1,2})", str(level))
-        sides = tuple(int(side) for side in found.groups()) if found else (0,)
+        match = re.fullmatch(r"(\d{1,2})x(\d{1,2})", str(level)) or re.fullmatch(r"(\d{1,2})", str(level))
+        sides = tuple(int(side) for side in match.groups()) if match else (0,)
         if min(sides) < 1:
             raise SettingsError(
                 f"level {level!r} of the pyramid is no grid; give ROWSxCOLUMNS, such as 1x1, 2x2 or 3x1."
@@ -133,12 +133,12 @@ def parse_grids(pyramid: Sequence[int | str]) -> tuple[tuple[int, int], ...]:
 def regions(grids: Sequence[tuple[int, int]], sifts: Sequence[DenseSift]) -> list[Int64[Tensor, " descriptors"]]:
     """For each level, the region that each descriptor of an image belongs to by its centre; counted over all levels."""
     centres = torch.cat([sift.centres() for sift in sifts])
-    found, before = [], 0
+    levels, before = [], 0
     for rows, columns in grids:
         cell = (centres * torch.tensor([rows, columns])).long()
-        found.append(before + cell[:, 0] * columns + cell[:, 1])
+        levels.append(before + cell[:, 0] * columns + cell[:, 1])
         before += rows * columns
-    return found
+    return levels
 
 
 _AT_ONCE = 2**16  # descriptors held at a time: 32 MB

@@ -99,12 +99,12 @@ def orientation_maps(images: Tensor) -> Tensor:
 def normalise(raw: Tensor, area: int, root: bool) -> Tensor:
     """Histograms brought to length 1, cut off at 0.2 and brought to length 1 again; RootSIFT of that if asked."""
     length = raw.norm(dim=-1, keepdim=True)
-    seen = raw.sum(-1, keepdim=True) >= LEAST_CONTRAST * area
+    has_contrast = raw.sum(-1, keepdim=True) >= LEAST_CONTRAST * area
     cut = (raw / length.clamp(min=torch.finfo(raw.dtype).tiny)).clamp_(max=CLIP)
     unit = cut / cut.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(raw.dtype).tiny)
     if root:
         unit = (unit / unit.sum(-1, keepdim=True).clamp(min=torch.finfo(raw.dtype).tiny)).sqrt_()
-    return torch.where(seen, unit, 0)
+    return torch.where(has_contrast, unit, 0)
 
 
 @lru_cache(maxsize=32)

@@ -99,14 +99,17 @@ def learn_words(
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    drawn = draw_descriptors(train, preprocessing, sifts, EACH * words, seed=seed, batch_size=batch_size, device=device)
-    if len(drawn) < words:
+    descriptors = draw_descriptors(
+        train, preprocessing, sifts, EACH * words, seed=seed, batch_size=batch_size, device=device
+    )
+    if len(descriptors) < words:
         raise SettingsError(
-            f"{words:,} words of {len(drawn):,} descriptors of {train.name}; give fewer words, or more training images."
+            f"{words:,} words of {len(descriptors):,} descriptors of {train.name}; give fewer words, or more training "
+            "images."
         )
     means = MiniBatchKMeans(
         words, batch_size=_BATCH, max_iter=_PASSES, n_init=1, random_state=seed, reassignment_ratio=0
-    ).fit(drawn)
+    ).fit(descriptors)
     return torch.from_numpy(means.cluster_centers_.astype(np.float32)).to(device)
 
 
@@ -127,13 +130,13 @@ def draw_descriptors(
     images = train.subset(min(len(train), IMAGES), seed)
     total = sum(len(sift.centres()) for sift in sifts)
     each = min(total, -(-count // len(images)))
-    drawn = np.empty((len(images), each, LENGTH), np.float32)
+    descriptors = np.empty((len(images), each, LENGTH), np.float32)
     place = current_workspace()
     for batch in images.batches(preprocessing, batch_size):
         gray = batch.images[:, 0].to(device)
         every = torch.cat([sift(gray) for sift in sifts], 1)
         for row, index in zip(every, batch.indices.tolist(), strict=True):
             chosen = np.random.default_rng([seed, index]).choice(total, each, replace=False)
-            drawn[index] = row[torch.from_numpy(chosen).to(device)].cpu().numpy()
+            descriptors[index] = row[torch.from_numpy(chosen).to(device)].cpu().numpy()
         place.report("visual words", int(batch.indices[-1]) + 1, len(images))
-    return drawn.reshape(-1, LENGTH)
+    return descriptors.reshape(-1, LENGTH)

@@ -81,12 +81,12 @@ class BlockMoments:
         self.squares = np.empty(blocks)
         self.counts = np.full(blocks, BLOCK)
         self.counts[-1] = len(values) - BLOCK * (blocks - 1)
-        whole = len(values) // BLOCK
-        for start in range(0, whole, BLOCKS_AT_ONCE):
-            stop = min(start + BLOCKS_AT_ONCE, whole)
+        full_blocks = len(values) // BLOCK
+        for start in range(0, full_blocks, BLOCKS_AT_ONCE):
+            stop = min(start + BLOCKS_AT_ONCE, full_blocks)
             self._fill(slice(start, stop), values[start * BLOCK : stop * BLOCK].reshape(-1, BLOCK))
-        if whole < blocks:
-            self._fill(slice(whole, blocks), values[whole * BLOCK :].reshape(1, -1))
+        if full_blocks < blocks:
+            self._fill(slice(full_blocks, blocks), values[full_blocks * BLOCK :].reshape(1, -1))
         self._prefix = np.concatenate([[0.0], np.cumsum(self.means * self.counts)])
 
     def _fill(self, blocks: slice, values: FLOATS) -> None:
@@ -122,11 +122,11 @@ class BlockMoments:
         """
         inner = cuts[1:-1]
         split = np.unique(inner[inner % BLOCK != 0] // BLOCK)
-        whole = np.delete(np.arange(len(self.means)), split)
-        cells = np.searchsorted(inner, whole * BLOCK, side="right")
-        offsets = self.means[whole] + self.shift - origins[cells]
-        first = np.bincount(cells, self.counts[whole] * offsets, len(origins))
-        second = float((self.squares[whole] + self.counts[whole] * offsets**2).sum())
+        unsplit = np.delete(np.arange(len(self.means)), split)
+        cells = np.searchsorted(inner, unsplit * BLOCK, side="right")
+        offsets = self.means[unsplit] + self.shift - origins[cells]
+        first = np.bincount(cells, self.counts[unsplit] * offsets, len(origins))
+        second = float((self.squares[unsplit] + self.counts[unsplit] * offsets**2).sum())
 
         ranks = (split[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         ranks = ranks[ranks < len(self.values)]

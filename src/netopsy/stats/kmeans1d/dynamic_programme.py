@@ -34,27 +34,27 @@ def best_last_cuts(ends: Places, cuts: Places, gains: FLOATS, low: INTEGERS, hig
     """
     best = np.empty(len(low), np.int64)
     totals = np.empty(len(low))
-    known = np.array([], np.int64)
+    solved = np.array([], np.int64)
     for stride in STRIDES:
         every = np.arange(len(low) - 1, -1, -stride)[::-1]
-        wanted = np.setdiff1d(every, known, assume_unique=True)
-        if not len(wanted):
+        new_ends = np.setdiff1d(every, solved, assume_unique=True)
+        if not len(new_ends):
             continue
-        after = np.searchsorted(known, wanted)
-        floor = np.maximum(np.concatenate([[0], best[known]])[after], low[wanted])
-        ceiling = np.minimum(np.concatenate([best[known], [len(gains) - 1]])[after], high[wanted])
+        after = np.searchsorted(solved, new_ends)
+        floor = np.maximum(np.concatenate([[0], best[solved]])[after], low[new_ends])
+        ceiling = np.minimum(np.concatenate([best[solved], [len(gains) - 1]])[after], high[new_ends])
         lengths = np.maximum(ceiling - floor, 0) + 1
         starts = np.cumsum(lengths) - lengths
         cut = np.arange(lengths.sum()) + np.repeat(floor - starts, lengths)
-        total = np.repeat(ends.sums[wanted], lengths) - cuts.sums[cut]
+        total = np.repeat(ends.sums[new_ends], lengths) - cuts.sums[cut]
         total *= total
-        total /= np.maximum(np.repeat(ends.ranks[wanted], lengths) - cuts.ranks[cut], 1)
+        total /= np.maximum(np.repeat(ends.ranks[new_ends], lengths) - cuts.ranks[cut], 1)
         total += gains[cut]
-        totals[wanted] = np.maximum.reduceat(total, starts)
-        hits = np.flatnonzero(total == np.repeat(totals[wanted], lengths))
-        best[wanted] = cut[hits[np.searchsorted(hits, starts)]]
-        totals[wanted[high[wanted] < low[wanted]]] = -np.inf
-        known = every
+        totals[new_ends] = np.maximum.reduceat(total, starts)
+        hits = np.flatnonzero(total == np.repeat(totals[new_ends], lengths))
+        best[new_ends] = cut[hits[np.searchsorted(hits, starts)]]
+        totals[new_ends[high[new_ends] < low[new_ends]]] = -np.inf
+        solved = every
     return best, totals
 
 
@@ -81,8 +81,8 @@ def coarse_edges(values: FLOATS, bins: int) -> tuple[INTEGERS, bool]:
         share = np.concatenate([[0.0], np.cumsum(np.cbrt((ends - edges) * widths**2))])
         targets = np.linspace(0, share[-1], bins // (2 * ROUNDS) + 2)[1:-1]
         bin_ = np.searchsorted(share, targets, side="right") - 1
-        wanted = left[bin_] + widths[bin_] * (targets - share[bin_]) / np.diff(share)[bin_]
-        edges = np.union1d(edges, np.searchsorted(values, wanted.astype(values.dtype)))
+        new_edges = left[bin_] + widths[bin_] * (targets - share[bin_]) / np.diff(share)[bin_]
+        edges = np.union1d(edges, np.searchsorted(values, new_edges.astype(values.dtype)))
     return np.append(edges, n), False
 
 
@@ -165,8 +165,8 @@ def _choose(cuts: INTEGERS, steps: INTEGERS, moments: BlockMoments) -> tuple[INT
     Places lie as close as one of `steps` allows without falling short of the second next cuts, or are the largest.
     """
     fit = np.searchsorted(steps * SIDE, _reach(cuts))
-    own = steps[np.minimum(fit, len(steps) - 1)]
-    windows = [_window(cuts, m, int(step)) for m, step in enumerate(own, start=1)]
+    chosen_steps = steps[np.minimum(fit, len(steps) - 1)]
+    windows = [_window(cuts, m, int(step)) for m, step in enumerate(chosen_steps, start=1)]
     places = [Places(window.astype(np.float64), moments.sums_along(window)) for window in windows]
     gains: FLOATS = places[0].sums ** 2 / places[0].ranks
     trail = []

@@ -135,8 +135,8 @@ def solve(
         again, second, more = _attempt(x, y, c, loss, tolerance, None, reduced)
         coefficients = coefficients.double()
         coefficients[:, missed] = again
-        for known, new in zip(proof, second, strict=True):
-            known[missed] = new
+        for field, new_field in zip(proof, second, strict=True):
+            field[missed] = new_field
         steps += more
     return Svm(coefficients[:-1], coefficients[-1], proof.objective, proof.gap, steps, int(missed.sum()))
 
@@ -158,24 +158,24 @@ def _attempt(
 
 
 def _squared_hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, None, int]:
-    found, steps = descend(design, y, Piece(2 * c), curvature(design), begin, aim)
-    return found, None, steps
+    coefficients, steps = descend(design, y, Piece(2 * c), curvature(design), begin, aim)
+    return coefficients, None, steps
 
 
 def _hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, Tensor, int]:
     """A smooth problem after the other, each around the dual variables of the one before, ever steeper."""
-    metric, found, taken = curvature(design), begin, 0
+    metric, coefficients, steps_taken = curvature(design), begin, 0
     loss, inner = Piece(2 * c, c), torch.full_like(begin[0], 0.1)
     while True:
-        found, steps = descend(design, y, loss, metric, found, inner)
-        margins = y * design.forward(found)
+        coefficients, steps = descend(design, y, loss, metric, coefficients, inner)
+        margins = y * design.forward(coefficients)
         dual = loss.dual(margins)
-        taken += steps
-        size = 0.5 * found.double().square().sum(0)
+        steps_taken += steps
+        size = 0.5 * coefficients.double().square().sum(0)
         primal = size + c * (1 - margins).clamp_min(0).double().sum(0)
         gap = primal - dual.double().sum(0) + 0.5 * design.adjoint(y * dual).double().square().sum(0)
         if (gap <= aim * primal).all() or loss.slope > c * 2.0**_ROUNDS:
-            return found, dual, taken
+            return coefficients, dual, steps_taken
         inner = (0.05 * gap / primal).clamp(0.01 * aim, 0.1).to(y.dtype)
         loss = Piece(2 * loss.slope, c, dual)
 
@@ -216,11 +216,11 @@ def fit_nested(
     start: machines for the first size, or for fewer columns.
     Errors: SettingsError as `fit_svm`, and for sizes that do not ascend within 1..p.
     """
-    wanted = list(sizes)
-    if not wanted or wanted != sorted(set(wanted)) or not 0 < wanted[0] <= wanted[-1] <= x.shape[1]:
-        raise SettingsError(f"sizes {wanted} must ascend within 1 to {x.shape[1]}.")
+    size_list = list(sizes)
+    if not size_list or size_list != sorted(set(size_list)) or not 0 < size_list[0] <= size_list[-1] <= x.shape[1]:
+        raise SettingsError(f"sizes {size_list} must ascend within 1 to {x.shape[1]}.")
     check(x, y, c, loss, tolerance, start)
-    return _fits(x, y, wanted, c, loss, tolerance, start)
+    return _fits(x, y, size_list, c, loss, tolerance, start)
 
 
 def _fits(

@@ -52,10 +52,10 @@ class Svm:
 
 def signs(labels: Tensor | np.ndarray, classes: int) -> Float[Tensor, "n classes"]:
     """+1 where a sample has the class, else -1. labels: int64 (n,), or (n, classes) of 0 and 1."""
-    given = torch.as_tensor(labels)
-    if given.ndim == 2:
-        return torch.where(given > 0, 1.0, -1.0)
-    return torch.where(given[:, None] == torch.arange(classes, device=given.device), 1.0, -1.0)
+    tensor = torch.as_tensor(labels)
+    if tensor.ndim == 2:
+        return torch.where(tensor > 0, 1.0, -1.0)
+    return torch.where(tensor[:, None] == torch.arange(classes, device=tensor.device), 1.0, -1.0)
 
 
 @dataclass(frozen=True)

@@ -144,12 +144,12 @@ def scalar_centroids(values: np.ndarray, width: int) -> np.ndarray:
     densely as the best ones would (Panter & Dite 1951), and a dimension takes milliseconds instead of a second.
     """
     k = 1 << min(width, DIRECT)
-    found = kmeans1d(values, k).centroids.astype(np.float64)
+    centroids = kmeans1d(values, k).centroids.astype(np.float64)
     # fewer distinct values than centroids: the last one again
-    found = np.pad(found, (0, k - len(found)), mode="edge")
+    centroids = np.pad(centroids, (0, k - len(centroids)), mode="edge")
     if width > DIRECT:
-        borders = np.concatenate([[values.min()], (found[1:] + found[:-1]) / 2, [values.max()]])
+        borders = np.concatenate([[values.min()], (centroids[1:] + centroids[:-1]) / 2, [values.max()]])
         pieces = 1 << (width - DIRECT)
         places = (np.arange(pieces) + 0.5) / pieces
-        found = (borders[:-1, None] + np.diff(borders)[:, None] * places).ravel()
-    return np.sort(found.astype(np.float32))
+        centroids = (borders[:-1, None] + np.diff(borders)[:, None] * places).ravel()
+    return np.sort(centroids.astype(np.float32))

@@ -23,10 +23,10 @@ def parse_size(text: str) -> int:
 
     Raises SettingsError for anything else, and where the size is not a whole number of at least 1 bit.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|K|Ki|M|Mi)?(b|B|bits?|bytes?)\s*", str(text))
-    if not found:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|K|Ki|M|Mi)?(b|B|bits?|bytes?)\s*", str(text))
+    if not match:
         raise SettingsError(f"no size {text!r}; give bytes as 64B, 1kB or 1KiB, or bits as 512b.")
-    number, prefix, unit = found.groups()
+    number, prefix, unit = match.groups()
     bits = float(number) * _PREFIXES[prefix or ""] * _UNITS[unit]
     if bits < 1 or bits != int(bits):
         raise SettingsError(f"the size {text!r} is {bits:g} bits; give a whole number of at least 1 bit.")
