@@ -139,7 +139,7 @@ def reconstructions(
 ) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
     """One picture a unit: 0 is mid-gray, cut and shrunk as its patch, scaled so that 0.5 % of the values reach an end.
 
-    units: with places, all of one node. images: the index of each one's image. report: called with how many more are drawn.
+    units: with places, all of one node. images: the index of each one's image. report: gets how many more are drawn.
     """
     tiles = np.full((len(units), *window.tile, 3), NEUTRAL, np.uint8)
     members: dict[int, list[int]] = {}

@@ -58,14 +58,14 @@ def nearest(queries: Vectors, database: Vectors, k: int, *, memory: int = MEMORY
     return neighbours
 
 
-def recall(found: Neighbours, exact: Neighbours, k: int) -> float:
-    """Share (0..1) of the true k nearest, `exact`, that are among the k `found`: recall@k, mean over the queries."""
-    for name, rows in (("found", found), ("exact", exact)):
-        if rows.ndim != 2 or len(rows) != len(found) or not 1 <= k <= rows.shape[1]:
+def recall(approximate: Neighbours, exact: Neighbours, k: int) -> float:
+    """Share (0..1) of the k nearest, `exact`, among the k `approximate` ones: recall@k, mean over the queries."""
+    for name, rows in (("approximate", approximate), ("exact", exact)):
+        if rows.ndim != 2 or len(rows) != len(approximate) or not 1 <= k <= rows.shape[1]:
             raise SettingsError(
                 f"recall@{k} of neighbours `{name}` of shape {tuple(rows.shape)}; give one row of {k} or more a query."
             )
-    there = (found[:, :k, None] == exact[:, None, :k].to(found.device)).any(1)
+    there = (approximate[:, :k, None] == exact[:, None, :k].to(approximate.device)).any(1)
     return float(there.sum()) / there.numel()
 
 
@@ -82,8 +82,9 @@ def same_class(
     query_classes, classes = (as_tensor(given).to(neighbours.device) for given in (query_labels, labels))
     if query_classes.ndim != classes.ndim or len(query_classes) != len(neighbours) or not 1 <= k <= neighbours.shape[1]:
         raise SettingsError(
-            f"labels of shape {tuple(query_classes.shape)} and {tuple(classes.shape)} do not fit {len(neighbours):,} queries with "
-            f"{neighbours.shape[1]} neighbours each and k = {k}; give the labels of the queries and of the database."
+            f"labels of shape {tuple(query_classes.shape)} and {tuple(classes.shape)} do not fit "
+            f"{len(neighbours):,} queries with {neighbours.shape[1]} neighbours each and k = {k}; give the labels of "
+            "the queries and of the database."
         )
     near = classes[neighbours[:, :k]]
     agree = near == query_classes[:, None] if classes.ndim == 1 else ((near > 0) & (query_classes[:, None] > 0)).any(2)

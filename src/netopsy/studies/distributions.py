@@ -124,11 +124,11 @@ def _parts(network: Network) -> Iterator[tuple[str, str, np.ndarray]]:
 def _values(network: Network, layers: Sequence[Layer], part: str) -> np.ndarray:
     tensors = network.tensors
     names = dict.fromkeys(layer.weight if part == "weights" else layer.bias for layer in layers)
-    found = [tensors[name].detach().reshape(-1) for name in names if name is not None]
-    if not found:
+    parts = [tensors[name].detach().reshape(-1) for name in names if name is not None]
+    if not parts:
         return np.empty(0, np.float32)
-    wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in found) else torch.float32
-    return torch.cat([tensor.to("cpu", wide) for tensor in found]).numpy()
+    wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in parts) else torch.float32
+    return torch.cat([tensor.to("cpu", wide) for tensor in parts]).numpy()
 
 
 def _fit_rows(fits: Sequence[Fit]) -> list[dict[str, Any]]:
@@ -191,9 +191,9 @@ def _histograms(tables: dict[str, pl.DataFrame], layers: list[str], title: str, 
     present = bins["layer"].unique(maintain_order=True).to_list()
     if not present:
         return None
-    shown = present[:SHOWN]
-    bins = bins.filter(pl.col("layer").is_in(shown))
-    fits = tables["fits"].filter(weights & pl.col("layer").is_in(shown))
+    first_layers = present[:SHOWN]
+    bins = bins.filter(pl.col("layer").is_in(first_layers))
+    fits = tables["fits"].filter(weights & pl.col("layer").is_in(first_layers))
     spans = {layer: (part["left"].min(), part["right"].max()) for (layer,), part in bins.group_by("layer")}
     more = f" The first {SHOWN} of {len(present)} layers." if len(present) > SHOWN else ""
     return charts.histogram(

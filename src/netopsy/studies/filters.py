@@ -61,13 +61,13 @@ class Filters(Study):
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Take the filters of `network` apart; needs no images."""
         convolutions = [layer for layer in network.layers if layer.kind in CONVOLUTION_KINDS]
-        drawn = self._drawn(network, convolutions)
+        pictured = self._drawn(network, convolutions)
         curves = {layer.name: variance_shares(network, layer) for layer in convolutions}
         tables = {"components": self._components(convolutions, curves), "variance": _variance(curves)}
         return self.result(
             tables=tables,
             figures=_figures(tables, self.shares),
-            images={} if drawn is None else {"filters": self._picture(network, drawn)},
+            images={} if pictured is None else {"filters": self._picture(network, pictured)},
             findings=self._findings(network, tables["components"]),
         )
 
@@ -110,8 +110,8 @@ class Filters(Study):
         filters = filters.reshape(number, depth, *_square(filters.shape[2:]))
         first = layer.nodes[0] == network.layers[0].nodes[0]
         if first and depth == network.preprocessing.depth == 3:
-            shown = filters[:, ::-1] if network.preprocessing.channels == "BGR" else filters
-            squares = normalise(shown).transpose(0, 2, 3, 1)
+            colours = filters[:, ::-1] if network.preprocessing.channels == "BGR" else filters
+            squares = normalise(colours).transpose(0, 2, 3, 1)
             sheet, how = grid(squares), "one square a filter, in the colours it answers to"
             title = f"The {number} filters of {layer.name}"
         elif depth == 1:
@@ -131,15 +131,15 @@ class Filters(Study):
             return [f"{network.name} has no convolution: there are no filters to compare."]
         share = min(self.shares, key=lambda s: abs(s - 0.9))
         needed, part = f"components_{_percent(share)}", f"share_{_percent(share)}"
-        known = table.drop_nulls(part)
+        varied = table.drop_nulls(part)
         findings = []
-        if known.height:
-            first, last = known.row(0, named=True), known.row(-1, named=True)
-            rows = [first] if known.height == 1 else [first, last]
+        if varied.height:
+            first, last = varied.row(0, named=True), varied.row(-1, named=True)
+            rows = [first] if varied.height == 1 else [first, last]
             parts = [f"{r['layer']} needs {r[needed]} of {r['components']} components ({r[part]:.0%})" for r in rows]
             findings.append(f"For {_percent(share)} % of the variance of its filters {' and '.join(parts)}.")
-        if known.height >= 4:
-            findings.append(_trend(known, part, share))
+        if varied.height >= 4:
+            findings.append(_trend(varied, part, share))
         single = table.filter(pl.col(part).is_null())["layer"].to_list()
         if single:
             findings.append(f"No variance among the filters of {listing(single)}: one filter, or all filters alike.")
@@ -169,8 +169,8 @@ def _figures(tables: dict[str, pl.DataFrame], shares: tuple[float, ...]) -> dict
         return {}
     # evenly spread ranks, always with the first and the last
     stride = (pl.len().over("layer") - 1).clip(1, None) / (DRAWN - 1)
-    kept = (pl.len().over("layer") <= DRAWN) | ((pl.col("k") / stride).round() != ((pl.col("k") - 1) / stride).round())
-    thin = points.filter(kept)
+    keep = (pl.len().over("layer") <= DRAWN) | ((pl.col("k") / stride).round() != ((pl.col("k") - 1) / stride).round())
+    thin = points.filter(keep)
     share = min(shares, key=lambda s: abs(s - 0.9))
     return {
         "variance": charts.curve(
@@ -200,15 +200,15 @@ def _figures(tables: dict[str, pl.DataFrame], shares: tuple[float, ...]) -> dict
     }
 
 
-def _trend(known: pl.DataFrame, part: str, share: float) -> str:
+def _trend(rows: pl.DataFrame, part: str, share: float) -> str:
     """Whether deeper layers need a larger share of their components (Spearman's rank correlation with depth)."""
-    rank = float(stats.spearmanr(np.arange(known.height), known[part].to_numpy()).statistic)
+    rank = float(stats.spearmanr(np.arange(rows.height), rows[part].to_numpy()).statistic)
     if np.isnan(rank):
         return "All layers need the same share of their components."
     word = "grows" if rank > 0.3 else "falls" if rank < -0.3 else "neither grows nor falls"
     return (
         f"The share of components needed for {_percent(share)} % {word} with depth "
-        f"(rank correlation {rank:+.2f} over {known.height} layers)."
+        f"(rank correlation {rank:+.2f} over {rows.height} layers)."
     )
 
 

@@ -32,12 +32,12 @@ def study_function(name: str) -> Callable[..., Result]:
     required = [name for name, needed in (needs.images | needs.networks).items() if needed]
 
     def function(network: Network | Features, samples: Samples | None = None, **settings: Any) -> Result:
-        known = [f.name for f in fields(cls)]
+        names = [f.name for f in fields(cls)]
         for setting in settings:
-            if setting not in known:
-                raise SettingsError(f"the study '{name}' has no setting '{setting}'; it has: {', '.join(known)}.")
-        given = {setting: _fitting(setting, value, hints[setting]) for setting, value in settings.items()}
-        return perform(cls(**given), network, samples)
+            if setting not in names:
+                raise SettingsError(f"the study '{name}' has no setting '{setting}'; it has: {', '.join(names)}.")
+        converted = {setting: _fitting(setting, value, hints[setting]) for setting, value in settings.items()}
+        return perform(cls(**converted), network, samples)
 
     ahead = [
         inspect.Parameter("network", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=subject),

@@ -26,14 +26,14 @@ class ObservingStudy(Study):
         """What to count, as `observe` takes it; nothing where no pass is needed. Mistakes in settings are said here."""
 
     @abstractmethod
-    def conclude(self, network: Any, samples: Any, counted: Mapping[str, Any]) -> Result:
+    def conclude(self, network: Any, samples: Any, results: Mapping[str, Any]) -> Result:
         """The result, of what was counted: the result of each tally by its name; empty where there was none."""
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Count and conclude."""
         tallies = {} if samples is None else self.tallies(network, samples)
-        counted = observe(network, samples, tallies) if samples is not None and tallies else {}
-        return self.conclude(network, samples, counted)
+        results = observe(network, samples, tallies) if samples is not None and tallies else {}
+        return self.conclude(network, samples, results)
 
 
 def count_ahead(studies: Iterable[Study], network: Network, samples: Samples) -> None:

@@ -76,15 +76,15 @@ _COLUMNS = {
 def _row(network: Network, layer: str, kind: str, names: set[str], weights: set[str]) -> dict[str, Any]:
     tensors = {name: network.tensors[name] for name in names}
     count = sum(t.numel() for t in tensors.values())
-    held = sum(t.numel() for name, t in tensors.items() if name in weights)
+    weight_count = sum(t.numel() for name, t in tensors.items() if name in weights)
     size = sum(t.numel() * t.element_size() for t in tensors.values())
-    biases = None if kind == "other" else count - held
+    biases = None if kind == "other" else count - weight_count
     return {
         "layer": layer,
         "kind": kind,
         "parameters": count,
         "share": 0.0,
-        "weights": None if kind == "other" else held,
+        "weights": None if kind == "other" else weight_count,
         "biases": biases,
         "bytes": size,
     }

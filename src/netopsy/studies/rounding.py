@@ -212,7 +212,9 @@ def _findings(decimals: pl.DataFrame, formats: pl.DataFrame) -> list[str]:
     findings += verdict(together, by_count, "smallest number of decimals")
     # the fewest bits last; among formats of as many bits, the one that loses more comes first
     order = formats.filter(pl.col("layer") == "all").sort("bits", "drop", descending=[True, True])
-    findings += [told for told in verdict(order, by_format, "smallest number format") if told not in findings]
+    findings += [
+        sentence for sentence in verdict(order, by_format, "smallest number format") if sentence not in findings
+    ]
     ways = ((edited, by_count, "rounded to decimals"), (formats, by_format, "put into a number format"))
     for scores, describe, how in ways:
         alone = scores.filter(pl.col("layer") != "all")

@@ -34,22 +34,22 @@ def findings(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, threshol
     layers, extremes: the study's tables `layers` and `extreme_units`. images: how many were seen.
     """
     zero = "zero" if not threshold else f"at most {threshold:g} in magnitude"
-    counted = layers.filter(pl.col("rectifies") | (pl.lit(threshold) > 0) & ~pl.col("operator").str.contains(" "))
-    found: list[str] = []
+    rectifying = layers.filter(pl.col("rectifies") | (pl.lit(threshold) > 0) & ~pl.col("operator").str.contains(" "))
+    sentences: list[str] = []
     if layers.filter(~pl.col("operator").str.contains(" ")).is_empty():
-        found.append(
+        sentences.append(
             "The network applies no activation function that Netopsy knows (ReLU and its kin, GELU, SiLU, sigmoid, "
             "softmax and so on), so there is no sparsity to report but that of its output."
         )
-    if counted.height:
-        found += [_range(counted, images, zero), _sparse(counted, zero), *_depth(counted, zero)]
-        found += [_dead(counted, extremes, images, zero), _always_on(counted, extremes, images, zero)]
-    found += _never_zero(layers, threshold)
+    if rectifying.height:
+        sentences += [_range(rectifying, images, zero), _sparse(rectifying, zero), *_depth(rectifying, zero)]
+        sentences += [_dead(rectifying, extremes, images, zero), _always_on(rectifying, extremes, images, zero)]
+    sentences += _never_zero(layers, threshold)
     output = layers.filter(pl.col("operator").str.contains(" "))
     if output.height:
         share = output["sparsity"][0]
-        found.append(f"The output after its softmax is {zero} in {share:.1%} of the values.")
-    return found
+        sentences.append(f"The output after its softmax is {zero} in {share:.1%} of the values.")
+    return sentences
 
 
 def _range(layers: pl.DataFrame, images: int, zero: str) -> str:
@@ -169,17 +169,17 @@ class Sparsity(ObservingStudy):
             tallies["output"] = (network.output, ZeroShare(self.threshold, softmax=True))
         return tallies
 
-    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+    def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
         """The shares of zeros by activation and by unit, and the units that never or always answer."""
         nodes = activations(network)
         layers, units = [], []
         for name, node in nodes.items():
-            zeros, moments = counted[f"zeros {name}"], counted[f"moments {name}"]
+            zeros, moments = results[f"zeros {name}"], results[f"moments {name}"]
             rows = _units(name, zeros, moments)
             units.append(rows)
             layers.append(_layer(name, node, network, rows, int(zeros.zeros.sum()), zeros.seen))
-        if "output" in counted:
-            zeros, node = counted["output"], network.nodes[network.output]
+        if "output" in results:
+            zeros, node = results["output"], network.nodes[network.output]
             rows = pl.DataFrame({"sparsity": zeros.share.numpy()})
             row = _layer(network.output, node, network, rows, int(zeros.zeros.sum()), zeros.seen)
             layers.append({**row, "operator": "softmax of the output", "rectifies": False})
@@ -302,11 +302,11 @@ def _figures(layers: pl.DataFrame, units: pl.DataFrame, threshold: float) -> dic
 def _binned(units: pl.DataFrame) -> pl.DataFrame:
     """Units counted by their share of zeros: node, left, right, units, share."""
     bin_ = (pl.col("sparsity") * _BINS).floor().clip(0, _BINS - 1).cast(pl.Int64).alias("bin")
-    counted = units.group_by("node", bin_, maintain_order=True).agg(pl.len().cast(pl.Int64).alias("units"))
+    counts = units.group_by("node", bin_, maintain_order=True).agg(pl.len().cast(pl.Int64).alias("units"))
     every = units.select(pl.col("node").unique(maintain_order=True)).join(
         pl.DataFrame({"bin": range(_BINS)}), how="cross", maintain_order="left_right"
     )
-    full = every.join(counted, on=["node", "bin"], how="left", maintain_order="left").with_columns(
+    full = every.join(counts, on=["node", "bin"], how="left", maintain_order="left").with_columns(
         pl.col("units").fill_null(0)
     )
     return full.select(

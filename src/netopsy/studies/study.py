@@ -196,6 +196,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Samples):
         return {"name": value.name, "count": len(value), "digest": value.digest}
     if isinstance(value, Network):
-        kept = {"name": value.name, "parameters": value.parameters, "digest": value.digest}
-        return kept | {key: value.provenance[key] for key in ("weights", "seed") if key in value.provenance}
+        facts = {"name": value.name, "parameters": value.parameters, "digest": value.digest}
+        return facts | {key: value.provenance[key] for key in ("weights", "seed") if key in value.provenance}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

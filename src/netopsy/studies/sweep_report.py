@@ -80,8 +80,8 @@ def setting_figures(
 
 def harshest_within(rows: pl.DataFrame, threshold: float) -> Row | None:
     """The last of `rows`, ordered from the mildest setting to the harshest, whose `drop` is below `threshold`."""
-    kept = rows.filter(pl.col("drop") < threshold - 1e-12)
-    return kept.row(-1, named=True) if kept.height else None
+    milder = rows.filter(pl.col("drop") < threshold - 1e-12)
+    return milder.row(-1, named=True) if milder.height else None
 
 
 def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[str]:
@@ -92,18 +92,18 @@ def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[st
     """
     if rows.is_empty():
         return []
-    found = [(threshold, harshest_within(rows, threshold)) for threshold in THRESHOLDS]
+    harshest = [(threshold, harshest_within(rows, threshold)) for threshold in THRESHOLDS]
     findings: list[str] = []
-    while found:
-        row = found[0][1]
-        same = [threshold for threshold, other in found if other == row]
-        found = found[len(same) :]
+    while harshest:
+        row = harshest[0][1]
+        same = [threshold for threshold, other in harshest if other == row]
+        harshest = harshest[len(same) :]
         limits = listing([f"{100 * threshold:g}" for threshold in same]) + (" point" if same == [0.01] else " points")
         if row is None:
             findings.append(f"With all layers edited, no setting tried loses less than {limits} of top-1 accuracy.")
         else:
-            told = _setting_sentence(rows, row, describe, same[0])
-            findings.append(f"With all layers edited, the {superlative} that loses less than {limits} is {told}.")
+            sentence = _setting_sentence(rows, row, describe, same[0])
+            findings.append(f"With all layers edited, the {superlative} that loses less than {limits} is {sentence}.")
     return findings + caveat(rows)
 
 

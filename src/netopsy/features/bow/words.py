@@ -107,10 +107,10 @@ def learn_words(
             f"{words:,} words of {len(descriptors):,} descriptors of {train.name}; give fewer words, or more training "
             "images."
         )
-    means = MiniBatchKMeans(
+    model = MiniBatchKMeans(
         words, batch_size=_BATCH, max_iter=_PASSES, n_init=1, random_state=seed, reassignment_ratio=0
     ).fit(descriptors)
-    return torch.from_numpy(means.cluster_centers_.astype(np.float32)).to(device)
+    return torch.from_numpy(model.cluster_centers_.astype(np.float32)).to(device)
 
 
 def draw_descriptors(

@@ -84,33 +84,33 @@ class Activations(ObservingStudy):
                 tallies[f"patterns {name}"] = (name, tally)
         return tallies
 
-    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+    def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
         """Which features of `network` answer on `samples`, and a close look at a few images."""
         nodes = activations(network, mixing=False)
         slices = self._slices(network, nodes)
         if not nodes:
             pictures = slices.pictures(look(network, samples, self.images or (0,), {}, slices.nodes, self.threshold))
             return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), len(samples)))
-        active = {name: counted[f"active {name}"] for name in nodes}
-        hashes = {name: counted[f"patterns {name}"] for name, node in nodes.items() if is_piecewise_linear(node)}
+        active = {name: results[f"active {name}"] for name in nodes}
+        hashes = {name: results[f"patterns {name}"] for name, node in nodes.items() if is_piecewise_linear(node)}
         patterns = regions.table(hashes)
         layers = counts.layers(network, nodes, active, patterns)
-        shown = self.images or (typical(active),)
-        seen = look(network, samples, shown, nodes, slices.nodes, self.threshold)
+        images = self.images or (typical(active),)
+        record = look(network, samples, images, nodes, slices.nodes, self.threshold)
         tables = {
             "layers": layers,
             "activity": counts.activity(active),
             "patterns": patterns,
-            "image_layers": seen.layers,
-            "image_places": seen.places,
-            "image_values": seen.values,
+            "image_layers": record.layers,
+            "image_places": record.places,
+            "image_values": record.values,
             "histograms": counts.histograms(active),
             "channels": counts.channels(active),
         }
         return self.result(
             tables=tables,
-            figures=figures.draw(tables, len(samples), shown[0], own=not self.images),
-            images=slices.pictures(seen),
+            figures=figures.draw(tables, len(samples), images[0], typical=not self.images),
+            images=slices.pictures(record),
             findings=findings(layers, patterns, len(samples), self.threshold),
         )
 

@@ -40,9 +40,9 @@ def layers(
     """One row a node: means over the images, and the patterns met."""
     rows = []
     for name, node in nodes.items():
-        found = active[name]
-        channels = len(found.channel_images)
-        number = float(_mean(found.by_channels))
+        result = active[name]
+        channels = len(result.channel_images)
+        number = float(_mean(result.by_channels))
         rows.append(
             {
                 "node": name,
@@ -51,13 +51,13 @@ def layers(
                 "rectifies": rectifies(node),
                 "shape": "x".join(map(str, node.full_shape[1:])),
                 "channels": channels,
-                "places": found.places,
+                "places": result.places,
                 "channels_active": number,
                 "channels_share": number / max(1, channels),
-                "at_a_place": found.share_mean * channels,
-                "share": found.share_mean,
-                "never_active": int((found.channel_images == 0).sum()),
-                "on_every_image": int((found.channel_images == found.images).sum()),
+                "at_a_place": result.share_mean * channels,
+                "share": result.share_mean,
+                "never_active": int((result.channel_images == 0).sum()),
+                "on_every_image": int((result.channel_images == result.images).sum()),
             }
         )
     frame = pl.DataFrame(rows, schema=_LAYERS)
@@ -73,14 +73,14 @@ def activity(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
     rounded down to a thousandth.
     """
     rows = []
-    for name, found in active.items():
-        channels = len(found.channel_images)
+    for name, result in active.items():
+        channels = len(result.channel_images)
         measures = {
-            "channels on an image": (channels, found.by_channels, None),
-            "values on an image": (channels * found.places, found.by_share, found),
+            "channels on an image": (channels, result.by_channels, None),
+            "values on an image": (channels * result.places, result.by_share, result),
         }
-        if found.places > 1:
-            measures["channels at a place"] = (channels, found.by_place, None)
+        if result.places > 1:
+            measures["channels at a place"] = (channels, result.by_place, None)
         for measure, (of, histogram, exact) in measures.items():
             top = len(histogram) - (0 if exact else 1)
             mean, variance = (exact.share_mean, exact.share_variance) if exact else _moments(histogram, top)
@@ -93,10 +93,10 @@ def activity(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
 def histograms(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
     """Images by their number of channels active, and places by theirs: node, measure, left, right (open), count."""
     frames = []
-    for name, found in active.items():
-        frames.append(bin_counts(found.by_channels, node=name, measure="channels on an image"))
-        if found.places > 1:
-            frames.append(bin_counts(found.by_place, node=name, measure="channels at a place"))
+    for name, result in active.items():
+        frames.append(bin_counts(result.by_channels, node=name, measure="channels on an image"))
+        if result.places > 1:
+            frames.append(bin_counts(result.by_place, node=name, measure="channels at a place"))
     return pl.concat(frames)
 
 
@@ -114,12 +114,12 @@ def channels(active: Mapping[str, ActiveCountResult]) -> pl.DataFrame:
     frames = [
         pl.DataFrame(
             {
-                "node": [name] * len(found.channel_images),
-                "channel": range(len(found.channel_images)),
-                "images_share": (found.channel_images / max(1, found.images)).tolist(),
+                "node": [name] * len(result.channel_images),
+                "channel": range(len(result.channel_images)),
+                "images_share": (result.channel_images / max(1, result.images)).tolist(),
             }
         )
-        for name, found in active.items()
+        for name, result in active.items()
     ]
     return pl.concat(frames)
 
@@ -165,13 +165,13 @@ def table(hashes: Mapping[str, PatternsResult]) -> pl.DataFrame:
     """
     rows = []
     region: Tensor | None = None
-    for name, found in hashes.items():
-        region = mix(found.images if region is None else region + found.images)
-        patterns, unique, _ = distinct(found.images)
+    for name, patterns_result in hashes.items():
+        region = mix(patterns_result.images if region is None else region + patterns_result.images)
+        patterns, unique, _ = distinct(patterns_result.images)
         together, alone, _ = distinct(region)
-        row = [name, len(found.images), patterns, unique, together, alone]
-        places = distinct(found.places) if len(found.places) else (None, None, None)
-        rows.append([*row, len(found.places), *places])
+        row = [name, len(patterns_result.images), patterns, unique, together, alone]
+        places = distinct(patterns_result.places) if len(patterns_result.places) else (None, None, None)
+        rows.append([*row, len(patterns_result.places), *places])
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 

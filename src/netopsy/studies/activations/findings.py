@@ -19,9 +19,9 @@ def findings(layers: pl.DataFrame, patterns: pl.DataFrame, images: int, threshol
         return [
             "The network applies no elementwise activation function that Netopsy knows, so no feature is on or off."
         ]
-    found = [_depth(layers), _claim(layers), _features(layers, images), *_network(patterns), *_weakest(patterns)]
-    found += [*_places(patterns), *_silent(layers, images), *_smooth(layers, threshold)]
-    return [sentence for sentence in found if sentence]
+    sentences = [_depth(layers), _claim(layers), _features(layers, images), *_network(patterns), *_weakest(patterns)]
+    sentences += [*_places(patterns), *_silent(layers, images), *_smooth(layers, threshold)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _depth(layers: pl.DataFrame) -> str:
@@ -102,10 +102,10 @@ def _weakest(patterns: pl.DataFrame) -> list[str]:
     if patterns.is_empty() or patterns["images"][0] < 2:
         return []
     images = patterns["images"][0]
-    whole = patterns.filter(pl.col("patterns") == images)
+    unique = patterns.filter(pl.col("patterns") == images)
     some = patterns.filter(pl.col("patterns") < images).sort("patterns", maintain_order=True)
-    verb = "gives" if whole.height == 1 else "give"
-    text = f"{whole.height} of {plural(patterns.height, 'activation')} {verb} each image a pattern of its own"
+    verb = "gives" if unique.height == 1 else "give"
+    text = f"{unique.height} of {plural(patterns.height, 'activation')} {verb} each image a pattern of its own"
     if some.height:
         parts = [f"{node} ({number:,})" for node, number in some.select("node", "patterns").head(3).iter_rows()]
         text += f"; the fewest distinct patterns are those of {listing(parts)}"
@@ -113,10 +113,10 @@ def _weakest(patterns: pl.DataFrame) -> list[str]:
 
 
 def _places(patterns: pl.DataFrame) -> list[str]:
-    drawn = patterns.drop_nulls("place_patterns") if patterns.height else patterns
-    if drawn.is_empty():
+    sampled = patterns.drop_nulls("place_patterns") if patterns.height else patterns
+    if sampled.is_empty():
         return []
-    share = drawn.with_columns((pl.col("place_patterns") / pl.col("places_drawn")).alias("s")).sort("s")
+    share = sampled.with_columns((pl.col("place_patterns") / pl.col("places_drawn")).alias("s")).sort("s")
     low, high = share[[0, -1]].iter_rows(named=True)
     first = (
         f"At {low['places_drawn']:,} places drawn in {low['node']} the features make "

@@ -58,9 +58,9 @@ def typical(active: Mapping[str, ActiveCountResult]) -> int:
     is tried (see `Active`).
     """
     shares = []
-    for found in active.values():
-        of = torch.tensor([len(found.channel_images), len(found.channel_images) * found.places]).clamp(min=1)
-        shares.append(found.record[found.recorded] / of)
+    for result in active.values():
+        of = torch.tensor([len(result.channel_images), len(result.channel_images) * result.places]).clamp(min=1)
+        shares.append(result.record[result.recorded] / of)
     figures = torch.cat(shares, 1).double()
     spread = figures.std(0, correction=0)
     distance = (figures - figures.median(0).values).abs() / torch.where(spread > 0, spread, 1.0)
@@ -78,17 +78,19 @@ def look(
     threshold: float,
 ) -> SliceRecord:
     """Run the `images` one by one: count in `nodes`, keep the values of `maps`."""
-    seen = SliceRecord(pl.DataFrame(schema=_LAYERS), pl.DataFrame(schema=_PLACES), pl.DataFrame(schema=_VALUES), {}, {})
+    record = SliceRecord(
+        pl.DataFrame(schema=_LAYERS), pl.DataFrame(schema=_PLACES), pl.DataFrame(schema=_VALUES), {}, {}
+    )
     walk = plan(network, (), watched={*nodes, *maps})
-    layers, places, values = [seen.layers], [seen.places], [seen.values]
+    layers, places, values = [record.layers], [record.places], [record.values]
     for batch in samples.batches(network.preprocessing, 1, order=images, workers=0):
         image = int(batch.indices[0])
-        seen.pictures[image] = pictures(batch.images, network.preprocessing)[0]
+        record.pictures[image] = pictures(batch.images, network.preprocessing)[0]
 
         def visit(name: str, value: Tensor, image: int = image) -> None:
             value = value.detach().movedim(network.nodes[name].channel_axis, 1)[0]
             if name in maps:
-                seen.maps[image, name] = value.to("cpu", torch.float32, copy=True)
+                record.maps[image, name] = value.to("cpu", torch.float32, copy=True)
             if name in nodes:
                 flat = value.to("cpu", torch.float32).reshape(len(value), -1)
                 row, at, distribution = _count(flat, threshold)
@@ -103,8 +105,8 @@ def look(
         pl.concat(layers),
         pl.concat(places),
         pl.concat([frame.cast(_VALUES) for frame in values]),  # type: ignore[arg-type]
-        seen.pictures,
-        seen.maps,
+        record.pictures,
+        record.maps,
     )
 
 
@@ -125,8 +127,8 @@ def _count(flat: Tensor, threshold: float) -> tuple[dict[str, Any], Tensor, pl.D
         "max": float(active.max()) if len(active) else None,
     }
     top = float(active.max()) if len(active) else threshold
-    counted, edges = np.histogram(active.numpy(), _VALUE_BINS, (threshold, top if top > threshold else threshold + 1))
-    frame = pl.DataFrame({"left": edges[:-1], "right": edges[1:], "count": counted})
+    counts, edges = np.histogram(active.numpy(), _VALUE_BINS, (threshold, top if top > threshold else threshold + 1))
+    frame = pl.DataFrame({"left": edges[:-1], "right": edges[1:], "count": counts})
     return row, torch.bincount(on.sum(0), minlength=channels + 1), frame
 
 
@@ -151,28 +153,28 @@ class Slices:
             head, _, tail = text.rpartition(":")
             if head and tail.isdigit():
                 unit = find_unit(network, (head, int(tail)))
-                name, asked = unit.node, [unit.channel]
+                name, channels = unit.node, [unit.channel]
             else:
-                name, asked = network.node(text).name, []
+                name, channels = network.node(text).name, []
             if not _is_map(network.nodes[name]):
                 raise SettingsError(
                     f"node '{name}' of {network.name} has no maps to show: its value for one image has shape "
                     f"{network.nodes[name].full_shape[1:]}; give nodes of shape (channel, height, width)."
                 )
-            self.nodes[name] = self.nodes.get(name, []) + asked
+            self.nodes[name] = self.nodes.get(name, []) + channels
         if not maps:
             spatial = [name for name, node in nodes.items() if _is_map(node)]
             self.nodes = {spatial[index]: [] for index in spread_indices(len(spatial), _NODES)}
 
-    def pictures(self, seen: SliceRecord) -> dict[str, Image]:
+    def pictures(self, record: SliceRecord) -> dict[str, Image]:
         """One sheet an image: the image, and for each node its channels' maps under a caption."""
         sheets = {}
-        for image, picture in seen.pictures.items():
+        for image, picture in record.pictures.items():
             if not self.nodes:
                 continue
-            rows = [self._row(name, asked, seen.maps[image, name]) for name, asked in self.nodes.items()]
+            rows = [self._row(name, channels, record.maps[image, name]) for name, channels in self.nodes.items()]
             left = below([caption(f"image {image}"), fit_side(picture, _PICTURE)])
-            key = "maps" if len(seen.pictures) == 1 else f"maps_{image}"
+            key = "maps" if len(record.pictures) == 1 else f"maps_{image}"
             sheets[key] = Image(
                 beside([left, below(rows, 2)], 12),
                 title=f"Maps of single channels on image {image}",
@@ -184,18 +186,18 @@ class Slices:
             )
         return sheets
 
-    def _row(self, name: str, asked: Sequence[int], maps: Tensor) -> np.ndarray:
+    def _row(self, name: str, channels: Sequence[int], maps: Tensor) -> np.ndarray:
         maps = maps.nan_to_num(0.0, 0.0, 0.0)
-        if asked:
-            chosen = list(asked)
+        if channels:
+            chosen = list(channels)
         elif self.order == "first":
             chosen = list(range(min(self.shown, len(maps))))
         else:
             chosen = maps.mean((1, 2)).argsort(descending=True, stable=True)[: self.shown].tolist()
         active = int((maps > 0).flatten(1).any(1).sum())
         layer = self.network.nodes[name].layer
-        known = f"{name}, behind {layer}" if layer and layer != name else name
-        text = f"{known}: {active} of {len(maps)} channels active, {maps.shape[1]} x {maps.shape[2]}"
+        label = f"{name}, behind {layer}" if layer and layer != name else name
+        text = f"{label}: {active} of {len(maps)} channels active, {maps.shape[1]} x {maps.shape[2]}"
         tiles = []
         for channel in chosen:
             tile = _gray(maps[channel])

@@ -192,13 +192,13 @@ class Compression(Study):
         path = file_for(self.name, f"{stem_of(network)}{SUFFIX}")
         other: Coder = "huffman" if self.coder == "ans" else "ans"
         rounded = {name: round(density, 4) for name, density in densities.items()}
-        said = {"density": rounded, "bits": dict(bits), "start": self.start, "seed": self.seed}
+        header = {"density": rounded, "bits": dict(bits), "start": self.start, "seed": self.seed}
         with tempfile.TemporaryDirectory() as spare:
             trial = save_shared(
-                trained, shared, Path(spare) / f"x{SUFFIX}", other_dtype=self.other_dtype, coder=other, settings=said
+                trained, shared, Path(spare) / f"x{SUFFIX}", other_dtype=self.other_dtype, coder=other, settings=header
             )
             size = trial.stat().st_size
-        return save_shared(trained, shared, path, other_dtype=self.other_dtype, coder=self.coder, settings=said), (
+        return save_shared(trained, shared, path, other_dtype=self.other_dtype, coder=self.coder, settings=header), (
             other,
             size,
         )

@@ -34,10 +34,10 @@ def stages(
     edits: list[tuple[dict[str, Any], Replace | None]] = [({"stage": FLOAT32}, None)]
     edits += [({"stage": stage}, replacement(network, tensors)) for stage, tensors in versions]
     scores = sweep_edits(network, samples, edits).drop("changed")
-    whole = sizes[FLOAT32]
+    full_size = sizes[FLOAT32]
     return scores.with_columns(
         bytes=pl.Series([float(sizes[stage]) for stage in scores["stage"]]),
-        ratio=pl.Series([whole / sizes[stage] for stage in scores["stage"]]),
+        ratio=pl.Series([full_size / sizes[stage] for stage in scores["stage"]]),
     ).select("stage", "bytes", "ratio", pl.exclude("stage", "bytes", "ratio"))
 
 
@@ -48,10 +48,10 @@ def stage_bytes(network: Network, shared: Mapping[str, SharedTensor], path: Path
     a float32 table a layer. All other values take 4 bytes.
     """
     rest = 4 * sum(value.size for value in others(network, shared).values())
-    whole = rest + 4 * sum(len(one.codes) for one in shared.values())
+    full_size = rest + 4 * sum(len(one.codes) for one in shared.values())
     pruned = rest + sum(_sparse(one) for one in shared.values())
     coded = rest + sum(sum(bits_before(one)) * one.kept / 8 + 4 * len(one.table) for one in shared.values())
-    return {FLOAT32: whole, PRUNED: pruned, SHARED: coded, RETRAINED: coded, FILE: path.stat().st_size}
+    return {FLOAT32: full_size, PRUNED: pruned, SHARED: coded, RETRAINED: coded, FILE: path.stat().st_size}
 
 
 def _sparse(shared: SharedTensor) -> float:
@@ -93,7 +93,7 @@ _FACETS = 12  # layers whose codes are drawn, the largest
 def figures(tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Sizes and scores by stage, bytes by layer, codes by layer, values before and after retraining."""
     stages = tables["stages"]
-    drawn = {
+    charts_by_name = {
         "sizes": charts.bars(
             stages.with_columns(kB=pl.col("bytes") / 1000),
             "stage",
@@ -120,10 +120,10 @@ def figures(tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     }
     codes = tables["codes"].filter(pl.col("value") != 0)
     if codes.height:
-        drawn["codes"] = _codes(codes)
+        charts_by_name["codes"] = _codes(codes)
     values = tables["values"].filter(pl.col("before") != 0)
     if values.height and (values["before"] != values["after"]).any():
-        drawn["values"] = charts.scatter(
+        charts_by_name["values"] = charts.scatter(
             values,
             "before",
             "after",
@@ -135,7 +135,7 @@ def figures(tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
             reading="A point a shared value; off the diagonal it was moved by the gradient of all its weights.",
             source=f"{_SOURCE}, Figure 3",
         )
-    return drawn
+    return charts_by_name
 
 
 def _layers(layers: pl.DataFrame) -> Figure:
@@ -163,9 +163,9 @@ def _layers(layers: pl.DataFrame) -> Figure:
 
 def _codes(codes: pl.DataFrame) -> Figure:
     sizes = codes.group_by("layer", maintain_order=True).agg(pl.col("weights").sum())
-    shown = sizes.sort("weights", descending=True, maintain_order=True).head(_FACETS)["layer"].to_list()
+    largest = sizes.sort("weights", descending=True, maintain_order=True).head(_FACETS)["layer"].to_list()
     frame = pl.concat(
-        [_bin_codes(codes.filter(pl.col("layer") == layer)) for layer in sizes["layer"] if layer in shown]
+        [_bin_codes(codes.filter(pl.col("layer") == layer)) for layer in sizes["layer"] if layer in largest]
     )
     return charts.histogram(
         frame,
@@ -198,26 +198,26 @@ def findings(
     """
     stages = {row["stage"]: row for row in tables["stages"].iter_rows(named=True)}
     layers = tables["layers"]
-    whole = layers.filter(pl.col("layer") == ALL).row(0, named=True)
-    found = [
-        _size(whole, where),
+    total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
+    sentences = [
+        _size(total, where),
         _error(stages[FLOAT32], stages[FILE]),
         _steps(stages),
         _kept_sentence(layers),
-        _largest(layers, whole),
-        _coder(other, whole["bytes"]),
+        _largest(layers, total),
+        _coder(other, total["bytes"]),
     ]
     if chosen:
-        found.append(chosen)
+        sentences.append(chosen)
     if left:
-        found.append(f"{plural(len(left), 'layer')} given no bits stay in float32: {', '.join(left[:5])}.")
-    return [sentence for sentence in found if sentence]
+        sentences.append(f"{plural(len(left), 'layer')} given no bits stay in float32: {', '.join(left[:5])}.")
+    return [sentence for sentence in sentences if sentence]
 
 
-def _size(whole: dict[str, Any], where: str) -> str:
+def _size(total: dict[str, Any], where: str) -> str:
     return (
-        f"The file takes {whole['bytes']:,} bytes, 1/{whole['ratio']:.1f} of the {whole['float32']:,} bytes that the "
-        f"state dict's {whole['weights']:,} values take at 4 bytes each. It is {where}."
+        f"The file takes {total['bytes']:,} bytes, 1/{total['ratio']:.1f} of the {total['float32']:,} bytes that the "
+        f"state dict's {total['weights']:,} values take at 4 bytes each. It is {where}."
     )
 
 
@@ -232,34 +232,36 @@ def _error(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def _steps(stages: dict[str, dict[str, Any]]) -> str:
-    said = {PRUNED: "pruned", SHARED: "shared", RETRAINED: "with retrained tables"}
+    words_of = {PRUNED: "pruned", SHARED: "shared", RETRAINED: "with retrained tables"}
     parts = [
         f"{words} 1/{stages[stage]['ratio']:.1f} at {1 - stages[stage]['top1']:.2%} error"
-        for stage, words in said.items()
+        for stage, words in words_of.items()
         if stage in stages
     ]
     return f"On the way there, before entropy coding: {', '.join(parts)}."
 
 
 def _kept_sentence(layers: pl.DataFrame) -> str:
-    own = layers.filter(pl.col("bits_before").is_not_null() & (pl.col("layer") != ALL))
-    if own.is_empty():
+    coded = layers.filter(pl.col("bits_before").is_not_null() & (pl.col("layer") != ALL))
+    if coded.is_empty():
         return ""
-    total, kept = int(own["weights"].sum()), int(own["kept"].sum())
-    least, most = (own.sort("kept_share").row(at, named=True) for at in (0, -1))
-    before, after = (float((own[key] * own["kept"]).sum()) / max(1, kept) for key in ("bits_before", "bits_after"))
-    text = f"Of {total:,} weights {kept:,} are left ({kept / total:.1%})"
-    if own.height > 1:
+    total, kept_weights = int(coded["weights"].sum()), int(coded["kept"].sum())
+    least, most = (coded.sort("kept_share").row(at, named=True) for at in (0, -1))
+    before, after = (
+        float((coded[key] * coded["kept"]).sum()) / max(1, kept_weights) for key in ("bits_before", "bits_after")
+    )
+    text = f"Of {total:,} weights {kept_weights:,} are left ({kept_weights / total:.1%})"
+    if coded.height > 1:
         text += f", from {least['kept_share']:.1%} in {least['layer']} to {most['kept_share']:.1%} in {most['layer']}"
     return f"{text}; each takes {before:.1f} bits of code and position before entropy coding, {after:.1f} after."
 
 
-def _largest(layers: pl.DataFrame, whole: dict[str, Any]) -> str:
+def _largest(layers: pl.DataFrame, total: dict[str, Any]) -> str:
     rows = layers.filter(~pl.col("layer").is_in([ALL])).sort("bytes", descending=True)
     row = rows.row(0, named=True)
     words = {OTHER: "the values that are not shared (biases, norms)", HEADER: "the header"}
     name = words.get(row["layer"], row["layer"])
-    return f"The largest part of the file is {name}: {row['bytes']:,} bytes, {row['bytes'] / whole['bytes']:.0%}."
+    return f"The largest part of the file is {name}: {row['bytes']:,} bytes, {row['bytes'] / total['bytes']:.0%}."
 
 
 def _coder(other: tuple[str, int], size: int) -> str:

@@ -61,14 +61,14 @@ def sensitivity(network: Network, images: Samples, seed: int) -> pl.DataFrame:
 
 def within(scores: pl.DataFrame, budget: float) -> dict[str, float]:
     """By layer the lowest density down to which no density tried loses more than `budget` points."""
-    found: dict[str, float] = {}
+    lowest: dict[str, float] = {}
     for (name,), rows in scores.filter(pl.col("layer") != "all").group_by("layer", maintain_order=True):
-        found[str(name)] = 1.0
+        lowest[str(name)] = 1.0
         for density, drop in rows.sort("density", descending=True).select("density", "drop").iter_rows():
             if 100 * drop > budget + 1e-9:
                 break
-            found[str(name)] = density
-    return found
+            lowest[str(name)] = density
+    return lowest
 
 
 def _prune(layer: Layer, density: float, least: float) -> Replace:

@@ -78,7 +78,7 @@ class Correspondence(Study):
         """Compare the units of `network` with those of `other` on `samples`."""
         if len(samples) < 2:
             raise SettingsError("one image says nothing about correlations; give at least 2, better some thousands.")
-        found = compare_networks(
+        comparison = compare_networks(
             network,
             self.other,
             samples,
@@ -91,11 +91,11 @@ class Correspondence(Study):
             untrained=self.untrained,
             seed=self.seed,
         )
-        made = tables(found)
-        image = picture(found, network, self.other, samples, self.top, self.drawn) if self.top else None
+        frames = tables(comparison)
+        image = picture(comparison, network, self.other, samples, self.top, self.drawn) if self.top else None
         return self.result(
-            tables=made,
-            figures=figures(made, found),
+            tables=frames,
+            figures=figures(frames, comparison),
             images={} if image is None else {"pairs": image},
-            findings=findings(made, found),
+            findings=findings(frames, comparison),
         )

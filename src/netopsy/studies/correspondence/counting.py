@@ -59,20 +59,20 @@ def compare_networks(
             left = str(error)
     named = _parse_pairs(layers)
     matching, every = pairs_of(network, other, named), pairs_of(network, other, named, pairs="all")
-    whole = named is None and _nbytes(network, other, every) * len(others) <= _MOST
-    if named is None and not whole and len(matching) == len(every) > 1:
+    all_fit = named is None and _nbytes(network, other, every) * len(others) <= _MOST
+    if named is None and not all_fit and len(matching) == len(every) > 1:
         raise SettingsError(
             f"{network.name} and {other.name} have {len(every)} pairs of layers, too many to hold at once; "
             "name some of them as layers A:B."
         )
-    held = cross_moments_of(network, list(others.values()), samples, every if whole else matching, seed=seed)
-    pairs = dict(zip(others, held, strict=True))
+    moments = cross_moments_of(network, list(others.values()), samples, every if all_fit else matching, seed=seed)
+    pairs = dict(zip(others, moments, strict=True))
     chosen, how = matching, "named" if named else "equal"
     if named is None and len(matching) == len(every) > 1:
         chosen, how = _most_alike(pairs[NETWORKS], network, other), "most alike"
     order = (layers_of(network), layers_of(other)) if named is None else _list_layers(named)
     sizes = (_sizes(network, {a for a, _ in every}), _sizes(other, {b for _, b in every}))
-    found = Comparison(
+    comparison = Comparison(
         (network.name, other.name if other.name != network.name else f"the other {other.name}"),
         len(samples),
         sizes,
@@ -83,30 +83,30 @@ def compare_networks(
         hidden=frozenset(hidden_nodes(network)),
     )
     for names in chosen:
-        found.compared[names] = [
+        comparison.compared[names] = [
             _compare(pair, of, decays, share)
-            for what, own in pairs.items()
-            for of, pair in _with_control(what, own[names])
+            for what, by_layers in pairs.items()
+            for of, pair in _with_control(what, by_layers[names])
         ]
         pair = pairs[NETWORKS][names]
         most = min(int((~pair.dead_a).sum()), int((~pair.dead_b).sum()))
         groups = None if clusters is None else min(clusters, max(1, most))
-        found.clusters[names] = co_clusters(pair, groups, seed=seed)
-    if whole and len(every) > 1:
-        found.map = _map(pairs)
-    _inform(found, network, other, samples, bins=bins, images=images, seed=seed)
-    return found
+        comparison.clusters[names] = co_clusters(pair, groups, seed=seed)
+    if all_fit and len(every) > 1:
+        comparison.map = _map(pairs)
+    _inform(comparison, network, other, samples, bins=bins, images=images, seed=seed)
+    return comparison
 
 
 def _parse_pairs(layers: Sequence[str]) -> list[Names] | None:
     """`A:B` or one name for both, as pairs of names."""
     if not layers:
         return None
-    found = [tuple(name.split(":")) if ":" in name else (name, name) for name in layers]
-    for name, pair in zip(layers, found, strict=True):
+    pairs = [tuple(name.split(":")) if ":" in name else (name, name) for name in layers]
+    for name, pair in zip(layers, pairs, strict=True):
         if len(pair) != 2 or not all(pair):
             raise SettingsError(f"layers names '{name}'; give A:B, a layer of each network, or one name for both.")
-    return found  # type: ignore[return-value]
+    return pairs  # type: ignore[return-value]
 
 
 def _sizes(network: Network, names: set[str]) -> dict[str, str]:
@@ -175,14 +175,14 @@ def _map(pairs: Mapping[str, Mapping[Names, Pair]]) -> pl.DataFrame:
 
 
 def _inform(
-    found: Comparison, network: Network, other: Network, samples: Samples, *, bins: int, images: int, seed: int
+    comparison: Comparison, network: Network, other: Network, samples: Samples, *, bins: int, images: int, seed: int
 ) -> None:
     """Add the mutual information of each unit with its best partner, and its shuffled control."""
-    wanted = {}
-    for names, held in found.compared.items():
-        semi = held[0].semi
-        wanted[names] = np.stack([semi.matched, semi.partner[semi.matched]], 1)
-    counted = pair_information(network, other, samples, wanted, bins=bins, images=images, seed=seed)
-    for names, (own, control) in counted.items():
-        given = {NETWORKS: own, SHUFFLED: control}
-        found.compared[names] = [replace(c, information=given.get(c.of)) for c in found.compared[names]]
+    units = {}
+    for names, layer_comparisons in comparison.compared.items():
+        semi = layer_comparisons[0].semi
+        units[names] = np.stack([semi.matched, semi.partner[semi.matched]], 1)
+    information = pair_information(network, other, samples, units, bins=bins, images=images, seed=seed)
+    for names, (between, control) in information.items():
+        by_kind = {NETWORKS: between, SHUFFLED: control}
+        comparison.compared[names] = [replace(c, information=by_kind.get(c.of)) for c in comparison.compared[names]]

@@ -16,20 +16,20 @@ WORDS = {NETWORKS: "", SHUFFLED: ", shuffled", UNTRAINED: ", untrained"}
 _CURVES = 12  # sorted correlations of at most so many layers
 
 
-def figures(tables: Mapping[str, pl.DataFrame], found: Comparison) -> dict[str, Figure]:
+def figures(tables: Mapping[str, pl.DataFrame], comparison: Comparison) -> dict[str, Figure]:
     """By depth: matchings and likeness; the sorted correlations; errors by units used; the map."""
-    drawn = {}
+    charts = {}
     layers = tables["layers"].with_columns(layer=pair_name(tables["layers"]))
-    if len(found.compared) > 1:
-        drawn["matching"] = _matching(layers)
-        drawn["likeness"] = _likeness(layers)
-    drawn["units"] = _sorted_curves(tables["units"].with_columns(layer=pair_name(tables["units"])), found)
-    drawn["regression"] = _regression(tables["regression"].with_columns(layer=pair_name(tables["regression"])))
-    if found.map is not None:
-        drawn["map"] = _map(found, NETWORKS)
-        if found.map["cka_untrained"].is_not_null().any():
-            drawn["map untrained"] = _map(found, UNTRAINED)
-    return drawn
+    if len(comparison.compared) > 1:
+        charts["matching"] = _matching(layers)
+        charts["likeness"] = _likeness(layers)
+    charts["units"] = _sorted_curves(tables["units"].with_columns(layer=pair_name(tables["units"])), comparison)
+    charts["regression"] = _regression(tables["regression"].with_columns(layer=pair_name(tables["regression"])))
+    if comparison.map is not None:
+        charts["map"] = _map(comparison, NETWORKS)
+        if comparison.map["cka_untrained"].is_not_null().any():
+            charts["map untrained"] = _map(comparison, UNTRAINED)
+    return charts
 
 
 def pair_name(frame: pl.DataFrame) -> pl.Series:
@@ -42,10 +42,10 @@ def _long(layers: pl.DataFrame, names: Mapping[str, str], controls: tuple[str, .
     """layer, value, what: one row a figure and layer; the controls only of the names in `controls`."""
     parts = []
     for of, suffix in WORDS.items():
-        own = layers.filter(pl.col("of") == of)
+        rows = layers.filter(pl.col("of") == of)
         for column, word in names.items():
-            if own.height and (of == NETWORKS or column in controls):
-                parts.append(own.select("layer", value=pl.col(column), what=pl.lit(word + suffix)))
+            if rows.height and (of == NETWORKS or column in controls):
+                parts.append(rows.select("layer", value=pl.col(column), what=pl.lit(word + suffix)))
     return pl.concat(parts).filter(pl.col("value").is_not_null())
 
 
@@ -83,17 +83,19 @@ def _likeness(layers: pl.DataFrame) -> Figure:
     )
 
 
-def _sorted_curves(units: pl.DataFrame, found: Comparison) -> Figure:
+def _sorted_curves(units: pl.DataFrame, comparison: Comparison) -> Figure:
     names = units["layer"].unique(maintain_order=True).to_list()
     step = max(1, -(-len(names) // _CURVES))
     parts = []
     for name in names[::step]:
-        own = units.filter((pl.col("layer") == name) & ~pl.col("dead") & pl.col("best_correlation").is_not_null())
-        parts.append(_falling(name, own["best_correlation"]))
+        rows = units.filter((pl.col("layer") == name) & ~pl.col("dead") & pl.col("best_correlation").is_not_null())
+        parts.append(_falling(name, rows["best_correlation"]))
     for of in (SHUFFLED, UNTRAINED):
-        held = [c.semi.correlation[c.semi.matched] for own in found.compared.values() for c in own if c.of == of]
-        if held:
-            parts.append(_falling(f"all layers{WORDS[of]}", pl.Series(np.concatenate(held))))
+        correlations = [
+            c.semi.correlation[c.semi.matched] for rows in comparison.compared.values() for c in rows if c.of == of
+        ]
+        if correlations:
+            parts.append(_falling(f"all layers{WORDS[of]}", pl.Series(np.concatenate(correlations))))
     empty = pl.DataFrame(schema={"layer": pl.String, "share": pl.Float64, "correlation": pl.Float64})
     return curve(
         pl.concat([empty, *parts]),
@@ -121,14 +123,16 @@ def _falling(name: str, correlations: pl.Series) -> pl.DataFrame:
 def _regression(regression: pl.DataFrame) -> Figure:
     names = regression["layer"].unique(maintain_order=True).to_list()
     step = max(1, -(-len(names) // _CURVES))
-    own = regression.filter((pl.col("of") == NETWORKS) & (pl.col("used") > 0))
-    kept = [own.filter(pl.col("layer") == name).select("layer", "used", "error").sort("used") for name in names[::step]]
+    pairs = regression.filter((pl.col("of") == NETWORKS) & (pl.col("used") > 0))
+    curves = [
+        pairs.filter(pl.col("layer") == name).select("layer", "used", "error").sort("used") for name in names[::step]
+    ]
     for of in (SHUFFLED, UNTRAINED):
         means = regression.filter(pl.col("of") == of).group_by("decay", maintain_order=True)
         mean = means.agg(pl.col("used", "error").mean()).filter(pl.col("used") > 0).sort("used")
-        kept.append(mean.select(pl.lit(f"mean of all{WORDS[of]}").alias("layer"), "used", "error"))
+        curves.append(mean.select(pl.lit(f"mean of all{WORDS[of]}").alias("layer"), "used", "error"))
     return curve(
-        pl.concat(kept),
+        pl.concat(curves),
         "used",
         "error",
         color="layer",
@@ -143,17 +147,17 @@ def _regression(regression: pl.DataFrame) -> Figure:
     )
 
 
-def _map(found: Comparison, of: str) -> Figure:
-    assert found.map is not None
-    shuffled = float(found.map["cka_shuffled"].mean())  # type: ignore[arg-type]
+def _map(comparison: Comparison, of: str) -> Figure:
+    assert comparison.map is not None
+    shuffled = float(comparison.map["cka_shuffled"].mean())  # type: ignore[arg-type]
     return heatmap(
-        found.map,
+        comparison.map,
         "layer_b",
         "layer_a",
         "cka" if of == NETWORKS else "cka_untrained",
         domain=(0.0, 1.0),
-        x_title=f"layer of {found.networks[1]}{WORDS[of]}",
-        y_title=f"layer of {found.networks[0]}",
+        x_title=f"layer of {comparison.networks[1]}{WORDS[of]}",
+        y_title=f"layer of {comparison.networks[0]}",
         value_title="linear CKA",
         title=f"Every layer with every other{WORDS[of]}",
         reading="Bright where two layers span the same. A bright diagonal: both networks go the same way. With the "

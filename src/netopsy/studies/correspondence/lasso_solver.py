@@ -162,12 +162,12 @@ def _together(
 
 def _solve(matrices: Float64[np.ndarray, "p k k"], sides: Float64[np.ndarray, "p k"]) -> Float64[np.ndarray, "p k"]:
     """The solution of each symmetric system, by Cholesky; where that fails, the shortest of least squares."""
-    found = np.empty_like(sides)
+    solutions = np.empty_like(sides)
     for i, (matrix, side) in enumerate(zip(matrices, sides, strict=True)):  # half the work of numpy's batched one
-        _, found[i], failed = dposv(matrix.T, side)
+        _, solutions[i], failed = dposv(matrix.T, side)
         if failed:
-            found[i] = np.linalg.lstsq(matrix, side)[0]
-    return found
+            solutions[i] = np.linalg.lstsq(matrix, side)[0]
+    return solutions
 
 
 def _lowest(
@@ -260,8 +260,10 @@ def solve(
     for _ in range(_ROUNDS):
         if not len(rows):
             break
-        held = w[rows]
-        moved, fell = advance(gram, held, slope[rows], _chosen(held, slope[rows], strength, limit[rows]), strength)
+        weights = w[rows]
+        moved, fell = advance(
+            gram, weights, slope[rows], _chosen(weights, slope[rows], strength, limit[rows]), strength
+        )
         w[rows] = moved
         slope[rows] = targets[rows] - moved @ gram.matrix
         limit[rows] = np.where(fell, np.where(limit[rows] == 0, 1, len(gram.matrix)), np.where(limit[rows] > 0, 0, 1))

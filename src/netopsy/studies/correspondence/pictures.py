@@ -27,11 +27,11 @@ Tiles = dict[str, dict[int, UInt8[np.ndarray, "top height width 3"]]]
 
 
 def picture(
-    found: Comparison, network: Network, other: Network, samples: Samples, top: int, drawn: int
+    comparison: Comparison, network: Network, other: Network, samples: Samples, top: int, drawn: int
 ) -> Image | None:
     """For some layers the pairs of the one-to-one matching that correlate most and least; None where there are none."""
-    names = [list(found.compared)[i] for i in spread_indices(len(found.compared), _LAYERS)]
-    chosen = {pair: rows for pair in names if (rows := _chosen(found, pair, drawn))}
+    names = [list(comparison.compared)[i] for i in spread_indices(len(comparison.compared), _LAYERS)]
+    chosen = {pair: rows for pair in names if (rows := _chosen(comparison, pair, drawn))}
     if not chosen:
         return None
     sides = [
@@ -41,26 +41,27 @@ def picture(
     parts = []
     for (a, b), rows in chosen.items():
         half = len(rows) // 2 if len(rows) > drawn else len(rows)
-        for word, own in (("best", rows[:half]), ("worst", rows[half:])):
-            if own:
+        for word, some_pairs in (("best", rows[:half]), ("worst", rows[half:])):
+            if some_pairs:
                 parts += [
                     caption(f"{a if a == b else f'{a} - {b}'}: {word} pairs"),
-                    beside([_pair(sides, a, b, row) for row in own], gap=14),
+                    beside([_pair(sides, a, b, row) for row in some_pairs], gap=14),
                 ]
     return Image(
         below(parts, gap=6),
         "Pairs of units and what excites them",
-        f"One block a pair: left the {top} images that excite the unit of {found.networks[0]} most, right those of its "
-        f"one-to-one partner in {found.networks[1]}, with their correlation. A patch is the unit's receptive field; "
-        "gray is beyond the image.",
+        f"One block a pair: left the {top} images that excite the unit of {comparison.networks[0]} most, right those "
+        "of "
+        f"its one-to-one partner in {comparison.networks[1]}, with their correlation. A patch is the unit's receptive "
+        "field; gray is beyond the image.",
         "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
-        alt=f"Patches of matched units of {found.networks[0]} and {found.networks[1]}",
+        alt=f"Patches of matched units of {comparison.networks[0]} and {comparison.networks[1]}",
     )
 
 
-def _chosen(found: Comparison, names: Names, drawn: int) -> list[tuple[int, int, float]]:
+def _chosen(comparison: Comparison, names: Names, drawn: int) -> list[tuple[int, int, float]]:
     """(unit of A, unit of B, correlation): the best pairs, then the worst."""
-    matching = found.compared[names][0].bipartite
+    matching = comparison.compared[names][0].bipartite
     ranked = matching.ranked.tolist()
     units = ranked[:drawn] + ranked[max(drawn, len(ranked) - drawn) :]
     return [(unit, int(matching.partner[unit]), float(matching.correlation[unit])) for unit in units]
@@ -68,16 +69,19 @@ def _chosen(found: Comparison, names: Names, drawn: int) -> list[tuple[int, int,
 
 def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int) -> Tiles:
     """The patches of each unit's strongest images, by node and channel."""
-    wanted: dict[str, list[int]] = {}
+    channels_of: dict[str, list[int]] = {}
     for node, channel in dict.fromkeys(units):
-        wanted.setdefault(node, []).append(channel)
-    tallies = {node: (node, TopImages(top, network.nodes[node].channel_axis)) for node in wanted}
+        channels_of.setdefault(node, []).append(channel)
+    tallies = {node: (node, TopImages(top, network.nodes[node].channel_axis)) for node in channels_of}
     best = observe(network, samples, tallies)
-    asked = {node: (best[node].images[own].flatten(), best[node].places[own].flatten()) for node, own in wanted.items()}
-    cut = patches(network, samples, asked, tile=_SIDE)
+    stimuli = {
+        node: (best[node].images[node_channels].flatten(), best[node].places[node_channels].flatten())
+        for node, node_channels in channels_of.items()
+    }
+    cut = patches(network, samples, stimuli, tile=_SIDE)
     return {
-        node: dict(zip(own, cut[node].reshape(len(own), -1, *cut[node].shape[1:]), strict=True))
-        for node, own in wanted.items()
+        node: dict(zip(node_channels, cut[node].reshape(len(node_channels), -1, *cut[node].shape[1:]), strict=True))
+        for node, node_channels in channels_of.items()
     }
 
 

@@ -84,8 +84,8 @@ def lasso_path(pair: Pair, strengths: Sequence[float] | None = None, *, coeffici
         part, w = targets[rows], np.zeros_like(targets[rows])
         for i in sorted(range(s), key=lambda i: -chosen[i]):
             w = w if shared is None else solve(shared, part, chosen[i], w)
-            found = certify(gram, part, chosen[i], w)
-            errors[i, a[rows]], objectives[i, a[rows]], gaps[i, a[rows]] = found
+            certificate = certify(gram, part, chosen[i], w)
+            errors[i, a[rows]], objectives[i, a[rows]], gaps[i, a[rows]] = certificate
             used[i, a[rows]] = (w != 0).sum(1)
             if weights is not None:
                 weights[i][np.ix_(a[rows], b)] = w
@@ -141,6 +141,6 @@ def _explained_variance(gram: np.ndarray, targets: np.ndarray) -> tuple[np.ndarr
     if not len(gram):
         return np.zeros(targets.shape[1]), 0
     values, vectors = np.linalg.eigh(gram)
-    kept = values > ROUNDING * values[-1]
-    shares = ((vectors[:, kept].T @ targets) ** 2 / values[kept, None]).sum(0)
-    return np.clip(shares, 0, 1), int(kept.sum())
+    nonzero = values > ROUNDING * values[-1]
+    shares = ((vectors[:, nonzero].T @ targets) ** 2 / values[nonzero, None]).sum(0)
+    return np.clip(shares, 0, 1), int(nonzero.sum())

@@ -55,8 +55,8 @@ def svcca(pair: Pair, share: float = 0.99) -> float:
         raise SettingsError(f"share {share} must be above 0 and at most 1: of the variance that SVCCA keeps.")
     aa, bb, ab = _live(pair)
     a, b = _whitener(aa, share), _whitener(bb, share)
-    found = np.linalg.svd(a.T @ ab @ b, compute_uv=False)
-    return _share(found.mean()) if len(found) else 0.0
+    correlations = np.linalg.svd(a.T @ ab @ b, compute_uv=False)
+    return _share(correlations.mean()) if len(correlations) else 0.0
 
 
 def pwcca(pair: Pair) -> float:
@@ -71,9 +71,9 @@ def pwcca(pair: Pair) -> float:
     a, b = _whitener(aa, 1.0), _whitener(bb, 1.0)
     if not a.size or not b.size:
         return 0.0
-    directions, found, _ = np.linalg.svd(a.T @ ab @ b, full_matrices=False)
+    directions, correlations, _ = np.linalg.svd(a.T @ ab @ b, full_matrices=False)
     weights = np.abs(aa @ a @ directions).sum(0)
-    return _share(float(weights @ found) / weights.sum())
+    return _share(float(weights @ correlations) / weights.sum())
 
 
 def _live(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,11 +92,11 @@ def _whitener(moments: Float64[np.ndarray, "p p"], share: float) -> Float64[np.n
     scale = np.sqrt(np.diag(moments)) if share == 1 else np.ones(len(moments))
     values, vectors = np.linalg.eigh(moments / np.outer(scale, scale))
     values, vectors = values[::-1], vectors[:, ::-1]
-    kept = values > ROUNDING * values[0]
+    keep = values > ROUNDING * values[0]
     if share < 1:
-        held = np.cumsum(np.maximum(values, 0)) / np.maximum(values, 0).sum()
-        kept &= np.arange(len(values)) <= np.searchsorted(held, share)
-    return vectors[:, kept] / scale[:, None] / np.sqrt(values[kept])
+        cumulative = np.cumsum(np.maximum(values, 0)) / np.maximum(values, 0).sum()
+        keep &= np.arange(len(values)) <= np.searchsorted(cumulative, share)
+    return vectors[:, keep] / scale[:, None] / np.sqrt(values[keep])
 
 
 def _share(value: float) -> float:

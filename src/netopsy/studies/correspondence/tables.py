@@ -30,23 +30,28 @@ _UNITS: dict[str, Any] = {
 _CHOSEN = {"layer_a": pl.String, "layer_b": pl.String, "channel": pl.Int64, "choices": pl.Int64, "dead": pl.Boolean}
 
 
-def tables(found: Comparison) -> dict[str, pl.DataFrame]:
+def tables(comparison: Comparison) -> dict[str, pl.DataFrame]:
     """`layers`, `regression`, `units`, `chosen`, `clusters`, and `map` where it was counted."""
-    made = {
+    frames = {
         "layers": pl.DataFrame(
-            [_layer(n, c, found) for n, own in found.compared.items() for c in own], infer_schema_length=None
+            [_layer(n, c, comparison) for n, comparisons in comparison.compared.items() for c in comparisons],
+            infer_schema_length=None,
         ),
-        "regression": pl.concat([_regression(n, c, found) for n, own in found.compared.items() for c in own]),
-        "units": pl.concat([_units(names, own[0], found) for names, own in found.compared.items()]),
-        "chosen": pl.concat([_chosen(names, own[0]) for names, own in found.compared.items()]),
-        "clusters": pl.concat([_clusters(names, found) for names in found.compared]),
+        "regression": pl.concat(
+            [_regression(n, c, comparison) for n, comparisons in comparison.compared.items() for c in comparisons]
+        ),
+        "units": pl.concat(
+            [_units(names, comparisons[0], comparison) for names, comparisons in comparison.compared.items()]
+        ),
+        "chosen": pl.concat([_chosen(names, comparisons[0]) for names, comparisons in comparison.compared.items()]),
+        "clusters": pl.concat([_clusters(names, comparison) for names in comparison.compared]),
     }
-    if found.map is not None:
-        made["map"] = found.map
-    return made
+    if comparison.map is not None:
+        frames["map"] = comparison.map
+    return frames
 
 
-def _layer(names: Names, c: LayerComparison, found: Comparison) -> dict[str, Any]:
+def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str, Any]:
     """One pair of layers.
 
     places_a, places_b: of each unit, 1 where it has one value an image; grid: those that were compared.
@@ -55,7 +60,7 @@ def _layer(names: Names, c: LayerComparison, found: Comparison) -> dict[str, Any
     squared error of the units of A from all of B, each of variance 1; used: units of B in it; information: mutual
     information of the best partners in nats, information_share: of the smaller entropy.
     """
-    pair, told = c.pair, c.information
+    pair, information = c.pair, c.information
     return {
         "layer_a": names[0],
         "layer_b": names[1],
@@ -64,8 +69,8 @@ def _layer(names: Names, c: LayerComparison, found: Comparison) -> dict[str, Any
         "units_b": len(pair.mean_b),
         "dead_a": int(pair.dead_a.sum()),
         "dead_b": int(pair.dead_b.sum()),
-        "places_a": found.places[0][names[0]],
-        "places_b": found.places[1][names[1]],
+        "places_a": comparison.places[0][names[0]],
+        "places_b": comparison.places[1][names[1]],
         "grid": grid_text(pair.grid),
         "rows": pair.n,
         "semi": c.semi.mean,
@@ -78,20 +83,20 @@ def _layer(names: Names, c: LayerComparison, found: Comparison) -> dict[str, Any
         "svcca": c.svcca,
         "pwcca": c.pwcca,
         "procrustes": c.procrustes,
-        "information": None if told is None else _mean(told.information),
-        "information_share": None if told is None else _mean(told.share),
+        "information": None if information is None else _mean(information.information),
+        "information_share": None if information is None else _mean(information.share),
     }
 
 
-def _regression(names: Names, c: LayerComparison, found: Comparison) -> pl.DataFrame:
+def _regression(names: Names, c: LayerComparison, comparison: Comparison) -> pl.DataFrame:
     """One row a decay; `decay` null is least squares. error: mean squared, of units of variance 1; gap: the widest."""
-    count = len(found.decays)
+    count = len(comparison.decays)
     return pl.DataFrame(
         {
             "layer_a": [names[0]] * (count + 1),
             "layer_b": [names[1]] * (count + 1),
             "of": [c.of] * (count + 1),
-            "decay": [None, *found.decays],
+            "decay": [None, *comparison.decays],
             "strength": [0.0, *c.lasso.strengths],
             "error": [c.least.mean, *c.lasso.mean_error],
             "used": [float(c.least.used), *c.lasso.mean_used],
@@ -101,13 +106,13 @@ def _regression(names: Names, c: LayerComparison, found: Comparison) -> pl.DataF
     )
 
 
-def _units(names: Names, c: LayerComparison, found: Comparison) -> pl.DataFrame:
+def _units(names: Names, c: LayerComparison, comparison: Comparison) -> pl.DataFrame:
     """Every unit of A: its partners, and how well the units of B together predict it."""
     p = len(c.pair.mean_a)
     dead = c.pair.dead_a
-    told = np.full(p, np.nan)
+    information = np.full(p, np.nan)
     if c.information is not None:
-        told[c.semi.matched] = c.information.information
+        information[c.semi.matched] = c.information.information
     columns = {
         "layer_a": [names[0]] * p,
         "layer_b": [names[1]] * p,
@@ -118,9 +123,9 @@ def _units(names: Names, c: LayerComparison, found: Comparison) -> pl.DataFrame:
         "correlation": c.bipartite.correlation,
         "within": _within(c),
         "error": c.least.errors,
-        "information": told,
+        "information": information,
         "gaussian": gaussian_information(c.semi.correlation),
-        "cluster": found.clusters[names].labels_a,
+        "cluster": comparison.clusters[names].labels_a,
         "dead": dead,
     }
     frame = pl.DataFrame(columns, schema=_UNITS).with_columns(pl.col("information").fill_nan(None))
@@ -146,8 +151,8 @@ def _chosen(names: Names, c: LayerComparison) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=_CHOSEN)
 
 
-def _clusters(names: Names, found: Comparison) -> pl.DataFrame:
-    groups = found.clusters[names]
+def _clusters(names: Names, comparison: Comparison) -> pl.DataFrame:
+    groups = comparison.clusters[names]
     return pl.DataFrame(
         {
             "layer_a": [names[0]] * groups.count,
@@ -165,10 +170,10 @@ def _clusters(names: Names, found: Comparison) -> pl.DataFrame:
 
 def _within(c: LayerComparison) -> np.ndarray:
     """Each unit's highest correlation with another unit of its own layer; 0 where there is no other."""
-    own = c.pair.correlation_aa.copy()
-    np.fill_diagonal(own, -np.inf)
-    own[:, c.pair.dead_a] = -np.inf
-    best = own.max(1)
+    correlation = c.pair.correlation_aa.copy()
+    np.fill_diagonal(correlation, -np.inf)
+    correlation[:, c.pair.dead_a] = -np.inf
+    best = correlation.max(1)
     return np.where(np.isfinite(best) & ~c.pair.dead_a, best, 0.0)
 
 

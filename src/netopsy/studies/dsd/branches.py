@@ -105,20 +105,20 @@ class Phases:
         branch: str,
         phase: str,
         epochs: int,
-        done: int,
+        epochs_before: int,
         rate: float,
         masks: Mapping[str, Tensor] | None = None,
     ) -> Network:
         """`network` trained for a phase; a phase's batches depend on the seed and on the epochs before it alone."""
-        recipe = replace(self.recipe, epochs=epochs, learning_rate=rate, seed=1000 * self.recipe.seed + done)
+        recipe = replace(self.recipe, epochs=epochs, learning_rate=rate, seed=1000 * self.recipe.seed + epochs_before)
         label = f"seed {self.recipe.seed}, {branch}, {phase}"
         history = fit(network, self.train, recipe, validation=self.samples, masks=masks, label=label)
-        kept = history.table.select(
+        rows = history.table.select(
             pl.lit(self.recipe.seed).alias("seed"),
             pl.lit(branch).alias("branch"),
             pl.lit(phase).alias("phase"),
-            pl.col("epoch") + done,
+            pl.col("epoch") + epochs_before,
             pl.exclude("epoch", "seed", "branch", "phase"),
         )
-        self.tables.append(kept)
+        self.tables.append(rows)
         return history.network

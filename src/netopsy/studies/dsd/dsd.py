@@ -108,7 +108,7 @@ class Dsd(Study):
         densities = {name: 1 - share for name, share in shares.items()}
         steps: list[Snapshot] = []
         history: list[pl.DataFrame] = []
-        bins, kept = pl.DataFrame(), Path()
+        bins, path = pl.DataFrame(), Path()
         for seed in range(self.seed, self.seed + self.repeats):
             phases = Phases(
                 self.train, samples, self.recipe(seed), self.epochs, self.last_learning_rate, self.start == "random"
@@ -119,7 +119,7 @@ class Dsd(Study):
             history += phases.tables
             if seed == self.seed:
                 bins = histograms(dsd, network.layers)
-                kept = save_network(dsd[-1].network, file_for(self.name, "dsd.safetensors"))
+                path = save_network(dsd[-1].network, file_for(self.name, "dsd.safetensors"))
         frame = steps_frame(steps, network.layers, scores(network, samples, [step.network for step in steps]))
         tables = {
             "summary": summary(frame),
@@ -127,11 +127,11 @@ class Dsd(Study):
             "history": pl.concat(history),
             "histograms": bins,
         }
-        where = whereabouts(self.name, kept)
+        where = whereabouts(self.name, path)
         return self.result(
             tables=tables,
             figures=figures(tables, network.layers),
-            artifacts={kept.name: kept},
+            artifacts={path.name: path},
             findings=findings(tables, shares, len(network.layers), self.baseline, self.start, len(samples), where),
         )
 

@@ -30,10 +30,11 @@ def steps_frame(
     for step in steps:
         weights = [step.network.tensors[layer.weight] for layer in layers]
         zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-        own = scored[step.network.digest]
-        kept = {name: own[name] for name in ("top1", "top1_low", "top1_high", "top5", "loss", "images")}
+        score = scored[step.network.digest]
+        columns = {name: score[name] for name in ("top1", "top1_low", "top1_high", "top5", "loss", "images")}
         rows.append(
-            {"seed": step.seed, "branch": step.branch, "step": step.name, "epochs": step.epochs, "zeros": zeros} | kept
+            {"seed": step.seed, "branch": step.branch, "step": step.name, "epochs": step.epochs, "zeros": zeros}
+            | columns
         )
     return pl.DataFrame(rows)
 
@@ -46,10 +47,10 @@ def summary(steps: pl.DataFrame) -> pl.DataFrame:
     Student's t over the seeds, of a difference by the paired t.
     """
     last = steps.filter(pl.col("step").is_in(LAST)).sort("seed")
-    held = {branch: last.filter(pl.col("branch") == branch) for branch in (BASELINE, DSD)}
-    held["start"] = steps.filter((pl.col("branch") == DSD) & (pl.col("step") == DENSE)).sort("seed")
-    top1 = {name: frame["top1"].to_numpy() for name, frame in held.items()}
-    loss = {name: frame["loss"].to_numpy() for name, frame in held.items()}
+    frames = {branch: last.filter(pl.col("branch") == branch) for branch in (BASELINE, DSD)}
+    frames["start"] = steps.filter((pl.col("branch") == DSD) & (pl.col("step") == DENSE)).sort("seed")
+    top1 = {name: frame["top1"].to_numpy() for name, frame in frames.items()}
+    loss = {name: frame["loss"].to_numpy() for name, frame in frames.items()}
     rows = [_row(name, top1[name], loss[name]) for name in ("start", BASELINE, DSD)]
     for a, b in ((DSD, BASELINE), (DSD, "start"), (BASELINE, "start")):
         rows.append(_row(f"{a} - {b}", top1[a] - top1[b], loss[a] - loss[b]))
@@ -89,8 +90,8 @@ def histograms(steps: Sequence[Snapshot], layers: Sequence[Layer]) -> pl.DataFra
         values = [_values(step, layer.weight) for step in steps]
         reach = max(float(np.quantile(np.abs(v), _REACH)) if len(v) else 0.0 for v in values) or 1.0
         edges = np.linspace(-reach, reach, BINS + 1)
-        for step, own in zip(steps, values, strict=True):
-            counts, _ = np.histogram(np.clip(own, -reach, reach), edges)
+        for step, step_values in zip(steps, values, strict=True):
+            counts, _ = np.histogram(np.clip(step_values, -reach, reach), edges)
             parts.append(
                 pl.DataFrame({"left": edges[:-1], "right": edges[1:], "count": counts}).select(
                     pl.lit(layer.name).alias("layer"), pl.lit(step.name).alias("step"), pl.all()
@@ -112,10 +113,10 @@ _SOURCE = "Han et al., DSD, ICLR 2017"
 
 def figures(tables: Mapping[str, pl.DataFrame], layers: Sequence[Layer]) -> dict[str, Figure]:
     """Accuracy over the epochs, and five panels of weights for some layers."""
-    drawn = {"epochs": _epochs(tables["history"])}
+    charts = {"epochs": _epochs(tables["history"])}
     for index in spread_indices(len(layers), _LAYERS):
         name = layers[index].name
-        drawn[f"weights {name}"] = histogram(
+        charts[f"weights {name}"] = histogram(
             tables["histograms"].filter(pl.col("layer") == name),
             "left",
             "right",
@@ -129,11 +130,11 @@ def figures(tables: Mapping[str, pl.DataFrame], layers: Sequence[Layer]) -> dict
             y_title="weights",
             shared_x=True,
         )
-    return drawn
+    return charts
 
 
 def _epochs(history: pl.DataFrame) -> Figure:
-    own = pl.col("validation_top1")
+    top1 = pl.col("validation_top1")
     both = history.filter(pl.col("branch") == "both")
     ways = [
         history.filter(pl.col("branch") == way).vstack(both.with_columns(pl.lit(way).alias("branch")))
@@ -142,7 +143,7 @@ def _epochs(history: pl.DataFrame) -> Figure:
     frame = (
         pl.concat(ways)
         .group_by("branch", "epoch", maintain_order=True)
-        .agg(own.mean().alias("top1"), own.min().alias("low"), own.max().alias("high"))
+        .agg(top1.mean().alias("top1"), top1.min().alias("low"), top1.max().alias("high"))
         .sort("branch", "epoch", descending=[True, False])
     )
     return curve(

@@ -89,21 +89,21 @@ def account(
     value: the unit's pre-activation on each image, training images first, `train` of them. strength: of the candidate
     inputs. firing_rate, rectified: what counts as firing, see `firing_value`. most: inputs at most.
     """
-    known = np.isfinite(value) & np.isfinite(strength).all(1)
-    split_at = int(known[:train].sum())
-    value, strength = value[known], strength[known].astype(np.float64)
+    finite = np.isfinite(value) & np.isfinite(strength).all(1)
+    split_at = int(finite[:train].sum())
+    value, strength = value[finite], strength[finite].astype(np.float64)
     limit = firing_value(value[:split_at], firing_rate, rectified)
     fires = value > limit
-    fit, held = fires[:split_at], fires[split_at:]
-    if min(fit.sum(), (~fit).sum()) < LEAST or not held.any():
+    fit, test_fires = fires[:split_at], fires[split_at:]
+    if min(fit.sum(), (~fit).sum()) < LEAST or not test_fires.any():
         return (
-            f"it fires on {int(fit.sum())} of {len(fit)} training and {int(held.sum())} of {len(held)} held-out "
-            "images, too few (or too many) for a Boolean account"
+            f"it fires on {int(fit.sum())} of {len(fit)} training and {int(test_fires.sum())} of {len(test_fires)} "
+            "held-out images, too few (or too many) for a Boolean account"
         )
     x, y = strength[:split_at], strength[split_at:]
     cuts, bits = _cuts(x, fit)
     single, inverse = _single(x > cuts, fit)
-    alone = score((y[:, single] > cuts[single]) != inverse, held)
+    alone = score((y[:, single] > cuts[single]) != inverse, test_fires)
     chosen = decisive(x > cuts, fit, _number(x, fit, most, seed))
     cuts[chosen] = refine_cuts(x[:, chosen], cuts[chosen], fit)
     table = truth_table((x > cuts)[:, chosen], fit)
@@ -115,13 +115,13 @@ def account(
         firing=limit,
         table=table,
         expression=expression,
-        score=score(expression.cells[cells_of((y > cuts)[:, chosen])], held),
+        score=score(expression.cells[cells_of((y > cuts)[:, chosen])], test_fires),
         single=int(candidates[single]),
         inverse=inverse,
         single_score=alone,
-        always=score(np.ones(len(held), bool), held),
-        images=len(held),
-        fires=float(held.mean()),
+        always=score(np.ones(len(test_fires), bool), test_fires),
+        images=len(test_fires),
+        fires=float(test_fires.mean()),
     )
 
 
@@ -136,17 +136,19 @@ def firing_value(value: Float64[np.ndarray, " n"], firing_rate: float, rectified
     return max(0.0, limit) if rectified else limit
 
 
-def score(said: Bool[np.ndarray, " n"], fires: Bool[np.ndarray, " n"]) -> Score:
+def score(predicted: Bool[np.ndarray, " n"], fires: Bool[np.ndarray, " n"]) -> Score:
     """Precision and recall of a rule."""
-    hits = float((said & fires).sum())
-    return Score(hits / said.sum() if said.any() else float("nan"), hits / fires.sum() if fires.any() else float("nan"))
+    hits = float((predicted & fires).sum())
+    return Score(
+        hits / predicted.sum() if predicted.any() else float("nan"), hits / fires.sum() if fires.any() else float("nan")
+    )
 
 
 def _cuts(
     x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"]
 ) -> tuple[Float64[np.ndarray, " candidates"], Float64[np.ndarray, " candidates"]]:
-    found = [threshold(column, fires) for column in x.T]
-    return np.array([c for c, _ in found]), np.array([b for _, b in found])
+    thresholds = [threshold(column, fires) for column in x.T]
+    return np.array([c for c, _ in thresholds]), np.array([b for _, b in thresholds])
 
 
 def _number(x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"], most: int, seed: int) -> int:
@@ -166,10 +168,10 @@ def _number(x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"
         order = decisive(x[inside] > cuts, fires[inside], most)
         for number in range(1, most + 1):
             chosen = order[:number]
-            own = refine_cuts(x[inside][:, chosen], cuts[chosen], fires[inside])
-            table = truth_table(x[inside][:, chosen] > own, fires[inside])
-            said = minimise(table.majority).cells[cells_of(x[outside][:, chosen] > own)]
-            quality[number - 1, k] = score(said, fires[outside]).f1
+            refined = refine_cuts(x[inside][:, chosen], cuts[chosen], fires[inside])
+            table = truth_table(x[inside][:, chosen] > refined, fires[inside])
+            predicted = minimise(table.majority).cells[cells_of(x[outside][:, chosen] > refined)]
+            quality[number - 1, k] = score(predicted, fires[outside]).f1
     mean = quality.mean(1)
     error = quality[mean.argmax()].std(ddof=1) / np.sqrt(FOLDS)
     return int(np.flatnonzero(mean >= mean.max() - error)[0]) + 1

@@ -106,16 +106,16 @@ def group(
     push /= np.maximum(push.sum(1, keepdims=True), 1e-300)
     parts = []
     for k in range(division.groups):
-        own = labels == k
-        here = push[own].mean(0)
-        there = push[~own].mean(0) if not own.all() else np.zeros_like(here)
+        members = labels == k
+        here = push[members].mean(0)
+        there = push[~members].mean(0) if not members.all() else np.zeros_like(here)
         # what this facet has and the others lack
         order = np.argsort(there - here, kind="stable")[:named]
         chosen = [int(i) for i in order if here[i] > there[i]]
         parts.append(
             Facet(
-                np.flatnonzero(own),
-                float(silhouettes[own].mean()),
+                np.flatnonzero(members),
+                float(silhouettes[members].mean()),
                 tuple(chosen),
                 tuple(float(here[i]) for i in chosen),
                 tuple(float(there[i]) for i in chosen),

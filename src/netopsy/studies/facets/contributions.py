@@ -71,23 +71,23 @@ class AffineStep:
         """The channels of the sources, in the order of `ChannelContributions`."""
         return [Unit(name, c) for name in self.sources for c in range(channels(self.network.nodes[name]))]
 
-    def measure(self, given: Mapping[str, Tensor], places: Int64[Tensor, " n"] | None = None) -> ChannelContributions:
+    def measure(self, values: Mapping[str, Tensor], places: Int64[Tensor, " n"] | None = None) -> ChannelContributions:
         """The drive of the unit on n images.
 
-        given: the values of the sources by name, (n, ...). places: flat place of each image; by default the unit's own
+        values: the values of the sources by name, (n, ...). places: flat place of each image; by default the unit's own
         place, or where it has none its strongest one on each image.
         """
-        read = {name: given[name].detach().requires_grad_() for name in self.sources}
-        n = len(next(iter(read.values())))
+        inputs = {name: values[name].detach().requires_grad_() for name in self.sources}
+        n = len(next(iter(inputs.values())))
         with torch.enable_grad():
-            end = self.step.run(read, batch=n)[self.end.node]
+            end = self.step.run(inputs, batch=n)[self.end.node]
             axis = self.network.nodes[self.end.node].channel_axis
             space = end.select(axis, self.end.channel).reshape(n, -1)
             at = self.flat(space) if places is None else places.to(space.device)
             value = space.gather(1, at[:, None])[:, 0]
-            slopes = torch.autograd.grad(value.sum(), list(read.values()), allow_unused=True)
+            slopes = torch.autograd.grad(value.sum(), list(inputs.values()), allow_unused=True)
         parts, strengths = [], []
-        for (name, x), slope in zip(read.items(), slopes, strict=True):
+        for (name, x), slope in zip(inputs.items(), slopes, strict=True):
             x, slope = (_by_channel(v, self.network.nodes[name]) for v in (x.detach(), _or_zero(slope, x)))
             parts.append((x * slope).sum(2))
             heard = x.masked_fill(slope == 0, -torch.inf).amax(2)
@@ -96,10 +96,10 @@ class AffineStep:
 
     def flat(self, space: Float[Tensor, "n places"]) -> Int64[Tensor, " n"]:
         """The unit's place on each image, flat."""
-        own = self.place
-        if own is None:
+        place = self.place
+        if place is None:
             return space.detach().nan_to_num(nan=-torch.inf).argmax(1)
-        return torch.full((len(space),), own, device=space.device)
+        return torch.full((len(space),), place, device=space.device)
 
     @property
     def place(self) -> int | None:
@@ -125,8 +125,8 @@ def find_affine_step(network: Network, unit: Unit) -> AffineStep | str:
         before = [p for p in node.inputs if p.from_input]
         if kind in ELEMENTWISE and len(before) == 1:
             rectified = True
-        elif kind == "cat" and (found := _branch(node, channel)) is not None:
-            node, channel = found
+        elif kind == "cat" and (branch := _branch(node, channel)) is not None:
+            node, channel = branch
             continue
         elif not (kind in _SAME or (kind in _POOLS and unit.place is None)):
             break
@@ -161,17 +161,17 @@ def _branch(node: Node, channel: int) -> tuple[Node, int] | None:
 
 def _sources(end: Node) -> set[Node]:
     """The nearest nodes before `end` that are not affine in what they read."""
-    found, seen, stack = set(), {end}, [end]
+    sources, visited, stack = set(), {end}, [end]
     while stack:
         for parent in stack.pop().inputs:
-            if not parent.from_input or parent in seen:
+            if not parent.from_input or parent in visited:
                 continue
-            seen.add(parent)
+            visited.add(parent)
             if _affine(parent):
                 stack.append(parent)
             else:
-                found.add(parent)
-    return found
+                sources.add(parent)
+    return sources
 
 
 def _affine(node: Node) -> bool:
@@ -193,13 +193,13 @@ def _affine(node: Node) -> bool:
 
 def _flat(args: Sequence[object]) -> list[Node]:
     """Every node among the arguments, as often as it stands there."""
-    found: list[Node] = []
+    nodes: list[Node] = []
     for value in args:
         if isinstance(value, Node):
-            found.append(value)
+            nodes.append(value)
         elif isinstance(value, list | tuple):
-            found += _flat(value)
-    return found
+            nodes += _flat(value)
+    return nodes
 
 
 def _kind(node: Node) -> str:

@@ -101,11 +101,11 @@ class Facets(ObservingStudy):
             return {}
         return {"units": (first.end.node, TopImages(most, network.nodes[first.end.node].channel_axis))}
 
-    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+    def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
         """Group the strong stimuli of units of `network` among `samples`, and give each unit's Boolean account."""
-        drives, stimuli, said = (self._asked if self.units else self._chosen)(network, samples, counted)
+        drives, stimuli, sentences = (self._asked if self.units else self._chosen)(network, samples, results)
         if not drives:
-            return self.result(tables=tables.empty(), findings=said)
+            return self.result(tables=tables.empty(), findings=sentences)
         names = [[str(unit) for unit in drive.inputs] for drive in drives]
         shares = stimulus_shares(network, samples, drives, stimuli)
         groups = [
@@ -116,37 +116,41 @@ class Facets(ObservingStudy):
         ]
         accounts = self._accounts(network, samples, drives)
         units = [str(drive.unit) for drive in drives]
-        found = tables.make(units, names, samples.classes, strata(samples.labels), stimuli, groups, accounts)
+        frames = tables.make(units, names, samples.classes, strata(samples.labels), stimuli, groups, accounts)
         return self.result(
-            tables=found,
+            tables=frames,
             figures=_figures(units, names, accounts),
             images=self._sheets(network, samples, drives, stimuli, groups),
-            findings=[findings.overall(units, groups), *tables.sentences(units, names, groups, accounts, found), *said],
+            findings=[
+                findings.overall(units, groups),
+                *tables.sentences(units, names, groups, accounts, frames),
+                *sentences,
+            ],
         )
 
     def _named(self, network: Network) -> tuple[list[AffineStep], list[str]]:
         """The units asked for that can be treated, and a sentence for each that cannot."""
-        found = [find_affine_step(network, unit) for unit in dict.fromkeys(find_unit(network, u) for u in self.units)]
-        return [drive for drive in found if isinstance(drive, AffineStep)], [
-            why for why in found if isinstance(why, str)
+        steps = [find_affine_step(network, unit) for unit in dict.fromkeys(find_unit(network, u) for u in self.units)]
+        return [drive for drive in steps if isinstance(drive, AffineStep)], [
+            why for why in steps if isinstance(why, str)
         ]
 
     def _asked(
-        self, network: Network, samples: Samples, counted: Mapping[str, Any]
+        self, network: Network, samples: Samples, results: Mapping[str, Any]
     ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
         """The units asked for, their strong stimuli, and a sentence for each that cannot be treated."""
-        drives, said = self._named(network)
-        kept: list[tuple[AffineStep, StrongStimuli]] = []
+        drives, sentences = self._named(network)
+        usable: list[tuple[AffineStep, StrongStimuli]] = []
         for k, drive in enumerate(drives):
-            own = StrongStimuli(*only_good(counted[str(k)], 0, drive.rectified))
-            if len(own.values) < HANDFUL:
-                said.append(
-                    f"{drive.unit} fires on {plural(len(own.values), 'image')} of {len(samples):,}: fewer than "
+            strong = StrongStimuli(*only_good(results[str(k)], 0, drive.rectified))
+            if len(strong.values) < HANDFUL:
+                sentences.append(
+                    f"{drive.unit} fires on {plural(len(strong.values), 'image')} of {len(samples):,}: fewer than "
                     f"{HANDFUL} strong stimuli cannot be told into facets."
                 )
             else:
-                kept.append((drive, own))
-        return [d for d, _ in kept], [s for _, s in kept], said
+                usable.append((drive, strong))
+        return [d for d, _ in usable], [s for _, s in usable], sentences
 
     def _first(self, network: Network) -> AffineStep | str:
         """The first unit of the layer whose units are chosen from, or why there is none."""
@@ -155,13 +159,13 @@ class Facets(ObservingStudy):
         return find_affine_step(network, find_unit(network, Unit(self.layer, 0)))
 
     def _chosen(
-        self, network: Network, samples: Samples, counted: Mapping[str, Any]
+        self, network: Network, samples: Samples, results: Mapping[str, Any]
     ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
         """The units whose strong stimuli are shared between classes, as `_asked` gives them."""
         first = self._first(network)
         if isinstance(first, str):
             return [], [], [first]
-        strongest = counted["units"]
+        strongest = results["units"]
         channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
         if not channels:
             why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {len(samples):,} images."
@@ -177,11 +181,11 @@ class Facets(ObservingStudy):
         train, test = split_images(labels, self.images, self.held_out, self.seed)
         scouts = np.sort(np.random.default_rng(self.seed).permutation(train)[:SCOUTS])
         candidates = [np.argsort(-part)[:CANDIDATES] for part in decided_by(network, samples, drives, scouts)]
-        recorded = record(network, samples, drives, np.concatenate([train, test]), candidates)
+        recordings = record(network, samples, drives, np.concatenate([train, test]), candidates)
         return [
             account(
-                own.value,
-                own.inputs,
+                recording.value,
+                recording.inputs,
                 chosen,
                 len(train),
                 firing_rate=self.firing_rate,
@@ -189,7 +193,7 @@ class Facets(ObservingStudy):
                 most=self.inputs,
                 seed=self.seed,
             )
-            for drive, own, chosen in zip(drives, recorded, candidates, strict=True)
+            for drive, recording, chosen in zip(drives, recordings, candidates, strict=True)
         ]
 
     def _sheets(
@@ -200,22 +204,22 @@ class Facets(ObservingStudy):
         stimuli: Sequence[StrongStimuli],
         groups: Sequence[Groups],
     ) -> dict[str, Image]:
-        wanted: dict[str, tuple[list[int], list[int]]] = {}
+        requests: dict[str, tuple[list[int], list[int]]] = {}
         spans: list[list[slice]] = []
-        for drive, own, found in zip(drives, stimuli, groups, strict=True):
-            images, places = wanted.setdefault(drive.end.node, ([], []))
+        for drive, strong, facets in zip(drives, stimuli, groups, strict=True):
+            images, places = requests.setdefault(drive.end.node, ([], []))
             spans.append([])
-            for part in found.parts:
+            for part in facets.parts:
                 rows = part.rows[: self.patches]
                 spans[-1].append(slice(len(images), len(images) + len(rows)))
-                images += own.images[rows].tolist()
-                places += own.places[rows].tolist()
-        cut = patches(network, samples, wanted, tile=SQUARE)
+                images += strong.images[rows].tolist()
+                places += strong.places[rows].tolist()
+        cut = patches(network, samples, requests, tile=SQUARE)
         return {
             str(drive.unit): sheet(
-                str(drive.unit), [cut[drive.end.node][s] for s in own], [len(part.rows) for part in found.parts]
+                str(drive.unit), [cut[drive.end.node][s] for s in strong], [len(part.rows) for part in facets.parts]
             )
-            for drive, own, found in zip(drives, spans, groups, strict=True)
+            for drive, strong, facets in zip(drives, spans, groups, strict=True)
         }
 
 
@@ -223,7 +227,7 @@ def _figures(
     units: Sequence[str], names: Sequence[Sequence[str]], accounts: Sequence[Account | str]
 ) -> dict[str, Figure]:
     return {
-        f"karnaugh {unit}": karnaugh(unit, found, [own[i] for i in found.inputs])
-        for unit, own, found in zip(units, names, accounts, strict=True)
-        if isinstance(found, Account) and 0 < found.table.inputs <= 6
+        f"karnaugh {unit}": karnaugh(unit, result, [input_names[i] for i in result.inputs])
+        for unit, input_names, result in zip(units, names, accounts, strict=True)
+        if isinstance(result, Account) and 0 < result.table.inputs <= 6
     }

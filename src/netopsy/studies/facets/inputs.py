@@ -67,16 +67,16 @@ def decisive(bits: Bool[np.ndarray, "n inputs"], fires: Bool[np.ndarray, " n"], 
     """
     chosen: list[int] = []
     cells = np.zeros(len(fires), np.int64)
-    known = _information(cells, fires, 1)
+    information = _information(cells, fires, 1)
     while len(chosen) < min(most, bits.shape[1]):
         size = 2 ** (len(chosen) + 1)
         gains = [
             -1.0 if k in chosen else _information(2 * cells + bits[:, k], fires, size) for k in range(bits.shape[1])
         ]
         best = int(np.argmax(gains))
-        if gains[best] <= known + 1e-9:
+        if gains[best] <= information + 1e-9:
             break
-        known = gains[best]
+        information = gains[best]
         chosen.append(best)
         cells = cells_of(bits[:, chosen])
     return chosen
@@ -98,9 +98,11 @@ def refine_cuts(
         for k in range(inputs):
             bits = strength > cuts
             bits[:, k] = False
-            others, weight, own = cells_of(bits), 1 << (inputs - 1 - k), strength[:, k]
-            middles, gaps = _middles(own)
-            tried = np.array([_information(others + weight * (own > c), fires, 2**inputs) for c in [cuts[k], *middles]])
+            others, weight, column = cells_of(bits), 1 << (inputs - 1 - k), strength[:, k]
+            middles, gaps = _middles(column)
+            tried = np.array(
+                [_information(others + weight * (column > c), fires, 2**inputs) for c in [cuts[k], *middles]]
+            )
             if tried[0] < tried.max() - slack:
                 cuts[k] = middles[np.where(tried[1:] >= tried.max() - slack, gaps, -1).argmax()]
         if (cuts == before).all():

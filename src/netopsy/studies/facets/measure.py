@@ -31,7 +31,7 @@ class StrongStimuli:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Recording:
     """A unit on n images, each at its own place. value (n,); inputs: what was kept of its input channels (n, kept)."""
 
     value: Float64[np.ndarray, " n"]
@@ -48,12 +48,12 @@ def stimulus_shares(
     ]
     visited = np.unique(np.concatenate([s.images.numpy() for s in stimuli])) if stimuli else np.zeros(0, np.int64)
     for indices, values in _walk(network, samples, drives, visited, "facets: strong stimuli"):
-        for drive, own, table, found in zip(drives, stimuli, rows, shares, strict=True):
+        for drive, strong, table, unit_shares in zip(drives, stimuli, rows, shares, strict=True):
             here = [k for k, image in enumerate(indices.tolist()) if image in table]
             if here:
                 at = [table[int(indices[k])] for k in here]
-                driven = drive.measure({name: values[name][here] for name in drive.sources}, own.places[at])
-                found[at] = driven.shares.float().cpu().numpy()
+                driven = drive.measure({name: values[name][here] for name in drive.sources}, strong.places[at])
+                unit_shares[at] = driven.shares.float().cpu().numpy()
     return shares
 
 
@@ -64,21 +64,21 @@ def decided_by(
 
     The pre-activation is a sum of the channels' shares, so its variance is the sum of their covariances with it.
     """
-    kept: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in drives]
+    parts_of: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in drives]
     for _, values in _walk(network, samples, drives, images, "facets: decisive inputs"):
-        for drive, parts in zip(drives, kept, strict=True):
+        for drive, parts in zip(drives, parts_of, strict=True):
             driven = drive.measure(values)
             parts.append((driven.value.float().cpu().numpy(), driven.shares.float().cpu().numpy()))
-    found = []
-    for parts in kept:
+    shares_of = []
+    for parts in parts_of:
         value, shares = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
         good = np.isfinite(value) & np.isfinite(shares).all(1)
         value, shares = value[good], shares[good]
         if len(value) < 2 or not value.var():
-            found.append(np.zeros(shares.shape[1]))
+            shares_of.append(np.zeros(shares.shape[1]))
         else:
-            found.append((value - value.mean()) @ (shares - shares.mean(0)) / (len(value) * value.var()))
-    return found
+            shares_of.append((value - value.mean()) @ (shares - shares.mean(0)) / (len(value) * value.var()))
+    return shares_of
 
 
 def record(
@@ -87,7 +87,7 @@ def record(
     drives: Sequence[AffineStep],
     images: Int64[np.ndarray, " n"],
     candidates: Sequence[Int64[np.ndarray, " kept"]],
-) -> list[Recorded]:
+) -> list[Recording]:
     """For each unit its pre-activation and the strength of its candidate inputs on every image, in order."""
     values_of: list[list[np.ndarray]] = [[] for _ in drives]
     inputs_of: list[list[np.ndarray]] = [[] for _ in drives]
@@ -97,7 +97,7 @@ def record(
             values_of[k].append(driven.value.double().cpu().numpy())
             chosen = torch.as_tensor(candidates[k], device=driven.strength.device)
             inputs_of[k].append(driven.strength[:, chosen].float().cpu().numpy())
-    return [Recorded(np.concatenate(v), np.concatenate(x)) for v, x in zip(values_of, inputs_of, strict=True)]
+    return [Recording(np.concatenate(v), np.concatenate(x)) for v, x in zip(values_of, inputs_of, strict=True)]
 
 
 def _walk(

@@ -80,12 +80,12 @@ class Expression:
         )
 
     def _literals(self, product: ProductTerm, names: Sequence[str]) -> list[str]:
-        found = []
+        literals = []
         for i in range(self.inputs):
             bit = 1 << (self.inputs - 1 - i)
             if product.mask & bit:
-                found.append(names[i] if product.value & bit else f"NOT {names[i]}")
-        return found
+                literals.append(names[i] if product.value & bit else f"NOT {names[i]}")
+        return literals
 
 
 FIRES, RESTS, FREE = 1, 0, -1
@@ -134,13 +134,13 @@ def minimise(table: Int64[np.ndarray, " cells"]) -> Expression:
     inputs = len(table).bit_length() - 1
     if len(table) != 2**inputs or inputs > LARGEST:
         raise SettingsError(f"a truth table of {len(table)} cells; give 2, 4, 8, ... up to {2**LARGEST} cells.")
-    wanted = np.flatnonzero(table == FIRES)
-    if not len(wanted):
+    firing = np.flatnonzero(table == FIRES)
+    if not len(firing):
         return Expression(inputs, ())
     primes = prime_implicants(table)
-    covers = np.array([[p.holds(int(cell)) for p in primes] for cell in wanted], float)
+    covers = np.array([[p.holds(int(cell)) for p in primes] for cell in firing], float)
     # one product more outweighs all literals that it could save
-    cost = np.array([1 + p.literals / (inputs * len(wanted) + 1) for p in primes])
+    cost = np.array([1 + p.literals / (inputs * len(firing) + 1) for p in primes])
     solved = milp(
         cost,
         constraints=LinearConstraint(covers, lb=1),
@@ -148,9 +148,9 @@ def minimise(table: Int64[np.ndarray, " cells"]) -> Expression:
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0},
     )
-    taken = [p for p, x in zip(primes, solved.x, strict=True) if x > 0.5]
+    terms = [p for p, x in zip(primes, solved.x, strict=True) if x > 0.5]
     # least negated first: the readable order
-    order = sorted(taken, key=lambda p: (p.literals, (p.mask & ~p.value).bit_count(), -p.mask, -p.value))
+    order = sorted(terms, key=lambda p: (p.literals, (p.mask & ~p.value).bit_count(), -p.mask, -p.value))
     return Expression(inputs, tuple(order))
 
 

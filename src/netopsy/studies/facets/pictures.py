@@ -46,16 +46,16 @@ def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], size
     return Image(below(lines, _GAP), title, reading, _SOURCE, alt=alt_text)
 
 
-def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
+def karnaugh(unit: str, account: Account, names: Sequence[str]) -> Figure:
     """The truth table of a unit as a Karnaugh map. names: of its input channels, in the order A, B, C, ..."""
-    inputs = found.table.inputs
+    inputs = account.table.inputs
     signs = letters(inputs)
     down = inputs // 2
-    majority, true = found.table.majority, found.expression.cells
+    majority, true = account.table.majority, account.expression.cells
     rows = []
     for cells, left in zip(karnaugh_map(inputs), _labels(down), strict=True):
         for cell, top in zip(cells, _labels(inputs - down), strict=True):
-            fired, rested = int(found.table.fired[cell]), int(found.table.rested[cell])
+            fired, rested = int(account.table.fired[cell]), int(account.table.rested[cell])
             seen = fired + rested
             on = [n for sign, n in zip(f"{cell:0{inputs}b}", names, strict=True) if sign == "1"]
             rows.append(
@@ -95,10 +95,10 @@ def karnaugh(unit: str, found: Account, names: Sequence[str]) -> Figure:
         base.transform_filter("datum.true").mark_rect(fillOpacity=0, strokeWidth=3).encode(stroke=alt.value("#009e73"))
     )
     words = base.mark_text(fontSize=12).encode(text="text:N", color=ink)
-    key = "; ".join(f"{s} = {n} > {c:.3g}" for s, n, c in zip(signs, names, found.cuts, strict=True))
+    key = "; ".join(f"{s} = {n} > {c:.3g}" for s, n, c in zip(signs, names, account.cuts, strict=True))
     return make_figure(
         alt.layer(unseen, cells, frames, words),
-        f"Karnaugh map of {unit}: {found.expression.text(signs)}",
+        f"Karnaugh map of {unit}: {account.expression.text(signs)}",
         "A cell is a combination of the inputs (1: on), and neighbours differ in one. It counts the training images in "
         "which the unit fired, of those seen; gray cells were never seen: they, and ties, are free. "
         f"Framed: where the expression is true. {key}.",

@@ -67,34 +67,34 @@ def make(
 ) -> dict[str, pl.DataFrame]:
     """All tables. names: of each unit's input channels. labels: the class of every image, -1 for none."""
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _SCHEMAS}
-    for unit, own, strong, found, told in zip(units, names, stimuli, groups, accounts, strict=True):
+    for unit, input_names, strong, group, account in zip(units, names, stimuli, groups, accounts, strict=True):
         kinds = [_class(classes, int(labels[image])) for image in strong.images]
-        for k, part in enumerate(found.parts, 1):
-            rows["facets"].append(_facet(unit, k, part, [kinds[r] for r in part.rows], len(kinds), own))
+        for k, part in enumerate(group.parts, 1):
+            rows["facets"].append(_facet(unit, k, part, [kinds[r] for r in part.rows], len(kinds), input_names))
             rows["drivers"] += [
-                {"unit": unit, "facet": k, "rank": r, "input": own[i], "push": push, "elsewhere": there}
+                {"unit": unit, "facet": k, "rank": r, "input": input_names[i], "push": push, "elsewhere": there}
                 for r, (i, push, there) in enumerate(zip(part.inputs, part.pushes, part.elsewhere, strict=True), 1)
             ]
         rows["cuts"] += [
             {"unit": unit, "stimuli": c.size, "larger": c.parts[0], "smaller": c.parts[1]}
             | {"dip": c.dip, "expected": c.expected, "p": c.p, "taken": c.taken}
-            for c in found.division.cuts
+            for c in group.division.cuts
         ]
-        facet = found.division.labels + 1
+        facet = group.division.labels + 1
         rows["stimuli"] += [
             {"unit": unit, "rank": r + 1, "image": int(strong.images[r]), "place": int(strong.places[r])}
             | {"value": float(strong.values[r]), "facet": int(facet[r]), "class": kinds[r]}
             for r in range(len(kinds))
         ]
-        if isinstance(told, Account):
-            rows["formulas"].append(_formula(unit, told, own))
+        if isinstance(account, Account):
+            rows["formulas"].append(_formula(unit, account, input_names))
             rows["inputs"] += [
-                {"unit": unit, "letter": letter, "input": own[i], "threshold": cut, "bits": bits}
+                {"unit": unit, "letter": letter, "input": input_names[i], "threshold": cut, "bits": bits}
                 for letter, i, cut, bits in zip(
-                    letters(len(told.inputs)), told.inputs, told.cuts, told.bits, strict=True
+                    letters(len(account.inputs)), account.inputs, account.cuts, account.bits, strict=True
                 )
             ]
-            rows["truth_tables"] += _truth(unit, told, own)
+            rows["truth_tables"] += _truth(unit, account, input_names)
     return {name: pl.DataFrame(rows[name], schema=schema) for name, schema in _SCHEMAS.items()}
 
 
@@ -106,15 +106,21 @@ def sentences(
     tables: dict[str, pl.DataFrame],
 ) -> list[str]:
     """Two findings a unit: its facets, and its Boolean account."""
-    said = []
-    for unit, own, found, told in zip(units, names, groups, accounts, strict=True):
-        said.append(findings.of_facets(unit, found, tables["facets"].filter(pl.col("unit") == unit)))
-        chosen = [own[i] for i in told.inputs] if isinstance(told, Account) else []
-        said.append(findings.of_account(unit, told, chosen, _single(told, own) if isinstance(told, Account) else ""))
-    return said
+    lines = []
+    for unit, input_names, group, account in zip(units, names, groups, accounts, strict=True):
+        lines.append(findings.of_facets(unit, group, tables["facets"].filter(pl.col("unit") == unit)))
+        chosen = [input_names[i] for i in account.inputs] if isinstance(account, Account) else []
+        lines.append(
+            findings.of_account(
+                unit, account, chosen, _single(account, input_names) if isinstance(account, Account) else ""
+            )
+        )
+    return lines
 
 
-def _facet(unit: str, number: int, part: Any, kinds: list[str], stimuli: int, own: Sequence[str]) -> dict[str, Any]:
+def _facet(
+    unit: str, number: int, part: Any, kinds: list[str], stimuli: int, input_names: Sequence[str]
+) -> dict[str, Any]:
     names, counts = np.unique(kinds, return_counts=True)
     return {
         "unit": unit,
@@ -124,38 +130,38 @@ def _facet(unit: str, number: int, part: Any, kinds: list[str], stimuli: int, ow
         "top_class": str(names[counts.argmax()]),
         "top_class_share": float(counts.max() / len(kinds)),
         "classes": len(names),
-        "inputs": ", ".join(own[i] for i in part.inputs),
+        "inputs": ", ".join(input_names[i] for i in part.inputs),
         "silhouette": None if math.isnan(part.silhouette) else part.silhouette,
     }
 
 
-def _formula(unit: str, told: Account, own: Sequence[str]) -> dict[str, Any]:
+def _formula(unit: str, account: Account, input_names: Sequence[str]) -> dict[str, Any]:
     return {
         "unit": unit,
-        "expression": told.expression.text([own[i] for i in told.inputs]),
-        "inputs": ", ".join(own[i] for i in told.inputs),
-        "products": len(told.expression.products),
-        "literals": told.expression.literals,
-        "firing": told.firing,
-        "images": told.images,
-        "fires": told.fires,
-        "single": _single(told, own),
+        "expression": account.expression.text([input_names[i] for i in account.inputs]),
+        "inputs": ", ".join(input_names[i] for i in account.inputs),
+        "products": len(account.expression.products),
+        "literals": account.expression.literals,
+        "firing": account.firing,
+        "images": account.images,
+        "fires": account.fires,
+        "single": _single(account, input_names),
         **{
             f"{prefix}{what}": None if math.isnan(value) else value
-            for prefix, score in (("", told.score), ("single_", told.single_score), ("always_", told.always))
+            for prefix, score in (("", account.score), ("single_", account.single_score), ("always_", account.always))
             for what, value in (("precision", score.precision), ("recall", score.recall), ("f1", score.f1))
         },
     }
 
 
-def _truth(unit: str, told: Account, own: Sequence[str]) -> list[dict[str, Any]]:
-    inputs = told.table.inputs
-    majority, true = told.table.majority, told.expression.cells
+def _truth(unit: str, account: Account, input_names: Sequence[str]) -> list[dict[str, Any]]:
+    inputs = account.table.inputs
+    majority, true = account.table.majority, account.expression.cells
     rows = []
     for cell in range(2**inputs):
         bits = f"{cell:0{inputs}b}" if inputs else ""
-        on = [own[i] for i, bit in zip(told.inputs, bits, strict=True) if bit == "1"]
-        counts = {"fired": int(told.table.fired[cell]), "rested": int(told.table.rested[cell])}
+        on = [input_names[i] for i, bit in zip(account.inputs, bits, strict=True) if bit == "1"]
+        counts = {"fired": int(account.table.fired[cell]), "rested": int(account.table.rested[cell])}
         rows.append(
             {"unit": unit, "cell": bits, "on": ", ".join(on), **counts}
             | {"majority": VERDICTS[int(majority[cell])], "expression": bool(true[cell])}
@@ -163,8 +169,8 @@ def _truth(unit: str, told: Account, own: Sequence[str]) -> list[dict[str, Any]]
     return rows
 
 
-def _single(told: Account, own: Sequence[str]) -> str:
-    return f"NOT {own[told.single]}" if told.inverse else own[told.single]
+def _single(account: Account, input_names: Sequence[str]) -> str:
+    return f"NOT {input_names[account.single]}" if account.inverse else input_names[account.single]
 
 
 def _class(classes: Sequence[str], label: int) -> str:
@@ -187,11 +193,11 @@ def overall(units: Sequence[str], groups: Sequence[UnitFacets]) -> str:
     return f"{len(several)} of {plural(len(units), 'unit')} {verb} of several patterns: {listing(counts)}{tail}."
 
 
-def of_facets(unit: str, found: UnitFacets, facets: pl.DataFrame) -> str:
+def of_facets(unit: str, group: UnitFacets, facets: pl.DataFrame) -> str:
     """What the facets of one unit are, or plainly that there is one. facets: its rows of the table `facets`."""
     stimuli = int(facets["stimuli"].sum())
-    cut = found.division.cuts[0] if found.division.cuts else None
-    if len(found.parts) == 1:
+    cut = group.division.cuts[0] if group.division.cuts else None
+    if len(group.parts) == 1:
         why = "too few of them lie apart to form a second" if cut is None else _dip(cut.dip, cut.expected, cut.p)
         return f"{unit} has one facet only: its {stimuli} strong stimuli form one cloud ({why}), {_classes(facets)}."
     parts = [
@@ -222,31 +228,31 @@ def _classes(facets: pl.DataFrame) -> str:
     return _class_words(facets.row(0, named=True))
 
 
-def of_account(unit: str, found: Account | str, names: Sequence[str], single: str) -> str:
+def of_account(unit: str, account: Account | str, names: Sequence[str], single: str) -> str:
     """The unit's expression with its precision and recall. names: of its inputs; single: the best single input."""
-    if isinstance(found, str):
-        return f"{unit}: {found}."
-    mine, alone = found.score, found.single_score
-    expression = found.expression.text(names)
-    head = f"{unit} fires on {found.fires:.1%} of {plural(found.images, 'held-out image')}"
+    if isinstance(account, str):
+        return f"{unit}: {account}."
+    mine, alone = account.score, account.single_score
+    expression = account.expression.text(names)
+    head = f"{unit} fires on {account.fires:.1%} of {plural(account.images, 'held-out image')}"
     if expression in ("NEVER", "ALWAYS"):
         return (
             f"{head}, and its most decisive inputs do not say when: the majority of every combination "
             f"{'rests' if expression == 'NEVER' else 'fires'}. It listens to many inputs, not to a few."
         )
-    if found.expression.literals > _SPELT:
+    if account.expression.literals > _SPELT:
         signs = letters(len(names))
-        named = ", ".join(f"{signs[i]} = {names[i]}" for i in found.expression.named)
-        expression = f"{found.expression.text(signs)} (with {named})"
-    if found.expression.literals > _LETTERED:
-        products = plural(len(found.expression.products), "product")
+        named = ", ".join(f"{signs[i]} = {names[i]}" for i in account.expression.named)
+        expression = f"{account.expression.text(signs)} (with {named})"
+    if account.expression.literals > _LETTERED:
+        products = plural(len(account.expression.products), "product")
         expression = f"a sum of {products} of {plural(len(names), 'input')} (see the table `formulas`)"
     rule = (
         f"{head}; {expression} says when, with precision {mine.precision:.0%} and recall {mine.recall:.0%} "
         f"(the best single input, {single}: {alone.precision:.0%} and {alone.recall:.0%}; always: "
-        f"{found.always.precision:.0%} and 100%)"
+        f"{account.always.precision:.0%} and 100%)"
     )
-    if mine.f1 <= alone.f1 and found.expression.literals > 1:
+    if mine.f1 <= alone.f1 and account.expression.literals > 1:
         return f"{rule}. The single input does as well or better (F1 {alone.f1:.2f} against {mine.f1:.2f})."
     if mine.f1 < 0.5:
         return f"{rule}. With F1 {mine.f1:.2f} that is a poor account: the unit listens to many inputs, not to a few."

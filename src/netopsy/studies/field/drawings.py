@@ -55,17 +55,17 @@ def picture_of(network: Network, image: Tensor) -> np.ndarray:
 def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float) -> Image:
     """For each probe the image with its fields, and the energy inside the theoretical one."""
     blocks = []
-    for found in measured:
-        probe = found.probe
-        top, left, bottom, right = found.box
+    for one in measured:
+        probe = one.probe
+        top, left, bottom, right = one.box
         name = probe.shown if probe.channel is None else ":".join(map(str, (probe.shown, probe.channel, *probe.place)))
-        words = "no gradient" if found.side is None else f"in effect {found.side:.0f} ({found.area_share:.0%})"
+        words = "no gradient" if one.side is None else f"in effect {one.side:.0f} ({one.area_share:.0%})"
         rows = [
             _name(name, _TILE),
             caption(f"{bottom - top} x {right - left} pixels", _TILE, 11),
             caption(words, _TILE, 11),
-            _mark_fields(picture, found),
-            _inside(found),
+            _mark_fields(picture, one),
+            _inside(one),
         ]
         blocks.append(below(rows, 2))
     rows = [beside(blocks[k : k + _ACROSS], 10) for k in range(0, len(blocks), _ACROSS)]
@@ -83,9 +83,9 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
 
 def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
     """Layers as columns: at each place the number of channels in the tree, active, and contributing."""
-    shown, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
+    image_tile, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
     labels = [_name("", 84), *(caption(words, 84) for words in _ROWS)]
-    columns = [below([_name("image", _LEVEL), shown], 2)]
+    columns = [below([_name("image", _LEVEL), image_tile], 2)]
     for index in spread_indices(len(grown.rows), _LEVELS):
         level = grown.rows[index]
         parts = [_name(level.node, _LEVEL)]
@@ -114,36 +114,36 @@ def _level(level: TreeLevel, counts: Tensor, words: str) -> np.ndarray:
     else:
         strength = (counts / max(1, int(level.in_tree.max()))).sqrt()
     colour = np.array(_ROWS[words], float)
-    drawn = strength.clamp(min=0).numpy()[:, :, None]
-    shades = _GROUND + (colour - _GROUND) * drawn
+    share = strength.clamp(min=0).numpy()[:, :, None]
+    shades = _GROUND + (colour - _GROUND) * share
     shades[strength.numpy() < 0] = PAPER
     tile, _ = _tile(shades.round().astype(np.uint8), level.box if level.cells is None else None, _LEVEL, (90, 90, 90))
     return tile
 
 
-def _mark_fields(picture: np.ndarray, found: Effective) -> np.ndarray:
+def _mark_fields(picture: np.ndarray, effective: Effective) -> np.ndarray:
     """The image with the theoretical and the effective field."""
-    tile, scale = _tile(picture, found.box, _TILE, _THEORY)
-    return tile if found.sd is None else _ellipse_box(tile, found, scale, (0, 0))
+    tile, scale = _tile(picture, effective.box, _TILE, _THEORY)
+    return tile if effective.sd is None else _ellipse_box(tile, effective, scale, (0, 0))
 
 
-def _inside(found: Effective) -> np.ndarray:
+def _inside(effective: Effective) -> np.ndarray:
     """The energy inside the theoretical field."""
-    top, left, bottom, right = found.box
-    energy = found.energy[top:bottom, left:right]
+    top, left, bottom, right = effective.box
+    energy = effective.energy[top:bottom, left:right]
     peak = float(np.quantile(energy.numpy(), _BRIGHT)) if energy.numel() else 0.0
     shades = ((energy / (peak or 1)).sqrt().clamp(max=1) * 255).round().to(torch.uint8).numpy()
     tile, scale = _tile(np.repeat(shades[:, :, None], 3, 2), None, _TILE, _THEORY)
-    return tile if found.sd is None else _ellipse_box(tile, found, scale, (top, left))
+    return tile if effective.sd is None else _ellipse_box(tile, effective, scale, (top, left))
 
 
-def _ellipse_box(tile: np.ndarray, found: Effective, scale: float, corner: tuple[int, int]) -> np.ndarray:
+def _ellipse_box(tile: np.ndarray, effective: Effective, scale: float, corner: tuple[int, int]) -> np.ndarray:
     """Frame two standard deviations about the centre of the energy."""
-    assert found.sd is not None and found.centre is not None
+    assert effective.sd is not None and effective.centre is not None
     ends = []
     for k in (0, 1):
-        middle = found.centre[k] + 0.5 - corner[k]
-        reach = max(2 * found.sd[k], 0.5)
+        middle = effective.centre[k] + 0.5 - corner[k]
+        reach = max(2 * effective.sd[k], 0.5)
         low, high = (round(scale * (middle + sign * reach)) for sign in (-1, 1))
         ends.append((max(0, low), min(tile.shape[k], max(high, low + 1))))
     return draw_frame(tile, (ends[0][0], ends[1][0], ends[0][1], ends[1][1]), _EFFECT)

@@ -59,8 +59,8 @@ def field_box(network: Network, probe: Probe) -> tuple[Box, bool]:
     """
     unit = Unit(probe.node, 0, probe.place)
     box = unit_field(network, unit)
-    own = probe.place and receptive_field(network, probe.node).tells_apart(places(network.nodes[probe.node]))
-    return box, not own or box != unit_field(network, unit, cut=False)
+    has_places = probe.place and receptive_field(network, probe.node).tells_apart(places(network.nodes[probe.node]))
+    return box, not has_places or box != unit_field(network, unit, cut=False)
 
 
 def _probe(network: Network, name: str, channel: int | None, place: tuple[int, ...]) -> Probe:
@@ -96,25 +96,25 @@ def fields(network: Network) -> pl.DataFrame:
     height, width = (1, 1, *network.preprocessing.input_shape)[-2:]
     rows = []
     for name, node in unit_nodes(network).items():
-        found = receptive_field(network, name)
-        top, left, bottom, right = found.at(found.grid[0] // 2, found.grid[1] // 2)
+        field = receptive_field(network, name)
+        top, left, bottom, right = field.at(field.grid[0] // 2, field.grid[1] // 2)
         rows.append(
             {
                 "node": name,
                 "layer": node.layer,
                 "operator": node.operator,
                 "channels": channels(node),
-                "rows": found.grid[0],
-                "columns": found.grid[1],
-                "height": found.size[0],
-                "width": found.size[1],
-                "stride_y": found.stride[0],
-                "stride_x": found.stride[1],
-                "start_y": found.start[0],
-                "start_x": found.start[1],
+                "rows": field.grid[0],
+                "columns": field.grid[1],
+                "height": field.size[0],
+                "width": field.size[1],
+                "stride_y": field.stride[0],
+                "stride_x": field.stride[1],
+                "start_y": field.start[0],
+                "start_x": field.start[1],
                 "covers": (bottom - top) * (right - left) / (height * width),
-                "exact": found.exact,
-                "because": found.because,
+                "exact": field.exact,
+                "because": field.because,
             }
         )
     return pl.DataFrame(rows, schema=_SCHEMA)

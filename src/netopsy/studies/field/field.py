@@ -56,21 +56,21 @@ class Field(Study):
     def run(self, network: Network, samples: Samples) -> Result:
         """Measure the fields of view of units of `network` on `samples`, and grow one unit's tree."""
         check_images(samples, [self.image])
-        asked = [chosen(network, unit) for unit in self.units]
+        named = [chosen(network, unit) for unit in self.units]
         unit = None if self.tree is None else find_unit(network, self.tree)
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
-        probes: list[Probe] = [*asked, *over_depth(network, self.layers)]
-        measured = averages(network, samples, probes, drawn.tolist(), self.energy, generator)
+        rows = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
+        probes: list[Probe] = [*named, *over_depth(network, self.layers)]
+        measured = averages(network, samples, probes, rows.tolist(), self.energy, generator)
         image = read_images(network, samples, [self.image])
         grown = grow(network, image, unit)
         theory = fields(network)
-        tables = {"fields": theory, "effective": table(measured, len(drawn)), "tree": tree_table(grown)}
+        tables = {"fields": theory, "effective": table(measured, len(rows)), "tree": tree_table(grown)}
         return self.result(
             tables=tables,
             figures=figures.draw(tables, grown),
             images=self._images(network, image, measured, grown),
-            findings=findings(network, tables, grown, self.image, self.energy, len(drawn)),
+            findings=findings(network, tables, grown, self.image, self.energy, len(rows)),
         )
 
     def _images(
@@ -106,10 +106,12 @@ def table(measured: list[Effective], images: int) -> pl.DataFrame:
         "centre_x": pl.Float64,
     }
     rows = []
-    for found in measured:
-        top, left, bottom, right = found.box
-        probe = found.probe
+    for effective in measured:
+        top, left, bottom, right = effective.box
+        probe = effective.probe
         place = ":".join(map(str, probe.place))
         side = ((bottom - top) * (right - left)) ** 0.5
-        rows.append([probe.shown, probe.channel, place, images, *found.box, side, found.cut, *found.measures])
+        rows.append(
+            [probe.shown, probe.channel, place, images, *effective.box, side, effective.cut, *effective.measures]
+        )
     return pl.DataFrame(rows, schema=schema, orient="row")

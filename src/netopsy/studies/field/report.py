@@ -108,8 +108,11 @@ def findings(
     network: Network, tables: dict[str, pl.DataFrame], grown: Grown, image: int, energy: float, images: int
 ) -> list[str]:
     """Plain sentences, the most important first."""
-    found = [*_tree_finding(network, tables["tree"], grown, image), *_effective(tables["effective"], energy, images)]
-    return [*found, *_theory(tables["fields"])]
+    sentences = [
+        *_tree_finding(network, tables["tree"], grown, image),
+        *_effective(tables["effective"], energy, images),
+    ]
+    return [*sentences, *_theory(tables["fields"])]
 
 
 def _tree_finding(network: Network, tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
@@ -144,10 +147,10 @@ def _tree_finding(network: Network, tree: pl.DataFrame, grown: Grown, image: int
 
 
 def _effective(effective: pl.DataFrame, energy: float, images: int) -> list[str]:
-    known = effective.filter(pl.col("area_share").is_not_null())
-    asked, spread = known.filter(pl.col("channel").is_not_null()), known.filter(pl.col("channel").is_null())
+    finite = effective.filter(pl.col("area_share").is_not_null())
+    units, spread = finite.filter(pl.col("channel").is_not_null()), finite.filter(pl.col("channel").is_null())
     sentences = []
-    for rows in (asked, spread[[0, -1]] if spread.height > 1 else spread):
+    for rows in (units, spread[[0, -1]] if spread.height > 1 else spread):
         if rows.height:
             parts = [
                 f"{row['area_share']:.0%} of the field of {_name(row)} ({row['side']:.0f} pixels square, in effect "
@@ -164,17 +167,17 @@ def _effective(effective: pl.DataFrame, energy: float, images: int) -> list[str]
     return sentences
 
 
-def _shrinking(known: pl.DataFrame) -> list[str]:
+def _shrinking(uncut: pl.DataFrame) -> list[str]:
     """Whether the effective part of the field falls with depth, among fields that the image does not cut."""
-    if known.height < 3:
+    if uncut.height < 3:
         return []
-    shares = known["area_share"].to_numpy()
+    shares = uncut["area_share"].to_numpy()
     rank = float(stats.spearmanr(range(len(shares)), shares).statistic)
     if math.isnan(rank):
         return []
     word = "shrinks" if rank < -0.3 else "grows" if rank > 0.3 else "neither grows nor shrinks"
     return [
-        f"Luo et al. find that the effective part of the field shrinks with depth; among the {known.height} nodes "
+        f"Luo et al. find that the effective part of the field shrinks with depth; among the {uncut.height} nodes "
         f"whose fields fit into the image it {word}, from {shares[0]:.0%} to {shares[-1]:.0%} "
         f"(rank correlation {rank:+.2f})."
     ]
@@ -187,9 +190,9 @@ def _theory(fields: pl.DataFrame) -> list[str]:
     text = f"A unit of {first['node']} can depend on {first['height']:g} x {first['width']:g} pixels"
     if fields.height > 1:
         text += f", one of {last['node']} on {last['height']:g} x {last['width']:g}"
-    whole = fields.filter(pl.col("covers") >= 1)
-    if whole.height:
-        text += f"; the first whose middle units see the whole image is {whole['node'][0]}"
+    covering = fields.filter(pl.col("covers") >= 1)
+    if covering.height:
+        text += f"; the first whose middle units see the whole image is {covering['node'][0]}"
     sentences = [f"{text}."]
     loose = fields.filter(~pl.col("exact"))
     if loose.height:

@@ -50,28 +50,28 @@ def contributing(
     """
     picture = check_images(network, image)[:1]
     with torch.no_grad():
-        found = resolve_place(network, picture, unit)
-        trunk = Trunk(network, found.node)
-        tree = trunk.tree(found.place)
+        unit_at_place = resolve_place(network, picture, unit)
+        trunk = Trunk(network, unit_at_place.node)
+        tree = trunk.tree(unit_at_place.place)
         top, left, bottom, right = tree.field
         names = {node for node in activations(network, mixing=False).values() if node in trunk.windows}
         values = tree.forward(picture[..., top:bottom, left:right], needed_nodes(tree, reach()) | names)
-        start, _ = start_at([tree], [found], values[trunk.target], "one")
+        start, _ = start_at([tree], [unit_at_place], values[trunk.target], "one")
         flows = {}
         for masks in (True, False):
             rule = reach(masks)
-            seen: dict[Node, Tensor] = {}
+            flow: dict[Node, Tensor] = {}
             reverse(
-                tree, values, trunk.constants(1, trunk.weights(rule.weights(network))), start, rule, seen.__setitem__
+                tree, values, trunk.constants(1, trunk.weights(rule.weights(network))), start, rule, flow.__setitem__
             )
-            flows[masks] = seen
+            flows[masks] = flow
     rows = []
     for node in trunk.data:
         if node in names and node in flows[False]:
             on = values[node][0] > 0
             reached = flows[True][node][0] != 0 if node in flows[True] else torch.zeros_like(on)
             rows.append(Contribution(node.name, tree.box(node), flows[False][node][0] != 0, on, on & reached))
-    return found, rows
+    return unit_at_place, rows
 
 
 _SCHEMA: dict[str, Any] = {
@@ -123,18 +123,20 @@ def grow(network: Network, image: Tensor, unit: Unit | None) -> Grown:
 
     image: (1, channel, height, width), preprocessed.
     """
-    asked = strongest(network, image) if unit is None else unit
-    if asked is None:
+    chosen = strongest(network, image) if unit is None else unit
+    if chosen is None:
         return Grown(None, 0.0, (0, 0, 0, 0), [])
     try:
-        found, rows = contributing(network, image, asked)
+        unit_at_place, rows = contributing(network, image, chosen)
     except NetworkError:
         if unit is not None:
             raise
-        return Grown(asked, 0.0, (0, 0, 0, 0), [])
-    value = _values(network, image, found.node)
-    at = (found.channel, *(found.place or ()))
-    return Grown(found, float(value[at]), unit_field(network, found), [_level(network, row) for row in rows])
+        return Grown(chosen, 0.0, (0, 0, 0, 0), [])
+    value = _values(network, image, unit_at_place.node)
+    at = (unit_at_place.channel, *(unit_at_place.place or ()))
+    return Grown(
+        unit_at_place, float(value[at]), unit_field(network, unit_at_place), [_level(network, row) for row in rows]
+    )
 
 
 def strongest(network: Network, image: Tensor) -> Unit | None:
@@ -177,7 +179,7 @@ def _level(network: Network, row: Contribution) -> TreeLevel:
     box = row.box if len(shape) == 3 and axis == 1 else None
     if box is not None:
         top, left, bottom, right = box
-        whole = torch.zeros(3, *shape[1:], dtype=flat.dtype)
-        whole[:, top:bottom, left:right] = flat
-        flat = whole
+        full = torch.zeros(3, *shape[1:], dtype=flat.dtype)
+        full[:, top:bottom, left:right] = flat
+        flat = full
     return TreeLevel(row.node, torch.Size(shape).numel(), count, box, flat[0], flat[1], flat[2], cells)

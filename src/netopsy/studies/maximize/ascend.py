@@ -62,11 +62,11 @@ class Stage:
         """Each image's own unit, and the map that judges likeness; images: pixel shares in each target's field."""
         # beyond the field lies the mean colour, which is 0 in the network's input
         x = F.pad(network_input(images, self.network.preprocessing), self.targets[0].margins).to(self._kind)
-        kept = [self.features] if self.features else []
-        found = self.tree.forward(x, keep=kept)
-        reached = found[self.tree.trunk.target]
+        keep = [self.features] if self.features else []
+        values_of = self.tree.forward(x, keep=keep)
+        reached = values_of[self.tree.trunk.target]
         values = torch.cat([target.value(reached[i : i + 1]) for i, target in enumerate(targets)])
-        features = found[self.features].float() if self.features else None
+        features = values_of[self.features].float() if self.features else None
         return values.float(), features
 
     def image_bytes(self) -> int:

@@ -40,9 +40,9 @@ class SampleStatistics:
     covariance: Tensor | None = None
 
     @classmethod
-    def of(cls, counted: Mapping[str, Any]) -> SampleStatistics:
+    def of(cls, results: Mapping[str, Any]) -> SampleStatistics:
         """What the `tallies` counted."""
-        return cls({key: value for key, value in counted.items() if key != _COLOURS}, counted.get(_COLOURS))
+        return cls({key: value for key, value in results.items() if key != _COLOURS}, results.get(_COLOURS))
 
 
 def candidates(network: Network) -> dict[str, int]:
@@ -87,7 +87,7 @@ def _here(target: Target) -> str:
     return f"{target.node} at {flat(target)}"
 
 
-def choose(network: Network, counts: dict[str, int], seen: SampleStatistics) -> list[str]:
+def choose(network: Network, counts: dict[str, int], statistics: SampleStatistics) -> list[str]:
     """Units of each node: those that the samples drive hardest, each by another image as far as there are others.
 
     Without samples evenly spread ones.
@@ -95,7 +95,7 @@ def choose(network: Network, counts: dict[str, int], seen: SampleStatistics) -> 
     chosen = []
     for name, count in counts.items():
         number = channels(network.nodes[name])
-        strongest = seen.strongest.get(operand(network, network.nodes[name]).name)
+        strongest = statistics.strongest.get(operand(network, network.nodes[name]).name)
         picks = spread_indices(number, count)
         if strongest is not None and len(strongest.values) == number:
             order = strongest.values[:, 0].argsort(descending=True, stable=True).tolist()
@@ -121,14 +121,14 @@ class Best:
     here: float
 
 
-def strongest_of(target: Target, seen: SampleStatistics) -> Best | None:
+def strongest_of(target: Target, statistics: SampleStatistics) -> Best | None:
     """The samples' strongest values for the target; None without samples, or where none is a finite number."""
-    here = seen.strongest.get(_here(target))
-    found = seen.strongest.get(target.node, here)
-    if found is None or not len(found.values):
+    here = statistics.strongest.get(_here(target))
+    best = statistics.strongest.get(target.node, here)
+    if best is None or not len(best.values):
         return None
     channel = target.unit.channel
-    value, image = float(found.values[channel, 0]), int(found.images[channel, 0])
+    value, image = float(best.values[channel, 0]), int(best.images[channel, 0])
     if image < 0 or not math.isfinite(value):
         return None
-    return Best(value, image, int(found.places[channel, 0]), value if here is None else float(here.values[channel, 0]))
+    return Best(value, image, int(best.places[channel, 0]), value if here is None else float(here.values[channel, 0]))

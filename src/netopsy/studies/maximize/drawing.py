@@ -39,7 +39,7 @@ def sheets(
 ) -> dict[str, Image]:
     """A row a unit, a column a run, then what the unit sees of its strongest sample; a few rows a sheet."""
     beaten = _patches(network, samples, targets, strongest)
-    found = {}
+    images = {}
     for first in range(0, len(targets), _ROWS):
         part = range(first, min(first + _ROWS, len(targets)))
         rows = [_row(network, samples, targets[i], climbs[i], strongest[i], beaten.get(i)) for i in part]
@@ -48,7 +48,7 @@ def sheets(
         compared = (
             " The last column is the sample that drives the unit hardest, gray beyond its edge." if beaten else ""
         )
-        found[key] = Image(
+        images[key] = Image(
             below(rows, 12),
             title=f"Images that excite units most ({way})",
             reading="Each row is a unit, each column a run from another random image; the number is the value reached. "
@@ -56,7 +56,7 @@ def sheets(
             source=_SOURCE[way],
             alt=f"Maximised images of {names}",
         )
-    return found
+    return images
 
 
 def _row(
@@ -107,30 +107,30 @@ def _patches(
     """What each unit sees of its strongest sample, by the target's index; the whole image without a place."""
     if samples is None:
         return {}
-    wanted: dict[str, list[tuple[int, int, int]]] = {}
+    requests: dict[str, list[tuple[int, int, int]]] = {}
     for index, (target, best) in enumerate(zip(targets, strongest, strict=True)):
         if best is not None:
             node = target.unit.node if best.place >= 0 else network.output
-            wanted.setdefault(node, []).append((index, best.image, max(best.place, 0)))
+            requests.setdefault(node, []).append((index, best.image, max(best.place, 0)))
     cut = patches(
         network,
         samples,
-        {node: ([image for _, image, _ in rows], [place for *_, place in rows]) for node, rows in wanted.items()},
+        {node: ([image for _, image, _ in rows], [place for *_, place in rows]) for node, rows in requests.items()},
         tile=_TILE,
     )
-    return {rows[k][0]: cut[node][k] for node, rows in wanted.items() for k in range(len(rows))}
+    return {rows[k][0]: cut[node][k] for node, rows in requests.items() for k in range(len(rows))}
 
 
 def figures(runs: pl.DataFrame, steps: pl.DataFrame, way: str) -> dict[str, Figure]:
     """The ascent of every run."""
-    shown = steps.drop_nulls("share")
-    units = shown["unit"].unique(maintain_order=True).to_list()[:_CURVES]
+    shares = steps.drop_nulls("share")
+    units = shares["unit"].unique(maintain_order=True).to_list()[:_CURVES]
     if not units:
         return {}
     last = int(steps["step"].max())  # type: ignore[arg-type]
     stride = max(1, (last + 1) // _DRAWN)
-    shown = shown.filter(pl.col("unit").is_in(units) & ((pl.col("step") % stride == 0) | (pl.col("step") == last)))
-    curves = shown.group_by("unit", "step", maintain_order=True).agg(
+    shares = shares.filter(pl.col("unit").is_in(units) & ((pl.col("step") % stride == 0) | (pl.col("step") == last)))
+    curves = shares.group_by("unit", "step", maintain_order=True).agg(
         pl.col("share").mean(), pl.col("share").min().alias("low"), pl.col("share").max().alias("high")
     )
     compared = runs["strongest"].is_not_null().any()

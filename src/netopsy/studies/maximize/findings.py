@@ -31,20 +31,20 @@ def findings(
     if not targets:
         return [f"{network.name} has no node whose units can be maximised (none holds units of one image each)."]
     risen = runs.filter(pl.col("state") == "risen")
-    found = _failure_sentences(runs)
-    found += _comparison_sentences(risen, samples) if risen.height else []
-    found += _agreement(risen)
-    found += _limits(risen, recipe)
-    found += _convergence_sentences(climbs, runs)
-    found += _where(targets, samples, chosen)
+    sentences = _failure_sentences(runs)
+    sentences += _comparison_sentences(risen, samples) if risen.height else []
+    sentences += _agreement(risen)
+    sentences += _limits(risen, recipe)
+    sentences += _convergence_sentences(climbs, runs)
+    sentences += _where(targets, samples, chosen)
     if recipe.way == "fourier" and samples is None and network.preprocessing.depth > 1:
-        found.append("Without samples the colours' covariance is unknown: the three channels were climbed apart.")
-    return found
+        sentences.append("Without samples the colours' covariance is unknown: the three channels were climbed apart.")
+    return sentences
 
 
 def _failure_sentences(runs: pl.DataFrame) -> list[str]:
     """Runs of which it cannot be said that they maximised anything."""
-    found = []
+    sentences = []
     for kind, words in (
         ("no gradient", "got no gradient from their random start (every path to the image is off, or it is no number)"),
         ("not finite", "met values that are no finite numbers"),
@@ -53,36 +53,38 @@ def _failure_sentences(runs: pl.DataFrame) -> list[str]:
         part = runs.filter(pl.col("state") == kind)
         if part.height:
             units = part["unit"].unique(maintain_order=True).to_list()
-            found.append(
+            sentences.append(
                 f"{plural(part.height, 'run')} of {listing(units)} {words}: their pictures are not maxima of anything."
             )
-    return found
+    return sentences
 
 
 def _comparison_sentences(risen: pl.DataFrame, samples: Samples | None) -> list[str]:
     if samples is None:
         return ["No samples were given, so the values reached were compared with none."]
-    seen, known = risen.drop_nulls("strongest"), risen.drop_nulls("ratio")
-    found = []
-    if known.height:
-        ratios = known["ratio"]
-        above = int((seen["reached"] > seen["strongest"]).sum())
-        found.append(
-            f"{above} of {plural(seen.height, 'run')} reached more than the strongest of {len(samples):,} samples: "
+    compared, with_ratio = risen.drop_nulls("strongest"), risen.drop_nulls("ratio")
+    sentences = []
+    if with_ratio.height:
+        ratios = with_ratio["ratio"]
+        above = int((compared["reached"] > compared["strongest"]).sum())
+        sentences.append(
+            f"{above} of {plural(compared.height, 'run')} reached more than the strongest of {len(samples):,} samples: "
             f"{_number(ratios.median())} times as much in the median, from {_number(ratios.min())} to "
             f"{_number(ratios.max())} times."
         )
     elsewhere = risen.filter(pl.col("strongest_here") < pl.col("strongest")).drop_nulls("ratio_here")
     if elsewhere.height:
-        found.append(
+        sentences.append(
             f"Some samples drive these channels harder at another place than the one maximised: beside the samples' "
             f"strongest at the unit's own place, the runs reached {_number(elsewhere['ratio_here'].median())} times as "
             "much in the median."
         )
     silent = risen.filter(pl.col("ratio").is_null())["unit"].unique(maintain_order=True).to_list()
     if silent:
-        found.append(f"No ratio is given for {listing(silent)}: the value reached or the samples' is not above zero.")
-    return found
+        sentences.append(
+            f"No ratio is given for {listing(silent)}: the value reached or the samples' is not above zero."
+        )
+    return sentences
 
 
 def _agreement(risen: pl.DataFrame) -> list[str]:
@@ -100,8 +102,12 @@ def _agreement(risen: pl.DataFrame) -> list[str]:
     spread = float((units["spread"] / units["most"]).to_numpy().mean())
     between = several["similarity_others"].drop_nulls().to_numpy()
     beside = f"; pictures of different units correlate {between.mean():.2f}" if len(between) else ""
-    kept = units["start_kept"].drop_nulls()
-    start = f" A picture correlates {float(kept.to_numpy().mean()):.2f} with its own random start." if len(kept) else ""
+    start_correlations = units["start_kept"].drop_nulls()
+    start = (
+        f" A picture correlates {float(start_correlations.to_numpy().mean()):.2f} with its own random start."
+        if len(start_correlations)
+        else ""
+    )
     return [
         f"Other starts lead to {word}: the runs of one unit correlate {mean:.2f} on average over "
         f"{plural(units.height, 'unit')} (from {low:.2f} to {high:.2f}), "
@@ -141,20 +147,20 @@ def _convergence_sentences(climbs: Sequence[Climb], runs: pl.DataFrame) -> list[
 
 def _where(targets: Sequence[Target], samples: Samples | None, chosen: bool) -> list[str]:
     """Which units, at which places, and at which node the value was taken."""
-    found = []
+    sentences = []
     if chosen:
         how = "those of the highest values in the samples" if samples is not None else "evenly spread ones"
-        found.append(f"The units were chosen by the study: of each of its nodes {how}.")
+        sentences.append(f"The units were chosen by the study: of each of its nodes {how}.")
     centred = [str(target.unit) for target in targets if target.centred and target.unit.place]
     if centred:
-        found.append(f"No place was given for {listing(centred)}: the centre of the map was taken.")
+        sentences.append(f"No place was given for {listing(centred)}: the centre of the map was taken.")
     before = list(dict.fromkeys(t.unit.node for t in targets if t.node != t.unit.node))
     if before:
-        found.append(
+        sentences.append(
             f"For units of {listing(before)} what enters the activation function was climbed and compared, since a "
             "rectifier that is off passes no gradient."
         )
-    return found
+    return sentences
 
 
 def _number(value: Any) -> str:

@@ -88,15 +88,15 @@ class Maximize(ObservingStudy):
         named = self._named(network)
         return tallies(network, named, [] if named else list(candidates(network)), self.objective, self.way)
 
-    def conclude(self, network: Network, samples: Samples | None, counted: Mapping[str, Any]) -> Result:
+    def conclude(self, network: Network, samples: Samples | None, results: Mapping[str, Any]) -> Result:
         """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
         named = self._named(network)
         counts = {} if named else candidates(network)
-        seen = SampleStatistics.of(counted)
-        targets = find_targets(network, named or choose(network, counts, seen), self.objective)
-        recipe = self.recipe(mixing(seen.covariance, network.preprocessing.depth))
+        statistics = SampleStatistics.of(results)
+        targets = find_targets(network, named or choose(network, counts, statistics), self.objective)
+        recipe = self.recipe(mixing(statistics.covariance, network.preprocessing.depth))
         climbs = self.climb(network, targets, recipe)
-        strongest = [strongest_of(target, seen) for target in targets]
+        strongest = [strongest_of(target, statistics) for target in targets]
         runs = run_table(targets, climbs, strongest, recipe.steps)
         steps = step_table(targets, climbs, strongest)
         return self.result(
@@ -133,13 +133,13 @@ class Maximize(ObservingStudy):
         batches = _batches(network, targets, recipe)
         saved = place.checkpoint("maximize", self._spec(network, batches, recipe) if place.folder else {})
         done, state = saved.load()
-        found: dict[int, Climb] = {}
+        climbs: dict[int, Climb] = {}
         for number in range(done):
             for index in batches[number]:
-                found[index] = Climb(**{part: state[f"{index} {part}"] for part in Climb.__dataclass_fields__})
+                climbs[index] = Climb(**{part: state[f"{index} {part}"] for part in Climb.__dataclass_fields__})
 
         def gather() -> dict[str, torch.Tensor]:
-            return {f"{index} {part}": value for index, climb in found.items() for part, value in vars(climb).items()}
+            return {f"{index} {part}": value for index, climb in climbs.items() for part, value in vars(climb).items()}
 
         images = recipe.runs * recipe.steps
         climbed, total = sum(len(batches[n]) for n in range(done)) * images, len(targets) * images
@@ -149,10 +149,10 @@ class Maximize(ObservingStudy):
             def report(steps: int, before: int = climbed, size: int = len(batches[number])) -> None:
                 place.report("maximize", before + steps * size * recipe.runs, total)
 
-            found.update(zip(batches[number], ascend(stage, recipe, report), strict=True))
+            climbs.update(zip(batches[number], ascend(stage, recipe, report), strict=True))
             climbed += len(batches[number]) * images
             saved.save(number + 1, gather, final=number + 1 == len(batches))
-        return [found[index] for index in range(len(targets))]
+        return [climbs[index] for index in range(len(targets))]
 
     def _spec(self, network: Network, batches: list[list[int]], recipe: AscentSettings) -> dict[str, object]:
         """All that the climbs depend on."""

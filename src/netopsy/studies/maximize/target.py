@@ -85,17 +85,17 @@ def _target(network: Network, unit: Unit, objective: Objective, trunks: dict[str
     node = network.nodes[unit.node]
     if node.op == "placeholder":
         raise SettingsError(f"unit '{unit}' is a pixel of the input; choose one of another node.")
-    taken, axis = operand(network, node).name, node.channel_axis
-    trunk = trunks.setdefault(taken, Trunk(network, taken))
+    value_node, axis = operand(network, node).name, node.channel_axis
+    trunk = trunks.setdefault(value_node, Trunk(network, value_node))
     if objective == "channel" and places(node):
         if unit.place is not None:
             raise SettingsError(
                 f"unit '{unit}' names a place, and the objective 'channel' is the mean over all places: "
                 f"give '{unit.node}:{unit.channel}', or the objective 'unit'."
             )
-        return Target(unit, taken, axis, trunk.tree(), unit_field(network, unit), False)
+        return Target(unit, value_node, axis, trunk.tree(), unit_field(network, unit), False)
     placed = Unit(unit.node, unit.channel, middle(node) if unit.place is None else unit.place)
-    return Target(placed, taken, axis, trunk.tree(placed.place), unit_field(network, placed), unit.place is None)
+    return Target(placed, value_node, axis, trunk.tree(placed.place), unit_field(network, placed), unit.place is None)
 
 
 JITTER = 0.05  # share of the side

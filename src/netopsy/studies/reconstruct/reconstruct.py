@@ -22,7 +22,7 @@ from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.reconstruct.report import findings, sheet
-from netopsy.studies.reconstruct.survey import Archive, Shown, default_layer, most_active, survey
+from netopsy.studies.reconstruct.survey import Archive, Example, default_layer, most_active, survey
 from netopsy.studies.study import Study
 
 _SOURCE = "Palmieri et al., Figure 4"
@@ -71,30 +71,30 @@ class Reconstruct(Study):
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Trace units of `network` back to images of `samples`."""
-        drawn = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)
-        numbers = list(dict.fromkeys([*drawn, *spread_indices(len(samples), self.survey)]))
+        pictured = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)
+        numbers = list(dict.fromkeys([*pictured, *spread_indices(len(samples), self.survey)]))
         check_images(samples, numbers)
         rules = self._rules(network)
         path = Path(tempfile.mkdtemp(prefix="netopsy-")) / "maps.npz"
         with Archive(path) as archive:
-            found = survey(
+            result = survey(
                 network,
                 samples,
                 numbers,
                 self._units(network),
                 rules,
-                drawn=drawn,
+                drawn=pictured,
                 rectified=[rule for rule in rules if self.rectify and rule != "gradient"],
                 seed=self.seed,
                 archive=archive,
             )
-        tables = found.tables
+        tables = result.tables
         return self.result(
             tables=tables,
             figures=_figures(tables["columns"]),
-            images=self._images(network, samples, found.shown),
+            images=self._images(network, samples, result.examples),
             artifacts={"maps.npz": path},
-            findings=findings(tables, found.touched, found.untreated, found.refused),
+            findings=findings(tables, result.touched, result.untreated, result.refused),
         )
 
     def _rules(self, network: Network) -> tuple[str, ...]:
@@ -110,17 +110,17 @@ class Reconstruct(Study):
         node = network.node(self.layer or default_layer(network)).name
         return lambda image: most_active(network, node, image, self.features)
 
-    def _images(self, network: Network, samples: Samples, shown: list[Shown]) -> dict[str, Image]:
-        numbers = list(dict.fromkeys(one.image for one in shown))
+    def _images(self, network: Network, samples: Samples, examples: list[Example]) -> dict[str, Image]:
+        numbers = list(dict.fromkeys(one.image for one in examples))
         titles = []
-        for one in shown:
+        for one in examples:
             label = "" if samples.multilabel else f" (class {samples.classes[int(samples.labels[one.image])]})"
             titles.append(f"{one.unit} at {one.value:.3g} on image {one.image}{label}")
         pixels = sheet(
             read_images(network, samples, numbers),
-            [numbers.index(one.image) for one in shown],
-            [one.field for one in shown],
-            {_TITLES.get(rule, rule): torch.stack([one.maps[rule] for one in shown]) for rule in shown[0].maps},
+            [numbers.index(one.image) for one in examples],
+            [one.field for one in examples],
+            {_TITLES.get(rule, rule): torch.stack([one.maps[rule] for one in examples]) for rule in examples[0].maps},
             titles,
             network.preprocessing,
         )

@@ -79,17 +79,17 @@ def sheet(
     """
     size = _column_size(preprocessing.size)
     originals = pictures(images, preprocessing)
-    drawn = {rule: map_pictures(values, preprocessing, clip=_CLIP) for rule, values in maps.items()}
+    map_sheets = {rule: map_pictures(values, preprocessing, clip=_CLIP) for rule, values in maps.items()}
     head = beside([caption(text, size[1]) for text in ("image", *maps)], 4)
     rows = [head]
     for row, (image, field) in enumerate(zip(of, fields, strict=True)):
         rows.append(caption(titles[row], head.shape[1]))
-        whole = [originals[image], *(_over(originals[image], d[row], field) for d in drawn.values())]
+        squares = [originals[image], *(_over(originals[image], d[row], field) for d in map_sheets.values())]
         zoom = max(1, size[0] // preprocessing.size[0])
         box = tuple(zoom * n for n in field)
-        rows.append(beside([draw_frame(resize(p, size, smooth=zoom == 1), box) for p in whole], 4))  # type: ignore[arg-type]
+        rows.append(beside([draw_frame(resize(p, size, smooth=zoom == 1), box) for p in squares], 4))  # type: ignore[arg-type]
         if max((field[2] - field[0]) / preprocessing.size[0], (field[3] - field[1]) / preprocessing.size[1]) < _CLOSE:
-            parts = [originals[image], *(d[row] for d in drawn.values())]
+            parts = [originals[image], *(d[row] for d in map_sheets.values())]
             rows.append(beside([_close(part, field, size) for part in parts], 4))
     return below(rows, 4)
 
@@ -114,8 +114,8 @@ def _close(picture: Picture, field: Box, size: tuple[int, int]) -> Picture:
     top, left, bottom, right = field
     part = np.ascontiguousarray(picture[top:bottom, left:right])
     scale = min(size[0] / part.shape[0], size[1] / part.shape[1])
-    shown = resize(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))), smooth=False)
-    return np.pad(shown, ((0, 0), (0, size[1] - shown.shape[1]), (0, 0)), constant_values=PAPER)
+    enlarged = resize(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))), smooth=False)
+    return np.pad(enlarged, ((0, 0), (0, size[1] - enlarged.shape[1]), (0, 0)), constant_values=PAPER)
 
 
 _FAINT = 0.05  # correlations below are no more than chance gives
@@ -130,18 +130,18 @@ def findings(
     """
     units, columns, likeness = (tables[name] for name in ("units", "columns", "likeness"))
     nodes = units["unit"].str.split(":").list.first().unique(maintain_order=True).to_list()
-    found = _means(columns, units.height, listing(nodes)) + _masks_or_weights(likeness)
-    found += _empty(columns)
+    sentences = _means(columns, units.height, listing(nodes)) + _masks_or_weights(likeness)
+    sentences += _empty(columns)
     if touched:
-        found.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
+        sentences.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
     for rule, left in untreated.items():
         if left:
             kinds = f"{listing(sorted(set(left.values())))} ({plural(len(left), 'node')})"
-            found.append(f"The rule {rule} does not know {kinds}: there the flow met the derivative.")
+            sentences.append(f"The rule {rule} does not know {kinds}: there the flow met the derivative.")
     silent = units.filter(pl.col("value") <= 0)["unit"].unique(maintain_order=True).to_list()
     if silent:
-        found.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
-    return found + _refusal_sentences(refused)
+        sentences.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
+    return sentences + _refusal_sentences(refused)
 
 
 def _refusal_sentences(refused: list[str]) -> list[str]:
@@ -150,40 +150,40 @@ def _refusal_sentences(refused: list[str]) -> list[str]:
     for sentence in refused:
         words = re.fullmatch(r"Left out: the rule '(\w+)' acts (.*)", sentence)
         by_reason.setdefault(words[2] if words else sentence, []).append(words[1] if words else "")
-    found = []
+    sentences = []
     for reason, rules in by_reason.items():
         if rules == [""]:
-            found.append(reason)
+            sentences.append(reason)
         elif len(rules) == 1:
-            found.append(f"Left out: the rule {rules[0]} acts {reason}")
+            sentences.append(f"Left out: the rule {rules[0]} acts {reason}")
         else:
             reason = reason.replace("which it does not know", "which they do not know")
-            found.append(f"Left out: the rules {listing(rules)} act {reason}")
-    return found
+            sentences.append(f"Left out: the rules {listing(rules)} act {reason}")
+    return sentences
 
 
 def _means(columns: pl.DataFrame, maps: int, layer: str) -> list[str]:
     """Whether the maps lie on edges, and what brings them there. maps: how many of each rule there are."""
-    found = []
+    sentences = []
     units = columns["unit"].n_unique()
     means = columns.group_by("rule", maintain_order=True).agg(
         pl.col("edges", "other_edges").fill_nan(None).mean().fill_null(float("nan"))
     )
-    known = means.filter(pl.col("edges").is_not_nan())
-    if known.height:
-        compared = known["other_edges"].is_not_nan().all()
-        parts = [f"{rule} {edge:.2f}" + f" ({other:.2f})" * compared for rule, edge, other in known.iter_rows()]
+    finite = means.filter(pl.col("edges").is_not_nan())
+    if finite.height:
+        compared = finite["other_edges"].is_not_nan().all()
+        parts = [f"{rule} {edge:.2f}" + f" ({other:.2f})" * compared for rule, edge, other in finite.iter_rows()]
         over = (
             f"{plural(units, 'unit')} of {layer}"
             if maps == units
             else f"{maps} maps of {plural(units, 'unit')} of {layer}"
         )
         beside = " (in brackets with the edges of another image)" if compared else ""
-        found.append(
+        sentences.append(
             f"Do the maps lie on the image's edges? Local correlation, mean over {over}{beside}: "
             f"{listing(parts, most=9)}."
         )
-    return found + _effects(dict(zip(known["rule"], known["edges"], strict=True)))
+    return sentences + _effects(dict(zip(finite["rule"], finite["edges"], strict=True)))
 
 
 def _empty(columns: pl.DataFrame) -> list[str]:

@@ -92,7 +92,7 @@ _LIKENESS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Shown:
+class Example:
     """A unit for the figure. field: its pixels. maps: by rule, each whole map, zero outside the field."""
 
     unit: Unit
@@ -114,7 +114,7 @@ class Survey:
     units: list[dict[str, Any]] = field(default_factory=list)
     columns: list[dict[str, Any]] = field(default_factory=list)
     likeness: list[dict[str, Any]] = field(default_factory=list)
-    shown: list[Shown] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
     touched: int = 0
     untreated: dict[str, dict[str, str]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
@@ -147,8 +147,8 @@ def survey(
     units are kept for the figure. rectified: rules whose maps are shown and measured without their negative part.
     Raises SettingsError where no rule can act.
     """
-    found = Survey()
-    kept = list(rules)
+    result = Survey()
+    usable_rules = list(rules)
     place, done, total = current_workspace(), 0, len(rules) * -(-len(numbers) // _IMAGES)
     for first in range(0, len(numbers), _IMAGES):
         some = list(numbers[first : first + _IMAGES])
@@ -156,31 +156,34 @@ def survey(
         images = read_images(network, samples, [*some, numbers[(first + len(some)) % len(numbers)]])
         outlines = [edges(image) for image in images.cpu().numpy()]
         units = [units_on(image) for image in images[:-1]]
-        asked, of = [unit for own in units for unit in own], [i for i, own in enumerate(units) for _ in own]
+        unit_list, of = (
+            [unit for image_units in units for unit in image_units],
+            [i for i, image_units in enumerate(units) for _ in image_units],
+        )
         traces: dict[str, Trace] = {}
-        for rule in list(kept):
+        for rule in list(usable_rules):
             place.report("reconstruct", done, total)
             try:
-                traces[rule] = trace(network, images, asked, rule, of=of, seed=seed)  # type: ignore[arg-type]
+                traces[rule] = trace(network, images, unit_list, rule, of=of, seed=seed)  # type: ignore[arg-type]
             except SettingsError as error:
-                kept.remove(rule)
-                found.refused.append(f"Left out: {error}")
+                usable_rules.remove(rule)
+                result.refused.append(f"Left out: {error}")
             done += 1
         if not traces:
-            raise SettingsError(f"no rule can be applied: {' '.join(found.refused)}")
+            raise SettingsError(f"no rule can be applied: {' '.join(result.refused)}")
         if not first:
-            found.touched = len(traces[kept[0]].touched)
-            found.untreated = {rule: went.untreated for rule, went in traces.items()}
+            result.touched = len(traces[usable_rules[0]].touched)
+            result.untreated = {rule: one_trace.untreated for rule, one_trace in traces.items()}
         for i, k in enumerate(of):
-            for rule, went in traces.items():
-                archive.add(f"{rule}_{len(found.units)}", went.crops[i].cpu().numpy())
+            for rule, one_trace in traces.items():
+                archive.add(f"{rule}_{len(result.units)}", one_trace.crops[i].cpu().numpy())
             other = outlines[k + 1] if len(numbers) > 1 else None
-            _measure(found, samples, some[k], traces, i, outlines[k], other, rectified)
+            _measure(result, samples, some[k], traces, i, outlines[k], other, rectified)
             if some[k] in drawn:
-                found.shown.append(_show(traces, i, some[k], rectified))
+                result.examples.append(_show(traces, i, some[k], rectified))
     place.report("reconstruct", total, total)
-    _describe(archive, found)
-    return found
+    _describe(archive, result)
+    return result
 
 
 def _map(went: Trace, i: int, rectify: bool) -> Tensor:
@@ -189,7 +192,7 @@ def _map(went: Trace, i: int, rectify: bool) -> Tensor:
 
 
 def _measure(
-    found: Survey,
+    result: Survey,
     samples: Samples,
     number: int,
     traces: Mapping[str, Trace],
@@ -203,13 +206,13 @@ def _measure(
     unit, box = {"unit": str(first.units[i]), "image": number}, first.fields[i]
     label = None if samples.multilabel else samples.classes[int(samples.labels[number])]
     sides = dict(zip(("top", "left", "bottom", "right"), box, strict=True))
-    found.units.append(unit | {"label": label, "value": float(first.values[i])} | sides)
-    maps = {rule: _map(went, i, rule in rectified).cpu().numpy() for rule, went in traces.items()}
+    result.units.append(unit | {"label": label, "value": float(first.values[i])} | sides)
+    maps = {rule: _map(one_trace, i, rule in rectified).cpu().numpy() for rule, one_trace in traces.items()}
     lengths = {rule: strength(map_) for rule, map_ in maps.items()}
     for rule, length in lengths.items():
         lies = {"edges": on_edges(length, inside(outline, box))}
         lies["other_edges"] = float("nan") if other is None else on_edges(length, inside(other, box))
-        found.columns.append(unit | {"rule": rule} | lies | {"largest": float(np.abs(maps[rule]).max(initial=0))})
+        result.columns.append(unit | {"rule": rule} | lies | {"largest": float(np.abs(maps[rule]).max(initial=0))})
     names = list(maps)
     for a, one in enumerate(names):
         for two in names[a + 1 :]:
@@ -217,22 +220,24 @@ def _measure(
                 "correlation": correlation(lengths[one], lengths[two]),
                 "signed": correlation(maps[one], maps[two]),
             }
-            found.likeness.append(unit | {"one": one, "other": two} | alike)
+            result.likeness.append(unit | {"one": one, "other": two} | alike)
 
 
-def _show(traces: Mapping[str, Trace], i: int, number: int, rectified: Collection[str]) -> Shown:
+def _show(traces: Mapping[str, Trace], i: int, number: int, rectified: Collection[str]) -> Example:
     first = next(iter(traces.values()))
     top, left, bottom, right = first.fields[i]
     maps = {}
     for rule, went in traces.items():
         maps[rule] = went.values.new_zeros(went.shape)
         maps[rule][:, top:bottom, left:right] = _map(went, i, rule in rectified)
-    return Shown(first.units[i], number, float(first.values[i]), first.fields[i], maps)
+    return Example(first.units[i], number, float(first.values[i]), first.fields[i], maps)
 
 
-def _describe(archive: Archive, found: Survey) -> None:
+def _describe(archive: Archive, result: Survey) -> None:
     """What the maps `RULE_NUMBER` in the archive are of: a unit a row."""
-    archive.add("units", np.array([row["unit"] for row in found.units]))
-    archive.add("images", np.array([row["image"] for row in found.units]))
-    archive.add("fields", np.array([[row[side] for side in ("top", "left", "bottom", "right")] for row in found.units]))
-    archive.add("values", np.array([row["value"] for row in found.units], np.float32))
+    archive.add("units", np.array([row["unit"] for row in result.units]))
+    archive.add("images", np.array([row["image"] for row in result.units]))
+    archive.add(
+        "fields", np.array([[row[side] for side in ("top", "left", "bottom", "right")] for row in result.units])
+    )
+    archive.add("values", np.array([row["value"] for row in result.units], np.float32))

@@ -22,7 +22,7 @@ from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 
 @dataclass(frozen=True)
-class Counted:
+class NodeStimuli:
     """What the pass found at one node.
 
     values, images, places: (channel, top) as in `TopImagesResult`. stimuli: which entries excite the unit at all: above
@@ -52,17 +52,17 @@ def choose(network: Network, layers: tuple[str, ...]) -> tuple[dict[str, Node], 
     not one an image cannot be: the tally would not know whose a row is.
     """
     every = unit_nodes(network)
-    wanted: dict[str, Node] = {}
+    named: dict[str, Node] = {}
     for name in layers:
-        found = network.node(name)
+        record = network.node(name)
         behind = {n: node for n, node in every.items() if node.layer == name}
-        wanted |= {found.name: found} if found.name in every or not behind else behind
-    asked = wanted or {n: network.nodes[n] for layer in network.layers for n in layer.nodes} | activations(network)
-    chosen = {name: node for name, node in network.nodes.items() if name in (wanted or every)}
+        named |= {record.name: record} if record.name in every or not behind else behind
+    requested = named or {n: network.nodes[n] for layer in network.layers for n in layer.nodes} | activations(network)
+    chosen = {name: node for name, node in network.nodes.items() if name in (named or every)}
     usable = {name: node for name, node in chosen.items() if len(node.full_shape) > 1 and node.per_sample}
-    left = [name for name, node in network.nodes.items() if name in asked and not node.per_sample]
+    left = [name for name, node in network.nodes.items() if name in requested and not node.per_sample]
     if layers and not usable:
-        raise SettingsError(f"no unit of {', '.join(wanted)} belongs to one image; choose other layers.")
+        raise SettingsError(f"no unit of {', '.join(named)} belongs to one image; choose other layers.")
     return usable, left
 
 
@@ -78,21 +78,21 @@ def tallies(samples: Samples, nodes: Mapping[str, Node], top: int, most_classes:
     return chosen
 
 
-def strongest(network: Network, nodes: Mapping[str, Node], counted: Mapping[str, Any]) -> dict[str, Counted]:
+def strongest(network: Network, nodes: Mapping[str, Node], results: Mapping[str, Any]) -> dict[str, NodeStimuli]:
     """What the `tallies` counted, by node."""
     return {
-        name: _count(network, node, counted[f"strongest {name}"], counted.get(f"means {name}"))
+        name: _count(network, node, results[f"strongest {name}"], results.get(f"means {name}"))
         for name, node in nodes.items()
     }
 
 
-def _count(network: Network, node: Node, best: TopImagesResult, means: ClassMeansResult | None) -> Counted:
+def _count(network: Network, node: Node, best: TopImagesResult, means: ClassMeansResult | None) -> NodeStimuli:
     values, images = best.values.numpy(), best.images.numpy()
     stimuli = images >= 0
     if rectifies(node):
         stimuli &= values > 0
     nothing = np.full(len(values), np.nan)
-    return Counted(
+    return NodeStimuli(
         node=node.name,
         layer=node.layer,
         values=values,
@@ -131,7 +131,7 @@ UNITS: dict[str, Any] = {
 }
 
 
-def stimuli_table(counted: Counted, samples: Samples) -> pl.DataFrame:
+def stimuli_table(counted: NodeStimuli, samples: Samples) -> pl.DataFrame:
     """One row an entry, strongest first: `STIMULI`; a token's place is in `y`."""
     channel, rank = np.nonzero(counted.stimuli)
     image, place = counted.images[channel, rank], counted.places[channel, rank]
@@ -152,7 +152,7 @@ def stimuli_table(counted: Counted, samples: Samples) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=STIMULI)
 
 
-def units_table(counted: Counted, samples: Samples) -> pl.DataFrame:
+def units_table(counted: NodeStimuli, samples: Samples) -> pl.DataFrame:
     """One row a unit: `UNITS`; a unit that no image excites has a value and 0 stimuli, and no class."""
     share, entropy, commonest = make_up(counted.images, counted.stimuli, samples)
     n = counted.stimuli.sum(1)
@@ -179,22 +179,25 @@ def make_up(images: np.ndarray, stimuli: np.ndarray, samples: Samples) -> tuple[
     there is no stimulus; where images may have several classes there is no entropy.
     """
     n = stimuli.sum(1)
-    known = n > 0
+    excited = n > 0
     share, entropy = np.full(len(n), np.nan), np.full(len(n), np.nan)
     commonest = np.full(len(n), -1)
-    rows = np.arange(len(n))[known]
+    rows = np.arange(len(n))[excited]
     if samples.multilabel:
         for row in rows:
-            held = samples.labels[images[row][stimuli[row]]].sum(0)
-            share[row], commonest[row] = held.max() / n[row], held.argmax() if held.any() else -1
+            class_counts = samples.labels[images[row][stimuli[row]]].sum(0)
+            share[row], commonest[row] = (
+                class_counts.max() / n[row],
+                class_counts.argmax() if class_counts.any() else -1,
+            )
         return share, entropy, commonest
     labels = np.where(stimuli, samples.labels[images.clip(0)], -1)
     # for every entry, how many of its unit's entries share its class
     alike = ((labels[:, :, None] == labels[:, None, :]) & stimuli[:, None, :]).sum(2) * stimuli
-    share[known] = alike.max(1)[known] / n[known]
-    commonest[known] = labels[rows, alike.argmax(1)[known]]
+    share[excited] = alike.max(1)[excited] / n[excited]
+    commonest[excited] = labels[rows, alike.argmax(1)[excited]]
     parts = np.where(stimuli, np.log2(np.divide(n[:, None], alike, where=stimuli, out=np.ones(alike.shape))), 0.0)
-    entropy[known] = parts.sum(1)[known] / n[known]
+    entropy[excited] = parts.sum(1)[excited] / n[excited]
     return share, entropy, commonest
 
 
@@ -208,7 +211,7 @@ def chance(samples: Samples, top: int, seed: int) -> float:
 
 def _labels(samples: Samples, images: np.ndarray) -> tuple[Any, list[str]]:
     """The label of each image (none where it may have several) and the name of its class or classes."""
-    held = samples.labels[images]
+    labels = samples.labels[images]
     if samples.multilabel:
-        return [None] * len(images), [", ".join(samples.classes[c] for c in np.flatnonzero(row)) for row in held]
-    return held.astype(np.int64), [samples.classes[c] for c in held.tolist()]
+        return [None] * len(images), [", ".join(samples.classes[c] for c in np.flatnonzero(row)) for row in labels]
+    return labels.astype(np.int64), [samples.classes[c] for c in labels.tolist()]

@@ -27,7 +27,7 @@ from netopsy.pictures.patches import RULES, PatchWindow, patches, reconstruction
 from netopsy.result import Sheet
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
-from netopsy.studies.stimuli.counting import Counted
+from netopsy.studies.stimuli.counting import NodeStimuli
 
 _BUDGET = 2**28  # bytes of patches held at a time
 _SHEET = 2**22  # pixels of one sheet: what a browser decodes at once
@@ -37,7 +37,7 @@ Tiles = UInt8[np.ndarray, "unit tile height width 3"]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class NodePictures:
     """The pictures of a node's drawn units.
 
     channels: which units. sheets: of their tiles, for each unit `top` patches, then as many reconstructions if there
@@ -45,10 +45,10 @@ class Drawn:
     where there are none.
     """
 
-    counted: Counted
+    strongest: NodeStimuli
     channels: Int64[np.ndarray, " unit"]
     sheets: tuple[Sheet, ...]
-    shown: Tiles
+    examples: Tiles
     rule: str
 
 
@@ -56,30 +56,30 @@ class Drawn:
 class _Part:
     """Some of a node's units, whole sheets of them, and how their patches are cut."""
 
-    counted: Counted
+    strongest: NodeStimuli
     channels: Int64[np.ndarray, " unit"]
     window: PatchWindow
 
     @property
     def node(self) -> str:
-        return self.counted.node
+        return self.strongest.node
 
     @property
     def entries(self) -> tuple[list[int], list[int]]:
         """Images and flat places of all entries of the units; -1 where an entry is no stimulus."""
-        keep = self.counted.stimuli[self.channels]
+        keep = self.strongest.stimuli[self.channels]
         images, places = (
-            np.where(keep, v[self.channels], -1).ravel() for v in (self.counted.images, self.counted.places)
+            np.where(keep, v[self.channels], -1).ravel() for v in (self.strongest.images, self.strongest.places)
         )
         return images.tolist(), places.tolist()
 
     @property
     def stimuli(self) -> int:
-        return int(self.counted.stimuli[self.channels].sum())
+        return int(self.strongest.stimuli[self.channels].sum())
 
     @property
     def nbytes(self) -> int:
-        return len(self.channels) * _unit_pixels(self.counted, self.window) * 3
+        return len(self.channels) * _unit_pixels(self.strongest, self.window) * 3
 
 
 class _Study:
@@ -109,34 +109,36 @@ class _Study:
         self.done += more
         self.place.report("reconstruct", self.done, self.total)
 
-    def draw(self, part: _Part, cut: UInt8[np.ndarray, "n height width 3"]) -> Drawn:
+    def draw(self, part: _Part, cut: UInt8[np.ndarray, "n height width 3"]) -> NodePictures:
         """The part's pictures. cut: the patches of its entries."""
         tiles = cut.reshape(len(part.channels), -1, *part.window.tile, 3)
         rule = self._rule(part) if self.reconstruct else ""
         if rule:
             tiles = np.concatenate([tiles, self._back(part, rule)], 1)
-        shown = tiles[: SHOWN if part.node in self.pictured else 0].copy()
-        return Drawn(part.counted, part.channels, _sheets(tiles, part.counted.images.shape[1]), shown, rule)
+        examples = tiles[: SHOWN if part.node in self.pictured else 0].copy()
+        return NodePictures(
+            part.strongest, part.channels, _sheets(tiles, part.strongest.images.shape[1]), examples, rule
+        )
 
     def _rule(self, part: _Part) -> str:
         if part.node not in self._rules:
-            self._rules[part.node] = usable_rule(self.network, part.node, place_at(0, part.counted.grid))
+            self._rules[part.node] = usable_rule(self.network, part.node, place_at(0, part.strongest.grid))
         return self._rules[part.node]
 
     def _back(self, part: _Part, rule: str) -> Tiles:
         """What comes back from each unit to each of its images, gray where an entry is no stimulus."""
         images, places = (np.array(v) for v in part.entries)
-        top = part.counted.images.shape[1]
+        top = part.strongest.images.shape[1]
         tiles = np.full((len(images), *part.window.tile, 3), NEUTRAL, np.uint8)
         filled = np.flatnonzero(images >= 0)
-        grid, channels = part.counted.grid, part.channels
+        grid, channels = part.strongest.grid, part.channels
         units = [Unit(part.node, int(channels[i // top]), place_at(int(places[i]), grid)) for i in filled]
         chosen = images[filled].tolist()
         tiles[filled] = reconstructions(self.network, self.samples, units, chosen, part.window, rule, self.progress)
         return tiles.reshape(len(channels), top, *part.window.tile, 3)
 
 
-def chosen_channels(counted: Counted, most: int) -> Int64[np.ndarray, " unit"]:
+def chosen_channels(counted: NodeStimuli, most: int) -> Int64[np.ndarray, " unit"]:
     """At most `most` channels that something excites, evenly spaced; all of them for 0."""
     alive = counted.alive
     return alive[spread_indices(len(alive), most or len(alive))]
@@ -145,13 +147,13 @@ def chosen_channels(counted: Counted, most: int) -> Int64[np.ndarray, " unit"]:
 def draw(
     network: Network,
     samples: Samples,
-    counted: Mapping[str, Counted],
+    counted: Mapping[str, NodeStimuli],
     *,
     most: int,
     tile: int,
     reconstruct: bool,
     pictured: Collection[str],
-) -> Iterator[Drawn]:
+) -> Iterator[NodePictures]:
     """The pictures of each node in turn; nodes without a live unit have none.
 
     most: units of a node, 0 for all. tile: pixels on the longer side of a patch at most. pictured: nodes of which some
@@ -160,19 +162,19 @@ def draw(
     parts = [part for node, c in counted.items() for part in _parts(c, chosen_channels(c, most), network, tile)]
     study = _Study(network, samples, tile, reconstruct, pictured)
     study.total = sum(part.stimuli for part in parts) if reconstruct else 0
-    for node, pieces in groupby(_pieces(study, parts), key=lambda piece: piece.counted.node):
+    for node, pieces in groupby(_pieces(study, parts), key=lambda piece: piece.strongest.node):
         first, *more = pieces
         every = [first, *more]
-        yield Drawn(
+        yield NodePictures(
             counted[node],
             np.concatenate([piece.channels for piece in every]),
             tuple(sheet for piece in every for sheet in piece.sheets),
-            np.concatenate([piece.shown for piece in every])[:SHOWN],
+            np.concatenate([piece.examples for piece in every])[:SHOWN],
             first.rule,
         )
 
 
-def _parts(counted: Counted, channels: Int64[np.ndarray, " unit"], network: Network, tile: int) -> Iterator[_Part]:
+def _parts(counted: NodeStimuli, channels: Int64[np.ndarray, " unit"], network: Network, tile: int) -> Iterator[_Part]:
     """The units in parts that fill whole sheets and stay within the budget."""
     if not len(channels):
         return
@@ -184,37 +186,37 @@ def _parts(counted: Counted, channels: Int64[np.ndarray, " unit"], network: Netw
         yield _Part(counted, channels[first : first + size], cut)
 
 
-def _pieces(study: _Study, parts: list[_Part]) -> Iterator[Drawn]:
+def _pieces(study: _Study, parts: list[_Part]) -> Iterator[NodePictures]:
     """The pictures of each part: those that were kept, and those that are drawn now."""
     for group in _groups(parts):
-        kept = [study.checkpoint(part) for part in group]
-        states = [saved.load() for saved in kept]
-        wanted = {part.node: part.entries for part, (done, _) in zip(group, states, strict=True) if not done}
-        cut = patches(study.network, study.samples, wanted, tile=study.tile)
-        for part, saved, (done, state) in zip(group, kept, states, strict=True):
+        checkpoints = [study.checkpoint(part) for part in group]
+        states = [saved.load() for saved in checkpoints]
+        requests = {part.node: part.entries for part, (done, _) in zip(group, states, strict=True) if not done}
+        cut = patches(study.network, study.samples, requests, tile=study.tile)
+        for part, saved, (done, state) in zip(group, checkpoints, states, strict=True):
             if done:
                 study.progress(part.stimuli if study.reconstruct else 0)
                 yield _restore(part, state)
                 continue
-            drawn = study.draw(part, cut.pop(part.node))
-            saved.save(1, lambda drawn=drawn: _state(drawn), final=True)  # type: ignore[misc]
-            yield drawn
+            pictures = study.draw(part, cut.pop(part.node))
+            saved.save(1, lambda pictures=pictures: _state(pictures), final=True)  # type: ignore[misc]
+            yield pictures
 
 
 def _groups(parts: list[_Part]) -> list[list[_Part]]:
     """Parts, of other nodes each, whose patches are cut in one pass over the images."""
     groups: list[list[_Part]] = []
-    held = math.inf
+    nbytes = math.inf
     for part in parts:
-        if held + part.nbytes > _BUDGET or part.node == groups[-1][-1].node:
+        if nbytes + part.nbytes > _BUDGET or part.node == groups[-1][-1].node:
             groups.append([])
-            held = 0
+            nbytes = 0
         groups[-1].append(part)
-        held += part.nbytes
+        nbytes += part.nbytes
     return groups
 
 
-def _unit_pixels(counted: Counted, cut: PatchWindow) -> int:
+def _unit_pixels(counted: NodeStimuli, cut: PatchWindow) -> int:
     """Pixels of a unit's patches."""
     return counted.images.shape[1] * math.prod(cut.tile)
 
@@ -231,23 +233,25 @@ def _sheets(tiles: Tiles, top: int) -> tuple[Sheet, ...]:
     return tuple(Sheet.of(tiles[first : first + step].reshape(-1, height, width, 3)) for first in range(0, units, step))
 
 
-def _state(drawn: Drawn) -> dict[str, Tensor]:
+def _state(pictures: NodePictures) -> dict[str, Tensor]:
     """The pictures as tensors, for a checkpoint."""
     state = {
-        "shown": torch.from_numpy(drawn.shown),
-        "rule": torch.tensor(RULES.index(drawn.rule) if drawn.rule else -1),
+        "shown": torch.from_numpy(pictures.examples),
+        "rule": torch.tensor(RULES.index(pictures.rule) if pictures.rule else -1),
     }
-    for k, sheet in enumerate(drawn.sheets):
+    for k, sheet in enumerate(pictures.sheets):
         state[f"data {k}"] = torch.frombuffer(bytearray(sheet.data), dtype=torch.uint8)
         state[f"shape {k}"] = torch.tensor([*sheet.tile, sheet.columns, sheet.count])
     return state
 
 
-def _restore(part: _Part, state: dict[str, Any]) -> Drawn:
+def _restore(part: _Part, state: dict[str, Any]) -> NodePictures:
     """The pictures of a `_state`."""
     sheets = []
     for k in range(sum(name.startswith("data ") for name in state)):
         height, width, columns, count = state[f"shape {k}"].tolist()
         sheets.append(Sheet(state[f"data {k}"].numpy().tobytes(), (height, width), columns, count))
     rule = int(state["rule"])
-    return Drawn(part.counted, part.channels, tuple(sheets), state["shown"].numpy(), RULES[rule] if rule >= 0 else "")
+    return NodePictures(
+        part.strongest, part.channels, tuple(sheets), state["shown"].numpy(), RULES[rule] if rule >= 0 else ""
+    )

@@ -12,7 +12,7 @@ from netopsy import charts
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.result import Figure, Image
 from netopsy.samples.samples import Samples
-from netopsy.studies.stimuli.drawing import Drawn
+from netopsy.studies.stimuli.drawing import NodePictures
 from netopsy.wording import listing, plural
 
 _BINS = 10
@@ -24,7 +24,7 @@ def figures(units: pl.DataFrame, random: float, top: int) -> dict[str, Figure]:
     if live.is_empty():
         return {}
     means = live.group_by("node", maintain_order=True).agg(pl.col("share", "selectivity").mean())
-    found = {
+    charts_by_name = {
         "share": charts.bars(
             means,
             "node",
@@ -54,10 +54,10 @@ def figures(units: pl.DataFrame, random: float, top: int) -> dict[str, Figure]:
             labels=False,
         ),
     }
-    known = means.drop_nulls("selectivity")
-    if known.height:
-        found["selectivity"] = charts.bars(
-            known,
+    selective = means.drop_nulls("selectivity")
+    if selective.height:
+        charts_by_name["selectivity"] = charts.bars(
+            selective,
             "node",
             "selectivity",
             title="Class-selectivity index",
@@ -67,17 +67,17 @@ def figures(units: pl.DataFrame, random: float, top: int) -> dict[str, Figure]:
             category_title="layer",
             value_title="class-selectivity index",
         )
-    return found
+    return charts_by_name
 
 
 def _bin_units(units: pl.DataFrame) -> pl.DataFrame:
     """Units counted by share: node, left, share (of the node's units)."""
     bin_ = (pl.col("share") * _BINS).floor().clip(0, _BINS - 1).cast(pl.Int64).alias("bin")
-    counted = units.group_by("node", bin_, maintain_order=True).agg(pl.len().alias("units"))
+    counts = units.group_by("node", bin_, maintain_order=True).agg(pl.len().alias("units"))
     every = units.select(pl.col("node").unique(maintain_order=True)).join(
         pl.DataFrame({"bin": range(_BINS)}), how="cross", maintain_order="left_right"
     )
-    full = every.join(counted, on=["node", "bin"], how="left", maintain_order="left")
+    full = every.join(counts, on=["node", "bin"], how="left", maintain_order="left")
     part = pl.col("units").fill_null(0)
     return full.select("node", (pl.col("bin") / _BINS).alias("left"), (part / part.sum().over("node")).alias("share"))
 
@@ -87,15 +87,15 @@ _SIDE = 48  # screen pixels of a patch, about
 _GAP = 14  # between units
 
 
-def figure(drawn: list[Drawn], top: int) -> Image:
+def figure(pictures: list[NodePictures], top: int) -> Image:
     """Each unit's patches, and beside them what comes back from it. top: patches a unit."""
     parts = []
-    for one in drawn:
-        blocks = [_block(tiles, top) for tiles in one.shown]
-        words = f"{one.counted.node}: units {', '.join(map(str, one.channels[: len(blocks)]))}"
+    for one in pictures:
+        blocks = [_block(tiles, top) for tiles in one.examples]
+        words = f"{one.strongest.node}: units {', '.join(map(str, one.channels[: len(blocks)]))}"
         parts += [caption(words), grid(np.stack(blocks), min(3, len(blocks)), _GAP)[_GAP:-_GAP, _GAP:-_GAP]]
-    names = ", ".join(one.counted.node for one in drawn)
-    back = any(one.rule for one in drawn)
+    names = ", ".join(one.strongest.node for one in pictures)
+    back = any(one.rule for one in pictures)
     sides = "left the patches of the images that excite it most, right what is projected back from it to each"
     return Image(
         below(parts, gap=6),
@@ -126,28 +126,28 @@ def findings(
     """
     live = units.filter(pl.col("stimuli") > 0)
     sparse = samples.labels.ndim == 1 and len(samples) < 2 * len(samples.classes)
-    found = []
+    sentences = []
     if live.height and not sparse:
-        found += [*_depth(live, random, top), _single(live, random, top), *_index(live)]
-    found.append(_dead(units, len(samples)))
+        sentences += [*_depth(live, random, top), _single(live, random, top), *_index(live)]
+    sentences.append(_dead(units, len(samples)))
     if len(samples) < 10 * top:
-        found.append(
+        sentences.append(
             f"With {plural(len(samples), 'image')} in all, the {top} strongest of a unit are many of them: give more."
         )
     if sparse:
-        found.append(
+        sentences.append(
             f"With {len(samples):,} images of {len(samples.classes):,} classes most have one or none, so the class "
             "make-up says little."
         )
     for rule, why in (("guided", "no rectifier that `masked` knows"), ("gradient", "no activation"), ("", "no rule")):
         nodes = [node for node, used in rules.items() if used == rule]
         if nodes and rule:
-            found.append(f"Reconstructed by the rule `{rule}`, since {why} lies before them: {listing(nodes)}.")
+            sentences.append(f"Reconstructed by the rule `{rule}`, since {why} lies before them: {listing(nodes)}.")
         elif nodes:
-            found.append(f"No rule brings the units of {listing(nodes)} back to the image.")
+            sentences.append(f"No rule brings the units of {listing(nodes)} back to the image.")
     if left:
-        found.append(f"Left out, since their rows are not one an image: {listing(left)}.")
-    return found
+        sentences.append(f"Left out, since their rows are not one an image: {listing(left)}.")
+    return sentences
 
 
 def _depth(live: pl.DataFrame, random: float, top: int) -> list[str]:
@@ -177,10 +177,10 @@ def _single(live: pl.DataFrame, random: float, top: int) -> str:
 
 
 def _index(live: pl.DataFrame) -> list[str]:
-    known = live.drop_nulls("selectivity").group_by("node", maintain_order=True).agg(pl.col("selectivity").mean())
-    if known.height < 2:
+    means = live.drop_nulls("selectivity").group_by("node", maintain_order=True).agg(pl.col("selectivity").mean())
+    if means.height < 2:
         return []
-    low, high = known.sort("selectivity", maintain_order=True)[[0, -1]].iter_rows(named=True)
+    low, high = means.sort("selectivity", maintain_order=True)[[0, -1]].iter_rows(named=True)
     return [
         f"The class-selectivity index is lowest in {low['node']} ({low['selectivity']:.2f} on average) and highest in "
         f"{high['node']} ({high['selectivity']:.2f})."

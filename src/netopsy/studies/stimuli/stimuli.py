@@ -25,7 +25,7 @@ from netopsy.studies.stimuli.counting import (
     tallies,
     units_table,
 )
-from netopsy.studies.stimuli.drawing import Drawn, draw
+from netopsy.studies.stimuli.drawing import NodePictures, draw
 from netopsy.studies.stimuli.report import figure, figures, findings
 
 _PICTURED = 4  # layers in the figure of the paper's kind
@@ -74,36 +74,36 @@ class Stimuli(ObservingStudy):
         """The strongest images of every unit, and its means by class."""
         return tallies(samples, choose(network, self.layers)[0], self.top, self.most_classes)
 
-    def conclude(self, network: Network, samples: Samples, counted: Mapping[str, Any]) -> Result:
+    def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
         """The images of `samples` that excite each unit of `network` most, and pictures of some units."""
         nodes, left = choose(network, self.layers)
         if not nodes:
             tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}
             return self.result(tables=tables, findings=[f"{network.name} {_NO_UNITS}"])
-        found = strongest(network, nodes, counted)
-        stimuli = pl.concat([stimuli_table(c, samples) for c in found.values()])
-        units = pl.concat([units_table(c, samples) for c in found.values()])
+        best_of = strongest(network, nodes, results)
+        stimuli = pl.concat([stimuli_table(c, samples) for c in best_of.values()])
+        units = pl.concat([units_table(c, samples) for c in best_of.values()])
         random = chance(samples, self.top, self.seed)
-        live = [node for node, c in found.items() if len(c.alive)]
+        live = [node for node, c in best_of.items() if len(c.alive)]
         pictured = [live[i] for i in spread_indices(len(live), _PICTURED)]
-        drawn = list(
+        pictures = list(
             draw(
                 network,
                 samples,
-                found,
+                best_of,
                 most=self._most(network, len(live)),
                 tile=self.tile,
                 reconstruct=self.reconstruct,
                 pictured=pictured,
             )
         )
-        shown = [one for one in drawn if one.counted.node in pictured]
-        rules = {one.counted.node: one.rule for one in drawn}
+        examples = [one for one in pictures if one.strongest.node in pictured]
+        rules = {one.strongest.node: one.rule for one in pictures}
         return self.result(
             tables={"stimuli": stimuli, "units": units},
             figures=figures(units, random, self.top),
-            images={"stimuli": figure(shown, self.top)} if shown else {},
-            atlases={"atlas": self._atlas(units, stimuli, drawn)} if drawn else {},
+            images={"stimuli": figure(examples, self.top)} if examples else {},
+            atlases={"atlas": self._atlas(units, stimuli, pictures)} if pictures else {},
             findings=findings(units, random, samples, self.top, left, rules if self.reconstruct else {}),
         )
 
@@ -114,9 +114,9 @@ class Stimuli(ObservingStudy):
         one = _BACK * sum(layer.macs for layer in network.layers)
         return max(2, min(_DRAWN, int(_WORK / max(1, one * max(1, nodes) * self.top))))
 
-    def _atlas(self, units: pl.DataFrame, stimuli: pl.DataFrame, drawn: list[Drawn]) -> Atlas:
+    def _atlas(self, units: pl.DataFrame, stimuli: pl.DataFrame, pictures: list[NodePictures]) -> Atlas:
         """The drawn units' rows of both tables, with their pictures."""
-        rules = {one.counted.node: one.rule for one in drawn}
+        rules = {one.strongest.node: one.rule for one in pictures}
         back = any(rules.values())
         reading = (
             "One card a unit: the patches of the images that excite it most, strongest first, row by row"
@@ -124,15 +124,18 @@ class Stimuli(ObservingStudy):
             "of the image that the unit sees; gray lies beyond the image's edge."
         )
         keys = pl.concat(
-            [pl.DataFrame({"node": [one.counted.node] * len(one.channels), "channel": one.channels}) for one in drawn]
+            [
+                pl.DataFrame({"node": [one.strongest.node] * len(one.channels), "channel": one.channels})
+                for one in pictures
+            ]
         )
-        kept, entries = (
+        rows, entries = (
             frame.join(keys, on=["node", "channel"], how="semi", maintain_order="left") for frame in (units, stimuli)
         )
         return Atlas(
-            units=kept.rename({"value": "activation"}).drop("stimuli"),
+            units=rows.rename({"value": "activation"}).drop("stimuli"),
             stimuli=entries,
-            sheets={one.counted.node: one.sheets for one in drawn},
+            sheets={one.strongest.node: one.sheets for one in pictures},
             top=self.top,
             rules=rules,
             title="Atlas of units",

@@ -62,20 +62,20 @@ def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Quantizer]
         return recipes, [f"Product quantization was left out: it needs {least} training vectors."]
     if not products or importlib.util.find_spec("faiss") is not None:
         return recipes, []
-    kept = [recipe for recipe in recipes if recipe not in products]
-    return kept, ["Product quantization was left out: it needs faiss (pip install 'netopsy[embeddings]')."]
+    others = [recipe for recipe in recipes if recipe not in products]
+    return others, ["Product quantization was left out: it needs faiss (pip install 'netopsy[embeddings]')."]
 
 
 def codes_to_compare(bench: Bench) -> tuple[list[tuple[int, Quantizer]], list[str]]:
     """(budget, recipe) of the codes to compare, and what was left out."""
     chosen: list[tuple[int, Quantizer]] = []
-    said: list[str] = []
+    sentences: list[str] = []
     for budget in budgets(bench.dimensions):
-        recipes, said = recipes_for(bench.dimensions, len(bench.features.x_train), budget)
+        recipes, sentences = recipes_for(bench.dimensions, len(bench.features.x_train), budget)
         for recipe in recipes:
             if not isinstance(recipe, Directions | Whitened) or recipe.h in LEVELS:
                 chosen.append((budget, recipe))
-    return chosen, said
+    return chosen, sentences
 
 
 def alternative_chains(stresses: Stresses, chosen: Sequence[tuple[int, Quantizer]], seed: int) -> list[Chain]:
@@ -106,12 +106,12 @@ def retrieval(
     most = min(NEIGHBOURS, len(train))
     if bench.node not in exact:
         exact[bench.node] = nearest(bench.test[rows], bench.train, most)
-    found = nearest(test[rows], train, most)
+    neighbours = nearest(test[rows], train, most)
     measured = {
-        "recall_1": recall(found, exact[bench.node], 1),
-        "same_class": same_class(found, bench.y_test[rows], bench.y_train),
+        "recall_1": recall(neighbours, exact[bench.node], 1),
+        "same_class": same_class(neighbours, bench.y_test[rows], bench.y_train),
     }
-    return measured | ({"recall_10": recall(found, exact[bench.node], NEIGHBOURS)} if most == NEIGHBOURS else {})
+    return measured | ({"recall_10": recall(neighbours, exact[bench.node], NEIGHBOURS)} if most == NEIGHBOURS else {})
 
 
 def alternative_lines(

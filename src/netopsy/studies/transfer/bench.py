@@ -170,13 +170,13 @@ def measure_scores(scores: Float32[Tensor, "n classes"], labels: Tensor, measure
     each they are computed where they are asked for.
     """
     several = labels.ndim == 2
-    wanted = {measure} if only else {measure, *(("map", "map11") if several or measure != "accuracy" else ())}
-    found = {"accuracy": NONE, "map": NONE, "map11": NONE}
-    if not several and ("accuracy" in wanted or not only):
-        found["accuracy"] = accuracy(scores, labels)
-    if wanted & {"map", "map11"}:
+    measures = {measure} if only else {measure, *(("map", "map11") if several or measure != "accuracy" else ())}
+    values = {"accuracy": NONE, "map": NONE, "map11": NONE}
+    if not several and ("accuracy" in measures or not only):
+        values["accuracy"] = accuracy(scores, labels)
+    if measures & {"map", "map11"}:
         ways: tuple[tuple[str, Literal["area", "voc2007"]], ...] = (("map", "area"), ("map11", "voc2007"))
         for name, how in ways:
-            if name in wanted:
-                found[name] = mean_average_precision(scores, labels, how).mean
-    return Scores(found[measure], **found)
+            if name in measures:
+                values[name] = mean_average_precision(scores, labels, how).mean
+    return Scores(values[measure], **values)

@@ -49,12 +49,12 @@ CANDIDATES: dict[str, Any] = {
 class Search:
     """The search for the best code of one node's features within `bits`.
 
-    held: the bench of four fifths of the training vectors, tested on the rest. recipes: the candidates. name: of the
+    held_out: the bench of four fifths of the training vectors, tested on the rest. recipes: the candidates. name: of the
         file.
     """
 
     bench: Bench
-    held: Bench
+    held_out: Bench
     bits: int
     recipes: Sequence[Quantizer]
     seed: int
@@ -66,11 +66,11 @@ class Search:
 
         def run(recipe: Quantizer) -> Iterator[ScoreRow]:
             if not training:
-                training.append(TrainingSet(self.held.train))
-            yield self.held.fit(*self.held.coded(recipe.fit(training[0], seed=self.seed)))[1]
+                training.append(TrainingSet(self.held_out.train))
+            yield self.held_out.fit(*self.held_out.coded(recipe.fit(training[0], seed=self.seed)))[1]
 
         return [
-            Chain(self.held, "budget", self.bits, 1, lambda recipe=recipe: run(recipe), (repr(recipe), self.seed))  # type: ignore[misc]
+            Chain(self.held_out, "budget", self.bits, 1, lambda recipe=recipe: run(recipe), (repr(recipe), self.seed))  # type: ignore[misc]
             for recipe in self.recipes
         ]
 
@@ -96,22 +96,22 @@ class Search:
             line = code_line(bench, recipe, row, unstressed) | {"chosen": recipe is best}
             line |= {key: None for key in ("relative", "recall_1", "recall_10", "same_class")}
             if recipe is best:
-                own = code_line(bench, recipe, tested, unstressed)
-                line |= {key: own[key] for key in ("relative", "recall_1", "recall_10", "same_class")}
+                test_line = code_line(bench, recipe, tested, unstressed)
+                line |= {key: test_line[key] for key in ("relative", "recall_1", "recall_10", "same_class")}
                 line["test_score"] = tested.score
             lines.append({key: line.get(key) for key in CANDIDATES})
-        return lines, {path.name: path}, self._told(best, tested, unstressed, transform.bytes, path)
+        return lines, {path.name: path}, self._sentences(best, tested, unstressed, transform.bytes, path)
 
-    def _told(self, best: Quantizer, tested: ScoreRow, unstressed: float, size: int, path: Path) -> list[str]:
-        kept = f" ({tested.score / unstressed:.1%} of the unstressed score)" if unstressed > 0 else ""
-        found = (
+    def _sentences(self, best: Quantizer, tested: ScoreRow, unstressed: float, size: int, path: Path) -> list[str]:
+        share_text = f" ({tested.score / unstressed:.1%} of the unstressed score)" if unstressed > 0 else ""
+        recall_text = (
             "" if np.isnan(tested.recall_10) else f", and finds {tested.recall_10:.1%} of the ten nearest neighbours"
         )
         where = whereabouts("transfer", path)
         return [
             f"Within {self.bits:,} bits the best of {len(self.recipes)} codes for {self.bench.node} is {best.label} "
             f"({plural(size, 'byte')} a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test "
-            f"vectors{kept}{found}.",
+            f"vectors{share_text}{recall_text}.",
             f"It is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy alone, "
             ".decode(codes) gives vectors back.",
         ]
@@ -126,32 +126,32 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
         rows = np.flatnonzero(counts[features.y_train] > 1)
     if len(np.unique(features.y_train[rows], axis=0)) < 2:
         return None, [f"No code was sought for {bench.node}: its training set is too small to hold a part of it out."]
-    fitted, held = (
+    fitted, left_out = (
         rows[part] for part in split_rows(features.y_train[rows], HELD_OUT, seed, features.name, features.classes)
     )
-    y_fitted, y_held, classes = occurring(features.y_train[fitted], features.y_train[held], features.classes)
+    y_fitted, y_held, classes = occurring(features.y_train[fitted], features.y_train[left_out], features.classes)
     part = Features(
         f"{features.name}, training part",
         np.asarray(features.x_train[fitted]),
         y_fitted,
-        np.asarray(features.x_train[held]),
+        np.asarray(features.x_train[left_out]),
         y_held,
         classes,
     )
-    recipes, said = recipes_for(bench.dimensions, len(fitted), bits)
-    return Search(bench, replace(bench, features=part), bits, recipes, seed, name), said
+    recipes, notes = recipes_for(bench.dimensions, len(fitted), bits)
+    return Search(bench, replace(bench, features=part), bits, recipes, seed, name), notes
 
 
 @dataclass
 class BenchPlan:
     """The runs of one bench.
 
-    wanted: the stresses, `none` first. alternatives: (budget, recipe) of the codes compared. search: for the best code.
+    names: of the stresses, `none` first. alternatives: (budget, recipe) of the codes compared. search: for the best code.
     """
 
     bench: Bench
     stresses: Stresses
-    wanted: Sequence[str]
+    names: Sequence[str]
     alternatives: Sequence[tuple[int, Quantizer]]
     search: Search | None
     seed: int
@@ -159,8 +159,8 @@ class BenchPlan:
     @property
     def cells(self) -> int:
         """Fits to make, or to take from the workspace."""
-        own = sum(chain.cells for stress in self.wanted for chain in self.stresses.chains(stress))
-        return own + len(self.alternatives) + (len(self.search.recipes) if self.search else 0)
+        stress_cells = sum(chain.cells for stress in self.names for chain in self.stresses.chains(stress))
+        return stress_cells + len(self.alternatives) + (len(self.search.recipes) if self.search else 0)
 
     def run(self, cell: Callable[[], None]) -> BenchOutcome:
         """Make them; `cell` is called at each."""
@@ -169,17 +169,17 @@ class BenchPlan:
             return self._run(cell)
 
     def _run(self, cell: Callable[[], None]) -> BenchOutcome:
-        scores = score_table(self.bench, run_chains(self.stresses, self.wanted, cell))
+        scores = score_table(self.bench, run_chains(self.stresses, self.names, cell))
         unstressed = float(scores["score"][0])
-        said: list[str] = []
+        notes: list[str] = []
         chains = alternative_chains(self.stresses, self.alternatives, self.seed)
-        kept = _rows([(budget, recipe) for budget, recipe in self.alternatives], chains, cell, said)
-        alternatives = alternative_lines(self.bench, kept, unstressed)
-        outcome = BenchOutcome(scores, alternatives, [], {}, [], said)
+        fitted = _rows([(budget, recipe) for budget, recipe in self.alternatives], chains, cell, notes)
+        alternatives = alternative_lines(self.bench, fitted, unstressed)
+        outcome = BenchOutcome(scores, alternatives, [], {}, [], notes)
         if self.search:
-            tried = _rows([(0, recipe) for recipe in self.search.recipes], self.search.chains(), cell, said)
-            self.search.held.free()
-            outcome.candidates, outcome.artifact, outcome.told = self.search.finish(tried, unstressed)
+            tried = _rows([(0, recipe) for recipe in self.search.recipes], self.search.chains(), cell, notes)
+            self.search.held_out.free()
+            outcome.candidates, outcome.artifact, outcome.sentences = self.search.finish(tried, unstressed)
         self.stresses.free()
         return outcome
 
@@ -192,19 +192,19 @@ class BenchOutcome:
     alternatives: list[dict[str, Any]]
     candidates: list[dict[str, Any]]
     artifact: dict[str, Any]
-    told: list[str]
-    said: list[str]
+    sentences: list[str]
+    notes: list[str]
 
 
 def _rows(
-    recipes: Sequence[tuple[int, Quantizer]], chains: Sequence[Chain], cell: Callable[[], None], said: list[str]
+    recipes: Sequence[tuple[int, Quantizer]], chains: Sequence[Chain], cell: Callable[[], None], notes: list[str]
 ) -> list[tuple[int, Quantizer, ScoreRow]]:
-    """The codes that could be fitted, with their rows; a sentence in `said` for each that could not."""
-    found = []
+    """The codes that could be fitted, with their rows; a sentence in `notes` for each that could not."""
+    rows = []
     for (budget, recipe), chain in zip(recipes, chains, strict=True):
         try:
-            found.append((budget, recipe, chain.rows(cell)[0]))
+            rows.append((budget, recipe, chain.rows(cell)[0]))
         except (SettingsError, TransformError) as error:
-            said.append(f"{recipe.label} was left out: {error}")
+            notes.append(f"{recipe.label} was left out: {error}")
             cell()
-    return found
+    return rows

@@ -44,20 +44,22 @@ def threads_for(values: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run_chains(stresses: Stresses, wanted: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[ScoreRow]]]:
-    """The rows of every chain of the stresses `wanted`; `cell` is called once a row.
+def run_chains(stresses: Stresses, names: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[ScoreRow]]]:
+    """The rows of every chain of the stresses named; `cell` is called once a row.
 
     A chain is a trial. What several chains share is fitted once in each worker.
     """
-    chains = {stress: stresses.chains(stress) for stress in wanted}
-    missing = [(s, at) for s, own in chains.items() for at, chain in enumerate(own) if not chain.finished]
+    chains = {stress: stresses.chains(stress) for stress in names}
+    missing = [
+        (s, at) for s, stress_chains in chains.items() for at, chain in enumerate(stress_chains) if not chain.finished
+    ]
     if missing and not current_workers().here:
         specs = [{"stress": stress, "at": at} for stress, at in missing]
         spec = {"chains": [chains[stress][at].spec for stress, at in missing]}
-        with run_shards(_chain, stresses, specs, spec, "transfer") as found:
-            for (stress, at), outcome in zip(missing, found, strict=True):
+        with run_shards(_chain, stresses, specs, spec, "transfer") as outcomes:
+            for (stress, at), outcome in zip(missing, outcomes, strict=True):
                 chains[stress][at].keep([ScoreRow(*row) for row in outcome.tensors["rows"].tolist()])
-    return {stress: [chain.rows(cell) for chain in own] for stress, own in chains.items()}
+    return {stress: [chain.rows(cell) for chain in stress_chains] for stress, stress_chains in chains.items()}
 
 
 def _chain(stresses: Stresses, spec: dict[str, Any]) -> Outcome:
@@ -234,11 +236,11 @@ class Stresses:
         """The leading columns; sizes beyond the last column (zero on the training rows) share its fit."""
         bench, width = self.bench, train.shape[1]
         fitted = sorted({min(size, width) for size in sizes})
-        for size, own, svm in self._fits(train, fitted):
-            row = bench.row(svm, own, bench.after(test[:, :size]))
-            for wanted in sizes:
-                if min(wanted, width) == size:
-                    yield row._replace(dimensions=wanted)
+        for size, columns, svm in self._fits(train, fitted):
+            row = bench.row(svm, columns, bench.after(test[:, :size]))
+            for requested in sizes:
+                if min(requested, width) == size:
+                    yield row._replace(dimensions=requested)
 
     def _fits(
         self, train: Float32[Tensor, "n q"], sizes: Sequence[int]
@@ -249,8 +251,8 @@ class Stresses:
                 yield size, train[:, :size], svm
             return
         for size in sizes:  # rows of another length at each size: nothing to share
-            own = bench.after(train[:, :size])
-            yield size, own, fit_svm(own, bench.targets, **bench.solver)
+            columns = bench.after(train[:, :size])
+            yield size, columns, fit_svm(columns, bench.targets, **bench.solver)
 
     def _levels(self, per_dimension: bool) -> Iterator[ScoreRow]:
         """From fine to coarse, each fit from the one before."""

@@ -40,21 +40,25 @@ def figures(
     last = nodes[-1]
     score = MEASURES[measures[last]]
     of = f" of {last}" if len(nodes) > 1 else ""
-    own = scores.filter(pl.col("node") == last)
-    found = _dimensions(scores.filter(pl.col("node").is_in([last, BAG])), last, score, of)
-    found |= _levels(own, score, of) | _bits(own, score, of)
+    last_scores = scores.filter(pl.col("node") == last)
+    charts_by_name = _dimensions(scores.filter(pl.col("node").is_in([last, BAG])), last, score, of)
+    charts_by_name |= _levels(last_scores, score, of) | _bits(last_scores, score, of)
     for node in nodes:
-        found |= _grid(scores.filter(pl.col("node") == node), pareto.filter(pl.col("node") == node), node, nodes)
-    if own.height > 1:
-        found["front"] = _front(own, pareto.filter(pl.col("node") == last), score, of)
+        charts_by_name |= _grid(
+            scores.filter(pl.col("node") == node), pareto.filter(pl.col("node") == node), node, nodes
+        )
+    if last_scores.height > 1:
+        charts_by_name["front"] = _front(last_scores, pareto.filter(pl.col("node") == last), score, of)
     if alternatives.height:
-        found |= _alternatives(alternatives.filter(pl.col("node") == last), own, score, of)
+        charts_by_name |= _alternatives(alternatives.filter(pl.col("node") == last), last_scores, score, of)
     if len(nodes) > 1:
-        found |= _layers(scores, nodes, score)
+        charts_by_name |= _layers(scores, nodes, score)
     for node in candidates["node"].unique(maintain_order=True):
         name = "candidates" if len(nodes) == 1 else f"candidates {node}"
-        found[name] = _candidates(candidates.filter(pl.col("node") == node), score, f" for {node}" if of else "")
-    return found
+        charts_by_name[name] = _candidates(
+            candidates.filter(pl.col("node") == node), score, f" for {node}" if of else ""
+        )
+    return charts_by_name
 
 
 def _dimensions(scores: pl.DataFrame, node: str, score: str, of: str) -> dict[str, Figure]:
@@ -114,12 +118,12 @@ def _levels(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
     levels = _without_constant_levels(_name_column(scores.filter(pl.col("stress").is_in(["q1", "q2"]))))
     if levels.is_empty():
         return {}
-    found = {}
+    charts_by_name = {}
     for name, column, title in (
         ("levels", "relative", f"{score}, relative"),
         ("levels_absolute", "score", score),
     ):
-        found[name] = charts.curve(
+        charts_by_name[name] = charts.curve(
             levels,
             "levels",
             column,
@@ -133,13 +137,13 @@ def _levels(scores: pl.DataFrame, score: str, of: str) -> dict[str, Figure]:
             reading="Each number is replaced by the nearest of h bin centres; left is coarser.",
             source=f"{_PAPER} 4",
         )
-    return found
+    return charts_by_name
 
 
 def _without_constant_levels(scores: pl.DataFrame) -> pl.DataFrame:
     """Without the rows of one level, a constant, beside which all others would look alike."""
-    told = scores.filter(pl.col("levels") > 1)
-    return told if told.height else scores
+    varied = scores.filter(pl.col("levels") > 1)
+    return varied if varied.height else scores
 
 
 def _name_column(scores: pl.DataFrame, column: str = "quantization") -> pl.DataFrame:
@@ -247,10 +251,10 @@ def _alternatives(alternatives: pl.DataFrame, scores: pl.DataFrame, score: str, 
         "PCA x Q-2 is the paper's grid.",
         source="beyond the paper",
     )
-    found = {"alternatives": by_score}
+    charts_by_name = {"alternatives": by_score}
     if alternatives["recall_10"].null_count() < alternatives.height:
         best = alternatives.group_by("method", "budget", maintain_order=True).agg(pl.col("recall_10").max())
-        found["retrieval"] = charts.curve(
+        charts_by_name["retrieval"] = charts.curve(
             best.sort("budget", maintain_order=True),
             "budget",
             "recall_10",
@@ -264,12 +268,12 @@ def _alternatives(alternatives: pl.DataFrame, scores: pl.DataFrame, score: str, 
             reading="Of the ten training vectors nearest to a test vector, the share among the ten of nearest codes.",
             source="beyond the paper",
         )
-    return found
+    return charts_by_name
 
 
 def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str, Figure]:
     """The authors' tables of several layers: one chart a stress, one curve a node."""
-    found = {}
+    charts_by_name = {}
     for stress, x, x_title in (
         ("dr1", "share", "dimensions kept"),
         ("dr2", "share", "dimensions kept"),
@@ -277,11 +281,11 @@ def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str,
         ("q2", "levels", "levels h of a number"),
         ("qb", "removed_bits", "bits erased of 32, from the right"),
     ):
-        own = scores.filter((pl.col("stress") == stress) & pl.col("node").is_in(nodes))
-        own = _without_constant_levels(own) if x == "levels" else own
-        if own.height:
-            found[f"layers_{stress}"] = charts.curve(
-                own,
+        stress_scores = scores.filter((pl.col("stress") == stress) & pl.col("node").is_in(nodes))
+        stress_scores = _without_constant_levels(stress_scores) if x == "levels" else stress_scores
+        if stress_scores.height:
+            charts_by_name[f"layers_{stress}"] = charts.curve(
+                stress_scores,
                 x,
                 "score",
                 color="node",
@@ -293,7 +297,7 @@ def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str,
                 reading="One line a layer of the network, in the order in which they were named.",
                 source=f"{_TABLES}, MULTILAYER",
             )
-    return found
+    return charts_by_name
 
 
 def _candidates(candidates: pl.DataFrame, score: str, of: str) -> Figure:

@@ -22,23 +22,23 @@ def findings(
     alternatives: pl.DataFrame,
 ) -> list[str]:
     """Plain sentences, the most important first, node by node; the arguments are the study's tables."""
-    found: list[str] = []
+    sentences: list[str] = []
     nodes = unstressed.filter(pl.col("node") != BAG)
     for row in nodes.iter_rows(named=True):
         mine = pl.col("node") == row["node"]
-        found.append(_unstressed_sentence(row))
+        sentences.append(_unstressed_sentence(row))
         if not row["score"]:
-            found.append(f"A score of 0 cannot fall: nothing is said of {row['node']} relative to it.")
+            sentences.append(f"A score of 0 cannot fall: nothing is said of {row['node']} relative to it.")
             continue
-        found += _dimensions(minimum.filter(mine), row["dimensions"], scores.filter(mine))
-        found += _levels(minimum.filter(mine), scores.filter(mine))
-        found += _compression(pareto.filter(mine), scores.filter(mine))
-        found += _bits(minimum.filter(mine), row["dimensions"])
-        found += _alternatives(alternatives.filter(mine), pareto.filter(mine))
-    found += _layers(nodes) + _bag(unstressed, scores)
+        sentences += _dimensions(minimum.filter(mine), row["dimensions"], scores.filter(mine))
+        sentences += _levels(minimum.filter(mine), scores.filter(mine))
+        sentences += _compression(pareto.filter(mine), scores.filter(mine))
+        sentences += _bits(minimum.filter(mine), row["dimensions"])
+        sentences += _alternatives(alternatives.filter(mine), pareto.filter(mine))
+    sentences += _layers(nodes) + _bag(unstressed, scores)
     if scores.height:
-        found.append(_certificate_sentence(scores))
-    return found
+        sentences.append(_certificate_sentence(scores))
+    return sentences
 
 
 def _unstressed_sentence(row: dict[str, Any]) -> str:
@@ -63,15 +63,17 @@ def _dimensions(minimum: pl.DataFrame, dimensions: int, scores: pl.DataFrame) ->
         parts.append(f"{random['value']:,} ({random['share']:.0%}) drawn at random")
     if not parts:
         return []
-    told = [f"Of the {dimensions:,} dimensions {' or '.join(parts)} keep the score within 1 %."]
+    sentences = [f"Of the {dimensions:,} dimensions {' or '.join(parts)} keep the score within 1 %."]
     fewest = scores.filter(pl.col("stress").is_in(["dr1", "dr2"])).sort("dimensions", maintain_order=True)
-    kept = {row["stress"]: row for row in fewest.iter_rows(named=True) if row["dimensions"] == fewest["dimensions"][0]}
-    if {"dr1", "dr2"} <= set(kept):
-        told.append(
-            f"With {plural(fewest['dimensions'][0], 'dimension')} the PCA keeps {kept['dr2']['relative']:.1%} of the "
-            f"score, a random draw {kept['dr1']['relative']:.1%}."
+    last_rows = {
+        row["stress"]: row for row in fewest.iter_rows(named=True) if row["dimensions"] == fewest["dimensions"][0]
+    }
+    if {"dr1", "dr2"} <= set(last_rows):
+        sentences.append(
+            f"With {plural(fewest['dimensions'][0], 'dimension')} the PCA keeps {last_rows['dr2']['relative']:.1%} of "
+            f"the score, a random draw {last_rows['dr1']['relative']:.1%}."
         )
-    return told + _uneven(pca) + _uneven(random)
+    return sentences + _uneven(pca) + _uneven(random)
 
 
 def _uneven(row: dict[str, Any] | None) -> list[str]:
@@ -84,36 +86,38 @@ def _uneven(row: dict[str, Any] | None) -> list[str]:
 
 
 def _levels(minimum: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
-    one, own = _least(minimum, "q1"), _least(minimum, "q2")
-    if one is None and own is None:
+    shared_range, own_range = _least(minimum, "q1"), _least(minimum, "q2")
+    if shared_range is None and own_range is None:
         asked = scores.filter(pl.col("stress").is_in(["q1", "q2"])).height
         return ["No number of levels that was tried keeps the score within 1 %."] if asked else []
     parts = []
-    if one:
-        parts.append(f"{plural(one['value'], 'level')} where all dimensions share one range (Q-1)")
-    if own:
-        kind = "each has its own" if one else "each dimension has its own range"
-        parts.append(f"{own['value'] if one else plural(own['value'], 'level')} where {kind} (Q-2)")
-    told = f"A loss of at most 1 % needs {' and '.join(parts)}"
-    if one and own:
-        apart = own["value"] - one["value"]
-        told += f": Q-2 is {'level with' if not apart else 'ahead of' if apart < 0 else 'behind'} Q-1"
-    return [told + ".", *_uneven(one), *_uneven(own)]
+    if shared_range:
+        parts.append(f"{plural(shared_range['value'], 'level')} where all dimensions share one range (Q-1)")
+    if own_range:
+        kind = "each has its own" if shared_range else "each dimension has its own range"
+        parts.append(
+            f"{own_range['value'] if shared_range else plural(own_range['value'], 'level')} where {kind} (Q-2)"
+        )
+    text = f"A loss of at most 1 % needs {' and '.join(parts)}"
+    if shared_range and own_range:
+        apart = own_range["value"] - shared_range["value"]
+        text += f": Q-2 is {'level with' if not apart else 'ahead of' if apart < 0 else 'behind'} Q-1"
+    return [text + ".", *_uneven(shared_range), *_uneven(own_range)]
 
 
 def _compression(pareto: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
     if pareto.is_empty():
         return []
-    told = []
-    kept = pareto.filter(pl.col("relative") >= 0.99).sort("bits")
-    if kept.height:
-        row = kept.row(0, named=True)
-        told.append(
+    sentences = []
+    close = pareto.filter(pl.col("relative") >= 0.99).sort("bits")
+    if close.height:
+        row = close.row(0, named=True)
+        sentences.append(
             f"Both together: {plural(row['dimensions'], 'dimension')} of {plural(row['levels'], 'level')} "
             f"({row['bits']:,} bits) are {row['compression']:.2%} compression at {row['relative']:.2%} of the score."
         )
     else:
-        told.append("No cell of the grid of dimensions and levels keeps the score within 1 %.")
+        sentences.append("No cell of the grid of dimensions and levels keeps the score within 1 %.")
     named = [
         f"{row['compression']:.1%} ({row['dimensions']:,} x {row['levels']}) keeps {row['relative']:.1%}"
         for sign in _SIGNS
@@ -121,8 +125,8 @@ def _compression(pareto: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
     ]
     if named:
         rates = ", ".join(f"{rate:.1%}" for rate in MARKERS)
-        told.append(f"At the paper's compression rates ({rates}) or above the best cells are: {'; '.join(named)}.")
-    return told
+        sentences.append(f"At the paper's compression rates ({rates}) or above the best cells are: {'; '.join(named)}.")
+    return sentences
 
 
 def _bits(minimum: pl.DataFrame, dimensions: int) -> list[str]:
@@ -136,7 +140,7 @@ def _bits(minimum: pl.DataFrame, dimensions: int) -> list[str]:
 def _alternatives(alternatives: pl.DataFrame, pareto: pl.DataFrame) -> list[str]:
     if alternatives.is_empty():
         return []
-    told = []
+    parts = []
     for bits in sorted(alternatives["budget"].unique().to_list()):
         best = alternatives.filter(pl.col("budget") == bits).sort("score", descending=True, maintain_order=True)
         row = best.row(0, named=True)
@@ -144,8 +148,8 @@ def _alternatives(alternatives: pl.DataFrame, pareto: pl.DataFrame) -> list[str]
         grid = pareto.filter(pl.col("bits") <= bits).sort("score", descending=True)
         if grid.height:
             line += f", the grid {grid['score'][0]:.2%}"
-        told.append(f"{bits:,} bits: {line}")
-    return [f"At equal bits the best are: {'; '.join(told)}."]
+        parts.append(f"{bits:,} bits: {line}")
+    return [f"At equal bits the best are: {'; '.join(parts)}."]
 
 
 def _layers(nodes: pl.DataFrame) -> list[str]:
@@ -164,17 +168,17 @@ def _bag(unstressed: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
     if bag.is_empty():
         return []
     row, deep = bag.row(0, named=True), unstressed.filter(pl.col("node") != BAG).row(-1, named=True)
-    told = (
+    text = (
         f"A bag of words of the classical kind ({row['dimensions']:,} dimensions) reaches {row['score']:.2%} on the "
         f"same images, {deep['node']} {deep['score']:.2%}"
     )
     drops = scores.filter(pl.col("stress") == "dr1")
     least = {n: drops.filter(pl.col("node") == n).sort("dimensions") for n in (BAG, deep["node"])}
-    if all(own.height for own in least.values()):
-        kept = [f"{own['relative'][0]:.1%}" for own in least.values()]
+    if all(rows.height for rows in least.values()):
+        shares = [f"{rows['relative'][0]:.1%}" for rows in least.values()]
         share = least[BAG]["share"][0]
-        told += f"; with {share:.0%} of its dimensions drawn at random it keeps {kept[0]}, {deep['node']} {kept[1]}"
-    return [told + "."]
+        text += f"; with {share:.0%} of its dimensions drawn at random it keeps {shares[0]}, {deep['node']} {shares[1]}"
+    return [text + "."]
 
 
 def _certificate_sentence(scores: pl.DataFrame) -> str:

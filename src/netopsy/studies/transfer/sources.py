@@ -32,21 +32,21 @@ def part(samples: Samples, train: Samples | None, test_share: float, seed: int) 
     parts, are left out. Test images of classes that no training image has are left out.
     Raises Untreatable where nothing is left to learn or to test.
     """
-    said: list[str] = []
+    sentences: list[str] = []
     if train is None:
-        samples, said = _without_singles(samples)
+        samples, sentences = _without_singles(samples)
         train, samples = split_samples(samples, test_share, seed)
-    held = _counts(train) > 0
-    if held.sum() < 2:
+    trained = _counts(train) > 0
+    if trained.sum() < 2:
         raise Untreatable(
-            f"The training images are of {plural(int(held.sum()), 'class', 'classes')} only: a classifier needs two."
+            f"The training images are of {plural(int(trained.sum()), 'class', 'classes')} only: a classifier needs two."
         )
-    test, missing = _keep_known_classes(samples, held)
+    test, missing = _keep_known_classes(samples, trained)
     if test.multilabel and not (test.labels > 0).any():
         raise Untreatable(
             f"No test image of {test.name} has a label, so there is nothing to find: give some that have."
         )
-    return train, test, said + missing
+    return train, test, sentences + missing
 
 
 def _counts(samples: Samples) -> np.ndarray:
@@ -64,34 +64,34 @@ def _without_singles(samples: Samples) -> tuple[Samples, list[str]]:
     alone = np.flatnonzero(counts == 1)
     if not alone.size:
         return samples, []
-    kept = np.flatnonzero(counts[samples.labels] > 1)
+    rows = np.flatnonzero(counts[samples.labels] > 1)
     what = f"{plural(alone.size, 'class', 'classes')} with a single image"
-    if not kept.size:
+    if not rows.size:
         raise Untreatable(
             f"{samples.name} has {what} each and none with more, so none can be both learned and tested: give samples "
             "with several images a class, or training images of their own (--train)."
         )
-    said = f"{what} cannot be both learned and tested and were left out; {plural(kept.size, 'image')} stay."
-    return samples.select(kept, f"{samples.name}, classes of several images"), [said]
+    sentence = f"{what} cannot be both learned and tested and were left out; {plural(rows.size, 'image')} stay."
+    return samples.select(rows, f"{samples.name}, classes of several images"), [sentence]
 
 
-def _keep_known_classes(samples: Samples, held: np.ndarray) -> tuple[Samples, list[str]]:
-    """The samples all of whose classes are `held` by the training images."""
+def _keep_known_classes(samples: Samples, trained: np.ndarray) -> tuple[Samples, list[str]]:
+    """The samples all of whose classes are among the `trained` ones."""
     labels = samples.labels
-    known = np.zeros(max(len(samples.classes), len(held)), bool)
-    known[: len(held)] = held
-    strange = (labels > 0)[:, ~known[: labels.shape[1]]].any(1) if labels.ndim == 2 else ~known[labels]
+    is_trained = np.zeros(max(len(samples.classes), len(trained)), bool)
+    is_trained[: len(trained)] = trained
+    strange = (labels > 0)[:, ~is_trained[: labels.shape[1]]].any(1) if labels.ndim == 2 else ~is_trained[labels]
     if not strange.any():
         return samples, []
     if strange.all():
         raise Untreatable("No test image is of a class that the training images have: give images of the same classes.")
-    kept = np.flatnonzero(~strange)
-    names = [samples.classes[i] for i in np.flatnonzero((_counts(samples) > 0) & ~known[: len(samples.classes)])]
-    said = (
+    rows = np.flatnonzero(~strange)
+    names = [samples.classes[i] for i in np.flatnonzero((_counts(samples) > 0) & ~is_trained[: len(samples.classes)])]
+    sentence = (
         f"{plural(int(strange.sum()), 'test image')} of {listing(names)} were left out: no training image has "
         f"{'this class' if len(names) == 1 else 'these classes'}."
     )
-    return samples.select(kept, f"{samples.name}, classes that are trained"), [said]
+    return samples.select(rows, f"{samples.name}, classes that are trained"), [sentence]
 
 
 def network_features(
@@ -128,8 +128,8 @@ def unranked_sentences(features: Features, measure: str) -> list[str]:
     if measure == "accuracy":
         return []
     y = features.y_test
-    held = (y > 0).sum(0) if y.ndim == 2 else np.bincount(y, minlength=len(features.classes))
-    names = [features.classes[i] for i in np.flatnonzero(held == 0)]
+    counts = (y > 0).sum(0) if y.ndim == 2 else np.bincount(y, minlength=len(features.classes))
+    names = [features.classes[i] for i in np.flatnonzero(counts == 0)]
     return [f"The mean average precision is without {listing(names)}, which no test image has."] if names else []
 
 

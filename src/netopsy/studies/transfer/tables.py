@@ -70,24 +70,24 @@ MINIMUM: dict[str, Any] = {
 WHAT = {"dr1": "dimensions", "dr2": "dimensions", "q1": "levels", "q2": "levels", "fc": "bits", "qb": "bits"}
 
 
-def score_table(bench: Bench, found: Mapping[str, Sequence[Sequence[ScoreRow]]]) -> pl.DataFrame:
+def score_table(bench: Bench, rows_by_stress: Mapping[str, Sequence[Sequence[ScoreRow]]]) -> pl.DataFrame:
     """The table `scores` of one node.
 
-    found: by stress, the rows of each of its chains; `none` has the one row of the unstressed features. The random
-    drops' repeats become one row a size, with their mean and their sample standard deviation.
+    rows_by_stress: by stress, the rows of each of its chains; `none` has the one row of the unstressed features. The
+    random drops' repeats become one row a size, with their mean and their sample standard deviation.
     """
-    (unstressed,) = found["none"][0]
+    (unstressed,) = rows_by_stress["none"][0]
     rows = [_line(bench, "none", [unstressed], unstressed.score)]
-    for stress, chains in found.items():
+    for stress, chains in rows_by_stress.items():
         if not chains:  # nothing to drop from one dimension
             continue
         if stress == "dr1":
-            whole = [[unstressed] * len(chains)]
-            steps = [*zip(*chains, strict=True), *whole]
+            full = [[unstressed] * len(chains)]
+            steps = [*zip(*chains, strict=True), *full]
             rows += [_line(bench, stress, step, unstressed.score) for step in steps]
         elif stress != "none":
-            own = sorted((row for chain in chains for row in chain), key=_order)
-            rows += [_line(bench, stress, [row], unstressed.score) for row in own]
+            ordered = sorted((row for chain in chains for row in chain), key=_order)
+            rows += [_line(bench, stress, [row], unstressed.score) for row in ordered]
     return pl.DataFrame(rows, schema=SCORES)
 
 
@@ -135,8 +135,8 @@ def unstressed_table(benches: Sequence[Bench], scores: pl.DataFrame) -> pl.DataF
     rows = []
     for bench in benches:
         row = scores.filter((pl.col("node") == bench.node) & (pl.col("stress") == "none")).row(0, named=True)
-        own = {"classes": bench.classes, "train_images": len(bench.features.x_train), "measure": bench.measure}
-        rows.append({key: row[key] for key in UNSTRESSED if key in row} | own)
+        facts = {"classes": bench.classes, "train_images": len(bench.features.x_train), "measure": bench.measure}
+        rows.append({key: row[key] for key in UNSTRESSED if key in row} | facts)
     return pl.DataFrame(rows, schema=UNSTRESSED)
 
 
@@ -147,19 +147,19 @@ def minimum_table(scores: pl.DataFrame) -> pl.DataFrame:
     every larger value that was tried; null for the grid, where one number of bits has many cells.
     """
     rows = []
-    for (node, stress), own in scores.group_by("node", "stress", maintain_order=True):
+    for (node, stress), rows_here in scores.group_by("node", "stress", maintain_order=True):
         what = WHAT.get(str(stress))
-        if what is None or own["relative"].null_count():
+        if what is None or rows_here["relative"].null_count():
             continue
-        own = own.sort(what, "score", descending=[False, True])
+        rows_here = rows_here.sort(what, "score", descending=[False, True])
         for loss in LOSSES:
-            kept = own.filter(pl.col("relative") >= 1 - loss)
+            close = rows_here.filter(pl.col("relative") >= 1 - loss)
             line: dict[str, Any] = {"node": node, "stress": stress, "loss": loss, "what": what}
-            if kept.height:
-                first = kept.row(0, named=True)
-                held = (own.filter(pl.col(what) > first[what])["relative"] >= 1 - loss).all()
+            if close.height:
+                first = close.row(0, named=True)
+                also_above = (rows_here.filter(pl.col(what) > first[what])["relative"] >= 1 - loss).all()
                 line |= {key: first[key] for key in ("share", "bits", "compression", "score", "relative")}
-                line |= {"value": first[what], "holds_above": None if stress == "fc" else bool(held)}
+                line |= {"value": first[what], "holds_above": None if stress == "fc" else bool(also_above)}
             rows.append(line)
     return pl.DataFrame(rows, schema=MINIMUM)
 
@@ -179,19 +179,19 @@ def pareto_table(scores: pl.DataFrame) -> pl.DataFrame:
     front = front.filter(before.is_null() | (pl.col("score") > before))
     marks = []
     for row in front.iter_rows(named=True):
-        own = front.filter(pl.col("node") == row["node"])
-        marks.append(next((name for name, best in _markers(own).items() if best == row["bits"]), None))
+        node_front = front.filter(pl.col("node") == row["node"])
+        marks.append(next((name for name, best in _markers(node_front).items() if best == row["bits"]), None))
     return front.with_columns(pl.Series("marker", marks, dtype=pl.String))
 
 
 def _markers(front: pl.DataFrame) -> dict[str, int]:
     """Marker -> bits of the front's best cell at its compression rate (in per cent, to one decimal) or above."""
-    found: dict[str, int] = {}
+    bits_of: dict[str, int] = {}
     for name, rate in zip(("circle", "square", "cross"), MARKERS, strict=True):
         near = front.filter(pl.col("compression") >= rate - 0.0005)
         if near.height:
-            found[name] = int(near["bits"].to_list()[-1])
-    return found
+            bits_of[name] = int(near["bits"].to_list()[-1])
+    return bits_of
 
 
 def empty() -> dict[str, pl.DataFrame]:

@@ -126,12 +126,12 @@ class Transfer(Study):
     def run(self, network: Network | Features, samples: Samples | None) -> Result:
         """Stress the features of `network` on `samples`, or the features given in its place."""
         try:
-            benches, said = self._benches(network, samples)
+            benches, notes = self._benches(network, samples)
         except Untreatable as why:
             return self.result(tables=tables.empty(), findings=[str(why)])
-        said += dict.fromkeys(s for bench in benches for s in unranked_sentences(bench.features, bench.measure))
+        notes += dict.fromkeys(s for bench in benches for s in unranked_sentences(bench.features, bench.measure))
         several = sum(not bench.node.startswith(BAG) for bench in benches) > 1
-        plans = [self._plan(bench, several, said) for bench in benches]
+        plans = [self._plan(bench, several, notes) for bench in benches]
         progress = Progress(sum(plan.cells for plan in plans))
         outcomes = [plan.run(progress.cell) for plan in plans]
         scores = pl.concat([outcome.scores for outcome in outcomes])
@@ -139,7 +139,7 @@ class Transfer(Study):
             [line for outcome in outcomes for line in outcome.alternatives], schema=ALTERNATIVES
         )
         tried = pl.DataFrame([line for outcome in outcomes for line in outcome.candidates], schema=CANDIDATES)
-        made = {
+        frames = {
             "scores": scores,
             "unstressed": tables.unstressed_table(benches, scores),
             "minimum": tables.minimum_table(scores),
@@ -147,32 +147,34 @@ class Transfer(Study):
             **({"alternatives": alternatives} if alternatives.height else {}),
             **({"candidates": tried} if tried.height else {}),
         }
-        told = findings(made["unstressed"], scores, made["minimum"], made["pareto"], alternatives)
-        said = [*said, *(sentence for outcome in outcomes for sentence in outcome.said)]
+        sentences = findings(frames["unstressed"], scores, frames["minimum"], frames["pareto"], alternatives)
+        notes = [*notes, *(sentence for outcome in outcomes for sentence in outcome.notes)]
         return self.result(
-            tables=made,
+            tables=frames,
             figures=figures(
-                scores, made["pareto"], alternatives, tried, {bench.node: bench.measure for bench in benches}
+                scores, frames["pareto"], alternatives, tried, {bench.node: bench.measure for bench in benches}
             ),
             artifacts={name: path for outcome in outcomes for name, path in outcome.artifact.items()},
-            findings=[*(t for outcome in outcomes for t in outcome.told), *told, *dict.fromkeys(said)],
+            findings=[*(t for outcome in outcomes for t in outcome.sentences), *sentences, *dict.fromkeys(notes)],
         )
 
-    def _plan(self, bench: Bench, several: bool, said: list[str]) -> BenchPlan:
-        """The runs of one bench; a sentence in `said` for what is left out."""
+    def _plan(self, bench: Bench, several: bool, notes: list[str]) -> BenchPlan:
+        """The runs of one bench; a sentence in `notes` for what is left out."""
         classical = bench.node.startswith(BAG)
-        wanted = [stress for stress in self.stresses if stress != "alternatives" and (stress == "dr1" or not classical)]
+        stress_names = [
+            stress for stress in self.stresses if stress != "alternatives" and (stress == "dr1" or not classical)
+        ]
         stresses = Stresses(bench, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
         alternatives: list[tuple[int, Quantizer]] = []
-        found = None
+        code_search = None
         if not classical and "alternatives" in self.stresses:
             alternatives, why = codes_to_compare(bench)
-            said += why
+            notes += why
         if not classical and self.budget is not None:
             name = f"transform-{bench.node}.safetensors" if several else "transform.safetensors"
-            found, why = search(bench, parse_size(self.budget), self.seed, name)
-            said += why
-        return BenchPlan(bench, stresses, ["none", *wanted], alternatives, found, self.seed)
+            code_search, why = search(bench, parse_size(self.budget), self.seed, name)
+            notes += why
+        return BenchPlan(bench, stresses, ["none", *stress_names], alternatives, code_search, self.seed)
 
     def _benches(self, network: Network | Features, samples: Samples | None) -> tuple[list[Bench], list[str]]:
         """The benches, and sentences for what was left out."""
@@ -180,12 +182,12 @@ class Transfer(Study):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             return [self._bench(network.name, network, device)], []
         assert samples is not None
-        train, test, said = part(samples, self.train, self.test_share, self.seed)
-        found = network_features(network, train, test, self.nodes, self.pool, self.dtype)
+        train, test, notes = part(samples, self.train, self.test_share, self.seed)
+        by_node = network_features(network, train, test, self.nodes, self.pool, self.dtype)
         if self.baseline:
             how = {"words": self.words, "pooling": self.word_pooling, "seed": self.seed}
-            found[BAG] = bag_features(train, test, network.device, **how)
-        return [self._bench(node, features, network.device) for node, features in found.items()], said
+            by_node[BAG] = bag_features(train, test, network.device, **how)
+        return [self._bench(node, features, network.device) for node, features in by_node.items()], notes
 
     def _bench(self, node: str, features: Features, device: torch.device) -> Bench:
         measure = measure_of(self.measure, features)

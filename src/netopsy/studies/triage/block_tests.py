@@ -45,20 +45,20 @@ def criticality(run: TriageRun) -> pl.DataFrame:
     ways = list(dict.fromkeys((t.spec["start"], t.spec["training"]) for t in run.cells))
     seeds = list(run.parents)
     for start, training in ways:
-        held = {seed: right_by_block(run, seed, start, training) for seed in seeds}
-        for seed, own in held.items():
-            if len(own) > 1:
-                stacked = np.stack(list(own.values()), 1)
+        right_by_seed = {seed: right_by_block(run, seed, start, training) for seed in seeds}
+        for seed, right_of in right_by_seed.items():
+            if len(right_of) > 1:
+                stacked = np.stack(list(right_of.values()), 1)
                 q, p = cochran_q(stacked)
-                row = _row(start, training, dict(zip(own, stacked.mean(0), strict=True)), IMAGES)
+                row = _row(start, training, dict(zip(right_of, stacked.mean(0), strict=True)), IMAGES)
                 rows.append(
                     row
                     | {"seed": seed, "statistic": q, "p": p, "detectable": detectable(stacked), "count": len(stacked)}
                 )
         # only blocks that every seed came through can be set against each other
-        blocks = [b.name for b in run.blocks if all(b.name in own for own in held.values())]
+        blocks = [b.name for b in run.blocks if all(b.name in right_of for right_of in right_by_seed.values())]
         if len(seeds) > 1 and len(blocks) > 1:
-            scores = np.array([[held[seed][block].mean() for block in blocks] for seed in seeds])
+            scores = np.array([[right_by_seed[seed][block].mean() for block in blocks] for seed in seeds])
             p, least = permutation_p(scores)
             row = _row(start, training, dict(zip(blocks, scores.mean(0), strict=True)), SEEDS)
             rows.append(row | {"p": p, "least_p": least, "detectable": detectable_mean(scores), "count": len(seeds)})
@@ -72,11 +72,15 @@ def criticality(run: TriageRun) -> pl.DataFrame:
 
 def _together(run: TriageRun, seeds: list[int], ways: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """The test of each block's mean accuracy over all ways; none of one seed, of one way or of one block."""
-    held = [[right_by_block(run, seed, *way) for way in ways] for seed in seeds]
-    blocks = [b.name for b in run.blocks if all(b.name in own for of_seed in held for own in of_seed)]
+    right_by_seed = [[right_by_block(run, seed, *way) for way in ways] for seed in seeds]
+    blocks = [
+        b.name for b in run.blocks if all(b.name in right_of for of_seed in right_by_seed for right_of in of_seed)
+    ]
     if min(len(seeds), len(ways), len(blocks)) < 2:
         return []
-    scores = np.array([[np.mean([own[block].mean() for own in of_seed]) for block in blocks] for of_seed in held])
+    scores = np.array(
+        [[np.mean([right_of[block].mean() for right_of in of_seed]) for block in blocks] for of_seed in right_by_seed]
+    )
     p, least = permutation_p(scores)
     row = _row("all", "all", dict(zip(blocks, scores.mean(0), strict=True)), TOGETHER)
     return [row | {"p": p, "least_p": least, "detectable": detectable_mean(scores), "count": len(seeds)}]

@@ -20,21 +20,21 @@ KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
 
 def combine(results: Mapping[str, Result]) -> Result:
     """One result over the sets in which there was something to compress."""
-    held = {name: result for name, result in results.items() if "cells" in result.tables}
-    said = [f"{name}: {result.findings[0]}" for name, result in results.items() if name not in held]
-    if not held:
-        return Result("triage", findings=said)
+    compressed = {name: result for name, result in results.items() if "cells" in result.tables}
+    sentences = [f"{name}: {result.findings[0]}" for name, result in results.items() if name not in compressed]
+    if not compressed:
+        return Result("triage", findings=sentences)
     tables = {
         table: pl.concat(
             [
                 result.tables[table].select(pl.lit(name).alias("set"), pl.all())
-                for name, result in held.items()
+                for name, result in compressed.items()
                 if table in result.tables
             ],
             how="diagonal_relaxed",
         )
         for table in KEPT
-        if any(table in result.tables for result in held.values())
+        if any(table in result.tables for result in compressed.values())
     }
     tests = tables["criticality"]
     # over several sets there are more tests to be wrong in
@@ -42,16 +42,18 @@ def combine(results: Mapping[str, Result]) -> Result:
         [part.with_columns(p_holm=pl.Series(holm(part["p"].to_list()), dtype=pl.Float64)) for part in _kinds(tests)]
         or [tests]
     )
-    return Result("triage", tables=tables, figures=_figures(held), findings=_findings(held, tables) + said)
+    return Result(
+        "triage", tables=tables, figures=_figures(compressed), findings=_findings(compressed, tables) + sentences
+    )
 
 
 def _kinds(tests: pl.DataFrame) -> list[pl.DataFrame]:
-    return [own for kind in (TOGETHER, SEEDS, IMAGES) if (own := tests.filter(pl.col("over") == kind)).height]
+    return [rows for kind in (TOGETHER, SEEDS, IMAGES) if (rows := tests.filter(pl.col("over") == kind)).height]
 
 
-def _figures(held: Mapping[str, Result]) -> dict[str, Figure]:
+def _figures(compressed: Mapping[str, Result]) -> dict[str, Figure]:
     parts, epochs = [], []
-    for name, result in held.items():
+    for name, result in compressed.items():
         tables = result.tables
         spread = ranges(tables["cells"], tables["summary"]).select("block", "way", "top1", "low", "high")
         base = pl.lit(tables["baselines"]["top1"].mean(), dtype=pl.Float64)
@@ -98,42 +100,42 @@ def _figures(held: Mapping[str, Result]) -> dict[str, Figure]:
     return figures
 
 
-def _findings(held: Mapping[str, Result], tables: Mapping[str, pl.DataFrame]) -> list[str]:
+def _findings(compressed: Mapping[str, Result], tables: Mapping[str, pl.DataFrame]) -> list[str]:
     return [
         *_critical(tables["criticality"]),
-        *_frozen(held),
-        *_against(held, "TM", "Networks with one block compressed and all layers trained (TM)"),
-        *_against(held, "STN", "Networks taught by their parent (STN)"),
-        *_speed(held),
+        *_frozen(compressed),
+        *_against(compressed, "TM", "Networks with one block compressed and all layers trained (TM)"),
+        *_against(compressed, "STN", "Networks taught by their parent (STN)"),
+        *_speed(compressed),
     ]
 
 
 def _critical(tests: pl.DataFrame) -> list[str]:
-    said = []
+    sentences = []
     for kind, words in (
         (TOGETHER, "over the seeds, all ways together,"),
         (SEEDS, "over the seeds"),
         (IMAGES, "on the same images"),
     ):
-        own = tests.filter(pl.col("over") == kind)
-        if own.height:
-            hit = own.filter(pl.col("p_holm") < 0.05)
+        rows = tests.filter(pl.col("over") == kind)
+        if rows.height:
+            hit = rows.filter(pl.col("p_holm") < 0.05)
             where = listing(hit["set"].unique(maintain_order=True).to_list()) if hit.height else "no set"
             test = kind.partition("(")[2][:-1]
-            said.append(
-                f"The accuracy depends on the block {words} in {hit.height} of {own.height} tests ({test}, "
+            sentences.append(
+                f"The accuracy depends on the block {words} in {hit.height} of {rows.height} tests ({test}, "
                 f"Holm over all sets: p < 0.05), in {where}; the widest spread between two blocks is "
-                f"{100 * float(own['spread'].max()):.2f} points."  # type: ignore[arg-type]
+                f"{100 * float(rows['spread'].max()):.2f} points."  # type: ignore[arg-type]
             )
-    return said
+    return sentences
 
 
-def _frozen(held: Mapping[str, Result]) -> list[str]:
+def _frozen(compressed: Mapping[str, Result]) -> list[str]:
     parts = []
-    for name, result in held.items():
-        done = result.tables["cells"].filter(pl.col("top1").is_not_null())
-        alone, whole = (done.filter(pl.col("training") == way) for way in ("FM", "TM"))
-        gain, low, high, blocks = difference(whole, alone, ("block", "start", "seed"))
+    for name, result in compressed.items():
+        scored = result.tables["cells"].filter(pl.col("top1").is_not_null())
+        alone, together = (scored.filter(pl.col("training") == way) for way in ("FM", "TM"))
+        gain, low, high, blocks = difference(together, alone, ("block", "start", "seed"))
         if blocks:
             parts.append(f"{name} {100 * gain:.2f}{_between(low, high)}")
     if not parts:
@@ -144,25 +146,25 @@ def _frozen(held: Mapping[str, Result]) -> list[str]:
     ]
 
 
-def _against(held: Mapping[str, Result], way: str, words: str) -> list[str]:
+def _against(compressed: Mapping[str, Result], way: str, words: str) -> list[str]:
     parts: list[Any] = []
-    for name, result in held.items():
-        own = result.tables["cells"].filter((pl.col("training") == way) | (pl.col("start") == way))
-        own = own.filter(pl.col("drop").is_not_null())
-        if own.height:
-            sure = own.filter(pl.col("drop_high") < 0).height
-            mean = 0.0 - 100 * float(own["drop"].mean())  # type: ignore[arg-type]
+    for name, result in compressed.items():
+        rows = result.tables["cells"].filter((pl.col("training") == way) | (pl.col("start") == way))
+        rows = rows.filter(pl.col("drop").is_not_null())
+        if rows.height:
+            sure = rows.filter(pl.col("drop_high") < 0).height
+            mean = 0.0 - 100 * float(rows["drop"].mean())  # type: ignore[arg-type]
             parts.append(
-                f"{name} {mean:+.2f} ({own.filter(pl.col('drop') < 0).height} of {own.height} above, {sure} surely)"
+                f"{name} {mean:+.2f} ({rows.filter(pl.col('drop') < 0).height} of {rows.height} above, {sure} surely)"
             )
     if not parts:
         return []
     return [f"{words} end at so many points from the baseline, on average: {listing(parts, 9)}."]
 
 
-def _speed(held: Mapping[str, Result]) -> list[str]:
+def _speed(compressed: Mapping[str, Result]) -> list[str]:
     parts = []
-    for name, result in held.items():
+    for name, result in compressed.items():
         epochs = convergence(result.tables["cells"]).sort("epochs")
         if epochs.height > 1:
             first = epochs.row(0, named=True)

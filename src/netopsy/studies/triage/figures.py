@@ -17,13 +17,13 @@ WAY = pl.concat_str(["training", "start"], separator="-").alias("way")
 
 def figures(tables: Mapping[str, pl.DataFrame]) -> dict[str, Figure]:
     """Figures 2 and 4 of the paper, and accuracy against what is left of the network."""
-    drawn: dict[str, Figure] = {}
+    charts: dict[str, Figure] = {}
     if tables["summary"].height:
-        drawn["accuracy"] = _accuracy(tables["cells"], tables["summary"], tables["baselines"])
-        drawn["epochs"] = _epochs(tables["cells"])
+        charts["accuracy"] = _accuracy(tables["cells"], tables["summary"], tables["baselines"])
+        charts["epochs"] = _epochs(tables["cells"])
     if "deeper" in tables and tables["deeper"]["top1"].is_not_null().any():
-        drawn["deeper"] = _deeper(tables["deeper"], tables["baselines"])
-    return drawn
+        charts["deeper"] = _deeper(tables["deeper"], tables["baselines"])
+    return charts
 
 
 def ranges(cells: pl.DataFrame, summary: pl.DataFrame) -> pl.DataFrame:
@@ -64,10 +64,14 @@ def _accuracy(cells: pl.DataFrame, summary: pl.DataFrame, baselines: pl.DataFram
 def convergence(cells: pl.DataFrame) -> pl.DataFrame:
     """A row a start and training: `epochs` to 99 % of the best, a mean over blocks and seeds, with `low` and `high`."""
     rows = []
-    done = cells.filter(pl.col("epochs_to_99").is_not_null())
-    for (start, training), own in done.group_by("start", "training", maintain_order=True):
+    converged = cells.filter(pl.col("epochs_to_99").is_not_null())
+    for (start, training), rows_here in converged.group_by("start", "training", maintain_order=True):
         # blocks are what varies: the seeds of one are averaged first
-        means = own.group_by("block", maintain_order=True).agg(pl.col("epochs_to_99").mean())["epochs_to_99"].to_list()
+        means = (
+            rows_here.group_by("block", maintain_order=True)
+            .agg(pl.col("epochs_to_99").mean())["epochs_to_99"]
+            .to_list()
+        )
         low, high = mean_interval(means)
         rows.append({"start": start, "training": training, "epochs": sum(means) / len(means), "low": low, "high": high})
     schema = {"start": pl.String, "training": pl.String, "epochs": pl.Float64, "low": pl.Float64, "high": pl.Float64}
@@ -94,11 +98,17 @@ def _epochs(cells: pl.DataFrame) -> Figure:
 def _deeper(deeper: pl.DataFrame, baselines: pl.DataFrame) -> Figure:
     columns = ("compressed", "share", "top1", "lowest", "highest")
     way = f"{deeper['training'][0]}-{deeper['start'][0]}"
-    done = deeper.filter(pl.col("top1").is_not_null()).select(columns)
-    own = baselines.filter(pl.col("top1").is_not_null())
-    whole = {"compressed": 0, "share": 1.0, "top1": _mean(own["top1"]), "lowest": None, "highest": None}
+    scored = deeper.filter(pl.col("top1").is_not_null()).select(columns)
+    scored_baselines = baselines.filter(pl.col("top1").is_not_null())
+    uncompressed = {
+        "compressed": 0,
+        "share": 1.0,
+        "top1": _mean(scored_baselines["top1"]),
+        "lowest": None,
+        "highest": None,
+    }
     return curve(
-        pl.concat([pl.DataFrame([whole], schema=done.schema), done]),
+        pl.concat([pl.DataFrame([uncompressed], schema=scored.schema), scored]),
         "share",
         "top1",
         low="lowest",
@@ -107,7 +117,7 @@ def _deeper(deeper: pl.DataFrame, baselines: pl.DataFrame) -> Figure:
         percent_x=True,
         x_title="parameters left",
         y_title="top-1 accuracy",
-        reference=whole["top1"],
+        reference=uncompressed["top1"],
         reference_label="baseline",
         title="More and more blocks compressed at once",
         reading=f"From right to left one block more is one layer, the least critical first ({way}). The band runs from "

@@ -16,21 +16,21 @@ from netopsy.wording import listing, plural, points
 def findings(tables: Mapping[str, pl.DataFrame], left: Sequence[str], *, max_drop: float, stn_epochs: int) -> list[str]:
     """Plain sentences, the most important first. left: blocks that no one layer can stand in for."""
     cells = tables["cells"]
-    done = cells.filter(pl.col("top1").is_not_null())
-    said: list[str] = []
-    if done.height:
-        said += [
+    scored = cells.filter(pl.col("top1").is_not_null())
+    sentences: list[str] = []
+    if scored.height:
+        sentences += [
             *critical(tables["criticality"]),
-            *frozen(done),
-            *above(done, tables["baselines"]),
-            *taught(done),
+            *frozen(scored),
+            *above(scored, tables["baselines"]),
+            *taught(scored),
             cost(tables["summary"], tables["blocks"]),
             *deeper(tables.get("deeper"), max_drop),
             *speed(cells, stn_epochs),
-            *likeness(done),
-            optimism_sentence(done),
+            *likeness(scored),
+            optimism_sentence(scored),
         ]
-    return [*said, *failure_sentences(cells, tables["baselines"]), *skipped_sentences(left)]
+    return [*sentences, *failure_sentences(cells, tables["baselines"]), *skipped_sentences(left)]
 
 
 def difference(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str]) -> tuple[float, float | None, float | None, int]:
@@ -41,10 +41,10 @@ def difference(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str]) -> tuple[flo
     return (sum(means) / len(means) if means else 0.0), low, high, len(means)
 
 
-def frozen(done: pl.DataFrame) -> list[str]:
+def frozen(scored: pl.DataFrame) -> list[str]:
     """Do FM models fall short of TM ones?"""
-    alone, whole = (done.filter(pl.col("training") == way) for way in ("FM", "TM"))
-    gain, low, high, blocks = difference(whole, alone, ("block", "start", "seed"))
+    alone, together = (scored.filter(pl.col("training") == way) for way in ("FM", "TM"))
+    gain, low, high, blocks = difference(together, alone, ("block", "start", "seed"))
     if not blocks:
         return []
     how = _verdict(
@@ -55,18 +55,19 @@ def frozen(done: pl.DataFrame) -> list[str]:
     return [f"Training all layers (TM) ends {points(abs(gain))} {side} training the new layer alone (FM){within}{how}."]
 
 
-def above(done: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
+def above(scored: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
     """Does TM beat the baseline, and would training on alone have done so?"""
-    own = done.filter(pl.col("training") == "TM")
-    if not own.height:
+    tm_rows = scored.filter(pl.col("training") == "TM")
+    if not tm_rows.height:
         return []
-    over, best = own.filter(pl.col("drop_high") < 0).height, _above(own, "best", baselines)
-    means = own.group_by("block", maintain_order=True).agg(-pl.col("drop").mean())["drop"].to_list()
+    over, best = tm_rows.filter(pl.col("drop_high") < 0).height, _above(tm_rows, "best", baselines)
+    means = tm_rows.group_by("block", maintain_order=True).agg(-pl.col("drop").mean())["drop"].to_list()
     gain = sum(means) / len(means)
     text = (
-        f"Of {plural(own.height, 'TM network')}, {_above(own, 'top1', baselines)} end above the baseline, {over} of "
-        f"them by more than the images' paired 95 % interval; by their best epoch, as the paper counts, {best}. Their "
-        f"mean difference to the baseline is {points(gain)}"
+        f"Of {plural(tm_rows.height, 'TM network')}, {_above(tm_rows, 'top1', baselines)} end above the baseline, "
+        f"{over} "
+        f"of them by more than the images' paired 95 % interval; by their best epoch, as the paper counts, {best}. "
+        f"Their mean difference to the baseline is {points(gain)}"
         f"{_interval(*mean_interval(means), f't over {_blocks(len(means))}')}."
     )
     further = baselines.filter(pl.col("gain").is_not_null())
@@ -84,31 +85,32 @@ def above(done: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
     ]
 
 
-def taught(done: pl.DataFrame) -> list[str]:
+def taught(scored: pl.DataFrame) -> list[str]:
     """Does STN keep to the teacher's accuracy?"""
-    own = done.filter(pl.col("start") == "STN")
-    if not own.height:
+    stn_rows = scored.filter(pl.col("start") == "STN")
+    if not stn_rows.height:
         return []
     ways = [
         f"{way}-STN {0.0 - 100 * float(part['drop'].mean()):+.2f}"  # type: ignore[arg-type]
         for way in ("FM", "TM")
-        if (part := own.filter(pl.col("training") == way)).height
+        if (part := stn_rows.filter(pl.col("training") == way)).height
     ]
-    higher = own.filter(pl.col("drop") < 0).height
-    sure = own.filter(pl.col("drop_high") < 0).height
+    higher = stn_rows.filter(pl.col("drop") < 0).height
+    sure = stn_rows.filter(pl.col("drop_high") < 0).height
     return [
-        f"Networks taught by their parent (STN) end at {listing(ways)} points from its accuracy on average; {higher} "
-        f"of {own.height} end above it, {sure} by more than the images' paired interval. The paper found none above."
+        f"Networks taught by their parent (STN) end at {listing(ways)} points from its accuracy on average; "
+        f"{higher} of {stn_rows.height} end above it, {sure} by more than the images' paired interval. The paper "
+        "found none above."
     ]
 
 
 def critical(tests: pl.DataFrame) -> list[str]:
     """Is no block more critical than another?"""
-    said = []
+    sentences = []
     for row in tests.filter(pl.col("over") == TOGETHER).iter_rows(named=True):
         claim = "is" if row["p"] < 0.05 else "cannot be told to be"
         blind = " No p below 0.05 was possible with so few seeds and blocks." if row["least_p"] > 0.05 else ""
-        said.append(
+        sentences.append(
             f"Over all ways of training some block {claim} more critical than another: the mean accuracy runs over "
             f"{_points(row['spread'])}, from {row['least_critical']} (least critical) to {row['most_critical']} "
             f"(permutation test over {row['count']} seeds, p {_p(row['p'])}).{blind}"
@@ -120,7 +122,7 @@ def critical(tests: pl.DataFrame) -> list[str]:
         many = f"{hit.height} of {plural(seeds.height, 'way')} of training"
         least = float(seeds["least_p"].max()) * seeds.height  # type: ignore[arg-type]
         blind = " With so few seeds and blocks no p could have come below 0.05." if least > 0.05 else ""
-        said.append(
+        sentences.append(
             f"Over {seeds['count'][0]} seeds the accuracy depends on the block in {many} (permutation test, Holm: p < "
             f"0.05). The widest spread, {_points(widest['spread'])}, is {widest['training']}-{widest['start']}'s, from "
             f"{widest['least_critical']} to {widest['most_critical']} (p {_p(widest['p_holm'])}; a difference of "
@@ -131,14 +133,14 @@ def critical(tests: pl.DataFrame) -> list[str]:
         hit = images.filter(pl.col("p_holm") < 0.05)
         widest = images.sort("spread", descending=True).row(0, named=True)
         claim = "so these networks differ" if hit.height else "so the images show no block to be more critical"
-        said.append(
+        sentences.append(
             f"On the same {widest['count']:,} images the blocks' networks differ in {hit.height} of "
             f"{plural(images.height, 'comparison')} (Cochran's Q, Holm: p < 0.05), {claim}: the spread runs from "
             f"{_points(float(images['spread'].min()))} to {_points(widest['spread'])}, and a difference of "  # type: ignore[arg-type]
             f"{_points(float(images['detectable'].mean()))} would be seen in 4 of 5 cases."  # type: ignore[arg-type]
             f"{'' if seeds.height else ' One seed cannot tell a critical block from an unlucky training.'}"
         )
-    return said
+    return sentences
 
 
 def cost(summary: pl.DataFrame, blocks: pl.DataFrame) -> str:
@@ -164,22 +166,22 @@ def speed(cells: pl.DataFrame, stn_epochs: int) -> list[str]:
         return []
     parts = []
     for training in ("FM", "TM"):
-        own = frame.filter(pl.col("training") == training).sort("epochs")
-        if own.height:
+        rows = frame.filter(pl.col("training") == training).sort("epochs")
+        if rows.height:
             parts.append(
-                f"{training} {listing([f'{s} {e:.1f}' for s, e in own.select('start', 'epochs').iter_rows()])}"
+                f"{training} {listing([f'{s} {e:.1f}' for s, e in rows.select('start', 'epochs').iter_rows()])}"
             )
     before = f" STN had {plural(stn_epochs, 'epoch')} before that." if "STN" in frame["start"].to_list() else ""
     return [f"Epochs until within 1 % of the best accuracy, mean over the blocks: {'; '.join(parts)}.{before}"]
 
 
-def likeness(done: pl.DataFrame) -> list[str]:
+def likeness(scored: pl.DataFrame) -> list[str]:
     """Which new layers answer as their parents do."""
-    known = done.filter(pl.col("matched_correlation").is_not_null())
-    if not known.height:
+    correlated = scored.filter(pl.col("matched_correlation").is_not_null())
+    if not correlated.height:
         return []
     means = (
-        known.group_by("training", "start", maintain_order=True)
+        correlated.group_by("training", "start", maintain_order=True)
         .agg(pl.col("matched_correlation", "same_index_correlation").mean())
         .sort("matched_correlation", descending=True)
     )
@@ -204,13 +206,17 @@ def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[str]:
     """How many blocks can go before the network fails."""
     if frame is None or not frame["top1"].is_not_null().any():
         return []
-    own = frame.filter(pl.col("top1").is_not_null())
-    last, way = own.row(-1, named=True), f"{own['training'][0]}-{own['start'][0]}"
+    scored = frame.filter(pl.col("top1").is_not_null())
+    last, way = scored.row(-1, named=True), f"{scored['training'][0]}-{scored['start'][0]}"
     left = f"{last['share']:.1%} of the parameters left"
     drop = f"{100 * last['drop']:.2f} points lost{_interval(last['drop_low'], last['drop_high'], '')}"
     if 100 * last["drop"] > max_drop:
-        held = own.filter(pl.col("drop") <= max_drop / 100)
-        until = f"{held['compressed'].to_list()[-1]} at once are borne" if held.height else "not even one is borne"
+        within_limit = scored.filter(pl.col("drop") <= max_drop / 100)
+        until = (
+            f"{within_limit['compressed'].to_list()[-1]} at once are borne"
+            if within_limit.height
+            else "not even one is borne"
+        )
         return [
             f"Compressed one after the other ({way}), the network fails (more than {max_drop:g} points lost) at "
             f"{plural(last['compressed'], 'block')}: {drop}, {left}; {until}."
@@ -223,13 +229,13 @@ def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[str]:
 
 def failure_sentences(cells: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
     """What failed, and why."""
-    said = []
+    sentences = []
     for noun, frame in (("baseline", baselines), ("compressed network", cells)):
         failed = frame.filter(pl.col("status") != "done")
         if failed.height:
             reason = failed["reason"][0] or "no reason is known"
-            said.append(f"{failed.height} of {plural(frame.height, noun)} failed, the first because: {reason}")
-    return said
+            sentences.append(f"{failed.height} of {plural(frame.height, noun)} failed, the first because: {reason}")
+    return sentences
 
 
 def skipped_sentences(left: Sequence[str]) -> list[str]:
@@ -241,7 +247,7 @@ def skipped_sentences(left: Sequence[str]) -> list[str]:
 
 def _above(cells: pl.DataFrame, column: str, baselines: pl.DataFrame) -> int:
     base = dict(zip(baselines["seed"].to_list(), baselines["top1"].to_list(), strict=True))
-    return sum(own > base[seed] for seed, own in cells.select("seed", column).iter_rows())
+    return sum(value > base[seed] for seed, value in cells.select("seed", column).iter_rows())
 
 
 def _interval(low: float | None, high: float | None, how: str) -> str:

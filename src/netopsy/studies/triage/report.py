@@ -27,27 +27,27 @@ def images(run: TriageRun, count: int) -> dict[str, Image]:
     if not count or not run.parents:
         return {}
     conv = [block for block in run.blocks if block.kind == "conv"]
-    drawn = {f"maps {block.name}": _sheet(run, block, count) for block in conv[:BLOCKS]}
-    return {name.replace("/", "-"): image for name, image in drawn.items() if image is not None}
+    sheets = {f"maps {block.name}": _sheet(run, block, count) for block in conv[:BLOCKS]}
+    return {name.replace("/", "-"): image for name, image in sheets.items() if image is not None}
 
 
 def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
     seed, parent = next(iter(run.parents.items()))
-    held = {
+    new_maps = {
         f"{t.spec['training']}-{t.spec['start']}": t.tensors["maps"].numpy()
         for t in run.cells
         if t.values is not None and t.spec["seed"] == seed and t.spec["blocks"] == [block.name] and "maps" in t.tensors
     }
-    if not held:
+    if not new_maps:
         return None
     channels = np.arange(min(count, block.output_shape[0]))
-    own = maps(section(parent, end=block.output).eval(), parent.preprocessing, run.samples, channels).numpy()
-    side = max(SIDE, own.shape[1])
-    size = (side, max(1, round(side * own.shape[2] / own.shape[1])))
+    parent_maps = maps(section(parent, end=block.output).eval(), parent.preprocessing, run.samples, channels).numpy()
+    side = max(SIDE, parent_maps.shape[1])
+    size = (side, max(1, round(side * parent_maps.shape[2] / parent_maps.shape[1])))
     parts = [below([caption("", 26), *[_label(str(c), size[0] + 1) for c in channels]])]
     # a row has one scale, the parent's, so that a network that answers more faintly is darker, as in the paper
-    low, top = own.min((1, 2)), own.max((1, 2))
-    for name, values in {"base": own, **held}.items():
+    low, top = parent_maps.min((1, 2)), parent_maps.max((1, 2))
+    for name, values in {"base": parent_maps, **new_maps}.items():
         scale = np.where(top > low, top - low, 1.0)[:, None, None]
         shades = np.clip((values[: len(channels)] - low[:, None, None]) / scale, 0, 1)
         squares = np.stack([resize(np.rint(255 * one).astype(np.uint8), size, smooth=False) for one in shades])
@@ -59,15 +59,15 @@ def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
         reading="A row is a channel of the parent (base) and, of each new layer, the channel that correlates with it "
         f"(matched one to one). One scale a row, the parent's. Image {PICTURED}, first seed.",
         source="Nowak & Corso, Deep Net Triage, 2018, Figure 3",
-        alt=f"Activation maps of {block.name} in the parent and in {len(held)} compressed networks.",
+        alt=f"Activation maps of {block.name} in the parent and in {len(new_maps)} compressed networks.",
     )
 
 
 def _label(text: str, height: int) -> np.ndarray:
-    drawn = caption(text, 26)
-    over = max(0, (height - len(drawn)) // 2)
-    under = max(0, height - len(drawn) - over)
-    return np.pad(drawn, ((over, under), (0, 0), (0, 0)), constant_values=255)
+    text_picture = caption(text, 26)
+    over = max(0, (height - len(text_picture)) // 2)
+    under = max(0, height - len(text_picture) - over)
+    return np.pad(text_picture, ((over, under), (0, 0), (0, 0)), constant_values=255)
 
 
 def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -> dict[str, Any]:

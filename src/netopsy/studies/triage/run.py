@@ -68,8 +68,10 @@ def run_design(
 def choose_blocks(network: Network, names: Sequence[str] | None) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
     """(blocks to compress, in order of execution; those found that no one layer can stand in for)."""
     if names is None:
-        found = default_blocks(network)
-        return tuple(b for b in found if b.obstacle is None), tuple(b for b in found if b.obstacle is not None)
+        candidates = default_blocks(network)
+        return tuple(b for b in candidates if b.obstacle is None), tuple(
+            b for b in candidates if b.obstacle is not None
+        )
     blocks = [find_block(network, name) for name in names]
     for block in blocks:
         if block.obstacle is not None:
@@ -195,12 +197,12 @@ def deeper(
         return []
     start, training = way
     drops = {
-        name: float(np.mean([base[t.spec["seed"]] - t.right.mean() for t in own]))
-        for name, own in _by_block(run, start, training).items()
+        name: float(np.mean([base[t.spec["seed"]] - t.right.mean() for t in trials]))
+        for name, trials in _by_block(run, start, training).items()
     }
     order = disjoint(run, sorted(drops, key=lambda name: drops[name]))
     place = {block.name: at for at, block in enumerate(run.blocks)}
-    done = list(_by_block(run, start, training)[order[0]])
+    finished = list(_by_block(run, start, training)[order[0]])
     fell = drops[order[0]]
     for count in range(2, len(order) + 1):
         if 100 * fell > max_drop:
@@ -211,12 +213,12 @@ def deeper(
             for seed in base
         ]
         step = attempt(specs)
-        done += step
-        held = [base[t.spec["seed"]] - float(t.right.mean()) for t in step if t.values is not None]
-        if not held:
+        finished += step
+        losses = [base[t.spec["seed"]] - float(t.right.mean()) for t in step if t.values is not None]
+        if not losses:
             break
-        fell = float(np.mean(held))
-    return done
+        fell = float(np.mean(losses))
+    return finished
 
 
 def best_way(run: TriageRun) -> tuple[str, str] | None:
@@ -231,18 +233,18 @@ def best_way(run: TriageRun) -> tuple[str, str] | None:
 def disjoint(run: TriageRun, order: list[str]) -> list[str]:
     """The blocks of `order` but those that share a node with an earlier one."""
     nodes = {block.name: set(block.nodes) for block in run.blocks}
-    kept: list[str] = []
+    chosen: list[str] = []
     for name in order:
-        if not any(nodes[name] & nodes[other] for other in kept):
-            kept.append(name)
-    return kept
+        if not any(nodes[name] & nodes[other] for other in chosen):
+            chosen.append(name)
+    return chosen
 
 
 def _by_block(run: TriageRun, start: str, training: str) -> dict[str, list[Trial]]:
     """The cells of one way that came through, by block."""
-    found: dict[str, list[Trial]] = defaultdict(list)
+    trials: dict[str, list[Trial]] = defaultdict(list)
     for trial in run.cells:
         spec = trial.spec
         if trial.values is not None and (spec["start"], spec["training"]) == (start, training):
-            found[spec["blocks"][0]].append(trial)
-    return dict(found)
+            trials[spec["blocks"][0]].append(trial)
+    return dict(trials)

@@ -66,10 +66,10 @@ def match_channels(
     place = _device(student)
     with torch.inference_mode():
         for half in (rows[::2], rows[1::2]):
-            found = Correlation(axis)
+            correlation = Correlation(axis)
             for images, _ in _batches(samples, preprocessing, half):
-                found.update(teacher(images.to(place)), student(images.to(place)))
-            halves.append(found.result())
+                correlation.update(teacher(images.to(place)), student(images.to(place)))
+            halves.append(correlation.result())
     everyone = np.zeros(len(halves[0]), bool)  # constant channels too: every parent's channel has its picture
     order = bipartite_matching(halves[0], everyone, everyone).partner
     live = np.flatnonzero(halves[1].any(1))
@@ -156,15 +156,15 @@ def store_activations(
     tested: dict[str, None] = {}
     for block in reversed(blocks):
         cut = cut_before(network, block)
-        wanted = {**chosen, cut: None, **({block.after: None} if taught else {})}
+        with_block = {**chosen, cut: None, **({block.after: None} if taught else {})}
         scored = {**tested, cut: None} if frozen and cut != INPUT else tested
         if cut == INPUT and not taught:
             continue
-        needed = bytes_needed(network, len(train), list(wanted), flips)
+        needed = bytes_needed(network, len(train), list(with_block), flips)
         needed += bytes_needed(network, len(samples), list(scored), False) if scored else 0
         if needed > limit:
             break
-        chosen, tested = wanted, scored
+        chosen, tested = with_block, scored
     try:
         yield ActivationFiles(
             cache(network, train, list(chosen), folder, flips=flips) if chosen else {},

@@ -55,7 +55,7 @@ _HISTORY: dict[str, Any] = {
 
 def epochs_to_99(accuracy: Sequence[float]) -> int:
     """The first epoch, from 1, whose accuracy is at least 99 % of the highest (the paper's Figure 4)."""
-    return next(at for at, own in enumerate(accuracy, start=1) if own >= REACHED * max(accuracy))
+    return next(at for at, value in enumerate(accuracy, start=1) if value >= REACHED * max(accuracy))
 
 
 def cells(run: TriageRun) -> pl.DataFrame:
@@ -79,7 +79,7 @@ def cell_row(trial: Trial, base: Trial) -> dict[str, Any]:
     values = trial.values
     if values is None or base.values is None:
         return row
-    accuracy = [own["validation_top1"] for own in values["history"]]
+    accuracy = [epoch["validation_top1"] for epoch in values["history"]]
     right, n = trial.right, values["images"]
     losses, gains = int((base.right & ~right).sum()), int((right & ~base.right).sum())
     best = max(accuracy)
@@ -125,12 +125,12 @@ def history(run: TriageRun) -> pl.DataFrame:
 
 def blocks(run: TriageRun) -> pl.DataFrame:
     """What each block was, and what became of it."""
-    made = {trial.spec["blocks"][0]: trial.values for trial in run.cells if trial.values is not None}
+    values_of = {trial.spec["blocks"][0]: trial.values for trial in run.cells if trial.values is not None}
     base = next((trial.values for trial in run.baselines if trial.values is not None), None)
     rows = []
     for block in (*run.blocks, *run.left):
-        own = made.get(block.name)
-        left = own["parameters"] / base["parameters"] if own and base else None
+        values = values_of.get(block.name)
+        left = values["parameters"] / base["parameters"] if values and base else None
         rows.append(
             {
                 "block": block.name,
@@ -142,9 +142,11 @@ def blocks(run: TriageRun) -> pl.DataFrame:
                 "output": "x".join(map(str, block.output_shape)),
                 "parameters": block.parameters,
                 "macs": block.macs,
-                "new_parameters": block.parameters + own["parameters"] - base["parameters"] if own and base else None,
+                "new_parameters": block.parameters + values["parameters"] - base["parameters"]
+                if values and base
+                else None,
                 "saved": None if left is None else 1 - left,
-                "saved_macs": None if not own or not base else 1 - own["macs"] / base["macs"],
+                "saved_macs": None if not values or not base else 1 - values["macs"] / base["macs"],
                 "obstacle": block.obstacle,
             }
         )
@@ -167,11 +169,11 @@ def summary(cells: pl.DataFrame) -> pl.DataFrame:
     """
     rows = []
     keys = ["block", "start", "training"]
-    for key, own in cells.filter(pl.col("top1").is_not_null()).group_by(keys, maintain_order=True):
-        low, high = share_interval(own["top1"].to_list())
-        drop_low, drop_high = mean_interval(own["drop"].to_list())
+    for key, seeds in cells.filter(pl.col("top1").is_not_null()).group_by(keys, maintain_order=True):
+        low, high = share_interval(seeds["top1"].to_list())
+        drop_low, drop_high = mean_interval(seeds["drop"].to_list())
         names = ("best", "top1", "drop", "epochs_to_99", "matched_correlation", "same_index_correlation")
-        means = {name: own[name].mean() for name in names}
+        means = {name: seeds[name].mean() for name in names}
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
@@ -179,16 +181,16 @@ def summary(cells: pl.DataFrame) -> pl.DataFrame:
                 "top1": means["top1"],
                 "top1_low": low,
                 "top1_high": high,
-                "lowest": own["top1"].min(),
-                "highest": own["top1"].max(),
+                "lowest": seeds["top1"].min(),
+                "highest": seeds["top1"].max(),
                 "drop": means["drop"],
                 "drop_low": drop_low,
                 "drop_high": drop_high,
                 "epochs_to_99": means["epochs_to_99"],
-                "share": own["share"][0],
+                "share": seeds["share"][0],
                 "matched_correlation": means["matched_correlation"],
                 "same_index_correlation": means["same_index_correlation"],
-                "seeds": own.height,
+                "seeds": seeds.height,
             }
         )
     schema: dict[str, Any] = dict.fromkeys(keys, pl.String) | dict.fromkeys(
@@ -207,7 +209,7 @@ def baselines(run: TriageRun) -> pl.DataFrame:
         if trial.values is not None:
             n, right = trial.values["images"], trial.right
             low, high = wilson(int(right.sum()), n)
-            accuracy = [own["validation_top1"] for own in trial.values["history"]]
+            accuracy = [epoch["validation_top1"] for epoch in trial.values["history"]]
             further = controls.get(trial.spec["seed"])
             row |= {
                 "epochs": len(accuracy),
@@ -221,9 +223,9 @@ def baselines(run: TriageRun) -> pl.DataFrame:
                 "images": n,
             }
             if further is not None:
-                own = cell_row(further, trial)
-                row |= {"further_best": own["best"], "further": own["top1"], "gain": 0.0 - own["drop"]}
-                row |= {"gain_low": -own["drop_high"], "gain_high": -own["drop_low"]}
+                epoch = cell_row(further, trial)
+                row |= {"further_best": epoch["best"], "further": epoch["top1"], "gain": 0.0 - epoch["drop"]}
+                row |= {"gain_low": -epoch["drop_high"], "gain_high": -epoch["drop_low"]}
         rows.append(row)
     schema: dict[str, Any] = {"seed": pl.Int64, "epochs": pl.Int64}
     schema |= dict.fromkeys(("best", "top1", "top1_low", "top1_high", "loss"), pl.Float64)
@@ -238,32 +240,32 @@ def deeper(run: TriageRun) -> pl.DataFrame:
     rows = []
     counts = sorted({len(trial.spec["blocks"]) for trial in run.deeper})
     for count in counts:
-        own = [trial for trial in run.deeper if len(trial.spec["blocks"]) == count]
-        frame = pl.DataFrame([cell_row(trial, base[trial.spec["seed"]]) for trial in own], schema=_CELL)
-        done = frame.filter(pl.col("top1").is_not_null())
-        low, high = share_interval(done["top1"].to_list())
-        drop_low, drop_high = mean_interval(done["drop"].to_list())
-        first = done.row(0, named=True) if done.height else {}
+        trials = [trial for trial in run.deeper if len(trial.spec["blocks"]) == count]
+        frame = pl.DataFrame([cell_row(trial, base[trial.spec["seed"]]) for trial in trials], schema=_CELL)
+        scored = frame.filter(pl.col("top1").is_not_null())
+        low, high = share_interval(scored["top1"].to_list())
+        drop_low, drop_high = mean_interval(scored["drop"].to_list())
+        first = scored.row(0, named=True) if scored.height else {}
         rows.append(
             {
                 "compressed": count,
-                "blocks": " + ".join(own[0].spec["blocks"]),
-                "start": own[0].spec["start"],
-                "training": own[0].spec["training"],
+                "blocks": " + ".join(trials[0].spec["blocks"]),
+                "start": trials[0].spec["start"],
+                "training": trials[0].spec["training"],
                 "parameters": first.get("parameters"),
                 "share": first.get("share"),
                 "macs": first.get("macs"),
-                "best": done["best"].mean(),
-                "top1": done["top1"].mean(),
-                "top1_low": low if done.height > 1 else first.get("top1_low"),
-                "top1_high": high if done.height > 1 else first.get("top1_high"),
-                "lowest": done["top1"].min(),
-                "highest": done["top1"].max(),
-                "drop": done["drop"].mean(),
-                "drop_low": drop_low if done.height > 1 else first.get("drop_low"),
-                "drop_high": drop_high if done.height > 1 else first.get("drop_high"),
-                "seeds": done.height,
-                "failed": frame.height - done.height,
+                "best": scored["best"].mean(),
+                "top1": scored["top1"].mean(),
+                "top1_low": low if scored.height > 1 else first.get("top1_low"),
+                "top1_high": high if scored.height > 1 else first.get("top1_high"),
+                "lowest": scored["top1"].min(),
+                "highest": scored["top1"].max(),
+                "drop": scored["drop"].mean(),
+                "drop_low": drop_low if scored.height > 1 else first.get("drop_low"),
+                "drop_high": drop_high if scored.height > 1 else first.get("drop_high"),
+                "seeds": scored.height,
+                "failed": frame.height - scored.height,
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None)

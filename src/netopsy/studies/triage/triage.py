@@ -100,12 +100,12 @@ class Triage(Study):
         words = {"network_start": NetworkStart, "mw_mean": Mean, "stn_loss": StnLoss, "dtype": Precision}
         for name, allowed in words.items():
             check_choice(self, name, get_args(allowed))
-        for name, known in (("starts", STARTS), ("training", TRAINING)):
-            given = getattr(self, name)
-            wrong = [one for one in given if one not in known]
-            if wrong or not given or len(set(given)) < len(given):
-                what = f"'{wrong[0]}'" if wrong else "nothing" if not given else "one twice"
-                raise SettingsError(f"{name} names {what}; give some of {', '.join(known)}, each once.")
+        for name, allowed_values in (("starts", STARTS), ("training", TRAINING)):
+            values = getattr(self, name)
+            wrong = [one for one in values if one not in allowed_values]
+            if wrong or not values or len(set(values)) < len(values):
+                what = f"'{wrong[0]}'" if wrong else "nothing" if not values else "one twice"
+                raise SettingsError(f"{name} names {what}; give some of {', '.join(allowed_values)}, each once.")
         if self.blocks is not None and (not self.blocks or len(set(self.blocks)) < len(self.blocks)):
             raise SettingsError("blocks is empty or names one twice; `netopsy blocks NETWORK` lists them.")
         for name in ("epochs", "stn_epochs", "baseline_epochs", "repeats", "matching_images"):

@@ -81,8 +81,8 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
     block = find_block(parent, spec["block"])
     layer = new_layer(parent, block, seed)
     if spec["start"] == "LSQ":
-        found = least_squares(parent, block, layer, context.train)
-        return Outcome({"history": [], **found}, dict(layer.state_dict()))
+        fit_values = least_squares(parent, block, layer, context.train)
+        return Outcome({"history": [], **fit_values}, dict(layer.state_dict()))
     stored, recipe = context.stored.get(seed, ActivationFiles()), recipe_of(spec)
     cut = cut_before(parent, block)
     data, begin = stored.training(cut, context.train, recipe, target=block.after)
@@ -120,19 +120,19 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
         label=f"seed {seed}, {', '.join(spec['blocks']) or 'uncompressed'}, {spec['start']}, {spec['training']}",
         spec=spec,
     )
-    whole = load_state(section(parent, replaced=replaced), trained.state)
-    hits, loss = right(whole, parent.preprocessing, context.samples)
+    full_module = load_state(section(parent, replaced=replaced), trained.state)
+    hits, loss = right(full_module, parent.preprocessing, context.samples)
     values = {"history": trained.table.to_dicts(), "loss": loss, "images": len(hits)}
-    values |= _size(parent, whole, replaced)
+    values |= _size(parent, full_module, replaced)
     tensors = {"right": _pack_bits(hits)}
     if len(blocks) == 1:
         block = blocks[0]
         student = load_state(section(parent, end=block.output, replaced=replaced), trained.state)
         teacher = section(parent, end=block.output)
-        found, order = match_channels(
+        likeness, order = match_channels(
             teacher, student, block.kind, parent.preprocessing, context.samples, spec["matching_images"]
         )
-        values |= found
+        values |= likeness
         if spec["pictures"] and block.kind == "conv":
             tensors["maps"] = maps(student, parent.preprocessing, context.samples, order[: spec["pictures"]])
     return Outcome(values, tensors)
@@ -168,11 +168,11 @@ def others(module: fx.GraphModule, blocks: Sequence[Block]) -> list[str]:
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a section with those of its values that `state` has; what it shares with the network stays."""
     copied = copy.deepcopy(module)
-    held = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
+    tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
     with torch.no_grad():
         for name, value in state.items():
-            if name in held:
-                held[name].copy_(value)
+            if name in tensors:
+                tensors[name].copy_(value)
     return copied.eval()
 
 
@@ -182,12 +182,12 @@ def _own(state: Mapping[str, Tensor], block: Block) -> State:
     return {name.removeprefix(path): value for name, value in state.items() if name.startswith(path)}
 
 
-def _size(parent: Network, whole: nn.Module, replaced: Sequence[tuple[Block, OneLayer]] = ()) -> dict[str, int]:
-    """Learned values of `whole`, the parent with blocks replaced, and its multiply-accumulates for one image."""
+def _size(parent: Network, full_module: nn.Module, replaced: Sequence[tuple[Block, OneLayer]] = ()) -> dict[str, int]:
+    """Learned values of `full_module`, the parent with blocks replaced, and its multiply-accumulates for one image."""
     macs = graph_macs(parent.program.nodes)
     for block, layer in replaced:
         macs += layer.map.weight.numel() * _places(block) - block.macs
-    return {"parameters": sum(p.numel() for p in whole.parameters()), "macs": macs}
+    return {"parameters": sum(p.numel() for p in full_module.parameters()), "macs": macs}
 
 
 def _places(block: Block) -> int:

@@ -82,8 +82,8 @@ def co_clusters(pair: Pair, count: int | None = None, *, most: int = 16, seed: i
     else:
         with warnings.catch_warnings():  # fewer distinct points than groups: some groups stay empty
             warnings.simplefilter("ignore")
-            found = SpectralCoclustering(k, random_state=seed).fit(live)
-        labels_a[rows], labels_b[columns] = found.row_labels_, found.column_labels_
+            clustering = SpectralCoclustering(k, random_state=seed).fit(live)
+        labels_a[rows], labels_b[columns] = clustering.row_labels_, clustering.column_labels_
     return _describe(pair, labels_a, labels_b, k, singular)
 
 

@@ -40,16 +40,16 @@ def pairs_of(
     if pairs not in ("matching", "all"):
         raise SettingsError(f"pairs {pairs!r} is unknown; give matching or all.")
     if layers is not None:
-        found = []
+        checked = []
         for pair in layers:
             if isinstance(pair, str) or len(pair) != 2:
                 raise SettingsError(
                     f"layers holds {pair!r}; give pairs (layer of a, layer of b), for instance ('conv1', 'conv1')."
                 )
-            found.append((_check(network_a, pair[0]), _check(network_b, pair[1])))
-        if not found:
+            checked.append((_check(network_a, pair[0]), _check(network_b, pair[1])))
+        if not checked:
             raise SettingsError("layers is empty; give at least one (layer of a, layer of b), or nothing for all.")
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(checked))
     ours, theirs = layers_of(network_a), layers_of(network_b)
     for network, names in ((network_a, ours), (network_b, theirs)):
         if not names:
@@ -64,17 +64,17 @@ def pairs_of(
 
 def _behind(network: Network, name: str) -> str | None:
     """The activation behind the node `name`, else the last norm directly behind it, or itself."""
-    known, start = activations(network, mixing=False), network.nodes[name]
+    functions_by_name, start = activations(network, mixing=False), network.nodes[name]
     order = {node: position for position, node in enumerate(network.nodes.values())}
     reached, stack = {start}, [start]
     while stack:
         for user in stack.pop().users:
             kind = user.operator.rstrip("_")
-            if user in order and user not in reached and (user.name in known or kind in _ON_THE_WAY):
+            if user in order and user not in reached and (user.name in functions_by_name or kind in _ON_THE_WAY):
                 reached.add(user)
-                if user.name not in known:
+                if user.name not in functions_by_name:
                     stack.append(user)
-    functions = sorted((node for node in reached if node.name in known), key=order.__getitem__)
+    functions = sorted((node for node in reached if node.name in functions_by_name), key=order.__getitem__)
     if functions and treatable(functions[0]):
         return functions[0].name
     while len(start.users) == 1 and (follower := start.users[0]).operator in _NORMS:

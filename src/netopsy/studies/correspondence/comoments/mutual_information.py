@@ -135,8 +135,8 @@ def _edges(values: Tensor, bins: int) -> Tensor:
     count = (values != 0).sum(-1, keepdim=True)
     steps = torch.arange(1, bins, device=values.device)
     ranks = (count * steps / bins).long().minimum((count - 1).clamp_min(0))
-    found = order.gather(-1, ranks)
-    return torch.where(count > 0, found, torch.zeros_like(found))
+    quantiles = order.gather(-1, ranks)
+    return torch.where(count > 0, quantiles, torch.zeros_like(quantiles))
 
 
 def _entropy(counts: Int64[np.ndarray, "m cells"]) -> tuple[np.ndarray, np.ndarray]:
@@ -154,7 +154,7 @@ def pair_information(
     network_a: Network,
     network_b: Network,
     samples: Samples,
-    wanted: Mapping[Names, Int64[np.ndarray, "m 2"]],
+    units: Mapping[Names, Int64[np.ndarray, "m 2"]],
     *,
     bins: int = 16,
     images: int = 1000,
@@ -162,7 +162,7 @@ def pair_information(
 ) -> dict[Names, tuple[Information, Information]]:
     """(of the pairs of units, of the same with the images of b in another order), by (layer_a, layer_b).
 
-    wanted: the unit of a and the unit of b of each pair. images: how many are drawn, without repetition. Layers of
+    units: the unit of a and the unit of b of each pair. images: how many are drawn, without repetition. Layers of
     different size meet on their common grid. In the control each image of a is paired with the one that b saw before
     it, the first of a batch with the batch's last.
     """
@@ -173,15 +173,15 @@ def pair_information(
     order = order[: len(order) - (len(order) % size == 1)]  # a batch of one image has no other order
     tallies: dict[Names, tuple[Nodes, Tally]] = {
         (a, b): ((a, (network_b, b)), PairedUnits(pairs, bins, (_axis(network_a, a), _axis(network_b, b))))
-        for (a, b), pairs in wanted.items()
+        for (a, b), pairs in units.items()
         if len(pairs)
     }
     if not tallies:
         return {}
     named = {f"{a} {b}": entry for (a, b), entry in tallies.items()}
     label = "mutual information"
-    found = observe(network_a, samples, named, batch_size=size, order=order, folded=True, label=label)
-    return dict(zip(tallies, found.values(), strict=True))
+    results = observe(network_a, samples, named, batch_size=size, order=order, folded=True, label=label)
+    return dict(zip(tallies, results.values(), strict=True))
 
 
 def _axis(network: Network, node: str) -> int:
@@ -209,15 +209,15 @@ class PairedUnits(Tally):
         for name, other in (("own", y), ("control", y.roll(1, 0))):
             part = self._part(name)
             part.update(x.flatten(0, -2), other.flatten(0, -2))
-            kept = part.state()
+            sums = part.state()
             for key in _KEPT:  # attributes of its own, which a checkpoint holds
-                setattr(self, f"{name} {key}", kept.get(key))
+                setattr(self, f"{name} {key}", sums.get(key))
         self.counted = torch.tensor(True)
 
     def _part(self, name: str) -> PairInformation:
         part = PairInformation(self.pairs, self.bins)
-        kept = {key: getattr(self, f"{name} {key}", None) for key in _KEPT}
-        part.restore({key: value.cpu() for key, value in kept.items() if value is not None})
+        sums = {key: getattr(self, f"{name} {key}", None) for key in _KEPT}
+        part.restore({key: value.cpu() for key, value in sums.items() if value is not None})
         return part
 
     def merge(self, other: PairedUnits) -> None:

@@ -184,10 +184,10 @@ def pyramid(values: Tensor, grids: Sequence[Grid]) -> Iterator[Tensor]:
     places = tuple(values.shape[1:-1])
     source = values
     for grid in grids:
-        found = pool(source if divides(grid, tuple(source.shape[1:-1])) else values, grid)
+        pooled = pool(source if divides(grid, tuple(source.shape[1:-1])) else values, grid)
         if divides(grid, places):
-            source = found
-        yield found
+            source = pooled
+        yield pooled
 
 
 def divides(grid: Grid, places: Grid) -> bool:
