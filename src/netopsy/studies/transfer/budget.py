@@ -49,7 +49,7 @@ CANDIDATES: dict[str, Any] = {
 class Search:
     """The search for the best code of one node's features within `bits`.
 
-    held_out: the bench of four fifths of the training vectors, tested on the rest. recipes: the candidates. name: of the
+    held_out: the bench of four fifths of the training vectors, tested on the rest. recipes: the candidates. name: of
         file.
     """
 
@@ -146,7 +146,8 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
 class BenchPlan:
     """The runs of one bench.
 
-    names: of the stresses, `none` first. alternatives: (budget, recipe) of the codes compared. search: for the best code.
+    names: of the stresses, `none` first. alternatives: (budget, recipe) of the codes compared. search: for the best
+    code.
     """
 
     bench: Bench
