@@ -18,7 +18,7 @@ from netopsy.errors import SettingsError
 from netopsy.features.bow import bag
 from netopsy.features.bow.bag import bag_of_words, descriptors_for, image_size, parse_grids, regions
 from netopsy.features.bow.dense_sift import DenseSift, orientation_maps
-from netopsy.features.bow.words import Pooled, draw_descriptors, learn_words
+from netopsy.features.bow.words import RegionPooling, draw_descriptors, learn_words
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans import kmeans
@@ -104,7 +104,7 @@ def test_pooled_words_are_those_of_the_definition(pooling: str) -> None:
     every = torch.cat([sift(given) for sift in sifts], 1)
     words = every[0, torch.randperm(every.shape[1])[:15]] + 0.01 * torch.randn(15, 128)
     grids = parse_grids((1, "2x2", "3x1"))
-    pooled = Pooled(words, regions(grids, sifts), 8, pooling)(every)  # type: ignore[arg-type]
+    pooled = RegionPooling(words, regions(grids, sifts), 8, pooling)(every)  # type: ignore[arg-type]
     centres = torch.cat([sift.centres() for sift in sifts]).double().numpy()
     for row, vectors in zip(pooled, every, strict=True):
         expected = reference_bag(vectors.numpy(), centres, words.numpy(), pooling, grids, 10, 10.0)
@@ -115,7 +115,7 @@ def test_pooled_words_are_those_of_the_definition(pooling: str) -> None:
 
 def test_regions_finer_than_the_grid_of_points_are_zero() -> None:
     sifts = (DenseSift((24, 24), 4, 12),)
-    pooled = Pooled(torch.rand(5, 128), regions([(9, 9)], sifts), 81, "average")
+    pooled = RegionPooling(torch.rand(5, 128), regions([(9, 9)], sifts), 81, "average")
     assert pooled(sifts[0](images(1, 24, 24))).shape == (1, pooled.length)
 
 

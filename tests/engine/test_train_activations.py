@@ -16,7 +16,7 @@ from torch import nn
 
 from netopsy import Samples, fit, load_network, workspace
 from netopsy.blocks.activation_cache import cache
-from netopsy.blocks.training import Trained, train_module
+from netopsy.blocks.training import TrainingResult, train_module
 from netopsy.engine.train.activations import ActivationSet
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint
@@ -36,7 +36,7 @@ def data(folder: Path, flips: bool = True, targets: str | None = None) -> Activa
     return ActivationSet(files[POOLED], noise().labels, None if targets is None else files[targets], flips)
 
 
-def same(one: Trained, other: Trained) -> bool:
+def same(one: TrainingResult, other: TrainingResult) -> bool:
     return all(torch.equal(value, other.state[name]) for name, value in one.state.items()) and one.table.drop(
         "seconds"
     ).equals(other.table.drop("seconds"))

@@ -70,7 +70,7 @@ def test_a_part_is_cut_at_its_share_of_the_level() -> None:
     groups = []
     for alpha in (0.001, 0.3):
         division = split_clusters(points, alpha=alpha)
-        assert [cut.taken for cut in division.cuts] == [c.p < alpha * (c.size - 1) / 89 for c in division.cuts]
+        assert [cut.accepted for cut in division.cuts] == [c.p < alpha * (c.size - 1) / 89 for c in division.cuts]
         groups.append(division.groups)
     assert groups == [3, 4]
 
@@ -86,7 +86,7 @@ def test_groups_are_numbered_by_size_and_small_ones_join_their_neighbours() -> N
 @pytest.mark.parametrize("vectors", [np.ones((30, 4)), np.zeros((30, 4)), np.zeros((3, 2)), np.zeros((0, 2))])
 def test_vectors_without_variety_are_one_group(vectors: np.ndarray) -> None:
     division = split_clusters(vectors)
-    assert division.labels.tolist() == [0] * len(vectors) and not any(c.taken for c in division.cuts)
+    assert division.labels.tolist() == [0] * len(vectors) and not any(c.accepted for c in division.cuts)
 
 
 def test_no_more_groups_than_allowed_and_the_same_seed_gives_the_same() -> None:

@@ -115,7 +115,9 @@ def _rank(flow: Flow, i: int) -> int:
 
 def _behind(flow: Flow, end: int) -> int:
     """The node behind the poolings over windows that directly follow `end`."""
-    while len(flow.readers[end]) == 1 and not flow.shown >> end & 1 and pools_window(flow.nodes[flow.readers[end][0]]):
+    while (
+        len(flow.readers[end]) == 1 and not flow.results >> end & 1 and pools_window(flow.nodes[flow.readers[end][0]])
+    ):
         end = flow.readers[end][0]
     return end
 

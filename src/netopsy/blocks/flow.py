@@ -20,7 +20,7 @@ class Flow:
 
     nodes: in order of execution. index: position by node. reads: positions that each node reads. live: the nodes that
     the network's output depends on. dominators: of each node, the nodes that every path from the input to it passes.
-    ancestors: of each node, the nodes that it is computed from. shown: the nodes whose values the graph returns.
+    ancestors: of each node, the nodes that it is computed from. results: the nodes whose values the graph returns.
     """
 
     def __init__(self, network: Network) -> None:
@@ -38,7 +38,7 @@ class Flow:
                 common &= self.dominators[p]
             self.ancestors.append(above)
             self.dominators.append((common if parents else 0) | 1 << i)
-        self.shown = mask_of(self.index[n] for n in network.program.output.inputs if n in self.index)
+        self.results = mask_of(self.index[n] for n in network.program.output.inputs if n in self.index)
         self.end = self.index[network.nodes[network.output]]
         self.live = self.ancestors[self.end] | 1 << self.end
         self.postdominators = [0] * len(self.nodes)
@@ -91,7 +91,7 @@ class Flow:
         return [
             i
             for i in bits(region)
-            if self.shown >> i & 1 or any(not region >> reader & 1 for reader in self.readers[i])
+            if self.results >> i & 1 or any(not region >> reader & 1 for reader in self.readers[i])
         ]
 
 

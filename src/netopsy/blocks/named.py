@@ -107,7 +107,7 @@ def _with_followers(network: Network, flow: Flow, region: int) -> int:
     """`region` with the norm and the activation that alone read its value."""
     while len(out := flow.outputs(region)) == 1:
         readers = flow.readers[out[0]]
-        if len(readers) != 1 or flow.shown >> out[0] & 1:
+        if len(readers) != 1 or flow.results >> out[0] & 1:
             break
         kind = flow.nodes[readers[0]].operator
         if kind not in _NORMS and kind not in ELEMENTWISE:

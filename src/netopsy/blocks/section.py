@@ -97,9 +97,9 @@ class _Drops:
 
     def __init__(self, network: Network, graph: fx.Graph, root: nn.Module, values: dict[Node, fx.Node]) -> None:
         self.network, self.graph, self.root, self.values = network, graph, root, values
-        self.found = find_dropouts(network)
-        self.reads = {name for name, _ in self.found.readers}
-        self.made: dict[int, fx.Node] = {}
+        self.dropouts = find_dropouts(network)
+        self.reads = {name for name, _ in self.dropouts.readers}
+        self.calls: dict[int, fx.Node] = {}
 
     def operands(self, node: Node) -> tuple[dict[Node, fx.Node], bool]:
         """The new nodes that the twin of `node` reads, by the old ones, and whether any is a dropout."""
@@ -107,23 +107,23 @@ class _Drops:
         name = node.name
         if name not in self.reads:
             return parents, False
-        numbers = {i: n for (reader, i), n in self.found.readers.items() if reader == name}
+        numbers = {i: n for (reader, i), n in self.dropouts.readers.items() if reader == name}
         return parents | {old: self.node(numbers[i]) for i, old in enumerate(flat(node)) if i in numbers}, True
 
     def output(self) -> fx.Node:
         """What the network's output node reads."""
-        number = self.found.readers.get(("output", 0))
+        number = self.dropouts.readers.get(("output", 0))
         return self.values[self.network.nodes[self.network.output]] if number is None else self.node(number)
 
     def node(self, number: int) -> fx.Node:
         """The call of dropout `number`."""
-        if number not in self.made:
-            one = self.found.drops[number]
+        if number not in self.calls:
+            one = self.dropouts.drops[number]
             source = self.node(one.source) if isinstance(one.source, int) else self._value(one.source)
             path = f"dropouts.{number}"
             _place(self.root, path, one.module(self.network))
-            self.made[number] = self.graph.call_module(path, (source,))
-        return self.made[number]
+            self.calls[number] = self.graph.call_module(path, (source,))
+        return self.calls[number]
 
     def _value(self, name: str) -> fx.Node:
         return self.values[self.network.nodes[name]]

@@ -27,7 +27,7 @@ from netopsy.samples.samples import Samples
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """table: a row an epoch, as of History; top1 and validation_top1 are null where no labels are learned. state: the
     trained module's parameters and buffers, on the CPU.
     """
@@ -48,7 +48,7 @@ def train_module(
     teacher: nn.Module | None = None,
     loss: Loss = "labels",
     label: str = "fit",
-) -> Trained:
+) -> TrainingResult:
     """Train a copy of `module` where its parameters lie, as `fit` trains a network; the module itself stays as it is.
 
     data, validation: images, prepared by `preprocessing`, or stored values. frozen: modules or parameters that stay.
@@ -108,7 +108,7 @@ def train_module(
         loss,
     )
     state = launch(job, device, lambda done, total: place.report(label, done, total))
-    return Trained(frame(state["rows"]), {name: value.contiguous() for name, value in state["module"].items()})
+    return TrainingResult(frame(state["rows"]), {name: value.contiguous() for name, value in state["module"].items()})
 
 
 @torch.no_grad()

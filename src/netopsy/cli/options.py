@@ -32,7 +32,7 @@ def _commas(kind: Any, tokens: Any) -> tuple[Any, ...]:
     return tuple(_value(element, part) for part in parts if part)
 
 
-def _whole(kind: Any, tokens: Any) -> int:
+def _integer(kind: Any, tokens: Any) -> int:
     """An integer as it is written: cyclopts itself would round 1.5."""
     return int(_value(int, tokens[0].value))
 
@@ -51,7 +51,7 @@ def option(name: str, kind: Any, help: str, default: Any = Option.empty, group: 
         extra |= {"converter": _commas, "n_tokens": 1, "allow_leading_hyphen": True}
         extra["show_default"] = (lambda values: ",".join(map(str, values))) if default else False
     elif kind in (int, int | None):
-        extra["converter"] = _whole
+        extra["converter"] = _integer
     annotation = Annotated[kind, Parameter(help=help, negative_iterable=(), **extra)]
     return Option(name, Option.KEYWORD_ONLY, default=default, annotation=annotation)
 

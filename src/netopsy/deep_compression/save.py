@@ -184,7 +184,7 @@ def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]
         )
     compressed = read_compressed(path)
     state = {name: _tensor(value) for name, value in compressed.state().items()}
-    for name, stored in _tied(compressed.metadata).items():
+    for name, stored in _read_aliases(compressed.metadata).items():
         if stored in state:
             state[name] = state[stored]
     if target is not None:
@@ -204,7 +204,7 @@ def _tensor(value: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
     return torch.from_numpy(value.astype(np.float32) if value.dtype == np.float16 else value.copy())
 
 
-def _tied(metadata: dict[str, str]) -> dict[str, str]:
+def _read_aliases(metadata: dict[str, str]) -> dict[str, str]:
     try:
         names = json.loads(metadata.get("tied", "{}"))
     except (ValueError, RecursionError):

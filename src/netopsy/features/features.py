@@ -134,9 +134,9 @@ class Features:
     def __post_init__(self) -> None:
         for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if getattr(x, "ndim", 0) != 2 or x.dtype not in (np.float32, np.float16):
-                given = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+                description = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
                 raise SamplesError(
-                    f"the {part} vectors of {self.name} are {given}; give float32 or float16 (n, dimensions), "
+                    f"the {part} vectors of {self.name} are {description}; give float32 or float16 (n, dimensions), "
                     "or let load_features make them."
                 )
             if not x.size:

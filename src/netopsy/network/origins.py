@@ -35,10 +35,10 @@ class Section(fx.GraphModule):
         return made
 
     def __reduce__(self) -> Any:
-        return _rebuilt, (super().__reduce__(), dict(self.meta))
+        return _rebuild, (super().__reduce__(), dict(self.meta))
 
 
-def _rebuilt(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
+def _rebuild(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
     plain = reduced[0](*reduced[1])
     made = Section(plain, plain.graph, "Section")
     made.meta = meta

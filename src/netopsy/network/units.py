@@ -70,7 +70,7 @@ def _parts(unit: UnitLike) -> tuple[str, int, tuple[int, ...] | None]:
     pieces: Sequence[str | int] = unit.split(":") if isinstance(unit, str) else unit
     try:
         node, channel, *place = pieces
-        first, *rest = (_whole(number) for number in (channel, *place))
+        first, *rest = (_integer(number) for number in (channel, *place))
         return str(node), first, tuple(rest) or None
     except (ValueError, TypeError) as error:
         raise SettingsError(
@@ -78,7 +78,7 @@ def _parts(unit: UnitLike) -> tuple[str, int, tuple[int, ...] | None]:
         ) from error
 
 
-def _whole(number: str | int) -> int:
+def _integer(number: str | int) -> int:
     """The number itself, whatever integer type or text it comes as; ValueError for a fraction."""
     return int(number) if isinstance(number, str) else operator.index(number)
 

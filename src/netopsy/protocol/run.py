@@ -43,13 +43,13 @@ def run_protocol(
             raise SettingsError(
                 f"{name} cannot take the place of those of '{path}', whose sets each have their own; name it there."
             )
-    chosen = _chosen(protocol["sets"], sets, path)
+    chosen = _choose_sets(protocol["sets"], sets, path)
     for one in chosen:
         _studies(one)  # a mistake in the last set is said before the first is run
     return run_sets(chosen, Path(out), lambda one, folder, show: _run(path, one, folder, replaced, show), progress)
 
 
-def _chosen(all_sets: list[dict[str, Any]], names: Sequence[str] | None, path: str | Path) -> list[dict[str, Any]]:
+def _choose_sets(all_sets: list[dict[str, Any]], names: Sequence[str] | None, path: str | Path) -> list[dict[str, Any]]:
     all_names = [one["name"] for one in all_sets]
     wrong = [name for name in names or () if name not in all_names]
     if wrong:

@@ -81,7 +81,7 @@ class SplitTest:
     """One test. size: vectors in the set. parts: sizes of the two parts, the larger first.
 
     dip: of the set on the line through their centres. expected: the mean of what clouds without groups show there.
-    p: how probable so large a dip is without groups. taken: whether the set was cut.
+    p: how probable so large a dip is without groups. accepted: whether the set was cut.
     """
 
     size: int
@@ -89,7 +89,7 @@ class SplitTest:
     dip: float
     expected: float
     p: float
-    taken: bool
+    accepted: bool
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def split_clusters(
             continue
         cut = _test_split(points[core], second, alpha * (len(core) - 1) / (n - 1), draw)
         cuts.append(cut)
-        if cut.taken:
+        if cut.accepted:
             waiting += [core[~second], core[second]]
         else:
             done.append(members)

@@ -57,7 +57,7 @@ def fit_pca(x: Vectors, *, dtype: torch.dtype = torch.float32) -> PCA:
     if not bool(torch.isfinite(mean).all()):
         raise SettingsError("the training vectors hold NaN or infinite values; leave those vectors out.")
     values, vectors = torch.linalg.eigh(_scatter(x, mean))
-    keep = _kept(values, max(n, p), n, mean)
+    keep = _above_rounding(values, max(n, p), n, mean)
     values, vectors = values[keep].flip(0), vectors[:, keep].flip(1)
     if n <= p:
         vectors = _directions(x, mean, vectors, values)
@@ -140,7 +140,7 @@ def _directions(x: Vectors, mean: Tensor, sides: Float64[Tensor, "n r"], values:
     return _orthonormal(vectors, values)
 
 
-def _kept(values: Tensor, size: int, n: int, mean: Tensor) -> Tensor:
+def _above_rounding(values: Tensor, size: int, n: int, mean: Tensor) -> Tensor:
     """Which eigenvalues are more than what rounding, of the decomposition or of the mean, leaves in place of 0."""
     eps = torch.finfo(torch.float64).eps
     centring = n * float(mean @ mean) * (16 * eps) ** 2

@@ -137,10 +137,10 @@ def _findings(scores: pl.DataFrame, sizes: pl.DataFrame) -> list[str]:
     total = dict(zip(sizes["k"].to_list(), sizes["bytes"].to_list(), strict=True))
 
     @cache
-    def described(k: int) -> str:
+    def describe_size(k: int) -> str:
         return f"K = {k} ({size(total[k])}, {100 * share[k]:.1f} % of float32)"
 
-    describe: Callable[[dict[str, Any]], str] = lambda row: described(row["k"])  # noqa: E731
+    describe: Callable[[dict[str, Any]], str] = lambda row: describe_size(row["k"])  # noqa: E731
     short: Callable[[dict[str, Any]], str] = lambda row: f"K = {row['k']}"  # noqa: E731
     edited = scores.filter(pl.col("k").is_not_null())
     together = edited.filter(pl.col("layer") == "all").sort("k", descending=True)

@@ -61,7 +61,7 @@ class Filters(Study):
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Take the filters of `network` apart; needs no images."""
         convolutions = [layer for layer in network.layers if layer.kind in CONVOLUTION_KINDS]
-        pictured = self._drawn(network, convolutions)
+        pictured = self._choose_layer(network, convolutions)
         curves = {layer.name: variance_shares(network, layer) for layer in convolutions}
         tables = {"components": self._components(convolutions, curves), "variance": _variance(curves)}
         return self.result(
@@ -71,7 +71,7 @@ class Filters(Study):
             findings=self._findings(network, tables["components"]),
         )
 
-    def _drawn(self, network: Network, convolutions: Sequence[Layer]) -> Layer | None:
+    def _choose_layer(self, network: Network, convolutions: Sequence[Layer]) -> Layer | None:
         if self.layer is None:
             return next(iter(convolutions), None)
         chosen = network.layer(self.layer)

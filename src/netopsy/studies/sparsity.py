@@ -268,7 +268,7 @@ def _figures(layers: pl.DataFrame, units: pl.DataFrame, threshold: float) -> dic
     }
     if not units.height:
         return figures
-    bins = _binned(units)
+    bins = _bin_units(units)
     if layers.height <= _FACETS:
         figures["units"] = charts.histogram(
             bins,
@@ -299,7 +299,7 @@ def _figures(layers: pl.DataFrame, units: pl.DataFrame, threshold: float) -> dic
     return figures
 
 
-def _binned(units: pl.DataFrame) -> pl.DataFrame:
+def _bin_units(units: pl.DataFrame) -> pl.DataFrame:
     """Units counted by their share of zeros: node, left, right, units, share."""
     bin_ = (pl.col("sparsity") * _BINS).floor().clip(0, _BINS - 1).cast(pl.Int64).alias("bin")
     counts = units.group_by("node", bin_, maintain_order=True).agg(pl.len().cast(pl.Int64).alias("units"))

@@ -58,7 +58,7 @@ class TopImages(Tally):
         self.places: Tensor | None = None  # int32 (channel, k)
 
     def update(self, values: Tensor, indices: Tensor) -> None:
-        parts = _parts(self._chosen(values))
+        parts = _parts(self._choose(values))
         if not parts.numel():
             return
         if len(parts) != len(indices):
@@ -85,7 +85,7 @@ class TopImages(Tally):
         places[row, rank] = _places(parts, peaks, picks[row, rank] - self.k, rows[row]).int()
         self.keys[some], self.places[some] = best, places
 
-    def _chosen(self, values: Tensor) -> Tensor:
+    def _choose(self, values: Tensor) -> Tensor:
         """What is compared, (batch, channel, *space)."""
         maps = (values[:, None] if values.ndim == 1 else values).movedim(self.axis if values.ndim > 1 else 1, 1)
         if self.channel is not None:

@@ -148,7 +148,7 @@ Windows = Mapping[Node, tuple[KernelWindow, KernelWindow] | None]
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadRange:
     """The part of an operand's stretch that an operator reads: where it starts, its length, the padding around it."""
 
     start: int
@@ -167,7 +167,7 @@ class Spans:
 
     first: dict[Node, int]
     length: dict[Node, int]
-    reads: dict[tuple[Node, Node], Read]
+    reads: dict[tuple[Node, Node], ReadRange]
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -228,11 +228,11 @@ def spans(links: Sequence[Link], places: tuple[int, int] | None = None) -> Spans
     for link in links:
         for operand, size, window in () if link.sees_all else link.operands:
             if window is None:
-                reads[link.node, operand] = Read(0, 1)
+                reads[link.node, operand] = ReadRange(0, 1)
                 continue
             first, end = window.reads(*needed[link.node])
             low, high = _inside(first, end, size)
-            reads[link.node, operand] = Read(low - needed[operand][0], high - low, low - first, end - high)
+            reads[link.node, operand] = ReadRange(low - needed[operand][0], high - low, low - first, end - high)
     ranges = {link.node: needed[link.node] for link in links if link.node in needed}
     return Spans({n: a for n, (a, _) in ranges.items()}, {n: b - a for n, (a, b) in ranges.items()}, reads)
 

@@ -140,8 +140,8 @@ def _by_autograd(
         leaves[operand] = _leaf(value)
     arguments = {**{n: constants[n] for n in node.inputs if n not in leaves}, **leaves}
     with torch.enable_grad():
-        made = call(node, arguments, tree.size(node)[-2:] if local else ())
-    outputs, flows = ([made], [g]) if isinstance(g, Tensor) else ([made[i] for i in g], list(g.values()))
+        result = call(node, arguments, tree.size(node)[-2:] if local else ())
+    outputs, flows = ([result], [g]) if isinstance(g, Tensor) else ([result[i] for i in g], list(g.values()))
     tensors = [leaf for value in leaves.values() for leaf in _flat(value) if leaf.requires_grad]
     if not tensors or not any(output.requires_grad for output in outputs):
         return []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.backproject.operators import Convolution, Operator, factors, operator_of, parameters_of
-from netopsy.engine.backproject.receptive import KernelWindow, Read, Spans, is_spatial, links, spans, windows
+from netopsy.engine.backproject.receptive import KernelWindow, ReadRange, Spans, is_spatial, links, spans, windows
 from netopsy.engine.interpreter import ANY_LAYOUT
 from netopsy.network.graph import aten
 from netopsy.network.macs import node_macs
@@ -155,7 +155,7 @@ class Tree:
     def field(self) -> tuple[int, int, int, int]:
         """(top, left, bottom, right) of the pixels that the units can depend on, half open."""
         box = self.box(self.trunk.data[0])
-        height, width = (1, 1, *self.trunk.data[0].full_shape[1:])[-2:]
+        height, width = (1, 1, *self.trunk.data[0].shape)[-2:]
         return (0, 0, height, width) if box is None else box
 
     @cached_property
@@ -181,7 +181,7 @@ class Tree:
 
     def padding(self, node: Node, operand: Node) -> tuple[int, int, int, int]:
         """Padding (left, right, top, bottom) around what `node` reads, as `torch.nn.functional.pad` takes it."""
-        rows, columns = (spans.reads.get((node, operand), Read(0, 0)) for spans in (self.rows, self.columns))
+        rows, columns = (spans.reads.get((node, operand), ReadRange(0, 0)) for spans in (self.rows, self.columns))
         return columns.before, columns.after, rows.before, rows.after
 
     def forward(
@@ -198,17 +198,17 @@ class Tree:
         """
         values = self.trunk.constants(len(images), self.trunk.own if weights is None else weights)
         values[self.trunk.data[0]] = images
-        kept = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
+        to_keep = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
         last = {operand: node for node in self.trunk.order for operand in node.inputs}
         for node in self.trunk.data[1:]:
             values[node] = self._run(node, values)
             for operand in node.inputs:
-                if last[operand] is node and operand not in kept:
+                if last[operand] is node and operand not in to_keep:
                     values.pop(operand, None)
         return values
 
     def _run(self, node: Node, values: Mapping[Node, Any]) -> Any:
-        if self.trunk.windows[node] is None or self._whole(node):
+        if self.trunk.windows[node] is None or self._is_uncut(node):
             return call(node, values)
         read = {operand: self.operand(node, operand, values[operand]) for operand in node.inputs}
         operator = self.trunk.operators[node]
@@ -219,7 +219,7 @@ class Tree:
             )
         return call(node, read, self.size(node)[-2:])
 
-    def _whole(self, node: Node) -> bool:
+    def _is_uncut(self, node: Node) -> bool:
         """Whether nothing is cut at the node: then its own operator runs, as in the module."""
         return all(self.size(part) == part.full_shape[1:] for part in (node, *node.inputs) if part in self.rows.first)
 

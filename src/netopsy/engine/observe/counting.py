@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import Tallies, Watched, find_watched
+from netopsy.engine.observe.watched import Tallies, WatchedNodes, find_watched
 from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
@@ -60,7 +60,7 @@ class Counting:
     def __init__(self, run: Pass, tallies: Tallies) -> None:
         self.run, self.given = run, tallies
         self.tallies: dict[str, Tally] = {}
-        self.watched: dict[str, Watched] = {}
+        self.watched: dict[str, WatchedNodes] = {}
         for name, entry in tallies.items():
             self.watched[name], tally = find_watched(name, entry, run.network)
             self.tallies[name] = copy.deepcopy(tally)

@@ -13,7 +13,7 @@ from torch import Tensor
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.counting import Counting, Pass
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import LABELS, Tallies, Watched
+from netopsy.engine.observe.watched import LABELS, Tallies, WatchedNodes
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
@@ -126,25 +126,25 @@ def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> No
     """Show the samples of `piece` to the sets, each from where it stands."""
     place = current_workspace()
     networks = list({id(network): network for one in sets for network in one.networks}.values())
-    shown = _Shown(sets, alone)
+    dispatcher = _Dispatcher(sets, alone)
     walks = []
     for network in networks:
-        single, joint = shown.nodes(network)
+        single, joint = dispatcher.nodes(network)
         walks.append(plan(network, tuple(joint), watched=single, folded=run.folded))
     done = min(one.done for one in sets)
     place.report(run.label, done, len(piece))
     with torch.inference_mode():
         for batches in _batches(run, networks, piece, done):
             first = batches[0]
-            shown.begin(done, first)
+            dispatcher.begin(done, first)
             values: dict[tuple[int, str], Tensor] = {(id(networks[0]), LABELS): first.labels}
             for network, walk, batch in zip(networks, walks, batches, strict=True):
                 inputs = {"input": batch.images.to(network.device)}
-                results = walk.run(inputs, batch=len(batch.indices), visit=shown.visitor(network))
+                results = walk.run(inputs, batch=len(batch.indices), visit=dispatcher.visitor(network))
                 values |= {(id(network), name): value for name, value in results.items()}
-            shown.together({key: value.to(run.network.device) for key, value in values.items()})
+            dispatcher.together({key: value.to(run.network.device) for key, value in values.items()})
             done += len(first.indices)
-            for one in shown.active:
+            for one in dispatcher.active:
                 one.advance(done)
             place.report(run.label, done, len(piece))
             if not alone and all(one.failed for one in sets):
@@ -154,13 +154,13 @@ def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> No
             one.advance(done, final=True)
 
 
-class _Shown:
+class _Dispatcher:
     """Hands the values of each batch to the tallies that watch them."""
 
     def __init__(self, sets: Sequence[Counting], alone: bool) -> None:
         self.sets, self.alone = sets, alone
         self.single: dict[tuple[int, str], list[tuple[Counting, Tally]]] = {}
-        self.joint: list[tuple[Counting, Tally, Watched]] = []
+        self.joint: list[tuple[Counting, Tally, WatchedNodes]] = []
         for one in sets:
             for name, watched in one.watched.items():
                 network, node = watched.nodes[0]

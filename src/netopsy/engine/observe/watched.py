@@ -12,14 +12,14 @@ from netopsy.network.network import Network
 LABELS = "<labels>"
 """Stands among the nodes of a tally for the labels of the samples, as `Batch.labels` has them."""
 
-Node = str | tuple[Network, str]
-Nodes = Node | tuple[Node, ...]
-Tallies = Mapping[str, tuple[Nodes, Tally]]
+NodeRef = str | tuple[Network, str]
+NodeRefs = NodeRef | tuple[NodeRef, ...]
+Tallies = Mapping[str, tuple[NodeRefs, Tally]]
 _FORM = "give (node name, tally), e.g. ('relu', ZeroShare()), or ((node, node), tally) for several at once"
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedNodes:
     """The nodes of one tally.
 
     nodes: (network, full name) of each; the labels belong to the first network of the observation.
@@ -35,7 +35,7 @@ class Watched:
         return [names] if self.together else names
 
 
-def find_watched(name: str, entry: object, network: Network) -> tuple[Watched, Tally]:
+def find_watched(name: str, entry: object, network: Network) -> tuple[WatchedNodes, Tally]:
     """The nodes and the tally of one entry of `Tallies`, called `name`; node names alone are those of `network`.
 
     Errors: SettingsError for anything else, UnknownLayer for a node that there is not.
@@ -48,8 +48,8 @@ def find_watched(name: str, entry: object, network: Network) -> tuple[Watched, T
     if not isinstance(listed, tuple) or not listed or not all(map(_is_node, listed)):
         raise SettingsError(f"tally '{name}' watches {nodes!r}; {_FORM}; (network, node) is a node of another network.")
     pairs = [(network, node) if isinstance(node, str) else node for node in listed]
-    resolved = [(one, text if text == LABELS else one.node(text).name) for one, text in pairs]
-    return Watched(tuple(resolved), together), tally
+    full_names = [(one, text if text == LABELS else one.node(text).name) for one, text in pairs]
+    return WatchedNodes(tuple(full_names), together), tally
 
 
 def _is_node(value: object) -> bool:

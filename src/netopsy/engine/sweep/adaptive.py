@@ -88,10 +88,10 @@ class Audit:
 
     def estimate(self, v: int) -> float:
         """Drop over all images: the strata's mean drops, each with the stratum's share; within the interval."""
-        mean = self.stratified(v, self.flips[v] * self.sampler.sign)
+        mean = self.stratified_mean(v, self.flips[v] * self.sampler.sign)
         return float(np.clip(mean, self.sequences[v].low, self.sequences[v].high))
 
-    def stratified(self, v: int, sums: Float64[np.ndarray, " strata"]) -> float:
+    def stratified_mean(self, v: int, sums: Float64[np.ndarray, " strata"]) -> float:
         """Mean over all images, from sums over the images drawn; a stratum not drawn from counts as the rest do."""
         sampled = self.seen[v] > 0
         means = sums[sampled] / self.seen[v][sampled]
@@ -115,7 +115,7 @@ class Adaptive:
 
     def run(self) -> list[dict[str, Any]]:
         """The scores of each variant."""
-        self._unedited()
+        self._score_unedited()
         self.right = self.state["top1"].numpy()
         sampler = Sampler(self.state["margin"].double().numpy(), self.right, self.seed)
         self.audit = Audit(len(self.positions), sampler, self.precision)
@@ -126,7 +126,7 @@ class Adaptive:
         self.checkpoint.save(self.done, partial(dict, self.state), final=True)
         return self._rows()
 
-    def _unedited(self) -> None:
+    def _score_unedited(self) -> None:
         """Verdicts and margins of the unedited network on all samples, in `state`."""
         samples, device = self.samples, self.network.device
         start = len(self.state.get("top1", ()))
@@ -231,7 +231,8 @@ class Adaptive:
         rows = [plain for _ in self.plan.variants]
         for i, position in enumerate(self.positions):
             means = {
-                name: audit.stratified(i, state[f"sum.{name}"][i].numpy()) for name in ("top5", "agreement", "loss")
+                name: audit.stratified_mean(i, state[f"sum.{name}"][i].numpy())
+                for name in ("top5", "agreement", "loss")
             }
             drop, low, high = audit.estimate(i), audit.sequences[i].low, audit.sequences[i].high
             rows[position] = {

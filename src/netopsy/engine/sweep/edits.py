@@ -131,7 +131,7 @@ class EditedWeights:
         self._recent: tuple[tuple[object, ...], dict[str, Tensor]] | None = None
         self._bytes, self._checked = 0, set[int]()
 
-    def computed(self, edit: Edit) -> dict[str, Tensor]:
+    def compute(self, edit: Edit) -> dict[str, Tensor]:
         """New values of a Replace, direction of a Shift."""
         key = (type(edit), edit.tensors, edit.key)
         if key in self._cache:
@@ -147,11 +147,11 @@ class EditedWeights:
             self._recent = key, values
         return values
 
-    def edited(self, position: int) -> dict[str, Tensor]:
+    def weights_of(self, position: int) -> dict[str, Tensor]:
         """The weights of the variant at `position`; EditError where they are the network's own."""
         variant = self.variants[position]
         assert variant.edit is not None
-        weights = apply_edit(variant.edit, self.computed(variant.edit), self.tensors)
+        weights = apply_edit(variant.edit, self.compute(variant.edit), self.tensors)
         if position not in self._checked:
             check_change(variant, weights, self.tensors)
             self._checked.add(position)
@@ -160,4 +160,4 @@ class EditedWeights:
     def check(self, position: int) -> None:
         """Raise EditError where the variant changes no weight."""
         if position not in self._checked:
-            self.edited(position)
+            self.weights_of(position)

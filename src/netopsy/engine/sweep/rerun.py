@@ -57,7 +57,7 @@ class Rerun:
 
         def visit(name: str, value: Tensor) -> None:
             if name in last:
-                stored[name] = _own(value)
+                stored[name] = _copy(value)
             for g in waiting.get(name, ()):
                 outputs = self._outputs(groups[g], running[g], stored, len(images))
                 take(g, {p: self._settle(p, out, images) for p, out in outputs.items()})
@@ -103,7 +103,7 @@ class Rerun:
                 self.weights.check(p)
                 scales[p] = edit.scale
                 if edit.key not in deltas:
-                    deltas[edit.key] = group.linear.deltas(inputs, self.weights.computed(edit), batch=n)
+                    deltas[edit.key] = group.linear.deltas(inputs, self.weights.compute(edit), batch=n)
             keys = {p: self.variants[p].edit.key for p in members}  # type: ignore[union-attr]
 
             def shifted(folded: list[int], name: str, i: int, j: int) -> Tensor:
@@ -122,7 +122,7 @@ class Rerun:
             return shifted
         assert group.head is not None
         edges = {node.name: inputs[node.name] for node in group.head.given}
-        values = {p: group.head.run(edges, batch=n, overrides=self.weights.edited(p)) for p in members}
+        values = {p: group.head.run(edges, batch=n, overrides=self.weights.weights_of(p)) for p in members}
         return lambda folded, name, i, j: torch.cat([values[p][name][i:j] for p in folded])
 
     def _settle(self, position: int, outputs: Tensor, images: Tensor) -> Tensor:
@@ -130,13 +130,13 @@ class Rerun:
         rows = near_ties(outputs).nonzero()[:, 0]
         if len(rows):
             self.settled += len(rows)
-            weights = self.weights.edited(position)
+            weights = self.weights.weights_of(position)
             for part in rows.split(64):
                 outputs[part] = self.plain(images[part], weights)
         return outputs
 
 
-def _own(value: Tensor) -> Tensor:
+def _copy(value: Tensor) -> Tensor:
     """A copy that no later step overwrites; on a CPU with the channels last, as its convolutions like it."""
     if value.ndim == 4 and value.device.type == "cpu":
         return value.clone(memory_format=torch.channels_last)

@@ -137,8 +137,8 @@ class TrainingActivations:
             # moved at once: a device waits for each move
             images = order[visits].to(self.device)
             for picked, labelled in zip(rows[visits].to(self.values.device), images, strict=True):
-                targets = None if self.targets is None else self._picked(self.targets, picked)
-                yield TrainingBatch(self._picked(self.values, picked), self.labels[labelled], size, targets)
+                targets = None if self.targets is None else self._pick(self.targets, picked)
+                yield TrainingBatch(self._pick(self.values, picked), self.labels[labelled], size, targets)
 
     def ordered(self, batch_size: int) -> Iterator[TrainingBatch]:
         """All values, none of mirrored images, in their order."""
@@ -149,7 +149,7 @@ class TrainingActivations:
             values, labels = _maps(self.values[part].clone().to(self.device)), self.labels[part]
             yield TrainingBatch(values, labels, len(labels), targets)
 
-    def _picked(self, store: Tensor, rows: Tensor) -> Tensor:
+    def _pick(self, store: Tensor, rows: Tensor) -> Tensor:
         return _maps(store.index_select(0, rows).to(self.device))
 
 

@@ -162,7 +162,7 @@ class Trainer:
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
                 teacher = first(self.teacher(step.images)).float()
-        loss, right = self._counted(outputs, step, self.recipe, teacher)
+        loss, right = self._loss_and_hits(outputs, step, self.recipe, teacher)
         self.module.zero_grad(set_to_none=True)
         self.constraints.zero_grad()
         self.fabric.backward(loss * (self.fabric.world_size / step.size))
@@ -171,7 +171,7 @@ class Trainer:
         self.constraints.apply()
         return torch.stack([loss.detach().double(), right])
 
-    def _counted(
+    def _loss_and_hits(
         self, outputs: Tensor, step: TrainingBatch, recipe: Recipe, teacher: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The summed loss of a batch, and the hits, float64; none are counted where labels are not learned."""
@@ -209,7 +209,7 @@ class Trainer:
         for step in self.validation.ordered(max(32, values // math.prod(self.validation.shape))):
             outputs = first(self.module(step.images))
             teacher = None if followed is None else first(followed(step.images))
-            loss_of, right_of = self._counted(outputs, step, plain, teacher)
+            loss_of, right_of = self._loss_and_hits(outputs, step, plain, teacher)
             totals += torch.stack([loss_of.double(), right_of])
         loss, right = (totals / len(self.validation)).tolist()
         return {"validation_loss": loss, "validation_top1": self._share(right)}

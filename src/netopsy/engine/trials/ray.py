@@ -138,12 +138,12 @@ class RayExecutor(Executor):
             if error is None:
                 answer.set_result(inner.result())
             else:
-                answer.set_exception(self._translated(error))
+                answer.set_exception(self._translate(error))
 
         ref.future().add_done_callback(finish)
         return answer
 
-    def _translated(self, error: BaseException) -> BaseException:
+    def _translate(self, error: BaseException) -> BaseException:
         """Ray's exception as one of ours."""
         exceptions = self._ray.exceptions
         if isinstance(error, exceptions.OutOfMemoryError):

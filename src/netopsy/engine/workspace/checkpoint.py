@@ -41,7 +41,7 @@ class Checkpoint:
         try:
             with safe_open(self.path, "pt") as file:
                 header = file.metadata() or {}
-                return int(header["done"]), dict(_joined(json.loads(header["state"]), file.get_tensor))
+                return int(header["done"]), dict(_join(json.loads(header["state"]), file.get_tensor))
         except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError):
             return 0, {}
 
@@ -80,16 +80,16 @@ def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{path} is a {type(value).__name__}; a checkpoint cannot hold it.")
 
 
-def _joined(value: Any, tensor: Callable[[str], Tensor]) -> Any:
+def _join(value: Any, tensor: Callable[[str], Tensor]) -> Any:
     """What `_split` has taken apart. tensor: gives the one under a path."""
     if isinstance(value, list):
-        return [_joined(entry, tensor) for entry in value]
+        return [_join(entry, tensor) for entry in value]
     if not isinstance(value, dict):
         return value
     if "tuple" in value:
-        return tuple(_joined(value["tuple"], tensor))
+        return tuple(_join(value["tuple"], tensor))
     if "dict" in value:
-        return {key: _joined(entry, tensor) for key, entry in value["dict"]}
+        return {key: _join(entry, tensor) for key, entry in value["dict"]}
     axes = value["axes"]
     return tensor(value["tensor"]).permute(sorted(range(len(axes)), key=axes.__getitem__))
 

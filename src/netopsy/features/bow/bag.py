@@ -23,7 +23,7 @@ from netopsy._version import __version__
 from netopsy.engine.workspace.workspace import check_room, current_workspace, file_stem, open_rows
 from netopsy.errors import SettingsError
 from netopsy.features.bow.dense_sift import DenseSift
-from netopsy.features.bow.words import Pooled, Pooling, learn_words
+from netopsy.features.bow.words import Pooling, RegionPooling, learn_words
 from netopsy.files import finish
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
@@ -187,7 +187,7 @@ def bag_of_words(
             centroids = learn_words(train, preprocessing, sifts, words, seed=seed, batch_size=batch_size, device=where)
             saved.save(len(train), lambda: {"words": centroids}, final=True)
         levels = [level.to(where) for level in regions(grids, sifts)]
-        pooled = Pooled(centroids.to(where), levels, sum(rows * columns for rows, columns in grids), pooling)
+        pooled = RegionPooling(centroids.to(where), levels, sum(rows * columns for rows, columns in grids), pooling)
 
         def vectors(samples: Samples, start: int) -> Iterator[Tensor]:
             for batch in samples.batches(preprocessing, batch_size, start=start):

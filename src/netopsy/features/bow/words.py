@@ -25,7 +25,7 @@ _AT_ONCE = 2**23  # distances held at a time: 32 MB
 
 
 @dataclass(frozen=True)
-class Pooled:
+class RegionPooling:
     """Bags of words over regions: region by region, word by word.
 
     words: (words, 128). regions: for each level the region of each descriptor of an image, as `layout.regions` counts;
@@ -49,7 +49,7 @@ class Pooled:
     def __call__(self, descriptors: Float32[Tensor, "batch descriptors 128"]) -> Float32[Tensor, "batch length"]:
         batch, _, width = descriptors.shape
         rows = torch.zeros((batch, self.length), device=descriptors.device)
-        chosen, shares = self._assigned(descriptors.reshape(-1, width))
+        chosen, shares = self._assign(descriptors.reshape(-1, width))
         chosen, shares = (values.reshape(batch, -1, values.shape[1]) for values in (chosen, shares))
         for region in self.regions:
             places = (region[:, None] * len(self.words) + chosen).flatten(1)
@@ -62,7 +62,7 @@ class Pooled:
         counts = torch.bincount(torch.cat(list(self.regions)), minlength=self.areas).clamp_(min=1)
         return rows / counts.repeat_interleave(len(self.words))
 
-    def _assigned(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+    def _assign(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """Words of each descriptor and its share in each, (m, 1) or (m, 10)."""
         squares = self.words.square().sum(1)
         near = min(NEAREST, len(self.words)) if self.pooling == "max" else 1

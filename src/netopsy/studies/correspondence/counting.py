@@ -18,7 +18,7 @@ from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
 from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
 from netopsy.studies.correspondence.comoments.mutual_information import pair_information
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.found import (
+from netopsy.studies.correspondence.comparison import (
     NETWORKS,
     SHUFFLED,
     UNTRAINED,

@@ -262,7 +262,7 @@ def solve(
             break
         weights = w[rows]
         moved, fell = advance(
-            gram, weights, slope[rows], _chosen(weights, slope[rows], strength, limit[rows]), strength
+            gram, weights, slope[rows], _choose(weights, slope[rows], strength, limit[rows]), strength
         )
         w[rows] = moved
         slope[rows] = targets[rows] - moved @ gram.matrix
@@ -272,7 +272,7 @@ def solve(
     return w
 
 
-def _chosen(
+def _choose(
     w: Float64[np.ndarray, "p q"], slope: Float64[np.ndarray, "p q"], strength: float, limit: Int64[np.ndarray, " p"]
 ) -> Bool[np.ndarray, "p q"]:
     """The weights that a round may move: those not zero, and the most violated others, `limit` or half as many."""

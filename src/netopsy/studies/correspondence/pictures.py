@@ -15,7 +15,7 @@ from netopsy.pictures.patches import patches
 from netopsy.result import Image
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
-from netopsy.studies.correspondence.found import Comparison, Names
+from netopsy.studies.correspondence.comparison import Comparison, Names
 from netopsy.tallies.top_images import TopImages
 
 _LAYERS = 4  # pairs of layers that are drawn, spread over the depth
@@ -31,7 +31,7 @@ def picture(
 ) -> Image | None:
     """For some layers the pairs of the one-to-one matching that correlate most and least; None where there are none."""
     names = [list(comparison.compared)[i] for i in spread_indices(len(comparison.compared), _LAYERS)]
-    chosen = {pair: rows for pair in names if (rows := _chosen(comparison, pair, drawn))}
+    chosen = {pair: rows for pair in names if (rows := _choose_pairs(comparison, pair, drawn))}
     if not chosen:
         return None
     sides = [
@@ -59,7 +59,7 @@ def picture(
     )
 
 
-def _chosen(comparison: Comparison, names: Names, drawn: int) -> list[tuple[int, int, float]]:
+def _choose_pairs(comparison: Comparison, names: Names, drawn: int) -> list[tuple[int, int, float]]:
     """(unit of A, unit of B, correlation): the best pairs, then the worst."""
     matching = comparison.compared[names][0].bipartite
     ranked = matching.ranked.tolist()

@@ -9,7 +9,7 @@ import polars as pl
 
 from netopsy.stats.matching import NOBODY, agreement
 from netopsy.studies.correspondence.comoments.mutual_information import gaussian_information
-from netopsy.studies.correspondence.found import NETWORKS, Comparison, LayerComparison, Names, grid_text
+from netopsy.studies.correspondence.comparison import NETWORKS, Comparison, LayerComparison, Names, grid_text
 
 _PARTNERS = {"best_partner": pl.Int64, "partner": pl.Int64}
 _UNITS: dict[str, Any] = {
@@ -43,7 +43,9 @@ def tables(comparison: Comparison) -> dict[str, pl.DataFrame]:
         "units": pl.concat(
             [_units(names, comparisons[0], comparison) for names, comparisons in comparison.compared.items()]
         ),
-        "chosen": pl.concat([_chosen(names, comparisons[0]) for names, comparisons in comparison.compared.items()]),
+        "chosen": pl.concat(
+            [_chosen_table(names, comparisons[0]) for names, comparisons in comparison.compared.items()]
+        ),
         "clusters": pl.concat([_clusters(names, comparison) for names in comparison.compared]),
     }
     if comparison.map is not None:
@@ -138,7 +140,7 @@ def _units(names: Names, c: LayerComparison, comparison: Comparison) -> pl.DataF
     return frame.with_columns(alone)
 
 
-def _chosen(names: Names, c: LayerComparison) -> pl.DataFrame:
+def _chosen_table(names: Names, c: LayerComparison) -> pl.DataFrame:
     """Every unit of B: how many units of A have it as their best partner."""
     q = len(c.pair.mean_b)
     columns = {

@@ -95,7 +95,7 @@ class Facets(ObservingStudy):
         """The strong stimuli of the units, or of those of the layer that they are chosen from."""
         most = min(self.stimuli, max(20, len(samples) // 4))
         if self.units:
-            return {str(k): watch(drive, most) for k, drive in enumerate(self._named(network)[0])}
+            return {str(k): watch(drive, most) for k, drive in enumerate(self._named_steps(network)[0])}
         first = self._first(network)
         if isinstance(first, str):
             return {}
@@ -103,7 +103,9 @@ class Facets(ObservingStudy):
 
     def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
         """Group the strong stimuli of units of `network` among `samples`, and give each unit's Boolean account."""
-        drives, stimuli, sentences = (self._asked if self.units else self._chosen)(network, samples, results)
+        drives, stimuli, sentences = (self._named_units if self.units else self._choose_units)(
+            network, samples, results
+        )
         if not drives:
             return self.result(tables=tables.empty(), findings=sentences)
         names = [[str(unit) for unit in drive.inputs] for drive in drives]
@@ -128,18 +130,18 @@ class Facets(ObservingStudy):
             ],
         )
 
-    def _named(self, network: Network) -> tuple[list[AffineStep], list[str]]:
+    def _named_steps(self, network: Network) -> tuple[list[AffineStep], list[str]]:
         """The units asked for that can be treated, and a sentence for each that cannot."""
         steps = [find_affine_step(network, unit) for unit in dict.fromkeys(find_unit(network, u) for u in self.units)]
         return [drive for drive in steps if isinstance(drive, AffineStep)], [
             why for why in steps if isinstance(why, str)
         ]
 
-    def _asked(
+    def _named_units(
         self, network: Network, samples: Samples, results: Mapping[str, Any]
     ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
         """The units asked for, their strong stimuli, and a sentence for each that cannot be treated."""
-        drives, sentences = self._named(network)
+        drives, sentences = self._named_steps(network)
         usable: list[tuple[AffineStep, StrongStimuli]] = []
         for k, drive in enumerate(drives):
             strong = StrongStimuli(*only_good(results[str(k)], 0, drive.rectified))
@@ -158,7 +160,7 @@ class Facets(ObservingStudy):
             return late_drive(network)
         return find_affine_step(network, find_unit(network, Unit(self.layer, 0)))
 
-    def _chosen(
+    def _choose_units(
         self, network: Network, samples: Samples, results: Mapping[str, Any]
     ) -> tuple[list[AffineStep], list[StrongStimuli], list[str]]:
         """The units whose strong stimuli are shared between classes, as `_asked` gives them."""

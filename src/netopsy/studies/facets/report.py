@@ -77,7 +77,7 @@ def make(
             ]
         rows["cuts"] += [
             {"unit": unit, "stimuli": c.size, "larger": c.parts[0], "smaller": c.parts[1]}
-            | {"dip": c.dip, "expected": c.expected, "p": c.p, "taken": c.taken}
+            | {"dip": c.dip, "expected": c.expected, "p": c.p, "taken": c.accepted}
             for c in group.division.cuts
         ]
         facet = group.division.labels + 1

@@ -16,7 +16,7 @@ from netopsy.pictures.mosaic import PAPER, below, beside, caption, draw_frame, f
 from netopsy.result import Image
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.field.effective import Effective
-from netopsy.studies.field.tree import Grown, TreeLevel
+from netopsy.studies.field.tree import ActivationTree, TreeLevel
 
 _TILE = 140  # six side by side are as wide as a page of the report
 _ACROSS = 6  # probes side by side
@@ -81,7 +81,7 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
     )
 
 
-def tree(picture: np.ndarray, grown: Grown, image: int) -> Image:
+def tree(picture: np.ndarray, grown: ActivationTree, image: int) -> Image:
     """Layers as columns: at each place the number of channels in the tree, active, and contributing."""
     image_tile, _ = _tile(picture, grown.field, _LEVEL, _THEORY)
     labels = [_name("", 84), *(caption(words, 84) for words in _ROWS)]

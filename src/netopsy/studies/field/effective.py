@@ -38,7 +38,7 @@ class Probe:
     channels: int
 
 
-def chosen(network: Network, text: str) -> Probe:
+def find_probe(network: Network, text: str) -> Probe:
     """The probe of a unit; a unit without a place is taken in the middle of its map."""
     unit = find_unit(network, text)
     place = middle(network.nodes[unit.node]) if unit.place is None else unit.place

@@ -16,9 +16,9 @@ from netopsy.result import Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.studies.field import drawings
 from netopsy.studies.field import report as figures
-from netopsy.studies.field.effective import Effective, Probe, averages, chosen, fields, over_depth
+from netopsy.studies.field.effective import Effective, Probe, averages, fields, find_probe, over_depth
 from netopsy.studies.field.report import findings
-from netopsy.studies.field.tree import Grown, grow, tree_table
+from netopsy.studies.field.tree import ActivationTree, grow, tree_table
 from netopsy.studies.study import Study
 
 
@@ -56,7 +56,7 @@ class Field(Study):
     def run(self, network: Network, samples: Samples) -> Result:
         """Measure the fields of view of units of `network` on `samples`, and grow one unit's tree."""
         check_images(samples, [self.image])
-        named = [chosen(network, unit) for unit in self.units]
+        named = [find_probe(network, unit) for unit in self.units]
         unit = None if self.tree is None else find_unit(network, self.tree)
         generator = torch.Generator().manual_seed(self.seed)
         rows = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
@@ -74,7 +74,7 @@ class Field(Study):
         )
 
     def _images(
-        self, network: Network, image: torch.Tensor, measured: list[Effective], grown: Grown
+        self, network: Network, image: torch.Tensor, measured: list[Effective], grown: ActivationTree
     ) -> dict[str, Image]:
         picture = drawings.picture_of(network, image)
         images = {}

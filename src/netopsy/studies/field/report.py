@@ -11,13 +11,13 @@ from netopsy import charts
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.result import Figure
-from netopsy.studies.field.tree import Grown
+from netopsy.studies.field.tree import ActivationTree
 from netopsy.wording import listing, plural
 
 _POINTS = 40  # longer lines are drawn without their points
 
 
-def draw(tables: dict[str, pl.DataFrame], grown: Grown) -> dict[str, Figure]:
+def draw(tables: dict[str, pl.DataFrame], unit_tree: ActivationTree) -> dict[str, Figure]:
     """All charts that there is something to draw in."""
     figures = {}
     theory = tables["fields"]
@@ -74,8 +74,8 @@ def draw(tables: dict[str, pl.DataFrame], grown: Grown) -> dict[str, Figure]:
             category_title="units",
             value_title="share of area",
         )
-    if grown.rows:
-        figures["tree"] = _tree_figure(tables["tree"], str(grown.unit))
+    if unit_tree.rows:
+        figures["tree"] = _tree_figure(tables["tree"], str(unit_tree.unit))
     return figures
 
 
@@ -105,26 +105,33 @@ def _tree_figure(tree: pl.DataFrame, unit: str) -> Figure:
 
 
 def findings(
-    network: Network, tables: dict[str, pl.DataFrame], grown: Grown, image: int, energy: float, images: int
+    network: Network,
+    tables: dict[str, pl.DataFrame],
+    unit_tree: ActivationTree,
+    image: int,
+    energy: float,
+    images: int,
 ) -> list[str]:
     """Plain sentences, the most important first."""
     sentences = [
-        *_tree_finding(network, tables["tree"], grown, image),
+        *_tree_finding(network, tables["tree"], unit_tree, image),
         *_effective(tables["effective"], energy, images),
     ]
     return [*sentences, *_theory(tables["fields"])]
 
 
-def _tree_finding(network: Network, tree: pl.DataFrame, grown: Grown, image: int) -> list[str]:
-    if grown.unit is not None and not grown.rows and activations(network, mixing=False):
+def _tree_finding(network: Network, tree: pl.DataFrame, unit_tree: ActivationTree, image: int) -> list[str]:
+    if unit_tree.unit is not None and not unit_tree.rows and activations(network, mixing=False):
         why = (
-            "nothing lies before the input" if grown.unit.node == "input" else "an operator before it has no derivative"
+            "nothing lies before the input"
+            if unit_tree.unit.node == "input"
+            else "an operator before it has no derivative"
         )
-        return [f"No tree could be followed from {grown.unit}: {why}."]
-    if grown.unit is None or tree.is_empty():
+        return [f"No tree could be followed from {unit_tree.unit}: {why}."]
+    if unit_tree.unit is None or tree.is_empty():
         return ["The network applies no activation function that Netopsy knows, so no unit has an activation tree."]
-    unit = str(grown.unit)
-    below = tree.filter(pl.col("node") != grown.unit.node)
+    unit = str(unit_tree.unit)
+    below = tree.filter(pl.col("node") != unit_tree.unit.node)
     if below.is_empty():
         return [f"No activation lies between the image and {unit}: its tree is its weights."]
     total, active, helpers = (int(below[column].sum()) for column in ("in_tree", "active", "contributing"))
@@ -132,7 +139,7 @@ def _tree_finding(network: Network, tree: pl.DataFrame, grown: Grown, image: int
         return [f"{unit} is silent on image {image} or reached by no active unit: nothing contributes to it there."]
     text = (
         f"{total:,} units in {plural(below.height, 'activation')} are connected to {unit}; on image {image}, where it "
-        f"is {grown.value:.3g}, {active:,} of them ({active / total:.0%}) are active and {helpers:,} "
+        f"is {unit_tree.value:.3g}, {active:,} of them ({active / total:.0%}) are active and {helpers:,} "
         f"({helpers / total:.0%}) contribute: {helpers / max(1, active):.0%} of the active ones."
     )
     sentences = [text]

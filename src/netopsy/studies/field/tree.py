@@ -109,7 +109,7 @@ class TreeLevel:
 
 
 @dataclass(frozen=True)
-class Grown:
+class ActivationTree:
     """The unit with its place, its value, its field (top, left, bottom, right) in the image, and its tree's levels."""
 
     unit: Unit | None
@@ -118,23 +118,23 @@ class Grown:
     rows: list[TreeLevel]
 
 
-def grow(network: Network, image: Tensor, unit: Unit | None) -> Grown:
+def grow(network: Network, image: Tensor, unit: Unit | None) -> ActivationTree:
     """The tree of `unit`, or of the strongest unit of the last activation that has places.
 
     image: (1, channel, height, width), preprocessed.
     """
     chosen = strongest(network, image) if unit is None else unit
     if chosen is None:
-        return Grown(None, 0.0, (0, 0, 0, 0), [])
+        return ActivationTree(None, 0.0, (0, 0, 0, 0), [])
     try:
         unit_at_place, rows = contributing(network, image, chosen)
     except NetworkError:
         if unit is not None:
             raise
-        return Grown(chosen, 0.0, (0, 0, 0, 0), [])
+        return ActivationTree(chosen, 0.0, (0, 0, 0, 0), [])
     value = _values(network, image, unit_at_place.node)
     at = (unit_at_place.channel, *(unit_at_place.place or ()))
-    return Grown(
+    return ActivationTree(
         unit_at_place, float(value[at]), unit_field(network, unit_at_place), [_level(network, row) for row in rows]
     )
 
@@ -156,7 +156,7 @@ def _values(network: Network, image: Tensor, name: str) -> Tensor:
     return value.movedim(network.nodes[name].channel_axis, 1)[0]
 
 
-def tree_table(grown: Grown) -> pl.DataFrame:
+def tree_table(grown: ActivationTree) -> pl.DataFrame:
     """One row an activation: its units, and how many of them are in the tree, active there, and contribute."""
     rows = []
     for level in grown.rows:

@@ -85,12 +85,12 @@ class Maximize(ObservingStudy):
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest values of the units, or of the nodes to choose them from; the colours where they are wanted."""
-        named = self._named(network)
+        named = self._unit_names(network)
         return tallies(network, named, [] if named else list(candidates(network)), self.objective, self.way)
 
     def conclude(self, network: Network, samples: Samples | None, results: Mapping[str, Any]) -> Result:
         """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
-        named = self._named(network)
+        named = self._unit_names(network)
         counts = {} if named else candidates(network)
         statistics = SampleStatistics.of(results)
         targets = find_targets(network, named or choose(network, counts, statistics), self.objective)
@@ -106,7 +106,7 @@ class Maximize(ObservingStudy):
             findings=findings(runs, targets, climbs, recipe, network, samples, chosen=not named),
         )
 
-    def _named(self, network: Network) -> list[str]:
+    def _unit_names(self, network: Network) -> list[str]:
         """The units asked for; SettingsError for one that cannot be climbed."""
         named = list(dict.fromkeys(str(find_unit(network, unit)) for unit in self.units))
         find_targets(network, named, self.objective)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -50,31 +51,33 @@ def budgets(dimensions: int) -> list[int]:
     return sizes[-SIZES:] or [4 * dimensions]
 
 
-def recipes_for(dimensions: int, train: int, bits: int) -> tuple[list[Quantizer], list[str]]:
-    """The recipes of at most `bits` that can be fitted here, and a sentence where product quantization cannot.
+def quantizers_for(dimensions: int, train: int, bits: int) -> tuple[list[Quantizer], list[str]]:
+    """The quantizers of at most `bits` that can be fitted here, and a sentence where product quantization cannot.
 
     dimensions: of the vectors. train: how many there are to fit on.
     """
-    recipes = candidates(dimensions, train, bits)
-    products = [recipe for recipe in recipes if isinstance(recipe, ProductQuantizer | OptimizedProductQuantizer)]
+    quantizers = candidates(dimensions, train, bits)
+    products = [
+        quantizer for quantizer in quantizers if isinstance(quantizer, ProductQuantizer | OptimizedProductQuantizer)
+    ]
     if not products and bits >= FEWEST and train < PER_CENTROID << FEWEST:
         least = PER_CENTROID << FEWEST
-        return recipes, [f"Product quantization was left out: it needs {least} training vectors."]
+        return quantizers, [f"Product quantization was left out: it needs {least} training vectors."]
     if not products or importlib.util.find_spec("faiss") is not None:
-        return recipes, []
-    others = [recipe for recipe in recipes if recipe not in products]
+        return quantizers, []
+    others = [quantizer for quantizer in quantizers if quantizer not in products]
     return others, ["Product quantization was left out: it needs faiss (pip install 'netopsy[embeddings]')."]
 
 
 def codes_to_compare(bench: Bench) -> tuple[list[tuple[int, Quantizer]], list[str]]:
-    """(budget, recipe) of the codes to compare, and what was left out."""
+    """(budget, quantizer) of the codes to compare, and what was left out."""
     chosen: list[tuple[int, Quantizer]] = []
     sentences: list[str] = []
     for budget in budgets(bench.dimensions):
-        recipes, sentences = recipes_for(bench.dimensions, len(bench.features.x_train), budget)
-        for recipe in recipes:
-            if not isinstance(recipe, Directions | Whitened) or recipe.h in LEVELS:
-                chosen.append((budget, recipe))
+        quantizers, sentences = quantizers_for(bench.dimensions, len(bench.features.x_train), budget)
+        for quantizer in quantizers:
+            if not isinstance(quantizer, Directions | Whitened) or quantizer.h in LEVELS:
+                chosen.append((budget, quantizer))
     return chosen, sentences
 
 
@@ -82,16 +85,16 @@ def alternative_chains(stresses: Stresses, chosen: Sequence[tuple[int, Quantizer
     """One chain a code."""
     exact: dict[str, torch.Tensor] = {}
 
-    def run(recipe: Quantizer) -> Iterator[ScoreRow]:
+    def run(quantizer: Quantizer) -> Iterator[ScoreRow]:
         bench = stresses.bench
-        transform = recipe.fit(stresses.training, seed=seed)
-        train, test = bench.coded(transform)
+        transform = quantizer.fit(stresses.training, seed=seed)
+        train, test = bench.code_vectors(transform)
         _, row = bench.fit(train, test)
         yield row._replace(**retrieval(bench, train, test, exact, seed))
 
     return [
-        Chain(stresses.bench, "alternatives", budget, 1, lambda recipe=recipe: run(recipe), (repr(recipe), seed))  # type: ignore[misc]
-        for budget, recipe in chosen
+        Chain(stresses.bench, "alternatives", budget, 1, partial(run, quantizer), (repr(quantizer), seed))
+        for budget, quantizer in chosen
     ]
 
 
@@ -118,4 +121,4 @@ def alternative_lines(
     bench: Bench, rows: Sequence[tuple[int, Quantizer, ScoreRow]], unstressed: float
 ) -> list[dict[str, Any]]:
     """Lines of the table `alternatives`."""
-    return [{"budget": budget, **code_line(bench, recipe, row, unstressed)} for budget, recipe, row in rows]
+    return [{"budget": budget, **code_line(bench, quantizer, row, unstressed)} for budget, quantizer, row in rows]

@@ -109,7 +109,7 @@ class Bench:
             first += len(values)
         return rows
 
-    def coded(self, transform: Transform) -> tuple[Float32[Tensor, "n q"], Float32[Tensor, "m q"]]:
+    def code_vectors(self, transform: Transform) -> tuple[Float32[Tensor, "n q"], Float32[Tensor, "m q"]]:
         """Training and test vectors as they come back from their codes."""
         train, test = (transform.transform(x) for x in (self.features.x_train, self.features.x_test))
         return torch.from_numpy(train).to(self.device), torch.from_numpy(test).to(self.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from netopsy.errors import SettingsError, TransformError
 from netopsy.features.extract import split_rows
 from netopsy.features.features import Features, occurring
 from netopsy.studies.study import file_for, whereabouts
-from netopsy.studies.transfer.alternatives import alternative_chains, alternative_lines, recipes_for, retrieval
+from netopsy.studies.transfer.alternatives import alternative_chains, alternative_lines, quantizers_for, retrieval
 from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import Chain, Stresses, run_chains, threads_for
 from netopsy.studies.transfer.figures import MEASURES
@@ -49,14 +50,14 @@ CANDIDATES: dict[str, Any] = {
 class Search:
     """The search for the best code of one node's features within `bits`.
 
-    held_out: the bench of four fifths of the training vectors, tested on the rest. recipes: the candidates. name: of
+    held_out: the bench of four fifths of the training vectors, tested on the rest. quantizers: the candidates. name: of
         file.
     """
 
     bench: Bench
     held_out: Bench
     bits: int
-    recipes: Sequence[Quantizer]
+    quantizers: Sequence[Quantizer]
     seed: int
     name: str
 
@@ -64,14 +65,14 @@ class Search:
         """One chain a candidate."""
         training: list[TrainingSet] = []
 
-        def run(recipe: Quantizer) -> Iterator[ScoreRow]:
+        def run(quantizer: Quantizer) -> Iterator[ScoreRow]:
             if not training:
                 training.append(TrainingSet(self.held_out.train))
-            yield self.held_out.fit(*self.held_out.coded(recipe.fit(training[0], seed=self.seed)))[1]
+            yield self.held_out.fit(*self.held_out.code_vectors(quantizer.fit(training[0], seed=self.seed)))[1]
 
         return [
-            Chain(self.held_out, "budget", self.bits, 1, lambda recipe=recipe: run(recipe), (repr(recipe), self.seed))  # type: ignore[misc]
-            for recipe in self.recipes
+            Chain(self.held_out, "budget", self.bits, 1, partial(run, quantizer), (repr(quantizer), self.seed))
+            for quantizer in self.quantizers
         ]
 
     def finish(
@@ -89,14 +90,14 @@ class Search:
         path = file_for("transfer", self.name)
         best.fit(TrainingSet(bench.train, source=bench.features.name), seed=self.seed).save(path)
         transform = load_transform(path)
-        train, test = bench.coded(transform)
+        train, test = bench.code_vectors(transform)
         tested = bench.fit(train, test)[1]._replace(**retrieval(bench, train, test, {}, self.seed))
         lines = []
-        for _, recipe, row in rows:
-            line = code_line(bench, recipe, row, unstressed) | {"chosen": recipe is best}
+        for _, quantizer, row in rows:
+            line = code_line(bench, quantizer, row, unstressed) | {"chosen": quantizer is best}
             line |= {key: None for key in ("relative", "recall_1", "recall_10", "same_class")}
-            if recipe is best:
-                test_line = code_line(bench, recipe, tested, unstressed)
+            if quantizer is best:
+                test_line = code_line(bench, quantizer, tested, unstressed)
                 line |= {key: test_line[key] for key in ("relative", "recall_1", "recall_10", "same_class")}
                 line["test_score"] = tested.score
             lines.append({key: line.get(key) for key in CANDIDATES})
@@ -109,7 +110,7 @@ class Search:
         )
         where = whereabouts("transfer", path)
         return [
-            f"Within {self.bits:,} bits the best of {len(self.recipes)} codes for {self.bench.node} is {best.label} "
+            f"Within {self.bits:,} bits the best of {len(self.quantizers)} codes for {self.bench.node} is {best.label} "
             f"({plural(size, 'byte')} a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test "
             f"vectors{share_text}{recall_text}.",
             f"It is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy alone, "
@@ -138,15 +139,15 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
         y_held,
         classes,
     )
-    recipes, notes = recipes_for(bench.dimensions, len(fitted), bits)
-    return Search(bench, replace(bench, features=part), bits, recipes, seed, name), notes
+    quantizers, notes = quantizers_for(bench.dimensions, len(fitted), bits)
+    return Search(bench, replace(bench, features=part), bits, quantizers, seed, name), notes
 
 
 @dataclass
 class BenchPlan:
     """The runs of one bench.
 
-    names: of the stresses, `none` first. alternatives: (budget, recipe) of the codes compared. search: for the best
+    names: of the stresses, `none` first. alternatives: (budget, quantizer) of the codes compared. search: for the best
     code.
     """
 
@@ -161,7 +162,7 @@ class BenchPlan:
     def cells(self) -> int:
         """Fits to make, or to take from the workspace."""
         stress_cells = sum(chain.cells for stress in self.names for chain in self.stresses.chains(stress))
-        return stress_cells + len(self.alternatives) + (len(self.search.recipes) if self.search else 0)
+        return stress_cells + len(self.alternatives) + (len(self.search.quantizers) if self.search else 0)
 
     def run(self, cell: Callable[[], None]) -> BenchOutcome:
         """Make them; `cell` is called at each."""
@@ -174,11 +175,11 @@ class BenchPlan:
         unstressed = float(scores["score"][0])
         notes: list[str] = []
         chains = alternative_chains(self.stresses, self.alternatives, self.seed)
-        fitted = _rows([(budget, recipe) for budget, recipe in self.alternatives], chains, cell, notes)
+        fitted = _rows([(budget, quantizer) for budget, quantizer in self.alternatives], chains, cell, notes)
         alternatives = alternative_lines(self.bench, fitted, unstressed)
         outcome = BenchOutcome(scores, alternatives, [], {}, [], notes)
         if self.search:
-            tried = _rows([(0, recipe) for recipe in self.search.recipes], self.search.chains(), cell, notes)
+            tried = _rows([(0, quantizer) for quantizer in self.search.quantizers], self.search.chains(), cell, notes)
             self.search.held_out.free()
             outcome.candidates, outcome.artifact, outcome.sentences = self.search.finish(tried, unstressed)
         self.stresses.free()
@@ -198,14 +199,14 @@ class BenchOutcome:
 
 
 def _rows(
-    recipes: Sequence[tuple[int, Quantizer]], chains: Sequence[Chain], cell: Callable[[], None], notes: list[str]
+    quantizers: Sequence[tuple[int, Quantizer]], chains: Sequence[Chain], cell: Callable[[], None], notes: list[str]
 ) -> list[tuple[int, Quantizer, ScoreRow]]:
     """The codes that could be fitted, with their rows; a sentence in `notes` for each that could not."""
     rows = []
-    for (budget, recipe), chain in zip(recipes, chains, strict=True):
+    for (budget, quantizer), chain in zip(quantizers, chains, strict=True):
         try:
-            rows.append((budget, recipe, chain.rows(cell)[0]))
+            rows.append((budget, quantizer, chain.rows(cell)[0]))
         except (SettingsError, TransformError) as error:
-            notes.append(f"{recipe.label} was left out: {error}")
+            notes.append(f"{quantizer.label} was left out: {error}")
             cell()
     return rows

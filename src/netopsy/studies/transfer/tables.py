@@ -200,14 +200,14 @@ def empty() -> dict[str, pl.DataFrame]:
     return {name: pl.DataFrame(schema=schema) for name, schema in schemas.items()}
 
 
-def code_line(bench: Bench, recipe: Quantizer, row: ScoreRow, unstressed: float) -> dict[str, Any]:
+def code_line(bench: Bench, quantizer: Quantizer, row: ScoreRow, unstressed: float) -> dict[str, Any]:
     """A code's line in the tables `alternatives` and `candidates`."""
     return {
         "node": bench.node,
-        "method": recipe.method,
-        "recipe": recipe.label,
-        "bits": recipe.bits,
-        "compression": compression(recipe.bits, bench.dimensions, WORD),
+        "method": quantizer.method,
+        "recipe": quantizer.label,
+        "bits": quantizer.bits,
+        "compression": compression(quantizer.bits, bench.dimensions, WORD),
         "relative": row.score / unstressed if unstressed > 0 else None,
         "refits": int(row.refits),
         "gap": row.gap,

@@ -98,7 +98,7 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
         label=f"seed {seed}, {block.name}, STN",
         spec=spec,
     )
-    return Outcome({"history": trained.table.to_dicts()}, _own(trained.state, block))
+    return Outcome({"history": trained.table.to_dicts()}, _layer_state(trained.state, block))
 
 
 def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
@@ -176,7 +176,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return copied.eval()
 
 
-def _own(state: Mapping[str, Tensor], block: Block) -> State:
+def _layer_state(state: Mapping[str, Tensor], block: Block) -> State:
     """The new layer's part of a trained section's state, by the layer's own names."""
     path = f"{layer_path(block)}."
     return {name.removeprefix(path): value for name, value in state.items() if name.startswith(path)}

@@ -1,4 +1,4 @@
-"""The recipes that are worth trying for a number of bits."""
+"""The quantizers that are worth trying for a number of bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_OPQ = 512
 
 
 def candidates(n_dims: int, n_train: int, budget_bits: int) -> list[Quantizer]:
-    """At most about 30 recipes of no more than `budget_bits` for vectors of `n_dims` values and `n_train` for fitting.
+    """At most about 30 quantizers of at most `budget_bits` for vectors of `n_dims` values and `n_train` for fitting.
 
     Levels come as powers of two, since fewer take as many bits. For each number of bits a dimension, as many dimensions
     as fit; where all of them fit, only the most bits. Directions are at most the training set's own. Raises
@@ -31,19 +31,19 @@ def candidates(n_dims: int, n_train: int, budget_bits: int) -> list[Quantizer]:
             f"a budget of {budget_bits} bits for {n_dims} dimensions and {n_train} vectors; give at least 1 of each."
         )
     rank = min(n_dims, n_train)
-    recipes: list[Quantizer] = [Directions(p, 1 << width) for p, width in _line(rank, budget_bits, WIDTHS)]
+    quantizers: list[Quantizer] = [Directions(p, 1 << width) for p, width in _line(rank, budget_bits, WIDTHS)]
     # n centred vectors have at most n - 1 directions of variance
     varied = min(n_dims, max(n_train - 1, 1))
-    recipes += [Whitened(p, 1 << width) for p, width in _line(varied, budget_bits, WHITENED_WIDTHS)]
-    recipes += [Truncation(p, width) for p, width in _line(n_dims, budget_bits, (8, 16, 32))]
+    quantizers += [Whitened(p, 1 << width) for p, width in _line(varied, budget_bits, WHITENED_WIDTHS)]
+    quantizers += [Truncation(p, width) for p, width in _line(n_dims, budget_bits, (8, 16, 32))]
     if budget_bits >= n_dims:
-        recipes.append(Bins(n_dims, 1 << min(budget_bits // n_dims, 16)))
-    recipes.append(TransformCoding(min(budget_bits, 8 * varied)))
-    recipes.append(SignBits(min(varied, budget_bits)))
+        quantizers.append(Bins(n_dims, 1 << min(budget_bits // n_dims, 16)))
+    quantizers.append(TransformCoding(min(budget_bits, 8 * varied)))
+    quantizers.append(SignBits(min(varied, budget_bits)))
     if min(varied, budget_bits) <= LARGEST_ITQ:
-        recipes.append(Itq(min(varied, budget_bits)))
-    recipes += _products(n_dims, n_train, budget_bits)
-    return recipes
+        quantizers.append(Itq(min(varied, budget_bits)))
+    quantizers += _products(n_dims, n_train, budget_bits)
+    return quantizers
 
 
 def _line(dimensions: int, budget: int, widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -34,9 +34,9 @@ def parse_size(text: str) -> int:
 
 
 class Quantizer(ABC):
-    """method: what recipes of different sizes share, for axes and legends. A subclass is a frozen dataclass.
+    """method: what quantizers of different sizes share, for axes and legends. A subclass is a frozen dataclass.
 
-    bits: that a vector takes; fewer where the training set has fewer directions than the recipe asks for.
+    bits: that a vector takes; fewer where the training set has fewer directions than the quantizer asks for.
     """
 
     method: ClassVar[str]
@@ -48,14 +48,14 @@ class Quantizer(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """The recipe in a few words."""
+        """The quantizer in a few words."""
 
     @abstractmethod
     def steps(self, train: TrainingSet, seed: int) -> tuple[Step | Coder, ...]:
         """The steps and the code, fitted, behind the normalisation."""
 
     def fit(self, x_train: Tensor | TrainingSet, *, seed: int = 0) -> Transform:
-        """Fitted on vectors of unit length, (n, p) float32. A `TrainingSet` shares its directions among recipes."""
+        """Fitted on vectors of unit length, (n, p) float32. A `TrainingSet` shares its directions among quantizers."""
         train = x_train if isinstance(x_train, TrainingSet) else TrainingSet(x_train)
         front = (UnitLength(train.x.shape[1]),) if train.normalised else ()
         return Transform((*front, *self.steps(train, seed)), train.source)

@@ -1,4 +1,4 @@
-"""The training set that recipes are fitted on: vectors of length 1, with what several recipes share computed once.
+"""The training set that quantizers are fitted on: vectors of length 1, with what several share computed once.
 
 Features have length 1 before any stress (the authors' code of Carvalho et al.). Scalar quantization to the centres of
 equal bins (Section 2.2): Q-1 has one dictionary for all dimensions, Q-2 one for each: h bins of width
@@ -100,7 +100,7 @@ SLACK = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """x: the training vectors, (n, p) float32, as the recipe's code sees them: of unit length if `normalised`.
+    """x: the training vectors, (n, p) float32, as the code of the quantizer sees them: of unit length if `normalised`.
 
     normalised: whether transforms bring vectors to unit length first. source: what the vectors are, kept in transforms.
     """

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from netopsy.engine.observe.observe import default_batch_size, observe
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import Nodes
+from netopsy.engine.observe.watched import NodeRefs
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
@@ -171,7 +171,7 @@ def pair_information(
     size = min(default_batch_size(network_a), default_batch_size(network_b))
     size = max(2, min(size, len(order)))
     order = order[: len(order) - (len(order) % size == 1)]  # a batch of one image has no other order
-    tallies: dict[Names, tuple[Nodes, Tally]] = {
+    tallies: dict[Names, tuple[NodeRefs, Tally]] = {
         (a, b): ((a, (network_b, b)), PairedUnits(pairs, bins, (_axis(network_a, a), _axis(network_b, b))))
         for (a, b), pairs in units.items()
         if len(pairs)
