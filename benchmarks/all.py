@@ -78,22 +78,22 @@ def main() -> None:
     parser.add_argument("--only", help=f"of {', '.join(RUNS)}")
     parser.add_argument("--tiny", action="store_true", help="everything small: shows that it runs, writes nothing")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page from the figures kept")
-    given = parser.parse_args()
-    names = given.only.split(",") if given.only else list(RUNS)
+    options = parser.parse_args()
+    names = options.only.split(",") if options.only else list(RUNS)
     if wrong := set(names) - set(RUNS):
         parser.error(f"no benchmark {', '.join(sorted(wrong))}; there are {', '.join(RUNS)}")
-    kept = json.loads(FIGURES.read_text())
-    for name in [] if given.page else names:
+    figures_kept = json.loads(FIGURES.read_text())
+    for name in [] if options.page else names:
         print(f"== {RUNS[name]}", flush=True)
         provenance = {"command": f"python benchmarks/{RUNS[name]}", "day": str(datetime.date.today())}
-        figures = measure(RUNS[name], given.tiny)
-        if not given.tiny:
-            kept[name] = figures | provenance | {"machine": machine()}
-            FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
-    if not given.tiny:
-        PAGE.write_text(page(kept))
+        figures = measure(RUNS[name], options.tiny)
+        if not options.tiny:
+            figures_kept[name] = figures | provenance | {"machine": machine()}
+            FIGURES.write_text(json.dumps(figures_kept, indent=1) + "\n")
+    if not options.tiny:
+        PAGE.write_text(page(figures_kept))
         print(f"wrote {PAGE}")
-    print(json.dumps({"benchmark": "all", "ran": [] if given.page else names}))
+    print(json.dumps({"benchmark": "all", "ran": [] if options.page else names}))
 
 
 if __name__ == "__main__":

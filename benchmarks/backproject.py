@@ -84,11 +84,11 @@ def peer(module, node, image, places, options):
         node.removesuffix("_1")
     )  # of a module that is called twice, captum takes the last call
     guided = NeuronGuidedBackprop(module, layer)
-    found = {}
+    by_size = {}
     for size in map(int, options.batches.split(",")):
-        found[size] = timed(partial(attribute, guided, image, places, size), options)
-    best = min(found, key=lambda size: found[size][0][0])
-    return found[best][0], best, found[best][1]
+        by_size[size] = timed(partial(attribute, guided, image, places, size), options)
+    best = min(by_size, key=lambda size: by_size[size][0][0])
+    return by_size[best][0], best, by_size[best][1]
 
 
 def attribute(guided, image, places, size):

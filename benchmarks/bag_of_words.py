@@ -33,23 +33,25 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--words", type=int, default=1000)
     add_tiny(parser)
-    given = parser.parse_args()
-    shrink(given, file="digits", train=30, test=20, words=10)
+    options = parser.parse_args()
+    shrink(options, file="digits", train=30, test=20, words=10)
     rows = []
     train, test = (
-        load_samples(given.file, split=split, count=count)
-        for split, count in (("train", given.train), ("test", given.test))
+        load_samples(options.file, split=split, count=count)
+        for split, count in (("train", options.train), ("test", options.test))
     )
-    print(f"{train}\n{test}\n{given.words:,} words")
+    print(f"{train}\n{test}\n{options.words:,} words")
     for pooling in ("average", "max"):
         for pyramid in PYRAMIDS:
             start = time.perf_counter()
-            vectors = bag_of_words(train, test, words=given.words, pooling=pooling, pyramid=pyramid)
-            taken = time.perf_counter() - start
+            vectors = bag_of_words(train, test, words=options.words, pooling=pooling, pyramid=pyramid)
+            elapsed = time.perf_counter() - start
             score = LinearSVC().fit(unit(vectors[0]), train.labels).score(unit(vectors[1]), test.labels)
             grids, values = "+".join(pyramid), vectors[0].shape[1]
-            print(f"{pooling:8} {grids:12} {values:6,} values {taken:6.1f} s  accuracy {100 * score:.2f} %", flush=True)
-            rows.append({"pooling": pooling, "pyramid": grids, "values": values, "seconds": taken, "accuracy": score})
+            print(
+                f"{pooling:8} {grids:12} {values:6,} values {elapsed:6.1f} s  accuracy {100 * score:.2f} %", flush=True
+            )
+            rows.append({"pooling": pooling, "pyramid": grids, "values": values, "seconds": elapsed, "accuracy": score})
     tell("bag_of_words", None, rows=rows)
 
 

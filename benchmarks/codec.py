@@ -40,10 +40,10 @@ def flat(count: int) -> SharedTensor:
 def pruned(rows: int, columns: int) -> SharedTensor:
     rng = np.random.default_rng(1)
     table = (np.arange(32) - 16).astype(np.float32)
-    kept = rng.random(rows * columns, dtype=np.float32) < 0.09
-    drawn = np.clip(np.rint(rng.normal(size=int(kept.sum())) * 6), -16, 15)
+    nonzero = rng.random(rows * columns, dtype=np.float32) < 0.09
+    levels = np.clip(np.rint(rng.normal(size=int(nonzero.sum())) * 6), -16, 15)
     codes = np.full(rows * columns, 16, np.uint8)
-    codes[kept] = np.where(drawn == 0, 1, drawn) + 16
+    codes[nonzero] = np.where(levels == 0, 1, levels) + 16
     return SharedTensor((rows, columns), table, codes)
 
 
@@ -173,10 +173,10 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=500_000)
     parser.add_argument("--repeats", type=int, default=3)
     add_tiny(parser)
-    given = parser.parse_args()
-    shrink(given, flat=2000, pruned=(32, 64), sample=500, repeats=1)
+    options = parser.parse_args()
+    shrink(options, flat=2000, pruned=(32, 64), sample=500, repeats=1)
     inputs: dict[str, dict[str, dict[str, float]]] = {}
-    for name, whole in (("flat", flat(given.flat)), ("pruned", pruned(*given.pruned))):
+    for name, whole in (("flat", flat(options.flat)), ("pruned", pruned(*options.pruned))):
         bound = entropy_bytes(whole.codes)
         print(f"{name}: {len(whole.codes):,} weights, order-0 entropy {bound:,.0f} bytes", flush=True)
         measured: dict[str, tuple[float, float]] = {}
@@ -186,10 +186,10 @@ def main() -> None:
             except ImportError as error:
                 print(f"  {peer:18} not installed here ({error}): skipped")
                 continue
-            tensor = part(whole, given.sample) if sampled else whole
+            tensor = part(whole, options.sample) if sampled else whole
             count = len(tensor.codes)
             writes, reads = [], []
-            for _ in range(1 if sampled else given.repeats):
+            for _ in range(1 if sampled else options.repeats):
                 seconds, stream = cpu(lambda: encode(tensor))  # noqa: B023
                 writes.append(seconds)
                 seconds, back = cpu(lambda: decode(stream))  # noqa: B023
@@ -198,8 +198,8 @@ def main() -> None:
                 raise SystemExit(f"{peer} gave back something else")
             size = size_of(stream) / count * len(whole.codes)
             measured[peer] = count / min(reads), size
-            own = {"encode": count / min(writes) / 1e6, "decode": count / min(reads) / 1e6, "entropy": size / bound}
-            inputs.setdefault(name, {})[peer] = own
+            rates = {"encode": count / min(writes) / 1e6, "decode": count / min(reads) / 1e6, "entropy": size / bound}
+            inputs.setdefault(name, {})[peer] = rates
             note = f" (on {count:,}, size scaled)" if sampled else ""
             print(
                 f"  {peer:18} encode {count / min(writes) / 1e6:7.2f} M/s  decode {count / min(reads) / 1e6:7.2f} M/s  "

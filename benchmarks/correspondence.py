@@ -60,9 +60,9 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
                     network.module(batch.images)
 
     def corrcoef() -> None:
-        held: list[dict[str, torch.Tensor]] = [{}, {}]
+        outputs: list[dict[str, torch.Tensor]] = [{}, {}]
         with torch.inference_mode():
-            for network, found in zip(networks, held, strict=True):
+            for network, found in zip(networks, outputs, strict=True):
                 modules = dict(network.module.named_modules())
                 hooks = [
                     modules[name].register_forward_hook(lambda _m, _i, y, n=name, f=found: f.__setitem__(n, y.clone()))
@@ -71,8 +71,8 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
                 network.module(next(iter(samples.batches(network.preprocessing, FEW))).images)
                 for hook in hooks:
                     hook.remove()
-        for a in held[0].values():
-            for b in held[1].values():
+        for a in outputs[0].values():
+            for b in outputs[1].values():
                 x, y = (v.movedim(1, -1) for v in (a, b))
                 grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
                 rows = [pool(v, grid).flatten(0, -2).numpy() for v in (x, y)]
@@ -98,7 +98,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
             times[name].append(taken)
     figures = {}
     for name, taken in times.items():
-        over = statistics.median(own / base for own, base in zip(taken, times["forward"], strict=True))
+        over = statistics.median(time / base for time, base in zip(taken, times["forward"], strict=True))
         print(f"{name:36s} {statistics.median(taken):8.2f} s  {over:.2f} x the two forward passes", flush=True)
         figures[name] = {"seconds": statistics.median(taken), "over": over}
     slow = seconds(corrcoef)[0] * images / FEW
@@ -161,18 +161,18 @@ def lasso(units: int, rows: int, repeats: int) -> None:
         furthest = 0.0
         for strength in STRENGTHS:
             tries = [seconds(lambda s=strength: lasso_path(pair, [s], coefficients=True)) for _ in range(repeats)]  # type: ignore[misc]
-            found = tries[0][1]
+            path = tries[0][1]
             times = {"netopsy": min(time for time, _ in tries)}
             apart = 0.0
             for name, (run, count) in runs.items():
                 peers = [seconds(lambda run=run, s=strength: run(s)) for _ in range(count)]  # type: ignore[misc]
                 times[name] = min(time for time, _ in peers)
-                apart = max(apart, np.abs(objective(peers[0][1], strength) - found.objectives[0]).max())
+                apart = max(apart, np.abs(objective(peers[0][1], strength) - path.objectives[0]).max())
             furthest = max(furthest, float(apart))
             total = {name: total[name] + time for name, time in times.items()}
             line = "  ".join(f"{name} {time:.4f} s" for name, time in times.items())
-            print(f"strength {strength:<5g} {found.mean_used[0]:6.1f} units used  {line}", flush=True)
-            print(f"  objectives apart by at most {apart:.1e}, largest gap of netopsy {found.gaps.max():.1e}")
+            print(f"strength {strength:<5g} {path.mean_used[0]:6.1f} units used  {line}", flush=True)
+            print(f"  objectives apart by at most {apart:.1e}, largest gap of netopsy {path.gaps.max():.1e}")
         whole: float = min(seconds(lambda: lasso_path(pair, STRENGTHS))[0] for _ in range(repeats))
     print(f"netopsy, all {len(STRENGTHS)} strengths in one path: {whole:.4f} s")
     for name in runs:

@@ -27,8 +27,8 @@ def netopsy(k: int) -> Callable[[np.ndarray], Clustered]:
     from netopsy.stats.kmeans1d.kmeans1d import kmeans1d
 
     def run(values: np.ndarray) -> Clustered:
-        found = kmeans1d(values, k)
-        return found.centroids, found.codes
+        codebook = kmeans1d(values, k)
+        return codebook.centroids, codebook.codes
 
     return run
 
@@ -37,8 +37,8 @@ def scikit_learn(k: int) -> Callable[[np.ndarray], Clustered]:
     from sklearn.cluster import KMeans
 
     def run(values: np.ndarray) -> Clustered:
-        found = KMeans(k, n_init=1, random_state=0).fit(values[:, None])
-        return found.cluster_centers_[:, 0], found.labels_
+        model = KMeans(k, n_init=1, random_state=0).fit(values[:, None])
+        return model.cluster_centers_[:, 0], model.labels_
 
     return run
 
@@ -47,9 +47,9 @@ def faiss(k: int) -> Callable[[np.ndarray], Clustered]:
     import faiss as library
 
     def run(values: np.ndarray) -> Clustered:
-        found = library.Kmeans(1, k, niter=25, seed=1, max_points_per_centroid=len(values))
-        found.train(values[:, None])
-        return found.centroids[:, 0], found.index.search(values[:, None], 1)[1][:, 0]
+        model = library.Kmeans(1, k, niter=25, seed=1, max_points_per_centroid=len(values))
+        model.train(values[:, None])
+        return model.centroids[:, 0], model.index.search(values[:, None], 1)[1][:, 0]
 
     return run
 
@@ -68,8 +68,8 @@ def ckwrap(k: int) -> Callable[[np.ndarray], Clustered]:
     import ckwrap as library
 
     def run(values: np.ndarray) -> Clustered:
-        found = library.ckmeans(values.astype(np.float64), k)
-        return found.centers, found.labels
+        clusters = library.ckmeans(values.astype(np.float64), k)
+        return clusters.centers, clusters.labels
 
     return run
 
@@ -94,7 +94,7 @@ def measure(peer: str, n: int, k: int, repeats: int) -> dict[str, float]:
     return {"seconds": median(times), "distortion": squares / n, "peak": peak, "before": before}
 
 
-def told(peer: str, n: int, k: int, repeats: int) -> dict[str, float]:
+def measure_and_print(peer: str, n: int, k: int, repeats: int) -> dict[str, float]:
     """A peer measured in its own process, and printed."""
     row = in_own_process(__file__, "--peer", peer, "--n", str(n), "--k", str(k), "--repeats", str(repeats))
     print(
@@ -114,17 +114,17 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=LARGEST_LAYER, help="values of the largest layer")
     add_tiny(parser)
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    shrink(given, n=4000, k=8, slow_n=1000, repeats=1, largest=8000)
-    if given.peer:
-        print(json.dumps(measure(given.peer, given.n, given.k, given.repeats)))
+    options = parser.parse_args()
+    shrink(options, n=4000, k=8, slow_n=1000, repeats=1, largest=8000)
+    if options.peer:
+        print(json.dumps(measure(options.peer, options.n, options.k, options.repeats)))
         return
-    ours = told("netopsy", given.n, given.k, given.repeats)
-    peers = {peer: told(peer, given.n, given.k, 1) for peer in ("scikit_learn", "faiss")}
-    fewer = min(given.n, given.slow_n)
-    beside = told("netopsy", fewer, given.k, given.repeats)
-    exact = {peer: told(peer, fewer, given.k, 1) for peer in EXACT}
-    largest = told("netopsy", given.largest, given.k, 1)
+    ours = measure_and_print("netopsy", options.n, options.k, options.repeats)
+    peers = {peer: measure_and_print(peer, options.n, options.k, 1) for peer in ("scikit_learn", "faiss")}
+    fewer = min(options.n, options.slow_n)
+    beside = measure_and_print("netopsy", fewer, options.k, options.repeats)
+    exact = {peer: measure_and_print(peer, fewer, options.k, 1) for peer in EXACT}
+    largest = measure_and_print("netopsy", options.largest, options.k, 1)
     optimum = min(row["distortion"] for row in exact.values())
     print(
         f"distortion of netopsy above the optimum, n = {fewer:,d}: {beside['distortion'] / optimum - 1:+.1e} (relative)"
@@ -138,7 +138,7 @@ def main() -> None:
     rows |= {peer: row | {"ratio": row["seconds"] / ours["seconds"]} for peer, row in peers.items()}
     rows |= {peer: row | {"ratio": row["seconds"] / beside["seconds"]} for peer, row in exact.items()}
     above = beside["distortion"] / optimum - 1
-    tell("kmeans_1d", rows["scikit_learn"]["ratio"], rows=rows, n=given.n, fewer=fewer, above_optimum=above)
+    tell("kmeans_1d", rows["scikit_learn"]["ratio"], rows=rows, n=options.n, fewer=fewer, above_optimum=above)
 
 
 if __name__ == "__main__":

@@ -41,13 +41,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs=3, default=(200, 400, 800), help="to learn, to probe, to test on")
     parser.add_argument("--random", type=int, default=30, help="random allocations")
     add_tiny(parser)
-    given = parser.parse_args()
-    shrink(given, network="netopsy:lenet5", weights=None, samples="digits", images=(20, 10, 20), random=4)
+    options = parser.parse_args()
+    shrink(options, network="netopsy:lenet5", weights=None, samples="digits", images=(20, 10, 20), random=4)
     torch.set_num_threads(1)
-    network = netopsy.load_network(given.network, weights=given.weights)
-    samples = netopsy.load_samples(given.samples, split=given.split, count=sum(given.images))
-    rows = np.random.default_rng(0).permutation(sum(given.images))
-    parts = np.split(rows, np.cumsum(given.images)[:2])
+    network = netopsy.load_network(options.network, weights=options.weights)
+    samples = netopsy.load_samples(options.samples, split=options.split, count=sum(options.images))
+    rows = np.random.default_rng(0).permutation(sum(options.images))
+    parts = np.split(rows, np.cumsum(options.images)[:2])
     learn, probe, other = (samples.select(np.sort(part), "part") for part in parts)
     products = input_products(network, learn, network.layers)
     tensors = network.tensors
@@ -69,14 +69,15 @@ def main() -> None:
         for name, value in measures.items()
     }
     lot, plans = np.random.default_rng(1), []
-    for _ in range(given.random):
+    for _ in range(options.random):
         limit, choice = 10 ** lot.uniform(-4.5, -1.5), {}
-        for name, own in expected["divergence"].items():
-            choice[name] = max(i for i, loss in enumerate(own) if loss <= limit * 10 ** lot.uniform(-1, 1))
+        for name, layer_losses in expected["divergence"].items():
+            choice[name] = max(i for i, loss in enumerate(layer_losses) if loss <= limit * 10 ** lot.uniform(-1, 1))
         plans.append(("random", 0, choice))
-    for measure, own in expected.items():
+    for measure, layer_losses in expected.items():
         points = {
-            name: [(one.bytes, loss) for one, loss in zip(choices[name], own[name], strict=True)] for name in choices
+            name: [(one.bytes, loss) for one, loss in zip(choices[name], layer_losses[name], strict=True)]
+            for name in choices
         }
         path = allocations(points)
         for size in BYTES:
@@ -86,19 +87,24 @@ def main() -> None:
     for how, size, choice in plans:
         total = sum(choices[name][i].bytes for name, i in choice.items())
         settings: dict[str, Any] = {"chosen by": how, "about": size, "bytes": round(total)}
-        settings |= {f"sum of {name}": sum(own[k][i] for k, i in choice.items()) for name, own in expected.items()}
+        settings |= {
+            f"sum of {name}": sum(layer_losses[k][i] for k, i in choice.items())
+            for name, layer_losses in expected.items()
+        }
         variants.append(joint.variant(Allocation(choice, total, 0.0), settings))
-    found = effects(network, other, variants, "all layers together")
-    drawn = found.filter(pl.col("chosen by") == "random")
+    results = effects(network, other, variants, "all layers together")
+    random_rows = results.filter(pl.col("chosen by") == "random")
     ranks = {}
     for name in measures:
         for target in ("divergence", "drop"):
-            x, y = drawn[f"sum of {name}"].to_numpy(), drawn[target].to_numpy()
+            x, y = random_rows[f"sum of {name}"].to_numpy(), random_rows[target].to_numpy()
             ranks[f"{name} -> {target}"] = float(spearmanr(x, y)[0])
             print(f"{name:20s} -> {target:10s} rank correlation {spearmanr(x, y)[0]:.3f}", end=" ")
             print(f"measured/predicted {np.median(y / x):.2f}")
     pl.Config.set_tbl_rows(-1)
-    print(found.filter(pl.col("chosen by") != "random").select("chosen by", "bytes", "divergence", "drop", "agreement"))
+    print(
+        results.filter(pl.col("chosen by") != "random").select("chosen by", "bytes", "divergence", "drop", "agreement")
+    )
     tell("prescribe", None, rank_correlations=ranks)
 
 

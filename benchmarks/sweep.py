@@ -121,11 +121,14 @@ def compare(
     print(
         f"            {differing} of {len(timed) * len(samples):,} predictions differ from the naive loop's", flush=True
     )
-    shares = {(cell.settings["layer"], cell.settings["strength"]): own for cell, own in zip(timed, naive, strict=True)}
+    shares = {
+        (cell.settings["layer"], cell.settings["strength"]): predicted
+        for cell, predicted in zip(timed, naive, strict=True)
+    }
     for row in table.iter_rows(named=True):
-        own = shares.get((row["layer"], row["strength"]))
-        if own is not None and differing == 0:
-            assert row["agreement"] == (own == base).sum().item() / len(samples), row
+        predicted = shares.get((row["layer"], row["strength"]))
+        if predicted is not None and differing == 0:
+            assert row["agreement"] == (predicted == base).sum().item() / len(samples), row
     return differing
 
 

@@ -110,15 +110,15 @@ def peer(x: torch.Tensor, y: torch.Tensor, part: int, options: argparse.Namespac
     count = 0
     for pair in pairs(cells(x[:part], x[part:], options), options.threads):
         timed = Parallel(n_jobs=options.threads)(delayed(fit)(cell.train, labels[:part], cell.test) for cell in pair)
-        for cell, (taken, predicted) in zip(pair, timed, strict=True):
+        for cell, (elapsed, predicted) in zip(pair, timed, strict=True):
             count += 1
-            total[cell.stress] += taken * cell.stands_for
+            total[cell.stress] += elapsed * cell.stands_for
             accuracy = float((predicted == seen).mean())
-            print(f"  {cell.stress} {cell.what}: {taken:.2f} s, accuracy {accuracy:.4f}", flush=True)
+            print(f"  {cell.stress} {cell.what}: {elapsed:.2f} s, accuracy {accuracy:.4f}", flush=True)
     print(
         f"  scaled from {count} cells, hours of one core: " + ", ".join(f"{k} {v / 3600:.2f}" for k, v in total.items())
     )
-    return sum(total.values()) / options.threads, {stress: taken / 3600 for stress, taken in total.items()}
+    return sum(total.values()) / options.threads, {stress: elapsed / 3600 for stress, elapsed in total.items()}
 
 
 def fit(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> tuple[float, np.ndarray]:
@@ -136,8 +136,8 @@ def cells(train: torch.Tensor, test: torch.Tensor, options: argparse.Namespace) 
     few, some = spread(sizes, options.sizes), spread(LEVELS[1:], options.levels)
     order = drop_order(n, 0)
     for size in few:
-        kept = order[:size]
-        yield cell("dr1", f"{size}", train[:, kept], test[:, kept], 10 * (len(sizes) - 1) / len(few))
+        columns = order[:size]
+        yield cell("dr1", f"{size}", train[:, columns], test[:, columns], 10 * (len(sizes) - 1) / len(few))
     pca = fit_pca(train)
     projected = pca.apply(train), pca.apply(test)
     for size in few:
@@ -169,14 +169,14 @@ def spread(values: Any, count: int) -> list[int]:
 
 def pairs(items: Iterator[Cell], size: int) -> Iterator[list[Cell]]:
     """The items in lists of `size`."""
-    held: list[Cell] = []
+    group: list[Cell] = []
     for item in items:
-        held.append(item)
-        if len(held) == size:
-            yield held
-            held = []
-    if held:
-        yield held
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 if __name__ == "__main__":

@@ -74,13 +74,13 @@ def main() -> None:
     )
     theirs, peer = seconds(lambda: Peer(parent, train, test, options).cells())
     print(f"plain loop: {theirs:.1f} s", flush=True)
-    ours, own = seconds(lambda: cells(parent, train, test, options))
+    ours, scores_here = seconds(lambda: cells(parent, train, test, options))
     print(f"netopsy: {ours:.1f} s, {options.workers} trials at a time; load {os.getloadavg()[0]:.1f}")
     print("cell     netopsy: best [95 % interval], last     plain: best [95 % interval], last")
     apart = 0
     for cell in CELLS:
         texts, ranges = [], []
-        for scores in (own[cell], peer[cell]):
+        for scores in (scores_here[cell], peer[cell]):
             low, high = wilson(max(scores) * len(test), len(test))
             ranges.append((low, high))
             texts.append(f"{max(scores):.2%} [{low:.2%}, {high:.2%}], {scores[-1]:.2%}")
@@ -177,23 +177,23 @@ class Peer:
         self.scored = DataLoader(Pictures(self.test, scale, False), **how)
         taught = self.student("RW")
         self.teach(taught)
-        found = {}
+        scores = {}
         for start, training in CELLS:
             module = copy.deepcopy(taught) if start == "STN" else self.student(start)
-            found[start, training] = self.trained(module, frozen=training == "FM")
-        return found
+            scores[start, training] = self.trained(module, frozen=training == "FM")
+        return scores
 
     def student(self, start: str) -> nn.Module:
         """The parent with one convolution, norm and activation in the block's place."""
         module = copy.deepcopy(self.parent.module)
         block = getattr(module, self.name)
-        held = [part for part in block if isinstance(part, nn.Conv2d)]
-        new = nn.Conv2d(held[0].in_channels, held[-1].out_channels, 3, padding=1)
+        convolutions = [part for part in block if isinstance(part, nn.Conv2d)]
+        new = nn.Conv2d(convolutions[0].in_channels, convolutions[-1].out_channels, 3, padding=1)
         nn.init.xavier_uniform_(new.weight)
         nn.init.zeros_(new.bias)
         if start == "MW":
             with torch.no_grad():
-                new.weight[:] = torch.cat([part.weight.reshape(-1, 3, 3) for part in held]).mean(0)
+                new.weight[:] = torch.cat([part.weight.reshape(-1, 3, 3) for part in convolutions]).mean(0)
         setattr(module, self.name, nn.Sequential(new, nn.BatchNorm2d(new.out_channels), nn.ReLU(), nn.MaxPool2d(2)))
         return module.to(self.device)
 

@@ -129,12 +129,12 @@ def relevant_tests(path: str) -> list[str]:
     module = "netopsy." + path.removesuffix(".py").replace("/", ".")
     package, study = module.rpartition(".")[0], path.split("/")[1].removesuffix(".py")
     texts = {file: file.read_text() for file in sorted((ROOT / "tests").rglob("test_*.py"))}
-    found = [file for file, text in texts.items() if re.search(rf"\b{re.escape(module)}\b", text)]
+    files = [file for file, text in texts.items() if re.search(rf"\b{re.escape(module)}\b", text)]
     if path.startswith("studies/"):
         used = re.compile(rf"netopsy\.(studies\.)?{study}\b|import .*\b{study}\b")
-        found += [file for file, text in texts.items() if study in file.stem or used.search(text)]
-    found = found or [file for file, text in texts.items() if re.search(rf"\b{re.escape(package)}\b", text)]
-    return [str(file.relative_to(ROOT)) for file in dict.fromkeys(found)]
+        files += [file for file, text in texts.items() if study in file.stem or used.search(text)]
+    files = files or [file for file, text in texts.items() if re.search(rf"\b{re.escape(package)}\b", text)]
+    return [str(file.relative_to(ROOT)) for file in dict.fromkeys(files)]
 
 
 def run_tests(source: Path, tests: list[str], seconds: float) -> str | None:

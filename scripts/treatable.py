@@ -56,9 +56,9 @@ def _obstacle(network: Network, study: str) -> str | None:
         if len(shape) != 2:
             return f"Its output has the shape (batch, {', '.join(map(str, shape[1:]))}), not one score a class."
     if study in _SCORES or study == "sparsity":
-        drawn = [n.name for n in network.program.nodes if n.operator in _RANDOM]
-        if drawn:
-            return f"Its forward pass draws random numbers ({drawn[0]})."
+        random_nodes = [n.name for n in network.program.nodes if n.operator in _RANDOM]
+        if random_nodes:
+            return f"Its forward pass draws random numbers ({random_nodes[0]})."
     return None
 
 

@@ -53,15 +53,15 @@ def parts(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     """Names below `netopsy.` that a file imports, anywhere in it."""
-    found = set()
+    names_imported = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("netopsy"):
             assert node.level == 0
             module = (node.module or "").split(".")
-            found.update([module[1]] if len(module) > 1 else [alias.name for alias in node.names])
+            names_imported.update([module[1]] if len(module) > 1 else [alias.name for alias in node.names])
         elif isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("netopsy."))
-    return found
+            names_imported.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("netopsy."))
+    return names_imported
 
 
 def test_imports_point_one_way() -> None:
@@ -77,11 +77,11 @@ def test_imports_point_one_way() -> None:
 def test_no_study_imports_another() -> None:
     base = {"study", "observing", "table", "functions", "artifacts", "sweep_report", "formats", "__init__"}
     for path in (ROOT / "studies").rglob("*.py"):
-        own = path.relative_to(ROOT / "studies").with_suffix("").parts[0]
+        study = path.relative_to(ROOT / "studies").with_suffix("").parts[0]
         for node in ast.walk(ast.parse(path.read_text())):
             module = (getattr(node, "module", None) or "") if isinstance(node, ast.ImportFrom) else ""
-            if own not in base and module.startswith("netopsy.studies."):
-                assert module.split(".")[2] in base | {own}, f"{path} imports {module}"
+            if study not in base and module.startswith("netopsy.studies."):
+                assert module.split(".")[2] in base | {study}, f"{path} imports {module}"
 
 
 def import_graph() -> nx.DiGraph:
@@ -101,7 +101,9 @@ def import_graph() -> nx.DiGraph:
         if f"{module}.{name}" in modules:
             return f"{module}.{name}"
         if modules[module].name == "__init__.py":
-            return next((home(source, own) for source, own in names[module] if own == name), module)
+            return next(
+                (home(source, alias_name) for source, alias_name in names[module] if alias_name == name), module
+            )
         return module
 
     graph = nx.DiGraph()
@@ -125,8 +127,8 @@ def test_the_engine_holds_nothing_that_one_study_alone_reaches() -> None:
     graph.remove_nodes_from(["netopsy", "netopsy.studies"])
     reach: dict[str, set[str]] = {name: set() for name in graph}
     for study, (module, _, _) in STUDIES.items():
-        own = f"netopsy.studies.{module}"
-        for name in [one for one in graph if one == own or one.startswith(f"{own}.")]:
+        root = f"netopsy.studies.{module}"
+        for name in [one for one in graph if one == root or one.startswith(f"{root}.")]:
             for reached in {name} | nx.descendants(graph, name):
                 reach[reached].add(study)
     engine = {name: studies for name, studies in reach.items() if name.startswith("netopsy.engine.")}

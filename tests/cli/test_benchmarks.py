@@ -88,10 +88,10 @@ def test_all_runs_them_and_the_page_is_made_of_the_figures_kept(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     every = runpy.run_path(str(ROOT / "benchmarks/all.py"))
-    kept = json.loads((ROOT / "docs/benchmarks.json").read_text())
-    assert set(kept) <= set(every["RUNS"])
+    figures = json.loads((ROOT / "docs/benchmarks.json").read_text())
+    assert set(figures) <= set(every["RUNS"])
     page = (ROOT / "docs/benchmarks.md").read_text()
-    assert every["page"](kept) == page, "docs/benchmarks.md is not what benchmarks/all.py --page makes"
+    assert every["page"](figures) == page, "docs/benchmarks.md is not what benchmarks/all.py --page makes"
     monkeypatch.setattr(sys, "argv", ["all.py", "--tiny", "--only", "codec"])
     runpy.run_path(str(ROOT / "benchmarks/all.py"), run_name="__main__")
     assert json.loads(capfd.readouterr().out.splitlines()[-1]) == {"benchmark": "all", "ran": ["codec"]}

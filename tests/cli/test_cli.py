@@ -59,7 +59,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(words: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("reconstruct --features 1.5", "'1.5' is no whole number."),
         ("reconstruct --images 0,x", "'x' is no whole number."),
@@ -74,12 +74,12 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(words: str, tmp_path: Path)
         ("activations --maps fc", "has no maps to show"),
     ],
 )
-def test_a_mistake_in_a_setting_is_named(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_in_a_setting_is_named(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     study, *rest = words.split()
     with pytest.raises(SystemExit, match="2"):
         main([study, "netopsy:digits-a", "--samples", "digits", *rest])
     shown = capsys.readouterr().err.strip()
-    assert said in shown and len(shown.splitlines()) == 1 and shown.startswith("netopsy: ")
+    assert message in shown and len(shown.splitlines()) == 1 and shown.startswith("netopsy: ")
 
 
 def test_layers_prints_a_table_and_json() -> None:
@@ -133,8 +133,8 @@ def test_settings_take_their_help_from_the_docstring() -> None:
     other: not a setting
     third: alone.
     """
-    found = setting_texts(doc, ["first", "second", "third"])
-    assert found == {"first": "what both mean together.", "second": "what both mean together.", "third": "alone."}
+    texts = setting_texts(doc, ["first", "second", "third"])
+    assert texts == {"first": "what both mean together.", "second": "what both mean together.", "third": "alone."}
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

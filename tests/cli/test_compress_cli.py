@@ -53,7 +53,7 @@ def test_compress_prints_the_table_of_the_layers(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("compress {lenet} --out {file}", "exists; give another path, or --force"),
         ("compress {lenet} --out {tmp}", "is a folder"),
@@ -75,7 +75,7 @@ def test_compress_prints_the_table_of_the_layers(tmp_path: Path, capsys: pytest.
     ],
 )
 def test_a_mistake_is_one_sentence(
-    words: str, said: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut, plain = tmp_path / "cut.netopsy.safetensors", tmp_path / "plain.safetensors"
     cut.write_bytes(file.read_bytes()[:-100])
@@ -85,5 +85,5 @@ def test_a_mistake_is_one_sentence(
     with pytest.raises(SystemExit) as left:
         main([word.format(**names) for part in words.split() for word in part.format(**names).split()])
     error = capsys.readouterr().err.strip()
-    assert left.value.code == 2 and said in error and len(error.splitlines()) == 1
+    assert left.value.code == 2 and message in error and len(error.splitlines()) == 1
     assert set(tmp_path.iterdir()) == before

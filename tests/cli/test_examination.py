@@ -88,7 +88,7 @@ def test_an_unknown_setting_in_a_protocol_names_those_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("study", "settings", "said"),
+    ("study", "settings", "message"),
     [
         ("reconstruct", {"units": "fc:3"}, r"units 'fc:3' must be a tuple, for instance \('fc:3',\)"),
         ("activations", {"images": 3}, r"images 3 must be a tuple, for instance \(3,\)"),
@@ -99,8 +99,8 @@ def test_an_unknown_setting_in_a_protocol_names_those_there_are() -> None:
         ("field", {"image": True}, r"image True must be a whole number"),
     ],
 )
-def test_a_setting_of_the_wrong_type_is_explained(study: str, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_a_setting_of_the_wrong_type_is_explained(study: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         getattr(netopsy, study)(netopsy.load_network("netopsy:digits-a"), None, **settings)
 
 

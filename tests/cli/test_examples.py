@@ -56,18 +56,18 @@ def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_page_on_observe_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     network, samples = netopsy.load_network("netopsy:digits-a"), netopsy.load_samples("digits", count=20)
-    found = run_page(
+    results = run_page(
         "docs/observe.md", netopsy=netopsy, network=network, samples=samples, tallies={"a": ("fc", Moments())}
     )["found"]
-    assert found["zeros"].share.shape == found["moments"].skewness.shape == (64,)
+    assert results["zeros"].share.shape == results["moments"].skewness.shape == (64,)
 
 
 def test_the_page_on_training_runs_as_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = run_page("docs/train.md")
-    moved = found["moved"]
+    variables = run_page("docs/train.md")
+    moved = variables["moved"]
     for name, one in moved.shared.items():
         assert torch.equal(moved.network.tensors[name].unique(), torch.from_numpy(one.table))
     assert "block1.conv1.weight" in capsys.readouterr().out
@@ -86,8 +86,8 @@ def test_the_page_on_bags_of_words_runs_as_written() -> None:
 def test_the_page_on_linear_machines_runs_as_written() -> None:
     lot = torch.Generator().manual_seed(0)
     x, test = torch.randn(50, 256, generator=lot), torch.randn(20, 256, generator=lot)
-    found = run_page("docs/svm.md", x=x, labels=torch.arange(50) % 3, classes=3, test=test)
-    assert found["size"] == 256 and found["machines"].weights.shape == (256, 3)
+    variables = run_page("docs/svm.md", x=x, labels=torch.arange(50) % 3, classes=3, test=test)
+    assert variables["size"] == 256 and variables["machines"].weights.shape == (256, 3)
 
 
 def test_the_page_on_scores_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,8 +110,8 @@ def test_the_page_on_transforms_runs_as_written(
     page = ROOT / "docs/transform.md"
     use, make = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     Path("turned.md").write_text(f"```python\n{make}```\n```python\n{use}```\n")  # the file is made before its use
-    found = run_page(str(tmp_path / "turned.md"))
-    assert found["codes"].shape == (1000, 8) and found["vectors"].shape == (1000, 16)
+    variables = run_page(str(tmp_path / "turned.md"))
+    assert variables["codes"].shape == (1000, 8) and variables["vectors"].shape == (1000, 16)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 29 and "16 levels a dimension (4 bits): 64 bits (8 bytes)" in lines[-1]
     recalls = {line[:32].strip(): float(line.split()[-1]) for line in lines[:-1]}

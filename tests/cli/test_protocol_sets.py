@@ -71,8 +71,8 @@ def test_sets_are_cases_and_their_union_is_one(tmp_path: Path) -> None:
         p.tables["cells"].height for p in parts.values()
     )
     for name, part in parts.items():
-        own = whole.tables["cells"].filter(pl.col("set") == name).drop("set")
-        assert own.equals(part.tables["cells"])
+        cells = whole.tables["cells"].filter(pl.col("set") == name).drop("set")
+        assert cells.equals(part.tables["cells"])
     assert whole.settings["learning_rate"] == {"easy": 0.001, "hard": 0.01} and whole.settings["epochs"] == 1
     page = (out / "index.html").read_text()
     assert all(
@@ -90,11 +90,13 @@ def test_a_set_that_cannot_be_run_keeps_none_of_the_others_from_it(tmp_path: Pat
     sets = '[[sets]]\nname = "gone"\nsamples = {source = "nowhere"}\n[[sets]]\nname = "there"\n'
     with pytest.raises(SettingsError, match="set 'gone' was not run"):
         run_protocol(written(tmp_path, text + sets), out=tmp_path / "case")
-    kept = Case(tmp_path / "case", create=False).load("parameters")
+    combined = Case(tmp_path / "case", create=False).load("parameters")
     assert (
-        kept.tables["parameters"]["set"].unique().to_list() == ["there"] if "parameters" in kept.tables else kept.tables
+        combined.tables["parameters"]["set"].unique().to_list() == ["there"]
+        if "parameters" in combined.tables
+        else combined.tables
     )
-    assert all(said.startswith("there: ") for said in kept.findings)
+    assert all(finding.startswith("there: ") for finding in combined.findings)
 
 
 def test_results_of_any_study_are_stacked() -> None:

@@ -87,9 +87,9 @@ def test_a_picture_little_wider_than_the_page_is_fitted_to_it(width: int, wide: 
 
 def test_numbers_of_bars_below_zero_stand_beyond_zero() -> None:
     frame = pl.DataFrame({"rule": ["a", "b"], "value": [-0.5, 0.25]})
-    drawn = chart_svg(bars(frame, "rule", "value", title="t", reading="r").spec)
-    marks = re.findall(r'<text [^>]*?transform="translate\(([-.0-9]+),[^>]*>(−0.5|0.25)</text>', drawn)
-    below, above = (next(float(x) for x, text in marks if text == wanted) for wanted in ("−0.5", "0.25"))
+    svg = chart_svg(bars(frame, "rule", "value", title="t", reading="r").spec)
+    marks = re.findall(r'<text [^>]*?transform="translate\(([-.0-9]+),[^>]*>(−0.5|0.25)</text>', svg)
+    below, above = (next(float(x) for x, text in marks if text == expected) for expected in ("−0.5", "0.25"))
     zero = below - 4
     # the scale runs from -0.5 at 0 to 0.25 at the right end
     assert above - 4 > zero > 0 and (above - 4 - zero) / zero == pytest.approx(0.5, rel=0.1)
@@ -162,8 +162,8 @@ def names(page) -> list[str]:
 
 def settled(page, count: str) -> None:
     page.wait_for_function("text => document.getElementById('count').textContent.startsWith(text)", arg=count)
-    wanted = min(24, int(count.split()[0]))
-    page.wait_for_function("n => document.querySelectorAll('.unit').length === n", arg=wanted)
+    expected = min(24, int(count.split()[0]))
+    page.wait_for_function("n => document.querySelectorAll('.unit').length === n", arg=expected)
 
 
 @pytest.mark.browser

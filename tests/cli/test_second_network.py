@@ -106,8 +106,8 @@ def projection(tmp_path: Path) -> Path:
 def test_the_second_network_is_recorded_in_settings_and_provenance(a, b, samples) -> None:
     assert takes(Gap).networks == {"other": True} and takes(Beside).networks == {"other": False}
     result = study_function("gap")(a, samples, other=b)
-    said = {"name": "netopsy:digits-b", "parameters": b.parameters, "digest": b.digest}
-    assert result.settings["other"] == said | {"weights": "digits-vgg-b.safetensors"} and a.digest != b.digest
+    facts = {"name": "netopsy:digits-b", "parameters": b.parameters, "digest": b.digest}
+    assert result.settings["other"] == facts | {"weights": "digits-vgg-b.safetensors"} and a.digest != b.digest
     # the second is described as it would be as the first
     assert result.provenance["other"] == study_function("beside")(b).provenance["network"]
     assert result.provenance["network"]["digest"] == a.digest
@@ -117,7 +117,7 @@ def test_the_second_network_is_recorded_in_settings_and_provenance(a, b, samples
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (
             {},
@@ -127,10 +127,10 @@ def test_the_second_network_is_recorded_in_settings_and_provenance(a, b, samples
         ({"other": torch.nn.Linear(2, 2)}, "other is a Linear; give a network"),
     ],
 )
-def test_what_is_no_second_network_is_said(given, said, a, b, samples, tmp_path) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_what_is_no_second_network_is_said(given, message, a, b, samples, tmp_path) -> None:
+    with pytest.raises(SettingsError, match=message):
         study_function("gap")(a, samples, **given)
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         examine(a, samples, studies=["beside", Gap(**given)], out=tmp_path / "case")
     with pytest.raises(SettingsError, match="samples is the network netopsy:digits-b"):
         study_function("gap")(a, b, other=b)
@@ -196,7 +196,7 @@ def test_an_examination_on_the_command_line_takes_a_second_network(projection, t
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("gap netopsy:digits-a", "compares the network with a second one: give it after the first"),
         ("gap netopsy:digits-a --other-weights cut.safetensors", "compares the network with a second one"),
@@ -215,13 +215,13 @@ def test_an_examination_on_the_command_line_takes_a_second_network(projection, t
         ("examine netopsy:digits-a --other-num-classes 3", "--other-num-classes is of no use without --other"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_any_folder_is_made(words, said, projection, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_sentence_before_any_folder_is_made(words, message, projection, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cut.safetensors").write_bytes(projection.read_bytes()[:50_000])
     with pytest.raises(SystemExit, match="2"):
         main([*words.split(), "--samples", "digits", "--count", "20", "--out", "case"])
     text = capsys.readouterr().err.strip()
-    assert text.startswith("netopsy: ") and len(text.splitlines()) == 1 and said in text
+    assert text.startswith("netopsy: ") and len(text.splitlines()) == 1 and message in text
     assert not (tmp_path / "case").exists() and RUNS == []
 
 
@@ -256,7 +256,7 @@ def test_a_protocol_names_a_second_network(projection, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("[studies.gap]\n", r"compares the network with a second one: .*a protocol the table \[other\]"),
         ('[other]\nweights = "w.pt"\n[studies.gap]\n', r"\[other\] of .* has no source"),
@@ -270,10 +270,10 @@ def test_a_protocol_names_a_second_network(projection, tmp_path) -> None:
         ('[studies.gap]\n[[sets]]\nname = "x"\n', r"the table \[other\]"),
     ],
 )
-def test_a_mistake_in_a_protocol_is_one_sentence(table: str, said: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_protocol_is_one_sentence(table: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     text = table + PROTOCOL + "[studies.beside]\n" if table.startswith("other") else PROTOCOL + table
     path.write_text(text)
-    with pytest.raises(NetopsyError, match=said):
+    with pytest.raises(NetopsyError, match=message):
         run_protocol(path, out=tmp_path / "case")
     assert not (tmp_path / "case").exists()

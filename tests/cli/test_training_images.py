@@ -165,14 +165,14 @@ def test_classes_numbered_otherwise_in_the_training_images_are_refused(network, 
 
 def test_a_precision_of_the_scores_is_no_precision_of_the_training(network, samples, train, monkeypatch) -> None:
     """`examine --precision 0.5` hands the setting to every study that has one of that name."""
-    made: list[Study] = []
-    monkeypatch.setattr("netopsy.examination.run_study", lambda study, *given: made.append(study))
+    studies_run: list[Study] = []
+    monkeypatch.setattr("netopsy.examination.run_study", lambda study, *given: studies_run.append(study))
     examine(network, samples, train=train, other=network, settings={"seed": 1, "precision": 0.5})
-    assert [study.name for study in made] == list(STUDIES)
-    assert {study.precision for study in made if hasattr(study, "precision")} == {0.5}
+    assert [study.name for study in studies_run] == list(STUDIES)
+    assert {study.precision for study in studies_run if hasattr(study, "precision")} == {0.5}
     trained = {
         study.name: study.recipe(0) if study.name == "dsd" else study.recipe()
-        for study in made
+        for study in studies_run
         if takes(type(study)).images.get("train") and hasattr(study, "recipe")
     }
     assert set(trained) == {"compression", "dsd"}
@@ -223,7 +223,7 @@ def run(*words: object) -> None:
     main([str(word) for word in words])
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The one sentence of a command that goes wrong."""
     with pytest.raises(SystemExit, match="2"):
         run(*words)
@@ -234,7 +234,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def test_training_images_on_the_command_line(capsys) -> None:
     base = ["probe", "netopsy:digits-a", "--samples", "digits", "--count", "30"]
-    found = {}
+    settings = {}
     for words in (
         ["--train-split", "train"],
         ["--train-split", "train", "--train-count", "50"],
@@ -242,11 +242,11 @@ def test_training_images_on_the_command_line(capsys) -> None:
         [],
     ):
         run(*base, *words, "--json")
-        found[" ".join(words)] = json.loads(capsys.readouterr().out)["settings"]["train"]
-    assert [train and train["count"] for train in found.values()] == [1257, 50, 1797, None]
-    assert "--train-count says no images" in said(capsys, *base, "--train-count", "5")
-    assert "no split 'nosuch'" in said(capsys, *base, "--train-split", "nosuch")
-    assert "--x belongs to a file of features" in said(capsys, *base, "--x", "vec")
+        settings[" ".join(words)] = json.loads(capsys.readouterr().out)["settings"]["train"]
+    assert [train and train["count"] for train in settings.values()] == [1257, 50, 1797, None]
+    assert "--train-count says no images" in error_of(capsys, *base, "--train-count", "5")
+    assert "no split 'nosuch'" in error_of(capsys, *base, "--train-split", "nosuch")
+    assert "--x belongs to a file of features" in error_of(capsys, *base, "--x", "vec")
 
 
 def test_features_on_the_command_line(vectors, tmp_path, capsys) -> None:
@@ -277,7 +277,7 @@ def test_features_on_the_command_line(vectors, tmp_path, capsys) -> None:
         (["layers", vectors], "this command needs a network"),
         (["examine", vectors, "--samples", "digits", "--out", "case"], "this command needs a network"),
     ):
-        assert sentence in said(capsys, *words)
+        assert sentence in error_of(capsys, *words)
 
 
 def test_help_shows_the_options_of_training_images_and_features(capsys) -> None:
@@ -332,7 +332,7 @@ def test_other_samples_for_a_protocol_keep_its_parts(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("[train]\ncount = 3\n[studies.probe]\n", r"\[train\] of .* says no images"),
         ("[train]\nsplit = 3\n[studies.probe]\n", "write them in quotes"),
@@ -341,10 +341,10 @@ def test_other_samples_for_a_protocol_keep_its_parts(tmp_path) -> None:
         ('[train]\nsplit = "train"\nnosuch = 3\n[studies.probe]\n', "no option 'nosuch'"),
     ],
 )
-def test_a_mistake_in_a_protocol_is_one_sentence(table: str, said: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_protocol_is_one_sentence(table: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text(table + PROTOCOL if table.startswith("train") else PROTOCOL + table)
-    with pytest.raises(NetopsyError, match=said):
+    with pytest.raises(NetopsyError, match=message):
         run_protocol(path, out=tmp_path / "case")
 
 

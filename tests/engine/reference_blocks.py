@@ -50,11 +50,11 @@ def is_single_entry_single_exit(graph: nx.DiGraph, block: Block) -> bool:
 
 def chain(parents: dict[str, str], name: str) -> set[str]:
     """The ancestors of `name` in a tree of immediate dominators, itself included."""
-    found = {name}
+    ancestors = {name}
     while parents.get(name) not in (None, name):
         name = parents[name]
-        found.add(name)
-    return found
+        ancestors.add(name)
+    return ancestors
 
 
 def on_every_path(graph: nx.DiGraph, name: str) -> bool:
@@ -83,12 +83,12 @@ def patches(
     return np.stack(rows)
 
 
-def fitted(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def fitted(rows: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Weight (unknowns, outputs), bias and explained share of the least-squares fit, by numpy's lstsq."""
     with_one = np.concatenate([rows, np.ones((len(rows), 1))], 1)
-    solution, *_ = np.linalg.lstsq(with_one, wanted, rcond=None)
-    missed = ((with_one @ solution - wanted) ** 2).sum()
-    return solution[:-1], solution[-1], float(1 - missed / ((wanted - wanted.mean(0)) ** 2).sum())
+    solution, *_ = np.linalg.lstsq(with_one, expected, rcond=None)
+    missed = ((with_one @ solution - expected) ** 2).sum()
+    return solution[:-1], solution[-1], float(1 - missed / ((expected - expected.mean(0)) ** 2).sum())
 
 
 def mean_slice(weights: list[Tensor]) -> np.ndarray:

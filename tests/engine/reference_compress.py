@@ -15,8 +15,8 @@ def largest(weight: Tensor, density: float) -> list[bool]:
     """For each weight in order, whether it is one of the round(density n) largest; earlier ones win ties."""
     sizes = [abs(value) for value in weight.reshape(-1).tolist()]
     order = sorted(range(len(sizes)), key=lambda place: (-sizes[place], place))
-    kept = set(order[: max(1, round(density * len(sizes)))])
-    return [place in kept and sizes[place] > 0 for place in range(len(sizes))]
+    chosen = set(order[: max(1, round(density * len(sizes)))])
+    return [place in chosen and sizes[place] > 0 for place in range(len(sizes))]
 
 
 def entries_with_fillers(values: Sequence[float], bits: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 def strongest(maps: np.ndarray, indices: list[int], k: int) -> list[list[tuple[float, int, int]]]:
     """For each channel the k best (value, image, flat place); maps: (image, channel, place)."""
-    found = []
+    by_channel = []
     for channel in range(maps.shape[1]):
         entries = []
         for row, image in enumerate(indices):
@@ -20,5 +20,5 @@ def strongest(maps: np.ndarray, indices: list[int], k: int) -> list[list[tuple[f
             if place >= 0:
                 entries.append((best, image, place))
         entries.sort(key=lambda entry: (-entry[0], entry[1]))
-        found.append(entries[:k] + [(-math.inf, -1, -1)] * (k - len(entries)))
-    return found
+        by_channel.append(entries[:k] + [(-math.inf, -1, -1)] * (k - len(entries)))
+    return by_channel

@@ -21,13 +21,13 @@ def inputs(network: Network, samples: Samples) -> Tensor:
 def outputs(network: Network, variant: Variant, images: Tensor) -> Tensor:
     """Outputs (n, classes) of a deep copy that has the variant's weights."""
     module = copy.deepcopy(network.module)
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     if isinstance(variant.edit, Replace):
         for name, value in variant.edit.function(network.tensors).items():
-            own[name].copy_(value)
+            tensors[name].copy_(value)
     elif isinstance(variant.edit, Shift):
         for name, value in variant.edit.direction(network.tensors).items():
-            own[name].copy_(own[name] + variant.edit.scale * value)
+            tensors[name].copy_(tensors[name] + variant.edit.scale * value)
     return torch.cat([module(part) for part in images.split(64)])
 
 

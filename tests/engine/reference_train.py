@@ -59,15 +59,15 @@ def train(
     }
     velocity: dict[str, Tensor] = {}
 
-    def values(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        own = {name: value for name, value in held.items() if not name.startswith("table ")}
-        return own | {n: held[f"table {n}"][codes[n]].reshape(parameters[n].shape) for n in tables}
+    def values(values_now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        plain_values = {name: value for name, value in values_now.items() if not name.startswith("table ")}
+        return plain_values | {n: values_now[f"table {n}"][codes[n]].reshape(parameters[n].shape) for n in tables}
 
     for epoch in range(recipe.epochs):
         for rows in batches(samples, recipe, epoch):
-            held = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-            loss = F.cross_entropy(functional_call(network.module, values(held), (images[rows],)), labels[rows])
-            gradients = dict(zip(held, torch.autograd.grad(loss, list(held.values())), strict=True))
+            values_now = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+            loss = F.cross_entropy(functional_call(network.module, values(values_now), (images[rows],)), labels[rows])
+            gradients = dict(zip(values_now, torch.autograd.grad(loss, list(values_now.values())), strict=True))
             for name, gradient in gradients.items():
                 rate = recipe.learning_rate
                 if name.startswith("table "):

@@ -128,16 +128,16 @@ def test_adaptive_sweep_agrees_with_the_exact_one() -> None:
     assert table.columns == exact.columns
     assert table.row(0)[:8] == pytest.approx(exact.row(0)[:8])
     assert min(table["images"]) < len(samples)
-    for got, true in zip(table.iter_rows(named=True), exact.iter_rows(named=True), strict=True):
-        assert got["drop_low"] <= true["drop"] + 1e-9 and true["drop"] <= got["drop_high"] + 1e-9
-        assert got["drop_low"] <= got["drop"] <= got["drop_high"] <= got["drop_low"] + 0.05
-        assert got["top1"] == pytest.approx(exact["top1"][0] - got["drop"])
-        assert got["top1_low"] <= true["top1"] <= got["top1_high"]
-        assert abs(got["agreement"] - true["agreement"]) < 0.06
-        if got["images"] == len(samples):
-            assert {k: got[k] for k in ("top1", "top5", "agreement", "drop")} == pytest.approx(
+    for row, true in zip(table.iter_rows(named=True), exact.iter_rows(named=True), strict=True):
+        assert row["drop_low"] <= true["drop"] + 1e-9 and true["drop"] <= row["drop_high"] + 1e-9
+        assert row["drop_low"] <= row["drop"] <= row["drop_high"] <= row["drop_low"] + 0.05
+        assert row["top1"] == pytest.approx(exact["top1"][0] - row["drop"])
+        assert row["top1_low"] <= true["top1"] <= row["top1_high"]
+        assert abs(row["agreement"] - true["agreement"]) < 0.06
+        if row["images"] == len(samples):
+            assert {k: row[k] for k in ("top1", "top5", "agreement", "drop")} == pytest.approx(
                 {k: true[k] for k in ("top1", "top5", "agreement", "drop")}
             )
-            assert got["loss"] == pytest.approx(true["loss"], rel=1e-5)
+            assert row["loss"] == pytest.approx(true["loss"], rel=1e-5)
     again = sweep(network, samples, variants, precision=2.5)
     assert again.equals(table)

@@ -61,17 +61,17 @@ def test_rules_are_products_of_matrices(small: Network, rule: str) -> None:
     image = picture()
     weights, (r1, r2, r3), pool = matrices(small.module, image)  # type: ignore[arg-type]
     if rule == "masked_random":
-        drawn = random_weights(MASKED, 7).weights(small)
+        random_values = random_weights(MASKED, 7).weights(small)
         sizes = [(SIZE, 1), (SIZE // 2, 1), (SIZE // 2, 0)]
         weights = [
-            convolution_matrix(drawn[f"{i}.weight"].numpy(), (n, n), padding=p)
+            convolution_matrix(random_values[f"{i}.weight"].numpy(), (n, n), padding=p)
             for i, (n, p) in zip((0, 3, 5), sizes, strict=True)
         ]
     with torch.no_grad():
         top = small.module(image)[0]
     units = [(2, 1, 2), (0, 0, 0), (3, 3, 3), (1, 0, 3)]
     maps = backproject(small, image, [("6", *unit) for unit in units], rule, seed=7, start="activation")
-    for unit, found in zip(units, maps, strict=True):
+    for unit, map_ in zip(units, maps, strict=True):
         x = np.zeros(top.shape)
         x[unit] = top[unit]
         x = x.ravel()
@@ -80,7 +80,7 @@ def test_rules_are_products_of_matrices(small: Network, rule: str) -> None:
         x = ramp(weights[2].T @ (on(r3) * x))
         x = ramp(weights[1].T @ (on(r2) * x))
         x = weights[0].T @ (on(r1) * ramp(pool.T @ x))
-        np.testing.assert_allclose(found.numpy().ravel(), x, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(map_.numpy().ravel(), x, rtol=1e-9, atol=1e-12)
     assert maps.abs().sum() > 0
 
 
@@ -113,9 +113,9 @@ def frozen(module: nn.Sequential, masks_of: Tensor, x: Tensor) -> Tensor:
 
 def test_the_exact_filter_and_the_frozen_networks_bias_give_the_pre_activation(small: Network) -> None:
     image, other = picture(n=2).split(1)
-    found = trace(small, image, [("5", 1, 2, 2), ("5", 3, 0, 3)], "gradient")
+    result = trace(small, image, [("5", 1, 2, 2), ("5", 3, 0, 3)], "gradient")
     with torch.no_grad():
-        for unit, weight, value in zip(found.units, found.maps, found.values, strict=True):
+        for unit, weight, value in zip(result.units, result.maps, result.values, strict=True):
             at = (0, unit.channel, *unit.place)
             bias = frozen(small.module, image, torch.zeros_like(image))[at]  # type: ignore[arg-type]
             torch.testing.assert_close((weight * image[0]).sum() + bias, value)
@@ -191,17 +191,17 @@ def test_every_way_to_write_a_relu_is_the_same(kind: type[nn.Module], rule: str)
         pytest.skip("a sigmoid has no mask to leave out: the flow through it is the derivative, as untreated says")
     for of in ([0, 0, 0], [1, 0, 1]):
         maps = backproject(net, image, units, rule, of=of, start="one")
-        for unit, which, found in zip(units, of, maps, strict=True):
-            torch.testing.assert_close(found, by_autograd(net, image, unit, rule, which), rtol=1e-9, atol=1e-12)
+        for unit, which, map_ in zip(units, of, maps, strict=True):
+            torch.testing.assert_close(map_, by_autograd(net, image, unit, rule, which), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.Tanh])
 def test_guided_knows_any_activation_function(kind: type[nn.Module]) -> None:
     net = network(nn.Sequential(nn.Conv2d(3, 4, 3), kind(), nn.Conv2d(4, 2, 3)))
     image = picture()
-    found = trace(net, image, [("2", 1, 2, 2)], "guided")
-    torch.testing.assert_close(found.maps[0], by_autograd(net, image, ("2", 1, 2, 2), "guided"))
-    assert found.touched == {"1": 1} and not found.untreated
+    result = trace(net, image, [("2", 1, 2, 2)], "guided")
+    torch.testing.assert_close(result.maps[0], by_autograd(net, image, ("2", 1, 2, 2), "guided"))
+    assert result.touched == {"1": 1} and not result.untreated
 
 
 NETWORKS = ["netopsy:googlenet", "netopsy:resnet20", "torchvision:mobilenet_v3_small", "torchvision:shufflenet_v2_x0_5"]
@@ -221,12 +221,12 @@ def test_running_the_field_alone_equals_the_whole_image(name: str) -> None:
         units = [(node, 1, y, x) for y in (0, height // 2, height - 1) for x in (0, width - 1)]
         for rule in ("gradient", "guided"):
             try:
-                found = backproject(net, image, units, rule, of=[i % 2 for i in range(len(units))])
+                maps = backproject(net, image, units, rule, of=[i % 2 for i in range(len(units))])
             except SettingsError:
                 continue  # no activation before this node
             for i in (0, 3):
                 expected = by_autograd(net, image, units[i], rule, i % 2)
-                assert (found[i] - expected).abs().max() <= 1e-7 * expected.abs().max()
+                assert (maps[i] - expected).abs().max() <= 1e-7 * expected.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -238,9 +238,9 @@ def test_captum_agrees_where_its_hooks_are_right(name: str, node: str) -> None:
     target = {"features.7": "features.7.expand3x3_activation"}.get(node, node)
     layer = net.module.get_submodule(target)
     for rule, method in (("guided", NeuronGuidedBackprop), ("deconvnet", NeuronDeconvolution)):
-        (found,) = backproject(net, image, [(target, 3, 1, 2)], rule, start="one")
+        (map_,) = backproject(net, image, [(target, 3, 1, 2)], rule, start="one")
         expected = method(net.module, layer).attribute(image.clone().requires_grad_(), (3, 1, 2))
-        torch.testing.assert_close(found, expected[0].detach(), rtol=1e-7, atol=1e-14)
+        torch.testing.assert_close(map_, expected[0].detach(), rtol=1e-7, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -254,20 +254,20 @@ def test_captum_agrees_where_its_hooks_are_right(name: str, node: str) -> None:
 def test_captum_misses_the_functional_relus_of_published_networks(name: str, layer: str, size: int) -> None:
     net = load_network(f"torchvision:{name}", weights="random", size=size).to(torch.float64)
     image, unit = picture(size), (3, 2, 2)
-    (found,) = backproject(net, image, [(layer, *unit)], "guided")
+    (map_,) = backproject(net, image, [(layer, *unit)], "guided")
     module = net.module.get_submodule(layer)
     hooked = NeuronGuidedBackprop(net.module, module).attribute(image.clone().requires_grad_(), unit)[0]
-    torch.testing.assert_close(found, by_autograd(net, image, (layer, *unit), "guided"), rtol=1e-7, atol=1e-14)
+    torch.testing.assert_close(map_, by_autograd(net, image, (layer, *unit), "guided"), rtol=1e-7, atol=1e-14)
     if name != "densenet121":  # its ReLUs are modules, called from a function: the hooks find them
-        assert (found - hooked).abs().max() > 0.1 * hooked.abs().max()
+        assert (map_ - hooked).abs().max() > 0.1 * hooked.abs().max()
 
 
 def test_captum_misses_functional_relus_and_netopsy_does_not() -> None:
     net, image, unit = network(Functional()), picture(), ("out", 1, 4, 4)
-    (found,) = backproject(net, image, [unit], "guided")
+    (map_,) = backproject(net, image, [unit], "guided")
     hooked = NeuronGuidedBackprop(net.module, net.module.out).attribute(image.clone().requires_grad_(), unit[1:])
-    assert not torch.allclose(found, hooked[0])
-    torch.testing.assert_close(found, by_autograd(net, image, unit, "guided"))
+    assert not torch.allclose(map_, hooked[0])
+    torch.testing.assert_close(map_, by_autograd(net, image, unit, "guided"))
 
 
 def test_a_small_field_runs_a_small_part_of_the_image() -> None:
@@ -292,22 +292,22 @@ def test_many_units_equal_one_by_one(small: Network) -> None:
 
 def test_a_unit_without_a_place_is_the_strongest(small: Network) -> None:
     image = picture()
-    found = trace(small, image, [("4", 2)], "gradient")
+    result = trace(small, image, [("4", 2)], "gradient")
     with torch.no_grad():
         value = small.module[:5](image)[0, 2]  # type: ignore[index]
-    assert found.values[0] == value.max() and value[found.units[0].place] == value.max()
+    assert result.values[0] == value.max() and value[result.units[0].place] == value.max()
 
 
 def test_neurons_and_tokens_are_units() -> None:
     mlp = network(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 7), nn.ReLU(), nn.Linear(7, 5)))
     image = picture()
-    (found,) = backproject(mlp, image, [("3", 4)], "guided")
-    torch.testing.assert_close(found, by_autograd(mlp, image, ("3", 4), "guided"))
+    (map_,) = backproject(mlp, image, [("3", 4)], "guided")
+    torch.testing.assert_close(map_, by_autograd(mlp, image, ("3", 4), "guided"))
     tokens = load_network("torchvision:vit_b_32", weights="random", size=224).to(torch.float64)
     node = "encoder.layers.encoder_layer_1.mlp.0"
     image = picture(224)
-    (found,) = backproject(tokens, image, [(node, 11, 30)], "gradient")
-    torch.testing.assert_close(found, by_autograd(tokens, image, (node, 30, 11), "gradient"))
+    (map_,) = backproject(tokens, image, [(node, 11, 30)], "gradient")
+    torch.testing.assert_close(map_, by_autograd(tokens, image, (node, 30, 11), "gradient"))
 
 
 def test_one_unit_need_not_be_in_a_list(small: Network) -> None:
@@ -316,15 +316,15 @@ def test_one_unit_need_not_be_in_a_list(small: Network) -> None:
 
 def test_start_scales_the_map(small: Network) -> None:
     image = picture()
-    one, own = (trace(small, image, [("4", 0)], "masked", start=start) for start in ("one", "activation"))
-    torch.testing.assert_close(own.maps, one.maps * one.values[0])
-    torch.testing.assert_close(backproject(small, image, [("4", 0)], "masked"), own.maps)
+    one, scaled = (trace(small, image, [("4", 0)], "masked", start=start) for start in ("one", "activation"))
+    torch.testing.assert_close(scaled.maps, one.maps * one.values[0])
+    torch.testing.assert_close(backproject(small, image, [("4", 0)], "masked"), scaled.maps)
 
 
 def test_random_weights_have_the_matched_moments_and_come_from_the_seed(small: Network) -> None:
     values = torch.randn(200_000) * 3 + 5
-    drawn = gaussian_like(values, 1)
-    assert abs(float(drawn.mean()) - 5) < 0.05 and abs(float(drawn.std()) - 3) < 0.05
+    noise = gaussian_like(values, 1)
+    assert abs(float(noise.mean()) - 5) < 0.05 and abs(float(noise.std()) - 3) < 0.05
     image = picture()
     first, again, other = (backproject(small, image, [("4", 0)], "masked_random", seed=s) for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.allclose(first, other)
@@ -332,8 +332,8 @@ def test_random_weights_have_the_matched_moments_and_come_from_the_seed(small: N
 
 def test_it_says_what_was_touched(small: Network) -> None:
     assert trace(small, picture(), [("6", 0), ("4", 1), ("6", 2)], "masked").touched == {"1": 3, "4": 3, "6": 2}
-    found = trace(network(Excited()), picture(), [("out", 0, 1, 1)], "masked")
-    assert found.untreated == {"sigmoid": "sigmoid"} and set(found.touched) == {"relu", "relu_1"}
+    result = trace(network(Excited()), picture(), [("out", 0, 1, 1)], "masked")
+    assert result.untreated == {"sigmoid": "sigmoid"} and set(result.touched) == {"relu", "relu_1"}
 
 
 def test_a_rule_that_meets_no_activation_is_an_error(small: Network) -> None:

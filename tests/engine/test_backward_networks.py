@@ -27,10 +27,10 @@ def test_the_flow_is_autograds(name: str) -> None:
     network.to(torch.float64)
     image = torch.randn(1, *network.preprocessing.input_shape, dtype=torch.float64)
     # a logit against the module itself: nothing of the graph is in the oracle
-    (found,) = trace(network, image, [(network.output, 7)], "gradient").maps
+    (map_,) = trace(network, image, [(network.output, 7)], "gradient").maps
     leaf = image.clone().requires_grad_()
     (expected,) = torch.autograd.grad(network.module(leaf)[0, 7], leaf)
-    torch.testing.assert_close(found, expected[0], rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
+    torch.testing.assert_close(map_, expected[0], rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
     # a unit in the middle, cut to its field, under a rule
     nodes = list(unit_nodes(network))
     node = nodes[len(nodes) // 2]
@@ -38,8 +38,8 @@ def test_the_flow_is_autograds(name: str) -> None:
     middle = [n // 2 for n in network.nodes[node].full_shape[1:]]
     maps = network.nodes[node].channel_axis == 1
     unit = (node, *middle) if maps else (node, middle[-1], *middle[:-1])
-    (found,) = trace(network, image, [unit], rule).maps  # type: ignore[arg-type]
+    (map_,) = trace(network, image, [unit], rule).maps  # type: ignore[arg-type]
     expected = by_autograd(network, image, (node, *middle), rule)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
-    del network, found, expected
+    torch.testing.assert_close(map_, expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
+    del network, map_, expected
     gc.collect()

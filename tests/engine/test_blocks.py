@@ -78,10 +78,10 @@ def test_vgg_has_its_five_blocks_without_their_poolings(digits: Network) -> None
     blocks = default_blocks(digits)
     assert [b.name for b in blocks] == [f"block{i}" for i in range(1, 6)]
     for block, count in zip(blocks, (2, 2, 3, 3, 3), strict=True):
-        own = digits.module.get_submodule(block.name)
+        module = digits.module.get_submodule(block.name)
         assert (block.output, block.after) == (f"{block.name}.relu{count}", f"{block.name}.pool")
         assert block.layers == tuple(f"{block.name}.conv{i}" for i in range(1, count + 1))
-        assert block.parameters == sum(p.numel() for p in own.parameters())
+        assert block.parameters == sum(p.numel() for p in module.parameters())
         assert f"{block.name}.pool" not in block.nodes
     assert blocks[0].input == "input" and blocks[1].input == "block1.pool"
 
@@ -114,11 +114,11 @@ def test_residual_network_has_three_stages_each_with_its_blocks(resnet: Network)
 
 def test_macs_and_parameters_are_those_of_the_layers_inside(resnet: Network) -> None:
     for block in find_blocks(resnet):
-        own = resnet.select(block.layers)
-        assert block.macs == sum(layer.macs for layer in own)
+        layers = resnet.select(block.layers)
+        assert block.macs == sum(layer.macs for layer in layers)
         norms = [n for n in resnet.tensors if "bn" in n and n.rpartition(".")[0] in block.nodes]
         learned = sum(resnet.tensors[n].numel() for n in norms if n.endswith(("weight", "bias")))
-        assert block.parameters == sum(layer.parameters for layer in own) + learned
+        assert block.parameters == sum(layer.parameters for layer in layers) + learned
 
 
 def test_chain_of_linear_maps_is_a_block_without_its_classifier() -> None:
@@ -232,14 +232,14 @@ def test_command_lists_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     main(["blocks", "netopsy:lenet_300_100", "--weights", "random", "--json"])
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["block"], row["default"], row["layer_parameters"]) == ("ip1:ip2", True, 784 * 100 + 100)
-    for wrong, said in (
+    for wrong, message in (
         (["netopsy:digits-a", "--colour", "3"], "Unknown option: --colour"),
         (["netopsy:digits-x"], "no network 'netopsy:digits-x'"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(["blocks", *wrong])
         shown = capsys.readouterr()
-        assert stopped.value.code == 2 and said in shown.err and shown.err.count("\n") == 1
+        assert stopped.value.code == 2 and message in shown.err and shown.err.count("\n") == 1
     main(["blocks", "netopsy:lenet5", "--weights", "random"])
     assert "name one as FIRST:LAST" in capsys.readouterr().out
 

@@ -113,27 +113,27 @@ def test_architecture(name: str, size: int, expected: list[str]) -> None:
         if block.kind == "conv" and (moved := stride(network, block.input, block.output)) is not None:
             assert layer_shape(network, block).stride == moved, block.name
     x = torch.randn(2, *network.preprocessing.input_shape, generator=torch.Generator().manual_seed(0))
-    made = section(network)
+    whole_section = section(network)
     with torch.no_grad():
-        wanted, found = network.module(x), made(x)
+        target, output = network.module(x), whole_section(x)
         if "vit_b" in name:  # in evaluation nn.MultiheadAttention takes a fused path of its own, which rounds otherwise
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(output, target, rtol=1e-4, atol=1e-4)
         else:
-            assert torch.equal(found, wanted)
-    assert float(wanted.std()) > 0
-    own, twin = copy.deepcopy(network.module), copy.deepcopy(made)
-    gradients_own, gradients_twin = gradients(own, x, 3), gradients(twin, x, 3)
+            assert torch.equal(output, target)
+    assert float(target.std()) > 0
+    module, twin = copy.deepcopy(network.module), copy.deepcopy(whole_section)
+    gradients_own, gradients_twin = gradients(module, x, 3), gradients(twin, x, 3)
     assert gradients_own.keys() == gradients_twin.keys()
     for key, gradient in gradients_own.items():
         missed = float((gradients_twin[key] - gradient).norm())
         assert missed <= 1e-5 * float(gradient.norm()) + 1e-9, key
     buffers = dict(twin.named_buffers())
-    for key, buffer in own.named_buffers():
+    for key, buffer in module.named_buffers():
         if key in buffers:
             torch.testing.assert_close(buffers[key], buffer)
     blocks = default_blocks(network)[:2]
     small = compressed_network(network, [(block, new_layer(network, block)) for block in blocks])
     with torch.no_grad():
-        assert small.module(x).shape == wanted.shape
+        assert small.module(x).shape == target.shape
     inside = {name for block in blocks for name in block.nodes if name in network.nodes}
     assert inside - {block.output for block in blocks} <= set(network.nodes) - set(small.nodes)

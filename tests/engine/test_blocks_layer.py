@@ -91,8 +91,8 @@ def value(network: Network, samples: Samples, *names: str) -> list[Tensor]:
     """Values of nodes for all samples."""
     batch = next(iter(samples.batches(network.preprocessing, len(samples))))
     with torch.no_grad():
-        found = plan(network, names).run({"input": batch.images}, batch=len(samples))
-    return [found[name] for name in names]
+        values = plan(network, names).run({"input": batch.images}, batch=len(samples))
+    return [values[name] for name in names]
 
 
 def test_layer_gives_exactly_the_block_s_shape(shapes: Network) -> None:
@@ -105,16 +105,16 @@ def test_layer_gives_exactly_the_block_s_shape(shapes: Network) -> None:
 
 
 def test_layer_takes_the_block_s_kernel_stride_norm_and_activation(shapes: Network) -> None:
-    found = {b.name: layer_shape(shapes, b) for b in find_blocks(shapes)}
-    assert (found["valid"].kernel, found["valid"].stride) == ((5, 5), (1, 1))
-    assert found["valid"].padding == (-1, -1, -1, -1)  # two 5x5 and 3x3 windows see one place more on each side
-    assert found["valid"].act == ("gelu", ("tanh",))
-    assert (found["strided"].kernel, found["strided"].stride) == ((4, 3), (4, 2))
-    assert found["strided"].norm == (1e-3, 0.2) and found["strided"].act is None
-    assert found["join"].act == ("silu", ()) and found["join"].kernel == (1, 5)
-    assert found["gate"].act is None and found["gate"].kernel == (1, 1)
-    assert found["pooled"].stride == (2, 2) and found["pooled"].act is None  # PReLU learns its slope
-    assert found["mlp"].norm == (1e-5, 0.1) and found["mlp"].act == ("tanh", ())
+    shapes_of = {b.name: layer_shape(shapes, b) for b in find_blocks(shapes)}
+    assert (shapes_of["valid"].kernel, shapes_of["valid"].stride) == ((5, 5), (1, 1))
+    assert shapes_of["valid"].padding == (-1, -1, -1, -1)  # two 5x5 and 3x3 windows see one place more on each side
+    assert shapes_of["valid"].act == ("gelu", ("tanh",))
+    assert (shapes_of["strided"].kernel, shapes_of["strided"].stride) == ((4, 3), (4, 2))
+    assert shapes_of["strided"].norm == (1e-3, 0.2) and shapes_of["strided"].act is None
+    assert shapes_of["join"].act == ("silu", ()) and shapes_of["join"].kernel == (1, 5)
+    assert shapes_of["gate"].act is None and shapes_of["gate"].kernel == (1, 1)
+    assert shapes_of["pooled"].stride == (2, 2) and shapes_of["pooled"].act is None  # PReLU learns its slope
+    assert shapes_of["mlp"].norm == (1e-5, 0.1) and shapes_of["mlp"].act == ("tanh", ())
 
 
 def test_a_join_of_different_activations_leaves_none() -> None:
@@ -146,8 +146,8 @@ def test_padding_keeps_the_layer_centred(shapes: Network) -> None:
         if layer.conv is None:
             continue
         for axis, pads in ((0, layer.shape.padding[2:]), (1, layer.shape.padding[:2])):
-            size, wanted = block.input_shape[1 + axis], block.output_shape[1 + axis]
-            span = (wanted - 1) * layer.shape.stride[axis] + layer.shape.kernel[axis]
+            size, expected = block.input_shape[1 + axis], block.output_shape[1 + axis]
+            span = (expected - 1) * layer.shape.stride[axis] + layer.shape.kernel[axis]
             before, after = pads[0], span - size - pads[0]  # places beyond the map on either side
             assert abs(before - after) <= layer.shape.stride[axis]
 
@@ -203,13 +203,15 @@ def test_mean_of_parent_is_the_mean_of_all_slices(digits: Network) -> None:
     layer = new_layer(digits, block)
     mean_of_parent(digits, block, layer)
     weights = [digits.tensors[f"{name}.weight"] for name in block.layers]
-    wanted = mean_slice(weights)
-    got = layer.map.weight.detach().numpy()
-    np.testing.assert_allclose(got, np.broadcast_to(wanted, got.shape), rtol=1e-6)
+    expected = mean_slice(weights)
+    actual = layer.map.weight.detach().numpy()
+    np.testing.assert_allclose(actual, np.broadcast_to(expected, actual.shape), rtol=1e-6)
     mean_of_parent(digits, block, layer, each="filter")
     for j in (0, 17, 31):
-        wanted = mean_slice([w[j : j + 1] for w in weights])
-        np.testing.assert_allclose(layer.map.weight[j].detach().numpy(), np.broadcast_to(wanted, (16, 3, 3)), rtol=1e-6)
+        expected = mean_slice([w[j : j + 1] for w in weights])
+        np.testing.assert_allclose(
+            layer.map.weight[j].detach().numpy(), np.broadcast_to(expected, (16, 3, 3)), rtol=1e-6
+        )
     assert layer.map.bias is not None and not layer.map.bias.any()
     with pytest.raises(SettingsError, match="each 'block' must be 'layer'"):
         mean_of_parent(digits, block, layer, each="block")  # type: ignore[arg-type]
@@ -220,8 +222,8 @@ def test_smaller_filters_count_as_larger_ones_amid_zeros(shapes: Network) -> Non
     layer = new_layer(shapes, block)
     mean_of_parent(shapes, block, layer)
     first, second = (shapes.tensors[f"join.{name}.0.weight"].detach() for name in "ab")
-    wanted = mean_slice([F.pad(first, (2, 2)), second])
-    np.testing.assert_allclose(layer.map.weight[3, 2].detach().numpy(), wanted, rtol=1e-5, atol=1e-8)
+    expected = mean_slice([F.pad(first, (2, 2)), second])
+    np.testing.assert_allclose(layer.map.weight[3, 2].detach().numpy(), expected, rtol=1e-5, atol=1e-8)
     with pytest.raises(SettingsError, match="no layer of join has 8 filters"):
         mean_of_parent(shapes, block, layer, each="filter")
 
@@ -246,16 +248,16 @@ def test_least_squares_is_lstsq_on_unfolded_patches(digits: Network, samples: Sa
     samples = samples.subset(20) if name == "block1" else samples
     block = find_block(digits, name)
     layer = new_layer(digits, block)
-    found = least_squares(digits, block, layer, samples, rows=10**9)
+    result = least_squares(digits, block, layer, samples, rows=10**9)
     weight, _, r2, fit = oracle(digits, samples, block, layer, before)
     np.testing.assert_allclose(layer.map.weight.detach().flatten(1).T.numpy(), weight, rtol=1e-3, atol=1e-4)
-    assert found["r2"] == pytest.approx(float(r2), abs=1e-6)
-    assert (found["share"], found["rows"], found["images"]) == (1.0, len(fit), len(samples))
+    assert result["r2"] == pytest.approx(float(r2), abs=1e-6)
+    assert (result["share"], result["rows"], result["images"]) == (1.0, len(fit), len(samples))
     (x,) = value(digits, samples, block.input)
     with torch.no_grad():
         for training in (False, True):  # in training the norm sees just the images of the fit
-            got = layer.train(training)(x).flatten(2).mT.reshape(len(fit), -1).numpy()
-            np.testing.assert_allclose(got, np.maximum(fit, 0), atol=2e-4)
+            actual = layer.train(training)(x).flatten(2).mT.reshape(len(fit), -1).numpy()
+            np.testing.assert_allclose(actual, np.maximum(fit, 0), atol=2e-4)
 
 
 def test_least_squares_of_strides_and_cut_edges_is_lstsq(shapes: Network) -> None:
@@ -264,10 +266,10 @@ def test_least_squares_of_strides_and_cut_edges_is_lstsq(shapes: Network) -> Non
     for name, before in (("valid", "valid.2"), ("strided", "strided"), ("even", "even")):
         block = find_block(shapes, name)
         layer = new_layer(shapes, block)
-        found = least_squares(shapes, block, layer, samples, rows=10**9)
+        result = least_squares(shapes, block, layer, samples, rows=10**9)
         before = before if before in shapes.nodes else block.output
         _, _, r2, _ = oracle(shapes, samples, block, layer, before)
-        assert found["r2"] == pytest.approx(float(r2), abs=1e-5), name
+        assert result["r2"] == pytest.approx(float(r2), abs=1e-5), name
     join = find_block(shapes, "join")
     layer = new_layer(shapes, join)
     least_squares(shapes, join, layer, samples)
@@ -286,13 +288,13 @@ def test_a_linear_block_is_recovered() -> None:
     block = find_block(network, "0")
     layer = new_layer(network, block)
     images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
-    found = least_squares(network, block, layer, netopsy.load_samples((images, np.arange(50) % 4)))
-    assert found["r2"] == pytest.approx(1, abs=1e-9)
+    result = least_squares(network, block, layer, netopsy.load_samples((images, np.arange(50) % 4)))
+    assert result["r2"] == pytest.approx(1, abs=1e-9)
     x = torch.rand(4, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), network.module[0](x), rtol=1e-4, atol=1e-5)  # type: ignore[index]
-        made = section(network, replaced=[(block, layer)])
-        torch.testing.assert_close(made(x), network.module(x), rtol=1e-4, atol=1e-5)
+        replaced = section(network, replaced=[(block, layer)])
+        torch.testing.assert_close(replaced(x), network.module(x), rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_and_vectors_are_fitted_by_a_linear_map() -> None:
@@ -312,20 +314,20 @@ def test_tokens_and_vectors_are_fitted_by_a_linear_map() -> None:
     samples = netopsy.load_samples((images, np.arange(40) % 4))
     block = find_block(network, "block")
     layer = new_layer(network, block)
-    found = least_squares(network, block, layer, samples)
+    result = least_squares(network, block, layer, samples)
     x, y = value(network, samples, block.input, block.output)
     weight, bias, r2 = fitted(x.flatten(0, 1).double().numpy(), y.flatten(0, 1).double().numpy())
     np.testing.assert_allclose(layer.map.weight.detach().T.numpy(), weight, atol=1e-4)
     np.testing.assert_allclose(layer.map.bias.detach().numpy(), bias, atol=1e-4)
-    assert found["r2"] == pytest.approx(r2, abs=1e-6)
+    assert result["r2"] == pytest.approx(r2, abs=1e-6)
 
 
 def test_singular_equations_are_solved_with_a_ridge(digits: Network, samples: Samples) -> None:
     block = find_block(digits, "block5")
     layer = new_layer(digits, block)
     few = samples.subset(20)  # 80 rows for 576 unknowns
-    found = least_squares(digits, block, layer, few)
-    assert found["ridge"] > 0 and found["r2"] == pytest.approx(1, abs=1e-3)
+    result = least_squares(digits, block, layer, few)
+    assert result["ridge"] > 0 and result["r2"] == pytest.approx(1, abs=1e-3)
     assert bool(layer.map.weight.isfinite().all()) and float(layer.map.weight.detach().abs().max()) < 100
 
 

@@ -82,25 +82,25 @@ def test_in_evaluation_it_equals_the_module_bit_for_bit(mixed: Network, digits: 
 
 def test_in_training_its_gradients_and_statistics_are_the_module_s(mixed: Network) -> None:
     x = torch.randn(5, 3, 16, 16)
-    own, made = copy.deepcopy(mixed.module), copy.deepcopy(section(mixed))
-    wanted, found = gradients(own, x, 3), gradients(made, x, 3)
-    assert wanted.keys() == found.keys() and len(wanted) == 12
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
-    buffers = dict(made.named_buffers())
+    module, whole_section = copy.deepcopy(mixed.module), copy.deepcopy(section(mixed))
+    expected, result = gradients(module, x, 3), gradients(whole_section, x, 3)
+    assert expected.keys() == result.keys() and len(expected) == 12
+    for name, gradient in expected.items():
+        torch.testing.assert_close(result[name], gradient, rtol=1e-5, atol=1e-6)
+    buffers = dict(whole_section.named_buffers())
     assert any("running_mean" in name for name in buffers)
-    for name, buffer in own.named_buffers():
+    for name, buffer in module.named_buffers():
         torch.testing.assert_close(buffers[name], buffer)
     assert not torch.equal(buffers["norm1.running_mean"], mixed.tensors["norm1.running_mean"])
 
 
 def test_every_dropout_is_there_and_draws_anew(mixed: Network) -> None:
-    made = section(mixed)
-    found = [m for m in made.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)]
-    assert sorted(m.p for m in found) == [0.1, 0.2, 0.3, 0.5]
-    made = copy.deepcopy(made).train()
+    whole_section = section(mixed)
+    dropouts = [m for m in whole_section.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)]
+    assert sorted(m.p for m in dropouts) == [0.1, 0.2, 0.3, 0.5]
+    whole_section = copy.deepcopy(whole_section).train()
     x = torch.ones(64, 3, 16, 16)
-    dropped = float((made(x) == 0).float().mean())
+    dropped = float((whole_section(x) == 0).float().mean())
     assert 0.03 < dropped < 0.2  # the last dropout, of 0.1 of the outputs
 
 
@@ -132,42 +132,42 @@ def test_stochastic_depth_is_the_module_s() -> None:
             return self.head(x.mean((2, 3)))
 
     network = network_of(Deep())
-    made, x = section(network), torch.randn(12, 3, 16, 16)
+    whole_section, x = section(network), torch.randn(12, 3, 16, 16)
     for seed in range(3):
-        wanted, found = (gradients(copy.deepcopy(one), x, seed) for one in (network.module, made))
-        assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
-    assert not torch.equal(wanted["stem.weight"], gradients(copy.deepcopy(made), x, 0)["stem.weight"])
+        expected, result = (gradients(copy.deepcopy(one), x, seed) for one in (network.module, whole_section))
+        assert all(torch.equal(result[name], gradient) for name, gradient in expected.items())
+    assert not torch.equal(expected["stem.weight"], gradients(copy.deepcopy(whole_section), x, 0)["stem.weight"])
     assert not network.module.often._forward_hooks and not network.module.training
     with torch.no_grad():
-        assert torch.equal(made.eval()(x), network.module(x))
+        assert torch.equal(whole_section.eval()(x), network.module(x))
 
 
 def test_gradients_of_a_whole_network_in_training() -> None:
     network = loaded("netopsy:resnet20")  # of the others, tests/test_blocks_architectures.py
     x = torch.randn(4, *network.preprocessing.input_shape)
-    wanted, found = gradients(copy.deepcopy(network.module), x, 0), gradients(copy.deepcopy(section(network)), x, 0)
-    assert wanted.keys() == found.keys()
-    for key, gradient in wanted.items():
-        assert float((found[key] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-9, key
+    expected, result = gradients(copy.deepcopy(network.module), x, 0), gradients(copy.deepcopy(section(network)), x, 0)
+    assert expected.keys() == result.keys()
+    for key, gradient in expected.items():
+        assert float((result[key] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-9, key
 
 
 def test_channels_last_values_and_weights_work(mixed: Network) -> None:
-    made = copy.deepcopy(section(mixed)).to(memory_format=torch.channels_last)
+    whole_section = copy.deepcopy(section(mixed)).to(memory_format=torch.channels_last)
     x = torch.randn(3, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        torch.testing.assert_close(made(x), mixed.module(x))
-    made.train()(x).sum().backward()
+        torch.testing.assert_close(whole_section(x), mixed.module(x))
+    whole_section.train()(x).sum().backward()
 
 
 def test_weights_are_the_parent_s_own_until_they_are_trained(digits: Network, images: Tensor) -> None:
     before = {name: tensor.clone() for name, tensor in digits.tensors.items()}
     block = find_block(digits, "block3")
-    made = section(digits, replaced=[(block, new_layer(digits, block))])
-    kept = {name: p for name, p in made.named_parameters() if not name.startswith("block3.")}
-    assert len(kept) == sum(not name.startswith("block3.") for name, _ in digits.module.named_parameters())
-    assert all(p is digits.tensors[name] for name, p in kept.items())
-    assert all(b.data_ptr() == digits.tensors[n].data_ptr() for n, b in made.named_buffers() if "block3" not in n)
-    trained = copy.deepcopy(made).train()
+    replaced = section(digits, replaced=[(block, new_layer(digits, block))])
+    parameters = {name: p for name, p in replaced.named_parameters() if not name.startswith("block3.")}
+    assert len(parameters) == sum(not name.startswith("block3.") for name, _ in digits.module.named_parameters())
+    assert all(p is digits.tensors[name] for name, p in parameters.items())
+    assert all(b.data_ptr() == digits.tensors[n].data_ptr() for n, b in replaced.named_buffers() if "block3" not in n)
+    trained = copy.deepcopy(replaced).train()
     optimizer = torch.optim.SGD(trained.parameters(), 0.1)
     trained(images).square().sum().backward()
     optimizer.step()
@@ -190,13 +190,13 @@ def test_parts_in_a_row_are_the_whole(digits: Network, images: Tensor) -> None:
 def test_a_replaced_block_is_the_new_module(digits: Network, images: Tensor) -> None:
     blocks = default_blocks(digits)
     layers = {block.name: new_layer(digits, block, seed=i) for i, block in enumerate(blocks)}
-    made = section(digits, replaced=[(block, layers[block.name]) for block in blocks[1:3]])
+    replaced = section(digits, replaced=[(block, layers[block.name]) for block in blocks[1:3]])
     value = images
     with torch.no_grad():
         value = F.max_pool2d(section(digits, end=blocks[0].output)(value), 2)
         for block in blocks[1:3]:
             value = F.max_pool2d(layers[block.name](value), 2)
-        assert torch.equal(made(images), section(digits, start=blocks[2].after)(value))
+        assert torch.equal(replaced(images), section(digits, start=blocks[2].after)(value))
 
 
 def test_new_layers_lie_where_layer_path_says(digits: Network) -> None:
@@ -204,9 +204,9 @@ def test_new_layers_lie_where_layer_path_says(digits: Network) -> None:
     assert block.name == "block2"  # the same nodes
     part = find_block(digits, "block3.conv1:block3.conv2")
     layer = new_layer(digits, part)
-    made = section(digits, replaced=[(part, layer)])
+    replaced = section(digits, replaced=[(part, layer)])
     assert layer_path(part) == "block3.conv1_to_block3_conv2"
-    assert made.get_submodule(layer_path(part)) is layer
+    assert replaced.get_submodule(layer_path(part)) is layer
     assert layer_path(block) == "block2"
 
 
@@ -225,18 +225,18 @@ def test_what_does_not_fit_is_said(digits: Network) -> None:
 
 def test_it_survives_pickle_and_copy(mixed: Network) -> None:
     x = torch.randn(2, 3, 16, 16)
-    made = section(mixed)
-    there = pickle.loads(pickle.dumps(made))
+    whole_section = section(mixed)
+    there = pickle.loads(pickle.dumps(whole_section))
     again = copy.deepcopy(pickle.loads(pickle.dumps(there)))
     with torch.no_grad():
-        for twin in (there, again, copy.deepcopy(made)):
-            assert torch.equal(twin(x), made(x))
-            assert twin.meta == made.meta
-    assert gradients(there, x, 5).keys() == gradients(copy.deepcopy(made), x, 5).keys()
+        for twin in (there, again, copy.deepcopy(whole_section)):
+            assert torch.equal(twin(x), whole_section(x))
+            assert twin.meta == whole_section.meta
+    assert gradients(there, x, 5).keys() == gradients(copy.deepcopy(whole_section), x, 5).keys()
 
 
-def _in_a_process(sent: bytes, x: Tensor, path: Path) -> None:
-    module = pickle.loads(sent).train()
+def _in_a_process(pickled: bytes, x: Tensor, path: Path) -> None:
+    module = pickle.loads(pickled).train()
     module(x).sum().backward()
     first = next(p.grad for p in module.parameters())
     torch.save({"output": module.eval()(x).detach(), "gradient": first}, path)
@@ -245,30 +245,30 @@ def _in_a_process(sent: bytes, x: Tensor, path: Path) -> None:
 @pytest.mark.slow
 def test_it_runs_and_trains_in_a_spawned_process(digits: Network, images: Tensor, tmp_path: Path) -> None:
     block = find_block(digits, "block2")
-    made = section(digits, replaced=[(block, new_layer(digits, block))])
-    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
-    sent = pickle.dumps(made)  # given to `Process` as a module, its tensors would be one memory here and there
-    arguments = (sent, images, tmp_path / "got")
+    replaced = section(digits, replaced=[(block, new_layer(digits, block))])
+    before = {name: tensor.clone() for name, tensor in replaced.state_dict().items()}
+    pickled = pickle.dumps(replaced)  # given to `Process` as a module, its tensors would be one memory here and there
+    arguments = (pickled, images, tmp_path / "got")
     process = multiprocessing.get_context("spawn").Process(target=_in_a_process, args=arguments)
     process.start()
     process.join(120)
     assert process.exitcode == 0
-    got = torch.load(tmp_path / "got", weights_only=True)
-    _in_a_process(sent, images, tmp_path / "here")
+    spawned = torch.load(tmp_path / "got", weights_only=True)
+    _in_a_process(pickled, images, tmp_path / "here")
     here = torch.load(tmp_path / "here", weights_only=True)
-    torch.testing.assert_close(got["output"], here["output"])
-    torch.testing.assert_close(got["gradient"], here["gradient"])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
+    torch.testing.assert_close(spawned["output"], here["output"])
+    torch.testing.assert_close(spawned["gradient"], here["gradient"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in replaced.state_dict().items())
 
 
 def test_pickled_it_trains_as_before(mixed: Network) -> None:
-    made, x = section(mixed), torch.randn(5, 3, 16, 16)
+    whole_section, x = section(mixed), torch.randn(5, 3, 16, 16)
     for training in (False, True):
-        assert pickle.loads(pickle.dumps(made.train(training))).training is training
-    twins = [copy.deepcopy(made), pickle.loads(pickle.dumps(made))]
+        assert pickle.loads(pickle.dumps(whole_section.train(training))).training is training
+    twins = [copy.deepcopy(whole_section), pickle.loads(pickle.dumps(whole_section))]
     for seed in (1, 2):  # the dropouts' draws, and the second step's statistics after the first's
-        wanted, found = (gradients(twin, x, seed) for twin in twins)
-        assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
+        expected, result = (gradients(twin, x, seed) for twin in twins)
+        assert all(torch.equal(result[name], gradient) for name, gradient in expected.items())
     states = [twin.state_dict() for twin in twins]
     assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
     assert int(states[0]["norm1.num_batches_tracked"]) == 2
@@ -300,9 +300,9 @@ def test_ways_of_running_a_network_work_on_a_compressed_one(digits: Network) -> 
     samples = netopsy.load_samples("digits", count=40)
     block = find_block(digits, "block4")
     small = compressed_network(digits, [(block, new_layer(digits, block))])
-    found = netopsy.observe(small, samples, {"x": ("block4.act", Moments()), "y": ("block2.relu1", Moments())})
+    result = netopsy.observe(small, samples, {"x": ("block4.act", Moments()), "y": ("block2.relu1", Moments())})
     same = netopsy.observe(digits, samples, {"y": ("block2.relu1", Moments())})
-    torch.testing.assert_close(found["y"].mean, same["y"].mean)
+    torch.testing.assert_close(result["y"].mean, same["y"].mean)
     table = sweep(small, samples, [Variant({"edit": "none"}, None)])
     assert table["images"].to_list() == [40]
     twice = compressed_network(small, [(find_block(small, "block5"), new_layer(small, find_block(small, "block5")))])

@@ -52,10 +52,10 @@ def colours(count: int, side: int, seed: int = 0) -> Samples:
 def test_descriptors_are_those_of_the_definition(bin: int, size: tuple[int, int], root: bool) -> None:
     sift = DenseSift(size, bin, 3, root)
     given = images(2, *size)
-    found = sift(given)
+    descriptors = sift(given)
     origins = [(top, left) for top in sift.origins[0] for left in sift.origins[1]]
-    assert found.shape == (2, len(origins), 128)
-    for image, rows in zip(given.numpy(), found.numpy(), strict=True):
+    assert descriptors.shape == (2, len(origins), 128)
+    for image, rows in zip(given.numpy(), descriptors.numpy(), strict=True):
         for (top, left), row in zip(origins, rows, strict=True):
             np.testing.assert_allclose(row, descriptor(image, top, left, bin, root), atol=2e-5)
 
@@ -150,12 +150,12 @@ def test_large_and_mixed_images_are_brought_to_one_size(tmp_path: Path) -> None:
 def test_drawn_descriptors_do_not_depend_on_the_batches() -> None:
     samples, sifts = colours(10, 24), descriptors_for((24, 24))
     prep = Preprocessing(size=(24, 24), mean=(0.0,), std=(1.0,), channels="L")
-    drawn = [
+    samples_of_two = [
         draw_descriptors(samples, prep, sifts, 95, seed=1, batch_size=size, device=torch.device("cpu"))
         for size in (3, 10)
     ]
-    assert drawn[0].shape == (100, 128)
-    np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-6)
+    assert samples_of_two[0].shape == (100, 128)
+    np.testing.assert_allclose(samples_of_two[0], samples_of_two[1], atol=1e-6)
 
 
 def test_words_are_nearly_as_good_as_lloyds() -> None:
@@ -164,9 +164,9 @@ def test_words_are_nearly_as_good_as_lloyds() -> None:
     where = {"seed": 0, "batch_size": 8, "device": torch.device("cpu")}
     words = learn_words(samples, prep, sifts, 30, **where)  # type: ignore[arg-type]
     assert words.shape == (30, 128) and words.dtype == torch.float32
-    drawn = torch.from_numpy(draw_descriptors(samples, prep, sifts, 3000, **where))  # type: ignore[arg-type]
-    error = float(torch.cdist(drawn, words).square().min(1).values.mean())
-    assert error < 1.05 * kmeans(drawn, 30).distortion
+    descriptors = torch.from_numpy(draw_descriptors(samples, prep, sifts, 3000, **where))  # type: ignore[arg-type]
+    error = float(torch.cdist(descriptors, words).square().min(1).values.mean())
+    assert error < 1.05 * kmeans(descriptors, 30).distortion
 
 
 @pytest.mark.parametrize("pooling", ["average", "max"])
@@ -196,20 +196,20 @@ def test_a_stopped_pass_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         bag_of_words(train, test, words=12)
     monkeypatch.setattr(bag, "learn_words", lambda *_, **__: pytest.fail("the words are learned already"))
     with workspace(tmp_path, lambda _, done, __: seen.append(done), every=0):
-        found = bag_of_words(train, test, words=12)
+        resumed = bag_of_words(train, test, words=12)
     assert seen[0] == 20 and len(seen) == 31  # the training rows are there, and 20 of the others
-    for rows, wanted in zip(found, expected, strict=True):
+    for rows, target in zip(resumed, expected, strict=True):
         assert isinstance(rows, np.memmap)
-        np.testing.assert_allclose(rows, wanted, atol=1e-6)
+        np.testing.assert_allclose(rows, target, atol=1e-6)
     with workspace(tmp_path, lambda *_: pytest.fail("all is there")):
-        np.testing.assert_array_equal(bag_of_words(train, test, words=12)[1], found[1])
+        np.testing.assert_array_equal(bag_of_words(train, test, words=12)[1], resumed[1])
     with workspace(tmp_path):
         other = bag_of_words(train, colours(50, 24, seed=2), words=12)
-    assert not np.array_equal(other[1], found[1])
+    assert not np.array_equal(other[1], resumed[1])
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"words": 0}, "0 visual words"),
         ({"words": 1.5}, "1.5 visual words"),
@@ -221,9 +221,9 @@ def test_a_stopped_pass_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"words": 5000}, "5,000 words of"),
     ],
 )
-def test_mistakes_are_said(settings: dict, said: str) -> None:
+def test_mistakes_are_said(settings: dict, message: str) -> None:
     samples = colours(2, 24)
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         bag_of_words(samples, samples, **settings)
 
 

@@ -22,8 +22,8 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int
 def through(path: Path, state: dict[str, Any], done: int = 1) -> dict[str, Any]:
     """The state that comes back from a file."""
     Checkpoint(path).save(done, lambda: state, final=True)
-    found, again = Checkpoint(path).load()
-    assert found == done
+    done_before, again = Checkpoint(path).load()
+    assert done_before == done
     return again
 
 
@@ -128,17 +128,19 @@ def test_an_optimizer_goes_on_to_the_same_weights(tmp_path: Path, kind: str) -> 
             module(torch.randn(5, 3, 4, 4, generator=torch.manual_seed(number))).square().sum().backward()
             optimizer.step()
 
-    whole, held = begin()
-    steps(whole, held, range(3))
-    state = through(tmp_path / "x.safetensors", {"module": dict(whole.state_dict()), "optimizer": held.state_dict()})
-    assert equal(state["optimizer"], held.state_dict())
-    other, taken = begin()
+    whole, optimizer_one = begin()
+    steps(whole, optimizer_one, range(3))
+    state = through(
+        tmp_path / "x.safetensors", {"module": dict(whole.state_dict()), "optimizer": optimizer_one.state_dict()}
+    )
+    assert equal(state["optimizer"], optimizer_one.state_dict())
+    other, optimizer_two = begin()
     other.load_state_dict(state["module"])
-    taken.load_state_dict(state["optimizer"])
-    steps(whole, held, range(3, 6))
-    steps(other, taken, range(3, 6))
+    optimizer_two.load_state_dict(state["optimizer"])
+    steps(whole, optimizer_one, range(3, 6))
+    steps(other, optimizer_two, range(3, 6))
     assert equal(dict(other.state_dict()), dict(whole.state_dict()))
-    assert equal(taken.state_dict(), held.state_dict())
+    assert equal(optimizer_two.state_dict(), optimizer_one.state_dict())
 
 
 @pytest.mark.parametrize(

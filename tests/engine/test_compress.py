@@ -70,13 +70,13 @@ def same(one: nn.Module, other: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("coder", ["ans", "huffman"])
-@pytest.mark.parametrize("kept", ["exact", "float16"])
-def test_the_file_gives_back_what_is_measured(network: Network, tmp_path: Path, kept: str, coder: str) -> None:
+@pytest.mark.parametrize("other_dtype", ["exact", "float16"])
+def test_the_file_gives_back_what_is_measured(network: Network, tmp_path: Path, other_dtype: str, coder: str) -> None:
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
-    path = compress(network, tmp_path / FILE, density=0.4, bits=("4", "out=3"), other_dtype=kept, coder=coder)  # type: ignore[arg-type]
+    path = compress(network, tmp_path / FILE, density=0.4, bits=("4", "out=3"), other_dtype=other_dtype, coder=coder)  # type: ignore[arg-type]
     shared = read_compressed(path).shared
     assert set(shared) == {"conv.weight", "first.weight", "out.weight"}
-    stands = expanded_network(network, shared, kept)  # type: ignore[arg-type]
+    stands = expanded_network(network, shared, other_dtype)  # type: ignore[arg-type]
     again = load_network(network.module, weights=path)
     same(stands.module, again.module)
     assert again.preprocessing == network.preprocessing
@@ -96,10 +96,10 @@ def test_each_layer_keeps_its_largest_weights_and_has_as_many_values_as_its_bits
         assert (shared.decode().reshape(-1) != 0).tolist() == expected
         assert len(shared.table) == 2**bits and shared.zero is not None
         # each kept weight has the nearest value that is not 0, give or take rounding
-        own = network.tensors[layer.weight].detach().numpy().reshape(-1)[expected]
+        large_weights = network.tensors[layer.weight].detach().numpy().reshape(-1)[expected]
         values = shared.table[shared.table != 0]
-        distance = np.abs(own - shared.decode().reshape(-1)[expected])
-        assert (distance <= np.abs(own[:, None] - values).min(1) + 1e-6).all()
+        distance = np.abs(large_weights - shared.decode().reshape(-1)[expected])
+        assert (distance <= np.abs(large_weights[:, None] - values).min(1) + 1e-6).all()
 
 
 def test_without_density_nothing_is_pruned_and_layers_without_bits_stay_exact(network: Network, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_without_density_nothing_is_pruned_and_layers_without_bits_stay_exact(ne
 
 
 def test_all_else_is_kept_exactly_or_in_16_bits(network: Network) -> None:
-    exact, halves = (others(network, {}, kept) for kept in ("exact", "float16"))  # type: ignore[arg-type]
+    exact, halves = (others(network, {}, dtype) for dtype in ("exact", "float16"))  # type: ignore[arg-type]
     state = network.module.state_dict()
     assert set(exact) == set(state) - {"again.weight"}
     for name, array in exact.items():
@@ -175,12 +175,12 @@ def test_a_file_names_its_network(source: str, options: dict[str, object], tmp_p
 
 def test_options_given_go_before_those_of_the_file_and_wild_ones_are_passed_over(tmp_path: Path) -> None:
     one = load_network("netopsy:lenet5", weights="random", num_classes=7)
-    state, said = one.module.state_dict(), describe(one)
+    state, metadata = one.module.state_dict(), describe(one)
     path = tmp_path / "plain.safetensors"
     for wild in ('{"num_classes": 1000000000000}', '{"width": 3, "num_classes": null}', "[" * 5000, "3"):
-        safetensors.torch.save_file(state, path, metadata=said | {"options": wild})
+        safetensors.torch.save_file(state, path, metadata=metadata | {"options": wild})
         assert load_network(path).module.ip2.out_features == 7
-    safetensors.torch.save_file(state, path, metadata=said)
+    safetensors.torch.save_file(state, path, metadata=metadata)
     with pytest.raises(WeightsError, match="mis-shaped"):
         load_network(path, num_classes=9)
 
@@ -203,9 +203,9 @@ def test_bytes_of_the_account_sum_to_the_file_and_bits_before_are_those_of_a_wal
     rows = {row["layer"]: row for row in table.iter_rows(named=True)}
     for name, shared in read_compressed(path).shared.items():
         values, row = shared.decode().reshape(-1).tolist(), rows[name.removesuffix(".weight")]
-        kept = sum(value != 0 for value in values)
-        assert row["kept"] == kept and row["kept_share"] == kept / len(values)
-        assert row["bits_before"] * kept == pytest.approx(relative_bits(values, code_width(values)))
+        nonzero = sum(value != 0 for value in values)
+        assert row["kept"] == nonzero and row["kept_share"] == nonzero / len(values)
+        assert row["bits_before"] * nonzero == pytest.approx(relative_bits(values, code_width(values)))
         assert row["float32"] == 4 * len(values)
 
 
@@ -218,7 +218,7 @@ def test_fillers_are_counted_as_a_walk_counts_them(zeros: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "density", "kept"),
+    ("weight", "density", "mask"),
     [
         ([2.0, -1.0, 1.0, 1.0, -1.0, 0.5], 0.5, [1, 1, 1, 0, 0, 0]),
         ([0.0, 0.0, 3.0, 0.0], 0.75, [0, 0, 1, 0]),
@@ -227,9 +227,9 @@ def test_fillers_are_counted_as_a_walk_counts_them(zeros: int) -> None:
     ],
 )
 def test_of_equal_weights_the_first_stay_and_zeros_never_do(
-    weight: list[float], density: float, kept: list[int]
+    weight: list[float], density: float, mask: list[int]
 ) -> None:
-    assert keep_share(torch.tensor(weight), density).int().tolist() == kept
+    assert keep_share(torch.tensor(weight), density).int().tolist() == mask
 
 
 def test_thresholds_are_multiples_of_the_standard_deviation(network: Network) -> None:
@@ -247,7 +247,7 @@ def test_masks_pruned_in_two_steps_are_those_of_one(network: Network) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("settings", "error", "message"),
     [
         ({"density": 1.5}, SettingsError, "from 0 to 1"),
         ({"density": "conv=much"}, SettingsError, "LAYER=NUMBER"),
@@ -261,24 +261,24 @@ def test_masks_pruned_in_two_steps_are_those_of_one(network: Network) -> None:
     ],
 )
 def test_mistakes_are_said_in_a_sentence(
-    network: Network, tmp_path: Path, settings: dict[str, object], error: type[NetopsyError], said: str
+    network: Network, tmp_path: Path, settings: dict[str, object], error: type[NetopsyError], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         compress(network, tmp_path / FILE, **settings)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
 def test_places_that_cannot_be_written_are_refused(network: Network, tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
-    for place, said in ((FILE, "is a folder"), ("x.bin", "must end in"), (f"none/{FILE}", "there is no folder")):
-        with pytest.raises(SettingsError, match=said):
+    for place, message in ((FILE, "is a folder"), ("x.bin", "must end in"), (f"none/{FILE}", "there is no folder")):
+        with pytest.raises(SettingsError, match=message):
             save_shared(network, {}, tmp_path / place)
 
 
 def test_shared_weights_must_fit_the_network(network: Network) -> None:
     one = SharedTensor.of(np.zeros((2, 2), np.float32))
-    for name, said in (("out.weight", "which is"), ("out.wieght", "nearest: out.weight")):
-        with pytest.raises(SettingsError, match=said):
+    for name, message in (("out.weight", "which is"), ("out.wieght", "nearest: out.weight")):
+        with pytest.raises(SettingsError, match=message):
             expanded_network(network, {name: one})
 
 

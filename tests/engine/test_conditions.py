@@ -40,7 +40,7 @@ def test_conditions_differ_wherever_the_outcome_can() -> None:
     with torch.no_grad():
         changed = opened(nn.ReLU())
         changed.module[1].weight[0, 0] += 1  # type: ignore[index]
-    assert all(found != same for found in [*other, conditions(changed, samples)])
+    assert all(entry != same for entry in [*other, conditions(changed, samples)])
 
 
 def test_images_are_read_in_the_order_of_their_numbers() -> None:

@@ -49,9 +49,9 @@ def test_layers_and_macs_of_a_few(name: str) -> None:
 
 def test_what_studies_say_of_a_transformer() -> None:
     network = load_network("timm:test_vit", weights="random")
-    said = {study: obstacles(network, study) for study in STUDIES}
-    assert said.pop("sparsity", "No activation").startswith("No activation")  # type: ignore[union-attr]
-    assert not any(said.values())
+    reasons = {study: obstacles(network, study) for study in STUDIES}
+    assert reasons.pop("sparsity", "No activation").startswith("No activation")  # type: ignore[union-attr]
+    assert not any(reasons.values())
 
 
 @pytest.mark.slow

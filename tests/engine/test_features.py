@@ -77,10 +77,10 @@ def parts() -> tuple[Samples, Samples]:
 
 def hooked(network: Network, samples: Samples, modules: list[str]) -> dict[str, Tensor]:
     """What the named modules put out on all samples, by hooks on the plain module."""
-    found: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
     handles = [
         network.module.get_submodule(name).register_forward_hook(
-            lambda _module, _given, value, name=name: found.update({name: value.detach().clone()})
+            lambda _module, _given, value, name=name: values.update({name: value.detach().clone()})
         )
         for name in modules
     ]
@@ -89,7 +89,7 @@ def hooked(network: Network, samples: Samples, modules: list[str]) -> dict[str, 
         network.module(batch.images)
     for handle in handles:
         handle.remove()
-    return found
+    return values
 
 
 def test_flattened_features_are_those_of_the_plain_module_in_the_order_of_flatten(network, parts) -> None:
@@ -205,9 +205,9 @@ def test_without_a_workspace_the_files_go_with_the_features(network, parts) -> N
     del features
     gc.collect()
     assert not folder.exists()
-    kept = extract(network, *parts, ["pool"])["pool"]
-    kept.close()
-    assert not Path(kept.x_train.filename).parent.exists()
+    pooled = extract(network, *parts, ["pool"])["pool"]
+    pooled.close()
+    assert not Path(pooled.x_train.filename).parent.exists()
 
 
 class Stop(Exception):
@@ -322,13 +322,13 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
 
 
 def test_mistakes_get_one_sentence(network, parts, tmp_path) -> None:
-    for nodes, options, error, said in (
+    for nodes, options, error, message in (
         (["nosuch"], {}, UnknownLayer, "nearest"),
         ([], {}, SettingsError, "at least one"),
         (["pool"], {"pool": "sum"}, SettingsError, "none, mean or max"),
         (["pool"], {"dtype": "int8"}, SettingsError, "float32 or float16"),
     ):
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             extract(network, *parts, nodes, **options)
     with pytest.raises(SamplesError, match="same images"):
         extract(network, parts[0], parts[0], ["pool"])
@@ -439,8 +439,8 @@ def test_features_of_real_networks_are_those_that_hooks_see(source, weights, ima
         ("mean", lambda v: v.mean((2, 3))),
         ("max", lambda v: v.amax((2, 3))),
     ):
-        found = extract(network, train, test, modules, pool=pool)
-        for module, (_, features) in zip(modules, found.items(), strict=True):
+        by_node = extract(network, train, test, modules, pool=pool)
+        for module, (_, features) in zip(modules, by_node.items(), strict=True):
             right = pooled(expected[module])
             wrong = (torch.from_numpy(np.array(features.x_train)) - right).abs().max()
             assert wrong <= 1e-5 * right.abs().max()

@@ -263,12 +263,12 @@ MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)))
 def test_a_mistake_is_one_sentence_that_says_what_to_do(number: int, tmp_path: Path) -> None:
-    source, options, said = MISTAKES[number]
+    source, options, message = MISTAKES[number]
     if isinstance(options.get("labels"), dict):
         ((ending, text),) = options["labels"].items()
         options = {"labels": tmp_path / f"labels.{ending}"}
         options["labels"].write_text(text, encoding="latin-1")
-    with pytest.raises((SamplesError, SettingsError), match=said) as caught:
+    with pytest.raises((SamplesError, SettingsError), match=message) as caught:
         load_features(source(tmp_path) if callable(source) else source, **options)
     text = str(caught.value)
     assert "\n" not in text and text.endswith(".") and len(text) < 400

@@ -104,11 +104,16 @@ def compare(module: nn.Module, size: tuple[int, int], *, holes: bool = False, bo
             true = box(truth[y, x])
             if true is None:
                 continue
-            got, whole = field.at(y, x), field.at(y, x, cut=False)
-            if field.exact and not bound and (got == whole or not holes):
-                assert got == true, (y, x, field)
+            box_here, whole = field.at(y, x), field.at(y, x, cut=False)
+            if field.exact and not bound and (box_here == whole or not holes):
+                assert box_here == true, (y, x, field)
             else:
-                assert got[0] <= true[0] and got[1] <= true[1] and got[2] >= true[2] and got[3] >= true[3], (
+                assert (
+                    box_here[0] <= true[0]
+                    and box_here[1] <= true[1]
+                    and box_here[2] >= true[2]
+                    and box_here[3] >= true[3]
+                ), (
                     y,
                     x,
                     field,

@@ -179,8 +179,8 @@ def test_the_graph_computes_what_the_module_computes(everything: Network, awkwar
         with torch.no_grad():
             want = network.module(images)
             want = want["logits"] if isinstance(want, dict) else want
-            got = plan(network, [network.output]).run({"input": images}, batch=3)[network.output]
-        torch.testing.assert_close(got, want)
+            actual = plan(network, [network.output]).run({"input": images}, batch=3)[network.output]
+        torch.testing.assert_close(actual, want)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -216,8 +216,8 @@ def test_sizes_are_read_from_the_batch_of_the_input() -> None:
 
     network = network_of(Partition())
     images = torch.randn(5, 3, 12, 10)
-    got = plan(network, [network.output]).run({"input": images}, batch=5)[network.output]
-    torch.testing.assert_close(got, network.module(images))
+    actual = plan(network, [network.output]).run({"input": images}, batch=5)[network.output]
+    torch.testing.assert_close(actual, network.module(images))
 
 
 def test_a_wrong_size_and_a_branch_on_values_are_errors_of_one_sentence() -> None:

@@ -49,13 +49,13 @@ def test_torchvision_network_and_preset_are_torchvisions_own() -> None:
 def test_torchvision_presets_fit_the_architecture_as_it_is_built(name: str) -> None:
     from netopsy.network.sources.torchvision import TorchvisionSource
 
-    found, _ = TorchvisionSource(name).preprocessing(nn.Identity(), None, None)
+    preprocessing, _ = TorchvisionSource(name).preprocessing(nn.Identity(), None, None)
     presets = [entry.transforms() for entry in torchvision.models.get_model_weights(name)]
     modes = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
-    assert (found.size[0], found.resize, found.interpolation) in [
+    assert (preprocessing.size[0], preprocessing.resize, preprocessing.interpolation) in [
         (p.crop_size[0], p.resize_size[0], modes[p.interpolation]) for p in presets
     ]
-    assert found.size[0] == min(p.crop_size[0] for p in presets)
+    assert preprocessing.size[0] == min(p.crop_size[0] for p in presets)
 
 
 def test_a_file_that_bears_the_name_of_torchvisions_weights_brings_their_preset(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_factories_functions_classes_and_modules(factories: str) -> None:
     assert small.module[0].out_channels == 4
     assert small.preprocessing.input_shape == (1, 8, 8)
     assert load_network(f"{factories}:Net", num_classes=3).preprocessing.input_shape == (3, 4, 4)
-    made = load_network(f"{factories}:made")
-    assert made.module[0].out_channels == 5 and made.provenance["weights"] == "the module's own"
+    network = load_network(f"{factories}:made")
+    assert network.module[0].out_channels == 5 and network.provenance["weights"] == "the module's own"
     assert small.provenance["weights"] == "the factory's own" and small.provenance["seed"] == 0
     assert alike(load_network(f"{factories}:small").module, load_network(f"{factories}:small").module)
     assert not alike(load_network(f"{factories}:small").module, load_network(f"{factories}:small", seed=1).module)
@@ -240,10 +240,12 @@ def test_metadata_of_the_file_says_mean_and_architecture(tmp_path: Path) -> None
     save_file(state, path, metadata={"architecture": "netopsy:resnet20", "mean": "0.1,0.2,0.3", "std": "wide"})
     network = load_network(path)
     assert network.name == "netopsy:resnet20"
-    assert "metadata of w.safetensors not understood (std 'wide' must be made of numbers" in said(network)
+    assert "metadata of w.safetensors not understood (std 'wide' must be made of numbers" in preprocessing_source(
+        network
+    )
     save_file(state, path, metadata={"architecture": "netopsy:resnet20", "mean": "0.1,0.2,0.3"})
     assert load_network(path).preprocessing.mean == (0.1, 0.2, 0.3)
-    assert "mean from the metadata of w.safetensors" in said(load_network(path))
+    assert "mean from the metadata of w.safetensors" in preprocessing_source(load_network(path))
     assert load_network(path, mean=0.4).preprocessing.mean == (0.4, 0.4, 0.4)
     with pytest.raises(SettingsError, match="is a weights file itself"):
         load_network(path, weights=path)
@@ -252,7 +254,7 @@ def test_metadata_of_the_file_says_mean_and_architecture(tmp_path: Path) -> None
         load_network(path)
 
 
-def said(network: Network) -> str:
+def preprocessing_source(network: Network) -> str:
     return network.provenance["preprocessing"]["from"]
 
 
@@ -260,7 +262,7 @@ def test_provenance_is_plain_data() -> None:
     for network in (load_network("netopsy:digits-b"), load_network("netopsy:lenet5", num_classes=3, size=28)):
         assert json.loads(json.dumps(network.provenance))["source"] == network.name
     assert network.provenance["options"] == {"num_classes": 3}
-    assert said(network) == "the zoo's entry netopsy:lenet5; given: size"
+    assert preprocessing_source(network) == "the zoo's entry netopsy:lenet5; given: size"
 
 
 def test_random_weights_repeat_and_leave_the_generator_alone() -> None:
@@ -270,24 +272,24 @@ def test_random_weights_repeat_and_leave_the_generator_alone() -> None:
     a, b, c = (load_network("netopsy:lenet5", seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.rand(3), want)
     assert alike(a.module, b.module) and not alike(a.module, c.module)
-    shipped, drawn = load_network("netopsy:digits-a"), load_network("netopsy:digits-a", weights="random")
-    assert shipped.provenance["weights"] == "digits-vgg-a.safetensors" and drawn.provenance["weights"] == "random"
-    assert not alike(shipped.module, drawn.module)
+    shipped, random = load_network("netopsy:digits-a"), load_network("netopsy:digits-a", weights="random")
+    assert shipped.provenance["weights"] == "digits-vgg-a.safetensors" and random.provenance["weights"] == "random"
+    assert not alike(shipped.module, random.module)
 
 
 def test_hub_names(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torchvision.models.resnet18().state_dict()
-    asked = []
+    urls = []
 
     def give(url: str, **_: Any) -> dict[str, Tensor]:
-        asked.append(Path(url).name)
+        urls.append(Path(url).name)
         return state
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", give)
     for name in (True, "hub", "DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"):
         network = load_network("torchvision:resnet18", weights=name)
         assert all(torch.equal(t, state[k]) for k, t in network.module.state_dict().items())
-    assert set(asked) == {"resnet18-f37072fd.pth"} and len(asked) == 5
+    assert set(urls) == {"resnet18-f37072fd.pth"} and len(urls) == 5
     assert network.provenance["weights"] == "hub: ResNet18_Weights.IMAGENET1K_V1"
 
 
@@ -350,8 +352,8 @@ def test_torchvision_and_timm_wait_until_they_are_asked_for() -> None:
         "import sys; from netopsy.network.sources.load import load_network; load_network('netopsy:digits-a');"
         "print([name for name in ('torchvision', 'timm', 'onnx') if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_every_error_is_netopsys_own() -> None:

@@ -92,27 +92,27 @@ def test_every_node_is_seen_as_the_plain_module_computes_it(
     for node in expected:
         tallies |= {f"{node} m": (node, Moments(4)), f"{node} z": (node, ZeroShare())}
         tallies |= {f"{node} h": (node, Histogram(None))}
-    found = observe(network, samples, tallies, batch_size=batch_size)
-    assert list(found) == list(tallies)
+    results = observe(network, samples, tallies, batch_size=batch_size)
+    assert list(results) == list(tallies)
     for node, values in expected.items():
-        truth, result = moments(values), found[f"{node} m"]
+        truth, result = moments(values), results[f"{node} m"]
         np.testing.assert_allclose(result.mean, truth["mean"], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(result.variance, truth["variance"], rtol=1e-4)
         np.testing.assert_allclose(result.max, truth["max"], rtol=1e-5, atol=1e-6)
-        assert found[f"{node} z"].zeros.tolist() == zeros(values)
-        assert int(found[f"{node} h"].count.sum()) == values.numel()
-        at_zero = found[f"{node} h"].count[found[f"{node} h"].left == 0].sum()
+        assert results[f"{node} z"].zeros.tolist() == zeros(values)
+        assert int(results[f"{node} h"].count.sum()) == values.numel()
+        at_zero = results[f"{node} h"].count[results[f"{node} h"].left == 0].sum()
         assert int(at_zero) == int((values == 0).sum())
 
 
 def test_each_sample_is_shown_once_in_order(network: Network, samples: Samples) -> None:
-    found = observe(network, samples, {"a": ("input", Order()), "b": ("head", Order())}, batch_size=8)
-    assert found == {"a": list(range(50)), "b": list(range(50))}
+    results = observe(network, samples, {"a": ("input", Order()), "b": ("head", Order())}, batch_size=8)
+    assert results == {"a": list(range(50)), "b": list(range(50))}
 
 
 def test_layers_and_modules_name_nodes_too(network: Network, samples: Samples) -> None:
-    found = observe(network, samples, {"layer": ("conv2", Moments()), "module": ("bn", Moments())})
-    assert len(found["layer"].mean) == len(found["module"].mean) == 6
+    results = observe(network, samples, {"layer": ("conv2", Moments()), "module": ("bn", Moments())})
+    assert len(results["layer"].mean) == len(results["module"].mean) == 6
 
 
 def test_nodes_that_nobody_watches_are_not_run(network: Network, samples: Samples) -> None:

@@ -100,16 +100,16 @@ def plain(network: Network, samples: Samples, batch_size: int) -> dict[str, list
     """Values of the plain module, batch by batch, by its own code written out."""
     module = network.module
     assert isinstance(module, Residual)
-    found: dict[str, list[Tensor]] = {"bn": [], "relu": [], "add": [], "relu_1": [], "head": []}
+    values: dict[str, list[Tensor]] = {"bn": [], "relu": [], "add": [], "relu_1": [], "head": []}
     with torch.no_grad():
         for batch in samples.batches(network.preprocessing, batch_size):
             bn = module.bn(module.conv1(batch.images))
             first = bn.relu()
             added = module.conv2(first) + first
             second = added.relu()
-            for name, value in zip(found, (bn, first, added, second, module.head(second.mean((2, 3)))), strict=True):
-                found[name].append(value)
-    return found
+            for name, value in zip(values, (bn, first, added, second, module.head(second.mean((2, 3)))), strict=True):
+                values[name].append(value)
+    return values
 
 
 def test_nodes_that_a_later_step_overwrites_are_shown_whole(network: Network, samples: Samples) -> None:
@@ -124,15 +124,15 @@ def test_nodes_that_a_later_step_overwrites_are_shown_whole(network: Network, sa
 
 def test_a_pair_of_nodes_is_what_a_loop_by_hand_gives(network: Network, samples: Samples) -> None:
     pairs = {"pair": (("relu", "relu_1"), Products()), "alone": ("relu", Moments())}
-    found = observe(network, samples, pairs, batch_size=8)
+    results = observe(network, samples, pairs, batch_size=8)
     values = plain(network, samples, 8)
     expected = sum(
         a.flatten(2).mean(2).double().T @ b.flatten(2).mean(2).double()
         for a, b in zip(values["relu"], values["relu_1"], strict=True)
     )
-    assert torch.allclose(found["pair"], expected, rtol=1e-6)
+    assert torch.allclose(results["pair"], expected, rtol=1e-6)
     assert torch.equal(
-        found["alone"].mean, observe(network, samples, {"m": ("relu", Moments())}, batch_size=8)["m"].mean
+        results["alone"].mean, observe(network, samples, {"m": ("relu", Moments())}, batch_size=8)["m"].mean
     )
 
 
@@ -145,17 +145,17 @@ def test_two_networks_see_the_same_samples_each_in_its_own_way(
         "inputs": (("input", (other, "input")), Kept()),
         "itself": (((network, "relu"), "relu"), Products()),
     }
-    found = observe(network, samples, tallies, batch_size=8)
-    own, others = plain(network, samples, 8), plain(other, samples, 8)
+    results = observe(network, samples, tallies, batch_size=8)
+    mine, others = plain(network, samples, 8), plain(other, samples, 8)
     expected = sum(
         a.flatten(2).mean(2).double().T @ b.flatten(2).mean(2).double()
-        for a, b in zip(own["relu_1"], others["relu_1"], strict=True)
+        for a, b in zip(mine["relu_1"], others["relu_1"], strict=True)
     )
-    assert torch.allclose(found["two"], expected, rtol=1e-6)
+    assert torch.allclose(results["two"], expected, rtol=1e-6)
     alone = observe(other, samples, {"m": ("relu", Moments())}, batch_size=8)["m"]
-    assert torch.equal(found["other"].mean, alone.mean)
-    assert not torch.equal(found["inputs"][:, 1:433], found["inputs"][:, 433:])
-    assert torch.equal(found["itself"], found["itself"].T)
+    assert torch.equal(results["other"].mean, alone.mean)
+    assert not torch.equal(results["inputs"][:, 1:433], results["inputs"][:, 433:])
+    assert torch.equal(results["itself"], results["itself"].T)
 
 
 def test_labels_come_as_values_do(network: Network, samples: Samples) -> None:
@@ -252,11 +252,11 @@ def test_sets_counted_ahead_are_found_finished(network: Network, samples: Sample
         observe_ahead(network, samples, sets)  # type: ignore[arg-type]
         assert calls == [0, 32, 50]
         calls.clear()
-        found = [observe(network, samples, tallies)["m"] for tallies in sets[:2]]  # type: ignore[arg-type]
+        ahead = [observe(network, samples, tallies)["m"] for tallies in sets[:2]]  # type: ignore[arg-type]
         assert calls == [50, 50], "a set that was counted ahead was counted again"
         with pytest.raises(ArithmeticError):
             observe(network, samples, sets[2])  # type: ignore[arg-type]
-    for one, two in zip(alone, found, strict=True):
+    for one, two in zip(alone, ahead, strict=True):
         torch.testing.assert_close(vars(one), vars(two), rtol=0, atol=0)
 
 
@@ -271,7 +271,7 @@ def test_sets_that_stopped_at_different_places_go_on_together(samples: Samples, 
     with workspace(tmp_path, lambda _label, done, _total: calls.append(done)):
         observe_ahead(network, digits, sets)
         calls.clear()
-        found = [observe(network, digits, tallies) for tallies in sets]
+        resumed = [observe(network, digits, tallies) for tallies in sets]
     assert calls == [160, 160]
-    for one, two in zip(whole, found, strict=True):
+    for one, two in zip(whole, resumed, strict=True):
         torch.testing.assert_close([vars(v) for v in one.values()], [vars(v) for v in two.values()], rtol=0, atol=0)

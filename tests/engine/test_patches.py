@@ -46,28 +46,28 @@ def samples() -> Samples:
 def test_patches_are_slices_of_the_image_with_gray_around(network: Network, samples: Samples) -> None:
     pad = 16
     images, places = [3, 0, 3, 9], [0, 143, 7 * 12 + 5, 11]
-    found = patches(network, samples, {"4": (images, places)})["4"]
+    tiles = patches(network, samples, {"4": (images, places)})["4"]
     field = receptive_field(network, "4")
     side = int(field.size[0])
-    assert found.shape == (4, side, side, 3)
-    for patch, image, place in zip(found, images, places, strict=True):
+    assert tiles.shape == (4, side, side, 3)
+    for patch, image, place in zip(tiles, images, places, strict=True):
         whole = np.pad(samples.image(image), [(pad, pad), (pad, pad), (0, 0)], constant_values=128)
         top, left = (int(start + 2 * k) + pad for start, k in zip(field.start, divmod(place, 12), strict=True))
         np.testing.assert_array_equal(patch, whole[top : top + side, left : left + side])
 
 
 def test_a_neuron_sees_the_whole_image_and_tiles_are_bounded(network: Network, samples: Samples) -> None:
-    found = patches(network, samples, {"6": ([2], [0])})["6"]
-    np.testing.assert_array_equal(found[0], samples.image(2))
+    tiles = patches(network, samples, {"6": ([2], [0])})["6"]
+    np.testing.assert_array_equal(tiles[0], samples.image(2))
     assert patches(network, samples, {"6": ([2], [0])}, tile=8)["6"].shape == (1, 8, 8, 3)
 
 
 def test_each_image_is_read_once_over_all_nodes(network: Network, samples: Samples) -> None:
-    found = patches(
+    tiles = patches(
         network, samples, {"1": ([1, 4, 1], [0, 1, 2]), "4": (torch.tensor([4, -1]), torch.tensor([0, -1]))}
     )
     assert sorted(samples._images.reads) == [1, 4]  # type: ignore[attr-defined]
-    assert (found["4"][1] == 128).all() and found["1"].shape == (3, 3, 3, 3)
+    assert (tiles["4"][1] == 128).all() and tiles["1"].shape == (3, 3, 3, 3)
 
 
 def test_nothing_wanted_reads_nothing(network: Network, samples: Samples) -> None:

@@ -64,7 +64,7 @@ def test_a_fitted_picture_has_its_longer_side_as_asked(
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 50])
 @pytest.mark.parametrize("most", [0, 1, 2, 5, 7])
 def test_spread_indices_are_distinct_and_reach_both_ends(count: int, most: int) -> None:
-    found = spread_indices(count, most)
-    assert len(found) == min(count, most) and sorted(set(found)) == found
+    indices = spread_indices(count, most)
+    assert len(indices) == min(count, most) and sorted(set(indices)) == indices
     if most > 1 and count > 1:
-        assert (found[0], found[-1]) == (0, count - 1) and np.ptp(np.diff(found)) <= 1
+        assert (indices[0], indices[-1]) == (0, count - 1) and np.ptp(np.diff(indices)) <= 1

@@ -66,12 +66,12 @@ def network(request: pytest.FixtureRequest, tokens: Network) -> Network:
 
 def values(network: Network, batch: int) -> dict[str, Tensor]:
     """What every node gives for a batch of `batch`."""
-    found: dict[str, Tensor] = {}
+    by_node: dict[str, Tensor] = {}
     whole = plan(network, [network.output], watched=list(network.nodes))
     images = torch.randn(batch, *network.preprocessing.input_shape, generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
-        whole.run({"input": images}, batch=batch, visit=lambda name, value: found.update({name: value.clone()}))
-    return found
+        whole.run({"input": images}, batch=batch, visit=lambda name, value: by_node.update({name: value.clone()}))
+    return by_node
 
 
 def test_records_say_the_shape_and_type_that_a_run_gives(network: Network) -> None:
@@ -147,8 +147,8 @@ def test_the_program_travels_with_its_network(network: Network, send: Any) -> No
     expected = values(network, 2)
     arrived = pickle.loads(send.dumps(network))
     assert "graph" not in vars(arrived)
-    found = values(arrived, 2)
-    assert list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in found)
+    by_node = values(arrived, 2)
+    assert list(by_node) == list(expected) and all(torch.equal(by_node[name], expected[name]) for name in by_node)
     assert "graph" not in vars(arrived)  # an export takes seconds
     assert [repr(node) for node in arrived.program.nodes] == [repr(node) for node in network.program.nodes]
 

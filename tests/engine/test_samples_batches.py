@@ -93,25 +93,25 @@ def test_an_impossible_pass_is_refused_at_once(arguments):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_no_more_than_the_promised_batches_are_made_ahead(workers, ahead):
-    drawn, done, taken, most = 0, 0, 0, 0
+    started, done, received, most = 0, 0, 0, 0
 
     def task():
         nonlocal done
         done += 1
 
     def jobs():
-        nonlocal drawn
+        nonlocal started
         for number in range(20):
-            drawn += 1
+            started += 1
             yield number, [task] * 3
 
     for number in prefetch(jobs(), workers, ahead):
-        assert number == taken
+        assert number == received
         assert done >= 3 * (number + 1)
         time.sleep(0.002)
-        most = max(most, drawn - taken)
-        taken += 1
-    assert taken == 20 and most == ahead + 1
+        most = max(most, started - received)
+        received += 1
+    assert received == 20 and most == ahead + 1
 
 
 def test_work_overlaps_the_consumer():
@@ -208,8 +208,8 @@ def test_a_subset_holds_every_class_in_its_share(labels, share, seed):
 
 def test_fewer_than_the_classes_are_of_different_classes_drawn_by_the_seed():
     labels = np.repeat(np.arange(100), 5)
-    drawn = [frozenset(labels[stratify(labels, 30, seed)].tolist()) for seed in range(5)]
-    assert all(len(classes) == 30 for classes in drawn) and len(set(drawn)) == 5
+    class_sets = [frozenset(labels[stratify(labels, 30, seed)].tolist()) for seed in range(5)]
+    assert all(len(classes) == 30 for classes in class_sets) and len(set(class_sets)) == 5
 
 
 def test_rows_of_a_class_are_drawn_evenly():

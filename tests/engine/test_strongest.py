@@ -16,8 +16,8 @@ INF = float("inf")
 
 
 def entries(tally: TopImages) -> list[list[tuple[float, int, int]]]:
-    found = tally.result()
-    parts = (found.values.tolist(), found.images.tolist(), found.places.tolist())
+    result = tally.result()
+    parts = (result.values.tolist(), result.images.tolist(), result.places.tolist())
     return [list(zip(*rows, strict=True)) for rows in zip(*parts, strict=True)]
 
 
@@ -113,11 +113,11 @@ def test_the_strongest_at_a_place_merges_and_prefers_the_first_image(channel: in
     second.merge(first)
     plain = values[:, :, 1, 1].nan_to_num(-torch.inf)
     expected = plain.sort(dim=0, descending=True, stable=True)
-    own = slice(None) if channel is None else slice(channel, channel + 1)
+    rows = slice(None) if channel is None else slice(channel, channel + 1)
     for tally in (whole, second):
-        found = tally.result()
-        assert torch.equal(found.values, expected.values[:2].T[own])
-        assert torch.equal(found.images, expected.indices[:2].T[own]) and (found.places == 4).all()
+        result = tally.result()
+        assert torch.equal(result.values, expected.values[:2].T[rows])
+        assert torch.equal(result.images, expected.indices[:2].T[rows]) and (result.places == 4).all()
     assert expected.indices[:2, 2].tolist() == [7, 19]
 
 
@@ -127,9 +127,9 @@ def test_the_strongest_mean_has_no_place(axis: int) -> None:
     tally = TopImages(1, axis, mean=True)
     tally.update(values, torch.arange(30))
     best, image = values.mean(2 if axis == 1 else 1).max(0)
-    found = tally.result()
-    assert torch.allclose(found.values[:, 0], best) and torch.equal(found.images[:, 0], image)
-    assert (found.places == -1).all()
+    result = tally.result()
+    assert torch.allclose(result.values[:, 0], best) and torch.equal(result.images[:, 0], image)
+    assert (result.places == -1).all()
 
 
 def test_one_channel_alone_is_that_row_of_all() -> None:

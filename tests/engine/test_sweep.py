@@ -92,16 +92,16 @@ def samples() -> Samples:
 
 
 def noise(*tensors: str, seed: int = 0) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    def direction(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def direction(tensors_now: Mapping[str, Tensor]) -> dict[str, Tensor]:
         lot = torch.Generator().manual_seed(seed)
-        return {t: torch.randn(own[t].shape, generator=lot) * (own[t].std() + 0.1) for t in tensors}
+        return {t: torch.randn(tensors_now[t].shape, generator=lot) * (tensors_now[t].std() + 0.1) for t in tensors}
 
     return direction
 
 
 def rounded(*tensors: str, decimals: int) -> Replace:
-    def function(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {t: own[t].detach().round(decimals=decimals) for t in tensors}
+    def function(tensors_now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {t: tensors_now[t].detach().round(decimals=decimals) for t in tensors}
 
     return Replace(tensors, function, f"round {decimals}")
 
@@ -148,11 +148,11 @@ def test_scores_are_those_of_the_naive_loop(network: Network, samples: Samples, 
     variants = everything(network)[:12]
     table = sweep(network, samples, variants, batch_size=batch_size)
     assert table["how"].to_list() == [variant.settings["how"] for variant in variants]
-    for got, expected in zip(table.iter_rows(named=True), naive.scores(network, samples, variants), strict=True):
-        assert {k: got[k] for k in expected} == pytest.approx(expected, rel=1e-4, abs=1e-9)
-        assert got["images"] == 90
-        assert got["drop_low"] <= got["drop"] <= got["drop_high"]
-        assert got["top1_low"] <= got["top1"] <= got["top1_high"]
+    for row, expected in zip(table.iter_rows(named=True), naive.scores(network, samples, variants), strict=True):
+        assert {k: row[k] for k in expected} == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        assert row["images"] == 90
+        assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+        assert row["top1_low"] <= row["top1"] <= row["top1_high"]
 
 
 def test_shipped_network_with_noise_predicts_as_the_naive_loop() -> None:
@@ -183,11 +183,11 @@ def test_cifar_resnet_with_noise_predicts_as_the_naive_loop(shared: Path, tmp_pa
 def test_network_is_bit_identical_afterwards_also_after_an_error(network: Network, samples: Samples) -> None:
     before = {name: tensor.clone() for name, tensor in network.tensors.items()}
 
-    def in_place(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"stem.weight": own["stem.weight"].mul_(2)}
+    def in_place(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"stem.weight": tensors["stem.weight"].mul_(2)}
 
-    def failing(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        own["fc.weight"].zero_()
+    def failing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors["fc.weight"].zero_()
         raise RuntimeError("no")
 
     sweep(network, samples, [*everything(network), Variant({}, Replace(("stem.weight",), in_place, "x2"))])
@@ -223,7 +223,9 @@ def test_wrong_settings_are_refused(network: Network, samples: Samples) -> None:
 
 def test_outputs_that_are_not_finite_are_wrong(network: Network, samples: Samples) -> None:
     def blown(value: float) -> Replace:
-        return Replace(("fc.weight",), lambda own: {"fc.weight": torch.full_like(own["fc.weight"], value)}, str(value))
+        return Replace(
+            ("fc.weight",), lambda tensors: {"fc.weight": torch.full_like(tensors["fc.weight"], value)}, str(value)
+        )
 
     variants = [Variant({"value": value}, blown(value)) for value in (float("nan"), float("inf"), 1e30)]
     table = sweep(network, samples, [Variant({"value": 0.0}, None), *variants])
@@ -248,12 +250,12 @@ def test_several_labels_count_any_of_them_as_right(network: Network) -> None:
     assert samples.multilabel
     out = naive.outputs(network, Variant({}, None), naive.inputs(network, samples))
     (row,) = score(network, samples).iter_rows(named=True)
-    held = torch.from_numpy(labels)
-    assert row["top1"] == pytest.approx(held[range(40), out.argmax(1)].mean().item())
+    targets = torch.from_numpy(labels)
+    assert row["top1"] == pytest.approx(targets[range(40), out.argmax(1)].mean().item())
     best = out.topk(5).indices
-    assert row["top5"] == pytest.approx((held.gather(1, best).amax(1)).mean().item())
+    assert row["top5"] == pytest.approx((targets.gather(1, best).amax(1)).mean().item())
     p = out.double().sigmoid()
-    entropy = -(held * p.log() + (1 - held) * (1 - p).log()).mean().item()
+    entropy = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean().item()
     assert row["loss"] == pytest.approx(entropy, rel=1e-5)
 
 

@@ -31,19 +31,19 @@ def count(tally: Tally, values: Tensor, batch: int = 7) -> Tally:
 
 def check_moments(tally: Moments, values: Tensor, axis: int = 1, scale: float = 1.0, tolerance: float = 2e-5) -> None:
     """Within `tolerance`, relative for the variance, in standard deviations for the mean."""
-    found, expected = tally.result(), moments(values, axis)
+    result, expected = tally.result(), moments(values, axis)
     spread = np.sqrt(expected["variance"])
-    assert found.count == values.numel() // values.shape[axis]
-    np.testing.assert_array_less(np.abs(found.mean.numpy() - expected["mean"]), tolerance * spread + 1e-12 * scale)
-    np.testing.assert_allclose(found.variance.numpy(), expected["variance"], rtol=tolerance, atol=1e-30)
-    np.testing.assert_array_equal(found.min.numpy(), expected["min"])
-    np.testing.assert_array_equal(found.max.numpy(), expected["max"])
-    if found.skewness is not None and found.kurtosis is not None:
+    assert result.count == values.numel() // values.shape[axis]
+    np.testing.assert_array_less(np.abs(result.mean.numpy() - expected["mean"]), tolerance * spread + 1e-12 * scale)
+    np.testing.assert_allclose(result.variance.numpy(), expected["variance"], rtol=tolerance, atol=1e-30)
+    np.testing.assert_array_equal(result.min.numpy(), expected["min"])
+    np.testing.assert_array_equal(result.max.numpy(), expected["max"])
+    if result.skewness is not None and result.kurtosis is not None:
         np.testing.assert_allclose(
-            found.skewness.numpy(), expected["skewness"], rtol=tolerance * 20, atol=tolerance * 20
+            result.skewness.numpy(), expected["skewness"], rtol=tolerance * 20, atol=tolerance * 20
         )
         np.testing.assert_allclose(
-            found.kurtosis.numpy(), expected["kurtosis"], rtol=tolerance * 50, atol=tolerance * 50
+            result.kurtosis.numpy(), expected["kurtosis"], rtol=tolerance * 50, atol=tolerance * 50
         )
 
 
@@ -127,19 +127,19 @@ def test_softmax_sparsity_sees_probabilities() -> None:
 
 def test_histogram_counts_each_value_in_its_bucket() -> None:
     values = torch.randn(40, 3, 5, 5).mul(torch.logspace(-6, 6, 75).view(3, 5, 5))
-    found = count(Histogram(None), values).result()
+    result = count(Histogram(None), values).result()
     expected = buckets(values.flatten().tolist())
     assert {
-        (a, b): n for a, b, n in zip(*(x.tolist() for x in (found.left, found.right, found.count)), strict=True)
+        (a, b): n for a, b, n in zip(*(x.tolist() for x in (result.left, result.right, result.count)), strict=True)
     } == (expected)
-    assert (found.left.diff() > 0).all()
+    assert (result.left.diff() > 0).all()
 
 
 def test_histogram_holds_zeros_at_zero_and_infinities_at_the_ends() -> None:
-    found = count(Histogram(None), torch.tensor([[0.0, 0.0, math.inf, -math.inf, 1.0]])).result()
-    assert found.count.tolist() == [1, 2, 1, 1]
-    assert found.left[1] == 0 and found.right[1] < 1e-38
-    assert found.left[0] == -math.inf and found.right[-1] == math.inf
+    result = count(Histogram(None), torch.tensor([[0.0, 0.0, math.inf, -math.inf, 1.0]])).result()
+    assert result.count.tolist() == [1, 2, 1, 1]
+    assert result.left[1] == 0 and result.right[1] < 1e-38
+    assert result.left[0] == -math.inf and result.right[-1] == math.inf
 
 
 def test_sampled_histogram_takes_the_same_values_of_a_sample_whatever_the_batch() -> None:
@@ -159,13 +159,13 @@ TALLIES: dict[str, Callable[[], Tally]] = {
 
 def check_same(one: object, other: object) -> None:
     for name, value in vars(one).items():
-        found = getattr(other, name)
+        value_of_other = getattr(other, name)
         if isinstance(value, Tensor) and value.dtype == torch.float64:
-            torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-6, equal_nan=True, msg=name)
+            torch.testing.assert_close(value_of_other, value, rtol=1e-5, atol=1e-6, equal_nan=True, msg=name)
         elif isinstance(value, Tensor):
-            assert torch.equal(found, value), name
+            assert torch.equal(value_of_other, value), name
         else:
-            assert found == value, name
+            assert value_of_other == value, name
 
 
 @pytest.mark.parametrize("kind", TALLIES)

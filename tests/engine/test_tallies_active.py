@@ -45,38 +45,38 @@ def masks(values: Tensor, threshold: float = 0.0) -> np.ndarray:
 def test_active_counts_are_those_of_plain_numpy(shape: tuple[int, ...], threshold: float) -> None:
     values = sample(shape)
     on = masks(values, threshold)
-    found = count(ActiveCount(40, threshold), values).result()
+    result = count(ActiveCount(40, threshold), values).result()
     anywhere = on.any(2)
-    assert found.images == 40 and found.places == on.shape[2]
-    np.testing.assert_array_equal(found.by_channels, np.bincount(anywhere.sum(1), minlength=shape[1] + 1))
-    np.testing.assert_array_equal(found.by_place, np.bincount(on.sum(1).ravel(), minlength=shape[1] + 1))
-    np.testing.assert_array_equal(found.channel_images, anywhere.sum(0))
+    assert result.images == 40 and result.places == on.shape[2]
+    np.testing.assert_array_equal(result.by_channels, np.bincount(anywhere.sum(1), minlength=shape[1] + 1))
+    np.testing.assert_array_equal(result.by_place, np.bincount(on.sum(1).ravel(), minlength=shape[1] + 1))
+    np.testing.assert_array_equal(result.channel_images, anywhere.sum(0))
     shares = on.reshape(40, -1).mean(1)
-    assert found.share_mean == pytest.approx(shares.mean(), abs=1e-12)
-    assert found.share_variance == pytest.approx(shares.var(), abs=1e-12)
-    edges = np.flatnonzero(found.by_share)
-    assert found.by_share.sum() == 40 and edges[0] / 1000 <= shares.min() <= shares.max() <= (edges[-1] + 1) / 1000
-    np.testing.assert_array_equal(found.record, np.stack([anywhere.sum(1), on.sum((1, 2))], 1))
-    assert found.recorded.all()
+    assert result.share_mean == pytest.approx(shares.mean(), abs=1e-12)
+    assert result.share_variance == pytest.approx(shares.var(), abs=1e-12)
+    edges = np.flatnonzero(result.by_share)
+    assert result.by_share.sum() == 40 and edges[0] / 1000 <= shares.min() <= shares.max() <= (edges[-1] + 1) / 1000
+    np.testing.assert_array_equal(result.record, np.stack([anywhere.sum(1), on.sum((1, 2))], 1))
+    assert result.recorded.all()
 
 
 def test_active_keeps_the_figures_of_evenly_spread_images_only() -> None:
     values = sample(SHAPES[0])
-    found = count(ActiveCount(40, records=15), values).result()
+    result = count(ActiveCount(40, records=15), values).result()
     on = masks(values)
-    np.testing.assert_array_equal(found.record[:, 1], on.sum((1, 2))[::3])
-    assert len(found.record) == 14
+    np.testing.assert_array_equal(result.record[:, 1], on.sum((1, 2))[::3])
+    assert len(result.record) == 14
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equal_patterns_and_only_those_have_equal_hashes(shape: tuple[int, ...]) -> None:
     values = sample(shape)
-    found = count(Patterns(40), values).result()
+    result = count(Patterns(40), values).result()
     expected = Counter(mask.tobytes() for mask in masks(values))
-    np.testing.assert_array_equal(found.indices, np.arange(40))
-    assert sorted(Counter(found.images.tolist()).values()) == sorted(expected.values())
+    np.testing.assert_array_equal(result.indices, np.arange(40))
+    assert sorted(Counter(result.images.tolist()).values()) == sorted(expected.values())
     for a, b in [(3, 7), (0, 20), (20, 22)]:
-        assert found.images[a] == found.images[b]
+        assert result.images[a] == result.images[b]
 
 
 def test_one_unit_anywhere_changes_the_hash_and_moving_a_pattern_does_too() -> None:
@@ -86,22 +86,22 @@ def test_one_unit_anywhere_changes_the_hash_and_moving_a_pattern_does_too() -> N
     swapped = torch.zeros(2, channels, 6, 6)
     swapped[0, 3, 0, 0] = swapped[0, 40, 5, 5] = swapped[1, 40, 0, 0] = swapped[1, 3, 5, 5] = 1
     values = torch.cat([lone, torch.zeros(1, channels, 6, 6), swapped])
-    found = count(Patterns(len(values)), values, batch=100).result()
-    assert len(found.images.unique()) == len(values)
+    result = count(Patterns(len(values)), values, batch=100).result()
+    assert len(result.images.unique()) == len(values)
 
 
 def test_the_patterns_of_drawn_places_are_those_of_the_channels_there() -> None:
     values = sample(SHAPES[0])
-    found = count(Patterns(40, places=10**6), values).result()  # more than there are: every place is drawn
+    result = count(Patterns(40, places=10**6), values).result()  # more than there are: every place is drawn
     expected = Counter(column.tobytes() for mask in masks(values) for column in np.ascontiguousarray(mask.T))
-    assert len(found.places) == 40 * 42
-    assert sorted(Counter(found.places.tolist()).values()) == sorted(expected.values())
+    assert len(result.places) == 40 * 42
+    assert sorted(Counter(result.places.tolist()).values()) == sorted(expected.values())
 
 
-@pytest.mark.parametrize(("places", "drawn"), [(100, 80), (40, 40), (39, 20), (7, 7), (1, 1)])
-def test_no_more_places_are_drawn_than_asked_for(places: int, drawn: int) -> None:
-    found = count(Patterns(40, places=places), sample(SHAPES[0])).result()
-    assert len(found.places) == drawn <= places
+@pytest.mark.parametrize(("places", "count_drawn"), [(100, 80), (40, 40), (39, 20), (7, 7), (1, 1)])
+def test_no_more_places_are_drawn_than_asked_for(places: int, count_drawn: int) -> None:
+    result = count(Patterns(40, places=places), sample(SHAPES[0])).result()
+    assert len(result.places) == count_drawn <= places
 
 
 def test_a_layer_without_places_draws_none() -> None:

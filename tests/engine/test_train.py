@@ -61,10 +61,10 @@ def same(a: History, b: History) -> bool:
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_a_training_equals_the_same_written_out(samples: Samples, nesterov: bool) -> None:
     network, recipe = tiny(norm=False), replace(SHORT, nesterov=nesterov, weight_decay=0.01)
-    wanted, got = train(network, samples, recipe), weights(fit(network, samples, recipe))
-    assert not torch.allclose(got["fc.weight"], network.tensors["fc.weight"], atol=1e-3)
-    for name, value in wanted.items():
-        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6)
+    expected, actual = train(network, samples, recipe), weights(fit(network, samples, recipe))
+    assert not torch.allclose(actual["fc.weight"], network.tensors["fc.weight"], atol=1e-3)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_weight_decay_leaves_biases_alone_unless_all_decay(samples: Samples) -> None:
@@ -127,8 +127,8 @@ def test_a_masked_training_is_that_of_the_network_with_its_weights_multiplied(sa
             optimizer.zero_grad()
             nn.functional.cross_entropy(module(images[rows]), labels[rows]).backward()
             optimizer.step()
-    got = weights(fit(network, samples, SHORT, masks={"fc.weight": mask}))
-    torch.testing.assert_close(got["fc.weight"], module.fc.weight.detach(), rtol=1e-4, atol=1e-6)
+    actual = weights(fit(network, samples, SHORT, masks={"fc.weight": mask}))
+    torch.testing.assert_close(actual["fc.weight"], module.fc.weight.detach(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("frozen", [("conv", "norm"), ("conv.weight", "norm.weight", "norm.bias")])
@@ -169,11 +169,13 @@ def test_the_same_seed_gives_the_same_training_and_leaves_the_global_generator(s
 
 
 def test_validation_scores_are_those_of_score(samples: Samples) -> None:
-    held = noise(70, seed=1)
-    history = fit(tiny(), samples, replace(SHORT, precision="bfloat16"), validation=held)
-    own = score(history.network, held).row(0, named=True)
+    validation = noise(70, seed=1)
+    history = fit(tiny(), samples, replace(SHORT, precision="bfloat16"), validation=validation)
+    scores = score(history.network, validation).row(0, named=True)
     row = history.table.row(-1, named=True)
-    assert row["validation_top1"] == pytest.approx(own["top1"]) and row["validation_loss"] == pytest.approx(own["loss"])
+    assert row["validation_top1"] == pytest.approx(scores["top1"]) and row["validation_loss"] == pytest.approx(
+        scores["loss"]
+    )
     assert history.table["epoch"].to_list() == [1, 2]
     assert history.network.tensors["fc.weight"].dtype == torch.float32
 
@@ -182,8 +184,8 @@ def test_the_training_loss_is_the_mean_over_the_epoch(samples: Samples) -> None:
     """At a rate that moves nothing, it is the loss of the network itself."""
     network = tiny(norm=False)
     row = fit(network, samples, replace(SHORT, epochs=1, learning_rate=1e-12)).table.row(0, named=True)
-    own = score(network, samples).row(0, named=True)
-    assert row["loss"] == pytest.approx(own["loss"], rel=1e-5) and row["top1"] == pytest.approx(own["top1"])
+    scores = score(network, samples).row(0, named=True)
+    assert row["loss"] == pytest.approx(scores["loss"], rel=1e-5) and row["top1"] == pytest.approx(scores["top1"])
 
 
 def test_images_read_anew_train_alike(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +202,8 @@ def test_a_teacher_adds_its_divergence(samples: Samples) -> None:
     images, labels = inputs(network, samples)
     recipe = replace(SHORT, epochs=1, learning_rate=1e-12, alpha=0.7, temperature=3.0)
     with torch.no_grad():
-        wanted = distilled(network.module(images), teacher.module(images), labels, 0.7, 3.0)
-    assert fit(network, samples, recipe, teacher=teacher).table["loss"][0] == pytest.approx(wanted, rel=1e-5)
+        expected = distilled(network.module(images), teacher.module(images), labels, 0.7, 3.0)
+    assert fit(network, samples, recipe, teacher=teacher).table["loss"][0] == pytest.approx(expected, rel=1e-5)
     plain = fit(network, samples, SHORT)
     assert torch.equal(
         weights(plain)["fc.weight"],
@@ -216,8 +218,8 @@ def test_a_teacher_is_followed(samples: Samples) -> None:
     recipe = replace(SHORT, epochs=10, learning_rate=0.2, alpha=1.0, temperature=2.0)
     trained = fit(network, samples, recipe, teacher=teacher).network
     with torch.no_grad():
-        wanted = teacher.module(images).argmax(1)
-        before, after = ((n.module(images).argmax(1) == wanted).float().mean() for n in (network, trained))
+        expected = teacher.module(images).argmax(1)
+        before, after = ((n.module(images).argmax(1) == expected).float().mean() for n in (network, trained))
     assert after > before + 0.2
 
 
@@ -229,9 +231,11 @@ def test_labels_of_several_classes_are_learned_by_binary_cross_entropy() -> None
     row = fit(network, several, replace(SHORT, epochs=1, learning_rate=1e-12), validation=several).table.row(
         0, named=True
     )
-    own = score(network, several).row(0, named=True)
-    assert row["loss"] == pytest.approx(own["loss"], rel=1e-5) and row["top1"] == pytest.approx(own["top1"])
-    assert row["validation_loss"] == pytest.approx(own["loss"]) and row["validation_top1"] == pytest.approx(own["top1"])
+    scores = score(network, several).row(0, named=True)
+    assert row["loss"] == pytest.approx(scores["loss"], rel=1e-5) and row["top1"] == pytest.approx(scores["top1"])
+    assert row["validation_loss"] == pytest.approx(scores["loss"]) and row["validation_top1"] == pytest.approx(
+        scores["top1"]
+    )
     history = fit(network, several, replace(SHORT, epochs=15, learning_rate=0.2))
     assert history.table["loss"][-1] < 0.8 * history.table["loss"][0]
 
@@ -241,16 +245,16 @@ def test_lightning_says_nothing_also_when_it_is_first_imported(
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "lightning_fabric"]:
         monkeypatch.delitem(sys.modules, name)
-    said: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("lightning_fabric")
     logger.addHandler(handler)
     try:
         fit(tiny(norm=False), samples, replace(SHORT, epochs=1, precision="bfloat16"))
-        assert not said
+        assert not messages
         logger.info("heard")
-        assert said == ["heard"]
+        assert messages == ["heard"]
     finally:
         logger.removeHandler(handler)
 

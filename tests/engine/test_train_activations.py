@@ -51,9 +51,9 @@ def near(table: pl.DataFrame, other: pl.DataFrame) -> bool:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_on_stored_values_it_ends_where_the_frozen_network_ends(tmp_path: Path, augment: str, optimizer: str) -> None:
     recipe = replace(SHORT, epochs=3, augment=augment, optimizer=optimizer, learning_rate=0.01, weight_decay=0.01)
-    held = noise(70, seed=1)
-    validation = ActivationSet(cache(tiny(), held, (POOLED,), tmp_path)[POOLED], held.labels)
-    whole = fit(tiny(), noise(), recipe, frozen=("conv", "norm"), validation=held)
+    held_out = noise(70, seed=1)
+    validation = ActivationSet(cache(tiny(), held_out, (POOLED,), tmp_path)[POOLED], held_out.labels)
+    whole = fit(tiny(), noise(), recipe, frozen=("conv", "norm"), validation=held_out)
     tail = train_module(head(), data(tmp_path), recipe, spec={}, validation=validation)
     for name in ("fc.weight", "fc.bias"):
         assert not torch.allclose(tail.state[name], tiny().tensors[name], atol=1e-3)
@@ -76,9 +76,9 @@ def test_the_same_in_the_middle_of_a_deep_network_with_norms_behind(tmp_path: Pa
         tail.add_module(name, part)
     frozen = ("block5", "fc")
     given = ActivationSet(path, labels, flips=True)
-    got = train_module(tail, given, recipe, spec={}, frozen=frozen)
+    actual = train_module(tail, given, recipe, spec={}, frozen=frozen)
     whole = fit(network, samples, recipe, frozen=("block1", "block2", "block3", *frozen))
-    for name, value in got.state.items():
+    for name, value in actual.state.items():
         torch.testing.assert_close(value, whole.network.tensors[name].detach(), rtol=1e-4, atol=1e-5)
         assert torch.equal(value, network.tensors[name]) == name.startswith(frozen), name
 
@@ -106,20 +106,20 @@ def test_the_squared_error_is_that_of_torch(tmp_path: Path, loss: str) -> None:
     targets = torch.from_numpy(np.load(given.targets))
     recipe = replace(SHORT, learning_rate=0.02 if loss == "mse" else 0.004)
 
-    def error(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        squared = (outputs - wanted).pow(2)
+    def error(outputs: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+        squared = (outputs - expected).pow(2)
         return squared.sum(1) if loss == "sse" else squared.mean(1)
 
-    wanted, losses = regressed(head(seed=3), values, targets, recipe, error)
-    got = train_module(head(seed=3), given, recipe, spec={}, loss=loss, validation=given)
-    for name, value in wanted.items():
-        torch.testing.assert_close(got.state[name], value.detach(), rtol=1e-4, atol=1e-6)
-    assert got.table["loss"].to_list() == pytest.approx(losses, rel=1e-4) and losses[1] < losses[0]
-    assert got.table["top1"].null_count() == got.table["validation_top1"].null_count() == 2
+    expected, losses = regressed(head(seed=3), values, targets, recipe, error)
+    actual = train_module(head(seed=3), given, recipe, spec={}, loss=loss, validation=given)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual.state[name], value.detach(), rtol=1e-4, atol=1e-6)
+    assert actual.table["loss"].to_list() == pytest.approx(losses, rel=1e-4) and losses[1] < losses[0]
+    assert actual.table["top1"].null_count() == actual.table["validation_top1"].null_count() == 2
     with torch.no_grad():
         trained = head()
-        trained.load_state_dict(got.state)
-        assert got.table["validation_loss"][-1] == pytest.approx(
+        trained.load_state_dict(actual.state)
+        assert actual.table["validation_loss"][-1] == pytest.approx(
             float(error(trained(values), targets).mean()), rel=1e-5
         )
 
@@ -140,9 +140,9 @@ def test_maps_are_learned_value_by_value(tmp_path: Path) -> None:
     torch.manual_seed(7)
     student = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False))
     recipe = Recipe(epochs=40, batch_size=30, learning_rate=0.05, momentum=0.9, augment="flip")
-    table = (got := train_module(student, given, recipe, spec={}, loss="mse")).table
+    table = (actual := train_module(student, given, recipe, spec={}, loss="mse")).table
     assert table["loss"][-1] < 1e-4 * table["loss"][0]
-    torch.testing.assert_close(got.state["0.weight"], tiny().tensors["conv.weight"].detach(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(actual.state["0.weight"], tiny().tensors["conv.weight"].detach(), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -151,15 +151,15 @@ def test_a_teacher_gives_what_its_stored_values_give(tmp_path: Path, stored: boo
     network, recipe = tiny(), replace(SHORT, augment="flip", learning_rate=0.02)
     if stored:
         given = data(tmp_path, targets="fc")
-        wanted = train_module(head(seed=3), given, recipe, spec={}, loss="mse", validation=given)
+        expected = train_module(head(seed=3), given, recipe, spec={}, loss="mse", validation=given)
         plain = data(tmp_path)
-        got = train_module(head(seed=3), plain, recipe, spec={}, loss="mse", validation=plain, teacher=head())
+        actual = train_module(head(seed=3), plain, recipe, spec={}, loss="mse", validation=plain, teacher=head())
     else:
         files = cache(network, noise(), ("input", "fc"), tmp_path, flips=True)
         given = ActivationSet(files["input"], noise().labels, files["fc"], flips=True)
         student = tiny(seed=3).module
-        wanted = train_module(student, given, recipe, spec={}, loss="mse", validation=given)
-        got = train_module(
+        expected = train_module(student, given, recipe, spec={}, loss="mse", validation=given)
+        actual = train_module(
             student,
             noise(),
             recipe,
@@ -169,19 +169,19 @@ def test_a_teacher_gives_what_its_stored_values_give(tmp_path: Path, stored: boo
             validation=noise(),
             teacher=network.module,
         )
-    torch.testing.assert_close(got.state, wanted.state, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual.state, expected.state, rtol=1e-4, atol=1e-5)
     for column in ("loss", "validation_loss"):
-        assert got.table[column].to_list() == pytest.approx(wanted.table[column].to_list(), rel=1e-4)
+        assert actual.table[column].to_list() == pytest.approx(expected.table[column].to_list(), rel=1e-4)
 
 
 @pytest.mark.parametrize("frozen", [("0", "1"), ("0.weight", "1.weight", "1.bias"), "0"])
 def test_frozen_parts_of_a_module_stay_with_their_statistics(frozen: tuple[str, ...] | str) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
     recipe = replace(SHORT, weight_decay=0.1)
-    got = train_module(module, noise(), recipe, spec={}, preprocessing=tiny().preprocessing, frozen=frozen)
+    actual = train_module(module, noise(), recipe, spec={}, preprocessing=tiny().preprocessing, frozen=frozen)
     for name, value in module.state_dict().items():
         stays = name.startswith(("0.",) if frozen == "0" else ("0.", "1."))
-        assert torch.equal(got.state[name], value) == stays, name
+        assert torch.equal(actual.state[name], value) == stays, name
 
 
 def test_the_module_given_stays_as_it_is(tmp_path: Path) -> None:
@@ -283,8 +283,8 @@ def test_several_labels_an_image_are_learned_from_stored_values(tmp_path: Path) 
     recipe = replace(SHORT, learning_rate=0.1)
     whole = fit(tiny(), several, recipe, frozen=("conv", "norm"), validation=several)
     given = ActivationSet(path, labels)
-    got = train_module(head(), given, recipe, spec={}, validation=given)
-    assert near(got.table, whole.table)
+    actual = train_module(head(), given, recipe, spec={}, validation=given)
+    assert near(actual.table, whole.table)
     with pytest.raises(SamplesError, match="5 labels an image and the module 3"):
         train_module(nn.Sequential(nn.Flatten(), nn.Linear(72, 3)), given, recipe, spec={})
 

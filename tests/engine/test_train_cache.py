@@ -30,7 +30,7 @@ from netopsy.errors import NetworkError, SettingsError, UnknownLayer
 NODES = ("relu", "max_pool2d")
 
 
-def own(images: torch.Tensor) -> dict[str, np.ndarray]:
+def expected_values(images: torch.Tensor) -> dict[str, np.ndarray]:
     """The values of NODES, maps with their channels last, by the module's parts."""
     module = tiny().module
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_rows_are_the_values_of_the_images_and_of_the_mirrored_ones(tmp_path: Pa
     network, samples = tiny(), noise()
     files = cache(network, samples, (*NODES, "fc"), tmp_path, flips=flips)
     images, _ = inputs(network, samples)
-    plain, mirrored = own(images), own(images.flip(3))
+    plain, mirrored = expected_values(images), expected_values(images.flip(3))
     for node in NODES:
         rows = np.load(files[node])
         assert rows.dtype == np.float32 and len(rows) == 90 * (1 + flips)
@@ -102,23 +102,23 @@ def test_killed_half_way_it_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_one_killed_before_its_first_mirrored_row_begins_anew(tmp_path: Path) -> None:
     network, samples = tiny(), noise()
     files = cache(network, samples, ("relu",), tmp_path, flips=True)
-    wanted = files["relu"].read_bytes()
+    expected = files["relu"].read_bytes()
     part = files["relu"].with_suffix(".00000000.part")
-    part.write_bytes(wanted[:5000])
+    part.write_bytes(expected[:5000])
     files["relu"].unlink()
     cache(network, samples, ("relu",), tmp_path, flips=True)
     np.testing.assert_allclose(
-        np.load(files["relu"]), np.frombuffer(wanted[128:], np.float32).reshape(180, 6, 6, 8), rtol=1e-6, atol=1e-6
+        np.load(files["relu"]), np.frombuffer(expected[128:], np.float32).reshape(180, 6, 6, 8), rtol=1e-6, atol=1e-6
     )
     part.write_bytes(b"\0" * 5000)  # no such file's beginning: left alone
     files["relu"].unlink()
     cache(network, samples, ("relu",), tmp_path, flips=True)
-    assert files["relu"].stat().st_size == len(wanted) and part.exists()
+    assert files["relu"].stat().st_size == len(expected) and part.exists()
 
 
 def test_two_that_want_the_same_file_at_once_write_one_each(tmp_path: Path) -> None:
     network, samples = tiny(), noise()
-    wanted = np.load(cache(network, samples, ("relu",), tmp_path / "alone")["relu"])
+    expected = np.load(cache(network, samples, ("relu",), tmp_path / "alone")["relu"])
     seen: list[int] = []
 
     def another(label: str, done: int, total: int) -> None:
@@ -126,12 +126,12 @@ def test_two_that_want_the_same_file_at_once_write_one_each(tmp_path: Path) -> N
             seen.append(done)
             files = cache(network, samples, ("relu",), tmp_path / "both")
             assert len(list((tmp_path / "both").glob("*.part"))) == 1  # the first one's, still under way
-            np.testing.assert_array_equal(np.load(files["relu"]), wanted)
+            np.testing.assert_array_equal(np.load(files["relu"]), expected)
 
     with workspace(progress=another):
         files = cache(network, samples, ("relu",), tmp_path / "both")
     assert seen
-    np.testing.assert_array_equal(np.load(files["relu"]), wanted)
+    np.testing.assert_array_equal(np.load(files["relu"]), expected)
     assert [*(tmp_path / "both").iterdir()] == [files["relu"]]
 
 
@@ -233,8 +233,8 @@ def test_rows_stay_on_a_device_until_others_need_the_room(tmp_path: Path, monkey
     device, size = torch.device("meta"), path.stat().st_size  # any device but the processor
     monkeypatch.setattr(stored_values, "free_memory", lambda device: (4 - 2 * len(stored_values._kept)) * size)
     one, two, three = (ActivationSet(path, noise().labels) for _ in range(3))
-    held = [TrainingActivations.of(data, device).values for data in (one, two)]
-    assert all(rows.device == device for rows in held) and TrainingActivations.of(one, device).values is held[0]
+    resident = [TrainingActivations.of(data, device).values for data in (one, two)]
+    assert all(rows.device == device for rows in resident) and TrainingActivations.of(one, device).values is resident[0]
     assert TrainingActivations.of(three, device).values.device == device and list(stored_values._kept) == [three]
     monkeypatch.setattr(stored_values, "free_memory", lambda device: size)
     assert TrainingActivations.of(one, device).values.device.type == "cpu"

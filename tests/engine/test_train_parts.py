@@ -31,8 +31,8 @@ def test_augmentation_is_that_of_one_image_after_another(fill: str, augment: str
     assert images.is_contiguous(memory_format=torch.channels_last)
     for i, row in enumerate(rows.tolist()):
         shift = tuple(draws.shift[i].tolist())
-        wanted = crop(store[row].numpy(), bool(draws.flip[i]), shift, 3, fill, black.numpy())
-        assert np.array_equal(images[i].permute(1, 2, 0).numpy(), wanted), (i, shift)
+        expected = crop(store[row].numpy(), bool(draws.flip[i]), shift, 3, fill, black.numpy())
+        assert np.array_equal(images[i].permute(1, 2, 0).numpy(), expected), (i, shift)
     assert bool(draws.flip.any()) == ("flip" in augment) and bool(draws.shift.any()) == ("crop" in augment)
 
 
@@ -105,10 +105,10 @@ def test_plateau_is_that_of_torch(patience: int, cooldown: int) -> None:
         optimizer, factor=0.5, patience=patience, cooldown=cooldown, eps=0
     )
     for epoch in range(60):
-        got = rate_at(recipe, epoch * STEPS, STEPS, losses[:epoch].tolist())
-        assert got == pytest.approx(optimizer.param_groups[0]["lr"])
+        rate = rate_at(recipe, epoch * STEPS, STEPS, losses[:epoch].tolist())
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"])
         torchs.step(losses[epoch])
-    assert got < 0.3
+    assert rate < 0.3
 
 
 def test_plateau_has_a_floor_as_torchs_has() -> None:

@@ -84,8 +84,8 @@ def test_interrupted_it_keeps_the_last_epoch_and_complete_it_is_not_repeated(tmp
         reports.clear()
         assert same(whole, fit(network, samples, recipe))
     assert not reports
-    held = Checkpoint(path).load()[1]
-    assert set(held) == {"module", "tables", "rows"} and len(held["rows"]) == 3
+    state = Checkpoint(path).load()[1]
+    assert set(state) == {"module", "tables", "rows"} and len(state["rows"]) == 3
 
 
 def test_a_checkpoint_that_cannot_be_gone_on_from_is_begun_anew(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def kinds(records: list[Record]) -> list[str]:
 
 
 def test_what_fails_is_a_record_and_the_rest_goes_on(folder: Path) -> None:
-    said: list[tuple[str, int, int]] = []
-    with netopsy.workspace(None, lambda *words: said.append(words)):
+    reports: list[tuple[str, int, int]] = []
+    with netopsy.workspace(None, lambda *words: reports.append(words)):
         records = run_trials(wild, str(folder), specs(ENDS), digest="")
     assert kinds(records) == KINDS and [record.spec for record in records] == specs(ENDS)
     assert [record.values.get("twice") for record in records] == [0, None, None, None, None, 10]
@@ -53,7 +53,7 @@ def test_what_fails_is_a_record_and_the_rest_goes_on(folder: Path) -> None:
     ]
     assert failures[4].startswith("ZeroDivisionError: division by zero, in wild of trial_work.py, line ")
     assert "return 1 / 0" in records[4].trace and not records[3].trace
-    assert said == [("trials", done, 6) for done in range(7)]
+    assert reports == [("trials", done, 6) for done in range(7)]
 
 
 def test_a_rerun_does_what_is_missing_and_what_failed_by_circumstance(folder: Path, tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
         ):
             assert record.outcome is not None and set(record.outcome.tensors) == set(given)
             for name, tensor in given.items():
-                held = record.outcome.tensors[name]
-                assert held.dtype == tensor.dtype and torch.equal(held, tensor)
+                returned = record.outcome.tensors[name]
+                assert returned.dtype == tensor.dtype and torch.equal(returned, tensor)
             assert record.values["nan"] != record.values["nan"] and record.values["tuple"] == [1, None]
 
 
@@ -128,12 +128,12 @@ def test_a_damaged_record_runs_again(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_trial_has_a_folder_of_its_own_until_its_record_is_written(tmp_path: Path) -> None:
-    said: list[str] = []
-    with netopsy.workspace(tmp_path, lambda label, done, total: said.append(label)):
+    labels: list[str] = []
+    with netopsy.workspace(tmp_path, lambda label, done, total: labels.append(label)):
         records = run_trials(where, None, [{"x": 1}, {"x": 2}], digest="")
     places = [Path(record.values["folder"]) for record in records]
     assert {place.parent for place in places} == {tmp_path / "trials"} and len(set(places)) == 2
-    assert not any(place.exists() for place in places) and said.count("inside") == 2
+    assert not any(place.exists() for place in places) and labels.count("inside") == 2
     assert run_trials(where, None, [{}], digest="")[0].values["folder"] == "None"
     assert len(list((tmp_path / "trials").iterdir())) == 2
 
@@ -174,7 +174,7 @@ def test_a_training_that_diverges_is_recorded_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"count": 0}, "workers 0 is out of range"),
         ({"count": 1.5}, "workers 1.5 is out of range"),
@@ -185,8 +185,8 @@ def test_a_training_that_diverges_is_recorded_as_such() -> None:
         ({"gpus": -1}, "gpus -1"),
     ],
 )
-def test_settings_of_workers_are_checked_at_the_call(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_settings_of_workers_are_checked_at_the_call(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         workers(**given)
 
 

@@ -150,8 +150,8 @@ def test_studies_in_parts_find_what_they_find_in_one_process(
 def test_a_part_whose_worker_dies_is_counted_again(
     network: netopsy.Network, samples: netopsy.Samples, tmp_path: Path
 ) -> None:
-    found = netopsy.observe(network, samples, {"x": (NODE, Marked(tmp_path, "once"))}, batch_size=10)
-    assert found["x"] == sum(range(300)) and len(list(tmp_path.glob("die-*"))) == 2
+    result = netopsy.observe(network, samples, {"x": (NODE, Marked(tmp_path, "once"))}, batch_size=10)
+    assert result["x"] == sum(range(300)) and len(list(tmp_path.glob("die-*"))) == 2
     assert os.getpid() not in {int(path.name.split("-")[1]) for path in tmp_path.iterdir()}
 
 
@@ -181,11 +181,13 @@ def test_a_part_that_kills_its_worker_every_time_is_said(
         netopsy.observe(network, samples, {"x": (NODE, Marked(tmp_path, "always"))}, batch_size=10)
 
 
-@pytest.mark.parametrize(("then", "error", "said"), [("refuse", NetopsyError, "100"), ("bug", RuntimeError, "ZeroDiv")])
+@pytest.mark.parametrize(
+    ("then", "error", "message"), [("refuse", NetopsyError, "100"), ("bug", RuntimeError, "ZeroDiv")]
+)
 def test_what_a_part_refuses_is_raised(
-    then: str, error: type[Exception], said: str, network: netopsy.Network, samples: netopsy.Samples, tmp_path: Path
+    then: str, error: type[Exception], message: str, network: netopsy.Network, samples: netopsy.Samples, tmp_path: Path
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         netopsy.observe(network, samples, {"x": (NODE, Marked(tmp_path, then))}, batch_size=10)
 
 

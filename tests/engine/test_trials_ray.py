@@ -60,9 +60,9 @@ def test_ray_listens_on_the_loopback_interface_alone(cluster: None) -> None:
     run_trials(of_counted, None, [], digest="")
     netopsy.engine.trials.current_workers().executor  # noqa: B018 - starts Ray where no test before has
     inodes = {inode for pid in family(os.getpid()) for inode in sockets(pid)}
-    found = {place for name in ("tcp", "tcp6") for place in listening(name, inodes)}
-    assert found <= {"0100007F", "0000000000000000FFFF00000100007F"}
-    assert found
+    addresses = {place for name in ("tcp", "tcp6") for place in listening(name, inodes)}
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert addresses
 
 
 def family(pid: int) -> set[int]:
@@ -73,10 +73,10 @@ def family(pid: int) -> set[int]:
             parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
+    pids = {pid}
+    while more := {child for child, parent in parents.items() if parent in pids} - pids:
+        pids |= more
+    return pids
 
 
 def sockets(pid: int) -> Iterator[str]:
@@ -132,10 +132,10 @@ def test_a_driver_that_ends_takes_its_ray_along_and_keeps_what_is_done(
     assert done.stderr == "", done.stderr
     pids = {int(path.name.split("-")[1]) for path in folder.iterdir()}
     assert wait_until(lambda: not any(map(alive, pids)), 30)
-    kept = len(list((tmp_path / "trials").glob("*.safetensors")))
+    records_before = len(list((tmp_path / "trials").glob("*.safetensors")))
     before = marks(folder)
-    assert kept >= 4
+    assert records_before >= 4
     with netopsy.workspace(tmp_path):
         records = run_trials(calm, str(folder), SPECS[:6], digest="marks")
     assert [record.values["twice"] for record in records] == [2 * x for x in range(6)]
-    assert marks(folder) - before == 6 - kept
+    assert marks(folder) - before == 6 - records_before

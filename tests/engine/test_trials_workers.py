@@ -132,12 +132,12 @@ def test_workers_have_their_threads_and_gpus_and_none_of_their_own(monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [(3, "ended with exit code 3."), (-11, "killed by SIGSEGV."), (-9, "its memory is used up"), (None, "died.")],
 )
-def test_how_a_worker_ended_is_said(monkeypatch: pytest.MonkeyPatch, code: int | None, said: str) -> None:
+def test_how_a_worker_ended_is_said(monkeypatch: pytest.MonkeyPatch, code: int | None, message: str) -> None:
     monkeypatch.setattr("netopsy.engine.trials.processes.PATIENCE", 0)
-    assert said in describe_end(SimpleNamespace(exitcode=code))
+    assert message in describe_end(SimpleNamespace(exitcode=code))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 10) -> bool:
@@ -163,18 +163,18 @@ def test_a_driver_that_ends_takes_its_workers_along_and_keeps_what_is_done(
     words = [sys.executable, script, tmp_path, folder, ending, ""]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, start_new_session=True)
     assert done.returncode == (130 if ending == "SIGINT" else -signal.SIGKILL)
-    said = [line for line in done.stderr.splitlines() if "resource_tracker" not in line]  # of a driver killed
-    assert not said, done.stderr
+    error_lines = [line for line in done.stderr.splitlines() if "resource_tracker" not in line]  # of a driver killed
+    assert not error_lines, done.stderr
     pids = {int(path.name.split("-")[1]) for path in folder.iterdir()}
     assert len(pids) == 2 and wait_until(lambda: not any(map(alive, pids)))
-    kept = len(list((tmp_path / "trials").glob("*.safetensors")))
-    assert kept >= 4
+    records_before = len(list((tmp_path / "trials").glob("*.safetensors")))
+    assert records_before >= 4
     before = marks(folder)
     specs = [{**spec, "wait": min(spec["wait"], 0.3)} for spec in SPECS[:6]]
     with netopsy.workspace(tmp_path):
         records = run_trials(calm, str(folder), specs, digest="marks")
     assert [record.values["twice"] for record in records] == [2 * x for x in range(6)]
-    assert marks(folder) - before == 6 - kept
+    assert marks(folder) - before == 6 - records_before
 
 
 @pytest.mark.slow

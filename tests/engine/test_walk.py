@@ -72,9 +72,9 @@ def test_overrides_stand_in_for_parameters(network: Network, images: Tensor) -> 
         expected = torch.func.functional_call(network.module, new, (images,))
         for folded in (False, True):
             run = plan(network, [network.output], folded=folded)
-            for overrides, wanted in ((new, expected), (None, network.module(images)), (new, expected)):
+            for overrides, target in ((new, expected), (None, network.module(images)), (new, expected)):
                 out = run.run({"input": images}, batch=5, overrides=overrides)[network.output]
-                torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(out, target, rtol=1e-4, atol=1e-4)
 
 
 def test_folding_takes_the_batch_norms_away(network: Network) -> None:
@@ -82,8 +82,8 @@ def test_folding_takes_the_batch_norms_away(network: Network) -> None:
     convolutions = [step for step in folded.steps if step.convolution is not None]
     assert len(convolutions) == 2
     assert len(folded.steps) == len(plain.steps) - 2
-    kept = plan(network, [network.output], watched=["stem"], folded=True)
-    assert len([step for step in kept.steps if step.convolution is not None]) == 1  # its value is asked for
+    watched_plan = plan(network, [network.output], watched=["stem"], folded=True)
+    assert len([step for step in watched_plan.steps if step.convolution is not None]) == 1  # its value is asked for
 
 
 def test_channels_last_gives_the_same(network: Network, images: Tensor) -> None:

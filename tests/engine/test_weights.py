@@ -34,8 +34,8 @@ def put(folder: Path, name: str, content: object) -> Path:
     return path
 
 
-def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    return found.keys() == wanted.keys() and all(torch.equal(found[k], wanted[k]) for k in wanted)
+def same(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return tensors.keys() == expected.keys() and all(torch.equal(tensors[k], expected[k]) for k in expected)
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ def test_a_checkpoint_comes_back_bit_for_bit_in_the_same_work_only(tmp_path: Pat
     state = {"x": torch.randn(3, 4, dtype=torch.float64), "n": torch.tensor(7), "view": torch.arange(6).view(2, 3).T}
     with workspace(tmp_path / "deep" / "folder") as place:
         place.checkpoint("observe", {"digest": "a", "k": [1, 2]}).save(5, lambda: state, final=True)
-        done, found = place.checkpoint("observe", {"k": [1, 2], "digest": "a"}).load()
-        assert done == 5 and found.keys() == state.keys()
-        assert all(torch.equal(found[name], state[name]) for name in state)
+        done, loaded = place.checkpoint("observe", {"k": [1, 2], "digest": "a"}).load()
+        assert done == 5 and loaded.keys() == state.keys()
+        assert all(torch.equal(loaded[name], state[name]) for name in state)
         for kind, spec in [("observe", {"digest": "b", "k": [1, 2]}), ("sweep", {"digest": "a", "k": [1, 2]})]:
             assert place.checkpoint(kind, spec).load() == (0, {})
 

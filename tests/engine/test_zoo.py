@@ -155,10 +155,10 @@ def test_shipped_network_is_small_and_names_98_of_100_held_out_digits(letter: st
     with torch.inference_mode():
         right = (network.module(batch.images).argmax(1) == batch.labels).double().mean().item()
     with safe_open(path, "pt") as file:
-        said = float(file.metadata()["accuracy"].split()[0])
+        documented = float(file.metadata()["accuracy"].split()[0])
     assert path.stat().st_size < 1_000_000
     assert right >= 0.98
-    assert right == pytest.approx(said, abs=0.004)
+    assert right == pytest.approx(documented, abs=0.004)
     assert sum(isinstance(m, nn.Conv2d) for m in network.module.modules()) == 13
 
 
@@ -173,8 +173,8 @@ def top1(network: Network, x: Tensor, y: Tensor) -> float:
     p: Preprocessing = network.preprocessing
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (p.mean, p.std))
     with torch.inference_mode():
-        found = [network.module((part.float() * p.scale - mean) / std).argmax(1) for part in x.split(100)]
-    return (torch.cat(found) == y).double().mean().item()
+        predictions = [network.module((part.float() * p.scale - mean) / std).argmax(1) for part in x.split(100)]
+    return (torch.cat(predictions) == y).double().mean().item()
 
 
 @pytest.mark.real

@@ -36,15 +36,15 @@ def huffman_decode(bits: str, lengths: Sequence[int], count: int) -> list[int]:
         word <<= length - last
         words[format(word, f"0{length}b")] = symbol
         word, last = word + 1, length
-    found, now = [], ""
+    symbols, bits_so_far = [], ""
     for bit in bits:
-        if len(found) == count:
+        if len(symbols) == count:
             break
-        now += bit
-        if now in words:
-            found.append(words[now])
-            now = ""
-    return found
+        bits_so_far += bit
+        if bits_so_far in words:
+            symbols.append(words[bits_so_far])
+            bits_so_far = ""
+    return symbols
 
 
 def relative_walk(codes: Sequence[int], zero: int, width: int) -> tuple[list[int], list[int]]:

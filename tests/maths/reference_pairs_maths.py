@@ -40,8 +40,8 @@ def heaviest_matching(correlation: np.ndarray) -> set[tuple[int, int]]:
     graph = networkx.Graph()
     p, q = correlation.shape
     graph.add_weighted_edges_from((i, p + j, correlation[i, j]) for i in range(p) for j in range(q))
-    found = networkx.max_weight_matching(graph, maxcardinality=True)
-    return {(min(pair), max(pair) - p) for pair in found}
+    pairs = networkx.max_weight_matching(graph, maxcardinality=True)
+    return {(min(pair), max(pair) - p) for pair in pairs}
 
 
 def least_squares_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:

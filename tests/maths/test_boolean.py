@@ -20,23 +20,23 @@ def random_table(inputs: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(12))
 def test_an_expression_is_as_short_as_any_that_equals_the_table(seed: int) -> None:
     table = random_table(2 + seed % 2, seed)
-    found = minimise(table)
-    assert (found.cells[table == 1]).all() and not found.cells[table == 0].any()
-    assert (len(found.products), found.literals) == shortest_sum(table)
+    expression = minimise(table)
+    assert (expression.cells[table == 1]).all() and not expression.cells[table == 0].any()
+    assert (len(expression.products), expression.literals) == shortest_sum(table)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_an_expression_equals_the_table_and_is_never_longer_than_sympys(seed: int) -> None:
     inputs = 2 + seed % 5
     table = random_table(inputs, 100 + seed)
-    found = minimise(table)
-    assert (found.cells[table == 1]).all() and not found.cells[table == 0].any()
+    expression = minimise(table)
+    assert (expression.cells[table == 1]).all() and not expression.cells[table == 0].any()
     unminimised = int((table == 1).sum())
-    assert len(found.products) <= unminimised and found.literals <= inputs * unminimised
+    assert len(expression.products) <= unminimised and expression.literals <= inputs * unminimised
     names = list(symbols(" ".join(f"x{i}" for i in range(inputs))))
     other = SOPform(names, np.flatnonzero(table == 1).tolist(), np.flatnonzero(table == -1).tolist())
     if other.args:
-        assert len(found.products) <= (len(other.args) if isinstance(other, Or) else 1)
+        assert len(expression.products) <= (len(other.args) if isinstance(other, Or) else 1)
 
 
 def test_a_cycle_of_implicants_is_covered_by_every_second_one() -> None:
@@ -59,10 +59,10 @@ def test_a_table_of_another_length_is_refused(cells: int) -> None:
 
 def test_an_expression_reads_as_it_is_evaluated() -> None:
     table = np.array([(a and not b) or c for a in (0, 1) for b in (0, 1) for c in (0, 1)]).astype(int)
-    found = minimise(table)
-    assert found.text("ABC") == "C OR (A AND NOT B)"
-    assert found.literals == 3 and found.named == (0, 1, 2)
-    assert (found.cells == table.astype(bool)).all()
+    expression = minimise(table)
+    assert expression.text("ABC") == "C OR (A AND NOT B)"
+    assert expression.literals == 3 and expression.named == (0, 1, 2)
+    assert (expression.cells == table.astype(bool)).all()
     assert Expression(2, (ProductTerm(0b10, 0b00),)).text("AB") == "NOT A"
 
 

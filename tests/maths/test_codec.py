@@ -31,8 +31,10 @@ def tensor(shape: tuple[int, ...], density: float = 0.3, entries: int = 16, seed
     values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     step = np.float32(6 / entries)
     cut = np.quantile(np.abs(values), 1 - density) if values.size else 0
-    kept = np.where(np.abs(values) >= cut, np.rint(values / step) * step, 0) if density < 1 else np.rint(values) + 0.5
-    return SharedTensor.of(kept.astype(np.float32))
+    rounded = (
+        np.where(np.abs(values) >= cut, np.rint(values / step) * step, 0) if density < 1 else np.rint(values) + 0.5
+    )
+    return SharedTensor.of(rounded.astype(np.float32))
 
 
 def same(a: SharedTensor, b: SharedTensor) -> bool:
@@ -171,13 +173,13 @@ def test_a_file_holds_what_was_written(tmp_path: Path, coder: str) -> None:
     path = write_compressed(
         tmp_path / "new" / "n.netopsy.safetensors", shared, kept, metadata=metadata, settings={"bits": [4]}, coder=coder
     )
-    found = read_compressed(path)
-    assert all(same(found.shared[name], shared[name]) for name in shared) and set(found.shared) == set(shared)
+    compressed = read_compressed(path)
+    assert all(same(compressed.shared[name], shared[name]) for name in shared) and set(compressed.shared) == set(shared)
     for name, array in kept.items():
-        assert found.kept[name].dtype == array.dtype and found.kept[name].shape == array.shape
-        assert found.kept[name].tobytes() == array.tobytes()
-    assert found.metadata == metadata and found.settings == {"bits": [4]}
-    state = found.state()
+        assert compressed.kept[name].dtype == array.dtype and compressed.kept[name].shape == array.shape
+        assert compressed.kept[name].tobytes() == array.tobytes()
+    assert compressed.metadata == metadata and compressed.settings == {"bits": [4]}
+    state = compressed.state()
     assert list(state) == [*shared, *kept]
     assert state["fc.weight"].tobytes() == shared["fc.weight"].decode().tobytes()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -217,15 +219,15 @@ def test_a_compressed_network_loads_like_any_other(tmp_path: Path) -> None:
     state = {name: value.numpy() for name, value in plain.module.state_dict().items()}
     shared = {n: SharedTensor.of(np.round(a, 1)) for n, a in state.items() if a.ndim > 1}
     kept = {n: a for n, a in state.items() if a.ndim < 2}
-    said = {"architecture": "netopsy:digits-a", "std": "0.25"}
-    path = write_compressed(tmp_path / "d.netopsy.safetensors", shared, kept, metadata=said)
+    metadata = {"architecture": "netopsy:digits-a", "std": "0.25"}
+    path = write_compressed(tmp_path / "d.netopsy.safetensors", shared, kept, metadata=metadata)
     alone = netopsy.load_network(str(path))
     assert alone.preprocessing.std == (0.25,)
     renamed = path.rename(tmp_path / "renamed.safetensors")
     for loaded in (alone, netopsy.load_network("netopsy:digits-a", weights=renamed)):
         for name, value in loaded.module.state_dict().items():
-            wanted = shared[name].decode() if name in shared else kept[name]
-            assert value.numpy().tobytes() == wanted.tobytes(), name
+            expected = shared[name].decode() if name in shared else kept[name]
+            assert value.numpy().tobytes() == expected.tobytes(), name
 
 
 def test_reading_needs_no_torch(tmp_path: Path) -> None:

@@ -35,8 +35,10 @@ def pruned(shape: tuple[int, ...], seed: int = 0, entries: int = 9) -> SharedTen
 def small(folder: Path, coder: str) -> Path:
     shared = {"a.weight": pruned((6, 4, 3, 3)), "b.weight": pruned((12, 20), 1), "c": pruned((3, 2, 5, 5), 2)}
     kept = {"a.bias": np.linspace(0, 1, 6, dtype=np.float32), "seen": np.array(3)}
-    said = {"architecture": "netopsy:lenet5"}
-    return write_compressed(folder / f"small{SUFFIX}", shared, kept, metadata=said, settings={"bits": 3}, coder=coder)
+    metadata = {"architecture": "netopsy:lenet5"}
+    return write_compressed(
+        folder / f"small{SUFFIX}", shared, kept, metadata=metadata, settings={"bits": 3}, coder=coder
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +51,10 @@ def refuses(path: Path, run: Callable[[Path], object] = read_compressed) -> None
     started = time.perf_counter()
     with pytest.raises(WeightsError) as caught:
         run(path)
-    said = str(caught.value)
-    assert str(path) in said and said.endswith(".") and "\n" not in said and len(said) < 400 + len(str(path))
+    message = str(caught.value)
+    assert (
+        str(path) in message and message.endswith(".") and "\n" not in message and len(message) < 400 + len(str(path))
+    )
     assert time.perf_counter() - started < 2
 
 
@@ -85,7 +89,7 @@ def test_streams_changed_under_a_true_digest_are_refused(tmp_path: Path, coder: 
     file with another value there holds the same network.
     """
     metadata, blob = read_container(small(tmp_path, coder))
-    wanted = read_compressed(tmp_path / f"small{SUFFIX}").state()
+    expected = read_compressed(tmp_path / f"small{SUFFIX}").state()
     passed = 0
     path = tmp_path / f"changed{SUFFIX}"
     rng = np.random.default_rng(1)
@@ -99,11 +103,11 @@ def test_streams_changed_under_a_true_digest_are_refused(tmp_path: Path, coder: 
             broken[at : at + length] = rng.integers(0, 256, len(broken[at : at + length]), np.uint8).tobytes()
         write_container(path, metadata, bytes(broken))
         try:
-            found = read_compressed(path).state()
+            state = read_compressed(path).state()
         except WeightsError:
             continue
         passed += 1
-        assert all(found[name].tobytes() == array.tobytes() for name, array in wanted.items())
+        assert all(state[name].tobytes() == array.tobytes() for name, array in expected.items())
     assert passed < 20
 
 
@@ -111,8 +115,8 @@ def rebuilt(path: Path, metadata: dict[str, str], blob: bytes, change: Callable[
     """Write `blob` with its index changed and every digest of the container made anew."""
     start = 4 + int.from_bytes(blob[:4], "little")
     content = json.loads(zlib.decompress(blob[20:start], -15))
-    if (made := change(content)) is not None:
-        content = made[0]
+    if (changed := change(content)) is not None:
+        content = changed[0]
     press = zlib.compressobj(9, wbits=-15)
     index = blob[4:20] + press.compress(json.dumps(content).encode()) + press.flush()
     write_container(path, metadata, len(index).to_bytes(4, "little") + index + blob[start:])
@@ -180,13 +184,13 @@ def header(entry: object, metadata: object, raw: bytes = b"") -> bytes:
 
 def test_hostile_headers_are_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / f"hostile{SUFFIX}"
-    said = {"netopsy_format": "compressed/1", "netopsy_digest": "0" * 32}
+    metadata = {"netopsy_format": "compressed/1", "netopsy_digest": "0" * 32}
     huge = {"dtype": "U8", "shape": [10**12], "data_offsets": [0, 10**12]}
     files = [
         b"", b"\0", b"\xff" * 8, (10**12).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{}",
-        (200_000).to_bytes(8, "little") + b"[" * 200_000, header(huge, said), header(huge, said, b"\0" * 100),
-        header({}, said), header(None, None), header(huge, {"netopsy_format": 5}), header(huge, {"a": "\ud800"}),
-        header(huge, {**said, "netopsy_format": "compressed/9"}), b"\x80\x04\x95" + bytes(100),
+        (200_000).to_bytes(8, "little") + b"[" * 200_000, header(huge, metadata), header(huge, metadata, b"\0" * 100),
+        header({}, metadata), header(None, None), header(huge, {"netopsy_format": 5}), header(huge, {"a": "\ud800"}),
+        header(huge, {**metadata, "netopsy_format": "compressed/9"}), b"\x80\x04\x95" + bytes(100),
     ]  # fmt: skip
     for raw in files:
         path.write_bytes(raw)

@@ -85,14 +85,14 @@ def test_codes_and_positions_take_less_than_they_did(
     shared = {f"{number}.weight": SharedTensor.of(layer.weights) for number, layer in enumerate(layers)}
     kept = {f"{number}.bias": layer.biases for number, layer in enumerate(layers)}
     path = write_compressed(tmp_path / "squeezenet.netopsy.safetensors", shared, kept, coder=coder)
-    taken = sum(line["positions"] + line["codes"] for line in sizes(path) if line["kind"] == "shared")
-    assert taken <= streams and path.stat().st_size <= whole
-    found = read_compressed(path)
+    size = sum(line["positions"] + line["codes"] for line in sizes(path) if line["kind"] == "shared")
+    assert size <= streams and path.stat().st_size <= whole
+    compressed = read_compressed(path)
     for number, layer in enumerate(layers):
-        tensor = found.shared[f"{number}.weight"]
+        tensor = compressed.shared[f"{number}.weight"]
         assert tensor.decode().tobytes() == (layer.weights + np.float32(0)).tobytes()
         assert tensor.table.tobytes() == np.sort(layer.book).tobytes()
-        assert found.kept[f"{number}.bias"].tobytes() == layer.biases.tobytes()
+        assert compressed.kept[f"{number}.bias"].tobytes() == layer.biases.tobytes()
 
 
 @pytest.mark.real

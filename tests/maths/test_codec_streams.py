@@ -31,24 +31,24 @@ from netopsy.codec.tensor import encode_tensor
 from netopsy.errors import SettingsError
 
 
-def drawn(seed: int, count: int, entries: int, power: float = 3) -> np.ndarray:
+def random_symbols(seed: int, count: int, entries: int, power: float = 3) -> np.ndarray:
     shares = np.random.default_rng(seed).random(entries) ** power + 1e-6
     return np.random.default_rng(seed + 1).choice(entries, count, p=shares / shares.sum())
 
 
 @given(st.lists(st.integers(0, 1 << 30), min_size=2, max_size=300))
 def test_frequencies_sum_to_the_total_and_none_is_zero(weights: list[int]) -> None:
-    made = frequencies(np.array(weights))
-    assert made.sum() == TOTAL and made.min() >= 1
+    result = frequencies(np.array(weights))
+    assert result.sum() == TOTAL and result.min() >= 1
     if sum(weights):
-        wanted = np.array(weights) / sum(weights) * TOTAL
-        assert np.abs(made - wanted).max() <= 2 * len(weights) + 1
+        expected = np.array(weights) / sum(weights) * TOTAL
+        assert np.abs(result - expected).max() <= 2 * len(weights) + 1
 
 
 def test_a_port_writes_what_ans_one_symbol_at_a_time_writes() -> None:
     port, parts = WritePort(), []
     for seed, entries in enumerate((2, 3, 40, 256)):
-        symbols, counts = drawn(seed, 500, entries), frequencies(drawn(seed + 9, entries, 1000) + 1)
+        symbols, counts = random_symbols(seed, 500, entries), frequencies(random_symbols(seed + 9, entries, 1000) + 1)
         port.code(symbols, counts)
         parts.append((symbols.tolist(), counts.tolist()))
     stream = port.finish()
@@ -69,7 +69,7 @@ def test_a_stream_that_is_longer_or_ends_in_zero_is_refused() -> None:
 
 
 def test_counting_as_it_goes_costs_little_more_than_the_entropy() -> None:
-    symbols, port = drawn(3, 100_000, 32), WritePort()
+    symbols, port = random_symbols(3, 100_000, 32), WritePort()
     code_plane(port, symbols.copy(), np.ones(32, np.int64), 8)
     size = len(port.finish())
     # Each free frequency costs about half the logarithm of the count (Rissanen, 1984).
@@ -109,12 +109,12 @@ def test_a_sorted_table_takes_less_than_its_floats() -> None:
 @pytest.mark.parametrize("entries", [1, 2, 3, 16, 300, 4096])
 @pytest.mark.parametrize("count", [0, 1, 5, LANE - 1, LANE, LANE + 1, 5 * LANE, 20_000])
 def test_huffman_comes_back(entries: int, count: int) -> None:
-    symbols = drawn(entries, count, entries)
+    symbols = random_symbols(entries, count, entries)
     assert (decode_symbols(encode_symbols(symbols, entries), count, entries) == symbols).all()
 
 
 def test_huffman_bits_are_those_of_the_code_and_are_read_bit_by_bit() -> None:
-    symbols = drawn(5, 900, 40)
+    symbols = random_symbols(5, 900, 40)
     counts = np.bincount(symbols, minlength=40)
     lengths = code_lengths(counts)
     assert (counts * lengths).sum() == huffman_bits(counts)

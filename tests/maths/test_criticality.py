@@ -60,8 +60,8 @@ def test_drawn_permutations_come_near_to_all_of_them(monkeypatch: pytest.MonkeyP
     scores = np.random.default_rng(5).random((3, 4)) + 0.15 * np.arange(4)
     exact = permutation_p(scores)[0]
     monkeypatch.setattr("netopsy.stats.hypothesis_tests.EXACT", 500)
-    drawn = permutation_p(scores, seed=1)[0]
-    assert drawn == permutation_p(scores, seed=1)[0] and drawn == pytest.approx(exact, abs=0.06)
+    approximate = permutation_p(scores, seed=1)[0]
+    assert approximate == permutation_p(scores, seed=1)[0] and approximate == pytest.approx(exact, abs=0.06)
 
 
 def test_one_repeat_or_one_treatment_says_nothing() -> None:
@@ -76,8 +76,8 @@ def test_holm_is_the_textbook_example() -> None:
 
 def test_interval_of_a_mean_is_students() -> None:
     values = np.random.default_rng(0).random(6)
-    wanted = ttest_1samp(values, 0).confidence_interval(0.95)
-    assert mean_interval(values.tolist()) == pytest.approx((wanted.low, wanted.high))
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values.tolist()) == pytest.approx((expected.low, expected.high))
     assert mean_interval([0.5]) == (None, None)
 
 
@@ -90,20 +90,20 @@ def test_a_detectable_difference_is_detected_in_four_of_five_cases() -> None:
     assert reach is not None
     disagree = 2 * (share / 2) * (1 - share / 2)
     assert reach == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * np.sqrt(disagree / n), rel=0.15)
-    found = 0
+    detections = 0
     for _ in range(300):
         turns = generator.random(n)
         lost, won = turns < (disagree + reach) / 2, turns > 1 - (disagree - reach) / 2
         b, c = int(lost.sum()), int(won.sum())
-        found += (b - c) ** 2 / (b + c) > chi2.ppf(0.95, 1)
-    assert 0.72 < found / 300 < 0.88
+        detections += (b - c) ** 2 / (b + c) > chi2.ppf(0.95, 1)
+    assert 0.72 < detections / 300 < 0.88
 
 
 @pytest.mark.parametrize(("repeats", "treatments"), [(6, 2), (5, 4)])
 def test_a_detectable_mean_is_detected_in_four_of_five_cases(repeats: int, treatments: int) -> None:
     generator = np.random.default_rng(4)
     pairs, free = treatments * (treatments - 1) / 2, (repeats - 1) * (treatments - 1)
-    critical, found, reaches = student.ppf(1 - 0.025 / pairs, free), 0, []
+    critical, detections, reaches = student.ppf(1 - 0.025 / pairs, free), 0, []
 
     def draw() -> np.ndarray:
         normal = generator.standard_normal
@@ -121,8 +121,8 @@ def test_a_detectable_mean_is_detected_in_four_of_five_cases(repeats: int, treat
         scores[:, 1] += reach
         residual = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
         error = np.sqrt((residual**2).sum() / free * 2 / repeats)
-        found += abs(scores[:, 1].mean() - scores[:, 0].mean()) / error > critical
-    assert 0.74 < found / 600 < 0.88
+        detections += abs(scores[:, 1].mean() - scores[:, 0].mean()) / error > critical
+    assert 0.74 < detections / 600 < 0.88
 
 
 def test_a_detectable_mean_of_two_treatments_is_that_of_the_paired_t_test() -> None:
@@ -136,11 +136,11 @@ def test_correlations_are_numpys_batch_by_batch() -> None:
     generator = np.random.default_rng(0)
     a = generator.random((12, 4, 3, 3)) + 100  # far from zero
     b = np.concatenate([a[:, 1:2] * 2 - 3, -a[:, :1], generator.random((12, 3, 3, 3))], 1)
-    found = Correlation()
+    correlation = Correlation()
     for rows in (slice(0, 5), slice(5, 12)):
-        found.update(torch.from_numpy(a[rows]), torch.from_numpy(b[rows]))
-    assert found.result() == pytest.approx(correlations(a, b), abs=1e-9)
-    assert found.result()[1, 0] == pytest.approx(1) and found.result()[0, 1] == pytest.approx(-1)
+        correlation.update(torch.from_numpy(a[rows]), torch.from_numpy(b[rows]))
+    assert correlation.result() == pytest.approx(correlations(a, b), abs=1e-9)
+    assert correlation.result()[1, 0] == pytest.approx(1) and correlation.result()[0, 1] == pytest.approx(-1)
 
 
 def test_tokens_have_their_channels_last_and_constant_ones_correlate_with_nothing() -> None:

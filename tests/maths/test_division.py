@@ -39,8 +39,8 @@ CLOUDS = {
 @pytest.mark.parametrize("kind", CLOUDS)
 def test_one_cloud_is_one_group(kind: str) -> None:
     generator = np.random.default_rng(0)
-    found = [split_clusters(CLOUDS[kind](generator), seed=seed).groups for seed in range(10)]
-    assert sum(groups > 1 for groups in found) <= 2
+    group_counts = [split_clusters(CLOUDS[kind](generator), seed=seed).groups for seed in range(10)]
+    assert sum(groups > 1 for groups in group_counts) <= 2
 
 
 @pytest.mark.parametrize("sizes", [(50, 50), (60, 30), (40, 30, 30)])
@@ -55,12 +55,12 @@ def test_planted_groups_are_found(sizes: tuple[int, ...]) -> None:
 
 
 def test_groups_that_lie_close_are_found_in_seven_of_eight_cases() -> None:
-    generator, found = np.random.default_rng(4), []
+    generator, group_counts = np.random.default_rng(4), []
     for seed in range(8):
         points = generator.standard_normal((40, 3))
         points[20:, 0] += 4.8
-        found.append(split_clusters(points, seed=seed).groups)
-    assert sum(groups == 2 for groups in found) >= 7
+        group_counts.append(split_clusters(points, seed=seed).groups)
+    assert sum(groups == 2 for groups in group_counts) >= 7
 
 
 def test_a_part_is_cut_at_its_share_of_the_level() -> None:

@@ -43,8 +43,8 @@ def test_the_fits_are_at_least_as_likely_as_scipys(law: stats.rv_continuous) -> 
     normal, laplace, skew = (fit.density for fit in fits_of(values))
     assert (normal.location, normal.scale) == pytest.approx(stats.norm.fit(values), rel=1e-9)
     assert (laplace.location, laplace.scale) == pytest.approx(stats.laplace.fit(values), rel=1e-9)
-    own = log_density(skew, values).mean()
-    assert own >= stats.skewnorm(*stats.skewnorm.fit(values)).logpdf(values).mean() - 1e-9
+    likelihood = log_density(skew, values).mean()
+    assert likelihood >= stats.skewnorm(*stats.skewnorm.fit(values)).logpdf(values).mean() - 1e-9
 
 
 @pytest.mark.parametrize("shape", [-100.0, -3.0, 0.0, 0.5, 6.0])

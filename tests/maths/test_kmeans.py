@@ -41,10 +41,10 @@ def test_many_starts_find_the_best_of_all_partitions(k: int) -> None:
 
 def test_filters_longer_than_their_number_keep_their_distances() -> None:
     filters = torch.randn(24, 3, 3, 64).flatten(1) + 5
-    found = kmeans(filters, 5)
-    peer = KMeans(5, init=found.centroids.numpy(), n_init=1, tol=0).fit(filters.numpy())
-    assert found.distortion == pytest.approx(peer.inertia_ / 24, rel=1e-5)
-    assert torch.equal(found.codes, torch.from_numpy(peer.labels_).long())
+    clusters = kmeans(filters, 5)
+    peer = KMeans(5, init=clusters.centroids.numpy(), n_init=1, tol=0).fit(filters.numpy())
+    assert clusters.distortion == pytest.approx(peer.inertia_ / 24, rel=1e-5)
+    assert torch.equal(clusters.codes, torch.from_numpy(peer.labels_).long())
 
 
 def test_well_parted_blobs_are_found() -> None:
@@ -54,33 +54,33 @@ def test_well_parted_blobs_are_found() -> None:
 
 
 def test_centroids_are_the_means_and_the_distortion_is_that_of_the_decoded_vectors(digits: torch.Tensor) -> None:
-    found = kmeans(digits, 17, seed=4)
+    clusters = kmeans(digits, 17, seed=4)
     for code in range(17):
-        torch.testing.assert_close(found.centroids[code], digits[found.codes == code].mean(0))
-    error = (digits.double() - found.decode().double()).square().sum(1).mean()
-    assert found.distortion == pytest.approx(float(error), rel=1e-12)
-    assert torch.equal(torch.cdist(digits, found.centroids).argmin(1), found.codes)
+        torch.testing.assert_close(clusters.centroids[code], digits[clusters.codes == code].mean(0))
+    error = (digits.double() - clusters.decode().double()).square().sum(1).mean()
+    assert clusters.distortion == pytest.approx(float(error), rel=1e-12)
+    assert torch.equal(torch.cdist(digits, clusters.centroids).argmin(1), clusters.codes)
 
 
 def test_as_many_clusters_as_vectors_give_the_vectors_themselves() -> None:
     vectors = torch.randn(9, 70)
-    found = kmeans(vectors, 9)
-    assert torch.equal(found.decode(), vectors) and found.distortion == 0
+    clusters = kmeans(vectors, 9)
+    assert torch.equal(clusters.decode(), vectors) and clusters.distortion == 0
 
 
 def test_one_cluster_is_the_mean() -> None:
     vectors = torch.randn(50, 6, dtype=torch.float64)
-    found = kmeans(vectors, 1)
-    torch.testing.assert_close(found.centroids[0], vectors.mean(0))
-    assert found.distortion == pytest.approx(float(vectors.var(0, correction=0).sum()))
+    clusters = kmeans(vectors, 1)
+    torch.testing.assert_close(clusters.centroids[0], vectors.mean(0))
+    assert clusters.distortion == pytest.approx(float(vectors.var(0, correction=0).sum()))
 
 
 def test_equal_vectors_share_one_centroid_and_no_cluster_is_empty() -> None:
     vectors = torch.tensor([[1.0, 2.0]]).repeat(20, 1)
     vectors[0] = 0
-    found = kmeans(vectors, 5)
-    assert len(found.centroids) == 2 and set(found.codes.tolist()) == {0, 1}
-    assert torch.equal(found.decode(), vectors) and found.distortion == 0
+    clusters = kmeans(vectors, 5)
+    assert len(clusters.centroids) == 2 and set(clusters.codes.tolist()) == {0, 1}
+    assert torch.equal(clusters.decode(), vectors) and clusters.distortion == 0
 
 
 def test_more_clusters_leave_less_error() -> None:
@@ -100,9 +100,9 @@ def test_one_seed_gives_one_result_and_leaves_the_global_generator_alone(digits:
 
 def test_half_precision_vectors_give_half_precision_centroids() -> None:
     vectors = torch.randn(40, 10)
-    found = kmeans(vectors.bfloat16(), 4)
-    assert found.centroids.dtype == torch.bfloat16
-    assert found.distortion == pytest.approx(kmeans(vectors, 4).distortion, rel=0.2)
+    clusters = kmeans(vectors.bfloat16(), 4)
+    assert clusters.centroids.dtype == torch.bfloat16
+    assert clusters.distortion == pytest.approx(kmeans(vectors, 4).distortion, rel=0.2)
 
 
 @pytest.mark.parametrize("k", [0, 11, 2.5, True])

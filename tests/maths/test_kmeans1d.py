@@ -32,7 +32,7 @@ def least_error(values: np.ndarray, k: int) -> float:
     return error(values, centroids, np.array(clusters))
 
 
-def drawn(name: str, n: int) -> np.ndarray:
+def sample(name: str, n: int) -> np.ndarray:
     draw = np.random.default_rng(7)
     if name == "mixture":
         means, spreads = np.array([-50, -3, 0, 0.5, 7, 400.0]), np.array([2, 0.1, 1, 0.01, 0.5, 30])
@@ -56,7 +56,7 @@ def drawn(name: str, n: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def normal() -> np.ndarray:
-    return drawn("normal", 200_000)
+    return sample("normal", 200_000)
 
 
 @pytest.mark.parametrize("k", [2, 7, 32])
@@ -64,13 +64,13 @@ def normal() -> np.ndarray:
     "name", ["normal", "laplace", "lognormal", "cauchy", "uniform", "mixture", "pruned", "far off"]
 )
 def test_error_is_the_least_possible(name: str, k: int) -> None:
-    values = drawn(name, 40_000)
+    values = sample(name, 40_000)
     assert kmeans1d(values, k).distortion <= least_error(values, k) * (1 + 1e-5)
 
 
 @pytest.mark.slow
 def test_error_is_the_least_possible_on_a_million_values() -> None:
-    values = drawn("normal", 1_000_000)
+    values = sample("normal", 1_000_000)
     assert kmeans1d(values, 32).distortion <= least_error(values, 32) * (1 + 1e-5)
 
 
@@ -78,7 +78,7 @@ def test_error_is_the_least_possible_on_a_million_values() -> None:
 @pytest.mark.parametrize("k", [64, 256])
 @pytest.mark.parametrize("name", ["normal", "laplace", "mixture", "pruned"])
 def test_error_is_the_least_possible_with_large_codebooks(name: str, k: int) -> None:
-    values = drawn(name, 200_000)
+    values = sample(name, 200_000)
     assert kmeans1d(values, k).distortion <= least_error(values, k) * (1 + 1e-5)
 
 
@@ -93,32 +93,32 @@ def test_error_equals_that_of_ckwrap(normal: np.ndarray) -> None:
     k=st.integers(1, 8),
 )
 def test_small_sets_are_clustered_as_by_the_plain_programme(values: np.ndarray, k: int) -> None:
-    found = kmeans1d(values, k)
-    assert found.distortion == pytest.approx(least_error_1d(values, k), rel=1e-9, abs=1e-11)
-    assert found.distortion == pytest.approx(error(values, found.centroids, found.codes), rel=1e-9, abs=1e-20)
+    codebook = kmeans1d(values, k)
+    assert codebook.distortion == pytest.approx(least_error_1d(values, k), rel=1e-9, abs=1e-11)
+    assert codebook.distortion == pytest.approx(error(values, codebook.centroids, codebook.codes), rel=1e-9, abs=1e-20)
 
 
 @pytest.mark.parametrize("k", LLOYD_MAX)
 def test_normal_quantiles_give_the_lloyd_max_values(k: int) -> None:
     """A million evenly spaced quantiles have no sampling error; cutting the tails costs a few 1e-5."""
     quantiles = norm.ppf((np.arange(1_000_000) + 0.5) / 1_000_000)
-    found = kmeans1d(quantiles, k).distortion
-    assert found == pytest.approx(LLOYD_MAX[k], rel=1e-3 if k == 64 else 3e-4)
+    distortion = kmeans1d(quantiles, k).distortion
+    assert distortion == pytest.approx(LLOYD_MAX[k], rel=1e-3 if k == 64 else 3e-4)
     assert lloyd_max_normal(k) == pytest.approx(LLOYD_MAX[k], rel=2e-5)
 
 
 @pytest.mark.parametrize("start", ["dp", "linear", "density", "random"])
 def test_no_lloyd_step_moves_a_cut(normal: np.ndarray, start: str) -> None:
-    found = kmeans1d(normal.astype(np.float64), 12, start=start)
-    halfway = (found.centroids[1:] + found.centroids[:-1]) / 2
-    assert np.array_equal(np.searchsorted(halfway, normal), found.codes)
-    means = np.bincount(found.codes, normal) / np.bincount(found.codes)
-    np.testing.assert_allclose(found.centroids, means, rtol=0, atol=1e-12)
+    codebook = kmeans1d(normal.astype(np.float64), 12, start=start)
+    halfway = (codebook.centroids[1:] + codebook.centroids[:-1]) / 2
+    assert np.array_equal(np.searchsorted(halfway, normal), codebook.codes)
+    means = np.bincount(codebook.codes, normal) / np.bincount(codebook.codes)
+    np.testing.assert_allclose(codebook.centroids, means, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("start", ["linear", "density", "random"])
 def test_no_start_beats_the_programme(start: str) -> None:
-    values = SortedValues(drawn("mixture", 50_000))
+    values = SortedValues(sample("mixture", 50_000))
     best = values.kmeans(24).distortion
     assert best <= values.kmeans(24, start=start, seed=3).distortion * (1 + 1e-9)
 
@@ -132,7 +132,7 @@ def test_linear_and_density_starts_go_where_lloyd_goes_from_there() -> None:
 
 
 def test_random_start_follows_its_seed() -> None:
-    values = SortedValues(drawn("mixture", 5000))
+    values = SortedValues(sample("mixture", 5000))
     one, two, other = (values.kmeans(20, start="random", seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one.codes, two.codes) and np.array_equal(one.centroids, two.centroids)
     assert not np.array_equal(one.centroids, other.centroids)
@@ -140,23 +140,23 @@ def test_random_start_follows_its_seed() -> None:
 
 def test_one_sort_serves_many_codebooks(normal: np.ndarray) -> None:
     values = SortedValues(normal)
-    found = {k: values.kmeans(k) for k in (64, 2, 256, 8, 32)}
-    for k, codebook in found.items():
+    codebooks = {k: values.kmeans(k) for k in (64, 2, 256, 8, 32)}
+    for k, codebook in codebooks.items():
         alone = kmeans1d(normal, k)
         assert len(codebook.centroids) == k
         assert np.array_equal(codebook.centroids, alone.centroids) and np.array_equal(codebook.codes, alone.codes)
-    errors = [found[k].distortion for k in sorted(found)]
+    errors = [codebooks[k].distortion for k in sorted(codebooks)]
     assert all(more > 3 * less for more, less in pairwise(errors))
 
 
 @pytest.mark.parametrize("k", [2, 31, 256, 257, 400])
 def test_distortion_is_that_of_the_decoded_values(k: int) -> None:
-    values = drawn("laplace", 30_001)
-    found = kmeans1d(values, k)
-    assert found.distortion == pytest.approx(error(values, found.centroids, found.codes), rel=1e-10)
-    assert found.decode().shape == values.shape and set(found.decode()) == set(found.centroids)
-    assert found.codes.dtype == (np.uint8 if k <= 256 else np.uint16)
-    assert (np.diff(found.centroids) > 0).all()
+    values = sample("laplace", 30_001)
+    codebook = kmeans1d(values, k)
+    assert codebook.distortion == pytest.approx(error(values, codebook.centroids, codebook.codes), rel=1e-10)
+    assert codebook.decode().shape == values.shape and set(codebook.decode()) == set(codebook.centroids)
+    assert codebook.codes.dtype == (np.uint8 if k <= 256 else np.uint16)
+    assert (np.diff(codebook.centroids) > 0).all()
 
 
 def test_distortion_of_far_clumps_keeps_its_digits() -> None:
@@ -164,9 +164,9 @@ def test_distortion_of_far_clumps_keeps_its_digits() -> None:
     draw = np.random.default_rng(0)
     values = np.concatenate([draw.standard_normal(5000), draw.standard_normal(5000)]) * 1e-6
     values[5000:] += 1e6
-    found = kmeans1d(values, 2)
-    assert found.distortion == pytest.approx(error(values, found.centroids, found.codes), rel=1e-6)
-    assert found.distortion < 2e-12
+    codebook = kmeans1d(values, 2)
+    assert codebook.distortion == pytest.approx(error(values, codebook.centroids, codebook.codes), rel=1e-6)
+    assert codebook.distortion < 2e-12
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 1000])
@@ -195,30 +195,32 @@ def test_encoding_counts_the_thresholds_reached(normal: np.ndarray, count: int) 
 def test_fewer_distinct_values_than_clusters_are_kept_as_they_are() -> None:
     values = np.array([3, 1, 1, 2, 3], np.float32)
     for start in ("dp", "linear", "density", "random"):
-        found = kmeans1d(values, 8, start=start)
-        assert found.centroids.tolist() == [1, 2, 3] and found.codes.tolist() == [2, 0, 0, 1, 2]
-        assert found.distortion == 0
+        codebook = kmeans1d(values, 8, start=start)
+        assert codebook.centroids.tolist() == [1, 2, 3] and codebook.codes.tolist() == [2, 0, 0, 1, 2]
+        assert codebook.distortion == 0
 
 
 def test_a_constant_and_a_single_value_lose_nothing() -> None:
     for values in (np.full(100_000, 0.1, np.float32), np.array([0.1], np.float32)):
-        found = kmeans1d(values, 4)
-        assert found.centroids.tolist() == [np.float32(0.1)] and found.distortion == 0 and not found.codes.any()
+        codebook = kmeans1d(values, 4)
+        assert (
+            codebook.centroids.tolist() == [np.float32(0.1)] and codebook.distortion == 0 and not codebook.codes.any()
+        )
 
 
 def test_values_rounded_to_a_grid_are_clustered_exactly() -> None:
-    values = np.round(drawn("normal", 30_000), 2)
+    values = np.round(sample("normal", 30_000), 2)
     assert kmeans1d(values, 16).distortion == pytest.approx(least_error(values, 16), rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_tensors_of_any_shape_and_precision(dtype: torch.dtype) -> None:
     values = torch.randn(10, 20, 30).to(dtype).requires_grad_()
-    found = kmeans1d(values.transpose(0, 2), 5)
+    codebook = kmeans1d(values.transpose(0, 2), 5)
     plain = kmeans1d(values.detach().transpose(0, 2).double().numpy().ravel(), 5)
-    assert found.centroids.dtype == (np.float64 if dtype == torch.float64 else np.float32)
-    np.testing.assert_allclose(found.centroids, plain.centroids, rtol=1e-6)
-    assert np.array_equal(found.codes, plain.codes)
+    assert codebook.centroids.dtype == (np.float64 if dtype == torch.float64 else np.float32)
+    np.testing.assert_allclose(codebook.centroids, plain.centroids, rtol=1e-6)
+    assert np.array_equal(codebook.codes, plain.codes)
 
 
 def test_arrays_are_clustered_without_loading_torch() -> None:
@@ -239,11 +241,11 @@ def test_impossible_numbers_of_clusters_are_refused(k: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [([], "no values"), ([0, np.nan, 1], "NaN"), ([0, -np.inf], "infinite"), (["a"], "real"), ([1j], "real")],
 )
-def test_values_that_cannot_be_clustered_are_refused(values: list, told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_values_that_cannot_be_clustered_are_refused(values: list, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         kmeans1d(np.array(values), 2)
 
 

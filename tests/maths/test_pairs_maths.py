@@ -52,26 +52,26 @@ def layers(p: int = 9, q: int = 12, rows: int = 150, seed: int = 0) -> tuple[np.
 @pytest.mark.parametrize("shape", [(5, 5), (4, 7), (7, 4), (1, 6), (6, 1)])
 def test_bipartite_matching_has_the_largest_sum_of_all(shape: tuple[int, int], rng: np.random.Generator) -> None:
     correlation = rng.uniform(-1, 1, shape)
-    found = bipartite_matching(correlation)
+    matching = bipartite_matching(correlation)
     expected = best_sum(correlation if shape[0] <= shape[1] else correlation.T)
-    assert found.correlation.sum() == pytest.approx(expected)
-    assert {(int(i), int(found.partner[i])) for i in found.matched} == heaviest_matching(correlation)
-    assert found.choices.max() == 1
-    assert len(found.matched) == min(shape)
-    assert found.mean == pytest.approx(expected / min(shape))
+    assert matching.correlation.sum() == pytest.approx(expected)
+    assert {(int(i), int(matching.partner[i])) for i in matching.matched} == heaviest_matching(correlation)
+    assert matching.choices.max() == 1
+    assert len(matching.matched) == min(shape)
+    assert matching.mean == pytest.approx(expected / min(shape))
 
 
 def test_semi_matching_takes_the_best_of_each(rng: np.random.Generator) -> None:
     correlation = rng.uniform(-1, 1, (30, 7))
-    found = semi_matching(correlation)
+    matching = semi_matching(correlation)
     for i, row in enumerate(correlation.tolist()):
-        assert row[found.partner[i]] == max(row) == found.correlation[i]
-    assert found.choices.tolist() == [found.partner.tolist().count(j) for j in range(7)]
-    assert sorted(found.popular) == [j for j in range(7) if found.choices[j] > 1]
-    assert (np.diff(found.choices[found.popular]) <= 0).all()
-    assert found.unchosen.tolist() == [j for j in range(7) if j not in found.partner]
-    assert (np.diff(found.correlation[found.ranked]) <= 0).all()
-    assert found.mean >= bipartite_matching(correlation[:7]).mean - 1  # both are means of correlations
+        assert row[matching.partner[i]] == max(row) == matching.correlation[i]
+    assert matching.choices.tolist() == [matching.partner.tolist().count(j) for j in range(7)]
+    assert sorted(matching.popular) == [j for j in range(7) if matching.choices[j] > 1]
+    assert (np.diff(matching.choices[matching.popular]) <= 0).all()
+    assert matching.unchosen.tolist() == [j for j in range(7) if j not in matching.partner]
+    assert (np.diff(matching.correlation[matching.ranked]) <= 0).all()
+    assert matching.mean >= bipartite_matching(correlation[:7]).mean - 1  # both are means of correlations
 
 
 def test_a_permuted_copy_is_found_exactly(rng: np.random.Generator) -> None:
@@ -79,9 +79,9 @@ def test_a_permuted_copy_is_found_exactly(rng: np.random.Generator) -> None:
     order = rng.permutation(20)
     pair = pair_of(a, 3 * a[:, order] + 1)
     semi, one_to_one = semi_matching(pair.correlation), bipartite_matching(pair.correlation)
-    for found in (semi, one_to_one):
-        np.testing.assert_array_equal(order[found.partner], np.arange(20))
-        assert found.mean == pytest.approx(1)
+    for matching in (semi, one_to_one):
+        np.testing.assert_array_equal(order[matching.partner], np.arange(20))
+        assert matching.mean == pytest.approx(1)
     assert agreement(semi, one_to_one) == 1
 
 
@@ -105,23 +105,23 @@ def test_dead_units_take_no_part_and_are_named(match: object) -> None:
     pair = pair_of(a, b)
     inferred = match(pair.correlation)  # type: ignore[operator]
     given = match(pair.correlation, pair.dead_a, pair.dead_b)  # type: ignore[operator]
-    for found in (inferred, given):
-        assert found.dead_a.tolist() == [1, 4]
-        assert found.dead_b.tolist() == [7]
-        assert found.partner[[1, 4]].tolist() == [-1, -1]
-        assert 7 not in found.partner
-        assert 7 not in found.unchosen
-        assert found.matched.tolist() == [0, 2, 3, 5, 6, 7, 8]
-        assert found.mean == pytest.approx(found.correlation[found.matched].mean())
-        assert np.isfinite(found.correlation).all()
+    for matching in (inferred, given):
+        assert matching.dead_a.tolist() == [1, 4]
+        assert matching.dead_b.tolist() == [7]
+        assert matching.partner[[1, 4]].tolist() == [-1, -1]
+        assert 7 not in matching.partner
+        assert 7 not in matching.unchosen
+        assert matching.matched.tolist() == [0, 2, 3, 5, 6, 7, 8]
+        assert matching.mean == pytest.approx(matching.correlation[matching.matched].mean())
+        assert np.isfinite(matching.correlation).all()
 
 
 @pytest.mark.parametrize("match", [semi_matching, bipartite_matching])
 def test_layers_without_live_units_have_no_matches(match: object) -> None:
-    found = match(np.zeros((3, 4)))  # type: ignore[operator]
-    assert found.partner.tolist() == [-1, -1, -1]
-    assert found.mean == 0
-    assert agreement(found, found) == 0
+    matching = match(np.zeros((3, 4)))  # type: ignore[operator]
+    assert matching.partner.tolist() == [-1, -1, -1]
+    assert matching.mean == 0
+    assert agreement(matching, matching) == 0
 
 
 # indices of similarity
@@ -231,30 +231,32 @@ def subspaces(rng: np.random.Generator, rows: int = 3000) -> tuple[Pair, np.ndar
 @pytest.mark.parametrize("count", [None, 4])
 def test_co_clustering_finds_shared_subspaces(count: int | None, rng: np.random.Generator) -> None:
     pair, a, b = subspaces(rng)
-    found = co_clusters(pair, count)
-    assert found.count == 4
-    assert adjusted_rand_score(np.append(a, b), np.append(found.labels_a, found.labels_b)) == 1
-    assert (found.within > 0.5).all()
-    assert (found.outside < 0.1).all()
-    assert (found.explained_a > 0.95).all()
-    assert (found.explained_b > 0.95).all()
-    assert found.sizes_a.tolist() == [5] * 4
-    assert found.singular[0] == pytest.approx(1)
+    clusters = co_clusters(pair, count)
+    assert clusters.count == 4
+    assert adjusted_rand_score(np.append(a, b), np.append(clusters.labels_a, clusters.labels_b)) == 1
+    assert (clusters.within > 0.5).all()
+    assert (clusters.outside < 0.1).all()
+    assert (clusters.explained_a > 0.95).all()
+    assert (clusters.explained_b > 0.95).all()
+    assert clusters.sizes_a.tolist() == [5] * 4
+    assert clusters.singular[0] == pytest.approx(1)
 
 
 def test_groups_come_with_the_best_shared_first_and_explain_what_numpy_says(rng: np.random.Generator) -> None:
     a, b = layers(14, 18, rows=500)
     a[:, 3], b[:, 2] = 0, 1
-    found = co_clusters(pair_of(a, b), 3)
-    assert found.labels_a[3] == found.labels_b[2] == -1
-    assert (np.diff(found.explained_a + found.explained_b) <= 1e-12).all()
+    clusters = co_clusters(pair_of(a, b), 3)
+    assert clusters.labels_a[3] == clusters.labels_b[2] == -1
+    assert (np.diff(clusters.explained_a + clusters.explained_b) <= 1e-12).all()
     for group in range(3):
-        x, y = b[:, found.labels_b == group], a[:, found.labels_a == group]
+        x, y = b[:, clusters.labels_b == group], a[:, clusters.labels_a == group]
         x, y = x - x.mean(0), (y - y.mean(0)) / y.std(0)
         left = ((y - x @ np.linalg.lstsq(x, y)[0]) ** 2).mean()
-        assert found.explained_a[group] == pytest.approx(1 - left, abs=1e-9)
-        block = np.corrcoef(a.T[found.labels_a == group], b.T[found.labels_b == group])[: y.shape[1], y.shape[1] :]
-        assert found.within[group] == pytest.approx(np.abs(block).mean())
+        assert clusters.explained_a[group] == pytest.approx(1 - left, abs=1e-9)
+        block = np.corrcoef(a.T[clusters.labels_a == group], b.T[clusters.labels_b == group])[
+            : y.shape[1], y.shape[1] :
+        ]
+        assert clusters.within[group] == pytest.approx(np.abs(block).mean())
 
 
 def test_the_same_seed_gives_the_same_groups() -> None:
@@ -291,40 +293,40 @@ def counted(a: np.ndarray, b: np.ndarray, pairs: list[tuple[int, int]], batch: i
 def test_information_is_scikit_learns_of_the_bins(warmup: int) -> None:
     a, b = (v.astype(np.float32) for v in layers(4, 3, rows=500))
     pairs = [(0, 0), (3, 2), (1, 1), (1, 2)]
-    found = counted(a, b, pairs, bins=5, warmup=warmup)
+    result = counted(a, b, pairs, bins=5, warmup=warmup)
     warm = next(n for n in (64, 128, 500) if n >= min(warmup, 500))
     for k, (i, j) in enumerate(pairs):
         x, y = binned(a[:, i], a[:warm, i], 5), binned(b[:, j], b[:warm, j], 5)
         plugin, moved = information(x, y)
-        assert found.plugin[k] == pytest.approx(plugin, abs=1e-9)  # type: ignore[attr-defined]
-        assert found.information[k] == pytest.approx(plugin + moved, abs=1e-9)  # type: ignore[attr-defined]
-    assert found.rows == 500  # type: ignore[attr-defined]
+        assert result.plugin[k] == pytest.approx(plugin, abs=1e-9)  # type: ignore[attr-defined]
+        assert result.information[k] == pytest.approx(plugin + moved, abs=1e-9)  # type: ignore[attr-defined]
+    assert result.rows == 500  # type: ignore[attr-defined]
 
 
 def test_a_discrete_copy_carries_its_entropy(rng: np.random.Generator) -> None:
     """Sparse, as after a ReLU: 70 % zeros, the rest three values."""
     a = rng.choice([0.0, 0.5, 1.0, 4.0], (20_000, 1), p=[0.7, 0.15, 0.1, 0.05])
-    found = counted(a, -2 * a, [(0, 0)])
+    result = counted(a, -2 * a, [(0, 0)])
     share = np.unique(a, return_counts=True)[1] / len(a)
-    assert found.plugin[0] == pytest.approx(-(share * np.log(share)).sum(), abs=1e-12)  # type: ignore[attr-defined]
-    assert found.share[0] == pytest.approx(1, abs=1e-12)  # type: ignore[attr-defined]
+    assert result.plugin[0] == pytest.approx(-(share * np.log(share)).sum(), abs=1e-12)  # type: ignore[attr-defined]
+    assert result.share[0] == pytest.approx(1, abs=1e-12)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("r", [0.0, 0.5, 0.9])
 def test_normal_variables_carry_the_gaussian_information(r: float, rng: np.random.Generator) -> None:
     a = rng.standard_normal((100_000, 1))
     b = r * a + np.sqrt(1 - r * r) * rng.standard_normal((100_000, 1))
-    found, expected = counted(a, b, [(0, 0)], batch=10_000), float(gaussian_information(np.array(r)))
+    result, expected = counted(a, b, [(0, 0)], batch=10_000), float(gaussian_information(np.array(r)))
     assert expected == pytest.approx(-0.5 * np.log(1 - r * r))
-    assert found.information[0] == pytest.approx(expected, abs=0.03 + 0.04 * expected)  # type: ignore[attr-defined]
-    assert found.information[0] <= expected + 0.003  # type: ignore[attr-defined]
+    assert result.information[0] == pytest.approx(expected, abs=0.03 + 0.04 * expected)  # type: ignore[attr-defined]
+    assert result.information[0] <= expected + 0.003  # type: ignore[attr-defined]
 
 
 def test_the_correction_takes_the_bias_of_independent_units_away(rng: np.random.Generator) -> None:
     a, b = rng.standard_normal((2000, 40)), rng.standard_normal((2000, 40))
-    found = counted(a, b, [(i, i) for i in range(40)])
-    assert found.plugin.mean() > 0.04  # type: ignore[attr-defined]
-    assert abs(found.information.mean()) < 0.005  # type: ignore[attr-defined]
+    result = counted(a, b, [(i, i) for i in range(40)])
+    assert result.plugin.mean() > 0.04  # type: ignore[attr-defined]
+    assert abs(result.information.mean()) < 0.005  # type: ignore[attr-defined]
 
 
 def test_dependence_without_correlation_is_seen(rng: np.random.Generator) -> None:
@@ -335,8 +337,8 @@ def test_dependence_without_correlation_is_seen(rng: np.random.Generator) -> Non
 
 def test_dead_units_and_no_rows_carry_nothing() -> None:
     a, b = layers(2, 2)
-    found = counted(0 * a, 0 * b + 1, [(0, 0), (1, 1)])
-    assert found.information.tolist() == [0, 0] == found.share.tolist()  # type: ignore[attr-defined]
+    result = counted(0 * a, 0 * b + 1, [(0, 0), (1, 1)])
+    assert result.information.tolist() == [0, 0] == result.share.tolist()  # type: ignore[attr-defined]
     empty = PairInformation(np.array([[0, 0]])).result()
     assert (empty.rows, empty.information.tolist()) == (0, [0])
     assert len(counted(a, b, []).information) == 0  # type: ignore[attr-defined]

@@ -51,13 +51,13 @@ def with_trouble(p: int, q: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("shape", [(7, 20), (20, 9)])
 def test_least_squares_leaves_what_numpy_leaves(shape: tuple[int, int], rows: int) -> None:
     a, b = with_trouble(*shape, rows)
-    found, expected = least_squares(pair_of(a, b)), least_squares_errors(a, b)
+    result, expected = least_squares(pair_of(a, b)), least_squares_errors(a, b)
     expected[2] = 1.0  # the dead unit: nothing to explain
-    np.testing.assert_allclose(found.errors, expected, atol=1e-8)
-    assert found.used == shape[1] - 2
-    assert found.rank == np.linalg.matrix_rank(standard(b), 1e-6) < found.used
-    assert found.live.tolist() == [i != 2 for i in range(shape[0])]
-    assert found.mean == pytest.approx(expected[found.live].mean(), abs=1e-8)
+    np.testing.assert_allclose(result.errors, expected, atol=1e-8)
+    assert result.used == shape[1] - 2
+    assert result.rank == np.linalg.matrix_rank(standard(b), 1e-6) < result.used
+    assert result.live.tolist() == [i != 2 for i in range(shape[0])]
+    assert result.mean == pytest.approx(expected[result.live].mean(), abs=1e-8)
 
 
 def test_what_orthogonal_predictors_explain_adds_up() -> None:
@@ -75,31 +75,31 @@ def test_chance_alone_explains_one_predictor_in_so_many_rows() -> None:
 @pytest.mark.parametrize("shape", [(9, 25), (24, 12)])
 def test_lasso_reaches_the_objective_of_scikit_learn(shape: tuple[int, int], strength: float) -> None:
     a, b = with_trouble(*shape, 300)
-    found = lasso_path(pair_of(a, b), [strength], coefficients=True)
-    assert found.coefficients is not None
-    ours = lasso_objective(a, b, strength, found.coefficients[0])
+    result = lasso_path(pair_of(a, b), [strength], coefficients=True)
+    assert result.coefficients is not None
+    ours = lasso_objective(a, b, strength, result.coefficients[0])
     theirs = lasso_objective(a, b, strength, lasso_weights(a, b, strength))
-    live = found.live
+    live = result.live
     np.testing.assert_allclose(ours[live], theirs[live], atol=1e-7, rtol=0)
     np.testing.assert_array_less(ours[live], theirs[live] + 1e-10)  # never above
-    np.testing.assert_allclose(found.objectives[0, live], ours[live], atol=1e-10)
-    residual = standard(a) - standard(b) @ found.coefficients[0].T
-    np.testing.assert_allclose(found.errors[0, live], (residual**2).mean(0)[live], atol=1e-10)
-    np.testing.assert_array_equal(found.used[0], (found.coefficients[0] != 0).sum(1))
-    assert found.gaps.max() < 1e-10
+    np.testing.assert_allclose(result.objectives[0, live], ours[live], atol=1e-10)
+    residual = standard(a) - standard(b) @ result.coefficients[0].T
+    np.testing.assert_allclose(result.errors[0, live], (residual**2).mean(0)[live], atol=1e-10)
+    np.testing.assert_array_equal(result.used[0], (result.coefficients[0] != 0).sum(1))
+    assert result.gaps.max() < 1e-10
 
 
 def test_lasso_with_fewer_rows_than_units_meets_its_optimality_conditions() -> None:
     a, b = with_trouble(30, 60, 25)
     for strength in (0.3, 0.05, 0.005, 0.0005):
-        found = lasso_path(pair_of(a, b), [strength], coefficients=True)
-        assert found.coefficients is not None
-        w = found.coefficients[0, found.live]
-        y, x = standard(a)[:, found.live], standard(b)
+        result = lasso_path(pair_of(a, b), [strength], coefficients=True)
+        assert result.coefficients is not None
+        w = result.coefficients[0, result.live]
+        y, x = standard(a)[:, result.live], standard(b)
         slope = (y - x @ w.T).T @ x / len(x)
         assert np.abs(slope).max() <= strength + 1e-6
         np.testing.assert_allclose(slope[w != 0], strength * np.sign(w[w != 0]), atol=1e-6)
-        assert found.gaps.max() < 1e-10
+        assert result.gaps.max() < 1e-10
 
 
 def test_orthogonal_predictors_have_a_closed_form() -> None:
@@ -109,21 +109,21 @@ def test_orthogonal_predictors_have_a_closed_form() -> None:
     b = np.linalg.qr(np.column_stack([np.ones(200), b]))[0][:, 1:]  # orthogonal to the mean too
     a = b @ rng.standard_normal((13, 6)) + 0.05 * rng.standard_normal((200, 6))
     pair = pair_of(a, b)
-    found = lasso_path(pair, [0.2], coefficients=True)
-    assert found.coefficients is not None
+    result = lasso_path(pair, [0.2], coefficients=True)
+    assert result.coefficients is not None
     r = pair.correlation
     expected = np.sign(r) * np.maximum(np.abs(r) - 0.2, 0)
-    np.testing.assert_allclose(found.coefficients[0], expected, atol=1e-12)
-    np.testing.assert_array_equal(found.used[0], (np.abs(r) > 0.2).sum(1))
+    np.testing.assert_allclose(result.coefficients[0], expected, atol=1e-12)
+    np.testing.assert_array_equal(result.used[0], (np.abs(r) > 0.2).sum(1))
 
 
 def test_a_unit_predicts_itself_with_one_weight() -> None:
     a, _ = layers(12, 12)
-    found = lasso_path(pair_of(a, a), [0.05], coefficients=True)
-    assert found.coefficients is not None
-    np.testing.assert_allclose(found.coefficients[0], 0.95 * np.eye(12), atol=1e-9)
-    np.testing.assert_allclose(found.errors[0], 0.05**2, atol=1e-9)
-    assert found.used.tolist() == [[1] * 12]
+    result = lasso_path(pair_of(a, a), [0.05], coefficients=True)
+    assert result.coefficients is not None
+    np.testing.assert_allclose(result.coefficients[0], 0.95 * np.eye(12), atol=1e-9)
+    np.testing.assert_allclose(result.errors[0], 0.05**2, atol=1e-9)
+    assert result.used.tolist() == [[1] * 12]
 
 
 def test_strengths_may_come_in_any_order() -> None:
@@ -150,10 +150,10 @@ def test_the_certificate_holds_what_it_says() -> None:
     best = lasso_path(pair, [0.03]).objectives[0]
     for size in (0.0, 1e-3, 0.1):
         start = size * rng.standard_normal((15, 10))
-        found = certify(pair.correlation_bb, pair.correlation, 0.03, start)
-        np.testing.assert_allclose(found.objective, lasso_objective(a, b, 0.03, start), atol=1e-9)
-        assert (found.objective - best <= found.gap + 1e-12).all()
-        assert (found.gap > 1e-6).any()
+        certificate = certify(pair.correlation_bb, pair.correlation, 0.03, start)
+        np.testing.assert_allclose(certificate.objective, lasso_objective(a, b, 0.03, start), atol=1e-9)
+        assert (certificate.objective - best <= certificate.gap + 1e-12).all()
+        assert (certificate.gap > 1e-6).any()
 
 
 @pytest.mark.parametrize("units", [40, 90])
@@ -164,9 +164,9 @@ def test_the_minimum_does_not_depend_on_the_start(units: int) -> None:
     expected = certify(gram.matrix, pair.correlation, 0.01, solve(gram, pair.correlation, 0.01, np.zeros((20, units))))
     for scale in (1.0, 30.0):
         w = solve(gram, pair.correlation, 0.01, scale * rng.standard_normal((20, units)))
-        found = certify(gram.matrix, pair.correlation, 0.01, w)
-        np.testing.assert_allclose(found.objective, expected.objective, atol=1e-10)
-        assert found.gap.max() < 1e-10
+        certificate = certify(gram.matrix, pair.correlation, 0.01, w)
+        np.testing.assert_allclose(certificate.objective, expected.objective, atol=1e-10)
+        assert certificate.gap.max() < 1e-10
 
 
 def test_correlations_with_a_rounding_error_of_float32_are_no_obstacle() -> None:
@@ -177,16 +177,16 @@ def test_correlations_with_a_rounding_error_of_float32_are_no_obstacle() -> None
     rough = dataclasses.replace(pair, bb=pair.bb + noise + noise.T)
     live = np.flatnonzero(~rough.dead_b)
     assert np.linalg.eigvalsh(rough.correlation_bb[np.ix_(live, live)])[0] < -1e-8
-    found, exact = lasso_path(rough, [0.1, 0.003]), lasso_path(pair, [0.1, 0.003])
-    np.testing.assert_allclose(found.objectives, exact.objectives, atol=1e-5)
-    assert found.gaps.max() < 1e-5
+    result, exact = lasso_path(rough, [0.1, 0.003]), lasso_path(pair, [0.1, 0.003])
+    np.testing.assert_allclose(result.objectives, exact.objectives, atol=1e-5)
+    assert result.gaps.max() < 1e-5
     np.testing.assert_allclose(least_squares(rough).errors, least_squares(pair).errors, atol=1e-4)
 
 
 def test_the_authors_strengths_are_their_decays_times_the_units() -> None:
     pair = pair_of(*layers(8, 8))
-    found = lasso_path(pair)
-    assert found.strengths == tuple(8 * 10**x for x in EXPONENTS)
+    result = lasso_path(pair)
+    assert result.strengths == tuple(8 * 10**x for x in EXPONENTS)
     assert strength_of_decay(-2.6, 96) == pytest.approx(0.2411, abs=1e-4)
 
 
@@ -195,11 +195,11 @@ def test_layers_without_live_units_predict_and_need_nothing() -> None:
     for pair in (pair_of(a, 0 * b), pair_of(0 * a, b)):
         assert least_squares(pair).errors.tolist() == [1.0] * 4
         assert least_squares(pair).mean == 1.0
-        found = lasso_path(pair, [0.1])
-        assert found.errors.tolist() == [[1.0] * 4]
-        assert found.used.sum() == 0
-        assert found.gaps.max() == 0
-        assert found.mean_error.tolist() == [1.0]
+        result = lasso_path(pair, [0.1])
+        assert result.errors.tolist() == [[1.0] * 4]
+        assert result.used.sum() == 0
+        assert result.gaps.max() == 0
+        assert result.mean_error.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, float("nan"), float("inf")])

@@ -37,9 +37,9 @@ def test_area_is_scikit_learns_average_precision(levels: int | None, dtype: type
     scores, relevant = sample(300, 7, levels)
     scores = scores.astype(dtype)
     expected = average_precision_score(relevant, scores.astype(np.float64), average=None)
-    found = average_precision(scores, relevant)
-    assert found.dtype == np.float64 and found.shape == (7,)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    result = average_precision(scores, relevant)
+    assert result.dtype == np.float64 and result.shape == (7,)
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
     mean = mean_average_precision(scores, relevant)
     assert mean.mean == pytest.approx(expected.mean(), rel=1e-12) and mean[1:] == (7, 0)
 
@@ -70,8 +70,8 @@ def test_small_tied_tables_agree_with_both_oracles(data: st.DataObject) -> None:
 @WAYS
 def test_constant_scores_give_the_share_of_relevant_images(how: ranking.How) -> None:
     _, relevant = sample(97, 5, None)
-    found = average_precision(np.full((97, 5), 0.25), relevant, how)
-    np.testing.assert_allclose(found, relevant.mean(0), rtol=1e-7)
+    result = average_precision(np.full((97, 5), 0.25), relevant, how)
+    np.testing.assert_allclose(result, relevant.mean(0), rtol=1e-7)
 
 
 @WAYS
@@ -128,11 +128,13 @@ def test_labels_are_one_relevant_class_an_image() -> None:
 def test_classes_without_relevant_images_are_left_out_and_counted() -> None:
     scores, relevant = sample(60, 5, None)
     relevant[:, [1, 3]] = 0
-    held = [0, 2, 4]
+    present = [0, 2, 4]
     for how in ("area", "voc2007"):
         mean = mean_average_precision(scores, relevant, how)
         assert mean[1:] == (3, 2)
-        assert mean.mean == pytest.approx(average_precision(scores[:, held], relevant[:, held], how).mean(), rel=1e-14)
+        assert mean.mean == pytest.approx(
+            average_precision(scores[:, present], relevant[:, present], how).mean(), rel=1e-14
+        )
     nothing = mean_average_precision(scores, np.zeros_like(relevant))
     assert math.isnan(nothing.mean) and nothing.counted == 0
 
@@ -162,12 +164,12 @@ def test_accuracy_is_the_expectation_over_ties(levels: int | None) -> None:
 
 def test_zeros_of_either_sign_tie() -> None:
     assert accuracy(np.array([[0.0, -0.0]]), np.array([1])) == 0.5
-    found = average_precision(np.array([[-0.0], [0.0]]), np.array([[1], [0]]))
-    assert found[0] == 0.5
+    result = average_precision(np.array([[-0.0], [0.0]]), np.array([[1], [0]]))
+    assert result[0] == 0.5
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: accuracy(np.full((2, 2), np.nan), np.zeros(2, int)), "2 of 2 rows of scores hold NaN"),
         (lambda: average_precision(np.array([[1.0], [np.nan]]), np.ones((2, 1))), "1 of 2 rows"),
@@ -181,6 +183,6 @@ def test_zeros_of_either_sign_tie() -> None:
         (lambda: average_precision(np.zeros((2, 3)), np.ones((2, 3)), "roc"), "area or voc2007"),  # type: ignore[arg-type]
     ],
 )
-def test_mistakes_are_said(call, said: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(SettingsError, match=said):
+def test_mistakes_are_said(call, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SettingsError, match=message):
         call()

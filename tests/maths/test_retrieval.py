@@ -31,15 +31,15 @@ def test_neighbours_are_those_of_faiss(p: int) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_neighbours_are_exact_and_ties_go_to_the_lower_index(levels: int | None, dtype: type) -> None:
     queries, database = vectors(12, 5, 0, levels).astype(dtype), vectors(150, 5, 1, levels).astype(dtype)
-    found = nearest(queries, database, 20)
-    assert found.tolist() == [neighbours(query, database, 20) for query in queries]
+    neighbour_rows = nearest(queries, database, 20)
+    assert neighbour_rows.tolist() == [neighbours(query, database, 20) for query in queries]
 
 
 def test_duplicates_come_in_order_wherever_they_lie() -> None:
     once = vectors(257, 129, 3)
     database = np.concatenate([once, once[::-1], once])
-    found = nearest(once[:31], database, 3)
-    assert found.tolist() == [[i, 513 - i, 514 + i] for i in range(31)]
+    neighbour_rows = nearest(once[:31], database, 3)
+    assert neighbour_rows.tolist() == [[i, 513 - i, 514 + i] for i in range(31)]
 
 
 def test_parts_of_the_queries_change_nothing() -> None:
@@ -62,45 +62,49 @@ def test_recall_is_the_overlap_written_out() -> None:
 
 
 def test_equal_vectors_find_the_first_of_the_database() -> None:
-    found = nearest(np.zeros((4, 6), np.float32), np.zeros((50, 6), np.float32), 5)
-    assert found.tolist() == [[0, 1, 2, 3, 4]] * 4
+    neighbour_rows = nearest(np.zeros((4, 6), np.float32), np.zeros((50, 6), np.float32), 5)
+    assert neighbour_rows.tolist() == [[0, 1, 2, 3, 4]] * 4
     exact = torch.tensor([[0, 1, 2, 9, 8]] * 4)
-    assert recall(found, exact, 5) == 0.6
+    assert recall(neighbour_rows, exact, 5) == 0.6
 
 
 def test_same_class_is_the_nearest_neighbour_classifier() -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
     lot = np.random.default_rng(0)
-    labels, asked = lot.integers(0, 3, 500), lot.integers(0, 3, 80)
+    labels, query_labels = lot.integers(0, 3, 500), lot.integers(0, 3, 80)
     database = vectors(500, 6, 1) + 1.5 * np.eye(6, dtype=np.float32)[labels]
-    queries = vectors(80, 6, 2) + 1.5 * np.eye(6, dtype=np.float32)[asked]
-    found = nearest(queries, database, 5)
+    queries = vectors(80, 6, 2) + 1.5 * np.eye(6, dtype=np.float32)[query_labels]
+    neighbour_rows = nearest(queries, database, 5)
     one = KNeighborsClassifier(1).fit(database, labels)
-    assert same_class(found, asked, labels) == pytest.approx(one.score(queries, asked))
+    assert same_class(neighbour_rows, query_labels, labels) == pytest.approx(one.score(queries, query_labels))
     five = KNeighborsClassifier(5).fit(database, labels).predict_proba(queries)
-    assert same_class(found, asked, labels, 5) == pytest.approx(five[np.arange(80), asked].mean())
+    assert same_class(neighbour_rows, query_labels, labels, 5) == pytest.approx(
+        five[np.arange(80), query_labels].mean()
+    )
     rows = np.eye(3, dtype=np.float32)
-    assert same_class(found, rows[asked], rows[labels], 5) == same_class(found, asked, labels, 5)
+    assert same_class(neighbour_rows, rows[query_labels], rows[labels], 5) == same_class(
+        neighbour_rows, query_labels, labels, 5
+    )
 
 
 def test_one_label_in_common_is_enough() -> None:
-    found = torch.tensor([[0, 1], [1, 2]])
+    neighbour_rows = torch.tensor([[0, 1], [1, 2]])
     labels = np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]])
-    assert same_class(found, np.array([[0, 1, 1], [1, 0, 1]]), labels, 2) == 0.75
-    assert same_class(found, np.array([[0, 1, 1], [1, 0, 0]]), labels, 1) == 0.5
+    assert same_class(neighbour_rows, np.array([[0, 1, 1], [1, 0, 1]]), labels, 2) == 0.75
+    assert same_class(neighbour_rows, np.array([[0, 1, 1], [1, 0, 0]]), labels, 1) == 0.5
 
 
 def test_queries_are_drawn_by_seed() -> None:
-    drawn = draw_queries(500, 60, seed=3)
-    assert len(set(drawn.tolist())) == 60 and (np.diff(drawn) > 0).all() and drawn.max() < 500
-    np.testing.assert_array_equal(drawn, draw_queries(500, 60, seed=3))
-    assert not np.array_equal(drawn, draw_queries(500, 60, seed=4))
+    rows = draw_queries(500, 60, seed=3)
+    assert len(set(rows.tolist())) == 60 and (np.diff(rows) > 0).all() and rows.max() < 500
+    np.testing.assert_array_equal(rows, draw_queries(500, 60, seed=3))
+    assert not np.array_equal(rows, draw_queries(500, 60, seed=4))
     np.testing.assert_array_equal(draw_queries(7), np.arange(7))
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: nearest(np.zeros((2, 3)), np.zeros((5, 4)), 1), "same length"),
         (lambda: nearest(np.zeros((2, 3)), np.zeros((5, 3)), 6), "give 1 to 5"),
@@ -112,6 +116,6 @@ def test_queries_are_drawn_by_seed() -> None:
         (lambda: draw_queries(5, 0), "at least 1"),
     ],
 )
-def test_mistakes_are_said(call, said: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(SettingsError, match=said):
+def test_mistakes_are_said(call, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SettingsError, match=message):
         call()

@@ -38,5 +38,5 @@ def integers(weight: np.ndarray, bits: int, by_channel: bool) -> np.ndarray:
 def variance_shares(filters: np.ndarray) -> np.ndarray:
     """Cumulative shares of variance of the rows, by the singular values of the centred matrix."""
     singular = np.linalg.svd(filters - filters.mean(0), compute_uv=False) ** 2
-    kept = singular[: min(len(filters) - 1, filters.shape[1])]
-    return np.cumsum(kept) / singular.sum()
+    nonzero = singular[: min(len(filters) - 1, filters.shape[1])]
+    return np.cumsum(nonzero) / singular.sum()

@@ -18,11 +18,11 @@ def unit(x: NDArray[np.float32]) -> Rows:
 
 def decisions(train: Rows, y: NDArray[np.int64], test: Rows, c: float = 1.0, loss: str = "squared_hinge") -> Rows:
     """Scores (m, classes) of one linear SVM a class; y: classes (n,) or 0/1 rows."""
-    held = y if y.ndim == 2 else np.eye(y.max() + 1)[y]
+    targets = y if y.ndim == 2 else np.eye(y.max() + 1)[y]
     columns = []
-    for k in range(held.shape[1]):
+    for k in range(targets.shape[1]):
         svm = LinearSVC(C=c, loss=loss, tol=1e-8, max_iter=1_000_000, dual=True, random_state=0)
-        columns.append(svm.fit(train, held[:, k] > 0).decision_function(test))
+        columns.append(svm.fit(train, targets[:, k] > 0).decision_function(test))
     return np.stack(columns, 1)
 
 
@@ -39,8 +39,8 @@ def mean_precision_11(scores: Rows, y: NDArray[np.float32]) -> float:
     each = []
     for k in range(y.shape[1]):
         ranked = y[np.argsort(-scores[:, k]), k]
-        precision, found = np.cumsum(ranked) / np.arange(1, len(ranked) + 1), np.cumsum(ranked)
-        each.append(np.mean([precision[10 * found >= i * ranked.sum()].max() for i in range(11)]))
+        precision, hits = np.cumsum(ranked) / np.arange(1, len(ranked) + 1), np.cumsum(ranked)
+        each.append(np.mean([precision[10 * hits >= i * ranked.sum()].max() for i in range(11)]))
     return float(np.mean(each))
 
 
@@ -68,5 +68,5 @@ def nearest_centres(train: Rows, test: Rows, h: int, per_dimension: bool) -> tup
 def erased(x: Rows, removed: int) -> Rows:
     """The rightmost bits of the 32-bit pattern written as 0, by way of the text of the pattern."""
     patterns = [f"{bits:032b}" for bits in x.astype(np.float32).ravel().view(np.uint32)]
-    kept = [int(bits[: 32 - removed] + "0" * removed, 2) for bits in patterns]
-    return np.array(kept, np.uint32).view(np.float32).reshape(x.shape).astype(np.float64)
+    masked = [int(bits[: 32 - removed] + "0" * removed, 2) for bits in patterns]
+    return np.array(masked, np.uint32).view(np.float32).reshape(x.shape).astype(np.float64)

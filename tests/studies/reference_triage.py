@@ -29,7 +29,7 @@ def permutation_p(scores: np.ndarray) -> float:
     seen = spread([tuple(row) for row in scores])
     ways = itertools.product(*(itertools.permutations(row) for row in scores))
     spreads = [spread(list(way)) for way in ways]
-    return sum(own >= seen - 1e-12 for own in spreads) / len(spreads)
+    return sum(value >= seen - 1e-12 for value in spreads) / len(spreads)
 
 
 def keras_plateau(losses: list[float], factor: float, patience: int, cooldown: int, least: float) -> list[float]:

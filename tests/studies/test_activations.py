@@ -49,10 +49,10 @@ def samples() -> Samples:
 
 def values(net: Network, samples: Samples) -> list[Tensor]:
     """Outputs of all ReLU modules, by hooks."""
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
     kinds = (nn.ReLU, nn.GELU, nn.LeakyReLU)
     hooks = [
-        m.register_forward_hook(lambda _m, _x, y: kept.append(y.detach().clone()))
+        m.register_forward_hook(lambda _m, _x, y: outputs.append(y.detach().clone()))
         for m in net.module.modules()
         if isinstance(m, kinds)
     ]
@@ -61,7 +61,7 @@ def values(net: Network, samples: Samples) -> list[Tensor]:
         net.module(batch.images)
     for hook in hooks:
         hook.remove()
-    return kept
+    return outputs
 
 
 def test_counts_are_those_of_the_plain_module(samples: Samples) -> None:
@@ -116,9 +116,9 @@ def test_linear_regions_are_the_distinct_masks_of_the_plain_module(samples: Samp
     for row, value in zip(table.iter_rows(named=True), values(net, samples), strict=True):
         masks = [(v > 0).numpy().tobytes() for v in value]
         together = [a + b for a, b in zip(together, masks, strict=True)]
-        for key, found in [("", masks), ("cumulative_", together)]:
-            assert row[f"{key}patterns"] == len(set(found))
-            assert row[f"{key}unique_share"] == sum(found.count(m) == 1 for m in found) / COUNT
+        for key, patterns in [("", masks), ("cumulative_", together)]:
+            assert row[f"{key}patterns"] == len(set(patterns))
+            assert row[f"{key}unique_share"] == sum(patterns.count(m) == 1 for m in patterns) / COUNT
         places = [c.tobytes() for v in value for c in np.ascontiguousarray((v > 0).flatten(1).T.numpy())]
         assert row["places_drawn"] == len(places) and row["place_patterns"] == len(set(places))
         assert row["commonest_place_share"] == pytest.approx(max(map(places.count, set(places))) / len(places))
@@ -160,8 +160,8 @@ def test_the_counts_of_an_image_are_its_own(samples: Samples) -> None:
         on = value > 0
         assert row["channels_active"] == on.flatten(1).any(1).sum() and row["share"] == pytest.approx(on.float().mean())
         assert row["mean_if_active"] == pytest.approx(value[on].mean().item(), rel=1e-5)
-        own = (pl.col("image") == row["image"]) & (pl.col("node") == row["node"])
-        places, sizes = tables["image_places"].filter(own), tables["image_values"].filter(own)
+        rows = (pl.col("image") == row["image"]) & (pl.col("node") == row["node"])
+        places, sizes = tables["image_places"].filter(rows), tables["image_values"].filter(rows)
         assert places["count"].sum() == value[0].numel() and sizes["count"].sum() == on.sum()
         numbers = on.sum(0).flatten().numpy()
         np.testing.assert_array_equal(places["count"], np.histogram(numbers, [*places["left"], places["right"][-1]])[0])
@@ -218,8 +218,8 @@ def test_smooth_activations_are_counted_and_left_out_of_the_patterns(samples: Sa
     net = network(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.LeakyReLU(), nn.Conv2d(4, 5, 3), nn.ReLU())
     result = activations(net, samples)
     layers = result.tables["layers"]
-    found = [(v > 0).double().mean().item() for v in values(net, samples)]
-    assert layers["share"].to_list() == pytest.approx(found, abs=1e-3)
+    shares = [(v > 0).double().mean().item() for v in values(net, samples)]
+    assert layers["share"].to_list() == pytest.approx(shares, abs=1e-3)
     assert layers["patterns"].is_null().to_list() == [True, False, False]
     assert any("2 activations (gelu, leaky_relu) have no zeros" in f and "1 of them" in f for f in result.findings)
 
@@ -299,8 +299,8 @@ def test_the_claim_of_the_paper_is_judged_both_ways(samples: Samples) -> None:
         convs = [nn.Conv2d(3 if k == 0 else 16, 16, 1) for k in range(4)]
         for conv, level in zip(convs, levels, strict=True):
             nn.init.constant_(conv.bias, level)  # type: ignore[arg-type]
-        found = activations(network(*(m for conv in convs for m in (conv, nn.ReLU()))), samples).findings
-        assert any(f"here {verdict}" in f for f in found)
+        findings = activations(network(*(m for conv in convs for m in (conv, nn.ReLU()))), samples).findings
+        assert any(f"here {verdict}" in f for f in findings)
 
 
 def test_the_network_is_left_as_it_was_and_a_seed_repeats(samples: Samples) -> None:
@@ -338,6 +338,6 @@ def test_no_setting_hides_an_option_of_the_command_line() -> None:
     from netopsy.cli.options import NETWORK_OPTIONS, SAMPLES_OPTIONS
     from netopsy.studies.table import study_class
 
-    taken = {option.name for option in (*NETWORK_OPTIONS, *SAMPLES_OPTIONS)} - {"seed"}
+    options = {option.name for option in (*NETWORK_OPTIONS, *SAMPLES_OPTIONS)} - {"seed"}
     for name in ("activations", "field"):
-        assert not taken & {setting.name for setting in fields(study_class(name))}
+        assert not options & {setting.name for setting in fields(study_class(name))}

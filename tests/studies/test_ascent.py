@@ -51,12 +51,12 @@ def module_input(pictures: Tensor) -> Tensor:
 def test_ascent_on_a_linear_unit_reaches_the_corner_that_its_filter_points_to() -> None:
     linear = nn.Linear(3 * SIZE * SIZE, 4)
     network = wrap(nn.Sequential(nn.Flatten(), linear))
-    (found,) = climb(network, ["1:2"], AscentSettings(steps=400, step_size=5, runs=2))
+    (ascent,) = climb(network, ["1:2"], AscentSettings(steps=400, step_size=5, runs=2))
     weight = linear.weight[2].view(3, SIZE, SIZE)
     best = torch.where(weight > 0, 255, 0)
-    assert (found.pictures == best).all(1).all()
+    assert (ascent.pictures == best).all(1).all()
     expected = (weight * module_input(best[None])[0]).sum() + linear.bias[2]
-    assert found.reached.tolist() == pytest.approx([expected.item()] * 2, rel=1e-5)
+    assert ascent.reached.tolist() == pytest.approx([expected.item()] * 2, rel=1e-5)
 
 
 def test_only_the_field_of_a_convolution_s_unit_is_climbed() -> None:
@@ -64,9 +64,9 @@ def test_only_the_field_of_a_convolution_s_unit_is_climbed() -> None:
     network = wrap(conv)
     inner, corner = find_targets(network, [("conv2d", 1, 5, 6), ("conv2d", 1, 0, 0)])
     assert (inner.box, corner.box) == ((4, 5, 7, 8), (0, 0, 2, 2))
-    (found,) = ascend(Stage(network, [corner]), AscentSettings(steps=300, step_size=0.5, runs=1))
+    (ascent,) = ascend(Stage(network, [corner]), AscentSettings(steps=300, step_size=0.5, runs=1))
     # the corner's field is the filter without its row and column over the padding
-    assert torch.equal(found.pictures[0], torch.where(conv.weight[1, :, 1:, 1:] > 0, 255, 0).to(torch.uint8))
+    assert torch.equal(ascent.pictures[0], torch.where(conv.weight[1, :, 1:, 1:] > 0, 255, 0).to(torch.uint8))
 
 
 def test_a_unit_that_its_rectifier_holds_at_zero_is_climbed_by_its_operand() -> None:
@@ -77,8 +77,8 @@ def test_a_unit_that_its_rectifier_holds_at_zero_is_climbed_by_its_operand() -> 
     network = wrap(nn.Sequential(conv, nn.ReLU()))
     (target,) = find_targets(network, ["1:2"])
     assert (target.node, target.unit.place, target.centred) == ("0", (5, 5), True)
-    (found,) = climb(network, ["1:2"], AscentSettings(steps=200, step_size=0.3))
-    assert (found.start < 0).all() and (found.reached > 0).all() and found.woken.all()
+    (ascent,) = climb(network, ["1:2"], AscentSettings(steps=200, step_size=0.3))
+    assert (ascent.start < 0).all() and (ascent.reached > 0).all() and ascent.woken.all()
 
 
 def test_the_operand_of_a_softmax_is_the_class_score() -> None:
@@ -92,9 +92,9 @@ def test_no_gradient_is_said_and_the_picture_is_the_start() -> None:
         conv.bias.fill_(-1000.0)
     network = wrap(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(4, 2, 3)))
     for recipe in (AscentSettings(steps=5), AscentSettings("fourier", steps=5, diversity=0.5, movement=1.0)):
-        (found,) = climb(network, ["2:1"], recipe)
-        assert not found.woken.any() and torch.equal(found.starts, found.pictures)
-        assert torch.equal(found.start, found.reached)
+        (ascent,) = climb(network, ["2:1"], recipe)
+        assert not ascent.woken.any() and torch.equal(ascent.starts, ascent.pictures)
+        assert torch.equal(ascent.start, ascent.reached)
 
 
 # --- against the module
@@ -105,37 +105,37 @@ def test_no_gradient_is_said_and_the_picture_is_the_start() -> None:
 def test_the_values_are_those_of_the_plain_module_on_the_pictures_unmoved(net: Network, way: str, unit: str) -> None:
     (target,) = find_targets(net, [unit])
     recipe = AscentSettings(way, steps=12, movement=1.0 if way == "fourier" else 0.0, contrast=0.1, diversity=0.5)
-    (found,) = climb(net, [unit], recipe)
+    (ascent,) = climb(net, [unit], recipe)
     # what lies outside the field must not matter
     images = torch.randint(0, 256, (3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(9))
     top, left, bottom, right = target.box
     place = (slice(None), target.unit.channel, *(target.unit.place or ()))
     sequence = list(net.module.children())
-    for pictures, values in ((found.starts, found.start), (found.pictures, found.reached)):
+    for pictures, values in ((ascent.starts, ascent.start), (ascent.pictures, ascent.reached)):
         images[:, :, top:bottom, left:right] = pictures
         with torch.no_grad():
             expected = nn.Sequential(*sequence[: int(target.node) + 1])(module_input(images))[place]
         assert values.tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
-    assert (found.reached > found.start).all()
+    assert (ascent.reached > ascent.start).all()
 
 
 def test_the_channel_objective_is_the_mean_over_all_places(net: Network) -> None:
-    (found,) = climb(net, ["5:3"], AscentSettings(steps=10), "channel")
+    (ascent,) = climb(net, ["5:3"], AscentSettings(steps=10), "channel")
     with torch.no_grad():
-        expected = nn.Sequential(*list(net.module.children())[:5])(module_input(found.pictures))[:, 3].mean((1, 2))
-    assert found.reached.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+        expected = nn.Sequential(*list(net.module.children())[:5])(module_input(ascent.pictures))[:, 3].mean((1, 2))
+    assert ascent.reached.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
     with pytest.raises(SettingsError, match="names a place"):
         find_targets(net, ["5:3:1:1"], "channel")
 
 
 def test_a_plain_step_is_the_gradient_of_autograd_at_its_length(net: Network) -> None:
-    (found,) = climb(net, ["7:1"], AscentSettings(steps=1, step_size=0.05, runs=1))
+    (ascent,) = climb(net, ["7:1"], AscentSettings(steps=1, step_size=0.05, runs=1))
     x = Pixels((3, SIZE, SIZE)).start(generator(0, "7:1", 0)).requires_grad_()
     value = net.module(module_input(x * 255))[0, 1]
     (gradient,) = torch.autograd.grad(value, x)
     expected = (x.detach() + 0.05 * gradient / gradient.square().mean().sqrt()).clamp(0, 1) * 255
-    assert (found.pictures - expected).abs().max() <= 0.51  # whole pixels
-    assert found.curve.item() == pytest.approx(value.item(), rel=1e-4)
+    assert (ascent.pictures - expected).abs().max() <= 0.51  # whole pixels
+    assert ascent.curve.item() == pytest.approx(value.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("way", ["plain", "fourier"])
@@ -165,11 +165,11 @@ def test_one_seed_gives_one_picture_and_another_seed_another(net: Network) -> No
 @pytest.mark.parametrize("way", ["plain", "fourier"])
 def test_the_network_is_left_as_it_was_and_no_parameter_has_a_gradient(net: Network, way: str) -> None:
     before = {name: tensor.clone() for name, tensor in net.tensors.items()}
-    wanted = [p.requires_grad for p in net.module.parameters()]
+    expected = [p.requires_grad for p in net.module.parameters()]
     climb(net, ["5:2", "5:3"], AscentSettings(way, steps=4, diversity=1.0, movement=1.0))
     assert all(torch.equal(before[name], tensor) for name, tensor in net.tensors.items())
     assert all(p.grad is None for p in net.module.parameters())
-    assert [p.requires_grad for p in net.module.parameters()] == wanted and not net.module.training
+    assert [p.requires_grad for p in net.module.parameters()] == expected and not net.module.training
 
 
 def test_units_and_pixels_that_are_not_there_are_refused(net: Network) -> None:
@@ -319,8 +319,8 @@ def test_likeness_is_the_mean_cosine_of_gram_matrices() -> None:
 def test_the_diversity_term_pushes_the_runs_apart(net: Network) -> None:
     def alike(weight: float) -> float:
         recipe = AscentSettings("fourier", steps=40, runs=3, step_size=0.1, diversity=weight, contrast=0.02)
-        (found,) = climb(net, ["7:2"], recipe)
+        (ascent,) = climb(net, ["7:2"], recipe)
         with torch.no_grad():
-            return likeness(nn.Sequential(*list(net.module.children())[:6])(module_input(found.pictures))).item()
+            return likeness(nn.Sequential(*list(net.module.children())[:6])(module_input(ascent.pictures))).item()
 
     assert alike(3.0) < alike(0.0) - 0.02

@@ -78,8 +78,8 @@ def test_the_file_has_the_densities_and_the_numbers_of_values_asked_for(network:
     shared = read_compressed(file_of(result)).shared
     assert set(shared) == {layer.weight for layer in network.layers}
     for name, one in shared.items():
-        wanted = round((0.5 if name == "0.weight" else 0.2) * len(one.codes))
-        assert one.kept == wanted and len(one.table) <= 8 and one.zero is not None
+        expected = round((0.5 if name == "0.weight" else 0.2) * len(one.codes))
+        assert one.kept == expected and len(one.table) <= 8 and one.zero is not None
 
 
 def test_stages_between_are_counted_as_a_walk_over_the_weights_counts_them(network: Network, result: Result) -> None:
@@ -186,16 +186,16 @@ def test_a_density_below_one_that_loses_too_much_is_not_chosen() -> None:
 
 
 def test_each_round_prunes_the_same_share_of_what_is_left(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, float]] = []
+    rounds: list[dict[str, float]] = []
 
     def watched(network: Network, densities: dict[str, float]) -> dict[str, torch.Tensor]:
-        asked.append(densities)
+        rounds.append(densities)
         return masks_at(network, densities)
 
     monkeypatch.setattr("netopsy.studies.compression.retrain.masks_at", watched)
     pruned, _ = Training(TRAIN, Recipe(), None).prune(network, {"0": 0.125, "4": 0.064, "6": 1.0}, 3, (0,))
-    assert asked == [
-        pytest.approx(wanted) for wanted in ({"0": 0.5, "4": 0.4}, {"0": 0.25, "4": 0.16}, {"0": 0.125, "4": 0.064})
+    assert rounds == [
+        pytest.approx(expected) for expected in ({"0": 0.5, "4": 0.4}, {"0": 0.25, "4": 0.16}, {"0": 0.125, "4": 0.064})
     ]
     assert [int((pruned.tensors[f"{name}.weight"] != 0).sum()) for name in ("0", "4", "6")] == [9, 197, 96]
 
@@ -219,7 +219,7 @@ def test_the_result_goes_into_a_case_with_its_file(result: Result, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("settings", "error", "message"),
     [
         ({}, SettingsError, "--train"),
         ({"train": TRAIN, "density": ("0.1",), "threshold": ("1",)}, SettingsError, "not both"),
@@ -240,9 +240,9 @@ def test_the_result_goes_into_a_case_with_its_file(result: Result, tmp_path: Pat
     ],
 )
 def test_mistakes_are_said_before_anything_is_trained(
-    network: Network, settings: dict[str, object], error: type[Exception], said: str
+    network: Network, settings: dict[str, object], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         compression(network, TEST, **settings)
 
 
@@ -252,5 +252,5 @@ def test_a_network_without_layers_gets_a_finding() -> None:
         nn.Sequential(nn.AvgPool2d(3), nn.Flatten()),
         Preprocessing((6, 6), mean=(0.4,), std=(0.2,), channels="L"),
     )
-    found = compression(bare, TEST, train=TRAIN)
-    assert found.findings == ["bare has no convolution or linear layer whose weights to share."] and not found.tables
+    result = compression(bare, TEST, train=TRAIN)
+    assert result.findings == ["bare has no convolution or linear layer whose weights to share."] and not result.tables

@@ -40,7 +40,7 @@ class Small(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def made(seed: int, module: nn.Module | None = None, **kinds: int) -> Network:
+def small_network(seed: int, module: nn.Module | None = None, **kinds: int) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = module or Small(**kinds)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def permuted(network: Network, order: list[int]) -> Network:
     with torch.no_grad():
         copied.conv1.weight[:], copied.conv1.bias[:] = copied.conv1.weight[order], copied.conv1.bias[order]
         copied.conv2.weight[:] = copied.conv2.weight[:, order]
-    return made(9, copied)
+    return small_network(9, copied)
 
 
 @cache
@@ -64,7 +64,7 @@ def digits() -> Samples:
 
 @cache
 def plain() -> Result:
-    return perform(Correspondence(other=made(1), images=60), made(0), digits())
+    return perform(Correspondence(other=small_network(1), images=60), small_network(0), digits())
 
 
 def row(result: Result, layer: str, of: str = "networks") -> dict[str, object]:
@@ -73,85 +73,87 @@ def row(result: Result, layer: str, of: str = "networks") -> dict[str, object]:
 
 def test_a_network_corresponds_to_itself_and_to_a_permuted_copy() -> None:
     order = [3, 0, 5, 1, 4, 2]
-    one = made(0)
+    one = small_network(0)
     for other, partner in ((one, list(range(6))), (permuted(one, order), np.argsort(order).tolist())):
-        found = perform(Correspondence(other=other, untrained=False, top=0, images=20), one, digits())
-        units = found.tables["units"].filter(pl.col("layer_a") == "relu1")
+        result = perform(Correspondence(other=other, untrained=False, top=0, images=20), one, digits())
+        units = result.tables["units"].filter(pl.col("layer_a") == "relu1")
         live = units.filter(~pl.col("dead"))
         assert live["partner"].to_list() == live["best_partner"].to_list()
         assert live["partner"].to_list() == [partner[k] for k in live["channel"].to_list()]
         for layer in ("relu1", "relu2", "fc"):
-            own = row(found, layer)
-            assert own["bipartite"] == pytest.approx(1, abs=1e-6) and own["same_partner"] == 1
-            assert own["least_squares"] == pytest.approx(0, abs=1e-5)
+            values = row(result, layer)
+            assert values["bipartite"] == pytest.approx(1, abs=1e-6) and values["same_partner"] == 1
+            assert values["least_squares"] == pytest.approx(0, abs=1e-5)
             for index in ("cka", "svcca", "pwcca", "procrustes"):
-                assert own[index] == pytest.approx(1, abs=1e-4)
-            assert row(found, layer, "shuffled")["cka"] < 0.9  # type: ignore[operator]
+                assert values[index] == pytest.approx(1, abs=1e-4)
+            assert row(result, layer, "shuffled")["cka"] < 0.9  # type: ignore[operator]
 
 
 def test_the_tables_hold_what_the_pair_gives() -> None:
-    found = plain()
-    pair = cross_moments(made(0), made(1), digits(), [("relu2", "relu2")])["relu2", "relu2"]
-    units = found.tables["units"].filter(pl.col("layer_a") == "relu2")
+    result = plain()
+    pair = cross_moments(small_network(0), small_network(1), digits(), [("relu2", "relu2")])["relu2", "relu2"]
+    units = result.tables["units"].filter(pl.col("layer_a") == "relu2")
     matching = bipartite_matching(pair.correlation)
     np.testing.assert_allclose(units["best_correlation"].to_numpy(), pair.correlation.max(1), atol=1e-6)
     assert units["partner"].to_list() == matching.partner.tolist()
-    own = pair.correlation_aa - 2 * np.eye(8)
-    np.testing.assert_allclose(units["within"].to_numpy(), own.max(1), atol=1e-6)
-    chosen = found.tables["chosen"].filter(pl.col("layer_a") == "relu2")
+    within = pair.correlation_aa - 2 * np.eye(8)
+    np.testing.assert_allclose(units["within"].to_numpy(), within.max(1), atol=1e-6)
+    chosen = result.tables["chosen"].filter(pl.col("layer_a") == "relu2")
     assert (
         chosen["choices"].sum() == 8
         and chosen["choices"].to_list() == np.bincount(pair.correlation.argmax(1), minlength=8).tolist()
     )
-    assert row(found, "relu2")["semi"] == pytest.approx(pair.correlation.max(1).mean(), abs=1e-6)
-    table = found.tables["regression"].filter((pl.col("layer_a") == "relu2") & (pl.col("of") == "networks"))
+    assert row(result, "relu2")["semi"] == pytest.approx(pair.correlation.max(1).mean(), abs=1e-6)
+    table = result.tables["regression"].filter((pl.col("layer_a") == "relu2") & (pl.col("of") == "networks"))
     assert table["decay"].to_list() == [None, -4.0, -3.0, -2.8, -2.6, -2.0]
     assert table["error"].is_sorted() and (table["gap"] < 1e-7).all()
 
 
 def test_every_layer_has_its_controls() -> None:
-    found = plain()
+    result = plain()
     for layer in ("relu1", "relu2", "fc"):
-        kinds = found.tables["layers"].filter(pl.col("layer_a") == layer)["of"].to_list()
+        kinds = result.tables["layers"].filter(pl.col("layer_a") == layer)["of"].to_list()
         assert kinds == ["networks", "shuffled", "untrained"]
-        assert row(found, layer, "shuffled")["least_squares"] > row(found, layer)["least_squares"]  # type: ignore[operator]
-    assert found.tables["map"].height == 9
-    assert set(found.figures) == {"matching", "likeness", "units", "regression", "map", "map untrained"}
-    assert found.images["pairs"].pixels.ndim == 3
-    assert found.settings["other"]["name"] == "small-1"
+        assert row(result, layer, "shuffled")["least_squares"] > row(result, layer)["least_squares"]  # type: ignore[operator]
+    assert result.tables["map"].height == 9
+    assert set(result.figures) == {"matching", "likeness", "units", "regression", "map", "map untrained"}
+    assert result.images["pairs"].pixels.ndim == 3
+    assert result.settings["other"]["name"] == "small-1"
 
 
 def test_dead_units_are_named_and_take_no_part() -> None:
-    found = perform(Correspondence(other=made(1), top=0, images=20), made(0, dead=True), digits())
-    dead = found.tables["units"].filter((pl.col("layer_a") == "relu1") & (pl.col("channel") == 2)).row(0, named=True)
+    result = perform(Correspondence(other=small_network(1), top=0, images=20), small_network(0, dead=True), digits())
+    dead = result.tables["units"].filter((pl.col("layer_a") == "relu1") & (pl.col("channel") == 2)).row(0, named=True)
     assert dead["dead"] and dead["partner"] is None and dead["best_correlation"] is None
-    assert any("take no part, of the first network: relu1 1" in said for said in found.findings)
-    assert not found.tables["layers"].select(pl.col(pl.Float64).is_nan().any()).row(0).count(True)
+    assert any("take no part, of the first network: relu1 1" in finding for finding in result.findings)
+    assert not result.tables["layers"].select(pl.col(pl.Float64).is_nan().any()).row(0).count(True)
 
 
 def test_widths_may_differ_and_layers_be_named() -> None:
-    found = perform(
-        Correspondence(other=made(1, width=9), layers=("relu1", "relu1:relu2"), untrained=False, top=0, images=20),
-        made(0),
+    result = perform(
+        Correspondence(
+            other=small_network(1, width=9), layers=("relu1", "relu1:relu2"), untrained=False, top=0, images=20
+        ),
+        small_network(0),
         digits(),
     )
-    layers = found.tables["layers"].filter(pl.col("of") == "networks")
+    layers = result.tables["layers"].filter(pl.col("of") == "networks")
     assert layers.select("layer_a", "layer_b", "units_a", "units_b").rows() == [
         ("relu1", "relu1", 6, 9),
         ("relu1", "relu2", 6, 8),
     ]
-    assert any("relu1 (8x8) and relu2 (4x4) on 4x4" in said for said in found.findings)
-    assert "map" not in found.tables
+    assert any("relu1 (8x8) and relu2 (4x4) on 4x4" in finding for finding in result.findings)
+    assert "map" not in result.tables
 
 
 def test_the_same_seed_gives_the_same_tables() -> None:
-    again = perform(Correspondence(other=made(1), images=60), made(0), digits())
+    again = perform(Correspondence(other=small_network(1), images=60), small_network(0), digits())
     for name, table in plain().tables.items():
         assert table.equals(again.tables[name]), name
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"layers": ("conv9",)}, "conv9"),
         ({"layers": ("relu1:relu2:fc",)}, "give A:B"),
@@ -160,16 +162,16 @@ def test_the_same_seed_gives_the_same_tables() -> None:
         ({"bins": 1000}, "bins"),
     ],
 )
-def test_mistakes_are_said(settings: dict[str, object], said: str) -> None:
-    with pytest.raises((SettingsError, UnknownLayer), match=said):
-        perform(Correspondence(other=made(1), **settings), made(0), digits())  # type: ignore[arg-type]
+def test_mistakes_are_said(settings: dict[str, object], message: str) -> None:
+    with pytest.raises((SettingsError, UnknownLayer), match=message):
+        perform(Correspondence(other=small_network(1), **settings), small_network(0), digits())  # type: ignore[arg-type]
 
 
 def test_it_needs_a_second_network_and_two_images() -> None:
     with pytest.raises(SettingsError, match="other"):
-        perform(Correspondence(), made(0), digits())
+        perform(Correspondence(), small_network(0), digits())
     with pytest.raises(SettingsError, match="at least 2"):
-        perform(Correspondence(other=made(1)), made(0), digits().select(np.array([0]), "one"))
+        perform(Correspondence(other=small_network(1)), small_network(0), digits().select(np.array([0]), "one"))
 
 
 def test_command_line_and_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,9 +197,9 @@ def test_two_trainings_of_one_network_share_more_than_chance(shared: Path, tmp_p
     smooth = F.interpolate(torch.from_numpy(rng.uniform(0, 255, (24, 3, 4, 4))), size=32, mode="bilinear")
     np.savez(tmp_path / "x.npz", x=smooth.permute(0, 2, 3, 1).numpy().astype(np.uint8), y=np.arange(24) % 10)
     samples = load_samples(str(tmp_path / "x.npz"))
-    found = perform(Correspondence(other=nets[1], top=0, images=10, layers=("conv1",)), nets[0], samples)
-    own, chance = (row(found, "conv1", of)["bipartite"] for of in ("networks", "shuffled"))
-    assert own > chance + 0.1  # type: ignore[operator]
+    result = perform(Correspondence(other=nets[1], top=0, images=10, layers=("conv1",)), nets[0], samples)
+    trained, chance = (row(result, "conv1", of)["bipartite"] for of in ("networks", "shuffled"))
+    assert trained > chance + 0.1  # type: ignore[operator]
 
 
 def test_other_architectures_are_compared_by_the_most_alike_layers() -> None:
@@ -212,10 +214,10 @@ def test_other_architectures_are_compared_by_the_most_alike_layers() -> None:
             x = self.relu_three(self.three(self.relu_two(self.two(self.relu_one(self.one(x))))))
             return self.out(x.mean((2, 3)))
 
-    other = made(5, Deep())
-    found = perform(Correspondence(other=other, untrained=False, top=0, images=20), made(0), digits())
-    table = found.tables["map"].filter(~pl.col("layer_b").str.starts_with("out"))
-    chosen = dict(found.tables["layers"].filter(pl.col("of") == "networks").select("layer_a", "layer_b").rows())
+    other = small_network(5, Deep())
+    result = perform(Correspondence(other=other, untrained=False, top=0, images=20), small_network(0), digits())
+    table = result.tables["map"].filter(~pl.col("layer_b").str.starts_with("out"))
+    chosen = dict(result.tables["layers"].filter(pl.col("of") == "networks").select("layer_a", "layer_b").rows())
     for layer in ("relu1", "relu2"):
         best = table.filter(pl.col("layer_a") == layer).sort("cka").row(-1, named=True)
         assert chosen[layer] == best["layer_b"]

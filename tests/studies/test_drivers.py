@@ -110,8 +110,8 @@ def test_a_unit_of_a_join_or_a_pool_is_found_where_it_was_made(network: Network)
 
 @pytest.mark.parametrize(("unit", "word"), [("stem.2:0", "image itself"), ("pool:4:1:1", "max_pool2d")])
 def test_a_unit_without_an_affine_step_before_it_is_said_to_be(network: Network, unit: str, word: str) -> None:
-    found = find_affine_step(network, find_unit(network, unit))
-    assert isinstance(found, str) and word in found and unit in found
+    reason = find_affine_step(network, find_unit(network, unit))
+    assert isinstance(reason, str) and word in reason and unit in reason
 
 
 def test_the_weights_stay_as_they_were_and_gather_no_gradient(network: Network) -> None:

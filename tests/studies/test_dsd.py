@@ -37,15 +37,15 @@ def result() -> Result:
 def test_steps_hold_the_zeros_they_should() -> None:
     steps = result().tables["steps"]
     for seed in (0, 1):
-        own = steps.filter((pl.col("seed") == seed) & (pl.col("branch") == "dsd"))
-        assert own["step"].to_list() == FIVE and own["epochs"].to_list() == [0, 0, 1, 1, 2]
-        zeros = own["zeros"].to_list()
-        wanted = (round(0.3 * 216) + round(0.3 * 360)) / 576
-        assert zeros[0] == zeros[4] == 0 and zeros[1:4] == pytest.approx([wanted] * 3)
-        assert own["loss"][2] == own["loss"][3]  # restored weights are zeros
+        of_seed = steps.filter((pl.col("seed") == seed) & (pl.col("branch") == "dsd"))
+        assert of_seed["step"].to_list() == FIVE and of_seed["epochs"].to_list() == [0, 0, 1, 1, 2]
+        zeros = of_seed["zeros"].to_list()
+        expected = (round(0.3 * 216) + round(0.3 * 360)) / 576
+        assert zeros[0] == zeros[4] == 0 and zeros[1:4] == pytest.approx([expected] * 3)
+        assert of_seed["loss"][2] == of_seed["loss"][3]  # restored weights are zeros
         base = steps.filter((pl.col("seed") == seed) & (pl.col("branch") == "baseline"))
         assert base["step"].to_list() == ["dense", "further", "end"] and base["zeros"].sum() == 0
-        assert base["epochs"].to_list() == [0, 1, 2] and base["loss"][0] == own["loss"][0]
+        assert base["epochs"].to_list() == [0, 1, 2] and base["loss"][0] == of_seed["loss"][0]
     assert steps["images"].unique().to_list() == [60]
 
 
@@ -57,21 +57,21 @@ def test_the_way_is_that_of_fit_phase_by_phase() -> None:
     sparse = fit(pruned, QUICK.train, recipe, masks=masks).network
     dense = fit(sparse, QUICK.train, replace(recipe, learning_rate=0.005, seed=1001)).network
     steps = result().tables["steps"].filter((pl.col("seed") == 1) & (pl.col("branch") == "dsd"))
-    for step, own in (("pruned", pruned), ("sparse", sparse), ("dense again", dense)):
+    for step, stage in (("pruned", pruned), ("sparse", sparse), ("dense again", dense)):
         row = steps.filter(pl.col("step") == step).row(0, named=True)
-        wanted = score(own, samples).row(0, named=True)
-        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-6) and row["top1"] == wanted["top1"]
+        expected = score(stage, samples).row(0, named=True)
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6) and row["top1"] == expected["top1"]
 
 
 def test_pruning_that_takes_nothing_is_the_baseline() -> None:
     """Both ways share all but the mask: where it holds no zero, they end alike to the bit."""
-    found = perform(replace(QUICK, sparsity=("0.0001",), repeats=1), tiny(dropout=0.3), noise(60, seed=1))
-    ends = found.tables["steps"].filter(pl.col("step").is_in(["dense again", "end"]))
+    result = perform(replace(QUICK, sparsity=("0.0001",), repeats=1), tiny(dropout=0.3), noise(60, seed=1))
+    ends = result.tables["steps"].filter(pl.col("step").is_in(["dense again", "end"]))
     assert ends["loss"].n_unique() == 1 and ends.height == 2
-    start = found.tables["steps"].filter(pl.col("step") == "dense")["loss"][0]
+    start = result.tables["steps"].filter(pl.col("step") == "dense")["loss"][0]
     assert abs(start - ends["loss"][0]) > 1e-3
-    gain = found.tables["summary"].filter(pl.col("what") == "dsd - baseline").row(0, named=True)
-    assert gain["top1"] == 0 and gain["spread"] is None and "nothing of the spread" in found.findings[0]
+    gain = result.tables["summary"].filter(pl.col("what") == "dsd - baseline").row(0, named=True)
+    assert gain["top1"] == 0 and gain["spread"] is None and "nothing of the spread" in result.findings[0]
 
 
 def test_history_has_every_epoch_and_ends_where_the_steps_do() -> None:
@@ -85,16 +85,16 @@ def test_history_has_every_epoch_and_ends_where_the_steps_do() -> None:
 
 
 def test_a_random_start_is_trained_first_and_shared_by_both_ways() -> None:
-    found = perform(replace(QUICK, start="random", baseline="single"), tiny(), noise(60, seed=1))
-    steps, history = found.tables["steps"], found.tables["history"]
+    result = perform(replace(QUICK, start="random", baseline="single"), tiny(), noise(60, seed=1))
+    steps, history = result.tables["steps"], result.tables["history"]
     begins = steps.filter(pl.col("step") == "dense")
     assert begins.group_by("seed").agg(pl.col("loss").n_unique())["loss"].to_list() == [1, 1]
     assert begins["loss"].n_unique() == 2 and begins["epochs"].unique().to_list() == [1]
     assert steps.filter(pl.col("branch") == "baseline")["step"].to_list() == ["dense", "end"] * 2
-    own = history.filter(pl.col("seed") == 0)
-    assert own.filter(pl.col("branch") == "both")["epoch"].to_list() == [1]
-    assert own.filter(pl.col("branch") == "baseline")["epoch"].to_list() == [2, 3]
-    rates = own.filter(pl.col("branch") == "baseline")["rate"].to_list()
+    of_seed = history.filter(pl.col("seed") == 0)
+    assert of_seed.filter(pl.col("branch") == "both")["epoch"].to_list() == [1]
+    assert of_seed.filter(pl.col("branch") == "baseline")["epoch"].to_list() == [2, 3]
+    rates = of_seed.filter(pl.col("branch") == "baseline")["rate"].to_list()
     assert 0.02 < rates[0] < 0.05 and rates[1] < 0.005  # one cosine over both epochs
 
 
@@ -107,9 +107,9 @@ def test_summary_is_the_paired_t_test() -> None:
         rows.append({"seed": seed, "branch": "dsd", "step": "dense again", "top1": top1["dsd"][seed], "loss": 0.5})
         rows.append({"seed": seed, "branch": "baseline", "step": "end", "top1": top1["baseline"][seed], "loss": 0.7})
     table = {row["what"]: row for row in summary(pl.DataFrame(rows)).iter_rows(named=True)}
-    own = ttest_rel(top1["dsd"], top1["baseline"]).confidence_interval(0.95)
+    interval_of_t = ttest_rel(top1["dsd"], top1["baseline"]).confidence_interval(0.95)
     gain = table["dsd - baseline"]
-    assert (gain["low"], gain["high"]) == pytest.approx((own.low, own.high))
+    assert (gain["low"], gain["high"]) == pytest.approx((interval_of_t.low, interval_of_t.high))
     assert gain["top1"] == pytest.approx((top1["dsd"] - top1["baseline"]).mean()) and gain["loss"] == pytest.approx(
         -0.2
     )
@@ -125,8 +125,8 @@ def test_histograms_count_the_weights_that_there_are() -> None:
         assert count == (pruned[layer] if step in ("pruned", "sparse") else {"conv": 216, "fc": 360}[layer])
     fc = bins.filter(pl.col("layer") == "fc")
     middle = fc.filter((pl.col("left") < 0) & (pl.col("right") > 0))
-    held = dict(zip(middle["step"].to_list(), middle["count"].to_list(), strict=True))
-    assert held["pruned"] == 0 and held["restored"] >= 108
+    counts_near_zero = dict(zip(middle["step"].to_list(), middle["count"].to_list(), strict=True))
+    assert counts_near_zero["pruned"] == 0 and counts_near_zero["restored"] >= 108
 
 
 def test_fresh_weights_are_drawn_by_the_seed_alone() -> None:
@@ -153,13 +153,13 @@ def test_a_case_keeps_the_network_and_is_not_run_again(tmp_path: Path) -> None:
     samples = load_samples("digits", count=60)
     study = Dsd(train=train, epochs=(1, 1, 1), repeats=1, batch_size=50)
     case = examine(network, samples, studies=[study], out=tmp_path)
-    found = case.load("dsd")
-    kept = load_network(found.artifacts["dsd.safetensors"])
-    assert kept.preprocessing == network.preprocessing and kept.digest != network.digest
-    wanted = found.tables["steps"].filter(pl.col("step") == "dense again").row(0, named=True)
-    assert score(kept, samples)["loss"][0] == pytest.approx(wanted["loss"], rel=1e-6)
-    assert (tmp_path / "index.html").exists() and "weights features.0" not in found.findings
-    assert sum(name.startswith("weights ") for name in found.figures) == 4
+    result = case.load("dsd")
+    loaded = load_network(result.artifacts["dsd.safetensors"])
+    assert loaded.preprocessing == network.preprocessing and loaded.digest != network.digest
+    expected = result.tables["steps"].filter(pl.col("step") == "dense again").row(0, named=True)
+    assert score(loaded, samples)["loss"][0] == pytest.approx(expected["loss"], rel=1e-6)
+    assert (tmp_path / "index.html").exists() and "weights features.0" not in result.findings
+    assert sum(name.startswith("weights ") for name in result.figures) == 4
 
 
 @pytest.mark.parametrize(

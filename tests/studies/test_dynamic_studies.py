@@ -107,8 +107,8 @@ def test_another_seed_gives_another_noise(digits: Network, samples: Samples) -> 
 def test_noise_has_the_layers_own_spread(digits: Network) -> None:
     layer = digits.layer("block4.conv2")
     unit = draw(digits.tensors, Scope(layer.name, (layer,)), True, 0, 0)
-    own = torch.cat([digits.tensors[name].flatten() for name in unit]).std(correction=0)
-    assert abs(unit[layer.weight].std() / own - 1) < 0.02 and abs(unit[layer.weight].mean()) < 0.02 * own
+    spread = torch.cat([digits.tensors[name].flatten() for name in unit]).std(correction=0)
+    assert abs(unit[layer.weight].std() / spread - 1) < 0.02 and abs(unit[layer.weight].mean()) < 0.02 * spread
 
 
 def test_adaptive_scores_say_how_many_images_they_used(digits: Network, samples: Samples) -> None:
@@ -177,8 +177,8 @@ def test_verdicts_name_the_harshest_setting_and_say_when_there_is_none() -> None
             "images": [10_000] * 3,
         }
     )
-    told = verdict(rows, lambda row: f"K = {row['k']}", "smallest codebook")
-    assert "0.1 points is K = 64" in told[0] and "0.5 and 1 points is K = 16" in told[1]
+    sentences = verdict(rows, lambda row: f"K = {row['k']}", "smallest codebook")
+    assert "0.1 points is K = 64" in sentences[0] and "0.5 and 1 points is K = 16" in sentences[1]
     assert "no setting tried" in verdict(rows[2:], lambda row: "", "smallest codebook")[0]
     at_limit = rows.with_columns(drop=pl.Series([0.0, 3 * 0.005 / 3, 0.3]))  # 0.5 points is not less than 0.5 points
     assert "0.1 and 0.5 points is K = 64" in verdict(at_limit, lambda row: f"K = {row['k']}", "smallest codebook")[0]

@@ -190,9 +190,9 @@ def test_held_out_images_play_no_part_in_the_account() -> None:
 
 
 def test_a_score_is_precision_and_recall() -> None:
-    said, fires = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
-    found = score(said, fires)
-    assert (found.precision, found.recall, found.f1) == (pytest.approx(1 / 3), 0.5, pytest.approx(0.4))
+    predicted, fires = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
+    result = score(predicted, fires)
+    assert (result.precision, result.recall, result.f1) == (pytest.approx(1 / 3), 0.5, pytest.approx(0.4))
     assert np.isnan(score(np.zeros(5, bool), fires).precision) and score(np.zeros(5, bool), fires).f1 == 0
 
 
@@ -337,7 +337,7 @@ def test_an_expression_too_long_to_read_is_left_to_the_table() -> None:
     bits = (np.arange(32)[:, None] >> np.arange(5) & 1).astype(bool)
     table = truth_table(bits, bits.sum(1) % 2 == 1)  # the parity: no two products can be joined
     even = Score(0.9, 0.8)
-    found = Account(
+    account = Account(
         tuple(range(5)),
         (0.0,) * 5,
         (0.0,) * 5,
@@ -352,5 +352,5 @@ def test_an_expression_too_long_to_read_is_left_to_the_table() -> None:
         10,
         0.5,
     )
-    said = of_account("layer:1", found, [f"before:{k}" for k in range(5)], "before:0")
-    assert "; a sum of 16 products of 5 inputs (see the table `formulas`) says when" in said and len(said) < 300
+    sentence = of_account("layer:1", account, [f"before:{k}" for k in range(5)], "before:0")
+    assert "; a sum of 16 products of 5 inputs (see the table `formulas`) says when" in sentence and len(sentence) < 300

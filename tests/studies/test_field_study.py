@@ -151,19 +151,19 @@ def test_the_tree_is_that_of_autograd(unit: tuple[int, int, int, int], samples: 
     index, channel, y, x = unit
     for image in range(COUNT):
         result = field(net, samples, layers=0, tree=f"0.{index}:{channel}:{y}:{x}", image=image)
-        found = result.tables["tree"]
+        table = result.tables["tree"]
         expected = tree(modules, images(net, samples)[image : image + 1], unit)
         for module in modules:
             module.float()
-        assert found["node"].to_list() == [f"0.{k}" for k in (1, 4, 7) if k <= index]
-        rows = found.select("in_tree", "active", "contributing").rows()
+        assert table["node"].to_list() == [f"0.{k}" for k in (1, 4, 7) if k <= index]
+        rows = table.select("in_tree", "active", "contributing").rows()
         if expected[-1][1]:  # else the unit is silent: no path is open
             assert rows == expected
             total = sum(n for n, _, _ in expected[:-1])
             assert f"{total:,} units in {len(rows) - 1} activation" in result.findings[0]
         else:
             assert [row[:2] for row in rows] == [row[:2] for row in expected]
-            assert found["contributing"].sum() == 0 and "nothing contributes" in result.findings[0]
+            assert table["contributing"].sum() == 0 and "nothing contributes" in result.findings[0]
 
 
 def test_the_default_tree_is_that_of_the_strongest_unit_of_the_last_maps(samples: Samples) -> None:

@@ -78,8 +78,8 @@ def test_the_start_kept_is_the_correlation_of_each_picture_with_its_own_start() 
     climb = Climb(pictures=pictures, starts=starts, start=zero, reached=zero + 1, curve=zero[:, None], woken=zero == 0)
     target: Any = SimpleNamespace(unit=Unit("3", 2, (1, 4)), node="2")
     table = run_table([target], [climb], [None], steps=1)
-    wanted = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(starts, pictures, strict=True)]
-    assert table["start_kept"].to_list() == pytest.approx(wanted, abs=1e-5)
+    expected = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(starts, pictures, strict=True)]
+    assert table["start_kept"].to_list() == pytest.approx(expected, abs=1e-5)
     alike = np.corrcoef(pictures.flatten(1))
     assert table["similarity"].to_list() == pytest.approx(((alike.sum(1) - 1) / 2).tolist(), abs=1e-5)
 

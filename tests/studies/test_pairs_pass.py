@@ -37,7 +37,7 @@ class Small(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def made(seed: int, **kinds: float) -> Network:
+def small_network(seed: int, **kinds: float) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Network(
@@ -52,20 +52,20 @@ def digits(count: int = 90) -> Samples:
 
 def values(network: Network, name: str, samples: Samples) -> Tensor:
     """Activations of one node by a hook, float64 (images, *places, channel)."""
-    held: list[Tensor] = []
-    handle = dict(network.module.named_modules())[name].register_forward_hook(lambda _m, _i, out: held.append(out))
+    outputs: list[Tensor] = []
+    handle = dict(network.module.named_modules())[name].register_forward_hook(lambda _m, _i, out: outputs.append(out))
     with torch.inference_mode():
         for batch in samples.batches(network.preprocessing, 32):
             network.module(batch.images)
     handle.remove()
-    return torch.cat(held).double().movedim(1, -1)
+    return torch.cat(outputs).double().movedim(1, -1)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """np.corrcoef between the columns of a and of b; 0 where one has no variance."""
     with np.errstate(all="ignore"):
-        found = np.corrcoef(a, b, rowvar=False)[: a.shape[1], a.shape[1] :]
-    return np.nan_to_num(found)
+        matrix = np.corrcoef(a, b, rowvar=False)[: a.shape[1], a.shape[1] :]
+    return np.nan_to_num(matrix)
 
 
 def rows(network: Network, name: str, samples: Samples) -> np.ndarray:
@@ -73,40 +73,40 @@ def rows(network: Network, name: str, samples: Samples) -> np.ndarray:
 
 
 def test_layers_are_the_rectifiers_behind_the_layers() -> None:
-    assert layers_of(made(0)) == ["relu1", "relu2", "fc"]
+    assert layers_of(small_network(0)) == ["relu1", "relu2", "fc"]
 
 
 @pytest.mark.parametrize("size", [None, 1, 7, 90])
 def test_correlations_are_those_of_numpy(size: int | None) -> None:
-    one, other = made(0), made(1, width=7)
-    found = cross_moments(one, other, digits(), batch_size=size)
-    assert list(found) == [("relu1", "relu1"), ("relu2", "relu2"), ("fc", "fc")]
-    for (a, b), pair in found.items():
+    one, other = small_network(0), small_network(1, width=7)
+    pairs = cross_moments(one, other, digits(), batch_size=size)
+    assert list(pairs) == [("relu1", "relu1"), ("relu2", "relu2"), ("fc", "fc")]
+    for (a, b), pair in pairs.items():
         x, y = rows(one, a, digits()), rows(other, b, digits())
         assert pair.n == len(x) and pair.images == 90
         np.testing.assert_allclose(pair.correlation, correlation(x, y), atol=1e-6)
         np.testing.assert_allclose(pair.mean_a, x.mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(pair.std_b, y.std(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(pair.correlation_aa, correlation(x, x), atol=1e-6)
-    assert list(np.flatnonzero(found["relu1", "relu1"].dead_a)) == [1]
-    assert np.isfinite(found["relu1", "relu1"].correlation).all()
+    assert list(np.flatnonzero(pairs["relu1", "relu1"].dead_a)) == [1]
+    assert np.isfinite(pairs["relu1", "relu1"].correlation).all()
 
 
 def test_a_mean_of_a_thousand_deviations_loses_no_digits() -> None:
-    one = made(0, shift=0.0)
+    one = small_network(0, shift=0.0)
     spread = rows(one, "relu1", digits())[:, 2].std()
-    far = made(0, shift=1000 * spread)
-    pair = cross_moments(far, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
-    near = cross_moments(one, made(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
+    far = small_network(0, shift=1000 * spread)
+    pair = cross_moments(far, small_network(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
+    near = cross_moments(one, small_network(1), digits(), [("conv1", "conv1")])["conv1", "conv1"]
     assert pair.mean_a[2] / pair.std_a[2] > 500
     # float32 activations at 1000 deviations hold 4 digits of the deviation: numpy is given the same ones
-    x, y = rows(far, "conv1", digits()), rows(made(1), "conv1", digits())
+    x, y = rows(far, "conv1", digits()), rows(small_network(1), "conv1", digits())
     np.testing.assert_allclose(pair.correlation, correlation(x, y), atol=1e-6)
     np.testing.assert_allclose(pair.correlation[2], near.correlation[2], atol=1e-3)
 
 
 def test_layers_of_different_size_meet_on_the_common_grid() -> None:
-    one, other = made(0), made(1, stride=2)
+    one, other = small_network(0), small_network(1, stride=2)
     pair = cross_moments(one, other, digits(), [("relu1", "relu1")])["relu1", "relu1"]
     assert pair.grid == (4, 4)
     x = F.avg_pool2d(values(one, "relu1", digits()).movedim(-1, 1), 2).movedim(1, -1).flatten(0, -2).numpy()
@@ -118,7 +118,7 @@ def test_layers_of_different_size_meet_on_the_common_grid() -> None:
 
 
 def test_shuffled_pairs_every_image_with_another_once() -> None:
-    one, samples = made(0), digits()
+    one, samples = small_network(0), digits()
     pair = cross_moments(one, one, samples, [("fc", "fc")], seed=4)["fc", "fc"]
     order = np.random.default_rng(4).permutation(len(samples))
     x = rows(one, "fc", samples)
@@ -127,7 +127,7 @@ def test_shuffled_pairs_every_image_with_another_once() -> None:
 
 
 def test_all_pairs_and_several_networks_come_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other, third = made(0), made(1), made(2)
+    one, other, third = small_network(0), small_network(1), small_network(2)
     read: list[int] = []
     whole = Samples.batches
 
@@ -137,15 +137,15 @@ def test_all_pairs_and_several_networks_come_from_one_pass(monkeypatch: pytest.M
             yield batch
 
     monkeypatch.setattr(Samples, "batches", counted)
-    found = cross_moments_of(one, [other, third], digits(), pairs="all")
+    of_networks = cross_moments_of(one, [other, third], digits(), pairs="all")
     assert sum(read) <= len(digits()) + 32  # the pilot's images beside
-    assert [len(pairs) for pairs in found] == [9, 9]
+    assert [len(pairs) for pairs in of_networks] == [9, 9]
     alone = cross_moments(one, third, digits(), [("relu2", "relu1")])["relu2", "relu1"]
-    np.testing.assert_allclose(found[1]["relu2", "relu1"].correlation, alone.correlation, atol=1e-6)
+    np.testing.assert_allclose(of_networks[1]["relu2", "relu1"].correlation, alone.correlation, atol=1e-6)
 
 
 def test_two_halves_merge_to_the_whole() -> None:
-    one, other, names = made(0), made(1), ("relu2", "relu2")
+    one, other, names = small_network(0), small_network(1), ("relu2", "relu2")
     whole = cross_moments(one, other, digits(), [names])[names]
     halves = [
         cross_moments(one, other, digits().select(np.arange(*part), "part"), [names])[names]
@@ -157,7 +157,7 @@ def test_two_halves_merge_to_the_whole() -> None:
 
 
 def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    one, other = made(0), made(1)
+    one, other = small_network(0), small_network(1)
     whole = cross_moments(one, other, digits(), batch_size=10)
     seen: list[int] = []
 
@@ -176,33 +176,33 @@ def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "message"),
     [
         ([("conv1", "conv9")], "conv9"),
         (["conv1"], "give pairs"),
         ([], "empty"),
     ],
 )
-def test_mistakes_are_said(layers: list[tuple[str, str]], said: str) -> None:
-    with pytest.raises((SettingsError, UnknownLayer), match=said):
-        cross_moments(made(0), made(1), digits(), layers)
+def test_mistakes_are_said(layers: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises((SettingsError, UnknownLayer), match=message):
+        cross_moments(small_network(0), small_network(1), digits(), layers)
 
 
 def test_information_of_pairs_is_that_of_all_rows_at_once() -> None:
-    one, other = made(0), made(1)
+    one, other = small_network(0), small_network(1)
     pairs = np.array([[0, 3], [2, 2], [3, 0]])
-    found, control = pair_information(one, other, digits(), {("relu1", "relu1"): pairs}, bins=8)["relu1", "relu1"]
+    information, control = pair_information(one, other, digits(), {("relu1", "relu1"): pairs}, bins=8)["relu1", "relu1"]
     tally = PairInformation(pairs, 8)
     order = np.random.default_rng(0).permutation(len(digits()))
     x, y = (values(net, "relu1", digits())[order].float().flatten(0, -2) for net in (one, other))
     tally.update(x, y)
-    np.testing.assert_allclose(found.information, tally.result().information, atol=1e-3)
-    assert found.rows == 90 * 64
-    assert (control.information < found.information).all()
+    np.testing.assert_allclose(information.information, tally.result().information, atol=1e-3)
+    assert information.rows == 90 * 64
+    assert (control.information < information.information).all()
 
 
 def test_the_information_of_a_pass_that_was_stopped_is_that_of_one(tmp_path: Path) -> None:
-    one, other, pairs = made(1), made(2), {("relu1", "relu1"): np.array([[0, 0], [2, 3]])}
+    one, other, pairs = small_network(1), small_network(2), {("relu1", "relu1"): np.array([[0, 0], [2, 3]])}
 
     def stop(label: str, done: int, total: int) -> None:
         if label == "mutual information" and done >= 64:

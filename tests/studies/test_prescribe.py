@@ -64,9 +64,9 @@ def test_what_is_scored_is_what_the_file_holds(result: Result, network: Network,
     reporting = part(samples, 12, 0).reporting
     row = result.tables["scores"].row(1, named=True)
     opened = load_network(path)
-    found = sweep(opened, reporting, [Variant({}, None)]).row(0, named=True)
+    scores = sweep(opened, reporting, [Variant({}, None)]).row(0, named=True)
     assert {key: row[key] for key in ("top1", "top5", "loss", "images")} == pytest.approx(
-        {key: found[key] for key in ("top1", "top5", "loss", "images")}
+        {key: scores[key] for key in ("top1", "top5", "loss", "images")}
     )
     state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in read_compressed(path).state().items()}
     weights = tuple(name for name in state if name in network.tensors and state[name].ndim > 1)
@@ -132,7 +132,9 @@ def test_a_layer_kept_as_it_is_is_measured_as_it_is_stored() -> None:
     rounders = {layer.name: Rounder(net.tensors[layer.weight].detach().numpy()) for layer in net.layers}
     choices = {name: candidates(rounder, "uniform", 2) for name, rounder in rounders.items()}
     for chosen in (0, -1):
-        pick = {name: range(len(own))[chosen] if name == "1" else 0 for name, own in choices.items()}
+        pick = {
+            name: range(len(layer_choices))[chosen] if name == "1" else 0 for name, layer_choices in choices.items()
+        }
         joint = Joint(net, net.layers, rounders, choices, "float16", "x")
         allocation = Allocation(pick, 0.0, 0.0)
         edit = joint.variant(allocation, {}).edit
@@ -149,8 +151,8 @@ def test_a_grouped_network_and_kmeans_tables_are_treated() -> None:
     result = prescribe(net, noise, budget=20.0, tables="kmeans", other_dtype="exact")
     assert set(result.tables["layers"]["how"].drop_nulls()) <= {"kmeans", "as it is"}
     (path,) = result.artifacts.values()
-    held = read_compressed(path)
-    assert np.array_equal(held.kept["4.bias"], net.tensors["4.bias"].detach().numpy())
+    compressed = read_compressed(path)
+    assert np.array_equal(compressed.kept["4.bias"], net.tensors["4.bias"].detach().numpy())
 
 
 def test_several_labels_an_image_are_scored_too() -> None:

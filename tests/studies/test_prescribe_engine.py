@@ -54,15 +54,15 @@ def test_a_choice_that_costs_more_and_is_worse_is_never_taken() -> None:
 def test_each_value_takes_the_cheapest_multiple(step: float, pull: float) -> None:
     values = np.sort(np.random.default_rng(1).laplace(size=4000)).astype(np.float32)
     cells = Line(values).uniform(step, pull)
-    taken = cells.nearest(values.astype(np.float64))
-    multiple = {float(t): int(np.rint(np.median(values[taken == t]) / step)) for t in np.unique(taken)}
+    nearest = cells.nearest(values.astype(np.float64))
+    multiple = {float(t): int(np.rint(np.median(values[nearest == t]) / step)) for t in np.unique(nearest)}
     if pull == 0:
-        assert np.array_equal([multiple[float(t)] for t in taken], np.rint(values.astype(np.float64) / step))
+        assert np.array_equal([multiple[float(t)] for t in nearest], np.rint(values.astype(np.float64) / step))
         return
-    bits = {k: -np.log2(np.mean(taken == t)) for t, k in multiple.items()}
+    bits = {k: -np.log2(np.mean(nearest == t)) for t, k in multiple.items()}
     cheapest = cheapest_multiples(values.astype(np.float64), step, pull, bits)
     # the counts settle but for a few values at the thresholds
-    assert np.mean([multiple[float(t)] == k for t, k in zip(taken, cheapest, strict=True)]) > 0.985
+    assert np.mean([multiple[float(t)] == k for t, k in zip(nearest, cheapest, strict=True)]) > 0.985
 
 
 @pytest.mark.parametrize("kind", ["uniform", "kmeans"])
@@ -91,29 +91,29 @@ def test_rounding_with_compensation_is_optimal_brain_quantisation(
     order = np.argsort(-np.diag(gram))
     gram, weight = gram[np.ix_(order, order)], lot.normal(size=(5, 8)).astype(np.float32)
     cells = Line(weight).uniform(0.7, 0.0)
-    own = np.diag(gram).mean()
-    damped = gram + damping * own * np.eye(8)
+    mean_power = np.diag(gram).mean()
+    damped = gram + damping * mean_power * np.eye(8)
     middles = (cells.table[1:] + cells.table[:-1]) / 2
     cells = Cells(middles, cells.table)  # the nearest value, as the twin takes it
     rounder = Rounder(weight, gram)
-    taken = rounder.round(cells).decode()
-    assert taken == pytest.approx(surgeon(weight.astype(np.float64), damped, cells.table), abs=1e-6)
+    rounded = rounder.round(cells).decode()
+    assert rounded == pytest.approx(surgeon(weight.astype(np.float64), damped, cells.table), abs=1e-6)
     plain = cells.share(weight).decode()
     outputs = inputs[:, order]
-    for values in (taken, plain):
+    for values in (rounded, plain):
         error = np.square(outputs @ (values - weight).T).sum() / np.square(outputs @ weight.T).sum()
         assert rounder.noise(values) == pytest.approx(error)
-    assert rounder.noise(taken) < (0.5 if damping < 1 else 1) * rounder.noise(plain)
+    assert rounder.noise(rounded) < (0.5 if damping < 1 else 1) * rounder.noise(plain)
 
 
 def test_candidates_are_a_chain_and_spare_what_is_lossless() -> None:
     lot = np.random.default_rng(4)
     weight = np.round(lot.normal(size=(20, 30)), 1).astype(np.float32)
-    found = candidates(Rounder(weight), "uniform", 4)
-    assert found[0].kind == "lossless" and np.array_equal(found[0].share(Rounder(weight)).decode(), weight)  # type: ignore[union-attr]
-    noise, sizes = [one.noise for one in found], [one.bytes for one in found]
+    chain = candidates(Rounder(weight), "uniform", 4)
+    assert chain[0].kind == "lossless" and np.array_equal(chain[0].share(Rounder(weight)).decode(), weight)  # type: ignore[union-attr]
+    noise, sizes = [one.noise for one in chain], [one.bytes for one in chain]
     assert noise == sorted(noise) and sizes == sorted(sizes, reverse=True)
-    for one in found:
+    for one in chain:
         shared = one.share(Rounder(weight))
         assert shared is not None
         assert one.bits == pytest.approx(entropy_bytes(shared.codes) * 8 / 600)
@@ -138,9 +138,9 @@ def conv_network() -> tuple[Network, Samples]:
 
 def test_input_products_are_those_of_the_windows_of_each_layer() -> None:
     network, samples = conv_network()
-    found = input_products(network, samples, network.layers)
+    products = input_products(network, samples, network.layers)
     conv, _, linear = network.layers
-    assert set(found) == {conv.name, linear.name}, "grouped convolutions are left out"
+    assert set(products) == {conv.name, linear.name}, "grouped convolutions are left out"
     (batch,) = samples.batches(network.preprocessing, 40)
     body = network.module[0]  # type: ignore[index]
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_input_products_are_those_of_the_windows_of_each_layer() -> None:
     for name, inputs in ((conv.name, windows.double().numpy()), (linear.name, rows.double().numpy())):
         total = inputs.T @ inputs
         damped = compensate.DAMPING * total.shape[0] / len(inputs) * np.diag(total).mean() * np.eye(len(total))
-        assert found[name] == pytest.approx(total + damped, rel=1e-4, abs=1e-3)
+        assert products[name] == pytest.approx(total + damped, rel=1e-4, abs=1e-3)
     with torch.no_grad():
         outputs = body[0](batch.images) - body[0].bias[:, None, None]  # type: ignore[index]
     weight = body[0].weight.detach().flatten(1).double().numpy()  # type: ignore[index]
@@ -188,9 +188,9 @@ def test_effects_hold_the_scores_of_the_sweep() -> None:
         return {"fc.weight": tensors["fc.weight"] * torch.linspace(0.05, 1.5, 10)[:, None]}
 
     variants = [Variant({"n": 0}, None), Variant({"n": 1}, Replace(("fc.weight",), halve, "halve"))]  # type: ignore[arg-type]
-    found, scores = effects(network, samples, variants, "x"), sweep(network, samples, variants)
-    assert found.select(scores.columns).to_dicts() == [pytest.approx(row) for row in scores.to_dicts()]
-    assert found["divergence"][0] == 0 and found["divergence"][1] > 0
+    table, scores = effects(network, samples, variants, "x"), sweep(network, samples, variants)
+    assert table.select(scores.columns).to_dicts() == [pytest.approx(row) for row in scores.to_dicts()]
+    assert table["divergence"][0] == 0 and table["divergence"][1] > 0
 
 
 def test_the_expected_drop_of_calibrated_outputs_is_the_drop() -> None:
@@ -220,8 +220,8 @@ def test_the_temperature_is_found() -> None:
     network = Network("wide", Wide(), Preprocessing(size=(1, 1), mean=(0.5,) * 3, std=(0.5,) * 3))
     outputs = 30 * (pixels[:, 0, 0] / 255 - 0.5) / 0.5
     labels = (outputs / 4 + lot.gumbel(size=(3000, 3))).argmax(1)
-    found = temperature(network, Samples("wide", ArrayImages(pixels), labels, tuple("abc")))
-    assert found == pytest.approx(4.0, rel=0.12)
+    heat = temperature(network, Samples("wide", ArrayImages(pixels), labels, tuple("abc")))
+    assert heat == pytest.approx(4.0, rel=0.12)
 
 
 def test_an_estimate_lies_between_and_many_images_are_trusted() -> None:
@@ -233,10 +233,10 @@ def test_an_estimate_lies_between_and_many_images_are_trusted() -> None:
 def test_losses_are_in_proportion_to_small_noise_and_rise() -> None:
     noise = np.geomspace(1e-5, 1, 30)
     measured = [(0.01, 0.02), (0.1, 0.15), (0.3, 3.0)]
-    found = loss_at(noise, measured)
-    assert (np.diff(found / noise) >= -1e-12).all() and (np.diff(found) > 0).all()
+    losses = loss_at(noise, measured)
+    assert (np.diff(losses / noise) >= -1e-12).all() and (np.diff(losses) > 0).all()
     # 2, 1.5 and 10 a noise: the first two are pooled to their geometric mean
-    assert found[0] / noise[0] == pytest.approx(3**0.5)
+    assert losses[0] / noise[0] == pytest.approx(3**0.5)
     assert loss_at([0.3, 0.0], measured) == pytest.approx([3.0, 0.0])
     assert loss_at([0.0, 0.1], []).tolist() == [0.0, float("inf")]
 
@@ -254,16 +254,16 @@ def test_the_exchange_pools_drops_as_isotonic_regression_does() -> None:
 def test_settling_finds_the_smallest_point_within_the_budget() -> None:
     layers = {str(i): [(100 * 0.8**j, (1 + i) * 1e-5 * 2.0**j) for j in range(12)] for i in range(20)}
     path = allocations(layers)
-    asked: list[int] = []
+    counts: list[int] = []
 
-    def measure(wanted: list) -> list[dict[str, float]]:  # type: ignore[type-arg]
-        asked.append(len(wanted))
-        return [{"estimate": 0.2 * a.loss, "divergence": a.loss} for a in wanted]
+    def measure(allocations_: list) -> list[dict[str, float]]:  # type: ignore[type-arg]
+        counts.append(len(allocations_))
+        return [{"estimate": 0.2 * a.loss, "divergence": a.loss} for a in allocations_]
 
     predicted = Exchange([0.1, 1.0], [0.01, 0.1])  # half of what it truly costs
     trials = settle(path, predicted, 0.05, measure)  # type: ignore[arg-type]
     best = choice(trials, 0.05)
-    assert best is not None and 0.2 * best.allocation.loss <= 0.05 and sum(asked) <= 14
+    assert best is not None and 0.2 * best.allocation.loss <= 0.05 and sum(counts) <= 14
     possible = min(a.bytes for a in path if 0.2 * a.loss <= 0.05)
     assert best.allocation.bytes <= 1.025 * possible
     assert choice(settle(path, predicted, 1e-6, measure), 1e-6) is None  # type: ignore[arg-type]

@@ -123,8 +123,8 @@ def test_a_smooth_network_leaves_out_rules_and_says_why(samples: Samples) -> Non
         reconstruct(smooth, samples, rules=("masked",), survey=0)
     by_default = reconstruct(smooth, samples, survey=0)
     assert by_default.tables["columns"]["rule"].unique(maintain_order=True).to_list() == ["gradient", "guided"]
-    told = by_default.findings
-    (left_out,) = (finding for finding in told if finding.startswith("Left out"))
+    sentences = by_default.findings
+    (left_out,) = (finding for finding in sentences if finding.startswith("Left out"))
     assert "rules deconvnet, masked and masked_random act on activations" in left_out and "they do not know" in left_out
 
 
@@ -166,8 +166,8 @@ def test_masks_bring_out_the_edges_on_a_trained_network(shared: Path) -> None:
     coarse = draw.integers(0, 256, (12, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     samples = Samples("blobs", ArrayImages(coarse), draw.integers(0, 10, 12), tuple("abcdefghij"))
     means = reconstruct(net, samples, survey=12).tables["columns"].group_by("rule").agg(pl.col("edges").mean())
-    found = dict(means.iter_rows())
-    assert found["masked"] > found["gradient"] and found["masked"] > found["masked_random"]
+    edges = dict(means.iter_rows())
+    assert edges["masked"] > edges["gradient"] and edges["masked"] > edges["masked_random"]
 
 
 def test_neurons_are_traced_back_where_the_network_has_no_maps(samples: Samples) -> None:

@@ -102,8 +102,8 @@ def test_variance_shares_are_numpys(digits: Network) -> None:
     table = netopsy.filters(digits).tables["variance"]
     for name in ("block1.conv2", "block4.conv1"):
         want = variance_shares(digits.tensors[f"{name}.weight"].detach().double().flatten(1).numpy())
-        got = table.filter((pl.col("layer") == name) & (pl.col("k") > 0))["variance"].to_numpy()
-        assert np.allclose(got, want, atol=1e-9)
+        shares = table.filter((pl.col("layer") == name) & (pl.col("k") > 0))["variance"].to_numpy()
+        assert np.allclose(shares, want, atol=1e-9)
 
 
 def test_components_needed_are_the_first_that_reach_the_share(digits: Network) -> None:

@@ -131,8 +131,8 @@ def labelled(labels: np.ndarray, classes: int = 4) -> Samples:
 def test_make_up_is_counted_by_hand() -> None:
     samples = labelled(np.array([0, 0, 1, 2, 2, 2]))
     images = np.array([[0, 1, 2, 3], [3, 4, 5, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
-    held = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
-    share, entropy, commonest = make_up(images, held, samples)
+    excites = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    share, entropy, commonest = make_up(images, excites, samples)
     assert share.tolist()[:3] == [0.5, 1.0, 0.5] and np.isnan(share[3])
     assert entropy[:3] == pytest.approx([stats.entropy(c, base=2) for c in ([2, 1, 1], [3], [1, 1])])
     assert commonest.tolist() == [0, 2, 1, -1], "of equally common classes that of the stronger image"
@@ -162,9 +162,9 @@ def tile(atlas, node: str, number: int) -> np.ndarray:
 def test_the_atlas_holds_the_patches_of_its_units(network: Network, samples: Samples, result) -> None:
     """Fields of 3 x 3 pixels lose nothing on a sheet."""
     atlas, table = result.atlases["atlas"], result.tables["stimuli"]
-    drawn = atlas.units.filter(pl.col("node") == "1")["channel"].to_list()
-    assert drawn == [0, 2, 3, 4, 5] and atlas.sheets["1"][0].count == 5 * 18
-    for number, channel in enumerate(drawn):
+    channels = atlas.units.filter(pl.col("node") == "1")["channel"].to_list()
+    assert channels == [0, 2, 3, 4, 5] and atlas.sheets["1"][0].count == 5 * 18
+    for number, channel in enumerate(channels):
         rows = table.filter((pl.col("node") == "1") & (pl.col("channel") == channel)).to_dicts()
         for k, row in enumerate(rows):
             expected = samples.image(row["image"])[row["y"] : row["y"] + 3, row["x"] : row["x"] + 3]
@@ -177,8 +177,8 @@ def test_what_comes_back_from_a_first_layer_is_its_filter(network: Network, samp
     reach = weight.abs().flatten().quantile(0.995)
     expected = (128 + 127 * (weight.clamp(-reach, reach) / reach)).round().permute(1, 2, 0).numpy()
     units = [Unit("1", 3, (2, 4)), Unit("1", 3, (9, 9))]
-    found = reconstructions(network, samples, units, [7, 7], window(network, "1"), "masked")
-    for unit, picture in zip(units, found, strict=True):
+    pictures = reconstructions(network, samples, units, [7, 7], window(network, "1"), "masked")
+    for unit, picture in zip(units, pictures, strict=True):
         (batch,) = samples.batches(network.preprocessing, 1, order=[7])
         alive = network.module[:2](batch.images)[0, 3][unit.place] > 0  # type: ignore[index]
         np.testing.assert_allclose(picture, expected if alive else 128, atol=1)
@@ -277,9 +277,9 @@ def test_few_images_a_class_silence_the_class_findings(network: Network) -> None
     few = Samples(
         "few", ArrayImages(generator.integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)), np.arange(5), tuple("abcde")
     )
-    said = stimuli(network, few, reconstruct=False).findings
-    assert any("5 images of 5 classes" in finding for finding in said)
-    assert not any("commonest" in finding or "one class" in finding for finding in said)
+    sentences = stimuli(network, few, reconstruct=False).findings
+    assert any("5 images of 5 classes" in finding for finding in sentences)
+    assert not any("commonest" in finding or "one class" in finding for finding in sentences)
 
 
 def same_pictures(one, other) -> bool:
@@ -292,10 +292,10 @@ def same_pictures(one, other) -> bool:
 def test_a_killed_study_draws_only_the_nodes_that_it_had_not_finished(
     network: Network, samples: Samples, result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[str] = []
+    nodes: list[str] = []
 
     def back(network: Network, samples: Samples, units: list[Unit], *rest, **more) -> np.ndarray:
-        drawn.append(units[0].node)
+        nodes.append(units[0].node)
         return reconstructions(network, samples, units, *rest, **more)
 
     monkeypatch.setattr(drawing, "reconstructions", back)
@@ -309,14 +309,14 @@ def test_a_killed_study_draws_only_the_nodes_that_it_had_not_finished(
 
     with pytest.raises(KeyboardInterrupt), workspace(tmp_path, kill, every=3600):
         stimuli(network, samples)
-    assert drawn == ["1", "4"]
+    assert nodes == ["1", "4"]
     with workspace(tmp_path, lambda label, done, total: reports.append(total - done)):
         again = stimuli(network, samples)
-    assert drawn == ["1", "4", "4", "6"] and reports[-1] == 0 and same_pictures(again, result)
+    assert nodes == ["1", "4", "4", "6"] and reports[-1] == 0 and same_pictures(again, result)
     with workspace(tmp_path):
-        assert same_pictures(stimuli(network, samples), result) and len(drawn) == 4
+        assert same_pictures(stimuli(network, samples), result) and len(nodes) == 4
         stimuli(network, samples, tile=9)
-    assert drawn[4:] == ["1", "4", "6"], "what depends on a setting is drawn anew"
+    assert nodes[4:] == ["1", "4", "6"], "what depends on a setting is drawn anew"
 
 
 def test_large_nodes_are_drawn_in_parts(
@@ -324,9 +324,9 @@ def test_large_nodes_are_drawn_in_parts(
 ) -> None:
     parts: list[int] = []
 
-    def cut(network: Network, samples: Samples, wanted, **more):
-        parts.append(sum(len(images) for images, _ in wanted.values()))
-        return patches(network, samples, wanted, **more)
+    def cut(network: Network, samples: Samples, expected, **more):
+        parts.append(sum(len(images) for images, _ in expected.values()))
+        return patches(network, samples, expected, **more)
 
     monkeypatch.setattr(drawing, "patches", cut)
     monkeypatch.setattr(drawing, "_BUDGET", 1)

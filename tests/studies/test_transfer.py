@@ -38,11 +38,13 @@ def make_features(
     parts: list[np.ndarray] = []
     for size in (n, m):
         y = np.arange(size) % classes
-        held = np.eye(classes, dtype=np.float32)[y]
+        targets = np.eye(classes, dtype=np.float32)[y]
         if several:
-            held = np.maximum(held, (generator.random((size, classes)) < 0.25).astype(np.float32))
-        x = np.maximum(held @ centres + 1.1 * generator.normal(size=(size, p)), 0) * generator.uniform(1, 9, (size, 1))
-        parts += [x.astype(np.float32), held if several else y.astype(np.int64)]
+            targets = np.maximum(targets, (generator.random((size, classes)) < 0.25).astype(np.float32))
+        x = np.maximum(targets @ centres + 1.1 * generator.normal(size=(size, p)), 0) * generator.uniform(
+            1, 9, (size, 1)
+        )
+        parts += [x.astype(np.float32), targets if several else y.astype(np.int64)]
     return Features("made", parts[0], parts[1], parts[2], parts[3], tuple("abcdefgh"[:classes]))
 
 
@@ -62,9 +64,9 @@ def features() -> Features:
 
 
 def cell(result: Result, stress: str, **keys: int) -> dict[str, Any]:
-    found = result.tables["scores"].filter(pl.col("stress") == stress, **keys)
-    assert found.height == 1
-    return found.row(0, named=True)
+    rows = result.tables["scores"].filter(pl.col("stress") == stress, **keys)
+    assert rows.height == 1
+    return rows.row(0, named=True)
 
 
 def stressed(stress: str, train: twin.Rows, test: twin.Rows, number: int) -> tuple[twin.Rows, twin.Rows]:
@@ -112,8 +114,10 @@ def test_random_drops_are_averaged_over_nested_draws(features: Features) -> None
     train, test = twin.unit(features.x_train), twin.unit(features.x_test)
     single = []
     for repeat in range(3):
-        kept = drop_order(20, 2000 + repeat).numpy()[:8]
-        single.append(twin.accuracy(twin.decisions(train[:, kept], features.y_train, test[:, kept]), features.y_test))
+        columns = drop_order(20, 2000 + repeat).numpy()[:8]
+        single.append(
+            twin.accuracy(twin.decisions(train[:, columns], features.y_train, test[:, columns]), features.y_test)
+        )
     row = cell(result, "dr1", dimensions=8)
     assert len(set(single)) > 1
     assert row["score"] == pytest.approx(np.mean(single)) and row["std"] == pytest.approx(np.std(single, ddof=1))
@@ -140,8 +144,8 @@ def test_classes_may_be_ranked_where_each_vector_has_one(features: Features) -> 
     row = cell(run(features, stresses=(), measure="map"), "none")
     train, test = twin.unit(features.x_train), twin.unit(features.x_test)
     scores = twin.decisions(train, features.y_train, test)
-    held = np.eye(4, dtype=np.float32)[features.y_test]
-    assert row["score"] == row["map"] == pytest.approx(twin.mean_precision(scores, held), abs=2e-4)
+    targets = np.eye(4, dtype=np.float32)[features.y_test]
+    assert row["score"] == row["map"] == pytest.approx(twin.mean_precision(scores, targets), abs=2e-4)
     assert row["accuracy"] == pytest.approx(twin.accuracy(scores, features.y_test))
 
 
@@ -209,12 +213,12 @@ def test_a_killed_run_goes_on_at_the_chain(features: Features, tmp_path: Path, m
     with pytest.raises(Killed), workspace(tmp_path, stop):
         run(features, **settings)
     assert seen[-1] == ("transfer", 20, cells)
-    made: list[Any] = []
+    fits: list[Any] = []
     nested = chains.fit_nested
-    monkeypatch.setattr(chains, "fit_nested", lambda *a, **k: made.append(a) or nested(*a, **k))
+    monkeypatch.setattr(chains, "fit_nested", lambda *a, **k: fits.append(a) or nested(*a, **k))
     with workspace(tmp_path, lambda *args: seen.append(args)):
         again = run(features, **settings)
-    assert len(made) == 3  # the three chains of the grid; drops and projection were done
+    assert len(fits) == 3  # the three chains of the grid; drops and projection were done
     assert seen[-1] == ("transfer", cells, cells)
     for name, table in whole.tables.items():
         assert table.equals(again.tables[name])
@@ -328,8 +332,8 @@ def test_the_authors_own_tables_give_their_own_minima_and_markers(shared: Path) 
     scores = pl.concat(parts)
     minimum = tables.minimum_table(scores)
     for stress, values in (("dr1", [1433, 1024, 409]), ("dr2", [409, 409, 204]), ("q1", [6, 5, 4]), ("q2", [3, 3, 2])):
-        own = minimum.filter(pl.col("stress") == stress, pl.col("loss").is_in([0.01, 0.02, 0.05]))
-        assert own["value"].to_list() == values
+        minima = minimum.filter(pl.col("stress") == stress, pl.col("loss").is_in([0.01, 0.02, 0.05]))
+        assert minima["value"].to_list() == values
     square = tables.pareto_table(scores).filter(pl.col("marker") == "square").row(0, named=True)
     assert (square["dimensions"], square["levels"]) == (409, 27)
     assert square["compression"] == pytest.approx(0.9844, abs=5e-5) and square["relative"] == pytest.approx(
@@ -385,22 +389,22 @@ def images(labels: list[int], classes: int) -> Samples:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (list(range(30)), "30 classes with a single image each and none with more"),
         ([0] * 20, "of 1 class only"),
     ],
 )
 def test_samples_that_cannot_be_treated_give_a_finding(
-    digits: netopsy.Network, labels: list[int], said: str, tmp_path: Path
+    digits: netopsy.Network, labels: list[int], message: str, tmp_path: Path
 ) -> None:
     case = examine(digits, images(labels, 30), studies=["transfer"], out=tmp_path / "case")
     (finding,) = case.load("transfer").findings
-    assert said in finding
+    assert message in finding
 
 
-@pytest.mark.parametrize(("factor", "said"), [(None, "No features to transfer"), (np.nan, "NaN")])
-def test_networks_without_features_give_a_finding(factor: float | None, said: str) -> None:
+@pytest.mark.parametrize(("factor", "message"), [(None, "No features to transfer"), (np.nan, "NaN")])
+def test_networks_without_features_give_a_finding(factor: float | None, message: str) -> None:
     """One without any layer, one whose features are no numbers; as an error where the node was named."""
     layer = torch.nn.Linear(64, 4)
     torch.nn.init.constant_(layer.weight, factor or 0.0)
@@ -409,7 +413,7 @@ def test_networks_without_features_give_a_finding(factor: float | None, said: st
     shape = netopsy.Preprocessing(size=(8, 8), mean=(0.0,), std=(1.0,), channels="L")
     network, samples = netopsy.Network("bare", module, shape), images([0, 1] * 10, 2)
     (finding,) = netopsy.transfer(network, samples).findings
-    assert said in finding
+    assert message in finding
     if factor is not None:
         with pytest.raises(NetopsyError, match="NaN"):
             netopsy.transfer(network, samples, nodes=("3",))

@@ -84,9 +84,9 @@ def result() -> Result:
     return perform(quick(deeper=True, max_drop=100.0), small(), digits("test", 60))
 
 
-def tables(found: Result) -> dict[str, list[dict]]:
+def tables(result_of_run: Result) -> dict[str, list[dict]]:
     """All that the same seed must give again: tables without the seconds."""
-    return {name: frame.drop("seconds", strict=False).to_dicts() for name, frame in found.tables.items()}
+    return {name: frame.drop("seconds", strict=False).to_dicts() for name, frame in result_of_run.tables.items()}
 
 
 def alike(a: Result, b: Result) -> bool:
@@ -103,29 +103,29 @@ def test_every_cell_is_there_and_the_network_is_left_alone() -> None:
 
 
 def test_accuracies_and_intervals_are_their_definitions() -> None:
-    found = result()
-    history, base = found.tables["history"], found.tables["baselines"]
-    wanted = score(small(), digits("test", 60)).row(0, named=True)
-    assert base["top1"].to_list() == [wanted["top1"]] * 2
-    for row in found.tables["cells"].iter_rows(named=True):
+    outcome = result()
+    history, base = outcome.tables["history"], outcome.tables["baselines"]
+    expected = score(small(), digits("test", 60)).row(0, named=True)
+    assert base["top1"].to_list() == [expected["top1"]] * 2
+    for row in outcome.tables["cells"].iter_rows(named=True):
         keys = ("seed", "block", "start", "training")
-        own = history.filter([pl.col(key) == row[key] for key in keys])["validation_top1"].to_list()
-        assert len(own) == 2 and row["best"] == max(own) and row["top1"] == pytest.approx(own[-1])
-        assert row["drop"] == pytest.approx(wanted["top1"] - row["top1"])
+        accuracies = history.filter([pl.col(key) == row[key] for key in keys])["validation_top1"].to_list()
+        assert len(accuracies) == 2 and row["best"] == max(accuracies) and row["top1"] == pytest.approx(accuracies[-1])
+        assert row["drop"] == pytest.approx(expected["top1"] - row["top1"])
         assert (row["top1_low"], row["top1_high"]) == wilson(round(60 * row["top1"]), 60)
         assert row["drop_low"] <= row["drop"] <= row["drop_high"]
-        assert row["epochs_to_99"] == epochs_to_99(own)
+        assert row["epochs_to_99"] == epochs_to_99(accuracies)
 
 
 def test_sizes_are_those_of_the_compressed_network() -> None:
     cells = result().tables["cells"]
     for name in ("a", "b"):
         block = find_block(small(), name)
-        made = compressed_network(small(), [(block, new_layer(small(), block, 0))])
+        compressed = compressed_network(small(), [(block, new_layer(small(), block, 0))])
         row = cells.filter(pl.col("block") == name).row(0, named=True)
-        assert row["parameters"] == made.parameters
-        assert row["macs"] == sum(layer.macs for layer in made.layers)
-        assert row["share"] == pytest.approx(made.parameters / small().parameters)
+        assert row["parameters"] == compressed.parameters
+        assert row["macs"] == sum(layer.macs for layer in compressed.layers)
+        assert row["share"] == pytest.approx(compressed.parameters / small().parameters)
     blocks = result().tables["blocks"].filter(pl.col("block") == "a").row(0, named=True)
     assert blocks["parameters"] == 4 * 9 + 4 + 16 * 9 + 4 + 16 and blocks["new_parameters"] == 4 * 9 + 4 + 8
 
@@ -148,11 +148,11 @@ def test_frozen_training_leaves_all_else_bit_for_bit() -> None:
     state = train_module(
         module, digits("train", 80), recipe, spec={}, preprocessing=network.preprocessing, frozen=frozen
     ).state
-    own = f"{layer_path(block)}."
-    assert any(name.startswith(own) for name in state)
+    prefix = f"{layer_path(block)}."
+    assert any(name.startswith(prefix) for name in state)
     for name, value in state.items():
         same = value.equal(dict(module.state_dict())[name])
-        assert same != name.startswith(own) or name.endswith("num_batches_tracked")
+        assert same != name.startswith(prefix) or name.endswith("num_batches_tracked")
 
 
 def test_stored_values_give_what_the_images_give() -> None:
@@ -173,7 +173,7 @@ def test_a_single_convolution_fitted_by_least_squares_costs_nothing() -> None:
     images = next(digits("test", 60).batches(small().preprocessing, 60)).images
     with torch.no_grad():
         assert again.module.eval()(images) == pytest.approx(small().module(images), abs=1e-3)
-    found = perform(
+    result = perform(
         quick(
             blocks=("c.conv0:c.relu0",),
             starts=("LSQ",),
@@ -185,8 +185,8 @@ def test_a_single_convolution_fitted_by_least_squares_costs_nothing() -> None:
         small(),
         digits("test", 60),
     )
-    row = found.tables["cells"].row(0, named=True)
-    assert row["drop"] == 0 and row["matched_correlation"] > 0.95 and "criticality" in found.tables
+    row = result.tables["cells"].row(0, named=True)
+    assert row["drop"] == 0 and row["matched_correlation"] > 0.95 and "criticality" in result.tables
 
 
 @pytest.mark.parametrize(("least", "blind"), [(0.02, True), (0.015, False)])
@@ -194,8 +194,8 @@ def test_what_so_few_seeds_cannot_show_is_said(least: float, blind: bool) -> Non
     """Three tests under Holm: the smallest p that can come out is three times the smallest of one."""
     row = {"over": "seeds (permutation)", "start": "RW", "training": "TM", "spread": 0.1, "count": 3, "p": 0.5}
     row |= {"least_critical": "a", "most_critical": "b", "p_holm": 1.0, "least_p": least, "detectable": 0.2}
-    (said,) = critical(pl.DataFrame([row] * 3))
-    assert ("no p could have come below 0.05" in said) == blind
+    (message,) = critical(pl.DataFrame([row] * 3))
+    assert ("no p could have come below 0.05" in message) == blind
 
 
 def test_the_tests_of_criticality_are_over_the_cells() -> None:
@@ -207,10 +207,10 @@ def test_the_tests_of_criticality_are_over_the_cells() -> None:
     means = cells.group_by("block").agg(pl.col("top1").mean())["top1"]
     assert together["spread"] == pytest.approx(means.max() - means.min()) and together["p"] >= together["least_p"]
     for row in seeds.iter_rows(named=True):
-        own = cells.filter((pl.col("start") == row["start"]) & (pl.col("training") == row["training"]))
-        means = own.group_by("block").agg(pl.col("top1").mean())["top1"]
+        of_way = cells.filter((pl.col("start") == row["start"]) & (pl.col("training") == row["training"]))
+        means = of_way.group_by("block").agg(pl.col("top1").mean())["top1"]
         assert row["spread"] == pytest.approx(means.max() - means.min()) and row["least_p"] == 0.5
-    kept = run_design(
+    run = run_design(
         quick().design,
         small(),
         digits("train", 80),
@@ -221,11 +221,11 @@ def test_the_tests_of_criticality_are_over_the_cells() -> None:
         storage=2e10,
     )
     right = [
-        t.right for t in kept.cells if t.spec["seed"] == 1 and (t.spec["start"], t.spec["training"]) == ("RW", "TM")
+        t.right for t in run.cells if t.spec["seed"] == 1 and (t.spec["start"], t.spec["training"]) == ("RW", "TM")
     ]
     row = criticality.filter((pl.col("seed") == 1) & (pl.col("start") == "RW") & (pl.col("training") == "TM"))
     assert row["statistic"][0] == pytest.approx(cochran_q(np.stack(right, 1)))
-    base = kept.baselines[0].right
+    base = run.baselines[0].right
     cell = cells.filter((pl.col("seed") == 1) & (pl.col("start") == "RW") & (pl.col("training") == "TM")).row(
         0, named=True
     )
@@ -237,8 +237,8 @@ def test_deeper_goes_from_the_least_critical_block_to_all() -> None:
     deeper, summary = result().tables["deeper"], result().tables["summary"]
     assert deeper["compressed"].to_list() == [1, 2] and deeper["blocks"].to_list()[1] == "a + b"
     way = (deeper["start"][0], deeper["training"][0])
-    own = summary.filter((pl.col("start") == way[0]) & (pl.col("training") == way[1])).sort("drop")
-    assert deeper["blocks"][0] == own["block"][0] and deeper["drop"][0] == pytest.approx(own["drop"][0])
+    of_way = summary.filter((pl.col("start") == way[0]) & (pl.col("training") == way[1])).sort("drop")
+    assert deeper["blocks"][0] == of_way["block"][0] and deeper["drop"][0] == pytest.approx(of_way["drop"][0])
     assert deeper["parameters"][1] < deeper["parameters"][0] < small().parameters
     halted = perform(quick(deeper=True, max_drop=0.0, starts=("RW",), training=("FM",)), small(), digits("test", 60))
     assert halted.tables["deeper"].height == (1 if halted.tables["deeper"]["drop"][0] > 0 else 2)
@@ -251,33 +251,33 @@ def test_the_plateau_is_that_of_keras(patience: int, cooldown: int) -> None:
     recipe = study.recipe_for(0, 40)
     for _ in range(20):
         losses = (np.linspace(1, 0.6, 40) + 0.2 * generator.random(40)).tolist()
-        wanted = keras_plateau(losses, 0.7, patience, cooldown, 0.05)
-        own = [plateau(losses[:n], recipe.factor, recipe.patience, recipe.cooldown, recipe.final) for n in range(40)]
-        assert own == pytest.approx(wanted)
+        expected = keras_plateau(losses, 0.7, patience, cooldown, 0.05)
+        rates = [plateau(losses[:n], recipe.factor, recipe.patience, recipe.cooldown, recipe.final) for n in range(40)]
+        assert rates == pytest.approx(expected)
 
 
 def test_a_run_that_diverges_is_a_row_with_its_reason() -> None:
-    found = perform(quick(stn_learning_rate=1e30, repeats=1, training=("TM",)), small(), digits("test", 60))
-    cells = {(r["block"], r["start"]): r for r in found.tables["cells"].iter_rows(named=True)}
+    result = perform(quick(stn_learning_rate=1e30, repeats=1, training=("TM",)), small(), digits("test", 60))
+    cells = {(r["block"], r["start"]): r for r in result.tables["cells"].iter_rows(named=True)}
     assert cells["a", "RW"]["status"] == "done" and cells["a", "RW"]["top1"] is not None
     failed = cells["b", "STN"]
     assert failed["status"] == "diverged" and failed["top1"] is None and "diverged" in failed["reason"]
-    assert any("2 of 4 compressed networks failed" in said for said in found.findings)
-    assert "accuracy" in found.figures
+    assert any("2 of 4 compressed networks failed" in finding for finding in result.findings)
+    assert "accuracy" in result.figures
     none = perform(quick(learning_rate=1e30, repeats=1, control=False), small(), digits("test", 60))
     assert set(none.tables["cells"]["status"]) == {"diverged"} and not none.figures
 
 
 def test_a_baseline_trained_from_scratch_belongs_to_its_seed() -> None:
-    found = perform(
+    result = perform(
         quick(network_start="random", baseline_epochs=2, blocks=("a",), starts=("RW",), training=("FM",)),
         small(),
         digits("test", 60),
     )
-    base = found.tables["baselines"]
+    base = result.tables["baselines"]
     assert base["epochs"].to_list() == [2, 2] and base["loss"].n_unique() == 2
-    own = found.tables["history"].filter(pl.col("training") == "baseline")
-    assert own["epoch"].to_list() == [1, 2, 1, 2] and own["seed"].to_list() == [0, 0, 1, 1]
+    history = result.tables["history"].filter(pl.col("training") == "baseline")
+    assert history["epoch"].to_list() == [1, 2, 1, 2] and history["seed"].to_list() == [0, 0, 1, 1]
     assert base["further"].is_not_null().all()
 
 
@@ -312,8 +312,8 @@ def test_the_same_seed_gives_the_same_tables_also_after_a_kill(tmp_path: Path, m
 
 def test_networks_without_blocks_are_told_so() -> None:
     flat = Network("flat", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), small().preprocessing)
-    found = perform(quick(), flat, digits("test", 60))
-    assert not found.tables and "no block of two or more layers" in found.findings[0]
+    result = perform(quick(), flat, digits("test", 60))
+    assert not result.tables and "no block of two or more layers" in result.findings[0]
     assert "block" in str(obstacles(flat, "triage")) and obstacles(small(), "triage") is None
 
 
