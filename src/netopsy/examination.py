@@ -40,7 +40,7 @@ def examine(
     other: a second network, for the studies that compare the first with one.
     studies: names from `list_studies()`, or study objects with settings of their own; by default all, without `train`
         all but those that train the network, without `other` all but those that compare it with a second one.
-    out: the case folder; one that exists is gone on with, and finished studies are not run again. A temporary
+    out: the case folder; one that exists is continued, and finished studies are not run again. A temporary
         folder by default.
     settings: settings for those of the named studies that have them, e.g. {"seed": 1, "precision": 0.5}.
     progress: called with (label, done, total).
@@ -106,8 +106,8 @@ def _suits(study: type[Study], network: Network | Features, train: Samples | Non
 def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | None, other: Network | None) -> Study:
     if not isinstance(entry, Study):
         cls = study_class(entry)
-        known = {f.name for f in fields(cls)}
-        entry = cls(**{name: value for name, value in settings.items() if name in known})
+        settings_of_study = {f.name for f in fields(cls)}
+        entry = cls(**{name: value for name, value in settings.items() if name in settings_of_study})
     cls = type(entry)
     inputs = {"train": (train, takes(cls).images), "other": (other, takes(cls).networks)}
     missing = {

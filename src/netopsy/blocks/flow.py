@@ -137,7 +137,7 @@ def channels_last(flow: Flow, i: int) -> bool:
     """
     if len(flow.nodes[i].full_shape) != 4:
         return False
-    seen, queue = {i}, [i]
+    visited, queue = {i}, [i]
     for here in queue:
         answer = _says(flow, here)
         for reader in flow.readers[here]:
@@ -146,8 +146,8 @@ def channels_last(flow: Flow, i: int) -> bool:
             return answer
         beside = [reader for reader in flow.readers[here] if _keeps(flow, reader)]
         beside += [p for p in flow.reads[here] if _keeps(flow, here)]
-        new = [j for j in beside if j not in seen and len(flow.nodes[j].full_shape) > 2]
-        seen.update(new)
+        new = [j for j in beside if j not in visited and len(flow.nodes[j].full_shape) > 2]
+        visited.update(new)
         queue.extend(new)
     return False
 

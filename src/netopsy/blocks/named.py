@@ -76,8 +76,8 @@ def _positions(network: Network, flow: Flow, name: str, modules: dict[str, int])
     if name in modules:
         inside = list(bits(modules[name]))
         return [inside[0], inside[-1]]
-    known = [*(layer.name for layer in network.layers), *modules]
-    raise UnknownLayer(f"no layer, module or node '{name}' in {network.name}; nearest: {nearest(name, known)}.")
+    names = [*(layer.name for layer in network.layers), *modules]
+    raise UnknownLayer(f"no layer, module or node '{name}' in {network.name}; nearest: {nearest(name, names)}.")
 
 
 def _close_region(flow: Flow, region: int) -> int:

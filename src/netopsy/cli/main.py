@@ -149,7 +149,7 @@ def _study_command(name: str) -> Any:
             subject, images = load_vectors(network, samples, options, defaults), None
             study = cls(**chosen, **{field: load_second(field, options) for field in needs.networks})
         else:
-            cls(**chosen)  # a mistake in a setting is said before the network and images are loaded
+            cls(**chosen)  # a mistake in a setting is reported before the network and images are loaded
             subject, images = load_subject(network, options), load_images(samples, options)
             further = {field: load_further(field, samples, options) for field in needs.images}
             study = cls(**chosen, **further, **{field: load_second(field, options) for field in needs.networks})

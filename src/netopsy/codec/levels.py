@@ -1,4 +1,4 @@
-"""Code a plane of symbols with integer frequencies counted from what was coded before: no table is sent."""
+"""Code a plane of symbols with integer frequencies counted from what was coded before: no table is stored."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ class Masks:
             coded = bits[places]
             start = 0
             while start < len(coded):
-                seen = self.seen[which]
-                stop = min(len(coded), start + min(max(SMALLEST, int(seen.sum()) // 8), LARGEST))
+                counts = self.seen[which]
+                stop = min(len(coded), start + min(max(SMALLEST, int(counts.sum()) // 8), LARGEST))
                 common = MASK_PRIOR * (2 * self.all + 1) // (2 * int(self.all.sum()) + 2)
-                coded[start:stop] = port.code(coded[start:stop], frequencies(32 * seen + common + 1))
+                coded[start:stop] = port.code(coded[start:stop], frequencies(32 * counts + common + 1))
                 ones = int(np.count_nonzero(coded[start:stop]))
                 met = np.array([stop - start - ones, ones])
-                seen += met
+                counts += met
                 self.all += met
                 start = stop
             bits[places] = coded

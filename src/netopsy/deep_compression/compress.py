@@ -77,7 +77,7 @@ def decode(shared: SharedTensor, like: Tensor) -> Tensor:
 
 
 def per_layer(layers: Sequence[Layer], entries: Iterable[str | float], what: str) -> dict[str, float]:
-    """The value of each layer, by its name; a layer that nothing is said of is left out.
+    """The value of each layer, by its name; a layer without an entry is left out.
 
     entries: such as "0.1" (all), "conv=8" (a kind: conv or linear), "fc=4" (a name), "layer3.*=0.2" (a pattern).
     A later entry goes before an earlier one. what: the setting's name, for messages.
@@ -119,8 +119,8 @@ def compress(
     """Prune, share and code `network` into the file `out`, without images and without training; returns its path.
 
     density: the share of weights that a layer keeps, the largest ones: 0.3, "fc=0.1" or ("0.5", "conv=0.3"), see
-        `per_layer`; a layer that nothing is said of keeps all.
-    bits: 2 ** bits values a layer, 1 to 12; a layer that nothing is said of is kept in float32.
+        `per_layer`; a layer without an entry keeps all.
+    bits: 2 ** bits values a layer, 1 to 12; a layer without an entry is kept in float32.
     start, seed: of the k-means. other_dtype: the other values "exact" or in "float16". coder: "ans" or "huffman".
     `load_network(out)` gives the network back, `storage_table(out)` the table of what each layer takes.
     """
@@ -144,7 +144,7 @@ def _pieces(part: str | float) -> Sequence[str | float]:
 
 
 def densities_of(layers: Sequence[Layer], setting: LayerSetting) -> dict[str, float]:
-    """The density of each layer that something is said of. SettingsError for one that is not from 0 to 1."""
+    """The density of each layer that has one. SettingsError for one that is not from 0 to 1."""
     values = per_layer(layers, parse_entries(setting), "density")
     for name, value in values.items():
         if not 0 <= value <= 1:
@@ -155,7 +155,7 @@ def densities_of(layers: Sequence[Layer], setting: LayerSetting) -> dict[str, fl
 
 
 def bits_of(layers: Sequence[Layer], setting: LayerSetting) -> dict[str, float]:
-    """The bits of each layer that something is said of. SettingsError for any but whole bits from 1 to 12."""
+    """The bits of each layer that has one. SettingsError for any but whole bits from 1 to 12."""
     entries = parse_entries(setting)
     if entries == BITS and not any(layer.kind == "linear" for layer in layers):
         entries = BITS[:1]  # the default names a kind that not every network has

@@ -34,8 +34,12 @@ def describe(network: Network) -> dict[str, str]:
     """
     source = str(network.provenance.get("source", network.name))
     metadata = {"architecture": source, "options": json.dumps(_options(network, source), sort_keys=True)}
-    tied = aliases(network.module)
-    return metadata | _fields(network.preprocessing) | ({"tied": json.dumps(tied, sort_keys=True)} if tied else {})
+    tied_names = aliases(network.module)
+    return (
+        metadata
+        | _fields(network.preprocessing)
+        | ({"tied": json.dumps(tied_names, sort_keys=True)} if tied_names else {})
+    )
 
 
 def aliases(module: nn.Module) -> dict[str, str]:

@@ -59,7 +59,7 @@ def split_rows(labels: Labels, test_share: float, seed: int, name: str, classes:
 
 
 def split_samples(samples: Samples, test_share: float, seed: int) -> tuple[Samples, Samples]:
-    """`samples` parted into a training and a test set, as `split_rows` does."""
+    """`samples` split into a training and a test set, as `split_rows` does."""
     train, test = split_rows(samples.labels, test_share, seed, samples.name, samples.classes)
     return (
         samples.select(train, f"{samples.name}, {len(train):,} to train on (seed {seed})"),
@@ -193,7 +193,7 @@ def _collect(
     }
     try:
         observe(network, samples, tallies)
-    except NetopsyError:  # what cannot be collected once cannot be gone on with
+    except NetopsyError:  # what cannot be collected once need not be resumed
         for path in parts.values():
             path.unlink(missing_ok=True)
         raise

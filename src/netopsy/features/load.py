@@ -43,7 +43,7 @@ def load_features(
         on where there is no `test`, and left out else.
     classes: names in order, or a text file of them, one a line. Labels are whole numbers, text (sorted by name), or
         rows of 0 and 1. Classes without a vector are left out.
-    test_share, seed: a source of one part is parted into training and test, stratified.
+    test_share, seed: a source of one part is split into training and test, stratified.
     Raises SamplesError for anything that is missing, damaged or does not fit, SettingsError for a share or seed.
     """
     raw = _read(source, _Options(labels, x, y, split))

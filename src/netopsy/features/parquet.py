@@ -61,9 +61,9 @@ def _split_column(schema: pl.Schema, split: str | None, path: Path) -> str | Non
     return "split" if "split" in schema else None
 
 
-def _vector_columns(schema: pl.Schema, x: str | None, taken: set[str | None], path: Path) -> list[str]:
+def _vector_columns(schema: pl.Schema, x: str | None, used: set[str | None], path: Path) -> list[str]:
     """One column of vectors, or all columns of numbers that are meant."""
-    free = [name for name in schema if name not in taken]
+    free = [name for name in schema if name not in used]
     if x is not None:
         columns: list[str] = []
         for word in x.split(","):

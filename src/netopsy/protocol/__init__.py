@@ -11,7 +11,7 @@ source = "imagenet/val"
 split = "train"                      # its source is that of [samples] unless it has its own
 
 [other]                              # a second network, for the studies that compare the first with one; not needed
-source = "netopsy:alexnet"           # what is said of [network] holds here too
+source = "netopsy:alexnet"           # the keys of [network] hold here too
 weights = "second.safetensors"
 
 [studies.noise]                      # one table a study, in the order they run

@@ -45,7 +45,7 @@ def run_protocol(
             )
     chosen = _choose_sets(protocol["sets"], sets, path)
     for one in chosen:
-        _studies(one)  # a mistake in the last set is said before the first is run
+        _studies(one)  # a mistake in the last set is reported before the first is run
     return run_sets(chosen, Path(out), lambda one, folder, show: _run(path, one, folder, replaced, show), progress)
 
 

@@ -49,13 +49,13 @@ def layer_table(network: Network) -> pl.DataFrame:
     """A row a layer: layer, kind, parameters, share (0..1), weights, biases, bytes. The counts add up to the total."""
     total = network.parameters
     rows: list[dict[str, Any]] = []
-    counted: set[str] = set()
+    assigned: set[str] = set()
     for layer in network.layers:
         # a bias that two layers share is counted with the first
-        names = {name for name in (layer.weight, layer.bias) if name and name not in counted}
-        counted |= names
+        names = {name for name in (layer.weight, layer.bias) if name and name not in assigned}
+        assigned |= names
         rows.append(_row(network, layer.name, layer.kind, names, {layer.weight}))
-    others = {name for name, _ in network.module.named_parameters()} - counted
+    others = {name for name, _ in network.module.named_parameters()} - assigned
     if others:
         rows.append(_row(network, OTHER, "other", others, set()))
     frame = pl.DataFrame(rows, schema={**_COLUMNS})

@@ -23,7 +23,7 @@ _MAPPED = 64 * 2**20  # bytes written before the file is mapped anew: what is ma
 class Collect(Tally):
     """One row a sample in a memory-mapped `.npy`, float (samples, dimensions); the row's number is the sample's index.
 
-    path: the file; one that is there is gone on with. samples: their number. node: its name, for errors.
+    path: the file; one that is there is continued. samples: their number. node: its name, for errors.
     pool: `none` flattens the values in the order of torch.flatten(1); `mean` and `max` pool each channel over its
         places. axis: where the channels are. dtype: `float32` or `float16`, in which the rows are written.
     update: (batch, *any shape), floating point. result: the path. Memory does not grow with the number of samples.

@@ -1,6 +1,6 @@
 """The plan of a sweep, made once and before anything runs: what runs together, from where, and how much at once.
 
-Variants that change the same parameters are a group, and the network is parted for them. The head is the part whose
+Variants that change the same parameters are a group, and the network is split for them. The head is the part whose
 weights differ between the variants: it runs once a variant. The tail, everything after it, has the same weights for
 all: it runs once for all, the variants folded into one batch.
 """

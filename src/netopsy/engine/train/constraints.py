@@ -166,8 +166,10 @@ def frozen_parts(
         within = {name for name in modules if name == entry or (name.startswith(f"{entry}.") and entry)}
         if not inside and not within:
             if layer is None:
-                known = [name for name in (*modules, *names) if name]
-                raise UnknownLayer(f"no module or parameter '{entry}' to freeze; nearest: {nearest(entry, known)}.")
+                candidates = [name for name in (*modules, *names) if name]
+                raise UnknownLayer(
+                    f"no module or parameter '{entry}' to freeze; nearest: {nearest(entry, candidates)}."
+                )
             frozen_layer = layer(entry)
             inside = {frozen_layer.weight, *(() if frozen_layer.bias is None else (frozen_layer.bias,))}
         fixed |= inside

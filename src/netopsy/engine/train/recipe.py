@@ -20,7 +20,7 @@ class Recipe:
     """The settings of `fit`.
 
     epochs: passes over the images.
-    batch_size: images a step, over all devices together. An epoch is parted into steps of equal size (within one
+    batch_size: images a step, over all devices together. An epoch is split into steps of equal size (within one
         image), so that it sees every image and no step is small.
     optimizer: sgd (with `momentum`, 0 for none, and `nesterov`) or adamw (betas 0.9 and 0.999).
     learning_rate: the learning rate, which the schedule scales.

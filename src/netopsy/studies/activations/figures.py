@@ -112,7 +112,7 @@ def _counts(bins: pl.DataFrame, what: str, *, title: str, reading: str) -> Figur
 
 
 def _rebin(bins: pl.DataFrame) -> pl.DataFrame:
-    """Bins of counts laid over cells of the share from 0 to 1; a bin across two cells is parted by its overlap."""
+    """Bins of counts laid over cells of the share from 0 to 1; a bin across two cells is split by its overlap."""
     edges = np.linspace(0, 1, _CELLS + 1)
     frames = []
     for (name,), rows in bins.group_by("node", maintain_order=True):

@@ -1,4 +1,4 @@
-"""What the study `correspondence` counts, before it is told: what its tables, figures and findings read."""
+"""What the study `correspondence` measures; its tables, figures and findings read it."""
 
 from __future__ import annotations
 

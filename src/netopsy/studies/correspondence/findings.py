@@ -148,14 +148,14 @@ def alike(comparison: Comparison, pairs: pl.DataFrame) -> list[str]:
 
 def information(layers: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
     """What one unit says of its best partner."""
-    known = pairs.filter(pl.col("information").is_not_null())
-    if not known.height:
+    measured = pairs.filter(pl.col("information").is_not_null())
+    if not measured.height:
         return []
     control = _of(layers, SHUFFLED).filter(pl.col("information").is_not_null())
     beside = f" ({_mean(control, 'information'):.2f} shuffled)" if control.height else ""
     return [
-        f"A unit and its best partner share {_mean(known, 'information'):.2f} nats of information on average{beside}, "
-        f"{_mean(known, 'information_share'):.0%} of what the binned values hold."
+        f"A unit and its best partner share {_mean(measured, 'information'):.2f} nats of information on "
+        f"average{beside}, {_mean(measured, 'information_share'):.0%} of what the binned values hold."
     ]
 
 

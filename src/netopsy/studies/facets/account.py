@@ -126,7 +126,7 @@ def account(
 
 
 def firing_value(value: Float64[np.ndarray, " n"], firing_rate: float, rectified: bool) -> float:
-    """The pre-activation above which the unit is said to fire: the one that a share `firing_rate` of the images exceed.
+    """The pre-activation above which the unit counts as firing: that which a share `firing_rate` of the images exceed.
 
     Behind an activation function it is never below 0. A rate of 0 takes 0 itself.
     """

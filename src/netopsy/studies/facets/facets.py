@@ -51,7 +51,7 @@ class Facets(ObservingStudy):
     patches: patches shown of each facet.
     inputs: inputs of the Boolean account at most; how many are taken is settled by cross-validation.
     images: images for the Boolean account at most, drawn at random and stratified by class.
-    firing_rate: the share of images on which the unit is said to fire (0: wherever it is above 0; behind an activation
+    firing_rate: the share of images on which the unit counts as firing (0: wherever it is above 0; behind an activation
         function never below 0).
     held_out: the share of those images kept for precision and recall.
     seed: of the draw of the images, the clouds without groups and the cross-validation.

@@ -56,14 +56,14 @@ def karnaugh(unit: str, account: Account, names: Sequence[str]) -> Figure:
     for cells, left in zip(karnaugh_map(inputs), _labels(down), strict=True):
         for cell, top in zip(cells, _labels(inputs - down), strict=True):
             fired, rested = int(account.table.fired[cell]), int(account.table.rested[cell])
-            seen = fired + rested
+            total = fired + rested
             on = [n for sign, n in zip(f"{cell:0{inputs}b}", names, strict=True) if sign == "1"]
             rows.append(
                 {
                     "row": left,
                     "column": top,
-                    "fires": fired / seen if seen else None,
-                    "text": f"{fired}/{seen}" if seen else "–",
+                    "fires": fired / total if total else None,
+                    "text": f"{fired}/{total}" if total else "–",
                     "true": bool(true[cell]),
                     "majority": VERDICTS[int(majority[cell])],
                     "on": ", ".join(on) or "none",

@@ -29,7 +29,7 @@ _BRIGHT = 0.995  # the brightest pixels beyond are all white
 
 
 def _name(name: str, width: int) -> np.ndarray:
-    """A node's name on two lines, parted at a dot where it is long; what is too long loses its beginning."""
+    """A node's name on two lines, split at a dot where it is long; what is too long loses its beginning."""
     room, head, tail = width // 6, "", name
     if len(name) > room:
         parts = re.split(r"(?<=\.)", name)

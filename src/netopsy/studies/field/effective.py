@@ -55,7 +55,7 @@ def over_depth(network: Network, count: int) -> list[Probe]:
 def field_box(network: Network, probe: Probe) -> tuple[Box, bool]:
     """(top, left, bottom, right) of the probe's theoretical field, cut to the image, and whether that took any off.
 
-    A unit that sees all that its node sees is said to be cut: it would see more of a larger image.
+    A unit that sees all that its node sees counts as cut: it would see more of a larger image.
     """
     unit = Unit(probe.node, 0, probe.place)
     box = unit_field(network, unit)

@@ -74,8 +74,8 @@ class Stage:
         return 4 * sum(torch.Size(self.tree.size(node)).numel() for node in self.tree.trunk.data if node.is_tensor)
 
     def _feature_node(self) -> Node | None:
-        known = set(activations(self.network, mixing=False).values())
-        sizes = {node: self.tree.size(node) for node in self.tree.trunk.data if node in known}
+        functions = set(activations(self.network, mixing=False).values())
+        sizes = {node: self.tree.size(node) for node in self.tree.trunk.data if node in functions}
         maps = [node for node, size in sizes.items() if len(size) == 3 and min(size[1:]) >= _MAP]
         return maps[-1] if maps else None
 

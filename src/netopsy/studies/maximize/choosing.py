@@ -30,7 +30,7 @@ Way = Literal["plain", "fourier"]
 
 @dataclass
 class SampleStatistics:
-    """What one pass over the samples told.
+    """What one pass over the samples measures.
 
     strongest: the strongest image of each channel, by the node where values are taken (anywhere in the map), and by
     node and place. covariance: of the input's channels. Both empty without samples.

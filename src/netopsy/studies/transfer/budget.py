@@ -119,7 +119,7 @@ class Search:
 
 
 def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None, list[str]]:
-    """The search for these features, and what was left out; None where the training set cannot be parted."""
+    """The search for these features, and what was left out; None where the training set cannot be split."""
     features = bench.features
     rows = np.arange(len(features.y_train))
     if not features.multilabel:  # a class of one vector cannot be fitted and held out

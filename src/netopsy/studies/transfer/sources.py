@@ -1,4 +1,4 @@
-"""Where the features come from: nodes of a network on samples that are parted, a bag of words, or the user."""
+"""Where the features come from: nodes of a network on samples that are split, a bag of words, or the user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Untreatable(Exception):
 def part(samples: Samples, train: Samples | None, test_share: float, seed: int) -> tuple[Samples, Samples, list[str]]:
     """Images to train on, images to test on, and a sentence for what was left out.
 
-    Without `train` the samples are parted, stratified by class; classes of a single image, which cannot be in both
+    Without `train` the samples are split, stratified by class; classes of a single image, which cannot be in both
     parts, are left out. Test images of classes that no training image has are left out.
     Raises Untreatable where nothing is left to learn or to test.
     """

@@ -43,8 +43,8 @@ class Transfer(Study):
     et al., Figures 2 to 5, Tables 2 and 3).
 
     nodes: nodes whose features are taken, each on its own; by default what the last weight-bearing layer reads.
-    train: images to train on; without them the samples are parted.
-    test_share: share of the samples that is tested on where they are parted.
+    train: images to train on; without them the samples are split.
+    test_share: share of the samples that is tested on where they are split.
     pool: how values over places become features: `none` takes all, as the paper does; `mean` or `max` pools channels.
     dtype: in which type features are kept.
     stresses: of dr1 (random drops), dr2 (PCA), q1 (levels over one range), q2 (levels over a range a dimension), fc

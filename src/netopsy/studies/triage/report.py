@@ -71,7 +71,7 @@ def _label(text: str, height: int) -> np.ndarray:
 
 
 def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -> dict[str, Any]:
-    """All that is to be said of the run: the parts of its Result."""
+    """The parts of the Result of a run."""
     if not run.blocks:
         return {"findings": [_untreatable(run)]}
     cells = t.cells(run)

@@ -140,7 +140,7 @@ def allot(variances: np.ndarray, bits: int) -> np.ndarray:
 def scalar_centroids(values: np.ndarray, width: int) -> np.ndarray:
     """2^width centroids of numbers, ascending, float32.
 
-    Up to 32 are those of least error. For more, each of the 32 cells is parted equally: the cells already lie as
+    Up to 32 are those of least error. For more, each of the 32 cells is split equally: the cells already lie as
     densely as the best ones would (Panter & Dite 1951), and a dimension takes milliseconds instead of a second.
     """
     k = 1 << min(width, DIRECT)
