@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend, generator, likeness
-from netopsy.studies.maximize.parametrisation import ColourCovariance, Fourier, Pixels, mixing, root
+from netopsy.studies.maximize.parametrisation import ColourCovariance, Fourier, PixelShares, mixing, root
 from netopsy.studies.maximize.target import draw, find_targets, move
 
 SIZE = 12
@@ -130,7 +130,7 @@ def test_the_channel_objective_is_the_mean_over_all_places(net: Network) -> None
 
 def test_a_plain_step_is_the_gradient_of_autograd_at_its_length(net: Network) -> None:
     (ascent,) = climb(net, ["7:1"], AscentSettings(steps=1, step_size=0.05, runs=1))
-    x = Pixels((3, SIZE, SIZE)).start(generator(0, "7:1", 0)).requires_grad_()
+    x = PixelShares((3, SIZE, SIZE)).start(generator(0, "7:1", 0)).requires_grad_()
     value = net.module(module_input(x * 255))[0, 1]
     (gradient,) = torch.autograd.grad(value, x)
     expected = (x.detach() + 0.05 * gradient / gradient.square().mean().sqrt()).clamp(0, 1) * 255

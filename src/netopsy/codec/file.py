@@ -20,7 +20,7 @@ import numpy as np
 from netopsy.codec.arrays import DTYPES, decode_array, encode_array
 from netopsy.codec.container import Damage, has_container, read_container, write_container
 from netopsy.codec.shared import ARRAY, SharedTensor
-from netopsy.codec.tensor import CODERS, CodedTensor, Coder, check_claim, decode_tensor, encode_tensor
+from netopsy.codec.tensor import CODERS, CodedTensor, EntropyCoder, check_claim, decode_tensor, encode_tensor
 from netopsy.errors import SettingsError, WeightsError
 
 LARGEST_INDEX = 1 << 22
@@ -146,7 +146,7 @@ def write_compressed(
     *,
     metadata: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
-    coder: Coder = "ans",
+    coder: EntropyCoder = "ans",
 ) -> Path:
     """Write a network's tensors to `path`, which must end in `.netopsy.safetensors`, whole or not at all.
 

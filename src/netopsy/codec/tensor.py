@@ -14,8 +14,8 @@ from netopsy.codec.planes import decode_planes, encode_planes
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
 from netopsy.errors import SettingsError
 
-Coder = Literal["ans", "huffman"]
-CODERS = get_args(Coder)
+EntropyCoder = Literal["ans", "huffman"]
+CODERS = get_args(EntropyCoder)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class CodedTensor:
 
     shape: tuple[int, ...]
     entries: int
-    coder: Coder
+    coder: EntropyCoder
     positions: bytes
     codes: bytes
     table: bytes
@@ -40,7 +40,7 @@ class CodedTensor:
         return len(self.positions) + len(self.codes) + len(self.table)
 
 
-def encode_tensor(shared: SharedTensor, coder: Coder = "ans") -> CodedTensor:
+def encode_tensor(shared: SharedTensor, coder: EntropyCoder = "ans") -> CodedTensor:
     """`shared` as streams, from which `decode_tensor` makes it again exactly.
 
     coder: "ans" (contexts, counted as it goes) or "huffman" (gaps and codes as in Han et al., ICLR 2016).

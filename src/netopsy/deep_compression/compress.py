@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
-from netopsy.codec.tensor import Coder
+from netopsy.codec.tensor import EntropyCoder
 from netopsy.deep_compression.save import OtherDtype, save_shared
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError, SettingsError, UnknownLayer, nearest
@@ -113,7 +113,7 @@ def compress(
     bits: LayerSetting = BITS,
     start: Start = "dp",
     other_dtype: OtherDtype = "exact",
-    coder: Coder = "ans",
+    coder: EntropyCoder = "ans",
     seed: int = 0,
 ) -> Path:
     """Prune, share and code `network` into the file `out`, without images and without training; returns its path.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from netopsy.codec.file import SUFFIX, read_compressed, write_compressed
 from netopsy.codec.shared import SharedTensor
-from netopsy.codec.tensor import Coder
+from netopsy.codec.tensor import EntropyCoder
 from netopsy.errors import SettingsError, nearest
 from netopsy.files import atomic_write
 from netopsy.network.network import Network
@@ -140,7 +140,7 @@ def save_shared(
     path: str | Path,
     *,
     other_dtype: OtherDtype = "exact",
-    coder: Coder = "ans",
+    coder: EntropyCoder = "ans",
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write what `expanded_network(network, shared, other_dtype)` is to `path`, and return that.

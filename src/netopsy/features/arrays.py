@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
-from netopsy.features.extract import Rows
+from netopsy.features.extract import RowNumbers
 from netopsy.samples.arrays import read_npz, unreadable
 from netopsy.samples.folders import read_table
 
@@ -24,7 +24,7 @@ class Raw:
     x: NDArray[np.generic]
     y: NDArray[np.generic]
     classes: tuple[str, ...] | None = None
-    parts: tuple[Rows, Rows] | None = None
+    parts: tuple[RowNumbers, RowNumbers] | None = None
 
 
 def from_npy(path: Path, labels: Any) -> Raw:

@@ -23,12 +23,14 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.samples.labels import Labels, strata, stratify
 from netopsy.samples.samples import Samples
-from netopsy.tallies.collect import Collect, Kind, Pool, pool_places
+from netopsy.tallies.collect import Collect, FloatKind, Pool, pool_places
 
-Rows = Int64[np.ndarray, " rows"]
+RowNumbers = Int64[np.ndarray, " rows"]
 
 
-def split_rows(labels: Labels, test_share: float, seed: int, name: str, classes: tuple[str, ...]) -> tuple[Rows, Rows]:
+def split_rows(
+    labels: Labels, test_share: float, seed: int, name: str, classes: tuple[str, ...]
+) -> tuple[RowNumbers, RowNumbers]:
     """Rows to train on and rows to test on, both rising: each class in both, its share of the test near `test_share`.
 
     labels: (n,) or (n, classes), where a row counts for its rarest label. The same seed parts alike.
@@ -74,7 +76,7 @@ def extract(
     nodes: Sequence[str],
     *,
     pool: Pool = "none",
-    dtype: Kind = "float32",
+    dtype: FloatKind = "float32",
     folder: str | Path | None = None,
 ) -> dict[str, Features]:
     """The features of every node, by its full name, in the order given.
@@ -91,7 +93,7 @@ def extract(
     """
     if pool not in get_args(Pool):
         raise SettingsError(f"pool '{pool}' is none; give none, mean or max.")
-    if dtype not in get_args(Kind):
+    if dtype not in get_args(FloatKind):
         raise SettingsError(f"dtype '{dtype}' is none; give float32 or float16.")
     chosen = {record.name: record for record in map(network.node, nodes)}
     if not chosen:
@@ -173,7 +175,7 @@ def _check(network: Network, node: Node) -> None:
 
 
 def _collect(
-    network: Network, samples: Samples, nodes: dict[str, Node], pool: Pool, dtype: Kind, folder: Path
+    network: Network, samples: Samples, nodes: dict[str, Node], pool: Pool, dtype: FloatKind, folder: Path
 ) -> dict[str, Path]:
     """The finished file of each node; those that are not there yet come from one pass."""
     folder.mkdir(parents=True, exist_ok=True)

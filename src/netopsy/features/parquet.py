@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
 from netopsy.features.arrays import Raw
-from netopsy.features.extract import Rows
+from netopsy.features.extract import RowNumbers
 
 _LABELS = ("label", "labels", "class", "target", "y")
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -138,7 +138,7 @@ def _labels(column: pl.Series, path: Path) -> NDArray[np.generic]:
     return column.to_numpy().astype(str) if column.dtype == pl.String else column.to_numpy()
 
 
-def _parts(column: pl.Series, name: str, path: Path) -> tuple[tuple[Rows, Rows], int]:
+def _parts(column: pl.Series, name: str, path: Path) -> tuple[tuple[RowNumbers, RowNumbers], int]:
     """Rows to train on, rows to test on, and how many of validation are left out."""
     words = [str(word).strip().lower() for word in column.to_list()]
     test = _PARTS if any(_PARTS.get(word) == "test" for word in words) else _PARTS | dict.fromkeys(_VALIDATION, "test")

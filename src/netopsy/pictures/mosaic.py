@@ -50,10 +50,10 @@ def grid(
 
 INK = 40
 
-Sheet = UInt8[np.ndarray, "height width 3"]
+SheetPixels = UInt8[np.ndarray, "height width 3"]
 
 
-def caption(text: str, width: int | None = None, size: int = 13) -> Sheet:
+def caption(text: str, width: int | None = None, size: int = 13) -> SheetPixels:
     """One line of dark text on white, `width` pixels wide (by default as wide as the text), cut off where it is longer.
 
     size: height of the font in pixels.
@@ -68,14 +68,14 @@ def caption(text: str, width: int | None = None, size: int = 13) -> Sheet:
     return np.asarray(image).copy()
 
 
-def below(parts: Sequence[Sheet], gap: int = 0) -> Sheet:
+def below(parts: Sequence[SheetPixels], gap: int = 0) -> SheetPixels:
     """The parts under one another, flush left, on white."""
     width = max(part.shape[1] for part in parts)
     rows = [np.pad(p, ((0, gap), (0, width - p.shape[1]), (0, 0)), constant_values=PAPER) for p in parts]
     return np.concatenate(rows)[: sum(len(p) for p in rows) - gap]
 
 
-def beside(parts: Sequence[Sheet], gap: int = 0) -> Sheet:
+def beside(parts: Sequence[SheetPixels], gap: int = 0) -> SheetPixels:
     """The parts side by side, flush at the top, on white."""
     turned = below([part.transpose(1, 0, 2) for part in parts], gap)
     return np.ascontiguousarray(turned.transpose(1, 0, 2))

@@ -17,7 +17,7 @@ FRAGILE = 3
 
 Row = dict[str, Any]
 Describe = Callable[[Row], str]
-Pair = tuple[str, str]
+TextPair = tuple[str, str]
 
 
 def setting_figures(
@@ -25,13 +25,13 @@ def setting_figures(
     setting: str,
     *,
     unedited: float,
-    titles: Pair,
-    sources: Pair,
+    titles: TextPair,
+    sources: TextPair,
     axis: Literal["share", "log", "category"],
     axis_title: str | None = None,
-    band: Pair = ("top1_low", "top1_high"),
+    band: TextPair = ("top1_low", "top1_high"),
     reading: str = "The dashed line is the unedited network; the band is the 95 % interval.",
-    names: Pair = ("all", "layers"),
+    names: TextPair = ("all", "layers"),
 ) -> dict[str, Figure]:
     """Top-1 accuracy against a setting: a curve of all layers edited together, and a map of one layer at a time.
 

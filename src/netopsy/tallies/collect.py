@@ -16,7 +16,7 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.errors import NetworkError, SettingsError
 
 Pool = Literal["none", "mean", "max"]
-Kind = Literal["float32", "float16"]
+FloatKind = Literal["float32", "float16"]
 _MAPPED = 64 * 2**20  # bytes written before the file is mapped anew: what is mapped counts as memory of the process
 
 
@@ -40,7 +40,7 @@ class Collect(Tally):
         *,
         pool: Pool = "none",
         axis: int = 1,
-        dtype: Kind = "float32",
+        dtype: FloatKind = "float32",
     ) -> None:
         self.path, self.samples, self.node = os.fspath(path), samples, node
         self.pool, self.axis, self.dtype = pool, axis, dtype

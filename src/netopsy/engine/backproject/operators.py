@@ -14,7 +14,7 @@ from netopsy.engine.backproject.receptive import stepping
 from netopsy.network.graph import aten
 from netopsy.network.node import Node
 
-Pair = tuple[int, int]
+IntPair = tuple[int, int]
 Padding = tuple[int, int, int, int]  # left, right, top, bottom
 
 
@@ -22,8 +22,8 @@ Padding = tuple[int, int, int, int]  # left, right, top, bottom
 class Convolution:
     """W x, and W^T g."""
 
-    stride: Pair
-    dilation: Pair
+    stride: IntPair
+    dilation: IntPair
     groups: int
 
     def forward(self, x: Tensor, padding: Padding, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -49,9 +49,9 @@ class Convolution:
 class MaxPool:
     """The largest value of each window, and back to the place that it came from (the switches P)."""
 
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
+    kernel: IntPair
+    stride: IntPair
+    dilation: IntPair
 
     def forward(self, x: Tensor, padding: Padding) -> Tensor:
         """x: what is read of the operand, without padding."""
@@ -78,10 +78,10 @@ class MaxPool:
 class AveragePool:
     """The mean of each window, padding counted, and its transpose."""
 
-    kernel: Pair
-    stride: Pair
+    kernel: IntPair
+    stride: IntPair
     divisor: int
-    dilation: Pair = (1, 1)
+    dilation: IntPair = (1, 1)
 
     def forward(self, x: Tensor, padding: Padding) -> Tensor:
         """x: what is read of the operand, without padding."""
@@ -99,7 +99,7 @@ class AveragePool:
 class Slice:
     """Every so many rows and columns, x[..., ::step]; the first is where the reading starts."""
 
-    step: Pair
+    step: IntPair
 
     def forward(self, x: Tensor, padding: Padding) -> Tensor:
         """x: what is read of the operand."""
@@ -146,6 +146,6 @@ def _pad_edges(x: Tensor, padding: Padding) -> Tensor:
     return F.pad(x, padding, value=-torch.inf) if any(padding) else x
 
 
-def _pair(value: Any) -> Pair:
+def _pair(value: Any) -> IntPair:
     values = list(value) if isinstance(value, list | tuple) else [value]
     return values[0], values[-1]

@@ -144,7 +144,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return values[-2:][0], values[-1]
 
 
-Windows = Mapping[Node, tuple[KernelWindow, KernelWindow] | None]
+KernelWindows = Mapping[Node, tuple[KernelWindow, KernelWindow] | None]
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Link:
     operands: tuple[tuple[Node, int, KernelWindow | None], ...]
 
 
-def links(order: Sequence[Node], windows: Windows, axis: int) -> list[Link]:
+def links(order: Sequence[Node], windows: KernelWindows, axis: int) -> list[Link]:
     """The links of the data nodes that a target depends on, in order of execution.
 
     axis: 0 vertical, 1 horizontal.

@@ -16,8 +16,8 @@ from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.graph import aten
 from netopsy.network.node import Node
 
-Flow = Any  # a tensor; for a node that gives a list, {index: tensor}
-Visit = Callable[[Node, Tensor], None]
+BackwardFlow = Any  # a tensor; for a node that gives a list, {index: tensor}
+VisitFlow = Callable[[Node, Tensor], None]
 _PASSED_ON = SHAPED - {"expand"} | {"squeeze", "unsqueeze", "clone", "contiguous", "alias", "dropout"}
 
 
@@ -39,14 +39,14 @@ def reverse(
     constants: Mapping[Node, Any],
     start: Tensor,
     rule: Rule,
-    visit: Visit | None = None,
+    visit: VisitFlow | None = None,
 ) -> Tensor:
     """The flow at the input, on the tree's field: (batch, channel, height, width).
 
     values: forward values of `needed_nodes` on their boxes. constants: the trunk's, with the weights the flow
     meets. start: (batch, *target). visit: shown each node's flow on its box, before the node's own operator.
     """
-    flow: dict[Node, Flow] = {tree.trunk.target: start}
+    flow: dict[Node, BackwardFlow] = {tree.trunk.target: start}
     source = tree.trunk.data[0]
     for node in reversed(tree.trunk.data[1:]):
         g = flow.pop(node, None)
@@ -61,8 +61,8 @@ def reverse(
 
 
 def _transpose(
-    tree: Tree, node: Node, g: Flow, values: Mapping[Node, Any], constants: Mapping[Node, Any], rule: Rule
-) -> list[tuple[Node, Flow]]:
+    tree: Tree, node: Node, g: BackwardFlow, values: Mapping[Node, Any], constants: Mapping[Node, Any], rule: Rule
+) -> list[tuple[Node, BackwardFlow]]:
     """The flow to each data operand of `node`, on the part of the operand that the node reads."""
     kind = node.operator
     operand: Any = node.args[0] if node.args else None
@@ -129,7 +129,7 @@ def _derivative(
 
 
 def _by_autograd(
-    tree: Tree, node: Node, g: Flow, values: Mapping[Node, Any], constants: Mapping[Node, Any]
+    tree: Tree, node: Node, g: BackwardFlow, values: Mapping[Node, Any], constants: Mapping[Node, Any]
 ) -> list[tuple[Node, Tensor]]:
     """The derivative of any operator at its forward values."""
     local = tree.trunk.windows[node] is not None
@@ -172,12 +172,12 @@ def _leaf(value: Any) -> Any:
     return value.detach().requires_grad_(value.is_floating_point())
 
 
-def _paths(part: Flow) -> Flow:
+def _paths(part: BackwardFlow) -> BackwardFlow:
     """1 where the flow is not zero: paths are told apart from none, and never cancel."""
     return {i: _paths(p) for i, p in part.items()} if isinstance(part, dict) else (part != 0).to(part.dtype)
 
 
-def _uneven(flow: Flow) -> Flow:
+def _uneven(flow: BackwardFlow) -> BackwardFlow:
     """Paths of random strength: a softmax or a norm answers to a flow that is even with zero."""
     if isinstance(flow, dict):
         return {i: _uneven(part) for i, part in flow.items()}
@@ -185,7 +185,7 @@ def _uneven(flow: Flow) -> Flow:
     return flow * (strength + 0.5).to(flow.device)
 
 
-def _add(tree: Tree, flow: dict[Node, Flow], node: Node, operand: Node, part: Flow) -> None:
+def _add(tree: Tree, flow: dict[Node, BackwardFlow], node: Node, operand: Node, part: BackwardFlow) -> None:
     """Add what came through `node` to the operand's flow."""
     if isinstance(part, dict):
         pieces = flow.setdefault(operand, {})

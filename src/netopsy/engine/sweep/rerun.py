@@ -17,7 +17,7 @@ from netopsy.engine.sweep.edits import EditedWeights, Shift
 from netopsy.engine.sweep.plan import EditGroup, SweepPlan, last_use
 from netopsy.engine.sweep.score import near_ties
 
-Take = Callable[[int, dict[int, Tensor]], None]
+TakeOutputs = Callable[[int, dict[int, Tensor]], None]
 
 
 class Rerun:
@@ -37,7 +37,7 @@ class Rerun:
         run = self.plan.walk.run({"input": images}, batch=len(images), overrides=overrides)
         return run[self.network.output]
 
-    def run(self, images: Tensor, take: Take, *, active: Collection[int], skip: Collection[int] = ()) -> Tensor:
+    def run(self, images: Tensor, take: TakeOutputs, *, active: Collection[int], skip: Collection[int] = ()) -> Tensor:
         """Outputs (n, classes) of the unedited network for images (n, channels, height, width).
 
         take: called with a group's number and the outputs (n, classes) of its active variants by position.

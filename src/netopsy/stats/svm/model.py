@@ -82,7 +82,7 @@ class DesignMatrix:
 
 LOSSES = ("squared_hinge", "hinge")
 
-Margins = Float[Tensor, "n classes"]
+MarginValues = Float[Tensor, "n classes"]
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,17 @@ class Piece:
 
     slope: float
     top: float = math.inf
-    start: Margins | float = 0.0
+    start: MarginValues | float = 0.0
 
-    def dual(self, margins: Margins) -> Margins:
+    def dual(self, margins: MarginValues) -> MarginValues:
         """The dual variables at these margins: minus the derivative of the loss."""
         return (self.slope * (1 - margins)).add_(self.start).clamp_(0, self.top)
 
-    def inside(self, dual: Margins) -> Bool[Tensor, "n classes"]:
+    def inside(self, dual: MarginValues) -> Bool[Tensor, "n classes"]:
         """Where the loss is curved: the support vectors, or of the hinge those at the margin."""
         return dual > 0 if math.isinf(self.top) else (dual > 0) & (dual < self.top)
 
-    def value(self, margins: Margins, dual: Margins) -> Margins:
+    def value(self, margins: MarginValues, dual: MarginValues) -> MarginValues:
         """The loss of each sample, given its margin and its `dual`."""
         return dual * (1 - margins) - (dual - self.start).square_() / (2 * self.slope)
 

@@ -15,7 +15,7 @@ import torch
 from netopsy.checks import check_choice, check_int, check_real
 from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
-from netopsy.codec.tensor import Coder
+from netopsy.codec.tensor import EntropyCoder
 from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
 from netopsy.deep_compression.save import OtherDtype, expand, expanded_network, save_shared
 from netopsy.deep_compression.storage_table import storage_table
@@ -96,11 +96,16 @@ class Compression(Study):
     teacher: float = 0.5
     temperature: float = 1.0
     other_dtype: OtherDtype = "exact"
-    coder: Coder = "ans"
+    coder: EntropyCoder = "ans"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("start", Start), ("other_dtype", OtherDtype), ("coder", Coder), ("dtype", Precision)):
+        for name, allowed in (
+            ("start", Start),
+            ("other_dtype", OtherDtype),
+            ("coder", EntropyCoder),
+            ("dtype", Precision),
+        ):
             check_choice(self, name, get_args(allowed))
         check_int(self, "rounds", 1)
         check_int(self, "share_epochs", 0)
@@ -190,7 +195,7 @@ class Compression(Study):
     ) -> tuple[Path, tuple[str, int]]:
         """The file, and the other coder with the bytes of its file."""
         path = file_for(self.name, f"{stem_of(network)}{SUFFIX}")
-        other: Coder = "huffman" if self.coder == "ans" else "ans"
+        other: EntropyCoder = "huffman" if self.coder == "ans" else "ans"
         rounded = {name: round(density, 4) for name, density in densities.items()}
         header = {"density": rounded, "bits": dict(bits), "start": self.start, "seed": self.seed}
         with tempfile.TemporaryDirectory() as spare:

@@ -23,7 +23,7 @@ _SIDE = 40  # screen pixels of a patch, about
 _LINE = 190  # the gray between a unit's patches
 
 Chosen = dict[Names, list[tuple[int, int, float]]]
-Tiles = dict[str, dict[int, UInt8[np.ndarray, "top height width 3"]]]
+UnitTiles = dict[str, dict[int, UInt8[np.ndarray, "top height width 3"]]]
 
 
 def picture(
@@ -67,7 +67,7 @@ def _choose_pairs(comparison: Comparison, names: Names, drawn: int) -> list[tupl
     return [(unit, int(matching.partner[unit]), float(matching.correlation[unit])) for unit in units]
 
 
-def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int) -> Tiles:
+def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int) -> UnitTiles:
     """The patches of each unit's strongest images, by node and channel."""
     channels_of: dict[str, list[int]] = {}
     for node, channel in dict.fromkeys(units):
@@ -85,7 +85,9 @@ def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]],
     }
 
 
-def _pair(sides: Sequence[Tiles], a: str, b: str, row: tuple[int, int, float]) -> UInt8[np.ndarray, "rows columns 3"]:
+def _pair(
+    sides: Sequence[UnitTiles], a: str, b: str, row: tuple[int, int, float]
+) -> UInt8[np.ndarray, "rows columns 3"]:
     """Both units' patches, a caption above."""
     halves = beside([_block(sides[0][a][row[0]]), _block(sides[1][b][row[1]])], gap=4)
     return below([caption(f"{row[0]} - {row[1]}: {row[2]:.2f}"), halves], gap=1)

@@ -20,9 +20,9 @@ from netopsy.studies.dsd.branches import Phases, Snapshot, scores
 from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary
 from netopsy.studies.study import REQUIRED, Study, file_for, whereabouts
 
-Start = Literal["trained", "random"]
+DsdStart = Literal["trained", "random"]
 Baseline = Literal["phases", "single"]
-Schedule = Literal["constant", "step", "cosine", "onecycle"]  # a plateau would choose by the samples
+DsdSchedule = Literal["constant", "step", "cosine", "onecycle"]  # a plateau would choose by the samples
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Dsd(Study):
     name: ClassVar[str] = "dsd"
 
     train: Samples = REQUIRED
-    start: Start = "trained"
+    start: DsdStart = "trained"
     sparsity: tuple[str, ...] = ("0.3",)
     epochs: tuple[int, ...] = (10, 10, 10)
     baseline: Baseline = "phases"
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.01
     last_learning_rate: float = 0.1
-    schedule: Schedule = "cosine"
+    schedule: DsdSchedule = "cosine"
     weight_decay: float = 1e-4
     batch_size: int = 128
     augment: Augment = "none"
@@ -74,7 +74,12 @@ class Dsd(Study):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("start", Start), ("baseline", Baseline), ("schedule", Schedule), ("dtype", Precision)):
+        for name, allowed in (
+            ("start", DsdStart),
+            ("baseline", Baseline),
+            ("schedule", DsdSchedule),
+            ("dtype", Precision),
+        ):
             check_choice(self, name, get_args(allowed))
         if len(self.epochs) != 3 or min(self.epochs) < 1:
             raise SettingsError(

@@ -19,7 +19,7 @@ from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.studies.maximize.parametrisation import Fourier, Parametrisation, Pixels
+from netopsy.studies.maximize.parametrisation import Fourier, Parametrisation, PixelShares
 from netopsy.studies.maximize.target import Target, draw, move
 
 
@@ -117,7 +117,7 @@ class AscentSettings:
     def parametrisation(self, shape: tuple[int, int, int]) -> Parametrisation:
         """What is climbed in, for fields of `shape`."""
         if self.way == "plain":
-            return Pixels(shape, self.contrast)
+            return PixelShares(shape, self.contrast)
         return Fourier(shape, self.mixing, self.contrast)
 
 

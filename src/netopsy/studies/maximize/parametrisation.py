@@ -90,7 +90,7 @@ class Parametrisation(Protocol):
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelShares:
     """The pixel shares themselves: Eq. 10 of Palmieri et al., where the image is the argument.
 
     shape: (channel, height, width). A start is uniform noise of +- `contrast` around mid-gray.

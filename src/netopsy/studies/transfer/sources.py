@@ -10,7 +10,7 @@ import torch
 
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.features.bow.bag import bag_of_words
-from netopsy.features.extract import Kind, Pool, default_node, extract, shared_classes, split_samples
+from netopsy.features.extract import FloatKind, Pool, default_node, extract, shared_classes, split_samples
 from netopsy.features.features import Features, occurring
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
@@ -95,7 +95,7 @@ def _keep_known_classes(samples: Samples, trained: np.ndarray) -> tuple[Samples,
 
 
 def network_features(
-    network: Network, train: Samples, test: Samples, nodes: Sequence[str], pool: Pool, dtype: Kind
+    network: Network, train: Samples, test: Samples, nodes: Sequence[str], pool: Pool, dtype: FloatKind
 ) -> dict[str, Features]:
     """The features of `nodes`, or of the penultimate node where none is named.
 

@@ -132,7 +132,7 @@ class Transfer(Study):
         notes += dict.fromkeys(s for bench in benches for s in unranked_sentences(bench.features, bench.measure))
         several = sum(not bench.node.startswith(BAG) for bench in benches) > 1
         plans = [self._plan(bench, several, notes) for bench in benches]
-        progress = Progress(sum(plan.cells for plan in plans))
+        progress = CellProgress(sum(plan.cells for plan in plans))
         outcomes = [plan.run(progress.cell) for plan in plans]
         scores = pl.concat([outcome.scores for outcome in outcomes])
         alternatives = pl.DataFrame(
@@ -194,7 +194,7 @@ class Transfer(Study):
         return Bench(node, features, measure, self.c, self.loss, self.tolerance, self.renormalise, device)
 
 
-class Progress:
+class CellProgress:
     """Cells done, of all."""
 
     def __init__(self, total: int) -> None:

@@ -21,7 +21,7 @@ from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.studies.triage.design import MADE, Design, TriageRun, Trial
 from netopsy.studies.triage.storage import PLAIN, ActivationFiles, store_activations
-from netopsy.studies.triage.work import Context, State, work
+from netopsy.studies.triage.work import Context, LayerState, work
 
 
 def run_design(
@@ -136,7 +136,7 @@ def _run_group(
     run.cells += done[len(controls) :]
 
 
-def _starts(run: TriageRun) -> dict[tuple[int, str, str], State]:
+def _starts(run: TriageRun) -> dict[tuple[int, str, str], LayerState]:
     """The new layers that are ready, by (seed, block, start)."""
     done = (trial for trial in run.starts if trial.values is not None)
     return {(t.spec["seed"], t.spec["block"], t.spec["start"]): dict(t.tensors) for t in done}
@@ -147,7 +147,7 @@ def _try(
     specs: list[dict[str, Any]],
     digest: str,
     label: str,
-    starts: dict[tuple[int, str, str], State],
+    starts: dict[tuple[int, str, str], LayerState],
     files: dict[int, ActivationFiles] | None = None,
 ) -> list[Trial]:
     """The trials of `specs` in their order; one whose start failed fails for the same reason."""

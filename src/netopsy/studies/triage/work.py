@@ -34,7 +34,7 @@ from netopsy.network.network import Network, fresh
 from netopsy.samples.samples import Samples
 from netopsy.studies.triage.storage import ActivationFiles, maps, match_channels, right
 
-State = dict[str, Tensor]
+LayerState = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Context:
     train: Samples
     samples: Samples
     stored: Mapping[int, ActivationFiles] = field(default_factory=dict)
-    starts: Mapping[tuple[int, str, str], State] = field(default_factory=dict)
+    starts: Mapping[tuple[int, str, str], LayerState] = field(default_factory=dict)
 
 
 def work(context: Context, spec: dict[str, Any]) -> Outcome:
@@ -176,7 +176,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return copied.eval()
 
 
-def _layer_state(state: Mapping[str, Tensor], block: Block) -> State:
+def _layer_state(state: Mapping[str, Tensor], block: Block) -> LayerState:
     """The new layer's part of a trained section's state, by the layer's own names."""
     path = f"{layer_path(block)}."
     return {name.removeprefix(path): value for name, value in state.items() if name.startswith(path)}

@@ -50,7 +50,7 @@ class Ranges:
 
 
 @dataclass(frozen=True)
-class Grid:
+class BinGrid:
     """The numbers of h equal bins, float32, (d,): bin k = 1..h is ceil((x - low) inverse), its centre first + k step.
 
     `first` lies half a bin below `low`. A dimension without extent has step and inverse 0: its only centre is `low`.
@@ -72,7 +72,7 @@ def fit_ranges(x_train: Float32[Tensor, "n p"], per_dimension: bool) -> Ranges:
     return Ranges(low.reshape(1), high.reshape(1))
 
 
-def grid(ranges: Ranges, h: int) -> Grid:
+def grid(ranges: Ranges, h: int) -> BinGrid:
     """The bins of `h` levels (1..65536), computed in float64 and rounded once."""
     if isinstance(h, bool) or not isinstance(h, int) or not 1 <= h <= LARGEST_H:
         raise SettingsError(f"{h} levels; give a whole number from 1 to {LARGEST_H}.")
@@ -80,7 +80,7 @@ def grid(ranges: Ranges, h: int) -> Grid:
     step = (high - low) / h
     inverse = (1 / step).float()
     inverse = torch.where(torch.isfinite(inverse), inverse, torch.zeros_like(inverse))
-    return Grid(low.float(), inverse, step.float(), (low - step / 2).float())
+    return BinGrid(low.float(), inverse, step.float(), (low - step / 2).float())
 
 
 def quantize(x: Float32[Tensor, "n p"], ranges: Ranges, h: int) -> Float32[Tensor, "n p"]:
