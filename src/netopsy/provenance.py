@@ -42,7 +42,7 @@ def provenance(
             "digest": samples.digest,
         },
         **({} if features is None else {"features": features}),
-        **{name: network_record(one) for name, one in (further or {}).items()},
+        **{name: network_record(other) for name, other in (further or {}).items()},
         "versions": versions(),
         "device": None if network is None else str(network.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -118,10 +118,10 @@ class _Drops:
     def node(self, number: int) -> fx.Node:
         """The call of dropout `number`."""
         if number not in self.calls:
-            one = self.dropouts.drops[number]
-            source = self.node(one.source) if isinstance(one.source, int) else self._value(one.source)
+            dropout = self.dropouts.drops[number]
+            source = self.node(dropout.source) if isinstance(dropout.source, int) else self._value(dropout.source)
             path = f"dropouts.{number}"
-            _place(self.root, path, one.module(self.network))
+            _place(self.root, path, dropout.module(self.network))
             self.calls[number] = self.graph.call_module(path, (source,))
         return self.calls[number]
 

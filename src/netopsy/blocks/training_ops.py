@@ -202,9 +202,9 @@ class _Mark(TorchFunctionMode):
 def _depths(module: nn.Module) -> dict[str, float]:
     """Paths of the modules that leave out a branch of single images in training, and how often they do."""
     rates = {
-        path: float(getattr(one, _DEPTH[type(one).__name__], 0) or 0)
-        for path, one in module.named_modules()
-        if type(one).__name__ in _DEPTH
+        path: float(getattr(module_inside, _DEPTH[type(module_inside).__name__], 0) or 0)
+        for path, module_inside in module.named_modules()
+        if type(module_inside).__name__ in _DEPTH
     }
     return {path: p for path, p in rates.items() if p > 0}
 

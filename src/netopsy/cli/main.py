@@ -131,7 +131,7 @@ def _study_command(name: str) -> Any:
         shared += o.image_options(field, texts.get(field, ""))
     for field, required in needs.networks.items():
         shared += o.network_options(field, texts.get(field, ""), second=required and field == "other")
-    shared.sort(key=lambda one: one.kind)  # arguments go before options
+    shared.sort(key=lambda option: option.kind)  # arguments go before options
     plain = {field: default for field, default in defaults.items() if field not in (*needs.images, *needs.networks)}
     settings = o.setting_options(get_type_hints(cls), plain, doc)
 

@@ -87,7 +87,7 @@ def expanded_network(
     """
     check(network, shared)
     tensors = network.tensors
-    changed = {name: torch.from_numpy(one.decode()) for name, one in shared.items()}
+    changed = {name: torch.from_numpy(tensor.decode()) for name, tensor in shared.items()}
     for name, array in others(network, shared, other_dtype).items():
         if name in tensors:
             changed[name] = torch.from_numpy(array)
@@ -112,12 +112,12 @@ def others(network: Network, shared: Mapping[str, SharedTensor], other_dtype: Ot
 def check(network: Network, shared: Mapping[str, SharedTensor]) -> None:
     """Raise SettingsError unless each of `shared` stands for a parameter of the network, of the same shape."""
     tensors = network.tensors
-    for name, one in shared.items():
+    for name, tensor in shared.items():
         if name not in tensors:
             raise SettingsError(f"no parameter '{name}' in {network.name}; nearest: {nearest(name, tensors)}.")
-        if one.shape != tuple(tensors[name].shape):
+        if tensor.shape != tuple(tensors[name].shape):
             raise SettingsError(
-                f"shared weights of shape {one.shape} for {name}, which is {tuple(tensors[name].shape)}."
+                f"shared weights of shape {tensor.shape} for {name}, which is {tuple(tensors[name].shape)}."
             )
 
 

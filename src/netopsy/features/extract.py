@@ -51,12 +51,12 @@ def split_rows(
         raise SamplesError(f"{name} has {len(labels)} items, too few to part into training and test; give more.")
     tested = np.zeros(len(labels), bool)
     tested[stratify(labels, count, seed)] = True
-    lot = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     for stratum in np.flatnonzero(sizes > 1):  # a small class that rounding left out of one part
         rows = np.flatnonzero(member == stratum)
         inside = tested[rows].sum()
         if inside in (0, len(rows)):
-            tested[lot.choice(rows)] = inside == 0
+            tested[generator.choice(rows)] = inside == 0
     return np.flatnonzero(~tested), np.flatnonzero(tested)
 
 

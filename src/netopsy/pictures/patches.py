@@ -150,17 +150,17 @@ def reconstructions(
         jobs = [(row, i) for row, image in enumerate(batch.indices.tolist()) for i in members[image]]
         for start in range(0, len(jobs), _UNITS):
             part = jobs[start : start + _UNITS]
-            traces = trace(network, batch.images, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
-            tiles[[i for _, i in part]] = _pictures(traces, window, network)
+            unit_trace = trace(network, batch.images, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
+            tiles[[i for _, i in part]] = _pictures(unit_trace, window, network)
             report(len(part))
     return tiles
 
 
-def _pictures(went: Trace, window: PatchWindow, network: Network) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
+def _pictures(unit_trace: Trace, window: PatchWindow, network: Network) -> UInt8[np.ndarray, "n tile_h tile_w 3"]:
     """The maps at the windows of their patches, shrunk before they are scaled, so that faint ones can be seen."""
-    maps = torch.zeros(len(went.units), went.shape[0], *window.size)
-    for k, (crop, field) in enumerate(zip(went.crops, went.fields, strict=True)):
-        unit = went.units[k]
+    maps = torch.zeros(len(unit_trace.units), unit_trace.shape[0], *window.size)
+    for k, (crop, field) in enumerate(zip(unit_trace.crops, unit_trace.fields, strict=True)):
+        unit = unit_trace.units[k]
         box = window.box(flat_place(unit.place or (), places(network.nodes[unit.node])))
         top, left, bottom, right = (f(a, b) for f, a, b in zip((max, max, min, min), box, field, strict=True))
         part = crop[:, top - field[0] : bottom - field[0], left - field[1] : right - field[1]]

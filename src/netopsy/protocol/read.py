@@ -35,18 +35,18 @@ def read_protocol(path: str | Path) -> dict[str, Any]:
 
 def _sets(sets: Any, shared: dict[str, Any], path: str | Path) -> list[dict[str, Any]]:
     """Each set with what holds for all."""
-    if not isinstance(sets, list) or not sets or not all(isinstance(one, dict) for one in sets):
+    if not isinstance(sets, list) or not sets or not all(isinstance(entry, dict) for entry in sets):
         raise SettingsError(f"sets of '{path}' is no list of tables: write each as [[sets]] with a name.")
     merged: list[dict[str, Any]] = []
-    for one in sets:
-        name = one.get("name")
+    for entry in sets:
+        name = entry.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in STUDIES:
             raise SettingsError(
                 f"a set of '{path}' has the name {name!r}; give letters, digits, - and _, and no study's name."
             )
         if name in [other["name"] for other in merged]:
             raise SettingsError(f"two sets of '{path}' are called '{name}'; give each a name of its own.")
-        merged_set = merge(shared, one)
+        merged_set = merge(shared, entry)
         _check(merged_set, f"set '{name}' of '{path}'")
         merged.append(merged_set)
     return merged

@@ -44,17 +44,17 @@ def run_protocol(
                 f"{name} cannot take the place of those of '{path}', whose sets each have their own; name it there."
             )
     chosen = _choose_sets(protocol["sets"], sets, path)
-    for one in chosen:
-        _studies(one)  # a mistake in the last set is reported before the first is run
-    return run_sets(chosen, Path(out), lambda one, folder, show: _run(path, one, folder, replaced, show), progress)
+    for entry in chosen:
+        _studies(entry)  # a mistake in the last set is reported before the first is run
+    return run_sets(chosen, Path(out), lambda entry, folder, show: _run(path, entry, folder, replaced, show), progress)
 
 
 def _choose_sets(all_sets: list[dict[str, Any]], names: Sequence[str] | None, path: str | Path) -> list[dict[str, Any]]:
-    all_names = [one["name"] for one in all_sets]
+    all_names = [entry["name"] for entry in all_sets]
     wrong = [name for name in names or () if name not in all_names]
     if wrong:
         raise SettingsError(f"no set '{wrong[0]}' in '{path}'; it has: {', '.join(all_names)}.")
-    return [one for one in all_sets if names is None or one["name"] in names]
+    return [entry for entry in all_sets if names is None or entry["name"] in names]
 
 
 def _studies(protocol: dict[str, Any]) -> list[Any]:

@@ -29,14 +29,14 @@ def run_sets(sets: Sequence[dict[str, Any]], out: Path, run: RunOne, progress: P
     case = Case(out)
     results_of: dict[str, dict[str, Result]] = {}
     failed: tuple[str, NetopsyError] | None = None
-    for one in sets:
-        name = one["name"]
+    for entry in sets:
+        name = entry["name"]
         try:
-            set_case = run(one, out / name, _name_progress(name, progress))
+            set_case = run(entry, out / name, _name_progress(name, progress))
         except NetopsyError as error:
             failed = failed or (name, error)
             continue
-        for study in one["studies"]:
+        for study in entry["studies"]:
             results_of.setdefault(study, {})[name] = set_case.load(study)
     for study, results in results_of.items():
         case.add(combine(study, results))

@@ -32,13 +32,13 @@ def stratify(labels: Labels, count: int, seed: int) -> Int64[np.ndarray, " count
     Largest remainders get the rows that rounding down leaves over; ties, such as between equal classes when `count` is
     smaller than their number, are drawn by lot. Within a stratum rows are drawn without replacement.
     """
-    lot = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     names, member, sizes = np.unique(strata(labels), return_inverse=True, return_counts=True)
     quota = sizes * count  # in units of 1/n, so that remainders are exact
     take, remainder = quota // len(labels), quota % len(labels)
-    by_remainder = np.lexsort((lot.random(len(names)), -remainder))
+    by_remainder = np.lexsort((generator.random(len(names)), -remainder))
     take[by_remainder[: count - take.sum()]] += 1
-    chosen = [lot.permutation(np.flatnonzero(member == s))[: take[s]] for s in range(len(names))]
+    chosen = [generator.permutation(np.flatnonzero(member == s))[: take[s]] for s in range(len(names))]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 

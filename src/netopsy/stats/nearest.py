@@ -79,7 +79,7 @@ def same_class(
 
     labels: of the database, int64 (n,); or 0 and 1 (n, classes), where one label in common is enough.
     """
-    query_classes, classes = (as_tensor(one).to(neighbours.device) for one in (query_labels, labels))
+    query_classes, classes = (as_tensor(values).to(neighbours.device) for values in (query_labels, labels))
     if query_classes.ndim != classes.ndim or len(query_classes) != len(neighbours) or not 1 <= k <= neighbours.shape[1]:
         raise SettingsError(
             f"labels of shape {tuple(query_classes.shape)} and {tuple(classes.shape)} do not fit "

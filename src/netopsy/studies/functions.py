@@ -67,7 +67,7 @@ def _fitting(name: str, value: Any, hint: Any) -> Any:
         if get_origin(kind) is tuple:
             if isinstance(value, str) or not isinstance(value, Iterable):
                 raise SettingsError(f"{name} {value!r} must be a tuple, for instance ({value!r},).")
-            return tuple(_fitting(name, one, get_args(kind)[0]) for one in value)
+            return tuple(_fitting(name, entry, get_args(kind)[0]) for entry in value)
     if int in kinds and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise SettingsError(f"{name} {value!r} must be a whole number.")
     if float in kinds and (isinstance(value, bool) or not isinstance(value, Real)):

@@ -119,9 +119,9 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
     network: or Features, for a study that takes them; these bring their own labels, and samples is None.
     """
     check_inputs(study, network, samples)
-    begun = time.monotonic()
+    started = time.monotonic()
     result = study.run(network, samples)
-    result.provenance = origin(network, samples, time.monotonic() - begun, study)
+    result.provenance = origin(network, samples, time.monotonic() - started, study)
     return result
 
 

@@ -113,7 +113,7 @@ def trace(
             _place(network, pictures, members, result)
             trees = [trunk.tree(result.units[i].place) for i in members]
             jobs = [UnitJob(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
-            weights = trunk.weights(overrides) if overrides else trunk.own
+            weights = trunk.weights(overrides) if overrides else trunk.own_weights
             for group, tree, values in batches(trunk, pictures, jobs, needed_nodes(trunk.tree(), how)):
                 _back(tree, group, values, how, begin, weights, result)
     return result
@@ -170,8 +170,12 @@ def _strongest(network: Network, unit: Unit, value: Tensor) -> Unit:
     """The unit at the place where `value`, (*node without the batch), is largest in its channel."""
     if unit.place is not None:
         return unit
-    one = value.select(network.nodes[unit.node].channel_axis % (value.ndim + 1) - 1, unit.channel)
-    return Unit(unit.node, unit.channel, tuple(int(p) for p in torch.unravel_index(one.argmax(), one.shape)))
+    channel_values = value.select(network.nodes[unit.node].channel_axis % (value.ndim + 1) - 1, unit.channel)
+    return Unit(
+        unit.node,
+        unit.channel,
+        tuple(int(p) for p in torch.unravel_index(channel_values.argmax(), channel_values.shape)),
+    )
 
 
 def _place(network: Network, images: Tensor, members: list[int], result: Trace) -> None:

@@ -66,8 +66,8 @@ class MaxPool:
         assert x is not None
         settings = self.kernel, self.stride, (0, 0), self.dilation, False
         # units of one image share its values without a copy, and so the switches
-        one = x[:1] if x.stride(0) == 0 else x
-        edged = _pad_edges(one, padding)
+        first = x[:1] if x.stride(0) == 0 else x
+        edged = _pad_edges(first, padding)
         switches = aten.max_pool2d_with_indices(edged, *settings)[1].expand(len(g), -1, -1, -1)
         edged = edged.expand(len(g), -1, -1, -1)
         spread = aten.max_pool2d_with_indices_backward(g, edged, *settings, switches)

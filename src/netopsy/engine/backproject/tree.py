@@ -71,7 +71,7 @@ class Trunk:
         return self._tensors({})
 
     @cached_property
-    def own(self) -> dict[Node, Tensor]:
+    def own_weights(self) -> dict[Node, Tensor]:
         """`weights()` of the network itself; stale once these change."""
         return self.weights()
 
@@ -193,10 +193,10 @@ class Tree:
         """Values of the tree's nodes, each on its box.
 
         images: (batch, channel, height, width), cut to `field`. keep: the nodes to return besides the target; None
-        returns every node's. weights: `Trunk.own` by default; with `Trunk.plain` on whole images the values are the
+        returns every node's. weights: `Trunk.own_weights` by default; with `Trunk.plain` on whole images the values are the
         module's to the last bit. Runs under the caller's grad mode.
         """
-        values = self.trunk.constants(len(images), self.trunk.own if weights is None else weights)
+        values = self.trunk.constants(len(images), self.trunk.own_weights if weights is None else weights)
         values[self.trunk.data[0]] = images
         to_keep = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
         last = {operand: node for node in self.trunk.order for operand in node.inputs}

@@ -58,7 +58,7 @@ class Counting:
     """
 
     def __init__(self, run: Pass, tallies: Tallies) -> None:
-        self.run, self.given = run, tallies
+        self.run, self.tallies_given = run, tallies
         self.tallies: dict[str, Tally] = {}
         self.watched: dict[str, WatchedNodes] = {}
         for name, entry in tallies.items():
@@ -81,7 +81,7 @@ class Counting:
         """All that the results depend on."""
         tallies = {
             name: [*self.watched[name].describe(self.run.network), *_description(tally)]
-            for name, (_, tally) in self.given.items()
+            for name, (_, tally) in self.tallies_given.items()
         }
         others = [conditions(network) for network in self.networks[1:]]
         return {**self.run.conditions, "tallies": tallies, **({"others": others} if others else {})}
@@ -94,7 +94,7 @@ class Counting:
 
     def begin(self) -> None:
         """Count anew."""
-        self.done, self.tallies = 0, {name: copy.deepcopy(entry[1]) for name, entry in self.given.items()}
+        self.done, self.tallies = 0, {name: copy.deepcopy(entry[1]) for name, entry in self.tallies_given.items()}
 
     def advance(self, done: int, *, final: bool = False) -> None:
         """Say that `done` positions are counted, and save a checkpoint where it is due."""
@@ -114,7 +114,7 @@ class Counting:
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Add what the part that follows has counted."""
-        part = Counting(self.run, self.given)
+        part = Counting(self.run, self.tallies_given)
         part.restore(state)
         for name, tally in self.tallies.items():
             tally.merge(part.tallies[name])

@@ -74,11 +74,11 @@ def observe_ahead(network: Network, samples: Samples, sets: Iterable[Tallies]) -
 def _count(run: Pass, sets: Sequence[Counting], *, alone: bool = True) -> None:
     """Bring all sets to the end of the pass. alone: whether an error in a tally is raised, or drops its set."""
     if current_workspace().folder:
-        for one in sets:
-            one.resume(one.spec)
+        for counting in sets:
+            counting.resume(counting.spec)
     total = len(run)
-    sets = [one for one in sets if one.done < total]
-    start = min((one.done for one in sets), default=total)
+    sets = [counting for counting in sets if counting.done < total]
+    start = min((counting.done for counting in sets), default=total)
     if not sets:
         current_workspace().report(run.label, total, total)
         return
@@ -91,47 +91,47 @@ def _count(run: Pass, sets: Sequence[Counting], *, alone: bool = True) -> None:
 
 def _share_out(run: Pass, sets: Sequence[Counting], pieces: Sequence[range], alone: bool) -> None:
     """Count the pieces over the workers and put the parts together."""
-    if len({one.done for one in sets}) > 1:  # what some have of the first pieces would be counted twice
-        for one in sets:
-            one.begin()
+    if len({counting.done for counting in sets}) > 1:  # what some have of the first pieces would be counted twice
+        for counting in sets:
+            counting.begin()
         pieces = split_range(0, len(run), run.size)
-    spec = {"sets": [one.spec for one in sets]} if current_workspace().folder else {}
-    context = run, [one.given for one in sets], alone
+    spec = {"sets": [counting.spec for counting in sets]} if current_workspace().folder else {}
+    context = run, [counting.tallies_given for counting in sets], alone
     with run_shards(_part, context, shard_specs(pieces), spec, "observe") as outcomes:
         for outcome in outcomes:
-            for k, one in enumerate(sets):
-                one.failed = one.failed or k in outcome.values["failed"]
-                if not one.failed:
+            for k, counting in enumerate(sets):
+                counting.failed = counting.failed or k in outcome.values["failed"]
+                if not counting.failed:
                     mark = f"{k}\0"
                     state = {name: value for name, value in outcome.tensors.items() if name.startswith(mark)}
-                    one.merge({name.removeprefix(mark): value for name, value in state.items()})
-        for one in sets:
-            if not one.failed:
-                one.advance(len(run), final=True)
+                    counting.merge({name.removeprefix(mark): value for name, value in state.items()})
+        for counting in sets:
+            if not counting.failed:
+                counting.advance(len(run), final=True)
 
 
 def _part(context: Any, spec: dict[str, Any]) -> Outcome:
     """The trial of one piece: what the tallies of each set have counted."""
     run, every_tally, alone = context
     sets = [Counting(run, tallies) for tallies in every_tally]
-    for k, one in enumerate(sets):
-        one.resume({**spec, "set": k})
+    for k, counting in enumerate(sets):
+        counting.resume({**spec, "set": k})
     _visit(run, sets, range(spec["start"], spec["stop"]), alone)
-    failed = [k for k, one in enumerate(sets) if one.failed]
-    state = {f"{k}\0{key}": value for k, one in enumerate(sets) for key, value in one.state().items()}
+    failed = [k for k, counting in enumerate(sets) if counting.failed]
+    state = {f"{k}\0{key}": value for k, counting in enumerate(sets) for key, value in counting.state().items()}
     return Outcome({"failed": failed}, state)
 
 
 def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> None:
     """Show the samples of `piece` to the sets, each from where it stands."""
     place = current_workspace()
-    networks = list({id(network): network for one in sets for network in one.networks}.values())
+    networks = list({id(network): network for counting in sets for network in counting.networks}.values())
     dispatcher = _Dispatcher(sets, alone)
     walks = []
     for network in networks:
         single, joint = dispatcher.nodes(network)
         walks.append(plan(network, tuple(joint), watched=single, folded=run.folded))
-    done = min(one.done for one in sets)
+    done = min(counting.done for counting in sets)
     place.report(run.label, done, len(piece))
     with torch.inference_mode():
         for batches in _batches(run, networks, piece, done):
@@ -144,14 +144,14 @@ def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> No
                 values |= {(id(network), name): value for name, value in results.items()}
             dispatcher.together({key: value.to(run.network.device) for key, value in values.items()})
             done += len(first.indices)
-            for one in dispatcher.active:
-                one.advance(done)
+            for counting in dispatcher.active:
+                counting.advance(done)
             place.report(run.label, done, len(piece))
-            if not alone and all(one.failed for one in sets):
+            if not alone and all(counting.failed for counting in sets):
                 return
-    for one in sets:
-        if not one.failed:
-            one.advance(done, final=True)
+    for counting in sets:
+        if not counting.failed:
+            counting.advance(done, final=True)
 
 
 class _Dispatcher:
@@ -161,49 +161,51 @@ class _Dispatcher:
         self.sets, self.alone = sets, alone
         self.single: dict[tuple[int, str], list[tuple[Counting, Tally]]] = {}
         self.joint: list[tuple[Counting, Tally, WatchedNodes]] = []
-        for one in sets:
-            for name, watched in one.watched.items():
+        for counting in sets:
+            for name, watched in counting.watched.items():
                 network, node = watched.nodes[0]
                 if watched.together or node == LABELS:
-                    self.joint.append((one, one.tallies[name], watched))
+                    self.joint.append((counting, counting.tallies[name], watched))
                 else:
-                    self.single.setdefault((id(network), node), []).append((one, one.tallies[name]))
+                    self.single.setdefault((id(network), node), []).append((counting, counting.tallies[name]))
 
     def nodes(self, network: Network) -> tuple[list[str], list[str]]:
         """The nodes of `network` that are shown alone, as soon as they are there, and those kept for other values."""
-        joint = [name for *_, watched in self.joint for one, name in watched.nodes if one is network and name != LABELS]
-        return [name for one, name in self.single if one == id(network)], list(dict.fromkeys(joint))
+        joint = [
+            name for *_, watched in self.joint for owner, name in watched.nodes if owner is network and name != LABELS
+        ]
+        return [name for owner, name in self.single if owner == id(network)], list(dict.fromkeys(joint))
 
     def begin(self, done: int, batch: Batch) -> None:
         """A batch comes; the sets that have counted all before it take part."""
         self.indices = batch.indices
-        self.active = [one for one in self.sets if one.done == done and not one.failed]
+        self.active = [counting for counting in self.sets if counting.done == done and not counting.failed]
 
     def visitor(self, network: Network) -> Any:
         """What shows each node of `network` alone."""
 
         def visit(node: str, values: Tensor) -> None:
-            for one, tally in self.single[id(network), node]:
-                self._update(one, tally, values)
+            for counting, tally in self.single[id(network), node]:
+                self._update(counting, tally, values)
 
         return visit
 
     def together(self, values: dict[tuple[int, str], Tensor]) -> None:
         """Show the values that belong together."""
-        for one, tally, watched in self.joint:
+        for counting, tally, watched in self.joint:
             tensors = tuple(values[id(network), node] for network, node in watched.nodes)
-            self._update(one, tally, tensors if watched.together else tensors[0])
+            self._update(counting, tally, tensors if watched.together else tensors[0])
 
-    def _update(self, one: Counting, tally: Tally, values: Any) -> None:
-        if one not in self.active:
+    def _update(self, counting: Counting, tally: Tally, values: Any) -> None:
+        if counting not in self.active:
             return
         try:
             tally.update(values, self.indices)
         except Exception:
             if self.alone:
                 raise
-            one.failed = True
-            self.active.remove(one)
+            counting.failed = True
+            self.active.remove(counting)
 
 
 def _batches(run: Pass, networks: Sequence[Network], piece: range, done: int) -> Iterator[list[Batch]]:
@@ -218,7 +220,7 @@ def _batches(run: Pass, networks: Sequence[Network], piece: range, done: int) ->
 def _stays(sets: Iterable[Counting]) -> bool:
     """Whether the pass is not split: a tally goes by the order, or writes to a file here and workers are elsewhere."""
     away = current_workers().settings.address is not None
-    return any(tally.sequential or (away and tally.on_disk) for one in sets for tally in one.tallies.values())
+    return any(tally.sequential or (away and tally.on_disk) for counting in sets for tally in counting.tallies.values())
 
 
 def default_batch_size(network: Network) -> int:

@@ -31,7 +31,9 @@ class WatchedNodes:
 
     def describe(self, network: Network) -> list[object]:
         """Plain data that tells these nodes from others; `network`: the first of the observation."""
-        names: list[object] = [name if one is network else [one.name, one.digest, name] for one, name in self.nodes]
+        names: list[object] = [
+            name if owner is network else [owner.name, owner.digest, name] for owner, name in self.nodes
+        ]
         return [names] if self.together else names
 
 
@@ -48,7 +50,7 @@ def find_watched(name: str, entry: object, network: Network) -> tuple[WatchedNod
     if not isinstance(listed, tuple) or not listed or not all(map(_is_node, listed)):
         raise SettingsError(f"tally '{name}' watches {nodes!r}; {_FORM}; (network, node) is a node of another network.")
     pairs = [(network, node) if isinstance(node, str) else node for node in listed]
-    full_names = [(one, text if text == LABELS else one.node(text).name) for one, text in pairs]
+    full_names = [(owner, text if text == LABELS else owner.node(text).name) for owner, text in pairs]
     return WatchedNodes(tuple(full_names), together), tally
 
 

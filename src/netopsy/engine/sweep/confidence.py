@@ -132,8 +132,8 @@ class Sampler:
         """
         rest = np.flatnonzero(~self.drawn)
         rest_weights = weights[self.strata[rest]]
-        lot = np.random.default_rng([self.seed, self.rounds])
-        order = np.argsort(lot.exponential(size=len(rest)) / rest_weights, kind="stable")[:count]
+        generator = np.random.default_rng([self.seed, self.rounds])
+        order = np.argsort(generator.exponential(size=len(rest)) / rest_weights, kind="stable")[:count]
         before = np.cumsum(rest_weights[order]) - rest_weights[order]
         mass = (rest_weights.sum() - before) / self.size
         most = [

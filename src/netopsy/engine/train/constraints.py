@@ -101,7 +101,7 @@ class Constraints:
             if name not in shared
         ]
         self.tables = {
-            name: Table.of(parameters[name], one, recipe.table_gradient == "mean") for name, one in shared.items()
+            name: Table.of(parameters[name], tensor, recipe.table_gradient == "mean") for name, tensor in shared.items()
         }
         self._all: list[Mask | Table] = [*self.masks, *self.tables.values()]
         self.apply()
@@ -109,14 +109,14 @@ class Constraints:
     @torch.no_grad()
     def gradients(self) -> None:
         """After the backward pass and before the optimizer's step."""
-        for one in self._all:
-            one.gradient()
+        for constraint in self._all:
+            constraint.gradient()
 
     @torch.no_grad()
     def apply(self) -> None:
         """After the optimizer's step."""
-        for one in self._all:
-            one.apply()
+        for constraint in self._all:
+            constraint.apply()
 
     def zero_grad(self) -> None:
         """Forget the gradients of the tables."""

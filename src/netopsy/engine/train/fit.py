@@ -155,7 +155,7 @@ def fit(
     state = launch(job, network.device, lambda done, total: place.report(label, done, total))
     values = {name: value for name, value in state["module"].items() if name in network.tensors}
     moved = {name: SharedTensor.of(values[name].contiguous().numpy()) for name in own_shared}
-    values |= {name: torch.from_numpy(one.decode()) for name, one in moved.items()}
+    values |= {name: torch.from_numpy(tensor.decode()) for name, tensor in moved.items()}
     trained = network.with_tensors(values)
     trained.provenance["trained"] = {"recipe": asdict(recipe), "images": samples.name, "count": len(samples)}
     return History(frame(state["rows"]), trained, moved)
@@ -205,7 +205,7 @@ def _spec(
         "recipe": asdict(recipe),
         "validation": None if validation is None else validation.digest,
         "masks": {name: _digest(np.packbits(mask.cpu().numpy())) for name, mask in sorted(masks.items())},
-        "shared": {name: [_digest(one.table), _digest(one.codes)] for name, one in sorted(shared.items())},
+        "shared": {name: [_digest(tensor.table), _digest(tensor.codes)] for name, tensor in sorted(shared.items())},
         "frozen": [sorted(fixed), sorted(still)],
         "teacher": None if teacher is None else conditions(teacher),
     }

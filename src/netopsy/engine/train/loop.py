@@ -128,7 +128,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch (from 0); its row of the history."""
-        begun, device, n = time.monotonic(), self.fabric.device, len(self.job.samples)
+        started, device, n = time.monotonic(), self.fabric.device, len(self.job.samples)
         losses = [row["loss" if self.job.validation is None else "validation_loss"] for row in self.rows]
         totals = torch.zeros(2, dtype=torch.float64, device=device)
         done, rate, rank = epoch * self.steps, 0.0, self.fabric.global_rank
@@ -148,7 +148,7 @@ class Trainer:
         loss, right = (self.fabric.all_reduce(totals, reduce_op="sum") / n).tolist()
         row = {"epoch": epoch + 1, "rate": rate, "loss": loss, "top1": self._share(right)}
         row |= self.fabric.broadcast(self._validate())
-        return {**row, "seconds": time.monotonic() - begun}
+        return {**row, "seconds": time.monotonic() - started}
 
     def _step(self, step: TrainingBatch, rate: float) -> Tensor:
         """One step of the optimizer; the share's summed loss and hits, float64 (2,) on the device.

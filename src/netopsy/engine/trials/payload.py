@@ -145,7 +145,7 @@ def attempt(payload: Payload, spec: dict[str, Any], place: Workspace, threads: i
     place: of the trial alone. threads: of torch while it runs; None leaves them as they are.
     """
     work, context = payload.take()
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         with workspace(place.folder, place.progress, every=place.every), _threads(threads):
             outcome = work(context, to_plain(spec, "a spec"))
@@ -158,7 +158,7 @@ def attempt(payload: Payload, spec: dict[str, Any], place: Workspace, threads: i
         answer = failure_answer(spec, kind, failure, trace)
         if kind == "memory" and torch.cuda.is_available():
             torch.cuda.empty_cache()
-    answer[0]["seconds"] = time.monotonic() - begun
+    answer[0]["seconds"] = time.monotonic() - started
     return answer
 
 

@@ -170,7 +170,7 @@ class WorkerProcess:
             pid = first.result()
         except BrokenProcessPool:
             raise SettingsError("a worker process could not start; leave out --workers, or workers(...).") from None
-        self._process = next((one for one in multiprocessing.active_children() if one.pid == pid), None)
+        self._process = next((child for child in multiprocessing.active_children() if child.pid == pid), None)
         self._pool = pool
 
     def kill(self) -> None:

@@ -119,7 +119,9 @@ def _parts(code: CodeType) -> list[Any]:
     return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, list(map(_constant, code.co_consts))]
 
 
-def _constant(one: Any) -> Any:
-    if isinstance(one, CodeType):
-        return _parts(one)
-    return sorted(map(repr, one)) if isinstance(one, frozenset) else repr(one)  # a set has no order of its own
+def _constant(constant: Any) -> Any:
+    if isinstance(constant, CodeType):
+        return _parts(constant)
+    return (
+        sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+    )  # a set has no order of its own

@@ -48,9 +48,9 @@ def stage_bytes(network: Network, shared: Mapping[str, SharedTensor], path: Path
     a float32 table a layer. All other values take 4 bytes.
     """
     rest = 4 * sum(value.size for value in others(network, shared).values())
-    full_size = rest + 4 * sum(len(one.codes) for one in shared.values())
-    pruned = rest + sum(_sparse(one) for one in shared.values())
-    coded = rest + sum(sum(bits_before(one)) * one.kept / 8 + 4 * len(one.table) for one in shared.values())
+    full_size = rest + 4 * sum(len(tensor.codes) for tensor in shared.values())
+    pruned = rest + sum(_sparse(tensor) for tensor in shared.values())
+    coded = rest + sum(sum(bits_before(tensor)) * tensor.kept / 8 + 4 * len(tensor.table) for tensor in shared.values())
     return {FLOAT32: full_size, PRUNED: pruned, SHARED: coded, RETRAINED: coded, FILE: path.stat().st_size}
 
 
@@ -64,9 +64,9 @@ def code_counts(shared: Mapping[str, SharedTensor]) -> pl.DataFrame:
     """How often each shared value occurs: layer, entry (by rising value, from 0), value, weights."""
     rows = [
         {"layer": layer_name(name), "entry": entry, "value": float(value), "weights": int(count)}
-        for name, one in shared.items()
+        for name, tensor in shared.items()
         for entry, (value, count) in enumerate(
-            zip(one.table, np.bincount(one.codes, minlength=len(one.table)), strict=True)
+            zip(tensor.table, np.bincount(tensor.codes, minlength=len(tensor.table)), strict=True)
         )
     ]
     return pl.DataFrame(rows, schema={"layer": pl.String, "entry": pl.Int64, "value": pl.Float64, "weights": pl.Int64})
@@ -75,11 +75,16 @@ def code_counts(shared: Mapping[str, SharedTensor]) -> pl.DataFrame:
 def value_shifts(before: Mapping[str, SharedTensor], after: Mapping[str, SharedTensor]) -> pl.DataFrame:
     """Where retraining has moved the shared values: layer, before, after, weights; the pruned ones stay at 0."""
     rows = []
-    for name, one in before.items():
-        used, first, counts = np.unique(one.codes, return_index=True, return_counts=True)
+    for name, tensor in before.items():
+        used, first, counts = np.unique(tensor.codes, return_index=True, return_counts=True)
         values = after[name].decode().reshape(-1)[first]
         rows += [
-            {"layer": layer_name(name), "before": float(one.table[code]), "after": float(value), "weights": int(count)}
+            {
+                "layer": layer_name(name),
+                "before": float(tensor.table[code]),
+                "after": float(value),
+                "weights": int(count),
+            }
             for code, value, count in zip(used, values, counts, strict=True)
         ]
     schema = {"layer": pl.String, "before": pl.Float64, "after": pl.Float64, "weights": pl.Int64}

@@ -43,7 +43,7 @@ class Comparison:
     networks: the names of both. places: of the nodes of each, 1 where a unit has one value an image. order: the
     compared layers of each, in order of execution. how: how the pairs were chosen. compared: by (layer_a, layer_b),
     the networks first, then the controls. map: linear CKA of every layer with every other; None where a pair was asked
-    for or the layers are too wide. left: why there is no untrained control. hidden: the nodes of
+    for or the layers are too wide. missing_control: why there is no untrained control. hidden: the nodes of
     the first network that are not its output.
     """
 
@@ -56,7 +56,7 @@ class Comparison:
     compared: dict[Names, list[LayerComparison]] = field(default_factory=dict)
     clusters: dict[Names, CoClusters] = field(default_factory=dict)
     map: pl.DataFrame | None = None
-    left: str | None = None
+    missing_control: str | None = None
     hidden: frozenset[str] = frozenset()
 
 

@@ -51,12 +51,12 @@ def compare_networks(
 
     The settings are those of the study.
     """
-    others, left = {NETWORKS: other}, None
+    others, missing_control = {NETWORKS: other}, None
     if untrained:
         try:
             others[UNTRAINED] = fresh(other, seed)
         except SettingsError as error:
-            left = str(error)
+            missing_control = str(error)
     named = _parse_pairs(layers)
     matching, every = pairs_of(network, other, named), pairs_of(network, other, named, pairs="all")
     all_fit = named is None and _nbytes(network, other, every) * len(others) <= _MOST
@@ -79,7 +79,7 @@ def compare_networks(
         order,
         decays,
         how,
-        left=left,
+        missing_control=missing_control,
         hidden=frozenset(hidden_nodes(network)),
     )
     for names in chosen:

@@ -217,7 +217,9 @@ def places(pairs: pl.DataFrame) -> list[str]:
 
 def missing_sentences(comparison: Comparison) -> list[str]:
     """What is missing."""
-    sentences = [] if comparison.left is None else [f"There is no untrained control: {comparison.left}"]
+    sentences = (
+        [] if comparison.missing_control is None else [f"There is no untrained control: {comparison.missing_control}"]
+    )
     if comparison.map is None and comparison.how != "named" and len(comparison.compared) > 1:
         sentences.append(
             "The layers are too wide for a map of every layer with every other; name pairs of them as layers A:B."

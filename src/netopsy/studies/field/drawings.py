@@ -55,17 +55,21 @@ def picture_of(network: Network, image: Tensor) -> np.ndarray:
 def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float) -> Image:
     """For each probe the image with its fields, and the energy inside the theoretical one."""
     blocks = []
-    for one in measured:
-        probe = one.probe
-        top, left, bottom, right = one.box
-        name = probe.shown if probe.channel is None else ":".join(map(str, (probe.shown, probe.channel, *probe.place)))
-        words = "no gradient" if one.side is None else f"in effect {one.side:.0f} ({one.area_share:.0%})"
+    for probe_effect in measured:
+        probe = probe_effect.probe
+        top, left, bottom, right = probe_effect.box
+        name = probe.label if probe.channel is None else ":".join(map(str, (probe.label, probe.channel, *probe.place)))
+        words = (
+            "no gradient"
+            if probe_effect.side is None
+            else f"in effect {probe_effect.side:.0f} ({probe_effect.area_share:.0%})"
+        )
         rows = [
             _name(name, _TILE),
             caption(f"{bottom - top} x {right - left} pixels", _TILE, 11),
             caption(words, _TILE, 11),
-            _mark_fields(picture, one),
-            _inside(one),
+            _mark_fields(picture, probe_effect),
+            _inside(probe_effect),
         ]
         blocks.append(below(rows, 2))
     rows = [beside(blocks[k : k + _ACROSS], 10) for k in range(0, len(blocks), _ACROSS)]

@@ -26,12 +26,12 @@ from netopsy.stats.describe import spread_indices
 class Probe:
     """Units of one node at one place.
 
-    shown: the node as the user knows it. node: where the gradient starts; in front of an activation, so that a silent
+    label: the node as the user knows it. node: where the gradient starts; in front of an activation, so that a silent
     unit counts as well as an active one. channel: one channel, or None for any. place: see `Unit`.
     channels: how many the node has.
     """
 
-    shown: str
+    label: str
     node: str
     channel: int | None
     place: tuple[int, ...]

@@ -112,6 +112,6 @@ def table(measured: list[Effective], images: int) -> pl.DataFrame:
         place = ":".join(map(str, probe.place))
         side = ((bottom - top) * (right - left)) ** 0.5
         rows.append(
-            [probe.shown, probe.channel, place, images, *effective.box, side, effective.cut, *effective.measures]
+            [probe.label, probe.channel, place, images, *effective.box, side, effective.cut, *effective.measures]
         )
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -111,16 +111,19 @@ class Reconstruct(Study):
         return lambda image: most_active(network, node, image, self.features)
 
     def _images(self, network: Network, samples: Samples, examples: list[Example]) -> dict[str, Image]:
-        numbers = list(dict.fromkeys(one.image for one in examples))
+        numbers = list(dict.fromkeys(example.image for example in examples))
         titles = []
-        for one in examples:
-            label = "" if samples.multilabel else f" (class {samples.classes[int(samples.labels[one.image])]})"
-            titles.append(f"{one.unit} at {one.value:.3g} on image {one.image}{label}")
+        for example in examples:
+            label = "" if samples.multilabel else f" (class {samples.classes[int(samples.labels[example.image])]})"
+            titles.append(f"{example.unit} at {example.value:.3g} on image {example.image}{label}")
         pixels = sheet(
             read_images(network, samples, numbers),
-            [numbers.index(one.image) for one in examples],
-            [one.field for one in examples],
-            {_TITLES.get(rule, rule): torch.stack([one.maps[rule] for one in examples]) for rule in examples[0].maps},
+            [numbers.index(example.image) for example in examples],
+            [example.field for example in examples],
+            {
+                _TITLES.get(rule, rule): torch.stack([example.maps[rule] for example in examples])
+                for rule in examples[0].maps
+            },
             titles,
             network.preprocessing,
         )

@@ -56,7 +56,7 @@ def default_layer(network: Network) -> str:
     """
     name = last_map(activation_nodes(network))
     if name is None:
-        raise SettingsError(f"{network.name} has no node whose units could be traced back.")
+        raise SettingsError(f"{network.name} has no node whose units could be rule_trace back.")
     return name
 
 
@@ -76,7 +76,7 @@ def most_active(network: Network, node: str, image: Tensor, count: int) -> list[
     return [Unit(node, channel, where) for channel in chosen or [int(strongest.indices[0])]]
 
 
-_IMAGES = 32  # traced at a time
+_IMAGES = 32  # rule_trace at a time
 _UNITS: dict[str, Any] = {
     **{"unit": pl.String, "image": pl.Int64, "label": pl.String, "value": pl.Float64},
     **{"top": pl.Int64, "left": pl.Int64, "bottom": pl.Int64, "right": pl.Int64},
@@ -173,10 +173,10 @@ def survey(
             raise SettingsError(f"no rule can be applied: {' '.join(result.refused)}")
         if not first:
             result.touched = len(traces[usable_rules[0]].touched)
-            result.untreated = {rule: one_trace.untreated for rule, one_trace in traces.items()}
+            result.untreated = {rule: rule_trace.untreated for rule, rule_trace in traces.items()}
         for i, k in enumerate(of):
-            for rule, one_trace in traces.items():
-                archive.add(f"{rule}_{len(result.units)}", one_trace.crops[i].cpu().numpy())
+            for rule, rule_trace in traces.items():
+                archive.add(f"{rule}_{len(result.units)}", rule_trace.crops[i].cpu().numpy())
             other = outlines[k + 1] if len(numbers) > 1 else None
             _measure(result, samples, some[k], traces, i, outlines[k], other, rectified)
             if some[k] in drawn:
@@ -186,9 +186,9 @@ def survey(
     return result
 
 
-def _map(went: Trace, i: int, rectify: bool) -> Tensor:
+def _map(rule_trace: Trace, i: int, rectify: bool) -> Tensor:
     """The map of unit `i` as it is shown and measured."""
-    return went.crops[i].clamp(min=0) if rectify else went.crops[i]
+    return rule_trace.crops[i].clamp(min=0) if rectify else rule_trace.crops[i]
 
 
 def _measure(
@@ -207,29 +207,29 @@ def _measure(
     label = None if samples.multilabel else samples.classes[int(samples.labels[number])]
     sides = dict(zip(("top", "left", "bottom", "right"), box, strict=True))
     result.units.append(unit | {"label": label, "value": float(first.values[i])} | sides)
-    maps = {rule: _map(one_trace, i, rule in rectified).cpu().numpy() for rule, one_trace in traces.items()}
+    maps = {rule: _map(rule_trace, i, rule in rectified).cpu().numpy() for rule, rule_trace in traces.items()}
     lengths = {rule: strength(map_) for rule, map_ in maps.items()}
     for rule, length in lengths.items():
         lies = {"edges": on_edges(length, inside(outline, box))}
         lies["other_edges"] = float("nan") if other is None else on_edges(length, inside(other, box))
         result.columns.append(unit | {"rule": rule} | lies | {"largest": float(np.abs(maps[rule]).max(initial=0))})
     names = list(maps)
-    for a, one in enumerate(names):
-        for two in names[a + 1 :]:
+    for a, first_rule in enumerate(names):
+        for second_rule in names[a + 1 :]:
             alike = {
-                "correlation": correlation(lengths[one], lengths[two]),
-                "signed": correlation(maps[one], maps[two]),
+                "correlation": correlation(lengths[first_rule], lengths[second_rule]),
+                "signed": correlation(maps[first_rule], maps[second_rule]),
             }
-            result.likeness.append(unit | {"one": one, "other": two} | alike)
+            result.likeness.append(unit | {"one": first_rule, "other": second_rule} | alike)
 
 
 def _show(traces: Mapping[str, Trace], i: int, number: int, rectified: Collection[str]) -> Example:
     first = next(iter(traces.values()))
     top, left, bottom, right = first.fields[i]
     maps = {}
-    for rule, went in traces.items():
-        maps[rule] = went.values.new_zeros(went.shape)
-        maps[rule][:, top:bottom, left:right] = _map(went, i, rule in rectified)
+    for rule, rule_trace in traces.items():
+        maps[rule] = rule_trace.values.new_zeros(rule_trace.shape)
+        maps[rule][:, top:bottom, left:right] = _map(rule_trace, i, rule in rectified)
     return Example(first.units[i], number, float(first.values[i]), first.fields[i], maps)
 
 

@@ -90,12 +90,12 @@ _GAP = 14  # between units
 def figure(pictures: list[NodePictures], top: int) -> Image:
     """Each unit's patches, and beside them what comes back from it. top: patches a unit."""
     parts = []
-    for one in pictures:
-        blocks = [_block(tiles, top) for tiles in one.examples]
-        words = f"{one.strongest.node}: units {', '.join(map(str, one.channels[: len(blocks)]))}"
+    for node_pictures in pictures:
+        blocks = [_block(tiles, top) for tiles in node_pictures.examples]
+        words = f"{node_pictures.strongest.node}: units {', '.join(map(str, node_pictures.channels[: len(blocks)]))}"
         parts += [caption(words), grid(np.stack(blocks), min(3, len(blocks)), _GAP)[_GAP:-_GAP, _GAP:-_GAP]]
-    names = ", ".join(one.strongest.node for one in pictures)
-    back = any(one.rule for one in pictures)
+    names = ", ".join(node_pictures.strongest.node for node_pictures in pictures)
+    back = any(node_pictures.rule for node_pictures in pictures)
     sides = "left the patches of the images that excite it most, right what is projected back from it to each"
     return Image(
         below(parts, gap=6),

@@ -97,8 +97,8 @@ class Stimuli(ObservingStudy):
                 pictured=pictured,
             )
         )
-        examples = [one for one in pictures if one.strongest.node in pictured]
-        rules = {one.strongest.node: one.rule for one in pictures}
+        examples = [node_pictures for node_pictures in pictures if node_pictures.strongest.node in pictured]
+        rules = {node_pictures.strongest.node: node_pictures.rule for node_pictures in pictures}
         return self.result(
             tables={"stimuli": stimuli, "units": units},
             figures=figures(units, random, self.top),
@@ -111,12 +111,12 @@ class Stimuli(ObservingStudy):
         """Units to draw a layer."""
         if self.most_units is not None or not self.reconstruct:
             return _DRAWN if self.most_units is None else self.most_units
-        one = _BACK * sum(layer.macs for layer in network.layers)
-        return max(2, min(_DRAWN, int(_WORK / max(1, one * max(1, nodes) * self.top))))
+        macs = _BACK * sum(layer.macs for layer in network.layers)
+        return max(2, min(_DRAWN, int(_WORK / max(1, macs * max(1, nodes) * self.top))))
 
     def _atlas(self, units: pl.DataFrame, stimuli: pl.DataFrame, pictures: list[NodePictures]) -> Atlas:
         """The drawn units' rows of both tables, with their pictures."""
-        rules = {one.strongest.node: one.rule for one in pictures}
+        rules = {node_pictures.strongest.node: node_pictures.rule for node_pictures in pictures}
         back = any(rules.values())
         reading = (
             "One card a unit: the patches of the images that excite it most, strongest first, row by row"
@@ -125,8 +125,13 @@ class Stimuli(ObservingStudy):
         )
         keys = pl.concat(
             [
-                pl.DataFrame({"node": [one.strongest.node] * len(one.channels), "channel": one.channels})
-                for one in pictures
+                pl.DataFrame(
+                    {
+                        "node": [node_pictures.strongest.node] * len(node_pictures.channels),
+                        "channel": node_pictures.channels,
+                    }
+                )
+                for node_pictures in pictures
             ]
         )
         rows, entries = (
@@ -135,7 +140,7 @@ class Stimuli(ObservingStudy):
         return Atlas(
             units=rows.rename({"value": "activation"}).drop("stimuli"),
             stimuli=entries,
-            sheets={one.strongest.node: one.sheets for one in pictures},
+            sheets={node_pictures.strongest.node: node_pictures.sheets for node_pictures in pictures},
             top=self.top,
             rules=rules,
             title="Atlas of units",

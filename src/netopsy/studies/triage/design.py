@@ -102,7 +102,7 @@ class TriageRun:
     train: Samples
     samples: Samples
     blocks: tuple[Block, ...]
-    left: tuple[Block, ...]
+    left_out: tuple[Block, ...]
     parents: dict[int, Network] = field(default_factory=dict)
     baselines: list[Trial] = field(default_factory=list)
     controls: list[Trial] = field(default_factory=list)

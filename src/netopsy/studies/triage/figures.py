@@ -28,10 +28,12 @@ def figures(tables: Mapping[str, pl.DataFrame]) -> dict[str, Figure]:
 
 def ranges(cells: pl.DataFrame, summary: pl.DataFrame) -> pl.DataFrame:
     """A row a block and way: `top1` with `low` and `high`: the worst and best seed; of one seed, over the images."""
-    one = cells.select("block", "start", "training", "top1_low", "top1_high").unique(
+    intervals = cells.select("block", "start", "training", "top1_low", "top1_high").unique(
         ["block", "start", "training"], maintain_order=True
     )
-    joined = summary.join(one, on=["block", "start", "training"], how="left", suffix="_images", maintain_order="left")
+    joined = summary.join(
+        intervals, on=["block", "start", "training"], how="left", suffix="_images", maintain_order="left"
+    )
     several = pl.col("seeds") > 1
     return joined.with_columns(
         WAY,

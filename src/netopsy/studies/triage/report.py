@@ -50,7 +50,7 @@ def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
     for name, values in {"base": parent_maps, **new_maps}.items():
         scale = np.where(top > low, top - low, 1.0)[:, None, None]
         shades = np.clip((values[: len(channels)] - low[:, None, None]) / scale, 0, 1)
-        squares = np.stack([resize(np.rint(255 * one).astype(np.uint8), size, smooth=False) for one in shades])
+        squares = np.stack([resize(np.rint(255 * shade).astype(np.uint8), size, smooth=False) for shade in shades])
         column = np.repeat(grid(squares, 1)[:, :, None], 3, 2)
         parts.append(below([caption(name, column.shape[1]), column]))
     return Image(
@@ -89,13 +89,13 @@ def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -
         "tables": tables,
         "figures": figures(tables),
         "images": images(run, pictures),
-        "findings": findings(tables, [block.name for block in run.left], max_drop=max_drop, stn_epochs=stn_epochs),
+        "findings": findings(tables, [block.name for block in run.left_out], max_drop=max_drop, stn_epochs=stn_epochs),
     }
 
 
 def _untreatable(run: TriageRun) -> str:
     text = f"{run.network.name} has no block of two or more layers that one layer could stand in for"
-    if not run.left:
+    if not run.left_out:
         return f"{text}: it has no stretch of layers with one input and one output."
-    why = listing([f"{block.name} ({str(block.obstacle).rstrip('.')})" for block in run.left], 3)
+    why = listing([f"{block.name} ({str(block.obstacle).rstrip('.')})" for block in run.left_out], 3)
     return f"{text}: {why}."

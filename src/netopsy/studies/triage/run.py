@@ -40,8 +40,8 @@ def run_design(
     max_drop: points lost at which more and more blocks at once are one too many; None does not try it.
     storage: bytes on disk that stored activations may take.
     """
-    treated, left = choose_blocks(network, blocks)
-    run = TriageRun(network, train, samples, treated, left)
+    treated, left_out = choose_blocks(network, blocks)
+    run = TriageRun(network, train, samples, treated, left_out)
     if not treated:
         return run
     about = {**conditions(network, train), "scored": samples.digest}

@@ -128,7 +128,7 @@ def blocks(run: TriageRun) -> pl.DataFrame:
     values_of = {trial.spec["blocks"][0]: trial.values for trial in run.cells if trial.values is not None}
     base = next((trial.values for trial in run.baselines if trial.values is not None), None)
     rows = []
-    for block in (*run.blocks, *run.left):
+    for block in (*run.blocks, *run.left_out):
         values = values_of.get(block.name)
         left = values["parameters"] / base["parameters"] if values and base else None
         rows.append(

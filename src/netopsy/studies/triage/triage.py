@@ -102,7 +102,7 @@ class Triage(Study):
             check_choice(self, name, get_args(allowed))
         for name, allowed_values in (("starts", STARTS), ("training", TRAINING)):
             values = getattr(self, name)
-            wrong = [one for one in values if one not in allowed_values]
+            wrong = [value for value in values if value not in allowed_values]
             if wrong or not values or len(set(values)) < len(values):
                 what = f"'{wrong[0]}'" if wrong else "nothing" if not values else "one twice"
                 raise SettingsError(f"{name} names {what}; give some of {', '.join(allowed_values)}, each once.")
