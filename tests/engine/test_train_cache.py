@@ -231,13 +231,13 @@ def test_the_digest_tells_labels_files_and_flips_apart(tmp_path: Path) -> None:
 def test_rows_stay_on_a_device_until_others_need_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cache(tiny(), noise(), ("relu",), tmp_path)["relu"]
     device, size = torch.device("meta"), path.stat().st_size  # any device but the processor
-    monkeypatch.setattr(stored_values, "free_memory", lambda device: (4 - 2 * len(stored_values._kept)) * size)
+    monkeypatch.setattr(stored_values, "free_memory", lambda device: (4 - 2 * len(stored_values._cache)) * size)
     one, two, three = (ActivationSet(path, noise().labels) for _ in range(3))
     resident = [TrainingActivations.of(data, device).values for data in (one, two)]
     assert all(rows.device == device for rows in resident) and TrainingActivations.of(one, device).values is resident[0]
-    assert TrainingActivations.of(three, device).values.device == device and list(stored_values._kept) == [three]
+    assert TrainingActivations.of(three, device).values.device == device and list(stored_values._cache) == [three]
     monkeypatch.setattr(stored_values, "free_memory", lambda device: size)
     assert TrainingActivations.of(one, device).values.device.type == "cpu"
     del three
     gc.collect()
-    assert not stored_values._kept
+    assert not stored_values._cache

@@ -139,13 +139,13 @@ def test_the_identity_holds_on_networks_of_real_size(source: str, unit: str, sou
     torch.testing.assert_close(driven.shares.sum(1), driven.value - constant, rtol=1e-4, atol=1e-4)
 
 
-_kept: dict[str, Network] = {}
+_cache: dict[str, Network] = {}
 
 
 def networks(source: str) -> Network:
-    if source not in _kept:
-        _kept[source] = load_network(source)
-    return _kept[source]
+    if source not in _cache:
+        _cache[source] = load_network(source)
+    return _cache[source]
 
 
 class Tokens(nn.Module):

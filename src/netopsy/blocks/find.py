@@ -18,7 +18,7 @@ from netopsy.network.program import Program
 
 _NORMS = {"batch_norm", "layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"}
 
-_kept: weakref.WeakKeyDictionary[Program, tuple[Block, ...]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[Program, tuple[Block, ...]] = weakref.WeakKeyDictionary()
 
 
 def find_blocks(network: Network) -> tuple[Block, ...]:
@@ -29,9 +29,9 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
     that hold the same nodes the one with the shorter path is listed. A stretch is listed where one layer can stand in
     for it and no module that one can holds just its layers. The layer that gives the network's output is in no stretch.
     """
-    if network.program not in _kept:
-        _kept[network.program] = _search_blocks(network)
-    return _kept[network.program]
+    if network.program not in _cache:
+        _cache[network.program] = _search_blocks(network)
+    return _cache[network.program]
 
 
 def default_blocks(network: Network) -> tuple[Block, ...]:

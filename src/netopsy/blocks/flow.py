@@ -12,7 +12,7 @@ from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.network import Network
 from netopsy.network.program import Program
 
-_kept: weakref.WeakKeyDictionary[Program, Flow] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[Program, Flow] = weakref.WeakKeyDictionary()
 
 
 class Flow:
@@ -53,9 +53,9 @@ class Flow:
     @classmethod
     def of(cls, network: Network) -> Flow:
         """The flow of the network's graph, worked out once."""
-        if network.program not in _kept:
-            _kept[network.program] = cls(network)
-        return _kept[network.program]
+        if network.program not in _cache:
+            _cache[network.program] = cls(network)
+        return _cache[network.program]
 
     def position(self, network: Network, name: str) -> int:
         """Position of the node called `name`."""

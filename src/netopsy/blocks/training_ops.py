@@ -95,7 +95,7 @@ MODULES: dict[str, Callable[[float], nn.Module]] = {
 _FUNCTIONS = {getattr(F, kind): kind for kind in MODULES}
 _DEPTH = {"StochasticDepth": "p", "DropPath": "drop_prob"}  # torchvision's and timm's classes, and the share they drop
 
-_kept: weakref.WeakKeyDictionary[Program, Dropouts] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[Program, Dropouts] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def find_dropouts(network: Network) -> Dropouts:
     depth, kept as an operator of its own. Dropout inside attention (`dropout_p`) is not found.
     Errors: NetworkError where the two graphs differ in more than the dropouts.
     """
-    if network.program not in _kept:
-        _kept[network.program] = _find_dropouts(network)
-    return _kept[network.program]
+    if network.program not in _cache:
+        _cache[network.program] = _find_dropouts(network)
+    return _cache[network.program]
 
 
 def _find_dropouts(network: Network) -> Dropouts:

@@ -193,8 +193,8 @@ class Tree:
         """Values of the tree's nodes, each on its box.
 
         images: (batch, channel, height, width), cut to `field`. keep: the nodes to return besides the target; None
-        returns every node's. weights: `Trunk.own_weights` by default; with `Trunk.plain` on whole images the values are the
-        module's to the last bit. Runs under the caller's grad mode.
+        returns every node's. weights: `Trunk.own_weights` by default; with `Trunk.plain` on whole images they are the
+        module's values to the last bit. Runs under the caller's grad mode.
         """
         values = self.trunk.constants(len(images), self.trunk.own_weights if weights is None else weights)
         values[self.trunk.data[0]] = images

@@ -19,7 +19,7 @@ from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.samples.labels import Labels
 
-_kept: WeakKeyDictionary[ActivationSet, tuple[Tensor, Tensor | None]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[ActivationSet, tuple[Tensor, Tensor | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,17 +157,17 @@ def _resident(
     data: ActivationSet, device: torch.device, values: Tensor, targets: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The rows on the device if they fit, kept for as long as `data` lives or until other data need the room."""
-    resident = _kept.get(data)
+    resident = _cache.get(data)
     if resident is not None and resident[0].device == device:
         return resident
     needed = values.nbytes + (0 if targets is None else targets.nbytes)
-    if needed > SHARE * free_memory(device) and _kept:
-        _kept.clear()
+    if needed > SHARE * free_memory(device) and _cache:
+        _cache.clear()
         torch.cuda.empty_cache()  # does nothing without a GPU
     if needed > SHARE * free_memory(device):
         return values, targets
-    _kept[data] = values.to(device), None if targets is None else targets.to(device)
-    return _kept[data]
+    _cache[data] = values.to(device), None if targets is None else targets.to(device)
+    return _cache[data]
 
 
 def check_recipe(data: ActivationSet, recipe: Recipe) -> None:

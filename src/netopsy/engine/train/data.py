@@ -97,7 +97,7 @@ def _inside(
 SHARE = 0.5  # of the free memory that images may take
 _BATCH = 512
 
-_kept: WeakKeyDictionary[Samples, tuple[Preprocessing, torch.device, Tensor]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Samples, tuple[Preprocessing, torch.device, Tensor]] = WeakKeyDictionary()
 
 
 class TrainingBatch(NamedTuple):
@@ -133,7 +133,7 @@ class TrainingImages:
         """The images on `device`, decoded once and kept as long as `samples` is, if they take at most half of what is
         free."""
         labels = torch.from_numpy(samples.labels).to(device)
-        cached = _kept.get(samples)
+        cached = _cache.get(samples)
         if cached is not None and cached[:2] == (preprocessing, device):
             return cls(samples, preprocessing, device, cached[2], labels)
         depth, height, width = preprocessing.input_shape
@@ -144,7 +144,7 @@ class TrainingImages:
         store = torch.empty((len(samples), height, width, depth), device=device)
         for batch in samples.batches(preprocessing, _BATCH):
             store[int(batch.indices[0]) : int(batch.indices[-1]) + 1] = batch.images.to(device).permute(0, 2, 3, 1)
-        _kept[samples] = (preprocessing, device, store)
+        _cache[samples] = (preprocessing, device, store)
         return cls(samples, preprocessing, device, store, labels)
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ from netopsy.errors import SettingsError
 
 Work = Callable[[Any, dict[str, Any]], Outcome]
 
-_held: list[tuple[str, tuple[Work, Any]]] = []  # in a worker: what it took last
+_last_read: list[tuple[str, tuple[Work, Any]]] = []  # in a worker: what it took last
 
 
 class Payload(Protocol):
@@ -94,10 +94,10 @@ class FilePayload:
 
 def read_once(key: str, read: Callable[[], tuple[Work, Any]]) -> tuple[Work, Any]:
     """What `key` stands for, read by the first call in this process. SettingsError where it cannot be."""
-    if not _held or _held[0][0] != key:
-        _held.clear()  # two networks need not fit in memory
+    if not _last_read or _last_read[0][0] != key:
+        _last_read.clear()  # two networks need not fit in memory
         try:
-            _held.append((key, read()))
+            _last_read.append((key, read()))
         except Exception as error:
             hint = " Where the network lies on a GPU, give each trial one: gpus=1, --trial-gpus 1." * (
                 "CUDA" in f"{error}"
@@ -105,7 +105,7 @@ def read_once(key: str, read: Callable[[], tuple[Work, Any]]) -> tuple[Work, Any
             raise SettingsError(
                 f"a worker cannot take up the work: {type(error).__name__}: {_line(error)}{hint}"
             ) from None
-    return _held[0][1]
+    return _last_read[0][1]
 
 
 def pickle_work(work: Work, context: Any) -> tuple[bytes, list[memoryview]]:

@@ -21,7 +21,7 @@ assert window_moves  # its import fills the table of rules
 
 Box = tuple[int, int, int, int]  # (top, left, bottom, right) in pixels, half open
 
-_kept: weakref.WeakKeyDictionary[Program, dict[Node, Any]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[Program, dict[Node, Any]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def receptive_field(network: Network, node: str) -> ReceptiveField:
     Raises UnknownLayer for a name that the network does not have.
     """
     found = network.node(node)
-    if network.program not in _kept:
-        _kept[network.program] = _windows(network.program)
-    windows, because = _kept[network.program][found]
+    if network.program not in _cache:
+        _cache[network.program] = _windows(network.program)
+    windows, because = _cache[network.program][found]
     return _field(windows, because)
 
 
