@@ -58,7 +58,7 @@ def test_the_page_on_observe_runs_as_written(tmp_path: Path, monkeypatch: pytest
     network, samples = netopsy.load_network("netopsy:digits-a"), netopsy.load_samples("digits", count=20)
     results = run_page(
         "docs/observe.md", netopsy=netopsy, network=network, samples=samples, tallies={"a": ("fc", Moments())}
-    )["found"]
+    )["results"]
     assert results["zeros"].share.shape == results["moments"].skewness.shape == (64,)
 
 
