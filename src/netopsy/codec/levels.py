@@ -136,8 +136,8 @@ class Codes:
             return weights
         sums = _sums(weights, self.bucket, count)
         common = CODE_PRIOR * sums // int(sums.sum())
-        here = 16 * self.buckets[which] + common + 1
-        shares = (here << 16) // int(here.sum())
+        counts = 16 * self.buckets[which] + common + 1
+        shares = (counts << 16) // int(counts.sum())
         return (weights << 14) * shares[self.bucket] // np.maximum(1, sums)[self.bucket]
 
 

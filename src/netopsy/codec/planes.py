@@ -102,15 +102,15 @@ def encode_planes(shared: SharedTensor) -> tuple[bytes, bytes]:
     best: tuple[bytes, bytes] | None = None
     for way in view.ways():
         planes = view.planes(shared.codes)
-        where, what = WritePort(), WritePort()
+        positions_port, codes_port = WritePort(), WritePort()
         ways = {FITTED: (CONTEXT, FITTED), INTERLACED: (INTERLACED, CONTEXT)}.get(way, (way, way))
         run = TensorStream(view, shared.table, shared.zero, ways, scale)
         if way == FITTED:
             keep = [np.ones(p.size, bool) if shared.zero is None else p.reshape(-1) != shared.zero for p in planes]
             run.coefficients = neighbours.fit_coefficients([run.values[p] for p in planes], keep, view.sides)
-        run.code(where, what, planes)
-        positions = b"" if shared.zero is None else bytes([ways[0]]) + where.finish()
-        codes = bytes([ways[1]]) + scale.to_bytes(2, "little") + what.finish()
+        run.code(positions_port, codes_port, planes)
+        positions = b"" if shared.zero is None else bytes([ways[0]]) + positions_port.finish()
+        codes = bytes([ways[1]]) + scale.to_bytes(2, "little") + codes_port.finish()
         best = (min(best[0], positions, key=len), min(best[1], codes, key=len)) if best else (positions, codes)
     assert best is not None
     return best
@@ -127,11 +127,11 @@ def decode_planes(
     scale = int.from_bytes(codes[1:3], "little")
     if ways[0] == FITTED or ways[1] == INTERLACED or not set(ways) <= set(view.ways()) or not scale:
         raise Damage("a stream is coded in an unknown way")
-    where, what = ReadPort(positions[1:]), ReadPort(codes[3:])
+    positions_port, codes_port = ReadPort(positions[1:]), ReadPort(codes[3:])
     planes = np.zeros(view.counts, out.dtype)
-    TensorStream(view, table, zero, ways, scale).code(where, what, planes)
-    where.finish()
-    what.finish()
+    TensorStream(view, table, zero, ways, scale).code(positions_port, codes_port, planes)
+    positions_port.finish()
+    codes_port.finish()
     view.back(planes, out)
 
 
@@ -151,28 +151,28 @@ class TensorStream:
         self.done: list[ARRAY] = []
         self.zeros, self.sizes = levels.Margins(view.counts), levels.Margins(view.counts)
 
-    def code(self, where: Port, what: Port, planes: ARRAY) -> None:
+    def code(self, positions_port: Port, codes_port: Port, planes: ARRAY) -> None:
         """Code `planes`, (places, outputs, inputs) of codes, in place."""
         if self.ways[1] == FITTED:
-            self._code_coefficients(what)
+            self._code_coefficients(codes_port)
         for plane in planes:
-            mask = self._code_mask(where, plane)
+            mask = self._code_mask(positions_port, plane)
             for tile in self.view.tiles():
-                self._code_entries(what, plane, tile, None if mask is None else mask[tile])
+                self._code_entries(codes_port, plane, tile, None if mask is None else mask[tile])
             if any(self.ways) and not self.view.matrix:
                 self.done.append(self.values[plane])
 
-    def _code_coefficients(self, what: Port) -> None:
+    def _code_coefficients(self, codes_port: Port) -> None:
         coefficients = self.coefficients
         raised = (
             np.zeros(neighbours.coefficient_count(self.view.sides), np.int64)
             if coefficients is None
             else coefficients + 127
         )
-        code_plane(what, raised, COEFFICIENT_PRIOR, 2048)
+        code_plane(codes_port, raised, COEFFICIENT_PRIOR, 2048)
         self.coefficients = raised - 127
 
-    def _code_mask(self, where: Port, plane: ARRAY) -> ARRAY | None:
+    def _code_mask(self, positions_port: Port, plane: ARRAY) -> ARRAY | None:
         """Code where a plane is not zero; the mask, uint8 (outputs, inputs), or None where no entry is zero."""
         if self.zero is None:
             return None
@@ -180,7 +180,7 @@ class TensorStream:
         parts = self.view.bands() if self.ways[0] == INTERLACED else ((tile, 0) for tile in self.view.tiles())
         for tile, distance in parts:
             bits = mask[tile].flatten()
-            self.masks.code(where, bits, self._mask_contexts(tile, mask, distance) if self.ways[0] else None)
+            self.masks.code(positions_port, bits, self._mask_contexts(tile, mask, distance) if self.ways[0] else None)
             mask[tile] = bits = bits.reshape(mask[tile].shape)
             if any(self.ways):
                 self.zeros.add(tile, bits, np.ones_like(bits))
@@ -195,19 +195,19 @@ class TensorStream:
             near = neighbours.activity([plane[tile] for plane in self.done], self.view.sides)
         return (contexts if near is None else contexts + levels.LEVELS * near).reshape(-1)
 
-    def _code_entries(self, what: Port, plane: ARRAY, tile: Tile, mask: ARRAY | None) -> None:
+    def _code_entries(self, codes_port: Port, plane: ARRAY, tile: Tile, mask: ARRAY | None) -> None:
         """Code the entries of a tile that are not zero."""
         part = plane[tile]
         contexts = self._entry_contexts(tile) if self.ways[1] else None
         if self.zero is None or mask is None:
             symbols = part.astype(np.int32).reshape(-1)
-            self.codes.code(what, symbols, contexts)
+            self.codes.code(codes_port, symbols, contexts)
             part[...] = symbols.reshape(part.shape)
         else:
             nonzero = np.flatnonzero(mask.reshape(-1))
             symbols = part.reshape(-1)[nonzero].astype(np.int32)
             symbols -= symbols > self.zero
-            self.codes.code(what, symbols, None if contexts is None else contexts[nonzero])
+            self.codes.code(codes_port, symbols, None if contexts is None else contexts[nonzero])
             filled = np.full(part.size, self.zero, part.dtype)
             filled[nonzero] = symbols + (symbols >= self.zero)
             part[...] = filled.reshape(part.shape)

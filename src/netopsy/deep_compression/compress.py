@@ -85,17 +85,17 @@ def per_layer(layers: Sequence[Layer], entries: Iterable[str | float], what: str
     """
     values: dict[str, float] = {}
     for entry in entries:
-        where, _, text = str(entry).rpartition("=")
+        pattern, _, text = str(entry).rpartition("=")
         try:
             value = float(text)
         except ValueError as error:
             raise SettingsError(
                 f"{what} '{entry}' must be a number, or LAYER=NUMBER such as conv=8, fc=0.1 or layer3.*=0.2."
             ) from error
-        chosen = [layer.name for layer in layers if where in ("", layer.kind) or fnmatchcase(layer.name, where)]
+        chosen = [layer.name for layer in layers if pattern in ("", layer.kind) or fnmatchcase(layer.name, pattern)]
         if not chosen:
             names = [layer.name for layer in layers]
-            raise UnknownLayer(f"{what} '{entry}' names no layer; nearest: {nearest(where, names)}, or conv, linear.")
+            raise UnknownLayer(f"{what} '{entry}' names no layer; nearest: {nearest(pattern, names)}, or conv, linear.")
         values |= dict.fromkeys(chosen, value)
     return {layer.name: values[layer.name] for layer in layers if layer.name in values}
 

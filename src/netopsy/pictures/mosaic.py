@@ -149,5 +149,5 @@ def resize(
     picture: UInt8[np.ndarray, "height width *channel"], size: tuple[int, int], *, smooth: bool = True
 ) -> UInt8[np.ndarray, "height2 width2 *channel"]:
     """The picture at `size` (height, width)."""
-    how = Picture.Resampling.LANCZOS if smooth else Picture.Resampling.NEAREST
-    return np.asarray(Picture.fromarray(picture).resize((size[1], size[0]), how))
+    filter_ = Picture.Resampling.LANCZOS if smooth else Picture.Resampling.NEAREST
+    return np.asarray(Picture.fromarray(picture).resize((size[1], size[0]), filter_))

@@ -93,8 +93,8 @@ def patches(
     lists = {node: [torch.as_tensor(v).reshape(-1).tolist() for v in pair] for node, pair in units.items()}
     tiles = {node: np.full((len(lists[node][0]), *w.tile, 3), NEUTRAL, np.uint8) for node, w in windows.items()}
     requests: dict[int, list[tuple[str, int, int]]] = {}
-    for node, (images, where) in lists.items():
-        for position, (image, place) in enumerate(zip(images, where, strict=True)):
+    for node, (images, place_list) in lists.items():
+        for position, (image, place) in enumerate(zip(images, place_list, strict=True)):
             if image >= 0:
                 requests.setdefault(image, []).append((node, position, place))
     order = sorted(requests)

@@ -83,12 +83,12 @@ def resample(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixel
     """Pixels (height, width, channel) resampled to (height, width) `size` by Pillow, which antialiases."""
     if pixels.shape[:2] == size:
         return pixels
-    shape, how = (size[1], size[0]), FILTERS[interpolation]
+    shape, filter_ = (size[1], size[0]), FILTERS[interpolation]
     if pixels.dtype == np.uint8:
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else np.ascontiguousarray(pixels))
-        return array_of(picture.resize(shape, how))
+        return array_of(picture.resize(shape, filter_))
     planes = [np.ascontiguousarray(pixels[..., c]) for c in range(pixels.shape[-1])]
-    return np.stack([np.asarray(Image.fromarray(plane).resize(shape, how)) for plane in planes], axis=-1)
+    return np.stack([np.asarray(Image.fromarray(plane).resize(shape, filter_)) for plane in planes], axis=-1)
 
 
 def fit(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:

@@ -112,8 +112,8 @@ def fit_skew_normal(sample: Values, about: Description) -> Density:
 
     bounds = [(-8.0, 8.0), (log(0.05), log(8.0)), (-100.0, 100.0)]
     start = _moment_start(about.skewness)
-    how = {"ftol": 1e-12, "maxiter": 300}
-    best = optimize.minimize(loss, start, jac=True, method="SLSQP", bounds=bounds, options=how)
+    options = {"ftol": 1e-12, "maxiter": 300}
+    best = optimize.minimize(loss, start, jac=True, method="SLSQP", bounds=bounds, options=options)
     location, log_scale, shape = best.x
     place, spread = about.mean + about.std * location, about.std * np.exp(log_scale)
     return Density("skew normal", float(place), float(spread), float(shape))

@@ -65,8 +65,8 @@ def recall(approximate: Neighbours, exact: Neighbours, k: int) -> float:
             raise SettingsError(
                 f"recall@{k} of neighbours `{name}` of shape {tuple(rows.shape)}; give one row of {k} or more a query."
             )
-    there = (approximate[:, :k, None] == exact[:, None, :k].to(approximate.device)).any(1)
-    return float(there.sum()) / there.numel()
+    among = (approximate[:, :k, None] == exact[:, None, :k].to(approximate.device)).any(1)
+    return float(among.sum()) / among.numel()
 
 
 def same_class(

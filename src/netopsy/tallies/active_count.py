@@ -75,15 +75,15 @@ class ActiveCount(Tally):
         # a comparison that writes floats is vectorised, one that writes booleans is not
         on = torch.empty(x.shape, dtype=torch.float32, device=x.device)
         torch.gt(x, self.threshold, out=on)
-        there = on.sum(1)
+        active_at_place = on.sum(1)
         anywhere = on.amax(2)
         number = anywhere.sum(1).long()
-        total = there.sum(1, dtype=torch.float64).long()
+        total = active_at_place.sum(1, dtype=torch.float64).long()
         share = total.double() / (channels * places)
         bins = total * SHARE_BINS // (channels * places)
         counts = {
             "by_channels": torch.bincount(number, minlength=channels + 1),
-            "by_place": torch.bincount(there.long().view(-1), minlength=channels + 1),
+            "by_place": torch.bincount(active_at_place.long().view(-1), minlength=channels + 1),
             "by_share": torch.bincount(bins.clamp_(max=SHARE_BINS - 1), minlength=SHARE_BINS),
             "sums": torch.stack([share.sum(), share.square().sum()]),
             "channel_images": anywhere.sum(0).long(),

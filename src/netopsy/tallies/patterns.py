@@ -65,22 +65,22 @@ class Patterns(Tally):
         bits = _powers(channels, x.device)
         groups = on.view(-1, len(bits), places)
         words = torch.bmm(bits.expand(len(groups), 1, -1), groups).view(len(x), -1, places).long()
-        there = mix(words.mul_(_factors(words.shape[1], self.seed, x.device)[:, None]).sum(1))
+        hashes = mix(words.mul_(_factors(words.shape[1], self.seed, x.device)[:, None]).sum(1))
         rows = indices.to(x.device)
-        self.hashes[rows] = mix((there * _factors(places, self.seed + 1, x.device)).sum(1))
+        self.hashes[rows] = mix((hashes * _factors(places, self.seed + 1, x.device)).sum(1))
         self.seen[rows] = True
         if places > 1:
-            self._draw(there, rows)
+            self._draw(hashes, rows)
 
-    def _draw(self, there: Int64[Tensor, "batch place"], indices: Tensor) -> None:
-        places = there.shape[1]
+    def _draw(self, hashes: Int64[Tensor, "batch place"], indices: Tensor) -> None:
+        places = hashes.shape[1]
         count = min(self.per_image, places)
         if self.drawn is None:
-            self.drawn = torch.zeros(-(-self.number // self.every), count, dtype=torch.int64, device=there.device)
+            self.drawn = torch.zeros(-(-self.number // self.every), count, dtype=torch.int64, device=hashes.device)
         sampled = indices % self.every == 0
         rows = indices[sampled] // self.every
-        turn = rows[:, None] * count + torch.arange(count, device=there.device)
-        self.drawn[rows] = there[sampled].gather(1, _order(places, self.seed, there.device)[turn % places])
+        turn = rows[:, None] * count + torch.arange(count, device=hashes.device)
+        self.drawn[rows] = hashes[sampled].gather(1, _order(places, self.seed, hashes.device)[turn % places])
 
     def merge(self, other: Patterns) -> None:
         if other.hashes is None or other.seen is None:

@@ -92,30 +92,32 @@ def trace(
     seed: int = 0,
 ) -> Trace:
     """As `backproject`, with the units' values, places and fields, and what the rule acted on."""
-    how = find_rule(rule, seed)
-    begin = how.start if start is None else start
+    chosen_rule = find_rule(rule, seed)
+    begin = chosen_rule.start if start is None else start
     if begin not in ("activation", "one"):
         raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
     pictures = check_images(network, images)
     entries = [units] if isinstance(units, str | Unit) else units
     unit_list = [find_unit(network, unit) for unit in entries]
-    where = _pairing(len(pictures), len(unit_list), of)
+    image_of_unit = _pairing(len(pictures), len(unit_list), of)
     result = Trace(
-        network.preprocessing.input_shape, unit_list, where, pictures.new_zeros(len(unit_list)),
+        network.preprocessing.input_shape, unit_list, image_of_unit, pictures.new_zeros(len(unit_list)),
         [torch.empty(0)] * len(unit_list), [(0, 0, 0, 0)] * len(unit_list), {}, {},
     )  # fmt: skip
     with torch.no_grad():
-        overrides = how.weights(network)
+        overrides = chosen_rule.weights(network)
         for node in dict.fromkeys(unit.node for unit in unit_list):
             members = [i for i, unit in enumerate(unit_list) if unit.node == node]
             trunk = Trunk(network, node)
-            _account(network, trunk, how, len(members), result)
+            _account(network, trunk, chosen_rule, len(members), result)
             _place(network, pictures, members, result)
             trees = [trunk.tree(result.units[i].place) for i in members]
-            jobs = [UnitJob(i, where[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)]
+            jobs = [
+                UnitJob(i, image_of_unit[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)
+            ]
             weights = trunk.weights(overrides) if overrides else trunk.own_weights
-            for group, tree, values in batches(trunk, pictures, jobs, needed_nodes(trunk.tree(), how)):
-                _back(tree, group, values, how, begin, weights, result)
+            for group, tree, values in batches(trunk, pictures, jobs, needed_nodes(trunk.tree(), chosen_rule)):
+                _back(tree, group, values, chosen_rule, begin, weights, result)
     return result
 
 

@@ -202,10 +202,10 @@ def links(order: Sequence[Node], windows: KernelWindows, axis: int) -> list[Link
         for operand in node.inputs:
             if operand in windows and is_spatial(operand):
                 length = operand.full_shape[-2 + axis]
-                how = None if window is None else window[axis]
+                axis_window = None if window is None else window[axis]
                 # a single value of the operand serves all places of a pointwise node
-                broadcast = how == KernelWindow() and length == 1 != size
-                operands.append((operand, length, None if broadcast else how))
+                broadcast = axis_window == KernelWindow() and length == 1 != size
+                operands.append((operand, length, None if broadcast else axis_window))
         sees_all = window is None and (bool(node.inputs) or not spatial)
         result.append(Link(node, size, sees_all, tuple(operands)))
     return result

@@ -51,7 +51,7 @@ class Pass:
         return spec if self.visited is None else {**spec, "visited": text_of(self.visited)}
 
 
-class Counting:
+class TallySet:
     """Tallies that have counted the first `done` positions of a pass; `failed` where one of them raised an error.
 
     The tallies that were given stay empty: copies count.
@@ -114,7 +114,7 @@ class Counting:
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Add what the part that follows has counted."""
-        part = Counting(self.run, self.tallies_given)
+        part = TallySet(self.run, self.tallies_given)
         part.restore(state)
         for name, tally in self.tallies.items():
             tally.merge(part.tallies[name])

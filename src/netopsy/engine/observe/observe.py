@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from netopsy.engine.interpreter import plan
-from netopsy.engine.observe.counting import Counting, Pass
+from netopsy.engine.observe.counting import Pass, TallySet
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import LABELS, Tallies, WatchedNodes
 from netopsy.engine.trials.pool import current_workers
@@ -54,9 +54,9 @@ def observe(
         raise SettingsError(f"batch size {size} must be at least 1.")
     visited = None if order is None else np.asarray(order, np.int64)
     run = Pass(network, samples, size, visited, folded, label)
-    counting = Counting(run, tallies)
-    _count(run, [counting])
-    return counting.results()
+    tally_set = TallySet(run, tallies)
+    _count(run, [tally_set])
+    return tally_set.results()
 
 
 def observe_ahead(network: Network, samples: Samples, sets: Iterable[Tallies]) -> None:
@@ -68,17 +68,17 @@ def observe_ahead(network: Network, samples: Samples, sets: Iterable[Tallies]) -
     run = Pass(network, samples, default_batch_size(network))
     if current_workspace().folder is None:
         raise SettingsError("nothing can be counted ahead without a workspace to keep it in; give one a folder.")
-    _count(run, [Counting(run, tallies) for tallies in sets if tallies], alone=False)
+    _count(run, [TallySet(run, tallies) for tallies in sets if tallies], alone=False)
 
 
-def _count(run: Pass, sets: Sequence[Counting], *, alone: bool = True) -> None:
+def _count(run: Pass, sets: Sequence[TallySet], *, alone: bool = True) -> None:
     """Bring all sets to the end of the pass. alone: whether an error in a tally is raised, or drops its set."""
     if current_workspace().folder:
-        for counting in sets:
-            counting.resume(counting.spec)
+        for tally_set in sets:
+            tally_set.resume(tally_set.spec)
     total = len(run)
-    sets = [counting for counting in sets if counting.done < total]
-    start = min((counting.done for counting in sets), default=total)
+    sets = [tally_set for tally_set in sets if tally_set.done < total]
+    start = min((tally_set.done for tally_set in sets), default=total)
     if not sets:
         current_workspace().report(run.label, total, total)
         return
@@ -89,49 +89,49 @@ def _count(run: Pass, sets: Sequence[Counting], *, alone: bool = True) -> None:
         _visit(run, sets, range(total), alone)
 
 
-def _share_out(run: Pass, sets: Sequence[Counting], pieces: Sequence[range], alone: bool) -> None:
+def _share_out(run: Pass, sets: Sequence[TallySet], pieces: Sequence[range], alone: bool) -> None:
     """Count the pieces over the workers and put the parts together."""
-    if len({counting.done for counting in sets}) > 1:  # what some have of the first pieces would be counted twice
-        for counting in sets:
-            counting.begin()
+    if len({tally_set.done for tally_set in sets}) > 1:  # what some have of the first pieces would be counted twice
+        for tally_set in sets:
+            tally_set.begin()
         pieces = split_range(0, len(run), run.size)
-    spec = {"sets": [counting.spec for counting in sets]} if current_workspace().folder else {}
-    context = run, [counting.tallies_given for counting in sets], alone
+    spec = {"sets": [tally_set.spec for tally_set in sets]} if current_workspace().folder else {}
+    context = run, [tally_set.tallies_given for tally_set in sets], alone
     with run_shards(_part, context, shard_specs(pieces), spec, "observe") as outcomes:
         for outcome in outcomes:
-            for k, counting in enumerate(sets):
-                counting.failed = counting.failed or k in outcome.values["failed"]
-                if not counting.failed:
+            for k, tally_set in enumerate(sets):
+                tally_set.failed = tally_set.failed or k in outcome.values["failed"]
+                if not tally_set.failed:
                     mark = f"{k}\0"
                     state = {name: value for name, value in outcome.tensors.items() if name.startswith(mark)}
-                    counting.merge({name.removeprefix(mark): value for name, value in state.items()})
-        for counting in sets:
-            if not counting.failed:
-                counting.advance(len(run), final=True)
+                    tally_set.merge({name.removeprefix(mark): value for name, value in state.items()})
+        for tally_set in sets:
+            if not tally_set.failed:
+                tally_set.advance(len(run), final=True)
 
 
 def _part(context: Any, spec: dict[str, Any]) -> Outcome:
     """The trial of one piece: what the tallies of each set have counted."""
     run, every_tally, alone = context
-    sets = [Counting(run, tallies) for tallies in every_tally]
-    for k, counting in enumerate(sets):
-        counting.resume({**spec, "set": k})
+    sets = [TallySet(run, tallies) for tallies in every_tally]
+    for k, tally_set in enumerate(sets):
+        tally_set.resume({**spec, "set": k})
     _visit(run, sets, range(spec["start"], spec["stop"]), alone)
-    failed = [k for k, counting in enumerate(sets) if counting.failed]
-    state = {f"{k}\0{key}": value for k, counting in enumerate(sets) for key, value in counting.state().items()}
+    failed = [k for k, tally_set in enumerate(sets) if tally_set.failed]
+    state = {f"{k}\0{key}": value for k, tally_set in enumerate(sets) for key, value in tally_set.state().items()}
     return Outcome({"failed": failed}, state)
 
 
-def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> None:
+def _visit(run: Pass, sets: Sequence[TallySet], piece: range, alone: bool) -> None:
     """Show the samples of `piece` to the sets, each from where it stands."""
     place = current_workspace()
-    networks = list({id(network): network for counting in sets for network in counting.networks}.values())
+    networks = list({id(network): network for tally_set in sets for network in tally_set.networks}.values())
     dispatcher = _Dispatcher(sets, alone)
     walks = []
     for network in networks:
         single, joint = dispatcher.nodes(network)
         walks.append(plan(network, tuple(joint), watched=single, folded=run.folded))
-    done = min(counting.done for counting in sets)
+    done = min(tally_set.done for tally_set in sets)
     place.report(run.label, done, len(piece))
     with torch.inference_mode():
         for batches in _batches(run, networks, piece, done):
@@ -144,30 +144,30 @@ def _visit(run: Pass, sets: Sequence[Counting], piece: range, alone: bool) -> No
                 values |= {(id(network), name): value for name, value in results.items()}
             dispatcher.together({key: value.to(run.network.device) for key, value in values.items()})
             done += len(first.indices)
-            for counting in dispatcher.active:
-                counting.advance(done)
+            for tally_set in dispatcher.active:
+                tally_set.advance(done)
             place.report(run.label, done, len(piece))
-            if not alone and all(counting.failed for counting in sets):
+            if not alone and all(tally_set.failed for tally_set in sets):
                 return
-    for counting in sets:
-        if not counting.failed:
-            counting.advance(done, final=True)
+    for tally_set in sets:
+        if not tally_set.failed:
+            tally_set.advance(done, final=True)
 
 
 class _Dispatcher:
     """Hands the values of each batch to the tallies that watch them."""
 
-    def __init__(self, sets: Sequence[Counting], alone: bool) -> None:
+    def __init__(self, sets: Sequence[TallySet], alone: bool) -> None:
         self.sets, self.alone = sets, alone
-        self.single: dict[tuple[int, str], list[tuple[Counting, Tally]]] = {}
-        self.joint: list[tuple[Counting, Tally, WatchedNodes]] = []
-        for counting in sets:
-            for name, watched in counting.watched.items():
+        self.single: dict[tuple[int, str], list[tuple[TallySet, Tally]]] = {}
+        self.joint: list[tuple[TallySet, Tally, WatchedNodes]] = []
+        for tally_set in sets:
+            for name, watched in tally_set.watched.items():
                 network, node = watched.nodes[0]
                 if watched.together or node == LABELS:
-                    self.joint.append((counting, counting.tallies[name], watched))
+                    self.joint.append((tally_set, tally_set.tallies[name], watched))
                 else:
-                    self.single.setdefault((id(network), node), []).append((counting, counting.tallies[name]))
+                    self.single.setdefault((id(network), node), []).append((tally_set, tally_set.tallies[name]))
 
     def nodes(self, network: Network) -> tuple[list[str], list[str]]:
         """The nodes of `network` that are shown alone, as soon as they are there, and those kept for other values."""
@@ -179,33 +179,33 @@ class _Dispatcher:
     def begin(self, done: int, batch: Batch) -> None:
         """A batch comes; the sets that have counted all before it take part."""
         self.indices = batch.indices
-        self.active = [counting for counting in self.sets if counting.done == done and not counting.failed]
+        self.active = [tally_set for tally_set in self.sets if tally_set.done == done and not tally_set.failed]
 
     def visitor(self, network: Network) -> Any:
         """What shows each node of `network` alone."""
 
         def visit(node: str, values: Tensor) -> None:
-            for counting, tally in self.single[id(network), node]:
-                self._update(counting, tally, values)
+            for tally_set, tally in self.single[id(network), node]:
+                self._update(tally_set, tally, values)
 
         return visit
 
     def together(self, values: dict[tuple[int, str], Tensor]) -> None:
         """Show the values that belong together."""
-        for counting, tally, watched in self.joint:
+        for tally_set, tally, watched in self.joint:
             tensors = tuple(values[id(network), node] for network, node in watched.nodes)
-            self._update(counting, tally, tensors if watched.together else tensors[0])
+            self._update(tally_set, tally, tensors if watched.together else tensors[0])
 
-    def _update(self, counting: Counting, tally: Tally, values: Any) -> None:
-        if counting not in self.active:
+    def _update(self, tally_set: TallySet, tally: Tally, values: Any) -> None:
+        if tally_set not in self.active:
             return
         try:
             tally.update(values, self.indices)
         except Exception:
             if self.alone:
                 raise
-            counting.failed = True
-            self.active.remove(counting)
+            tally_set.failed = True
+            self.active.remove(tally_set)
 
 
 def _batches(run: Pass, networks: Sequence[Network], piece: range, done: int) -> Iterator[list[Batch]]:
@@ -217,10 +217,12 @@ def _batches(run: Pass, networks: Sequence[Network], piece: range, done: int) ->
         yield [of[network.preprocessing] for network in networks]
 
 
-def _stays(sets: Iterable[Counting]) -> bool:
+def _stays(sets: Iterable[TallySet]) -> bool:
     """Whether the pass is not split: a tally goes by the order, or writes to a file here and workers are elsewhere."""
     away = current_workers().settings.address is not None
-    return any(tally.sequential or (away and tally.on_disk) for counting in sets for tally in counting.tallies.values())
+    return any(
+        tally.sequential or (away and tally.on_disk) for tally_set in sets for tally in tally_set.tallies.values()
+    )
 
 
 def default_batch_size(network: Network) -> int:

@@ -55,8 +55,8 @@ def replacement(network: Network, tensors: Tensors) -> Replace | None:
     Names that the network has not are passed over: a state dict may hold tied weights under several.
     """
     current = network.tensors
-    here = {name: value.detach().to(current[name]) for name, value in tensors.items() if name in current}
-    changed = {name: value for name, value in here.items() if not torch.equal(value, current[name])}
+    values = {name: value.detach().to(current[name]) for name, value in tensors.items() if name in current}
+    changed = {name: value for name, value in values.items() if not torch.equal(value, current[name])}
     return Replace(tuple(changed), lambda _: dict(changed), digest_of(changed)) if changed else None
 
 

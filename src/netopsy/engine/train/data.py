@@ -174,16 +174,16 @@ class TrainingImages:
             part = None if draws is None else draws.part(visits.reshape(-1)).to(self.device)
             share = visits.shape[1]
             rows = order[visits.reshape(-1)]
-            here, steps = rows.to(self.device), range(0, len(rows), share)
+            device_rows, steps = rows.to(self.device), range(0, len(rows), share)
             if self.store is not None:
-                loaded: Iterator[tuple[Tensor, Tensor]] = ((self.store, here[at : at + share]) for at in steps)
+                loaded: Iterator[tuple[Tensor, Tensor]] = ((self.store, device_rows[at : at + share]) for at in steps)
             else:
                 batches = self.samples.batches(self.preprocessing, share, order=rows.numpy())
                 loaded = ((b.images.to(self.device).permute(0, 2, 3, 1), self._all(share)) for b in batches)
             for at, (store, picked) in zip(steps, loaded, strict=True):
                 now = None if part is None else part.part(slice(at, at + share))
                 images = augment(store, picked, now, black, recipe.fill)
-                yield TrainingBatch(images, self.labels[here[at : at + share]], size)
+                yield TrainingBatch(images, self.labels[device_rows[at : at + share]], size)
 
     def _all(self, share: int) -> Int64[Tensor, " batch"]:
         return torch.arange(share, device=self.device)

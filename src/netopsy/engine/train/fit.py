@@ -36,13 +36,13 @@ def launch(job: TrainingJob, device: torch.device, report: Any) -> State:
     from lightning_fabric.strategies import DDPStrategy
 
     with _quiet():
-        how: dict[str, Any] = {
+        fabric_options: dict[str, Any] = {
             "accelerator": device.type,
             "precision": "bf16-mixed" if job.recipe.precision == "bfloat16" else "32-true",
         }
         if job.recipe.devices == 1:
             devices = 1 if device.type == "cpu" else [device.index or 0]
-            fabric = Fabric(devices=devices, **how)
+            fabric = Fabric(devices=devices, **fabric_options)
             return train_here(fabric, job, report)
         with tempfile.TemporaryDirectory() as folder:
             if job.checkpoint.path is None:  # the processes hand the outcome over in a file
@@ -52,7 +52,7 @@ def launch(job: TrainingJob, device: torch.device, report: Any) -> State:
             strategy = DDPStrategy(
                 start_method="spawn", process_group_backend="gloo" if device.type == "cpu" else "nccl"
             )
-            fabric = Fabric(devices=job.recipe.devices, strategy=strategy, **how)
+            fabric = Fabric(devices=job.recipe.devices, strategy=strategy, **fabric_options)
             failure = fabric.launch(partial(_work, job=job))
             if failure:
                 raise SettingsError(failure)
@@ -66,8 +66,8 @@ def train_here(fabric: Any, job: TrainingJob, report: Any) -> State:
     try:
         return Trainer(fabric, job, report).run()
     except torch.OutOfMemoryError as error:
-        what = str(error).splitlines()[0]
-        raise SettingsError(f"the device's memory is too small: {what} Give a smaller batch_size.") from error
+        first_line = str(error).splitlines()[0]
+        raise SettingsError(f"the device's memory is too small: {first_line} Give a smaller batch_size.") from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

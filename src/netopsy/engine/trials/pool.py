@@ -34,9 +34,9 @@ class WorkerSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for what, value in (("workers", self.count), ("threads", self.threads)):
+        for name, value in (("workers", self.count), ("threads", self.threads)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-                raise SettingsError(f"{what} {value!r} is out of range; give a whole number from 1.")
+                raise SettingsError(f"{name} {value!r} is out of range; give a whole number from 1.")
         if self.cluster is not None:
             check_choice(self, "cluster", ("ray",))
             if find_spec("ray") is None:

@@ -145,8 +145,8 @@ class SpawnExecutor(Executor):
 class WorkerProcess:
     """One process, or the place of one. how: the arguments of `start_worker`."""
 
-    def __init__(self, how: tuple[Any, ...]) -> None:
-        self.how = how
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        self.how = arguments
         self._pool: ProcessPoolExecutor | None = None
         self._process: Any = None
 

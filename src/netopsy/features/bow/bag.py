@@ -172,26 +172,28 @@ def bag_of_words(
     if pooling not in get_args(Pooling):
         raise SettingsError(f"pooling '{pooling}' is unknown; give average or max.")
     grids = parse_grids(pyramid)
-    size, where = image_size(train), torch.device(device)
+    size, on_device = image_size(train), torch.device(device)
     sifts = descriptors_for(size, root)
     preprocessing = Preprocessing(size=size, mean=(0.0,), std=(1.0,), channels="L")
     batch_size = max(1, min(64, _AT_ONCE // sum(len(sift.centres()) for sift in sifts)))
     spec: dict[str, Any] = {"sifts": [asdict(sift) for sift in sifts], "words": words, "seed": seed}
-    spec |= {"device": where.type, "version": __version__}
+    spec |= {"device": on_device.type, "version": __version__}
     if current_workspace().folder:
         spec["train"] = train.digest
     with torch.inference_mode():
         saved = current_workspace().checkpoint("visual-words", spec)
         centroids = saved.load()[1].get("words")
         if centroids is None:
-            centroids = learn_words(train, preprocessing, sifts, words, seed=seed, batch_size=batch_size, device=where)
+            centroids = learn_words(
+                train, preprocessing, sifts, words, seed=seed, batch_size=batch_size, device=on_device
+            )
             saved.save(len(train), lambda: {"words": centroids}, final=True)
-        levels = [level.to(where) for level in regions(grids, sifts)]
-        pooled = RegionPooling(centroids.to(where), levels, sum(rows * columns for rows, columns in grids), pooling)
+        levels = [level.to(on_device) for level in regions(grids, sifts)]
+        pooled = RegionPooling(centroids.to(on_device), levels, sum(rows * columns for rows, columns in grids), pooling)
 
         def vectors(samples: Samples, start: int) -> Iterator[Tensor]:
             for batch in samples.batches(preprocessing, batch_size, start=start):
-                gray = batch.images[:, 0].to(where)
+                gray = batch.images[:, 0].to(on_device)
                 yield pooled(torch.cat([sift(gray) for sift in sifts], 1))
 
         spec |= {"grids": grids, "pooling": pooling}

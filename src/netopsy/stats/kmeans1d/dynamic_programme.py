@@ -170,9 +170,9 @@ def _choose(cuts: INTEGERS, steps: INTEGERS, moments: BlockMoments) -> tuple[INT
     places = [Places(window.astype(np.float64), moments.sums_along(window)) for window in windows]
     gains: FLOATS = places[0].sums ** 2 / places[0].ranks
     trail = []
-    for before, here in pairwise(places):
-        high = np.searchsorted(before.ranks, here.ranks) - 1
-        best, gains = best_last_cuts(here, before, gains, np.zeros(len(high), np.int64), high)
+    for left, right in pairwise(places):
+        high = np.searchsorted(left.ranks, right.ranks) - 1
+        best, gains = best_last_cuts(right, left, gains, np.zeros(len(high), np.int64), high)
         trail.append(best)
     chosen = [int(np.argmax(gains + places[-1].sums ** 2 / (cuts[-1] - places[-1].ranks)))]
     for best in reversed(trail):

@@ -85,11 +85,11 @@ def regression(table: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
     sentences = []
     nets = table.filter(pl.col("of") == NETWORKS)
     first = pairs.row(0, named=True)
-    here = nets.filter((pl.col("layer_a") == first["layer_a"]) & (pl.col("layer_b") == first["layer_b"]))
+    layer_rows = nets.filter((pl.col("layer_a") == first["layer_a"]) & (pl.col("layer_b") == first["layer_b"]))
     least_squares_error = first["least_squares"]
-    few = here.filter(pl.col("decay").is_not_null() & (1 - pl.col("error") >= 0.9 * (1 - least_squares_error))).sort(
-        "used"
-    )
+    few = layer_rows.filter(
+        pl.col("decay").is_not_null() & (1 - pl.col("error") >= 0.9 * (1 - least_squares_error))
+    ).sort("used")
     text = (
         f"At {first['layer_a']} all {first['used']} units together leave {least_squares_error:.3f} of a unit's variance"
     )
@@ -171,10 +171,10 @@ def subspaces(clusters: pl.DataFrame, comparison: Comparison) -> list[str]:
         return []
     best = shared.with_columns(least=pl.min_horizontal("explained_a", "explained_b")).sort("least", descending=True)
     row = best.row(0, named=True)
-    here = f"{row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}"
+    units_text = f"{row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}"
     return [
         f"Co-clustering finds {plural(clusters.height, 'group')} of units in "
-        f"{plural(len(comparison.compared), 'pair')} of layers. The best shared: {here}, which explain "
+        f"{plural(len(comparison.compared), 'pair')} of layers. The best shared: {units_text}, which explain "
         f"{row['explained_a']:.0%} and {row['explained_b']:.0%} of each other's variance."
     ]
 

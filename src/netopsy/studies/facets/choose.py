@@ -107,18 +107,18 @@ def group(
     parts = []
     for k in range(division.groups):
         members = labels == k
-        here = push[members].mean(0)
-        there = push[~members].mean(0) if not members.all() else np.zeros_like(here)
+        push_inside = push[members].mean(0)
+        push_outside = push[~members].mean(0) if not members.all() else np.zeros_like(push_inside)
         # what this facet has and the others lack
-        order = np.argsort(there - here, kind="stable")[:named]
-        chosen = [int(i) for i in order if here[i] > there[i]]
+        order = np.argsort(push_outside - push_inside, kind="stable")[:named]
+        chosen = [int(i) for i in order if push_inside[i] > push_outside[i]]
         parts.append(
             Facet(
                 np.flatnonzero(members),
                 float(silhouettes[members].mean()),
                 tuple(chosen),
-                tuple(float(here[i]) for i in chosen),
-                tuple(float(there[i]) for i in chosen),
+                tuple(float(push_inside[i]) for i in chosen),
+                tuple(float(push_outside[i]) for i in chosen),
             )
         )
     return UnitFacets(tuple(parts), division)

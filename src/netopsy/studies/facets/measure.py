@@ -49,10 +49,10 @@ def stimulus_shares(
     visited = np.unique(np.concatenate([s.images.numpy() for s in stimuli])) if stimuli else np.zeros(0, np.int64)
     for indices, values in _walk(network, samples, drives, visited, "facets: strong stimuli"):
         for drive, strong, table, unit_shares in zip(drives, stimuli, rows, shares, strict=True):
-            here = [k for k, image in enumerate(indices.tolist()) if image in table]
-            if here:
-                at = [table[int(indices[k])] for k in here]
-                driven = drive.measure({name: values[name][here] for name in drive.sources}, strong.places[at])
+            batch_rows = [k for k, image in enumerate(indices.tolist()) if image in table]
+            if batch_rows:
+                at = [table[int(indices[k])] for k in batch_rows]
+                driven = drive.measure({name: values[name][batch_rows] for name in drive.sources}, strong.places[at])
                 unit_shares[at] = driven.shares.float().cpu().numpy()
     return shares
 

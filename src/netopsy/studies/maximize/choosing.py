@@ -68,9 +68,9 @@ def tallies(network: Network, units: list[str], nodes: list[str], objective: Obj
     for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
         if objective == "unit":
             chosen[target.node] = (target.node, TopImages(1, target.axis))
-        here = flat(target)
-        if here is not None or objective == "channel":
-            chosen[_here(target)] = (target.node, TopImages(1, target.axis, place=here, mean=here is None))
+        place = flat(target)
+        if place is not None or objective == "channel":
+            chosen[_here(target)] = (target.node, TopImages(1, target.axis, place=place, mean=place is None))
     if way == "fourier":
         chosen[_COLOURS] = ("input", ColourCovariance())
     return chosen
@@ -123,12 +123,14 @@ class Best:
 
 def strongest_of(target: Target, statistics: SampleStatistics) -> Best | None:
     """The samples' strongest values for the target; None without samples, or where none is a finite number."""
-    here = statistics.strongest.get(_here(target))
-    best = statistics.strongest.get(target.node, here)
+    at_place = statistics.strongest.get(_here(target))
+    best = statistics.strongest.get(target.node, at_place)
     if best is None or not len(best.values):
         return None
     channel = target.unit.channel
     value, image = float(best.values[channel, 0]), int(best.images[channel, 0])
     if image < 0 or not math.isfinite(value):
         return None
-    return Best(value, image, int(best.places[channel, 0]), value if here is None else float(here.values[channel, 0]))
+    return Best(
+        value, image, int(best.places[channel, 0]), value if at_place is None else float(at_place.values[channel, 0])
+    )

@@ -72,8 +72,8 @@ def most_active(network: Network, node: str, image: Tensor, count: int) -> list[
     place = int(columns.amax(0).argmax())
     strongest = columns[:, place].topk(min(count, len(columns)))
     chosen = [int(c) for c, v in zip(strongest.indices, strongest.values, strict=True) if v > 0]
-    where = place_at(place, maps.shape[1:])
-    return [Unit(node, channel, where) for channel in chosen or [int(strongest.indices[0])]]
+    position = place_at(place, maps.shape[1:])
+    return [Unit(node, channel, position) for channel in chosen or [int(strongest.indices[0])]]
 
 
 _IMAGES = 32  # rule_trace at a time

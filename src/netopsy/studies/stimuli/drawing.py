@@ -101,8 +101,8 @@ class _Study:
             return self.place.checkpoint("stimuli", {})
         settings = {"tile": self.tile, "reconstruct": self.reconstruct, "pictured": part.node in self.pictured}
         entries = hashlib.sha256(repr(part.entries).encode()).hexdigest()
-        what = {"node": part.node, "channels": part.channels.tolist(), "entries": entries}
-        return self.place.checkpoint("stimuli", self._common | settings | what)
+        spec = {"node": part.node, "channels": part.channels.tolist(), "entries": entries}
+        return self.place.checkpoint("stimuli", self._common | settings | spec)
 
     def progress(self, more: int) -> None:
         """Say that so many more reconstructions are done."""

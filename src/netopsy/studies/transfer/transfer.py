@@ -185,8 +185,8 @@ class Transfer(Study):
         train, test, notes = part(samples, self.train, self.test_share, self.seed)
         by_node = network_features(network, train, test, self.nodes, self.pool, self.dtype)
         if self.baseline:
-            how = {"words": self.words, "pooling": self.word_pooling, "seed": self.seed}
-            by_node[BAG] = bag_features(train, test, network.device, **how)
+            options = {"words": self.words, "pooling": self.word_pooling, "seed": self.seed}
+            by_node[BAG] = bag_features(train, test, network.device, **options)
         return [self._bench(node, features, network.device) for node, features in by_node.items()], notes
 
     def _bench(self, node: str, features: Features, device: torch.device) -> Bench:

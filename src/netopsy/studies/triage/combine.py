@@ -120,11 +120,11 @@ def _critical(tests: pl.DataFrame) -> list[str]:
         rows = tests.filter(pl.col("over") == kind)
         if rows.height:
             hit = rows.filter(pl.col("p_holm") < 0.05)
-            where = listing(hit["set"].unique(maintain_order=True).to_list()) if hit.height else "no set"
+            set_names = listing(hit["set"].unique(maintain_order=True).to_list()) if hit.height else "no set"
             test = kind.partition("(")[2][:-1]
             sentences.append(
                 f"The accuracy depends on the block {words} in {hit.height} of {rows.height} tests ({test}, "
-                f"Holm over all sets: p < 0.05), in {where}; the widest spread between two blocks is "
+                f"Holm over all sets: p < 0.05), in {set_names}; the widest spread between two blocks is "
                 f"{100 * float(rows['spread'].max()):.2f} points."  # type: ignore[arg-type]
             )
     return sentences
