@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # The floors of the house, from the ground up: a part imports itself and the floors below.
 FLOORS = [
     ["errors", "files", "wording"],
-    ["checks", "codec"],
+    ["settings", "codec"],
     ["stats"],
     ["network"],
     ["samples"],
@@ -36,7 +36,7 @@ FLOORS = [
     ["__main__"],
 ]
 UPWARD = {("result", "report")}  # see CIRCLE
-ONLY = {"stats": {"errors", "checks"}, "report": {"errors", "files", "result"}}
+ONLY = {"stats": {"errors", "settings"}, "report": {"errors", "files", "result"}}
 
 
 def allowed(part: str) -> set[str]:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import docs_ranges
+from netopsy.settings import settings_of
+from netopsy.studies.table import STUDIES, study_class
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 IMPORT = re.compile(r"^ *from (netopsy[\w.]*) import (?:\(([^)]*)\)|(.*))$", re.M)
@@ -39,3 +43,19 @@ def test_what_a_page_names_is_there(page: Path) -> None:
         except AttributeError:
             missing.append(name)
     assert missing == []
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_the_page_of_a_study_names_its_settings_and_gets_their_ranges(name: str) -> None:
+    study = study_class(name)
+    settings = settings_of(study)
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    built = docs_ranges.add_ranges(page, study)
+    rows = built.partition(docs_ranges.WITH_RANGES)[2].partition("\n\n")[0].splitlines()
+    cells = [row.split("|")[1:4] for row in rows]
+    assert {name for names, _, _ in cells for name in re.findall(r"`(\w+)`", names)} == set(settings)
+    for setting in settings.values():
+        shown = next(allowed for names, _, allowed in cells if f"`{setting.name}`" in names)
+        assert docs_ranges.allowed(setting) in shown
+    without = built.replace(docs_ranges.WITH_RANGES, "").splitlines()
+    assert all(line in without or line.startswith(("| `", "| setting", "|---")) for line in page.splitlines())

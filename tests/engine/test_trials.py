@@ -176,12 +176,12 @@ def test_a_training_that_diverges_is_recorded_as_such() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"count": 0}, "workers 0 is out of range"),
-        ({"count": 1.5}, "workers 1.5 is out of range"),
+        ({"count": 0}, "workers 0 must be a whole number of at least 1"),
+        ({"count": 1.5}, "workers 1.5 must be a whole number"),
         ({"count": 2, "threads": 0}, "threads 0"),
         ({"cluster": "slurm"}, "cluster 'slurm' is unknown; give one of ray"),
         ({"address": "auto"}, "--cluster ray"),
-        ({"cluster": "ray", "cpus": 0}, "cpus 0 is out of range"),
+        ({"cluster": "ray", "cpus": 0}, "cpus 0 must be a number above 0"),
         ({"gpus": -1}, "gpus -1"),
     ],
 )

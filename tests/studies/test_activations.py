@@ -198,7 +198,7 @@ def test_maps_are_of_the_most_active_channels_or_the_first(order: str, samples: 
     [
         ({"threshold": float("nan")}, SettingsError, "threshold"),
         ({"shown": 0}, SettingsError, "1 to 64"),
-        ({"order": "loudest"}, SettingsError, "'active' or 'first'"),
+        ({"order": "loudest"}, SettingsError, "active, first"),
         ({"places": 0}, SettingsError, "at least 1"),
         ({"images": (COUNT,)}, SettingsError, "give 0 to 49"),
         ({"images": tuple(range(17))}, SettingsError, "at most 16"),

@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_tables() -> None:
         ({"layers": ("conv9",)}, "conv9"),
         ({"layers": ("relu1:relu2:fc",)}, "give A:B"),
         ({"share": 0.0}, "share"),
-        ({"decays": (9.0,)}, "exponents of ten"),
+        ({"decays": (9.0,)}, "decays 9.0 must be a number from -20 to 6"),
         ({"bins": 1000}, "bins"),
     ],
 )

@@ -165,8 +165,8 @@ def test_a_case_keeps_the_network_and_is_not_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"epochs": (1, 1)}, "three numbers"),
-        ({"epochs": (1, 0, 1)}, "three numbers"),
+        ({"epochs": (1, 1)}, "epochs has 2 values; give 3"),
+        ({"epochs": (1, 0, 1)}, "epochs 0 must be a whole number of at least 1"),
         ({"start": "given"}, "trained, random"),
         ({"baseline": "none"}, "phases, single"),
         ({"schedule": "plateau"}, "constant, step"),

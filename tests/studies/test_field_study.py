@@ -190,9 +190,9 @@ def test_the_drawing_frames_the_theoretical_field(samples: Samples) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"energy": 1.0}, SettingsError, "between 0 and 1"),
-        ({"energy": float("nan")}, SettingsError, "between 0 and 1"),
-        ({"layers": -1}, SettingsError, "0 or more"),
+        ({"energy": 1.0}, SettingsError, "above 0 and below 1"),
+        ({"energy": float("nan")}, SettingsError, "above 0 and below 1"),
+        ({"layers": -1}, SettingsError, "at least 0"),
         ({"averaged": 0}, SettingsError, "at least 1"),
         ({"image": COUNT}, SettingsError, "give 0 to 11"),
         ({"units": ("nosuch:3",)}, UnknownLayer, "nearest"),

@@ -191,14 +191,14 @@ def test_a_killed_study_goes_on_with_the_next_batch(net: Network, tmp_path: Path
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"way": "adam"}, "plain or fourier"),
-        ({"objective": "layer"}, "unit or channel"),
+        ({"way": "adam"}, "plain, fourier"),
+        ({"objective": "layer"}, "unit, channel"),
         ({"runs": 0}, "at least 1"),
         ({"steps": 0}, "at least 1"),
         ({"step_size": 0.0}, "above 0"),
         ({"step_size": float("nan")}, "above 0"),
-        ({"diversity": -1.0}, "0 \\(none\\) or more"),
-        ({"movement": 9.0}, "from 0 \\(none\\) to 5"),
+        ({"diversity": -1.0}, "of at least 0"),
+        ({"movement": 9.0}, "from 0 to 5"),
         ({"units": "5:1"}, "must be a tuple"),
         ({"units": ("5",)}, "node:channel"),
         ({"units": ("input:0",)}, "pixel"),

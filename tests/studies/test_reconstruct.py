@@ -144,7 +144,7 @@ def test_shipped_network_on_digits_by_default() -> None:
 @pytest.mark.parametrize(
     "settings, error, message",
     [
-        ({"rules": ("masks",)}, SettingsError, "no rule 'masks'"),
+        ({"rules": ("masks",)}, SettingsError, "rules 'masks' is unknown; nearest: masked"),
         ({"features": 0}, SettingsError, "at least 1"),
         ({"images": (99,)}, SettingsError, "no image 99 in noise; give 0 to 8"),
         ({"layer": "conv"}, UnknownLayer, "nearest"),

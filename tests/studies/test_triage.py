@@ -321,7 +321,7 @@ def test_networks_without_blocks_are_told_so() -> None:
     ("settings", "words"),
     [
         ({"starts": ("RW", "XW")}, "RW, MW, STN, LSQ"),
-        ({"starts": ()}, "nothing"),
+        ({"starts": ()}, "starts is empty"),
         ({"training": ("FM", "FM")}, "twice"),
         ({"blocks": ()}, "blocks"),
         ({"network_start": "given"}, "trained, random"),

@@ -111,6 +111,7 @@ def _study_command(name: str) -> Any:
     from dataclasses import fields
     from typing import get_type_hints
 
+    from netopsy.settings import settings_of
     from netopsy.studies.study import check_other, takes
     from netopsy.studies.table import study_class
 
@@ -132,8 +133,8 @@ def _study_command(name: str) -> Any:
     for field, required in needs.networks.items():
         shared += o.network_options(field, texts.get(field, ""), second=required and field == "other")
     shared.sort(key=lambda option: option.kind)  # arguments go before options
-    plain = {field: default for field, default in defaults.items() if field not in (*needs.images, *needs.networks)}
-    settings = o.setting_options(get_type_hints(cls), plain, doc)
+    plain = {name: s for name, s in settings_of(cls).items() if name not in (*needs.images, *needs.networks)}
+    settings = o.setting_options(get_type_hints(cls), list(plain.values()), doc)
 
     def body(
         network: str, other: str | None = None, *, samples: str | None, out: str | None, json: bool, **options: Any

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Group, Parameter
+
+from netopsy.settings import Setting, members
 
 Option = inspect.Parameter
 SETTINGS = Group("Settings of the study")
@@ -18,7 +19,7 @@ ARGUMENTS = Group.create_default_arguments()
 
 def _element(kind: Any) -> Any:
     """Type of a tuple's elements, or None where `kind` is no tuple."""
-    for part in get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+    for part in members(kind):
         if get_origin(part) is tuple:
             return get_args(part)[0]
     return None
@@ -152,22 +153,22 @@ def network_options(name: str, text: str, *, second: bool = False) -> list[Optio
     ]
 
 
-def setting_options(hints: dict[str, Any], defaults: dict[str, Any], doc: str) -> list[Option]:
-    """A study's settings as options, with the help that its docstring gives."""
-    texts = setting_texts(doc, list(defaults))
-    return [
-        option(name, hints[name], _sentence(name, texts.get(name, ""), hints[name]), default, SETTINGS)
-        for name, default in defaults.items()
-    ]
+def setting_options(hints: dict[str, Any], settings: list[Setting], doc: str) -> list[Option]:
+    """A study's settings as options, with the help that its docstring gives and the range that their types declare."""
+    texts = setting_texts(doc, [setting.name for setting in settings])
+    return [option(s.name, hints[s.name], _help(s, texts.get(s.name, "")), s.default, SETTINGS) for s in settings]
 
 
-def _sentence(name: str, text: str, kind: Any) -> str:
-    """A docstring's words on a setting as the help of an option."""
+def _help(setting: Setting, text: str) -> str:
+    """A docstring's words on a setting, and its range, as the help of an option."""
+    name = setting.name
     if name == "seed":  # the option of this name that the images have gives way to the study's
         text = f"seed {text.removesuffix('.')}, and of the images that --count takes."
     first = text.split(" ", 1)[0]
     text = text if ":" in first else text[:1].upper() + text[1:]
-    return text if _element(kind) is None else f"{text} Several: with commas between them."
+    several = "Several: with commas between them." if setting.several else ""
+    choices = f"Choices: {', '.join(setting.choices)}." if setting.several and setting.choices else ""
+    return " ".join(filter(None, (text, setting.range, choices, several)))
 
 
 def setting_texts(doc: str, names: list[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -14,16 +14,18 @@ from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
-from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import HalfWidth, Interval, Length, Seed, Unique
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
-from netopsy.stats.kmeans1d.kmeans1d import SortedValues
+from netopsy.stats.kmeans1d.kmeans1d import LARGEST_K, SortedValues, Start
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
 from netopsy.wording import size
+
+SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class WeightCodebook(Study):
     Each layer has a codebook of its own, learned on its weights; every weight becomes the nearest centroid. Biases and
     norms are left alone.
 
-    sizes: the values of K, 2 or more.
+    sizes: the values of K.
     start: of the k-means: `dp` (a dynamic programme, the optimum to about 1e-5), `linear`, `density` or `random`.
     one_layer_at_a_time: also share the weights of one layer at a time.
     layers: names of the layers to edit; all by default.
@@ -46,18 +48,12 @@ class WeightCodebook(Study):
     name: ClassVar[str] = "codebook"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
-    sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
-    start: Literal["dp", "linear", "density", "random"] = "dp"
+    sizes: Annotated[tuple[int, ...], Interval(ge=1, le=LARGEST_K), Length(1), Unique()] = SIZES
+    start: Start = "dp"
     one_layer_at_a_time: bool = True
     layers: tuple[str, ...] | None = None
-    precision: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > 4096:
-            raise SettingsError(f"sizes {self.sizes} must lie between 1 and 4096, for instance 16,32,64.")
-        if self.start not in ("dp", "linear", "density", "random"):
-            raise SettingsError(f"no start '{self.start}'; give dp, linear, density or random.")
+    precision: HalfWidth | None = None
+    seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with shared weights."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
 import torch
 
 from netopsy import charts
-from netopsy.errors import SettingsError
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval
 from netopsy.stats.describe import describe, histogram
 from netopsy.stats.fits import FEWEST, Density, Fit, fit_all
 from netopsy.studies.study import Study
@@ -77,11 +77,7 @@ class Distributions(Study):
 
     name: ClassVar[str] = "distributions"
 
-    bins: int = 100
-
-    def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise SettingsError(f"bins {self.bins} is too few for a histogram; give at least 2.")
+    bins: Annotated[int, Interval(ge=2, le=100_000)] = 100
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Describe the weights of `network`; needs no images."""

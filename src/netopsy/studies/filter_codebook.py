@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import polars as pl
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
-from netopsy.errors import SettingsError
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import HalfWidth, Length, PositiveInt, Seed, Share, Unique
 from netopsy.stats.kmeans import Clusters, kmeans
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
@@ -28,7 +28,7 @@ class FilterCodebook(Study):
     The filters of each convolution, as vectors, are clustered by k-means; the number of clusters goes from 2 to all.
     Layers differ in their number of filters n, so it is given as a share: max(2, round(share * n)) clusters.
 
-    shares: clusters as shares of each layer's filters, 0..1; 0 stands for 2 clusters, 1 for all filters.
+    shares: clusters as shares of each layer's filters; 0 stands for 2 clusters, 1 for all filters.
     one_layer_at_a_time: also share the filters of one layer at a time.
     starts: runs of the k-means, of which the best is kept.
     layers: names of the convolutions to edit; all by default.
@@ -41,18 +41,12 @@ class FilterCodebook(Study):
     name: ClassVar[str] = "filter_codebook"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
-    shares: tuple[float, ...] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+    shares: Annotated[tuple[Share, ...], Length(1), Unique()] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
     one_layer_at_a_time: bool = True
-    starts: int = 1
+    starts: PositiveInt = 1
     layers: tuple[str, ...] | None = None
-    precision: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.shares or min(self.shares) < 0 or max(self.shares) > 1:
-            raise SettingsError(f"shares {self.shares} must lie between 0 and 1, for instance 0.1,0.5,0.9.")
-        if self.starts < 1:
-            raise SettingsError(f"starts {self.starts} must be at least 1.")
+    precision: HalfWidth | None = None
+    seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with shared filters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ from netopsy.network.network import Network
 from netopsy.pictures.mosaic import grid, normalise
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, Length, PositiveInt, Unique
 from netopsy.stats.pca import components_for, cumulative_share, eigenvalues
 from netopsy.studies.study import Study
 from netopsy.wording import listing
@@ -35,7 +36,7 @@ class Filters(Study):
     components (Equation 1; the sum over i < k is read with i from 0). n filters of d values have min(n - 1, d)
     components. A layer with few filters, or with small ones, has few components: compare layers by the share of them.
 
-    shares: the shares of variance, above 0 up to 1, for which the components needed are counted.
+    shares: the shares of variance for which the components needed are counted.
     layer: the layer whose filters are drawn; the first convolution by default. A first layer of depth 3 is drawn in
         true colours, any other in gray: a row a filter, a column an input channel.
     most_filters, most_channels: how many filters and input channels a gray picture shows at most.
@@ -45,18 +46,10 @@ class Filters(Study):
 
     name: ClassVar[str] = "filters"
 
-    shares: tuple[float, ...] = (0.5, 0.9, 0.99)
+    shares: Annotated[tuple[float, ...], Interval(gt=0, le=1), Length(1), Unique()] = (0.5, 0.9, 0.99)
     layer: str | None = None
-    most_filters: int = 64
-    most_channels: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.shares or min(self.shares) <= 0 or max(self.shares) > 1:
-            raise SettingsError(f"shares {self.shares} must be above 0 and at most 1, for instance 0.5,0.9,0.99.")
-        if self.most_filters < 1 or self.most_channels < 1:
-            raise SettingsError(
-                f"most_filters {self.most_filters} and most_channels {self.most_channels} must be at least 1."
-            )
+    most_filters: PositiveInt = 64
+    most_channels: PositiveInt = 32
 
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Take the filters of `network` apart; needs no images."""

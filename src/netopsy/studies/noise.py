@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import polars as pl
 import torch
@@ -14,14 +14,16 @@ from torch import Tensor
 
 from netopsy.engine.sweep.edits import Shift
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
-from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import HalfWidth, Length, PositiveFloat, PositiveInt, Seed, Unique
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
 from netopsy.wording import points
+
+STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Noise(Study):
     The noise on a layer has mean 0 and a standard deviation of `strength` times that of the layer's own parameters,
     weights and biases taken together. Norms are left alone. One draw serves all strengths of a repeat.
 
-    strengths: standard deviations of the noise as shares of each layer's own, above 0.
+    strengths: standard deviations of the noise as shares of each layer's own.
     repeats: independent draws with all layers noisy at once.
     layer_repeats: independent draws for each layer alone.
     one_layer_at_a_time: also make one layer noisy at a time (the paper's future work).
@@ -46,20 +48,14 @@ class Noise(Study):
     name: ClassVar[str] = "noise"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
-    strengths: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-    repeats: int = 5
-    layer_repeats: int = 1
+    strengths: Annotated[tuple[PositiveFloat, ...], Length(1), Unique()] = STRENGTHS
+    repeats: PositiveInt = 5
+    layer_repeats: PositiveInt = 1
     one_layer_at_a_time: bool = True
     biases: bool = True
     layers: tuple[str, ...] | None = None
-    precision: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.strengths or not all(0 < strength < float("inf") for strength in self.strengths):
-            raise SettingsError(f"strengths {self.strengths} must be above 0, for instance 0.1,0.2,0.4.")
-        if self.repeats < 1 or self.layer_repeats < 1:
-            raise SettingsError(f"repeats {self.repeats} and layer_repeats {self.layer_repeats} must be at least 1.")
+    precision: HalfWidth | None = None
+    seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` under noise."""

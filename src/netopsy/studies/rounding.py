@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import polars as pl
 import torch
@@ -18,6 +18,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import HalfWidth, Interval, Seed, Unique
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
 from netopsy.wording import plural
@@ -110,7 +111,7 @@ class Rounding(Study):
     left alone. Beside that, so that the reader can compare, the weights alone in smaller number formats: floats, and
     symmetric integers with one scale a layer (`_tensor`) or one an output channel (`_channel`).
 
-    decimals: digits kept after the point, 0 or more.
+    decimals: digits kept after the point.
     formats: number formats for all layers together, see `netopsy.studies.rounding.number_format`.
     layer_formats: number formats for one layer at a time; few, since each costs half a pass a layer.
     one_layer_at_a_time: also round one layer at a time.
@@ -125,20 +126,23 @@ class Rounding(Study):
     name: ClassVar[str] = "rounding"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
-    decimals: tuple[int, ...] = (1, 2, 3, 4, 5)
-    formats: tuple[str, ...] = FORMATS
-    layer_formats: tuple[str, ...] = ("int4_channel", "int2_channel")
+    decimals: Annotated[tuple[int, ...], Interval(ge=0, le=30), Unique()] = (1, 2, 3, 4, 5)
+    formats: Annotated[tuple[str, ...], Unique()] = FORMATS
+    layer_formats: Annotated[tuple[str, ...], Unique()] = ("int4_channel", "int2_channel")
     one_layer_at_a_time: bool = True
     biases: bool = True
     layers: tuple[str, ...] | None = None
-    precision: float | None = None
-    seed: int = 0
+    precision: HalfWidth | None = None
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        if any(count < 0 for count in self.decimals) or not (self.decimals or self.formats):
-            raise SettingsError(f"decimals {self.decimals} must be 0 or more, for instance 1,2,3.")
-        for name in (*self.formats, *self.layer_formats):
-            number_format(name)
+    def check(self) -> None:
+        if not (self.decimals or self.formats):
+            raise SettingsError("decimals and formats are both empty; give decimals, for instance 1,2,3, or formats.")
+        for formats in (self.formats, self.layer_formats):
+            names = [number_format(name).name for name in formats]
+            twice = [name for i, name in enumerate(names) if name in names[:i]]
+            if twice:
+                raise SettingsError(f"the number format '{twice[0]}' is given twice; give it once.")
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with rounded weights."""

@@ -12,12 +12,12 @@ import polars as pl
 from netopsy import charts
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import Tallies
-from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import NonNegativeFloat
 from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.study import Allowance
 from netopsy.tallies.moments import Moments
@@ -148,14 +148,10 @@ class Sparsity(ObservingStudy):
     threshold: values of at most this magnitude count as zeros; 0 counts exact zeros, as the paper does.
     """
 
-    threshold: float = 0.0
+    threshold: NonNegativeFloat = 0.0
 
     name: ClassVar[str] = "sparsity"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold < math.inf:
-            raise SettingsError(f"threshold {self.threshold} must be 0 or more: the largest magnitude taken for zero.")
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """Zeros and moments of every activation; of the output as well, after its softmax, where it is none."""

@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from types import NoneType
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SamplesError, SettingsError
@@ -19,6 +19,7 @@ from netopsy.network.network import Network
 from netopsy.provenance import provenance
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import check_settings, members
 
 
 def file_for(study: str, name: str) -> Path:
@@ -47,6 +48,9 @@ Allowance = Literal["workers", "any classes"]
 class Study(ABC):
     """The settings of a study. `run` does the work; `perform` adds provenance and checks.
 
+    What a setting may be its type declares (`netopsy.settings`), and is checked when the study is made. A study whose
+    settings must fit each other has a method `check` besides, which raises SettingsError where they do not.
+
     What a study takes its type hints say (`takes` reads them):
 
         def run(self, network: Network, samples: Samples)              it needs images
@@ -68,6 +72,9 @@ class Study(ABC):
 
     name: ClassVar[str]
     allows: ClassVar[tuple[Allowance, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @abstractmethod
     def run(self, network: Any, samples: Any) -> Result:
@@ -100,17 +107,13 @@ class Takes:
 def takes(cls: type[Study]) -> Takes:
     """What a study takes, as hints of its fields and its `run` or `conclude` say; by default network and samples."""
     hints, settings = get_type_hints(getattr(cls, "conclude", cls.run)), get_type_hints(cls)
-    features = Features in _kinds(hints.get("network"))
-    optional = NoneType in _kinds(hints.get("samples")) and not features
+    features = Features in members(hints.get("network"))
+    optional = NoneType in members(hints.get("samples")) and not features
     images, networks = (
-        {f.name: NoneType not in _kinds(settings[f.name]) for f in fields(cls) if kind in _kinds(settings[f.name])}
+        {f.name: NoneType not in members(settings[f.name]) for f in fields(cls) if kind in members(settings[f.name])}
         for kind in (Samples, Network)
     )
     return Takes(not optional, features, images, networks)
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
 def perform(study: Study, network: Network | Features, samples: Samples | None = None) -> Result:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from netopsy.checks import check_choice, check_int, check_real
 from netopsy.errors import SettingsError
+from netopsy.settings import (
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    check_settings,
+)
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "onecycle", "plateau"]
@@ -43,53 +50,36 @@ class Recipe:
     seed: of the order of the images, the augmentation and dropout.
     """
 
-    epochs: int = 10
-    batch_size: int = 128
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 128
     optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.01
-    momentum: float = 0.9
+    learning_rate: PositiveFloat = 0.01
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     decay_all: bool = False
     schedule: Schedule = "constant"
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    factor: float = 0.1
-    final: float = 0.0
-    patience: int = 3
-    cooldown: int = 0
-    warmup: float = 0.0
+    milestones: Annotated[tuple[float, ...], Interval(gt=0, lt=1)] = (0.5, 0.75)
+    factor: PositiveFloat = 0.1
+    final: Share = 0.0
+    patience: NonNegativeInt = 3
+    cooldown: NonNegativeInt = 0
+    warmup: NonNegativeFloat = 0.0
     augment: Augment = "none"
-    pad: int = 4
+    pad: NonNegativeInt = 4
     fill: Literal["zero", "reflect"] = "zero"
-    label_smoothing: float = 0.0
-    table_learning_rate: float = 1.0
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    table_learning_rate: PositiveFloat = 1.0
     table_gradient: Literal["sum", "mean"] = "sum"
-    alpha: float = 0.5
-    temperature: float = 4.0
+    alpha: Share = 0.5
+    temperature: PositiveFloat = 4.0
     precision: Precision = "float32"
-    devices: int = 1
-    seed: int = 0
+    devices: PositiveInt = 1
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        check_choice(self, "optimizer", get_args(Optimizer))
-        check_choice(self, "schedule", get_args(Schedule))
-        check_choice(self, "augment", get_args(Augment))
-        check_choice(self, "fill", ("zero", "reflect"))
-        check_choice(self, "table_gradient", ("sum", "mean"))
-        check_choice(self, "precision", get_args(Precision))
-        for name in ("epochs", "batch_size", "devices"):
-            check_int(self, name, 1)
-        for name in ("patience", "cooldown", "pad", "seed"):
-            check_int(self, name, 0)
-        for name in ("learning_rate", "factor", "table_learning_rate", "temperature"):
-            check_real(self, name, 0, math.inf, open_low=True)
-        for name in ("weight_decay", "warmup"):
-            check_real(self, name, 0, math.inf)
-        for name in ("final", "alpha"):
-            check_real(self, name, 0, 1)
-        for name in ("momentum", "label_smoothing"):
-            check_real(self, name, 0, 0.999999)
+        check_settings(self)
         if self.nesterov and not self.momentum:
             raise SettingsError("nesterov needs a momentum above 0; 0.9 is usual.")
-        if any(not 0 < share < 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise SettingsError(f"milestones {self.milestones} must be ascending shares of the epochs, as 0.5,0.75.")
+        if list(self.milestones) != sorted(self.milestones):
+            raise SettingsError(f"milestones {self.milestones} must ascend, as 0.5,0.75.")

@@ -14,49 +14,42 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
-from numbers import Integral
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from netopsy.checks import check_choice, check_real
 from netopsy.engine.trials.payload import LocalPayload, Payload, Work
 from netopsy.errors import MissingExtra, SettingsError
+from netopsy.settings import Interval, PositiveInt, check_settings
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
     """The settings of `workers`."""
 
-    count: int | None = None
-    cluster: str | None = None
+    workers: PositiveInt | None = None
+    cluster: Literal["ray"] | None = None
     address: str | None = None
-    cpus: float = 1.0
-    gpus: float = 0.0
-    threads: int | None = None
+    cpus: Annotated[float, Interval(gt=0, le=1_000_000)] = 1.0
+    gpus: Annotated[float, Interval(ge=0, le=1_000_000)] = 0.0
+    threads: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("workers", self.count), ("threads", self.threads)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-                raise SettingsError(f"{name} {value!r} is out of range; give a whole number from 1.")
-        if self.cluster is not None:
-            check_choice(self, "cluster", ("ray",))
-            if find_spec("ray") is None:
-                raise MissingExtra("cluster ray", "cluster")
+        check_settings(self)
+        if self.cluster is not None and find_spec("ray") is None:
+            raise MissingExtra("cluster ray", "cluster")
         if self.address is not None and self.cluster is None:
             raise SettingsError(f"address '{self.address}' is a cluster's: give cluster too, --cluster ray.")
-        check_real(self, "cpus", 0, 1e6, open_low=True)
-        check_real(self, "gpus", 0, 1e6)
 
     def start(self) -> Any:
         """The executor; its processes start with the first trial."""
         if self.cluster == "ray":
             from netopsy.engine.trials.ray import RayExecutor
 
-            return RayExecutor(self.count, self.address, cpus=self.cpus, gpus=self.gpus, threads=self.threads)
-        if self.count is None or self.count == 1:
+            return RayExecutor(self.workers, self.address, cpus=self.cpus, gpus=self.gpus, threads=self.threads)
+        if self.workers is None or self.workers == 1:
             return InlineExecutor(self.threads)
         from netopsy.engine.trials.processes import SpawnExecutor
 
-        return SpawnExecutor(self.count, gpus=self.gpus, threads=self.threads)
+        return SpawnExecutor(self.workers, gpus=self.gpus, threads=self.threads)
 
 
 class WorkerPool:
@@ -75,12 +68,12 @@ class WorkerPool:
     @property
     def here(self) -> bool:
         """Whether trials run in the caller's process."""
-        return self.settings.cluster is None and self.settings.count in (None, 1)
+        return self.settings.cluster is None and self.settings.workers in (None, 1)
 
     @property
     def width(self) -> int:
         """Trials at a time; a cluster is asked where it was not said."""
-        return self.settings.count or (1 if self.here else self.executor.room())
+        return self.settings.workers or (1 if self.here else self.executor.room())
 
     def close(self, *, at_once: bool = False) -> None:
         """End the workers; `at_once`: with what they are at."""
@@ -127,7 +120,7 @@ def current_workers() -> WorkerPool:
 def workers(
     count: int | None = None,
     *,
-    cluster: str | None = None,
+    cluster: Literal["ray"] | None = None,
     address: str | None = None,
     cpus: float = 1.0,
     gpus: float = 0.0,

@@ -3,22 +3,21 @@ samples meet (Montufar et al., 2014)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import polars as pl
 
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.observe.watched import Tallies
-from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import unit_nodes
 from netopsy.result import Result
 from netopsy.samples.samples import Samples, check_images
+from netopsy.settings import FiniteFloat, Interval, Length, NonNegativeInt, PositiveInt, Seed
 from netopsy.studies.activations import counts, figures
 from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.findings import findings
@@ -47,28 +46,16 @@ class Activations(ObservingStudy):
     seed: of the draw of these places.
     """
 
-    threshold: float = 0.0
-    images: tuple[int, ...] = ()
+    threshold: FiniteFloat = 0.0
+    images: Annotated[tuple[NonNegativeInt, ...], Length(most=16)] = ()
     maps: tuple[str, ...] = ()
-    shown: int = 8
-    order: str = "active"
-    places: int = 20_000
-    seed: int = 0
+    shown: Annotated[int, Interval(ge=1, le=64)] = 8
+    order: Literal["active", "first"] = "active"
+    places: PositiveInt = 20_000
+    seed: Seed = 0
 
     name: ClassVar[str] = "activations"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.threshold):
-            raise SettingsError(f"threshold {self.threshold} must be a finite number; values above it are active.")
-        if not 1 <= self.shown <= 64:
-            raise SettingsError(f"shown {self.shown} must be 1 to 64: the maps shown of a node.")
-        if self.order not in ("active", "first"):
-            raise SettingsError(f"order '{self.order}' must be 'active' or 'first'.")
-        if self.places < 1:
-            raise SettingsError(f"places {self.places} must be at least 1: the places drawn for patterns.")
-        if len(self.images) > 16:
-            raise SettingsError(f"{len(self.images)} images are too many to show; give at most 16.")
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The active features of every activation, and the patterns of those that are piecewise linear."""

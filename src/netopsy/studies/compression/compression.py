@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar
 
 import polars as pl
 import torch
 
-from netopsy.checks import check_choice, check_int, check_real
 from netopsy.codec.file import SUFFIX
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import EntropyCoder
@@ -24,6 +22,7 @@ from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, Length, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
 from netopsy.stats.kmeans1d.kmeans1d import Start
 from netopsy.studies.compression.report import (
     FILE,
@@ -64,7 +63,7 @@ class Compression(Study):
     augment: how training images are varied: flip is left to right, crop shifts them.
     pad: pixels by which crop shifts at most, each way.
     dtype: of the retraining: float32, or bfloat16, faster where the device has it; weights stay float32.
-    teacher: weight in the loss of the unpruned network's outputs, 0 to 1; 0 for none.
+    teacher: weight in the loss of the unpruned network's outputs; 0 for none.
     temperature: what both networks' outputs are divided by in that part of the loss; more than 1 softens them.
     other_dtype: how biases, norms and other values are held in the file.
     coder: how the file is packed: ans (smaller), or huffman as in the paper.
@@ -79,48 +78,33 @@ class Compression(Study):
     train: Samples = REQUIRED
     density: tuple[str, ...] = ()
     threshold: tuple[str, ...] = ()
-    budget: float = 1.0
-    rounds: int = 4
-    epochs: tuple[int, ...] = (4,)
+    budget: Annotated[float, Interval(ge=0, le=100)] = 1.0
+    rounds: PositiveInt = 4
+    epochs: Annotated[tuple[NonNegativeInt, ...], Length(1)] = (4,)
     bits: tuple[str, ...] = BITS
     start: Start = "dp"
-    share_epochs: int = 4
+    share_epochs: NonNegativeInt = 4
     optimizer: Optimizer = "adamw"
-    learning_rate: float = 1e-3
-    share_learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    batch_size: int = 128
+    learning_rate: PositiveFloat = 1e-3
+    share_learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.0
+    batch_size: PositiveInt = 128
     augment: Augment = "none"
-    pad: int = 4
+    pad: NonNegativeInt = 4
     dtype: Precision = "float32"
-    teacher: float = 0.5
-    temperature: float = 1.0
+    teacher: Share = 0.5
+    temperature: PositiveFloat = 1.0
     other_dtype: OtherDtype = "exact"
     coder: EntropyCoder = "ans"
-    seed: int = 0
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("start", Start),
-            ("other_dtype", OtherDtype),
-            ("coder", EntropyCoder),
-            ("dtype", Precision),
-        ):
-            check_choice(self, name, get_args(allowed))
-        check_int(self, "rounds", 1)
-        check_int(self, "share_epochs", 0)
-        if not self.epochs or min(self.epochs) < 0:
-            raise SettingsError(f"epochs {self.epochs} must be numbers from 0, one or a round each, as in 2,2,8.")
+    def check(self) -> None:
         if len(self.epochs) > self.rounds:
             raise SettingsError(
                 f"epochs {self.epochs} are more than the {self.rounds} rounds; give one a round or fewer."
             )
-        check_real(self, "budget", 0, 100)
-        check_real(self, "teacher", 0, 1)
-        check_real(self, "share_learning_rate", 0, math.inf, open_low=True)
         if self.density and self.threshold:
             raise SettingsError("give a density or a threshold, not both: each says which weights stay.")
-        self.recipe()
 
     def recipe(self) -> Recipe:
         """How all retraining is done; epochs and rate are each stage's own."""

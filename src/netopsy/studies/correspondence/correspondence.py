@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from netopsy.checks import check_int, check_real
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.studies.correspondence.counting import compare_networks
 from netopsy.studies.correspondence.figures import figures
 from netopsy.studies.correspondence.findings import findings
@@ -51,28 +51,15 @@ class Correspondence(Study):
 
     other: Network = REQUIRED
     layers: tuple[str, ...] = ()
-    decays: tuple[float, ...] = EXPONENTS
-    share: float = 0.99
-    clusters: int | None = None
-    images: int = 1000
-    bins: int = 16
-    top: int = 9
-    drawn: int = 3
+    decays: Annotated[tuple[float, ...], Interval(ge=-20, le=6), Length(1), Unique()] = EXPONENTS
+    share: Annotated[float, Interval(gt=0, le=1)] = 0.99
+    clusters: PositiveInt | None = None
+    images: Annotated[int, Interval(ge=2)] = 1000
+    bins: Annotated[int, Interval(ge=2, le=256)] = 16
+    top: NonNegativeInt = 9
+    drawn: PositiveInt = 3
     untrained: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_real(self, "share", 0, 1, open_low=True)
-        for name, least in (("images", 2), ("bins", 2), ("top", 0), ("drawn", 1), ("seed", 0)):
-            check_int(self, name, least)
-        if self.clusters is not None:
-            check_int(self, "clusters", 1)
-        if self.bins > 256:
-            raise SettingsError(f"bins {self.bins} is out of range; give a whole number from 2 to 256.")
-        if not self.decays or any(not -20 <= decay <= 6 for decay in self.decays):
-            raise SettingsError(
-                f"decays {self.decays} must be exponents of ten from -20 to 6, for instance -4,-3,-2.6."
-            )
+    seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Compare the units of `network` with those of `other` on `samples`."""

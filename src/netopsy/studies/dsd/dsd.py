@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 import polars as pl
 
-from netopsy.checks import check_choice, check_real
 from netopsy.deep_compression.compress import parse_entries, per_layer
 from netopsy.deep_compression.save import save_network
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
@@ -16,6 +15,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, Length, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.dsd.branches import Phases, Snapshot, scores
 from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary
 from netopsy.studies.study import REQUIRED, Study, file_for, whereabouts
@@ -59,38 +59,19 @@ class Dsd(Study):
 
     train: Samples = REQUIRED
     start: DsdStart = "trained"
-    sparsity: tuple[str, ...] = ("0.3",)
-    epochs: tuple[int, ...] = (10, 10, 10)
+    sparsity: Annotated[tuple[str, ...], Length(1)] = ("0.3",)
+    epochs: Annotated[tuple[PositiveInt, ...], Length(3, 3)] = (10, 10, 10)
     baseline: Baseline = "phases"
     optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.01
-    last_learning_rate: float = 0.1
+    learning_rate: PositiveFloat = 0.01
+    last_learning_rate: Annotated[float, Interval(gt=0, le=1)] = 0.1
     schedule: DsdSchedule = "cosine"
-    weight_decay: float = 1e-4
-    batch_size: int = 128
+    weight_decay: NonNegativeFloat = 1e-4
+    batch_size: PositiveInt = 128
     augment: Augment = "none"
     dtype: Precision = "float32"
-    repeats: int = 3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("start", DsdStart),
-            ("baseline", Baseline),
-            ("schedule", DsdSchedule),
-            ("dtype", Precision),
-        ):
-            check_choice(self, name, get_args(allowed))
-        if len(self.epochs) != 3 or min(self.epochs) < 1:
-            raise SettingsError(
-                f"epochs {self.epochs} must be three numbers from 1: dense, sparse, dense again, as in 10,10,10."
-            )
-        if not 1 <= self.repeats <= 100:
-            raise SettingsError(f"repeats {self.repeats} must be 1 to 100; 3 or more give an interval worth having.")
-        check_real(self, "last_learning_rate", 0, 1, open_low=True)
-        if not self.sparsity:
-            raise SettingsError("sparsity is empty; give the share of weights to prune, as in 0.3 or conv=0.3,fc=0.5.")
-        self.recipe(0)
+    repeats: Annotated[int, Interval(ge=1, le=100)] = 3
+    seed: Seed = 0
 
     def recipe(self, seed: int) -> Recipe:
         """How all training of one repeat is done; epochs and rate are each phase's own."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from netopsy.engine.observe.watched import Tallies
-from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.labels import strata
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, Seed
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
 from netopsy.studies.facets.account import Account, account, split_images
@@ -61,35 +61,17 @@ class Facets(ObservingStudy):
 
     units: tuple[str, ...] = ()
     layer: str | None = None
-    chosen: int = 4
-    stimuli: int = 100
-    min_stimuli: int = 5
-    most_facets: int = 6
-    alpha: float = 0.05
-    patches: int = 8
-    inputs: int = 6
-    images: int = 2000
-    firing_rate: float = 0.2
-    held_out: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for setting, least, most in (
-            ("chosen", 1, 64),
-            ("stimuli", HANDFUL, 1000),
-            ("min_stimuli", 2, 500),
-            ("most_facets", 1, 20),
-            ("patches", 1, 50),
-            ("inputs", 1, MOST_INPUTS),
-            ("images", 20, 100_000),
-            ("seed", 0, 2**31),
-        ):
-            value = getattr(self, setting)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise SettingsError(f"{setting} {value!r} is out of range; give a whole number from {least} to {most}.")
-        for setting, low, high in (("alpha", 0.0, 0.5), ("held_out", 0.05, 0.95), ("firing_rate", 0.0, 0.95)):
-            if not low <= getattr(self, setting) <= high:
-                raise SettingsError(f"{setting} {getattr(self, setting)} is out of range; give {low} to {high}.")
+    chosen: Annotated[int, Interval(ge=1, le=64)] = 4
+    stimuli: Annotated[int, Interval(ge=HANDFUL, le=1000)] = 100
+    min_stimuli: Annotated[int, Interval(ge=2, le=500)] = 5
+    most_facets: Annotated[int, Interval(ge=1, le=20)] = 6
+    alpha: Annotated[float, Interval(ge=0, le=0.5)] = 0.05
+    patches: Annotated[int, Interval(ge=1, le=50)] = 8
+    inputs: Annotated[int, Interval(ge=1, le=MOST_INPUTS)] = 6
+    images: Annotated[int, Interval(ge=20, le=100_000)] = 2000
+    firing_rate: Annotated[float, Interval(ge=0, le=0.95)] = 0.2
+    held_out: Annotated[float, Interval(ge=0.05, le=0.95)] = 0.5
+    seed: Seed = 0
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strong stimuli of the units, or of those of the layer that they are chosen from."""

@@ -4,16 +4,16 @@ et al., Figure 3)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import polars as pl
 import torch
 
-from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
+from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed
 from netopsy.studies.field import drawings
 from netopsy.studies.field import report as figures
 from netopsy.studies.field.effective import Effective, Probe, averages, fields, find_probe, over_depth
@@ -35,23 +35,15 @@ class Field(Study):
     seed: of the draw of images and channels.
     """
 
-    units: tuple[str, ...] = ()
-    layers: int = 12
-    averaged: int = 32
-    energy: float = 0.95
+    units: Annotated[tuple[str, ...], Length(most=24)] = ()
+    layers: NonNegativeInt = 12
+    averaged: PositiveInt = 32
+    energy: Annotated[float, Interval(gt=0, lt=1)] = 0.95
     tree: str | None = None
-    image: int = 0
-    seed: int = 0
+    image: NonNegativeInt = 0
+    seed: Seed = 0
 
     name: ClassVar[str] = "field"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.energy < 1:
-            raise SettingsError(f"energy {self.energy} must be between 0 and 1, for instance 0.95.")
-        if self.layers < 0 or self.averaged < 1:
-            raise SettingsError(f"layers {self.layers} must be 0 or more, averaged {self.averaged} at least 1.")
-        if len(self.units) > 24:
-            raise SettingsError(f"{len(self.units)} units are too many to draw; give at most 24.")
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Measure the fields of view of units of `network` on `samples`, and grow one unit's tree."""

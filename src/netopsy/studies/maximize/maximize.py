@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
 from netopsy.engine.observe.watched import Tallies
 from netopsy.engine.workspace.workspace import conditions, current_workspace
-from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend
 from netopsy.studies.maximize.choosing import SampleStatistics, candidates, choose, strongest_of, tallies
 from netopsy.studies.maximize.drawing import figures, sheets
@@ -60,28 +59,12 @@ class Maximize(ObservingStudy):
     units: tuple[str, ...] = ()
     way: Literal["plain", "fourier"] = "plain"
     objective: Literal["unit", "channel"] = "unit"
-    runs: int = 3
-    steps: int | None = None
-    step_size: float | None = None
-    diversity: float = 0.5
-    movement: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.units, str):
-            raise SettingsError(f"units '{self.units}' must be a tuple of texts, for instance ('{self.units}',).")
-        if self.way not in _STEPS:
-            raise SettingsError(f"way '{self.way}' is not known; give plain or fourier.")
-        if self.objective not in ("unit", "channel"):
-            raise SettingsError(f"objective '{self.objective}' is not known; give unit or channel.")
-        if self.runs < 1 or (self.steps is not None and self.steps < 1):
-            raise SettingsError(f"runs {self.runs} and steps {self.steps} must be at least 1.")
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise SettingsError(f"step_size {self.step_size} must be above 0, for instance {_SIZES[self.way]}.")
-        if not 0 <= self.diversity < math.inf:
-            raise SettingsError(f"diversity {self.diversity} must be 0 (none) or more.")
-        if not 0 <= self.movement <= 5:
-            raise SettingsError(f"movement {self.movement} must be from 0 (none) to 5.")
+    runs: PositiveInt = 3
+    steps: PositiveInt | None = None
+    step_size: PositiveFloat | None = None
+    diversity: NonNegativeFloat = 0.5
+    movement: Annotated[float, Interval(ge=0, le=5)] = 1.0
+    seed: Seed = 0
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest values of the units, or of the nodes to choose them from; the colours where they are wanted."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Annotated, ClassVar
 
 import polars as pl
 
-from netopsy.checks import check_choice, check_int, check_real
 from netopsy.codec.file import SUFFIX
 from netopsy.deep_compression.save import OtherDtype, expand, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
@@ -16,6 +15,7 @@ from netopsy.errors import NetworkError, SamplesError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, PositiveInt, Seed
 from netopsy.studies.prescribe.candidates import Tables
 from netopsy.studies.prescribe.divergence import effects
 from netopsy.studies.prescribe.plan import Parts, Prescription, part, prescribe
@@ -43,20 +43,13 @@ class Prescribe(Study):
 
     name: ClassVar[str] = "prescribe"
 
-    budget: float = 0.5
+    budget: Annotated[float, Interval(ge=0, le=100)] = 0.5
     tables: Tables = "uniform"
     compensate: bool = True
     other_dtype: OtherDtype = "float16"
     layers: tuple[str, ...] | None = None
-    probes: int = 128
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_real(self, "budget", 0, 100)
-        check_choice(self, "tables", get_args(Tables))
-        check_choice(self, "other_dtype", get_args(OtherDtype))
-        check_int(self, "probes", 1)
-        check_int(self, "seed", 0)
+    probes: PositiveInt = 128
+    seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Choose on one half of `samples`, write the file, and score it on the other half."""

@@ -6,20 +6,20 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import polars as pl
 import torch
 from torch import Tensor
 
 from netopsy import charts
-from netopsy.engine.backproject.rules import MASKED, RULES
-from netopsy.errors import SettingsError
+from netopsy.engine.backproject.rules import MASKED, RuleName
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
+from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.reconstruct.report import findings, sheet
 from netopsy.studies.reconstruct.survey import Archive, Example, default_layer, most_active, survey
@@ -27,7 +27,7 @@ from netopsy.studies.study import Study
 
 _SOURCE = "Palmieri et al., Figure 4"
 
-_PAPER = ("deconvnet", "masked", "masked_random", "gradient")
+_PAPER: tuple[RuleName, ...] = ("deconvnet", "masked", "masked_random", "gradient")
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,12 @@ class Reconstruct(Study):
 
     units: tuple[str, ...] = ()
     layer: str | None = None
-    images: tuple[int, ...] = (0, 1)
-    features: int = 2
-    rules: tuple[str, ...] = _PAPER
+    images: Annotated[tuple[NonNegativeInt, ...], Length(1)] = (0, 1)
+    features: PositiveInt = 2
+    rules: Annotated[tuple[RuleName, ...], Length(1), Unique()] = _PAPER
     rectify: bool = True
-    survey: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = [rule for rule in self.rules if rule not in RULES]
-        if unknown or not self.rules:
-            what = f"no rule '{', '.join(unknown)}'" if unknown else "no rule is given"
-            raise SettingsError(f"{what}; choose from {', '.join(RULES)}.")
-        if not self.images:
-            raise SettingsError("no image is given to draw: give numbers from 0, for instance 0,1.")
-        if self.features < 1 or self.survey < 0:
-            raise SettingsError(f"features {self.features} must be at least 1, survey {self.survey} at least 0.")
+    survey: NonNegativeInt = 16
+    seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Trace units of `network` back to images of `samples`."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import polars as pl
 
 from netopsy.engine.observe.watched import Tallies
-from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, NonNegativeInt, Seed
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.stimuli.counting import (
@@ -50,25 +50,15 @@ class Stimuli(ObservingStudy):
     seed: of the draws that say what share of one class chance alone would give.
     """
 
-    top: int = 9
+    top: Annotated[int, Interval(ge=1, le=100)] = 9
     layers: tuple[str, ...] = ()
-    most_units: int | None = None
+    most_units: NonNegativeInt | None = None
     reconstruct: bool = True
-    tile: int = 48
-    most_classes: int = 100
-    seed: int = 0
+    tile: Annotated[int, Interval(ge=8, le=512)] = 48
+    most_classes: NonNegativeInt = 100
+    seed: Seed = 0
 
     name: ClassVar[str] = "stimuli"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.top <= 100:
-            raise SettingsError(f"top {self.top} must be 1 to 100: how many images are kept for each unit.")
-        if self.most_units is not None and self.most_units < 0:
-            raise SettingsError(f"most_units {self.most_units} must be at least 1, or 0 to draw every unit.")
-        if not 8 <= self.tile <= 512:
-            raise SettingsError(f"tile {self.tile} must be 8 to 512 pixels.")
-        if self.seed < 0 or self.most_classes < 0:
-            raise SettingsError(f"seed {self.seed} and most_classes {self.most_classes} must be 0 or more.")
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest images of every unit, and its means by class."""

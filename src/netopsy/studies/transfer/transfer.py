@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import polars as pl
 import torch
 
 from netopsy.engine.workspace.workspace import current_workspace
-from netopsy.errors import SettingsError, nearest
 from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import Interval, Length, PositiveFloat, Seed, Unique
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.transfer import tables
 from netopsy.studies.transfer.alternatives import ALTERNATIVES, codes_to_compare
@@ -33,7 +32,8 @@ from netopsy.studies.transfer.sources import (
 )
 from netopsy.transform.fit.quantizer import Quantizer, parse_size
 
-STRESSES = ("dr1", "dr2", "q1", "q2", "fc", "qb", "alternatives")
+Stress = Literal["dr1", "dr2", "q1", "q2", "fc", "qb", "alternatives"]
+STRESSES: tuple[Stress, ...] = get_args(Stress)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Transfer(Study):
         (dr2 and q2 at once), qb (bits erased) and alternatives (other codes of as many bits).
     repeats: random drops with another order.
     steps: numbers of dimensions, evenly from all down.
-    levels: numbers of levels, 1 or more each.
+    levels: numbers of levels.
     c: C of the linear support vector machines, one against the rest.
     loss: squared_hinge or hinge.
     measure: accuracy, map (mean average precision), map11 (over 11 recalls, as in VOC 2007); auto is accuracy, or map
@@ -70,56 +70,25 @@ class Transfer(Study):
 
     nodes: tuple[str, ...] = ()
     train: Samples | None = None
-    test_share: float = 0.5
+    test_share: Annotated[float, Interval(gt=0, lt=1)] = 0.5
     pool: Literal["none", "mean", "max"] = "none"
     dtype: Literal["float32", "float16"] = "float32"
-    stresses: tuple[str, ...] = STRESSES
-    repeats: int = 10
-    steps: int = 20
-    levels: tuple[int, ...] = tuple(range(1, 31))
-    c: float = 1.0
+    stresses: Annotated[tuple[Stress, ...], Unique()] = STRESSES
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 10
+    steps: Annotated[int, Interval(ge=1, le=1000)] = 20
+    levels: Annotated[tuple[int, ...], Interval(ge=1, le=65536), Length(1), Unique()] = tuple(range(1, 31))
+    c: PositiveFloat = 1.0
     loss: Literal["squared_hinge", "hinge"] = "squared_hinge"
     measure: Literal["auto", "accuracy", "map", "map11"] = "auto"
     renormalise: bool = False
-    tolerance: float = 1e-4
+    tolerance: Annotated[float, Interval(ge=1e-10, le=0.1)] = 1e-4
     baseline: bool = True
-    words: int | None = None
+    words: Annotated[int | None, Interval(ge=1, le=100_000)] = None
     word_pooling: Literal["average", "max"] = "average"
     budget: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        for stress in self.stresses:
-            if stress not in STRESSES:
-                raise SettingsError(
-                    f"no stress '{stress}'; nearest: {nearest(stress, STRESSES)}. All: {', '.join(STRESSES)}."
-                )
-        for setting, allowed in (
-            ("pool", ("none", "mean", "max")),
-            ("dtype", ("float32", "float16")),
-            ("loss", ("squared_hinge", "hinge")),
-            ("word_pooling", ("average", "max")),
-            ("measure", ("auto", "accuracy", "map", "map11")),
-        ):
-            if getattr(self, setting) not in allowed:
-                raise SettingsError(f"{setting} '{getattr(self, setting)}' is none; give {', '.join(allowed)}.")
-        for setting, least, most in (("repeats", 1, 1000), ("steps", 1, 1000), ("seed", 0, 2**31)):
-            value = getattr(self, setting)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise SettingsError(f"{setting} {value!r} is out of range; give a whole number from {least} to {most}.")
-        if self.words is not None and (isinstance(self.words, bool) or not 1 <= self.words <= 100_000):
-            raise SettingsError(f"words {self.words!r} is out of range; give a whole number from 1 to 100,000.")
-        for levels in self.levels:
-            if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= 65536:
-                raise SettingsError(f"levels {levels!r} is out of range; give whole numbers from 1 to 65536.")
-        if not self.levels:
-            raise SettingsError("levels is empty; give at least one number of levels, such as (2, 4, 8).")
-        if not 0 < self.c < math.inf:
-            raise SettingsError(f"c {self.c} must be above 0; 1 is the paper's.")
-        if not 0 < self.test_share < 1:
-            raise SettingsError(f"test_share {self.test_share} must be above 0 and below 1: the share tested on.")
-        if not 1e-10 <= self.tolerance <= 0.1:
-            raise SettingsError(f"tolerance {self.tolerance} is out of range; give 1e-10 to 0.1.")
+    def check(self) -> None:
         if self.budget is not None:
             parse_size(self.budget)
 

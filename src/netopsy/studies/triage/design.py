@@ -17,8 +17,8 @@ from netopsy.samples.samples import Samples
 NetworkStart = Literal["trained", "random"]
 Mean = Literal["layer", "filter"]
 StnLoss = Literal["mse", "sse"]
-STARTS = ("RW", "MW", "STN", "LSQ")
-TRAINING = ("FM", "TM")
+LayerStart = Literal["RW", "MW", "STN", "LSQ"]
+TrainedPart = Literal["FM", "TM"]
 MADE = ("STN", "LSQ")
 """Starts that cost a pass or a training, and so are made once for FM and TM."""
 

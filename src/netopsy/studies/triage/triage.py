@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import Annotated, ClassVar
 
-from netopsy.checks import check_choice, check_int, check_real
 from netopsy.engine.train.recipe import Augment, Precision, Recipe, Schedule
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.settings import (
+    Interval,
+    Length,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Unique,
+)
 from netopsy.studies.study import REQUIRED, Allowance, Study
 from netopsy.studies.triage.combine import combine
-from netopsy.studies.triage.design import STARTS, TRAINING, Design, Mean, NetworkStart, StnLoss
+from netopsy.studies.triage.design import Design, LayerStart, Mean, NetworkStart, StnLoss, TrainedPart
 from netopsy.studies.triage.report import report
 from netopsy.studies.triage.run import run_design
 
@@ -66,68 +75,42 @@ class Triage(Study):
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     train: Samples = REQUIRED
-    blocks: tuple[str, ...] | None = None
-    starts: tuple[str, ...] = ("RW", "MW", "STN")
-    training: tuple[str, ...] = ("FM", "TM")
+    blocks: Annotated[tuple[str, ...] | None, Length(1), Unique()] = None
+    starts: Annotated[tuple[LayerStart, ...], Length(1), Unique()] = ("RW", "MW", "STN")
+    training: Annotated[tuple[TrainedPart, ...], Length(1), Unique()] = ("FM", "TM")
     network_start: NetworkStart = "trained"
-    baseline_epochs: int = 100
-    epochs: int = 25
-    stn_epochs: int = 12
-    learning_rate: float = 0.001
-    stn_learning_rate: float | None = None
+    baseline_epochs: PositiveInt = 100
+    epochs: PositiveInt = 25
+    stn_epochs: PositiveInt = 12
+    learning_rate: PositiveFloat = 0.001
+    stn_learning_rate: PositiveFloat | None = None
     stn_loss: StnLoss = "mse"
-    min_learning_rate: float = 0.00001
-    factor: float = 0.7
-    patience: int = 1
-    cooldown: int = 3
+    min_learning_rate: NonNegativeFloat = 0.00001
+    factor: PositiveFloat = 0.7
+    patience: NonNegativeInt = 1
+    cooldown: NonNegativeInt = 3
     schedule: Schedule = "plateau"
-    momentum: float = 0.9
-    weight_decay: float = 0.0005
-    batch_size: int = 128
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 0.0005
+    batch_size: PositiveInt = 128
     augment: Augment = "flip"
     mw_mean: Mean = "layer"
     control: bool = True
     deeper: bool = False
-    max_drop: float = 5.0
-    repeats: int = 3
-    seed: int = 0
+    max_drop: NonNegativeFloat = 5.0
+    repeats: PositiveInt = 3
+    seed: Seed = 0
     dtype: Precision = "float32"
-    pictures: int = 10
-    matching_images: int = 256
-    storage: float = 20.0
+    pictures: NonNegativeInt = 10
+    matching_images: Annotated[int, Interval(ge=2)] = 256
+    storage: NonNegativeFloat = 20.0
 
-    def __post_init__(self) -> None:
-        words = {"network_start": NetworkStart, "mw_mean": Mean, "stn_loss": StnLoss, "dtype": Precision}
-        for name, allowed in words.items():
-            check_choice(self, name, get_args(allowed))
-        for name, allowed_values in (("starts", STARTS), ("training", TRAINING)):
-            values = getattr(self, name)
-            wrong = [value for value in values if value not in allowed_values]
-            if wrong or not values or len(set(values)) < len(values):
-                what = f"'{wrong[0]}'" if wrong else "nothing" if not values else "one twice"
-                raise SettingsError(f"{name} names {what}; give some of {', '.join(allowed_values)}, each once.")
-        if self.blocks is not None and (not self.blocks or len(set(self.blocks)) < len(self.blocks)):
-            raise SettingsError("blocks is empty or names one twice; `netopsy blocks NETWORK` lists them.")
-        for name in ("epochs", "stn_epochs", "baseline_epochs", "repeats", "matching_images"):
-            check_int(self, name, 1)
-        for name in ("patience", "cooldown", "pictures"):
-            check_int(self, name, 0)
-        for name in ("min_learning_rate", "max_drop", "storage"):
-            check_real(self, name, 0, float("inf"))
-        for name in ("learning_rate", "stn_learning_rate"):
-            if getattr(self, name) is not None:
-                check_real(self, name, 0, float("inf"), open_low=True)
+    def check(self) -> None:
         lowest = min(self.learning_rate, self.stn_learning_rate or self.learning_rate)
         if self.min_learning_rate > lowest:
             raise SettingsError(
                 f"min_learning_rate {self.min_learning_rate:g} is above the learning rate; give at most {lowest:g}."
             )
-        if self.matching_images < 2:
-            raise SettingsError(
-                "matching_images 1 is too few: channels are matched on one half of the images; give 2 or more."
-            )
-        self.recipe_for(0, self.epochs)
-        self.recipe_for(0, self.stn_epochs, self.stn_learning_rate)
 
     def recipe_for(self, seed: int, epochs: int, rate: float | None = None) -> Recipe:
         """How one training is done.
