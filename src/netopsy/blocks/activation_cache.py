@@ -156,17 +156,17 @@ def _run(network: Network, samples: Samples, parts: dict[str, Part], flips: bool
     walk = plan(network, (), watched=tuple(parts), folded=True)
     place, device = current_workspace(), network.device
     size = default_batch_size(network) * (2 if device.type == "cpu" else 16)
-    held: dict[str, Tensor] = {}
+    latest: dict[str, Tensor] = {}
 
     def visit(node: str, values: Tensor) -> None:
         rows = values.permute(0, 2, 3, 1) if values.ndim == 4 else values
-        held[node] = rows.to("cpu", torch.float32, memory_format=torch.contiguous_format, copy=True)
+        latest[node] = rows.to("cpu", torch.float32, memory_format=torch.contiguous_format, copy=True)
 
     def values_of(images: Tensor) -> dict[str, Tensor]:
         walk.run({"input": images}, batch=len(images), visit=visit)
-        taken = dict(held)
-        held.clear()
-        return taken
+        copied = dict(latest)
+        latest.clear()
+        return copied
 
     place.report("store values", done, len(samples))
     with torch.inference_mode():

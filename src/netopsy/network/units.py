@@ -41,22 +41,22 @@ def find_unit(network: Network, unit: UnitLike) -> Unit:
     Raises UnknownLayer for a node, channel or place that the network does not have.
     """
     node, channel, place = _parts(unit)
-    found = network.node(node)
-    name = found.name
-    if not found.per_sample or not found.shape:
+    record = network.node(node)
+    name = record.name
+    if not record.per_sample or not record.shape:
         raise UnknownLayer(
-            f"node '{name}' of {network.name} has no units of one image each (shape {found.full_shape} for one image); "
-            "choose the node before or behind it."
+            f"node '{name}' of {network.name} has no units of one image each (shape {record.full_shape} for one "
+            "image); choose the node before or behind it."
         )
-    number, grid = channels(found), places(found)
+    number, grid = channels(record), places(record)
     if not 0 <= channel < number:
         raise UnknownLayer(f"no unit {channel} in node '{name}' of {network.name}; give 0 to {number - 1}.")
     if place is None and not grid:
         place = ()
     if place is not None and not _inside(place, grid):
-        given, size = ", ".join(map(str, place)), " x ".join(map(str, grid))
-        known = f"its places are {size}" if grid else "a neuron is (node, neuron)"
-        raise UnknownLayer(f"no place {given} in node '{name}' of {network.name}; {known}.")
+        place_text, size = ", ".join(map(str, place)), " x ".join(map(str, grid))
+        hint = f"its places are {size}" if grid else "a neuron is (node, neuron)"
+        raise UnknownLayer(f"no place {place_text} in node '{name}' of {network.name}; {hint}.")
     return Unit(name, channel, place)
 
 
@@ -159,8 +159,8 @@ def hidden_nodes(network: Network) -> dict[str, Node]:
 
 def activation_nodes(network: Network) -> dict[str, Node]:
     """The unit nodes that apply an activation function, so that their units are on or off; all of them without any."""
-    known, nodes = activations(network, mixing=False), unit_nodes(network)
-    return {name: node for name, node in nodes.items() if name in known} or nodes
+    functions, nodes = activations(network, mixing=False), unit_nodes(network)
+    return {name: node for name, node in nodes.items() if name in functions} or nodes
 
 
 def last_map(nodes: Mapping[str, Node]) -> str | None:

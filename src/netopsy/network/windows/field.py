@@ -83,50 +83,50 @@ def receptive_field(network: Network, node: str) -> ReceptiveField:
     attention are followed exactly; where an operator is not known its result is said to see all that its operands see.
     Raises UnknownLayer for a name that the network does not have.
     """
-    found = network.node(node)
+    record = network.node(node)
     if network.program not in _cache:
         _cache[network.program] = _windows(network.program)
-    windows, because = _cache[network.program][found]
+    windows, because = _cache[network.program][record]
     return _field(windows, because)
 
 
 def _windows(program: Program) -> dict[Node, tuple[Any, str | None]]:
     """Windows of every node that depends on the input, and the node that first made them loose."""
-    known: dict[Node, Any] = {}
+    windows_of: dict[Node, Any] = {}
     because: dict[Node, str | None] = {}
     for node in program.nodes:
         if not node.from_input or node.op not in ("placeholder", "call_function"):
             continue
         if node.op == "placeholder":
-            known[node] = _pixels(node.full_shape)
+            windows_of[node] = _pixels(node.full_shape)
             because[node] = None
             continue
-        windows = _apply(node, known)
+        windows = _apply(node, windows_of)
         parents = [because.get(parent) for parent in node.inputs if parent.from_input]
         blame = next((name for name in parents if name), None)
-        known[node] = windows
+        windows_of[node] = windows
         because[node] = None if _exact(windows) else blame or node.name
-    return {node: (windows, because[node]) for node, windows in known.items()}
+    return {node: (windows, because[node]) for node, windows in windows_of.items()}
 
 
-def _apply(node: Node, known: dict[Node, Any]) -> Any:
+def _apply(node: Node, windows_of: dict[Node, Any]) -> Any:
     """The node's rule; where there is none, or it does not fit, everything that the operands see."""
-    operands = [w for parent in node.inputs for w in _flat(known.get(parent))]
+    operands = [w for parent in node.inputs for w in _flat(windows_of.get(parent))]
     if not operands:
         return None
     function = window_rules.RULES.get(node.operator)
     if function is not None:
         try:
-            windows = function(node, known)
+            windows = function(node, windows_of)
         except (IndexError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
             windows = None
         fits = isinstance(windows, Windows) and windows.shape == node.full_shape
         if fits if node.is_tensor else isinstance(windows, list):
             return windows
-    whole = window_rules.union([w.everywhere(()) for w in operands])
+    everything = window_rules.union([w.everywhere(()) for w in operands])
     if node.is_tensor:
-        return whole.everywhere(node.full_shape)
-    return [whole.everywhere(shape) for shape in node.parts] or None
+        return everything.everywhere(node.full_shape)
+    return [everything.everywhere(shape) for shape in node.parts] or None
 
 
 def _flat(value: Any) -> list[Windows]:

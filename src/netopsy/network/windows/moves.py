@@ -21,15 +21,15 @@ from netopsy.network.windows.windows import Digit, Windows, union
     "reshape_as",
     "view_copy",
 )
-def reshape(node: Node, known: Known) -> Windows:
+def reshape(node: Node, windows_of: Known) -> Windows:
     """The same elements in the same order."""
-    return first(node, known).reshaped(node.full_shape)
+    return first(node, windows_of).reshaped(node.full_shape)
 
 
 @rule("permute", "transpose", "t", "numpy_T", "movedim", "mT", "swapaxes")
-def permute(node: Node, known: Known) -> Windows:
+def permute(node: Node, windows_of: Known) -> Windows:
     """Axes in another order, read off the operator's arguments."""
-    w = first(node, known)
+    w = first(node, windows_of)
     rank = len(w.axes)
     order = list(range(rank))
     dims = node.argument("dims")
@@ -62,9 +62,9 @@ def _move(w: Windows, source: Any, destination: Any) -> Windows:
 
 
 @rule("expand", "repeat", "broadcast_to", "tile")
-def expand(node: Node, known: Known) -> Windows:
+def expand(node: Node, windows_of: Known) -> Windows:
     """Copies along axes."""
-    w, shape = first(node, known), node.full_shape
+    w, shape = first(node, windows_of), node.full_shape
     while len(w.axes) < len(shape):
         w = w.inserted(0)
     for axis, n in enumerate(shape):
@@ -75,9 +75,9 @@ def expand(node: Node, known: Known) -> Windows:
 
 
 @rule("repeat_interleave")
-def repeat_interleave(node: Node, known: Known) -> Windows:
+def repeat_interleave(node: Node, windows_of: Known) -> Windows:
     """Each element several times in a row."""
-    w, dim = first(node, known), node.argument("dim")
+    w, dim = first(node, windows_of), node.argument("dim")
     if dim is None or not isinstance(node.argument("repeats"), int):
         return w.everywhere(node.full_shape)
     axis = int(dim) % len(w.axes)
@@ -85,9 +85,9 @@ def repeat_interleave(node: Node, known: Known) -> Windows:
 
 
 @rule("slice", "narrow")
-def cut(node: Node, known: Known) -> Windows:
+def cut(node: Node, windows_of: Known) -> Windows:
     """Every step-th element of a stretch of one axis."""
-    w = first(node, known)
+    w = first(node, windows_of)
     axis = int(node.argument("dim") or 0) % len(w.axes)
     n, count = w.shape[axis], node.full_shape[axis]
     begin, step = node.argument("start") or 0, node.argument("step") or 1
@@ -104,9 +104,9 @@ def _take(w: Windows, axis: int, begin: int, step: int, count: int) -> Windows:
 
 
 @rule("select")
-def select(node: Node, known: Known) -> Windows:
+def select(node: Node, windows_of: Known) -> Windows:
     """One element of an axis, which goes."""
-    w = first(node, known)
+    w = first(node, windows_of)
     axis, index = int(node.argument("dim")) % len(w.axes), node.argument("index")
     if not isinstance(index, int):
         return w.everywhere(node.full_shape)
@@ -114,9 +114,9 @@ def select(node: Node, known: Known) -> Windows:
 
 
 @rule("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split", "unsafe_chunk")
-def split(node: Node, known: Known) -> list[Windows]:
+def split(node: Node, windows_of: Known) -> list[Windows]:
     """Stretches of one axis, one after the other."""
-    w, begin, parts = first(node, known), 0, []
+    w, begin, parts = first(node, windows_of), 0, []
     axis = int(node.argument("dim") or 0) % len(w.axes)
     for shape in node.parts:
         if len(shape) < len(w.axes):
@@ -130,14 +130,14 @@ def split(node: Node, known: Known) -> list[Windows]:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(node: Node, known: Known) -> Any:
+def cat(node: Node, windows_of: Known) -> Any:
     """Joined along an axis: exact where no operand moves along it; else the positions along it are given up."""
     tensors: Any = node.args[0]
     shape = node.full_shape
     axis = int(node.argument("dim") or 0) % len(shape)
     parts, loose, begin = [], False, 0
     for x in tensors:
-        w = known.get(x)
+        w = windows_of.get(x)
         if isinstance(w, Windows):
             moves = any(any(digit.step) for digit in w.axes[axis])
             loose = loose or moves
@@ -148,8 +148,8 @@ def cat(node: Node, known: Known) -> Any:
     if not loose:
         return _expand(union(parts), shape)
     # what all see along the axis together is right for their sum; alone, each position sees less
-    whole = union([w.frozen(axis, size=1) for w in parts])
-    spread = whole.everywhere(shape) if len(parts) == len(shape) else _loose_axis(whole, axis, shape[axis])
+    everything = union([w.frozen(axis, size=1) for w in parts])
+    spread = everything.everywhere(shape) if len(parts) == len(shape) else _loose_axis(everything, axis, shape[axis])
     return spread
 
 
@@ -160,18 +160,18 @@ def _loose_axis(w: Windows, axis: int, size: int) -> Windows:
 
 
 @rule("stack")
-def stack(node: Node, known: Known) -> Any:
+def stack(node: Node, windows_of: Known) -> Any:
     """Joined along a new axis."""
     tensors: Any = node.args[0]
     axis = int(node.argument("dim") or 0) % len(node.full_shape)
-    parts = [known[x].inserted(axis) for x in tensors if isinstance(known.get(x), Windows)]
+    parts = [windows_of[x].inserted(axis) for x in tensors if isinstance(windows_of.get(x), Windows)]
     return _expand(union(parts), node.full_shape) if parts else None
 
 
 @rule("constant_pad_nd", "pad", "zero_pad2d")
-def pad(node: Node, known: Known) -> Windows:
+def pad(node: Node, windows_of: Known) -> Windows:
     """Constants (or copies of what is inside) around the last axes; negative widths cut."""
-    w, widths = first(node, known), node.argument("pad")
+    w, widths = first(node, windows_of), node.argument("pad")
     mode = node.argument("mode") or "constant"
     for i in range(len(widths) // 2):
         axis = len(w.axes) - 1 - i
@@ -196,9 +196,9 @@ def pad(node: Node, known: Known) -> Windows:
 
 
 @rule("reflection_pad1d", "reflection_pad2d", "replication_pad2d")
-def pad_inside(node: Node, known: Known) -> Windows:
+def pad_inside(node: Node, windows_of: Known) -> Windows:
     """Padding with what is inside."""
-    w, widths = first(node, known), node.argument("padding")
+    w, widths = first(node, windows_of), node.argument("padding")
     reflects = "reflection" in str(node.target)
     for i in range(len(widths) // 2):
         axis = len(w.axes) - 1 - i
@@ -211,9 +211,9 @@ def pad_inside(node: Node, known: Known) -> Windows:
 
 
 @rule("roll")
-def roll(node: Node, known: Known) -> Windows:
+def roll(node: Node, windows_of: Known) -> Windows:
     """Elements pushed round along axes: positions near the seam cannot be told apart."""
-    w, shifts, dims = first(node, known), node.argument("shifts"), node.argument("dims")
+    w, shifts, dims = first(node, windows_of), node.argument("shifts"), node.argument("dims")
     if not dims:
         return w.everywhere(node.full_shape)
     for shift, axis in zip(_as_list(shifts, 1), dimensions_in_order(dims, len(w.axes)), strict=True):
@@ -228,18 +228,18 @@ def dimensions_in_order(value: Any, rank: int) -> list[int]:
 
 
 @rule("index_select")
-def index_select(node: Node, known: Known) -> Windows:
+def index_select(node: Node, windows_of: Known) -> Windows:
     """Elements of one axis in an order that is not known here."""
-    w = first(node, known)
+    w = first(node, windows_of)
     axis = int(node.argument("dim")) % len(w.axes)
     moves = any(any(digit.step) for digit in w.axes[axis])
     return w.everywhere(node.full_shape) if moves else w.frozen(axis, size=node.full_shape[axis])
 
 
 @rule("im2col")
-def im2col(node: Node, known: Known) -> Windows:
+def im2col(node: Node, windows_of: Known) -> Windows:
     """Patches as columns: (batch, channels * kernel, places)."""
-    w = first(node, known)
+    w = first(node, windows_of)
     kernel, dilation, padding, stride = (
         _as_list(node.argument(name), 2) for name in ("kernel_size", "dilation", "padding", "stride")
     )
@@ -259,9 +259,9 @@ def im2col(node: Node, known: Known) -> Windows:
 
 
 @rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
-def shuffle(node: Node, known: Known) -> Windows:
+def shuffle(node: Node, windows_of: Known) -> Windows:
     """Channels to space and back, as the reshapes and transposes that they are."""
-    w, shape, name = first(node, known), node.full_shape, str(node.target)
+    w, shape, name = first(node, windows_of), node.full_shape, str(node.target)
     n, c, *space = w.shape
     if "channel" in name:
         groups = int(node.argument("groups"))
@@ -277,9 +277,9 @@ def shuffle(node: Node, known: Known) -> Windows:
 
 
 @rule("getitem")
-def getitem(node: Node, known: Known) -> Any:
+def getitem(node: Node, windows_of: Known) -> Any:
     """One of several results."""
-    source, index = known.get(node.args[0]), node.args[1]
+    source, index = windows_of.get(node.args[0]), node.args[1]
     if isinstance(source, list) and isinstance(index, int) and index < len(source):
         return source[index]
     return _any(source).everywhere(node.full_shape) if node.is_tensor else source

@@ -62,15 +62,15 @@ def candidates(rounder: Rounder, tables: Tables, kept_bytes: int) -> list[Candid
     """
     flat = rounder.weight.reshape(-1)
     density = float(np.count_nonzero(flat)) / max(1, len(flat))
-    found = [Candidate("as it is", kept_bytes * len(flat), 0.0, density, 0, 8.0 * kept_bytes)]
+    choices = [Candidate("as it is", kept_bytes * len(flat), 0.0, density, 0, 8.0 * kept_bytes)]
     if len(np.unique(flat)) <= min(LARGEST_TABLE, len(flat) // 2):
-        found.append(_make_candidate("lossless", SharedTensor.of(rounder.weight), 0.0, None))
+        choices.append(_make_candidate("lossless", SharedTensor.of(rounder.weight), 0.0, None))
     line = Line(flat)
     if line.rms > 0:
         for cells in _uniform(line) if tables == "uniform" else _kmeans(line, density):
             shared = rounder.round(cells)
-            found.append(_make_candidate(tables, shared, rounder.noise(shared.decode()), cells))
-    return _worthwhile(found)
+            choices.append(_make_candidate(tables, shared, rounder.noise(shared.decode()), cells))
+    return _worthwhile(choices)
 
 
 def _make_candidate(kind: str, shared: SharedTensor, noise: float, cells: Cells | None) -> Candidate:
@@ -91,9 +91,9 @@ def _kmeans(line: Line, density: float) -> list[Cells]:
     return [line.kmeans(share * density, k) for share in DENSITIES for k in room]
 
 
-def _worthwhile(found: Sequence[Candidate]) -> list[Candidate]:
+def _worthwhile(choices: Sequence[Candidate]) -> list[Candidate]:
     best: list[Candidate] = []
-    for one in sorted(found, key=lambda one: (one.noise, one.bytes)):
+    for one in sorted(choices, key=lambda one: (one.noise, one.bytes)):
         if not best or one.bytes < best[-1].bytes:
             best.append(one)
     return best
@@ -124,27 +124,31 @@ class Joint:
 
     def shared(self, allocation: Allocation) -> dict[str, SharedTensor]:
         """By weight name; layers that are kept as they are are left out."""
-        taken = self.taken(allocation)
-        found = {layer.weight: taken[layer.name].share(self.rounders[layer.name]) for layer in self.layers}
-        return {name: one for name, one in found.items() if one is not None}
+        candidates_of = self.taken(allocation)
+        tensors = {layer.weight: candidates_of[layer.name].share(self.rounders[layer.name]) for layer in self.layers}
+        return {name: one for name, one in tensors.items() if one is not None}
 
     def variant(self, allocation: Allocation, settings: dict[str, Any]) -> Variant:
         """The network as its file would give it back; no edit where nothing changes."""
-        taken = self.taken(allocation)
-        shared = tuple(layer.weight for layer in self.layers if taken[layer.name].kind != "as it is")
-        held = {name: value for name, value in self._kept.items() if name not in shared}
-        if not held and all(one.noise == 0 for one in taken.values()):
+        candidates_of = self.taken(allocation)
+        shared = tuple(layer.weight for layer in self.layers if candidates_of[layer.name].kind != "as it is")
+        unshared = {name: value for name, value in self._kept.items() if name not in shared}
+        if not unshared and all(one.noise == 0 for one in candidates_of.values()):
             return Variant(settings, None)
 
         def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return held | {name: torch.from_numpy(one.decode()) for name, one in self.shared(allocation).items()}
+            return unshared | {name: torch.from_numpy(one.decode()) for name, one in self.shared(allocation).items()}
 
         picked = ",".join(f"{name}={i}" for name, i in sorted(allocation.choice.items()))
-        return Variant(settings, Replace((*held, *shared), edit, f"prescribe {self.how} {self.other_dtype} {picked}"))
+        return Variant(
+            settings, Replace((*unshared, *shared), edit, f"prescribe {self.how} {self.other_dtype} {picked}")
+        )
 
     @cached_property
     def _kept(self) -> dict[str, Tensor]:
         """The tensors that `other_dtype` gives another value where they are not shared."""
         tensors, arrays = self.network.tensors, others(self.network, {}, self.other_dtype)
-        held = {name: torch.from_numpy(array) for name, array in arrays.items() if name in tensors}
-        return {name: value for name, value in held.items() if not torch.equal(value.to(tensors[name]), tensors[name])}
+        tensors_of = {name: torch.from_numpy(array) for name, array in arrays.items() if name in tensors}
+        return {
+            name: value for name, value in tensors_of.items() if not torch.equal(value.to(tensors[name]), tensors[name])
+        }

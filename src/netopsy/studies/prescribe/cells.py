@@ -31,8 +31,8 @@ class Cells:
 
     def share(self, values: NDArray[np.float32]) -> SharedTensor:
         """`values` as entries of the table; what is 0.0 stays 0.0."""
-        taken = self.nearest(values.astype(np.float64))
-        return SharedTensor.of(np.where(values == 0, 0.0, taken).astype(np.float32))
+        nearest_values = self.nearest(values.astype(np.float64))
+        return SharedTensor.of(np.where(values == 0, 0.0, nearest_values).astype(np.float32))
 
 
 class Line:
@@ -51,10 +51,10 @@ class Line:
         counts = np.diff(edges)
         means = np.diff(self.sums[edges]) / np.maximum(counts, 1)
         means[zero] = 0.0
-        kept = (counts > 0) | (np.arange(len(counts)) == zero)
+        keep = (counts > 0) | (np.arange(len(counts)) == zero)
         # an empty cell joins its neighbour on the side of zero
-        left = [thresholds[i] for i in range(len(thresholds)) if kept[i + 1 if i >= zero else i]]
-        return Cells(np.array(left), means[kept])
+        left = [thresholds[i] for i in range(len(thresholds)) if keep[i + 1 if i >= zero else i]]
+        return Cells(np.array(left), means[keep])
 
     def uniform(self, step: float, pull: float) -> Cells:
         """Multiples of `step`, with thresholds that weigh error against bits.
@@ -66,21 +66,21 @@ class Line:
         """
         low, high = (int(np.rint(self.values[i] / step)) for i in (0, -1))
         every = np.arange(min(low, 0), max(high, 0) + 1)
-        taken, thresholds = every, np.asarray((every[:-1] + 0.5) * step, np.float64)
+        multiples, thresholds = every, np.asarray((every[:-1] + 0.5) * step, np.float64)
         for _ in range(ROUNDS if pull > 0 else 0):
             edges = np.concatenate([[0], np.searchsorted(self.values, thresholds), [self.size]])
             bits = np.log2(self.size) - np.log2(np.maximum(np.diff(edges), 0.5))
-            heights = taken.astype(np.float64) ** 2 + pull * bits
-            corners = lower_hull(list(zip(taken.tolist(), heights.tolist(), strict=True)))
-            if int(np.flatnonzero(taken == 0)[0]) not in corners:
+            heights = multiples.astype(np.float64) ** 2 + pull * bits
+            corners = lower_hull(list(zip(multiples.tolist(), heights.tolist(), strict=True)))
+            if int(np.flatnonzero(multiples == 0)[0]) not in corners:
                 break  # 0.0 stays a value of its own
-            before, taken, heights = taken, taken[corners], heights[corners]
-            slopes = np.diff(heights) / np.diff(taken)
+            before, multiples, heights = multiples, multiples[corners], heights[corners]
+            slopes = np.diff(heights) / np.diff(multiples)
             moved = slopes / 2 * step
-            if len(before) == len(taken) and np.allclose(moved, thresholds, rtol=0, atol=1e-4 * step):
+            if len(before) == len(multiples) and np.allclose(moved, thresholds, rtol=0, atol=1e-4 * step):
                 break
             thresholds = moved
-        return self.cells(thresholds, int(np.flatnonzero(taken == 0)[0]))
+        return self.cells(thresholds, int(np.flatnonzero(multiples == 0)[0]))
 
     def smallest_step(self) -> float:
         """The step below which a table would be too long."""
@@ -90,11 +90,11 @@ class Line:
         """The `density` largest in magnitude kept, with `entries` values from 1-D k-means, one of them 0.0."""
         size = np.sort(np.abs(self.values))[::-1]
         least = size[max(1, round(density * self.size)) - 1]
-        kept = self.values[(np.abs(self.values) >= least) & (self.values != 0)]
-        table = np.unique(SortedValues(kept.astype(np.float32)).kmeans(entries - 1).centroids.astype(np.float64))
+        large = self.values[(np.abs(self.values) >= least) & (self.values != 0)]
+        table = np.unique(SortedValues(large.astype(np.float32)).kmeans(entries - 1).centroids.astype(np.float64))
         below, above = table[table < 0], table[table > 0]
-        inner = [kept[kept < 0].max()] if len(below) else []
-        outer = [kept[kept > 0].min()] if len(above) else []
+        inner = [large[large < 0].max()] if len(below) else []
+        outer = [large[large > 0].min()] if len(above) else []
         thresholds = [*_middles(below), *(np.nextafter(x, 0) for x in inner), *outer, *_middles(above)]
         return self.cells(np.array(thresholds), len(below))
 

@@ -77,16 +77,16 @@ def input_products(network: Network, samples: Samples, layers: Sequence[Layer]) 
     tallies: dict[str, tuple[str, Tally]] = {}
     for layer in layers:
         for call in layer.nodes:
-            made = _tally(network, layer, network.nodes[call])
-            if made is not None:
-                tallies[f"{layer.name} {call}"] = made
+            entry = _tally(network, layer, network.nodes[call])
+            if entry is not None:
+                tallies[f"{layer.name} {call}"] = entry
     if not tallies:
         return {}
-    found: dict[str, NDArray[np.float64]] = {}
+    products: dict[str, NDArray[np.float64]] = {}
     for name, total in observe(network, samples, tallies).items():
         layer_name = name.rsplit(" ", 1)[0]
-        found[layer_name] = found.get(layer_name, 0) + total.cpu().numpy()
-    return found
+        products[layer_name] = products.get(layer_name, 0) + total.cpu().numpy()
+    return products
 
 
 def _tally(network: Network, layer: Layer, node: Node) -> tuple[str, Tally] | None:
@@ -104,8 +104,8 @@ def _tally(network: Network, layer: Layer, node: Node) -> tuple[str, Tally] | No
     return source.name, Products(layer.weight_shape[2:], **window)
 
 
-def _pair(given: Sequence[int] | int) -> tuple[int, int]:
-    values = [given] if isinstance(given, int) else [int(value) for value in given]
+def _pair(setting: Sequence[int] | int) -> tuple[int, int]:
+    values = [setting] if isinstance(setting, int) else [int(value) for value in setting]
     return (values[0], values[-1])
 
 
@@ -136,17 +136,17 @@ class Rounder:
             return cells.share(self.weight)
         order, upper = self._upper()
         values = self._matrix[:, order]
-        taken = np.empty_like(values)
+        rounded = np.empty_like(values)
         for start in range(0, len(order), BLOCK):
             stop = min(len(order), start + BLOCK)
             errors = np.empty((len(values), stop - start))
             for j in range(start, stop):
-                taken[:, j] = cells.nearest(values[:, j])
-                errors[:, j - start] = (values[:, j] - taken[:, j]) / upper[j, j]
+                rounded[:, j] = cells.nearest(values[:, j])
+                errors[:, j - start] = (values[:, j] - rounded[:, j]) / upper[j, j]
                 values[:, j + 1 : stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : stop])
             values[:, stop:] -= errors @ upper[start:stop, stop:]
-        out = np.empty_like(taken)
-        out[:, order] = taken
+        out = np.empty_like(rounded)
+        out[:, order] = rounded
         return SharedTensor.of(out.astype(np.float32).reshape(self.weight.shape))
 
     def _power(self, matrix: FLOATS) -> float:
@@ -158,9 +158,9 @@ class Rounder:
         """The order of the inputs, and the upper Cholesky factor of the inverse of their products in that order."""
         if self._factor is None:
             assert self._products is not None
-            own = np.diag(self._products)
-            order = np.argsort(-own, kind="stable")
-            damped = self._products + DAMPING * own.mean() * np.eye(len(own))
+            power = np.diag(self._products)
+            order = np.argsort(-power, kind="stable")
+            damped = self._products + DAMPING * power.mean() * np.eye(len(power))
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(damped[np.ix_(order, order)])))
             self._factor = order, torch.linalg.cholesky(inverse, upper=True).numpy()
         return self._factor

@@ -58,15 +58,15 @@ def allocations(layers: Mapping[str, Sequence[Point]]) -> list[Allocation]:
             steps.append(((points[b][1] - points[a][1]) / saved, place, name, b))
     choice = {name: chain[0] for name, chain in chains.items()}
     path = [_total(layers, choice)]
-    for _, _, name, taken in sorted(steps, key=lambda step: step[:3]):
-        choice = {**choice, name: taken}
+    for _, _, name, new_choice in sorted(steps, key=lambda step: step[:3]):
+        choice = {**choice, name: new_choice}
         path.append(_total(layers, choice))
     return path
 
 
 def _total(layers: Mapping[str, Sequence[Point]], choice: dict[str, int]) -> Allocation:
-    taken = [layers[name][i] for name, i in choice.items()]
-    return Allocation(choice, sum(size for size, _ in taken), sum(loss for _, loss in taken))
+    points_taken = [layers[name][i] for name, i in choice.items()]
+    return Allocation(choice, sum(size for size, _ in points_taken), sum(loss for _, loss in points_taken))
 
 
 def _turns_down(a: Point, b: Point, c: Point) -> bool:

@@ -58,12 +58,12 @@ def chosen(choices: Sequence[Candidate]) -> list[Candidate]:
 
 def losses(choices: Choices, measured: pl.DataFrame) -> dict[str, list[float]]:
     """The expected divergence of every candidate of every layer."""
-    found = {}
-    for name, own in choices.items():
+    expected = {}
+    for name, candidates in choices.items():
         rows = measured.filter(pl.col("layer") == name) if measured.height else measured
         pairs = list(zip(rows["noise"], rows["divergence"], strict=True)) if rows.height else []
-        found[name] = loss_at([one.noise for one in own], pairs).tolist()
-    return found
+        expected[name] = loss_at([one.noise for one in candidates], pairs).tolist()
+    return expected
 
 
 def traits(one: Candidate) -> dict[str, Any]:
