@@ -62,10 +62,12 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
     def corrcoef() -> None:
         outputs: list[dict[str, torch.Tensor]] = [{}, {}]
         with torch.inference_mode():
-            for network, found in zip(networks, outputs, strict=True):
+            for network, moments in zip(networks, outputs, strict=True):
                 modules = dict(network.module.named_modules())
                 hooks = [
-                    modules[name].register_forward_hook(lambda _m, _i, y, n=name, f=found: f.__setitem__(n, y.clone()))
+                    modules[name].register_forward_hook(
+                        lambda _m, _i, y, n=name, f=moments: f.__setitem__(n, y.clone())
+                    )
                     for name in layers_of(network)
                 ]
                 network.module(next(iter(samples.batches(network.preprocessing, FEW))).images)
@@ -94,15 +96,17 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
     for _ in range(repeats):
         times["forward"].append(seconds(lambda: forward(batch))[0])
         for name, (which, shuffled) in kinds.items():
-            taken, found = seconds(lambda w=which, s=shuffled: cross_moments(*networks, samples, pairs=w, shuffled=s))
-            times[name].append(taken)
+            elapsed, moments = seconds(
+                lambda w=which, s=shuffled: cross_moments(*networks, samples, pairs=w, shuffled=s)
+            )
+            times[name].append(elapsed)
     figures = {}
-    for name, taken in times.items():
-        over = statistics.median(time / base for time, base in zip(taken, times["forward"], strict=True))
-        print(f"{name:36s} {statistics.median(taken):8.2f} s  {over:.2f} x the two forward passes", flush=True)
-        figures[name] = {"seconds": statistics.median(taken), "over": over}
+    for name, elapsed in times.items():
+        over = statistics.median(time / base for time, base in zip(elapsed, times["forward"], strict=True))
+        print(f"{name:36s} {statistics.median(elapsed):8.2f} s  {over:.2f} x the two forward passes", flush=True)
+        figures[name] = {"seconds": statistics.median(elapsed), "over": over}
     slow = seconds(corrcoef)[0] * images / FEW
-    print(f"{len(found)} pairs of layers; ", end="")
+    print(f"{len(moments)} pairs of layers; ", end="")
     ours = statistics.median(times["units of all layers"])
     ratio(ours, slow, f"numpy, each pair of layers (timed on {FEW} images)")
     tell("pairs", slow / ours, times=figures, images=images)
@@ -198,12 +202,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000, help="of the values that scikit-learn is given")
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the fastest counts")
     add_tiny(parser)
-    given = parser.parse_args()
-    shrink(given, network="netopsy:lenet5", images=64, units=16, rows=100, repeats=1)
-    if given.part == "pairs":
-        pairs(given.network, given.images, given.threads, given.repeats)
+    options = parser.parse_args()
+    shrink(options, network="netopsy:lenet5", images=64, units=16, rows=100, repeats=1)
+    if options.part == "pairs":
+        pairs(options.network, options.images, options.threads, options.repeats)
     else:
-        lasso(given.units, given.rows, given.repeats)
+        lasso(options.units, options.rows, options.repeats)
 
 
 if __name__ == "__main__":

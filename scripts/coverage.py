@@ -187,19 +187,19 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from the answers so far")
     parser.add_argument("--tiny", action="store_true", help="two networks of the zoo, into the folder `tiny`")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
+    options = parser.parse_args()
+    if options.worker:
         return serve()
-    if given.tiny:
-        given.cache, given.out, given.workers = Path("tiny"), Path("tiny/coverage.md"), 1
-    given.cache.mkdir(parents=True, exist_ok=True)
-    every = TINY if given.tiny else [*timm_names(given.cache), *torchvision_names()]
-    names = [name for name in every if fnmatch.fnmatch(name, given.only)]
-    workers = 0 if given.page else given.workers
-    rows = sweep(names, given.cache / "coverage.jsonl", given.seconds, workers)
-    if given.only == "*":
-        given.out.write_text(page(list(rows.values()), len(names)))
-        print(f"wrote {given.out}")
+    if options.tiny:
+        options.cache, options.out, options.workers = Path("tiny"), Path("tiny/coverage.md"), 1
+    options.cache.mkdir(parents=True, exist_ok=True)
+    every = TINY if options.tiny else [*timm_names(options.cache), *torchvision_names()]
+    names = [name for name in every if fnmatch.fnmatch(name, options.only)]
+    workers = 0 if options.page else options.workers
+    rows = sweep(names, options.cache / "coverage.jsonl", options.seconds, workers)
+    if options.only == "*":
+        options.out.write_text(page(list(rows.values()), len(names)))
+        print(f"wrote {options.out}")
     opened = sum("error" not in row for row in rows.values())
     print(json.dumps({"script": "coverage", "networks": len(names), "opened": opened}))
 

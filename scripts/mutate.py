@@ -179,16 +179,16 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(ROOMS), help="what the files' paths begin with")
     parser.add_argument("--seconds", type=float, default=300, help="limit of one run of tests")
     parser.add_argument("--tiny", action="store_true", help="one mutation of stats/nearest.py")
-    given = parser.parse_args()
-    if given.tiny:
-        given.only, given.count = "stats/nearest.py", 1
+    options = parser.parse_args()
+    if options.tiny:
+        options.only, options.count = "stats/nearest.py", 1
     verdicts: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-        for mutation in choose(tuple(given.only.split(",")), given.count, given.seed):
+        for mutation in choose(tuple(options.only.split(",")), options.count, options.seed):
             what = mutation.describe((source / "netopsy" / mutation.path).read_bytes())
-            verdicts.append((what, judge(mutation, source, given.seconds)))
+            verdicts.append((what, judge(mutation, source, options.seconds)))
             print(f"{what}\n    {verdicts[-1][1]}", flush=True)
     survivors = [what for what, verdict in verdicts if verdict.startswith("survived")]
     killed = sum(verdict.startswith("killed") for _, verdict in verdicts)

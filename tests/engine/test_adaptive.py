@@ -45,7 +45,7 @@ def follow(
         intervals.append((audit.sequences[0].low, audit.sequences[0].high))
         estimates.append(audit.estimate(0))
         assert len(np.unique(images)) == len(images)
-    assert sampler.drawn.sum() == n
+    assert sampler.sampled.sum() == n
     return intervals, estimates
 
 

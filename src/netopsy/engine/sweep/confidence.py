@@ -112,7 +112,7 @@ class Sampler:
         self.sign = np.where(self.positive, 1.0, -1.0)
         self.sizes = np.bincount(self.strata, minlength=len(self.sign))
         self.left = self.sizes.copy()
-        self.drawn = np.zeros(self.size, bool)
+        self.sampled = np.zeros(self.size, bool)
 
     def weights(self, flips: Float64[np.ndarray, "variants strata"]) -> Float64[np.ndarray, " strata"]:
         """Weights for the next round from each variant's rates of flips; every variant has the same say.
@@ -130,7 +130,7 @@ class Sampler:
 
         Source: Efraimidis & Spirakis, "Weighted random sampling with a reservoir", IPL 97 (2006): exponential keys.
         """
-        rest = np.flatnonzero(~self.drawn)
+        rest = np.flatnonzero(~self.sampled)
         rest_weights = weights[self.strata[rest]]
         generator = np.random.default_rng([self.seed, self.rounds])
         order = np.argsort(generator.exponential(size=len(rest)) / rest_weights, kind="stable")[:count]
@@ -144,6 +144,6 @@ class Sampler:
 
     def take(self, images: Int64[np.ndarray, " steps"]) -> None:
         """Count a round as done."""
-        self.drawn[images] = True
-        self.left = self.sizes - np.bincount(self.strata[self.drawn], minlength=len(self.sizes))
+        self.sampled[images] = True
+        self.left = self.sizes - np.bincount(self.strata[self.sampled], minlength=len(self.sizes))
         self.rounds += 1

@@ -73,7 +73,7 @@ class Reconstruct(Study):
                 numbers,
                 self._units(network),
                 rules,
-                drawn=pictured,
+                pictured=pictured,
                 rectified=[rule for rule in rules if self.rectify and rule != "gradient"],
                 seed=self.seed,
                 archive=archive,

@@ -136,14 +136,14 @@ def survey(
     units_on: Callable[[Tensor], list[Unit]],
     rules: Sequence[str],
     *,
-    drawn: Collection[int],
+    pictured: Collection[int],
     rectified: Collection[str],
     seed: int,
     archive: Archive,
 ) -> Survey:
     """Trace the units of each image back by every rule, measure the maps, and write them into the archive.
 
-    numbers: of the images. units_on: the units to trace, given one image (channel, height, width). drawn: images whose
+    numbers: of the images. units_on: the units to trace, given one image. pictured: images whose
     units are kept for the figure. rectified: rules whose maps are shown and measured without their negative part.
     Raises SettingsError where no rule can act.
     """
@@ -179,7 +179,7 @@ def survey(
                 archive.add(f"{rule}_{len(result.units)}", rule_trace.crops[i].cpu().numpy())
             other = outlines[k + 1] if len(numbers) > 1 else None
             _measure(result, samples, some[k], traces, i, outlines[k], other, rectified)
-            if some[k] in drawn:
+            if some[k] in pictured:
                 result.examples.append(_show(traces, i, some[k], rectified))
     place.report("reconstruct", total, total)
     _describe(archive, result)

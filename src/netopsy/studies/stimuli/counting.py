@@ -131,18 +131,18 @@ UNITS: dict[str, Any] = {
 }
 
 
-def stimuli_table(counted: NodeStimuli, samples: Samples) -> pl.DataFrame:
+def stimuli_table(node_stimuli: NodeStimuli, samples: Samples) -> pl.DataFrame:
     """One row an entry, strongest first: `STIMULI`; a token's place is in `y`."""
-    channel, rank = np.nonzero(counted.stimuli)
-    image, place = counted.images[channel, rank], counted.places[channel, rank]
-    y, x = (*(np.unravel_index(place, counted.grid) if counted.grid else ()), None, None)[:2]
+    channel, rank = np.nonzero(node_stimuli.stimuli)
+    image, place = node_stimuli.images[channel, rank], node_stimuli.places[channel, rank]
+    y, x = (*(np.unravel_index(place, node_stimuli.grid) if node_stimuli.grid else ()), None, None)[:2]
     labels, names = _labels(samples, image)
     rows = {
-        "node": [counted.node] * len(image),
-        "layer": [counted.layer] * len(image),
+        "node": [node_stimuli.node] * len(image),
+        "layer": [node_stimuli.layer] * len(image),
         "channel": channel,
         "rank": rank + 1,
-        "value": counted.values[channel, rank].astype(np.float64),
+        "value": node_stimuli.values[channel, rank].astype(np.float64),
         "image": image,
         "y": [None] * len(image) if y is None else y,
         "x": [None] * len(image) if x is None else x,
@@ -152,20 +152,20 @@ def stimuli_table(counted: NodeStimuli, samples: Samples) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=STIMULI)
 
 
-def units_table(counted: NodeStimuli, samples: Samples) -> pl.DataFrame:
+def units_table(node_stimuli: NodeStimuli, samples: Samples) -> pl.DataFrame:
     """One row a unit: `UNITS`; a unit that no image excites has a value and 0 stimuli, and no class."""
-    share, entropy, commonest = make_up(counted.images, counted.stimuli, samples)
-    n = counted.stimuli.sum(1)
+    share, entropy, commonest = make_up(node_stimuli.images, node_stimuli.stimuli, samples)
+    n = node_stimuli.stimuli.sum(1)
     rows = {
-        "node": [counted.node] * len(n),
-        "layer": [counted.layer] * len(n),
+        "node": [node_stimuli.node] * len(n),
+        "layer": [node_stimuli.layer] * len(n),
         "channel": np.arange(len(n)),
-        "value": counted.values[:, 0].astype(np.float64),
+        "value": node_stimuli.values[:, 0].astype(np.float64),
         "stimuli": n,
         "class": [samples.classes[c] if c >= 0 else None for c in commonest.tolist()],
         "share": share,
         "entropy": entropy,
-        "selectivity": counted.selectivity,
+        "selectivity": node_stimuli.selectivity,
     }
     return pl.DataFrame(rows, schema=UNITS).with_columns(
         pl.col("value", "share", "entropy", "selectivity").fill_nan(None)

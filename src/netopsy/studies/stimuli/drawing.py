@@ -138,16 +138,16 @@ class _Study:
         return tiles.reshape(len(channels), top, *part.window.tile, 3)
 
 
-def chosen_channels(counted: NodeStimuli, most: int) -> Int64[np.ndarray, " unit"]:
+def chosen_channels(node_stimuli: NodeStimuli, most: int) -> Int64[np.ndarray, " unit"]:
     """At most `most` channels that something excites, evenly spaced; all of them for 0."""
-    alive = counted.alive
+    alive = node_stimuli.alive
     return alive[spread_indices(len(alive), most or len(alive))]
 
 
 def draw(
     network: Network,
     samples: Samples,
-    counted: Mapping[str, NodeStimuli],
+    node_stimuli: Mapping[str, NodeStimuli],
     *,
     most: int,
     tile: int,
@@ -159,14 +159,14 @@ def draw(
     most: units of a node, 0 for all. tile: pixels on the longer side of a patch at most. pictured: nodes of which some
     tiles are kept for the figure.
     """
-    parts = [part for node, c in counted.items() for part in _parts(c, chosen_channels(c, most), network, tile)]
+    parts = [part for node, c in node_stimuli.items() for part in _parts(c, chosen_channels(c, most), network, tile)]
     study = _Study(network, samples, tile, reconstruct, pictured)
     study.total = sum(part.stimuli for part in parts) if reconstruct else 0
     for node, pieces in groupby(_pieces(study, parts), key=lambda piece: piece.strongest.node):
         first, *more = pieces
         every = [first, *more]
         yield NodePictures(
-            counted[node],
+            node_stimuli[node],
             np.concatenate([piece.channels for piece in every]),
             tuple(sheet for piece in every for sheet in piece.sheets),
             np.concatenate([piece.examples for piece in every])[:SHOWN],
@@ -174,16 +174,18 @@ def draw(
         )
 
 
-def _parts(counted: NodeStimuli, channels: Int64[np.ndarray, " unit"], network: Network, tile: int) -> Iterator[_Part]:
+def _parts(
+    node_stimuli: NodeStimuli, channels: Int64[np.ndarray, " unit"], network: Network, tile: int
+) -> Iterator[_Part]:
     """The units in parts that fill whole sheets and stay within the budget."""
     if not len(channels):
         return
-    cut = window(network, counted.node, tile)
-    pixels = _unit_pixels(counted, cut)
+    cut = window(network, node_stimuli.node, tile)
+    pixels = _unit_pixels(node_stimuli, cut)
     sheet = 2 * _sheet_units(pixels)
     size = max(1, _BUDGET // (3 * pixels * sheet)) * sheet
     for first in range(0, len(channels), size):
-        yield _Part(counted, channels[first : first + size], cut)
+        yield _Part(node_stimuli, channels[first : first + size], cut)
 
 
 def _pieces(study: _Study, parts: list[_Part]) -> Iterator[NodePictures]:
@@ -216,9 +218,9 @@ def _groups(parts: list[_Part]) -> list[list[_Part]]:
     return groups
 
 
-def _unit_pixels(counted: NodeStimuli, cut: PatchWindow) -> int:
+def _unit_pixels(node_stimuli: NodeStimuli, cut: PatchWindow) -> int:
     """Pixels of a unit's patches."""
-    return counted.images.shape[1] * math.prod(cut.tile)
+    return node_stimuli.images.shape[1] * math.prod(cut.tile)
 
 
 def _sheet_units(pixels: int) -> int:
