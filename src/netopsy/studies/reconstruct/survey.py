@@ -56,7 +56,7 @@ def default_layer(network: Network) -> str:
     """
     name = last_map(activation_nodes(network))
     if name is None:
-        raise SettingsError(f"{network.name} has no node whose units could be rule_trace back.")
+        raise SettingsError(f"{network.name} has no node whose units could be traced back.")
     return name
 
 
