@@ -14,7 +14,7 @@ from torch import nn
 
 from netopsy.deep_compression.compress import share
 from netopsy.engine.train.constraints import Table
-from netopsy.engine.train.data import AugmentationDraws, augment, draw, epoch_seed, step_sizes
+from netopsy.engine.train.data import AugmentationDraws, augment_images, draw, epoch_seed, step_sizes
 from netopsy.engine.train.objective import rate_at
 from netopsy.engine.train.recipe import Recipe
 
@@ -27,7 +27,7 @@ def test_augmentation_is_that_of_one_image_after_another(fill: str, augment: str
     rows = torch.randint(0, 30, (64,), generator=generator)
     black = torch.tensor([-1.0, -2.0, -3.0])
     draws = draw(Recipe(augment=augment, pad=3), 64, generator)
-    images = augment(store, rows, draws, black, fill)
+    images = augment_images(store, rows, draws, black, fill)
     assert images.is_contiguous(memory_format=torch.channels_last)
     for i, row in enumerate(rows.tolist()):
         shift = tuple(draws.shift[i].tolist())
@@ -50,7 +50,7 @@ def test_without_augmentation_images_stay() -> None:
     assert draw(Recipe(), 5, torch.Generator()) is None
     still = AugmentationDraws(torch.zeros(2, dtype=torch.bool), torch.zeros((2, 2), dtype=torch.int64))
     for draws in (None, still):
-        assert torch.equal(augment(store, rows, draws, torch.zeros(3), "zero"), store[rows].permute(0, 3, 1, 2))
+        assert torch.equal(augment_images(store, rows, draws, torch.zeros(3), "zero"), store[rows].permute(0, 3, 1, 2))
 
 
 @given(st.integers(1, 5000), st.integers(1, 300))

@@ -56,7 +56,7 @@ def draw(recipe: Recipe, n: int, generator: torch.Generator) -> AugmentationDraw
     )
 
 
-def augment(
+def augment_images(
     store: Float[Tensor, "m height width channel"],
     rows: Int64[Tensor, " batch"],
     draws: AugmentationDraws | None,
@@ -182,7 +182,7 @@ class TrainingImages:
                 loaded = ((b.images.to(self.device).permute(0, 2, 3, 1), self._all(share)) for b in batches)
             for at, (store, picked) in zip(steps, loaded, strict=True):
                 now = None if part is None else part.part(slice(at, at + share))
-                images = augment(store, picked, now, black, recipe.fill)
+                images = augment_images(store, picked, now, black, recipe.fill)
                 yield TrainingBatch(images, self.labels[device_rows[at : at + share]], size)
 
     def _all(self, share: int) -> Int64[Tensor, " batch"]:

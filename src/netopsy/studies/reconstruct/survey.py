@@ -76,7 +76,7 @@ def most_active(network: Network, node: str, image: Tensor, count: int) -> list[
     return [Unit(node, channel, position) for channel in chosen or [int(strongest.indices[0])]]
 
 
-_IMAGES = 32  # rule_trace at a time
+_IMAGES = 32  # traced at a time
 _UNITS: dict[str, Any] = {
     **{"unit": pl.String, "image": pl.Int64, "label": pl.String, "value": pl.Float64},
     **{"top": pl.Int64, "left": pl.Int64, "bottom": pl.Int64, "right": pl.Int64},
