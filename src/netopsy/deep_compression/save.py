@@ -17,6 +17,7 @@ from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import EntropyCoder
 from netopsy.errors import SettingsError, nearest
 from netopsy.files import atomic_write
+from netopsy.network.effective import EFFECTIVE
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.options import FIELDS
@@ -30,16 +31,17 @@ def describe(network: Network) -> dict[str, str]:
 
     architecture: the source, such as `torchvision:resnet18`. options: a JSON object, `{"num_classes": 10}`.
     size, resize, mean, std, channels, scale, interpolation: as the fields of `Preprocessing`; numbers keep all digits.
+    weights: `effective` where the architecture computes its weights and these are what it computed.
     tied: a JSON object, from further names of a tensor that the state dict holds several times to the name kept.
     """
     source = str(network.provenance.get("source", network.name))
     metadata = {"architecture": source, "options": json.dumps(_options(network, source), sort_keys=True)}
-    tied_names = aliases(network.module)
-    return (
-        metadata
-        | _fields(network.preprocessing)
-        | ({"tied": json.dumps(tied_names, sort_keys=True)} if tied_names else {})
-    )
+    metadata |= _fields(network.preprocessing)
+    if "effective_weights" in network.provenance:
+        metadata["weights"] = EFFECTIVE
+    if tied_names := aliases(network.module):
+        metadata["tied"] = json.dumps(tied_names, sort_keys=True)
+    return metadata
 
 
 def aliases(module: nn.Module) -> dict[str, str]:
@@ -219,7 +221,7 @@ def _read_aliases(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
-    header = {key: metadata[key] for key in ("architecture", "options", *FIELDS) if key in metadata}
+    header = {key: metadata[key] for key in ("architecture", "options", "weights", *FIELDS) if key in metadata}
     try:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         with atomic_write(target) as part:

@@ -66,7 +66,7 @@ def learned_weight(node: Node, tensors: Mapping[str, Tensor]) -> str | None:
     """Name of the learned weight that `node` applies to a value that depends on the input; None where there is none."""
     if node.op != "call_function" or node.operator not in _KINDS or not node.from_input or not node.is_tensor:
         return None
-    operand, named = _weight_argument(node), node.argument("weight") is not None
+    operand, named = weight_argument(node), node.argument("weight") is not None
     return _parameter(operand, tensors) or (_parameter(operand, tensors, True) if named else None)
 
 
@@ -88,7 +88,7 @@ def _layer(weight: str, nodes: list[Node], tensors: Mapping[str, Tensor]) -> Lay
     )
 
 
-def _weight_argument(node: Node) -> Node | None:
+def weight_argument(node: Node) -> Node | None:
     """The operand that is learned: `weight` where the operator names it, else the largest one free of the input."""
     named = node.argument("weight")
     if isinstance(named, Node):

@@ -93,9 +93,13 @@ class Network:
     def to(self, place: torch.device | str | torch.dtype) -> Network:
         """Move the module to a device or type; the graph, which names both, is exported again when next asked for."""
         self.module.to(place)
-        for name in ("graph", "structure", "program", "nodes", "layers", "output", "digest"):
-            self.__dict__.pop(name, None)
+        self.forget()
         return self
+
+    def forget(self) -> None:
+        """Drop what was read of the module, which has changed: it is read again when next asked for."""
+        for name in ("graph", "digest", *_OF_THE_CODE):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def output(self) -> str:

@@ -32,8 +32,13 @@ FLOATS: dict[str, tuple[torch.dtype, int]] = {
 
 
 def round_decimals(values: Float[Tensor, "*shape"], decimals: int) -> Float[Tensor, "*shape"]:
-    """Each value rounded to `decimals` digits after the point, half to even, in the values' own precision."""
-    return (values * 10**decimals).round() / 10**decimals
+    """Each value rounded to `decimals` digits after the point, half to even, in the values' own precision.
+
+    A value that has no more digits than that stays as it is.
+    """
+    factor = 10.0 ** min(decimals, 300)
+    scaled = values * factor
+    return torch.where(scaled.isfinite(), scaled.round() / factor, values)
 
 
 @dataclass(frozen=True)
@@ -54,24 +59,27 @@ class NumberFormat:
         """The weight as it comes back from the format, in its own precision.
 
         Integers are symmetric: q = round(w / s), half to even, with s = max|w| / (2^(bits - 1) - 1).
-        Floats round half to even; magnitudes beyond the format's largest become the largest.
+        Floats round half to even; magnitudes beyond the format's largest become the largest. Where s is below the
+        smallest normal number, which is where dividing by it loses its digits, all becomes 0.
+        Errors: SettingsError where a weight is not finite.
         """
+        if not weight.isfinite().all():
+            raise SettingsError(f"weights with NaN or infinity have no values in {self.name}; mend them first.")
         kind = self.name.split("_tensor")[0].split("_channel")[0]
         top = float(torch.finfo(FLOATS[kind][0]).max) if kind in FLOATS else 2.0 ** (self.bits - 1) - 1
-        scale: Tensor | float = 1.0 if self.scale == "none" else self._largest(weight) / top
-        scaled = (weight / scale).clamp(-top, top)
+        scale = torch.ones_like(weight) if self.scale == "none" else self._largest(weight) / top
+        reached = scale >= torch.finfo(weight.dtype).tiny
+        scaled = (weight / torch.where(reached, scale, 1.0)).clamp(-top, top)
         stored = scaled.to(FLOATS[kind][0]).to(weight.dtype) if kind in FLOATS else scaled.round()
-        return stored * scale
+        return torch.where(reached, stored * scale, 0.0)
 
     def _largest(self, weight: Tensor) -> Tensor:
-        """Largest magnitude of the whole or of each channel, shaped to divide `weight`; 1 where all is 0."""
+        """Largest magnitude of the whole or of each channel, shaped to divide `weight`."""
         size = weight.abs()
-        if self.scale == "tensor":
-            largest = size.max()
-        else:
-            largest = size.flatten(1).amax(1) if weight.ndim > 1 else size
-            largest = largest.reshape(-1, *[1] * (weight.ndim - 1))
-        return torch.where(largest > 0, largest, torch.ones_like(largest))
+        if self.scale == "tensor" or not weight.ndim:
+            return size.max() if size.numel() else size.new_zeros(())
+        largest = size.flatten(1).amax(1) if weight.ndim > 1 and size.numel() else size.reshape(len(size), -1).sum(1)
+        return largest.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def number_format(name: str) -> NumberFormat:

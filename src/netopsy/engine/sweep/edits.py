@@ -111,12 +111,16 @@ def apply_edit(edit: Edit, values: Mapping[str, Tensor], tensors: Tensors) -> di
 
 
 def check_change(variant: Variant, weights: Mapping[str, Tensor], tensors: Tensors) -> None:
-    """Raise EditError where no weight differs from the network's own."""
+    """Raise EditError where no weight differs from the network's own, or one is no longer a number.
+
+    What such weights cost says nothing of the network, so it is an error and never a loss.
+    """
+    settings = ", ".join(f"{name}={value}" for name, value in variant.settings.items()) or "no settings"
     if all(torch.equal(weights[name], tensors[name]) for name in weights):
-        settings = ", ".join(f"{name}={value}" for name, value in variant.settings.items())
-        raise EditError(
-            f"the variant with {settings or 'no settings'} changes no weight; leave it out or choose a stronger one."
-        )
+        raise EditError(f"the variant with {settings} changes no weight; leave it out or choose a stronger one.")
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not weight.isfinite().all() and tensors[name].isfinite().all():
+            raise EditError(f"the variant with {settings} makes {name} NaN or infinite; choose a weaker one.")
 
 
 CACHE_BYTES = 1 << 30

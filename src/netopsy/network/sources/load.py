@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netopsy.errors import SettingsError, WeightsError, nearest
+from netopsy.network.effective import EFFECTIVE, fold_computed_weights, is_parametrized, remove_parametrizations
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.options import FIELDS, override, read_size
@@ -43,7 +45,8 @@ def load_network(
 
     Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no such
     option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of the
-    preprocessing. Weights of another floating type than float32 are turned into it.
+    preprocessing. Weights of another floating type than float32 are turned into it; masked and parametrised ones,
+    and those that a module computes from others, into the effective weights that their operators multiply with.
     """
     file = None
     if is_weights_path(source):
@@ -71,6 +74,7 @@ def load_network(
     if file is not None:
         module, notes = _put(module, build, file, changed, origin, options)
         provenance |= notes
+    effective = remove_parametrizations(module)
     check_values(module, module.state_dict(), f"the weights of {origin.name}")
     if kinds := _other_floats(module):
         module = module.float()
@@ -78,7 +82,11 @@ def load_network(
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
     provenance["preprocessing"] = {**asdict(changed), "from": said_by}
-    return Network(name=origin.name, module=module.eval(), preprocessing=changed, provenance=provenance)
+    network = Network(name=origin.name, module=module.eval(), preprocessing=changed, provenance=provenance)
+    effective += fold_computed_weights(network)
+    if effective or (file is not None and file.metadata.get("weights") == EFFECTIVE):
+        network.provenance["effective_weights"] = effective
+    return network
 
 
 def _other_floats(module: nn.Module) -> list[str]:
@@ -198,16 +206,31 @@ def _put(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`module` with the file's weights, rebuilt for another number of classes where only that differs."""
     notes: dict[str, Any] = {}
+    module = _in_form_of(file, module, prepared)
     tensors, matched = _rename_tensors(module, file, prepared, origin.unused)
     classes = compare(module, tensors).classes
     if classes is not None and "num_classes" in origin.options and "num_classes" not in options:
-        rebuilt = build(num_classes=classes)
+        rebuilt = _in_form_of(file, build(num_classes=classes), prepared)
         tensors, matched = _rename_tensors(rebuilt, file, prepared, origin.unused)
         if not compare(rebuilt, tensors):
             module = rebuilt
             notes["num_classes"] = f"{classes}, from the shape of the classifier in {file.label}"
     fit_weights(module, tensors, file.label, origin.name)
     return module, notes | {"weights_matched": matched}
+
+
+def _in_form_of(file: Weights, module: nn.Module, prepared: Preprocessing) -> nn.Module:
+    """`module` without masks and parametrisations where the file holds effective weights, else as it is."""
+    if file.metadata.get("weights") == EFFECTIVE:
+        remove_parametrizations(module)
+        fold_computed_weights(Network("", module, prepared))
+    elif is_parametrized(module):
+        plain = copy.deepcopy(module)
+        remove_parametrizations(plain)
+        raw = tuple(set(module.state_dict()) - set(plain.state_dict()))
+        if not any(name.endswith(raw) for name in file.tensors):
+            return plain
+    return module
 
 
 def _rename_tensors(
