@@ -28,7 +28,7 @@ from sklearn.svm import LinearSVC
 import netopsy
 from common import add_tiny, ratio, seconds, shrink, tell
 from netopsy.stats.pca import fit_pca
-from netopsy.studies.transfer.chains import drop_order, step_sizes
+from netopsy.studies.transfer.chains import dimension_steps, drop_order
 from netopsy.transform.fit.levels import erase_bits
 from netopsy.transform.fit.training import fit_ranges, quantize, unit
 
@@ -132,7 +132,7 @@ def fit(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> tuple[float,
 def cells(train: torch.Tensor, test: torch.Tensor, options: argparse.Namespace) -> Iterator[Cell]:
     """The sample: of each stress some sizes or levels, each standing for its share of the stress's cells."""
     n = train.shape[1]
-    sizes = sorted(step_sizes(n))
+    sizes = sorted(dimension_steps(n))
     few, some = spread(sizes, options.sizes), spread(LEVELS[1:], options.levels)
     order = drop_order(n, 0)
     for size in few:

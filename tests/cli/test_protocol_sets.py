@@ -9,7 +9,7 @@ import pytest
 
 from netopsy.case import Case
 from netopsy.errors import SettingsError
-from netopsy.protocol.read import merge, read_protocol
+from netopsy.protocol.read import merge_tables, read_protocol
 from netopsy.protocol.run import run_protocol
 from netopsy.protocol.sets import combine
 from netopsy.result import Result
@@ -58,7 +58,7 @@ def test_a_set_says_what_differs(tmp_path: Path) -> None:
     assert easy["samples"] == {"source": "digits", "count": 40} and hard["samples"] == {"source": "digits", "count": 30}
     assert hard["studies"]["triage"]["learning_rate"] == 0.01 and hard["studies"]["triage"]["epochs"] == 1
     assert "learning_rate" not in easy["studies"]["triage"] and easy["train"] == hard["train"]
-    assert merge({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}) == {"a": {"b": 1, "c": [2]}, "d": 3}
+    assert merge_tables({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}) == {"a": {"b": 1, "c": [2]}, "d": 3}
 
 
 def test_sets_are_cases_and_their_union_is_one(tmp_path: Path) -> None:

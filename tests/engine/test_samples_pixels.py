@@ -12,7 +12,7 @@ from reference_samples import torchvision_input
 
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.load import load_samples
-from netopsy.samples.pixels import apply, array_of, normalise, plain
+from netopsy.samples.pixels import apply, array_of, normalise, plain_image
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CAFFE = {"mean": (104.0, 117.0, 123.0), "std": (1.0, 1.0, 1.0), "channels": "BGR", "scale": 1.0}
@@ -102,19 +102,21 @@ def test_float_gray_of_an_rgb_picture_weighs_the_channels():
 def test_every_mode_of_picture_is_read(tmp_path):
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(array_of(plain(Image.open(tmp_path / "deep.png")))[..., 0], np.rint(deep / 257))
-    np.testing.assert_array_equal(array_of(plain(Image.fromarray(deep.astype(np.int32))))[..., 0], np.rint(deep / 257))
+    np.testing.assert_array_equal(array_of(plain_image(Image.open(tmp_path / "deep.png")))[..., 0], np.rint(deep / 257))
+    np.testing.assert_array_equal(
+        array_of(plain_image(Image.fromarray(deep.astype(np.int32))))[..., 0], np.rint(deep / 257)
+    )
     palette = picture(8, 8).quantize(16)
-    np.testing.assert_array_equal(array_of(plain(palette)), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(array_of(plain_image(palette)), np.asarray(palette.convert("RGB")))
     palette.save(tmp_path / "clear.png", transparency=bytes([0, 128]))
     np.testing.assert_array_equal(
-        array_of(plain(Image.open(tmp_path / "clear.png"))), np.asarray(palette.convert("RGB"))
+        array_of(plain_image(Image.open(tmp_path / "clear.png"))), np.asarray(palette.convert("RGB"))
     )
     bits = Image.fromarray((deep > 30000).astype(np.uint8) * 255).convert("1")
-    np.testing.assert_array_equal(array_of(plain(bits))[..., 0], (deep > 30000) * 255)
-    assert array_of(plain(picture(8, 8, "LA"))).shape == (8, 8, 1)
+    np.testing.assert_array_equal(array_of(plain_image(bits))[..., 0], (deep > 30000) * 255)
+    assert array_of(plain_image(picture(8, 8, "LA"))).shape == (8, 8, 1)
     with pytest.raises(ValueError, match="unknown range"):
-        plain(Image.fromarray(deep.astype(np.float32)))
+        plain_image(Image.fromarray(deep.astype(np.float32)))
 
 
 def test_orientation_in_exif_is_ignored(tmp_path):
@@ -122,7 +124,7 @@ def test_orientation_in_exif_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(array_of(plain(Image.open(tmp_path / "turned.png"))), np.asarray(image))
+    np.testing.assert_array_equal(array_of(plain_image(Image.open(tmp_path / "turned.png"))), np.asarray(image))
 
 
 def test_normalise_fills_the_buffer_it_is_given():

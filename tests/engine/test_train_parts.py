@@ -14,7 +14,7 @@ from torch import nn
 
 from netopsy.deep_compression.compress import share
 from netopsy.engine.train.constraints import Table
-from netopsy.engine.train.data import AugmentationDraws, augment_images, draw, epoch_seed, step_sizes
+from netopsy.engine.train.data import AugmentationDraws, augment_images, draw_augmentation, epoch_seed, step_sizes
 from netopsy.engine.train.objective import rate_at
 from netopsy.engine.train.recipe import Recipe
 
@@ -26,7 +26,7 @@ def test_augmentation_is_that_of_one_image_after_another(fill: str, augment: str
     store = torch.rand((30, 7, 9, 3), generator=generator)
     rows = torch.randint(0, 30, (64,), generator=generator)
     black = torch.tensor([-1.0, -2.0, -3.0])
-    draws = draw(Recipe(augment=augment, pad=3), 64, generator)
+    draws = draw_augmentation(Recipe(augment=augment, pad=3), 64, generator)
     images = augment_images(store, rows, draws, black, fill)
     assert images.is_contiguous(memory_format=torch.channels_last)
     for i, row in enumerate(rows.tolist()):
@@ -37,7 +37,7 @@ def test_augmentation_is_that_of_one_image_after_another(fill: str, augment: str
 
 
 def test_draws_are_even() -> None:
-    draws = draw(Recipe(augment="crop+flip", pad=2), 20_000, torch.Generator().manual_seed(0))
+    draws = draw_augmentation(Recipe(augment="crop+flip", pad=2), 20_000, torch.Generator().manual_seed(0))
     assert abs(draws.flip.float().mean() - 0.5) < 0.02
     counts = torch.bincount((draws.shift + 2).flatten(), minlength=5) / 40_000
     assert (counts - 0.2).abs().max() < 0.01
@@ -47,7 +47,7 @@ def test_draws_are_even() -> None:
 
 def test_without_augmentation_images_stay() -> None:
     store, rows = torch.rand(5, 4, 4, 3), torch.tensor([3, 1])
-    assert draw(Recipe(), 5, torch.Generator()) is None
+    assert draw_augmentation(Recipe(), 5, torch.Generator()) is None
     still = AugmentationDraws(torch.zeros(2, dtype=torch.bool), torch.zeros((2, 2), dtype=torch.int64))
     for draws in (None, still):
         assert torch.equal(augment_images(store, rows, draws, torch.zeros(3), "zero"), store[rows].permute(0, 3, 1, 2))

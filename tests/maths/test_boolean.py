@@ -9,7 +9,7 @@ from sympy import Or, symbols
 from sympy.logic import SOPform
 
 from netopsy.errors import SettingsError
-from netopsy.studies.facets.inputs import decisive, gray_code, karnaugh_map, refine_cuts, threshold
+from netopsy.studies.facets.inputs import choose_decisive, gray_code, karnaugh_map, refine_cuts, threshold
 from netopsy.studies.facets.minimise import Expression, ProductTerm, cells_of, minimise, truth_table
 
 
@@ -125,8 +125,8 @@ def test_the_threshold_is_the_most_telling_cut() -> None:
 def test_decisive_inputs_are_those_that_the_firing_depends_on() -> None:
     bits = np.random.default_rng(2).random((400, 7)) < 0.5
     fires = (bits[:, 4] & ~bits[:, 1]) | bits[:, 6]
-    assert sorted(decisive(bits, fires, 6)) == [1, 4, 6]
-    assert decisive(bits, np.ones(400, bool), 6) == []
+    assert sorted(choose_decisive(bits, fires, 6)) == [1, 4, 6]
+    assert choose_decisive(bits, np.ones(400, bool), 6) == []
 
 
 def test_cuts_are_moved_to_where_the_inputs_decide_together() -> None:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 import netopsy
 from netopsy.codec.container import Damage
 from netopsy.codec.file import is_compressed, read_compressed, sizes, write_compressed
-from netopsy.codec.neighbours import beside
+from netopsy.codec.neighbours import nonzero_neighbours
 from netopsy.codec.planes import INTERLACED, View
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import decode_tensor, encode_tensor
@@ -132,7 +132,7 @@ def test_bands_visit_each_column_once_after_the_columns_that_tell_of_it(shape: t
             at = np.arange(shape[1])[columns] + distance
             assert known[:, at - distance].all() and known[:, at + distance].all()
             naive = 1 + wide[:, at - distance] + wide[:, at + distance]
-            assert np.array_equal(beside(mask[rows], columns, distance), naive)
+            assert np.array_equal(nonzero_neighbours(mask[rows], columns, distance), naive)
         seen[rows, columns] += 1
     assert (seen == 1).all()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from netopsy.errors import SettingsError
 from netopsy.stats import pca
 from netopsy.stats.pca import fit_pca
-from netopsy.studies.transfer.chains import drop_order, step_sizes
+from netopsy.studies.transfer.chains import dimension_steps, drop_order
 from netopsy.transform.fit import training as quantization
 from netopsy.transform.fit.levels import bits_per_vector, compression, erase_bits, level_bits
 from netopsy.transform.fit.training import Ranges, fit_ranges, quantize, unit
@@ -35,10 +35,10 @@ def test_the_sizes_are_those_of_the_authors_tables() -> None:
     # the column of the published DR-1 table of VGG-M, from 5 % up; it has 2047 where the formula gives 2048
     published = [204, 409, 614, 819, 1024, 1228, 1433, 1638, 1843, 2047]
     published += [2252, 2457, 2662, 2867, 3072, 3276, 3481, 3686, 3891, 4096]
-    sizes = step_sizes(4096)[::-1]
+    sizes = dimension_steps(4096)[::-1]
     assert len(sizes) == 20
     assert [(ours, theirs) for ours, theirs in zip(sizes, published, strict=True) if ours != theirs] == [(2048, 2047)]
-    assert step_sizes(50_176)[-3:] == [7526, 5017, 2508]
+    assert dimension_steps(50_176)[-3:] == [7526, 5017, 2508]
 
 
 @pytest.mark.real
@@ -47,19 +47,19 @@ def test_the_sizes_are_those_of_every_published_table(shared: Path, name: str) -
     rows = (shared / f"reference/carvalho-2016/{name}_VOC_2007.csv").read_text().split()
     column = next(line for line in rows if "Dimensions" in line).split(",").index("Dimensions")
     published = [int(row.split(",")[column]) for row in rows if row[0].isdigit()]
-    sizes = step_sizes(published[-1])[::-1]
+    sizes = dimension_steps(published[-1])[::-1]
     # a product with a rounded fraction falls below a whole number at most by 1, and only where there is one
     for i, (ours, theirs) in enumerate(zip(sizes, published, strict=True), 1):
         assert ours == theirs or (ours == theirs + 1 and published[-1] * i % 20 == 0)
 
 
 def test_few_dimensions_give_fewer_steps() -> None:
-    assert step_sizes(3) == [3, 2, 1] and step_sizes(1) == [1] and step_sizes(10, 5) == [10, 8, 6, 4, 2]
+    assert dimension_steps(3) == [3, 2, 1] and dimension_steps(1) == [1] and dimension_steps(10, 5) == [10, 8, 6, 4, 2]
     for n in range(1, 60):
-        sizes = step_sizes(n)
+        sizes = dimension_steps(n)
         assert sizes[0] == n and sizes[-1] >= 1 and sizes == sorted(set(sizes), reverse=True)
     with pytest.raises(SettingsError, match="0 dimensions in 20 steps"):
-        step_sizes(0)
+        dimension_steps(0)
 
 
 def test_random_drops_are_nested_and_come_from_the_seed() -> None:

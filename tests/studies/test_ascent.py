@@ -13,7 +13,7 @@ from netopsy import Network, Preprocessing
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend, generator, likeness
 from netopsy.studies.maximize.parametrisation import ColourCovariance, Fourier, PixelShares, mixing, root
-from netopsy.studies.maximize.target import draw, find_targets, move
+from netopsy.studies.maximize.target import draw_moves, find_targets, move
 
 SIZE = 12
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -294,10 +294,10 @@ def test_a_turn_keeps_distances_in_an_image_that_is_not_square() -> None:
 
 
 def test_each_image_moves_by_its_own_motion_within_the_reach() -> None:
-    motions = draw(1000, 1.0, torch.Generator().manual_seed(0))
+    motions = draw_moves(1000, 1.0, torch.Generator().manual_seed(0))
     reach = torch.tensor([0.05, 0.05, math.log(1.1), math.radians(10)])
     assert (motions.abs() <= reach).all() and (motions.abs().amax(0) > 0.95 * reach).all()
-    assert not draw(5, 0.0, torch.Generator()).any()
+    assert not draw_moves(5, 0.0, torch.Generator()).any()
     images = torch.rand(3, 2, 9, 9)
     together = move(images, motions[:3])
     assert torch.allclose(together[1:2], move(images[1:2], motions[1:2]), atol=1e-6)

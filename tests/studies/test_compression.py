@@ -20,7 +20,7 @@ from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.compression.compression import Compression
-from netopsy.studies.compression.retrain import DENSITIES, Training, sensitivity, within
+from netopsy.studies.compression.retrain import DENSITIES, Training, lowest_within, sensitivity
 
 STAGES = ["float32", "pruned", "shared", "shared, retrained", "file"]
 
@@ -181,8 +181,8 @@ def test_a_budget_chooses_densities_on_training_images_alone(network: Network) -
 def test_a_density_below_one_that_loses_too_much_is_not_chosen() -> None:
     drops = [("a", 0.9, 0.0), ("a", 0.5, 0.02), ("a", 0.1, 0.0), ("b", 0.9, 0.011), ("b", 0.5, 0.0), ("all", 1.0, 0.0)]
     frame = pl.DataFrame(drops, schema=["layer", "density", "drop"], orient="row")
-    assert within(frame, 1.0) == {"a": 0.9, "b": 1.0}
-    assert within(frame, 2.0) == {"a": 0.1, "b": 0.5}
+    assert lowest_within(frame, 1.0) == {"a": 0.9, "b": 1.0}
+    assert lowest_within(frame, 2.0) == {"a": 0.1, "b": 0.5}
 
 
 def test_each_round_prunes_the_same_share_of_what_is_left(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

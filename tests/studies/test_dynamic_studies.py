@@ -17,7 +17,7 @@ from netopsy import Network, Preprocessing, Samples
 from netopsy.engine.sweep.scopes import Scope
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.filter_codebook import clusters_for
-from netopsy.studies.noise import draw
+from netopsy.studies.noise import draw_noise
 from netopsy.studies.rounding import number_format, round_decimals
 from netopsy.studies.sweep_report import fragile, verdict
 
@@ -50,7 +50,7 @@ def weights_of(network: Network, name: str, row: dict[str, Any]) -> dict[str, Te
     tensors = network.tensors
     if name == "noise":
         scope = Scope(row["layer"], tuple(layers))
-        unit = draw(tensors, scope, True, 0, row["repeat"])
+        unit = draw_noise(tensors, scope, True, 0, row["repeat"])
         return {key: tensors[key] + row["strength"] * value for key, value in unit.items()}
     if name == "rounding":
         names = [n for layer in layers for n in (layer.weight, layer.bias) if n]
@@ -106,7 +106,7 @@ def test_another_seed_gives_another_noise(digits: Network, samples: Samples) -> 
 
 def test_noise_has_the_layers_own_spread(digits: Network) -> None:
     layer = digits.layer("block4.conv2")
-    unit = draw(digits.tensors, Scope(layer.name, (layer,)), True, 0, 0)
+    unit = draw_noise(digits.tensors, Scope(layer.name, (layer,)), True, 0, 0)
     spread = torch.cat([digits.tensors[name].flatten() for name in unit]).std(correction=0)
     assert abs(unit[layer.weight].std() / spread - 1) < 0.02 and abs(unit[layer.weight].mean()) < 0.02 * spread
 

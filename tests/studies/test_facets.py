@@ -17,7 +17,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.facets.account import Account, Score, account, firing_value, score, split_images
 from netopsy.studies.facets.minimise import minimise, truth_table
-from netopsy.studies.facets.report import of_account
+from netopsy.studies.facets.report import account_sentence
 
 SIZE = 6
 IMAGES = 480
@@ -352,5 +352,5 @@ def test_an_expression_too_long_to_read_is_left_to_the_table() -> None:
         10,
         0.5,
     )
-    sentence = of_account("layer:1", account, [f"before:{k}" for k in range(5)], "before:0")
+    sentence = account_sentence("layer:1", account, [f"before:{k}" for k in range(5)], "before:0")
     assert "; a sum of 16 products of 5 inputs (see the table `formulas`) says when" in sentence and len(sentence) < 300

@@ -17,7 +17,7 @@ from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
 from netopsy.network.units import Unit
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.maximize.ascend import Climb
-from netopsy.studies.maximize.choosing import candidates
+from netopsy.studies.maximize.choosing import candidate_nodes
 from netopsy.studies.maximize.records import correlations, run_table
 
 SIZE = 12
@@ -95,7 +95,7 @@ def test_the_channel_objective_is_compared_with_the_strongest_mean(net: Network,
 def test_without_settings_it_chooses_the_channels_that_the_samples_drive_hardest(
     net: Network, samples: Samples
 ) -> None:
-    assert candidates(net) == {"3": 3, "5": 2}
+    assert candidate_nodes(net) == {"3": 3, "5": 2}
     result = maximize(net, samples, steps=2)
     with torch.no_grad():
         best, image = net.module(images(net, samples)).max(0)

@@ -138,12 +138,11 @@ def test_epochs_to_within_one_per_cent_of_the_best() -> None:
 def test_frozen_training_leaves_all_else_bit_for_bit() -> None:
     """By the trained state itself: the whole network of an FM cell differs from its parent in the new layer alone."""
     from netopsy.blocks.training import train_module
-    from netopsy.studies.triage.work import others
 
     network, block = small(), find_block(small(), "b")
     module = section(network, replaced=[(block, new_layer(network, block, 0))])
     recipe = quick().recipe_for(0, 2)
-    frozen = others(module, [block])
+    frozen = parts_outside(module, [block])
     assert not any(name.startswith(layer_path(block)) for name in frozen)
     state = train_module(
         module, digits("train", 80), recipe, spec={}, preprocessing=network.preprocessing, frozen=frozen

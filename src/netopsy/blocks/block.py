@@ -78,7 +78,7 @@ def trim_poolings(flow: Flow, region: int) -> int:
     return region
 
 
-def describe(network: Network, flow: Flow, name: str, region: int) -> Block | None:
+def describe_block(network: Network, flow: Flow, name: str, region: int) -> Block | None:
     """The block that `region` is, its trailing poolings left out; None where it has not one input and one output."""
     region = trim_poolings(flow, region)
     inputs, outputs = flow.inputs(region), flow.outputs(region)

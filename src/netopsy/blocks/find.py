@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from netopsy.blocks.block import Block, describe, is_pooling
+from netopsy.blocks.block import Block, describe_block, is_pooling
 from netopsy.blocks.fit import layer_shape
 from netopsy.blocks.flow import Flow, bits
 from netopsy.network.network import Network
@@ -67,7 +67,7 @@ def _search_blocks(network: Network) -> tuple[Block, ...]:
     flow = Flow.of(network)
     blocks: dict[tuple[str, ...], Block] = {}
     for path, region in sorted(_modules(flow).items(), key=lambda entry: (entry[0].count("."), len(entry[0]))):
-        block = describe(network, flow, path, region) if _has_two_layers(network, flow, region) else None
+        block = describe_block(network, flow, path, region) if _has_two_layers(network, flow, region) else None
         is_network = block is not None and block.input == "input" and block.output == network.output
         if block is not None and len(block.layers) > 1 and not is_network:
             blocks.setdefault(block.nodes, block)
@@ -127,7 +127,7 @@ def _stretch(network: Network, flow: Flow, run: list[int], calls: set[int]) -> I
         region |= part
     if len({i for i in bits(region) if i in calls}) < 2:
         return
-    block = describe(network, flow, "", region)
+    block = describe_block(network, flow, "", region)
     if block is not None and len(block.layers) > 1 and block.kind != "tokens":
         yield replace(block, name=f"{block.layers[0]}:{block.layers[-1]}")
 

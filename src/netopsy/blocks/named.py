@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netopsy.blocks.block import Block, describe
+from netopsy.blocks.block import Block, describe_block
 from netopsy.blocks.find import _NORMS, _modules, find_blocks
 from netopsy.blocks.flow import Flow, bits
 from netopsy.errors import SettingsError, UnknownLayer, nearest
@@ -32,7 +32,7 @@ def find_block(network: Network, name: str) -> Block:
             f"no block '{name}' in {network.name}; nearest: {nearest(name, [*blocks, *modules])}. "
             f"`netopsy blocks {network.name}` lists all {len(blocks)}; FIRST:LAST names any other stretch."
         )
-    block = describe(network, flow, name, region) if _layers(network, flow, region) else None
+    block = describe_block(network, flow, name, region) if _layers(network, flow, region) else None
     if block is not None and block.layers:
         same = next((other for other in blocks.values() if other.nodes == block.nodes), None)
         return block if same is None else same

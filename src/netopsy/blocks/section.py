@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from netopsy.blocks.block import Block
 from netopsy.blocks.flow import Flow
-from netopsy.blocks.training_ops import Norm, find_dropouts, flat, norm_path, overwriting
+from netopsy.blocks.training_ops import Norm, find_dropouts, flat_arguments, norm_path, overwriting
 from netopsy.engine.interpreter import ANY_LAYOUT
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
@@ -108,7 +108,9 @@ class _Drops:
         if name not in self.reads:
             return parents, False
         numbers = {i: n for (reader, i), n in self.dropouts.readers.items() if reader == name}
-        return parents | {old: self.node(numbers[i]) for i, old in enumerate(flat(node)) if i in numbers}, True
+        return parents | {
+            old: self.node(numbers[i]) for i, old in enumerate(flat_arguments(node)) if i in numbers
+        }, True
 
     def output(self) -> fx.Node:
         """What the network's output node reads."""

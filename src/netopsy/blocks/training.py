@@ -16,7 +16,7 @@ from netopsy.engine.train.constraints import frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.fit import launch
 from netopsy.engine.train.history import frame
-from netopsy.engine.train.loop import TrainingJob, first
+from netopsy.engine.train.loop import TrainingJob, main_output
 from netopsy.engine.train.objective import Loss
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace
@@ -158,7 +158,7 @@ def _evaluate(module: nn.Module, inputs: Tensor) -> Tensor:
     """The outputs in evaluation mode; the module's own mode comes back."""
     training = {part: part.training for part in module.modules()}
     try:
-        return first(module.eval()(inputs))
+        return main_output(module.eval()(inputs))
     finally:
         for part, before in training.items():
             part.training = before

@@ -168,13 +168,13 @@ def _read(network: Network, marked: fx.GraphModule) -> Dropouts:
     readers = {}
     for node in marked.graph.nodes:
         if node not in numbers:
-            for position, value in enumerate(flat(node)):
+            for position, value in enumerate(flat_arguments(node)):
                 if value in numbers:
                     readers[names.get(node, "output"), position] = numbers[value]
     return Dropouts(tuple(drops), readers)
 
 
-def flat(node: Node) -> list[Any]:
+def flat_arguments(node: Node) -> list[Any]:
     """The node's arguments, lists opened."""
     return list(tree_flatten((node.args, node.kwargs))[0])
 

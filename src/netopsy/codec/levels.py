@@ -12,7 +12,7 @@ from netopsy.codec.shared import ARRAY
 FIRST, LARGEST_PLANE = 32, 1 << 20
 
 
-def blocks(count: int) -> Iterator[slice]:
+def growing_pieces(count: int) -> Iterator[slice]:
     """Consecutive pieces of `count` symbols, each an eighth of what lies before it: between them the counts are met."""
     start = 0
     while start < count:
@@ -24,7 +24,7 @@ def blocks(count: int) -> Iterator[slice]:
 def code_plane(port: Port, plane: ARRAY, prior: ARRAY, step: int) -> None:
     """Code `plane` (n,) in place. prior: weights of the symbols before any is seen, int (k,); step: of one sighting."""
     weights = prior.astype(np.int64)
-    for block in blocks(len(plane)):
+    for block in growing_pieces(len(plane)):
         plane[block] = port.code(plane[block], frequencies(weights))
         weights += step * np.bincount(plane[block], minlength=len(prior))
         if int(weights.sum()) >> 37:

@@ -27,7 +27,7 @@ def mean_scale(table: ARRAY, counts: ARRAY) -> int:
     return int(np.clip(round(mean * 65535), 1, 65535))
 
 
-def before(sides: tuple[int, int], place: int) -> list[tuple[int, int]]:
+def places_before(sides: tuple[int, int], place: int) -> list[tuple[int, int]]:
     """The places of a kernel that tell of `place` and come before it, each with the number of its coefficient.
 
     A kernel of at most nine places: all before it, each pair with a coefficient of its own. A larger one: those at most
@@ -46,12 +46,12 @@ def before(sides: tuple[int, int], place: int) -> list[tuple[int, int]]:
 
 
 def coefficient_count(sides: tuple[int, int]) -> int:
-    """How many coefficients `before` numbers."""
+    """How many coefficients `places_before` numbers."""
     places = sides[0] * sides[1]
     return places * (places - 1) // 2 if places <= 9 else 12
 
 
-def plain(sides: tuple[int, int], place: int) -> tuple[int | None, int | None, int | None]:
+def places_around(sides: tuple[int, int], place: int) -> tuple[int | None, int | None, int | None]:
     """The places to the left, above, and above to the left; None beyond the edge."""
     y, x = divmod(place, sides[1])
     left = place - 1 if x else None
@@ -67,10 +67,10 @@ def predict_plane(planes: list[ARRAY], sides: tuple[int, int], coefficients: ARR
     """
     place = len(planes)
     if coefficients is None:
-        left, above, corner = plain(sides, place)
+        left, above, corner = places_around(sides, place)
         terms = [(at, share) for at, share in ((left, 32), (above, 32), (corner, -16)) if at is not None]
     else:
-        terms = [(at, int(coefficients[which])) for at, which in before(sides, place)]
+        terms = [(at, int(coefficients[which])) for at, which in places_before(sides, place)]
     total = None
     for at, share in terms:
         if share:
@@ -84,16 +84,16 @@ def signed_levels(prediction: ARRAY) -> ARRAY:
     return np.clip((prediction + STEP * LEVELS // 2) // STEP, 0, LEVELS - 1).astype(np.uint8)
 
 
-def activity(planes: list[ARRAY], sides: tuple[int, int]) -> ARRAY | None:
+def neighbour_size(planes: list[ARRAY], sides: tuple[int, int]) -> ARRAY | None:
     """How large the weights to the left and above are: uint8 (out, in), five levels for one of them, five for two."""
-    near = [planes[at] for at in plain(sides, len(planes))[:2] if at is not None] if planes else []
+    near = [planes[at] for at in places_around(sides, len(planes))[:2] if at is not None] if planes else []
     if not near:
         return None
     size = sum(np.abs(plane) for plane in near) >> (len(near) - 1)
     return np.searchsorted(ACTIVE, size, side="right").astype(np.uint8) + np.uint8(ACTIVITIES * len(near))
 
 
-def beside(mask: ARRAY, columns: slice, distance: int) -> ARRAY:
+def nonzero_neighbours(mask: ARRAY, columns: slice, distance: int) -> ARRAY:
     """How many of the two neighbours, `distance` columns to either side, are not zero, and one more: uint8 (r, c).
 
     mask: uint8 (r, inputs), of which the neighbours are known. Beyond the edge is zero.
@@ -109,7 +109,7 @@ def fit_coefficients(planes: list[ARRAY], keep: list[ARRAY], sides: tuple[int, i
     count = coefficient_count(sides)
     gram, cross = np.zeros((count, count)), np.zeros(count)
     for place in range(1, len(planes)):
-        terms = before(sides, place)
+        terms = places_before(sides, place)
         rows = np.flatnonzero(keep[place])
         x = np.stack([planes[at].reshape(-1)[rows] for at, _ in terms], axis=1).astype(np.float64)
         at = [which for _, which in terms]

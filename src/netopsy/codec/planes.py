@@ -190,9 +190,9 @@ class TensorStream:
         """How dense row and column are so far, and what the neighbours are: in the kernel, or to both sides."""
         contexts = levels.product(*self.zeros.levels(), tile)
         if distance:
-            near: ARRAY | None = neighbours.beside(mask[tile[0]], tile[1], distance)
+            near: ARRAY | None = neighbours.nonzero_neighbours(mask[tile[0]], tile[1], distance)
         else:
-            near = neighbours.activity([plane[tile] for plane in self.done], self.view.sides)
+            near = neighbours.neighbour_size([plane[tile] for plane in self.done], self.view.sides)
         return (contexts if near is None else contexts + levels.LEVELS * near).reshape(-1)
 
     def _code_entries(self, codes_port: Port, plane: ARRAY, tile: Tile, mask: ARRAY | None) -> None:

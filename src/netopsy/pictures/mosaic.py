@@ -19,7 +19,7 @@ PAPER = 255  # the gap between squares
 NEUTRAL = 128
 
 
-def normalise(filters: Float[np.ndarray, "n *rest"]) -> UInt8[np.ndarray, "n *rest"]:
+def normalise_maps(filters: Float[np.ndarray, "n *rest"]) -> UInt8[np.ndarray, "n *rest"]:
     """Each filter scaled by its own largest magnitude: 0 becomes 128, the largest magnitude 1 or 255."""
     flat = filters.reshape(len(filters), -1).astype(np.float64)
     reach = np.abs(flat).max(1, keepdims=True)
@@ -106,7 +106,7 @@ def map_pictures(
     values = maps.detach().cpu().numpy()
     if clip:
         values = np.stack([_clip(value, clip) for value in values])
-    return _colours(normalise(values), preprocessing)
+    return _colours(normalise_maps(values), preprocessing)
 
 
 def _clip(value: Float[np.ndarray, "*shape"], clip: float) -> Float[np.ndarray, "*shape"]:

@@ -46,18 +46,18 @@ def _sets(sets: Any, shared: dict[str, Any], path: str | Path) -> list[dict[str,
             )
         if name in [other["name"] for other in merged]:
             raise SettingsError(f"two sets of '{path}' are called '{name}'; give each a name of its own.")
-        merged_set = merge(shared, entry)
+        merged_set = merge_tables(shared, entry)
         _check(merged_set, f"set '{name}' of '{path}'")
         merged.append(merged_set)
     return merged
 
 
-def merge(shared: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+def merge_tables(shared: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     """`shared` with the entries of `table` in their place, table by table."""
     both = dict(shared)
     for key, value in table.items():
         before = both.get(key)
-        both[key] = merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+        both[key] = merge_tables(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return both
 
 

@@ -95,10 +95,10 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def plain(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting as text."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value)) or "–"
+        return ", ".join(map(setting_text, value)) or "–"
     return "–" if value is None else str(value)
 
 
@@ -106,4 +106,4 @@ def flatten(data: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested plain data as (path, text) pairs."""
     if isinstance(data, dict):
         return [pair for key, value in data.items() for pair in flatten(value, f"{prefix} {key}".strip())]
-    return [(prefix, plain(data))]
+    return [(prefix, setting_text(data))]

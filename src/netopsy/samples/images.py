@@ -18,7 +18,7 @@ from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples.pixels import Pixels, array_of, fit, match_depth, plain
+from netopsy.samples.pixels import Pixels, array_of, fit, match_depth, plain_image
 
 
 @runtime_checkable
@@ -79,7 +79,7 @@ class FileImages:
         contents = io.BytesIO(self._contents(row))
         try:
             with Image.open(contents) as image:
-                return array_of(plain(image))
+                return array_of(plain_image(image))
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -134,7 +134,7 @@ class DatasetImages:
 def pixels_of(picture: Any, name: str) -> NDArray[np.uint8]:
     """The pixels (height, width, channel) of a Pillow image, a tensor (channel, height, width) or an array."""
     if isinstance(picture, Image.Image):
-        return array_of(plain(picture))
+        return array_of(plain_image(picture))
     pixels = None
     if isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
         pixels = picture.movedim(0, -1).cpu().numpy() if picture.ndim == 3 else picture.cpu().numpy()

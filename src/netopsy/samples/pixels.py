@@ -22,7 +22,7 @@ LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601-2 in 1/65536, as P
 Pixels = UInt8[np.ndarray, "..."] | Float32[np.ndarray, "..."]
 
 
-def plain(image: Image.Image) -> Image.Image:
+def plain_image(image: Image.Image) -> Image.Image:
     """`image` in mode L or RGB with 8 bits a channel; transparency is dropped, EXIF orientation ignored.
 
     Errors: ValueError for a mode without a known range (F).
@@ -120,5 +120,5 @@ def normalise(
 
 def apply(image: Image.Image | Pixels, preprocessing: Preprocessing) -> Float32[np.ndarray, "channel height width"]:
     """One picture, or its pixels (height, width[, channel]) in 0..255, as the network's input."""
-    pixels = array_of(plain(image)) if isinstance(image, Image.Image) else image
+    pixels = array_of(plain_image(image)) if isinstance(image, Image.Image) else image
     return normalise(fit(pixels[..., None] if pixels.ndim == 2 else pixels, preprocessing)[None], preprocessing)[0]

@@ -15,7 +15,7 @@ from netopsy import charts
 from netopsy.errors import SettingsError
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of
 from netopsy.network.network import Network
-from netopsy.pictures.mosaic import grid, normalise
+from netopsy.pictures.mosaic import grid, normalise_maps
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, PositiveInt, Unique
@@ -104,14 +104,14 @@ class Filters(Study):
         first = layer.nodes[0] == network.layers[0].nodes[0]
         if first and depth == network.preprocessing.depth == 3:
             colours = filters[:, ::-1] if network.preprocessing.channels == "BGR" else filters
-            squares = normalise(colours).transpose(0, 2, 3, 1)
+            squares = normalise_maps(colours).transpose(0, 2, 3, 1)
             sheet, how = grid(squares), "one square a filter, in the colours it answers to"
             title = f"The {number} filters of {layer.name}"
         elif depth == 1:
-            sheet, how = grid(normalise(filters)[:, 0]), "one square a filter"
+            sheet, how = grid(normalise_maps(filters)[:, 0]), "one square a filter"
             title = f"The {number} filters of {layer.name}"
         else:
-            few = normalise(filters)[: self.most_filters, : self.most_channels]
+            few = normalise_maps(filters)[: self.most_filters, : self.most_channels]
             sheet = grid(few.reshape(-1, *few.shape[2:]), columns=few.shape[1])
             how = "one row a filter, one column an input channel"
             title = f"{few.shape[0]} of {number} filters of {layer.name}, {few.shape[1]} of {depth} channels"

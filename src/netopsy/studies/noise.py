@@ -65,13 +65,13 @@ class Noise(Study):
         edits: list[tuple[dict[str, Any], Shift | None]] = [({"layer": "all", "strength": 0.0, "repeat": 0}, None)]
         for scope in scopes(chosen, self.one_layer_at_a_time):
             for repeat in range(self.repeats if scope.name == "all" else self.layer_repeats):
-                direction = partial(draw, scope=scope, biases=self.biases, seed=self.seed, repeat=repeat)
+                direction = partial(draw_noise, scope=scope, biases=self.biases, seed=self.seed, repeat=repeat)
                 key = f"noise {self.seed} {repeat} {self.biases} {scope.name}"
                 for strength in self.strengths:
                     shift = Shift(scope.tensors(self.biases), direction, strength, key)
                     edits.append(({"layer": scope.name, "strength": strength, "repeat": repeat}, shift))
         scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
-        summary = summarise(scores)
+        summary = summarise_draws(scores)
         return self.result(
             tables={"scores": scores, "summary": summary},
             figures=setting_figures(
@@ -89,7 +89,7 @@ class Noise(Study):
         )
 
 
-def draw(tensors: Mapping[str, Tensor], scope: Scope, biases: bool, seed: int, repeat: int) -> dict[str, Tensor]:
+def draw_noise(tensors: Mapping[str, Tensor], scope: Scope, biases: bool, seed: int, repeat: int) -> dict[str, Tensor]:
     """Noise of one standard deviation of each layer's own parameters, for the parameters of `scope`.
 
     A layer's draw depends on seed, repeat and its name alone, so it is the same whichever layers are noisy beside it.
@@ -113,7 +113,7 @@ def _draw_layer(tensors: Mapping[str, Tensor], layer: Layer, biases: bool, seed:
     return noise
 
 
-def summarise(scores: pl.DataFrame) -> pl.DataFrame:
+def summarise_draws(scores: pl.DataFrame) -> pl.DataFrame:
     """Mean and standard deviation over the draws of each layer and strength."""
     spread = pl.when(pl.len() > 1).then(pl.col("top1").std()).alias("top1_std")
     return scores.group_by("layer", "strength", maintain_order=True).agg(

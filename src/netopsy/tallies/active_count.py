@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.tally import Tally, blocks
+from netopsy.engine.observe.tally import Tally, sample_blocks
 from netopsy.errors import SettingsError
 
 SHARE_BINS = 1000  # bins of the share of an image's values that are active
@@ -64,7 +64,7 @@ class ActiveCount(Tally):
 
     def update(self, values: Tensor, indices: Tensor) -> None:
         first = 0
-        for x in blocks(values, self.axis):
+        for x in sample_blocks(values, self.axis):
             self._add(x.flatten(2) if x.ndim > 2 else x[:, :, None], indices[first : first + len(x)])
             first += len(x)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from netopsy.engine.observe.tally import Tally, blocks
+from netopsy.engine.observe.tally import Tally, sample_blocks
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ClassMeans(Tally):
 
     def update(self, values: Tensor, indices: Tensor) -> None:
         first = 0
-        for x in blocks(values, self.axis):
+        for x in sample_blocks(values, self.axis):
             means = (x.flatten(2).mean(2) if x.ndim > 2 else x).double()
             which = torch.from_numpy(self.labels[indices[first : first + len(x)].cpu().numpy()]).to(x.device)
             first += len(x)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from netopsy.engine.observe.tally import Tally, blocks
+from netopsy.engine.observe.tally import Tally, sample_blocks
 from netopsy.errors import SettingsError
 
 _ROW = 4096  # values that one float32 running sum of squares may take before rounding shows
@@ -54,7 +54,7 @@ class Moments(Tally):
         self.high: Tensor | None = None
 
     def update(self, values: Tensor, indices: Tensor) -> None:
-        for x in blocks(values, self.axis):
+        for x in sample_blocks(values, self.axis):
             count = x.numel() // x.shape[1]
             if not count:
                 continue

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.tally import Tally, blocks
+from netopsy.engine.observe.tally import Tally, sample_blocks
 from netopsy.errors import SettingsError
 
 _WORD = 24  # units that one float32 can hold exactly
@@ -49,7 +49,7 @@ class Patterns(Tally):
 
     def update(self, values: Tensor, indices: Tensor) -> None:
         first = 0
-        for x in blocks(values, self.axis):
+        for x in sample_blocks(values, self.axis):
             self._add(x.flatten(2) if x.ndim > 2 else x[:, :, None], indices[first : first + len(x)])
             first += len(x)
 

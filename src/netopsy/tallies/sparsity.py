@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.tally import Tally, blocks
+from netopsy.engine.observe.tally import Tally, sample_blocks
 from netopsy.errors import SettingsError
 
 _EXACT = 2**24  # up to here float32 counts without a gap
@@ -39,7 +39,7 @@ class ZeroShare(Tally):
         self.seen = 0
 
     def update(self, values: Tensor, indices: Tensor) -> None:
-        for x in blocks(values, self.axis):
+        for x in sample_blocks(values, self.axis):
             if self.softmax:
                 x = x.double().softmax(1)
             # a comparison that writes floats is vectorised, one that writes booleans is not: five times as slow

@@ -96,7 +96,7 @@ def trace(
     begin = chosen_rule.start if start is None else start
     if begin not in ("activation", "one"):
         raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
-    pictures = check_images(network, images)
+    pictures = check_image_tensor(network, images)
     entries = [units] if isinstance(units, str | Unit) else units
     unit_list = [find_unit(network, unit) for unit in entries]
     image_of_unit = _pairing(len(pictures), len(unit_list), of)
@@ -213,7 +213,7 @@ def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Tra
     result.untreated |= {name: node.operator for name, node in met.items() if name not in treated}
 
 
-def check_images(network: Network, images: Any) -> Tensor:
+def check_image_tensor(network: Network, images: Any) -> Tensor:
     """Preprocessed images as one tensor on the network's device; (channel, height, width) counts as one image."""
     batch = torch.as_tensor(images)
     batch = batch[None] if batch.ndim == 3 else batch

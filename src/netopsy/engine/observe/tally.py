@@ -62,7 +62,7 @@ _DTYPES = {int: torch.int64, float: torch.float64, bool: torch.bool}
 BLOCK = 2**20  # values, 4 MB of float32: larger scratch memory is mapped afresh for every batch
 
 
-def blocks(values: Tensor, axis: int = 1) -> Iterator[Tensor]:
+def sample_blocks(values: Tensor, axis: int = 1) -> Iterator[Tensor]:
     """Views of some samples each, as (batch, channel, *space), floating point.
 
     values: (batch, ...) with the channel at `axis`; (batch,) counts as one channel.

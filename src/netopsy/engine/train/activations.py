@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from netopsy.engine.train.data import SHARE, TrainingBatch, draw, epoch_seed, free_memory, step_sizes
+from netopsy.engine.train.data import SHARE, TrainingBatch, draw_augmentation, epoch_seed, free_memory, step_sizes
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.samples.labels import Labels
@@ -129,7 +129,7 @@ class TrainingActivations:
         n = len(self.data)
         generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
         order = torch.randperm(n, generator=generator)
-        draws, first = draw(recipe, n, generator), 0
+        draws, first = draw_augmentation(recipe, n, generator), 0
         rows = order if draws is None else order + n * draws.flip
         for count, size in step_sizes(n, recipe.batch_size):
             visits = torch.arange(first, first + count * size).reshape(count, size)[:, rank::processes]

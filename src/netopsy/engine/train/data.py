@@ -43,7 +43,7 @@ class AugmentationDraws:
         return AugmentationDraws(self.flip.to(device), self.shift.to(device), self.still)
 
 
-def draw(recipe: Recipe, n: int, generator: torch.Generator) -> AugmentationDraws | None:
+def draw_augmentation(recipe: Recipe, n: int, generator: torch.Generator) -> AugmentationDraws | None:
     """The draws of `n` visits, or None where the recipe does not augment."""
     if recipe.augment == "none":
         return None
@@ -167,7 +167,7 @@ class TrainingImages:
         """The steps of `epoch` (from 0), of each the share of the process `rank`; the same for the same seed."""
         generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
         order = torch.randperm(len(self.samples), generator=generator)
-        draws, black, first = draw(recipe, len(order), generator), self.black, 0
+        draws, black, first = draw_augmentation(recipe, len(order), generator), self.black, 0
         for count, size in step_sizes(len(order), recipe.batch_size):
             visits = torch.arange(first, first + count * size).reshape(count, size)[:, rank::processes]
             first += count * size

@@ -21,7 +21,7 @@ from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train.constraints import check_constraints, frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
 from netopsy.engine.train.history import History, frame
-from netopsy.engine.train.loop import Trainer, TrainingJob, first
+from netopsy.engine.train.loop import Trainer, TrainingJob, main_output
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.engine.workspace.workspace import conditions, current_workspace
@@ -182,7 +182,7 @@ def _check(
 @torch.no_grad()
 def _classes(network: Network) -> int:
     """How many outputs the network has, by running it: its graph is not needed for training."""
-    outputs = first(network.module(torch.zeros((2, *network.preprocessing.input_shape), device=network.device)))
+    outputs = main_output(network.module(torch.zeros((2, *network.preprocessing.input_shape), device=network.device)))
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
     return outputs.shape[1]

@@ -157,11 +157,11 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        outputs = first(self.model(step.images))
+        outputs = main_output(self.model(step.images))
         teacher = None
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
-                teacher = first(self.teacher(step.images)).float()
+                teacher = main_output(self.teacher(step.images)).float()
         loss, right = self._loss_and_hits(outputs, step, self.recipe, teacher)
         self.module.zero_grad(set_to_none=True)
         self.constraints.zero_grad()
@@ -207,8 +207,8 @@ class Trainer:
         values = 2**23 if self.fabric.device.type == "cuda" else 2**20
         followed = None if self.job.loss == "labels" else self.teacher
         for step in self.validation.ordered(max(32, values // math.prod(self.validation.shape))):
-            outputs = first(self.module(step.images))
-            teacher = None if followed is None else first(followed(step.images))
+            outputs = main_output(self.module(step.images))
+            teacher = None if followed is None else main_output(followed(step.images))
             loss_of, right_of = self._loss_and_hits(outputs, step, plain, teacher)
             totals += torch.stack([loss_of.double(), right_of])
         loss, right = (totals / len(self.validation)).tolist()
@@ -234,6 +234,6 @@ def has_maps(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
-def first(outputs: Any) -> Tensor:
+def main_output(outputs: Any) -> Tensor:
     """The network's own output, where in training mode it gives those of auxiliary classifiers too."""
     return outputs[0] if isinstance(outputs, tuple) else outputs

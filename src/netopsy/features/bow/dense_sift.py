@@ -71,7 +71,7 @@ class DenseSift:
         cells = torch.einsum("yh,bohw,xw->byxo", rows, maps, columns)
         shape = (len(images), rows.shape[0] // CELLS, CELLS, columns.shape[0] // CELLS, CELLS, ORIENTATIONS)
         raw = cells.reshape(shape).transpose(2, 3).reshape(len(images), -1, LENGTH)
-        return normalise(raw, self.frame**2, self.root)
+        return normalise_descriptors(raw, self.frame**2, self.root)
 
 
 def smooth(images: Tensor, bin: int) -> Tensor:
@@ -96,7 +96,7 @@ def orientation_maps(images: Tensor) -> Tensor:
     return torch.hypot(dx, dy)[:, None] * (1 - apart).clamp_(min=0)
 
 
-def normalise(raw: Tensor, area: int, root: bool) -> Tensor:
+def normalise_descriptors(raw: Tensor, area: int, root: bool) -> Tensor:
     """Histograms brought to length 1, cut off at 0.2 and brought to length 1 again; RootSIFT of that if asked."""
     length = raw.norm(dim=-1, keepdim=True)
     has_contrast = raw.sum(-1, keepdim=True) >= LEAST_CONTRAST * area

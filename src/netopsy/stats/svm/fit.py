@@ -108,7 +108,7 @@ def fit_svm(
     again, cold and in float64. start: machines to begin with, for instance those of nearly the same features.
     Errors: SettingsError for shapes that do not fit, features that are not finite, a loss or C that cannot be.
     """
-    check(x, y, c, loss, tolerance, start)
+    check_arguments(x, y, c, loss, tolerance, start)
     return solve(x, y, c, loss, tolerance, start, _reduce(x, y))
 
 
@@ -185,7 +185,7 @@ def _reduce(x: Tensor, y: Tensor) -> Reduction | None:
     return reduction(x) if p > n and pays(n, [p], y.shape[1]) else None
 
 
-def check(x: Tensor, y: Tensor, c: float, loss: str, tolerance: float, start: Svm | None) -> None:
+def check_arguments(x: Tensor, y: Tensor, c: float, loss: str, tolerance: float, start: Svm | None) -> None:
     """Raise SettingsError for what cannot be fitted."""
     check_loss(loss, c)
     if not 0 < tolerance < 1:
@@ -219,7 +219,7 @@ def fit_nested(
     size_list = list(sizes)
     if not size_list or size_list != sorted(set(size_list)) or not 0 < size_list[0] <= size_list[-1] <= x.shape[1]:
         raise SettingsError(f"sizes {size_list} must ascend within 1 to {x.shape[1]}.")
-    check(x, y, c, loss, tolerance, start)
+    check_arguments(x, y, c, loss, tolerance, start)
     return _fits(x, y, size_list, c, loss, tolerance, start)
 
 

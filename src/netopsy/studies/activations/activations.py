@@ -21,7 +21,7 @@ from netopsy.settings import FiniteFloat, Interval, Length, NonNegativeInt, Posi
 from netopsy.studies.activations import counts, figures
 from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.findings import findings
-from netopsy.studies.activations.slices import Slices, look, typical
+from netopsy.studies.activations.slices import Slices, record_images, typical_image
 from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.study import Allowance
 from netopsy.tallies.active_count import ActiveCount
@@ -76,14 +76,16 @@ class Activations(ObservingStudy):
         nodes = activations(network, mixing=False)
         slices = self._slices(network, nodes)
         if not nodes:
-            pictures = slices.pictures(look(network, samples, self.images or (0,), {}, slices.nodes, self.threshold))
+            pictures = slices.pictures(
+                record_images(network, samples, self.images or (0,), {}, slices.nodes, self.threshold)
+            )
             return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), len(samples)))
         active = {name: results[f"active {name}"] for name in nodes}
         hashes = {name: results[f"patterns {name}"] for name, node in nodes.items() if is_piecewise_linear(node)}
-        patterns = regions.table(hashes)
+        patterns = regions.pattern_table(hashes)
         layers = counts.layers(network, nodes, active, patterns)
-        images = self.images or (typical(active),)
-        record = look(network, samples, images, nodes, slices.nodes, self.threshold)
+        images = self.images or (typical_image(active),)
+        record = record_images(network, samples, images, nodes, slices.nodes, self.threshold)
         tables = {
             "layers": layers,
             "activity": counts.activity(active),
@@ -96,7 +98,7 @@ class Activations(ObservingStudy):
         }
         return self.result(
             tables=tables,
-            figures=figures.draw(tables, len(samples), images[0], typical=not self.images),
+            figures=figures.draw_figures(tables, len(samples), images[0], typical=not self.images),
             images=slices.pictures(record),
             findings=findings(layers, patterns, len(samples), self.threshold),
         )

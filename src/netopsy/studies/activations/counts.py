@@ -156,7 +156,7 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def table(hashes: Mapping[str, PatternsResult]) -> pl.DataFrame:
+def pattern_table(hashes: Mapping[str, PatternsResult]) -> pl.DataFrame:
     """One row a node, in order of execution.
 
     patterns: distinct patterns among the images; unique_share: of images whose pattern no other image has.

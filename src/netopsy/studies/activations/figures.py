@@ -15,7 +15,7 @@ _FEW = 12  # layers whose values are drawn
 _CELLS = 20
 
 
-def draw(tables: dict[str, pl.DataFrame], images: int, image: int, *, typical: bool) -> dict[str, Figure]:
+def draw_figures(tables: dict[str, pl.DataFrame], images: int, image: int, *, typical: bool) -> dict[str, Figure]:
     """All charts; `image` is the one looked at closely, `typical`: chosen as the typical one."""
     which = f"image {image}, the one nearest to the medians" if typical else f"image {image}"
     figures = {"shares": _shares(tables["activity"], images)}

@@ -42,7 +42,8 @@ _VALUES = {"image": pl.Int64, "node": pl.String, "left": pl.Float64, "right": pl
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """What `look` saw: tables, the pictures by image, and the values of the nodes to show, float (channel, h, w)."""
+    """What `record_images` saw: tables, the pictures by image, and the values of the nodes to show, float (channel, "
+    "h, w)."""
 
     layers: pl.DataFrame
     places: pl.DataFrame
@@ -51,7 +52,7 @@ class SliceRecord:
     maps: dict[tuple[int, str], Tensor]
 
 
-def typical(active: Mapping[str, ActiveCountResult]) -> int:
+def typical_image(active: Mapping[str, ActiveCountResult]) -> int:
     """The image nearest to the medians over the images of every layer's share of channels and of values active.
 
     Distances are in standard deviations of the images, averaged over layers; of very many images, every so-many-th
@@ -69,7 +70,7 @@ def typical(active: Mapping[str, ActiveCountResult]) -> int:
     return int(rows[distance.mean(1).argmin()]) * first.every
 
 
-def look(
+def record_images(
     network: Network,
     samples: Samples,
     images: Sequence[int],

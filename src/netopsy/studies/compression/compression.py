@@ -36,7 +36,7 @@ from netopsy.studies.compression.report import (
     stages,
     value_shifts,
 )
-from netopsy.studies.compression.retrain import IMAGES, Training, chosen_densities, sensitivity, within
+from netopsy.studies.compression.retrain import IMAGES, Training, chosen_densities, lowest_within, sensitivity
 from netopsy.studies.study import REQUIRED, Study, file_for, stem_of, whereabouts
 
 
@@ -162,7 +162,7 @@ class Compression(Study):
         if densities is not None:
             return densities, None
         tables["sensitivity"] = scores = sensitivity(network, self.train, self.seed)
-        densities = within(scores, self.budget)
+        densities = lowest_within(scores, self.budget)
         count = min(IMAGES, len(self.train))
         return densities, (
             f"The densities, {min(densities.values()):.0%} to {max(densities.values()):.0%}, are the lowest at which a "

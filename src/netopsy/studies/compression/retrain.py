@@ -59,7 +59,7 @@ def sensitivity(network: Network, images: Samples, seed: int) -> pl.DataFrame:
     return sweep_edits(network, part, edits)
 
 
-def within(scores: pl.DataFrame, budget: float) -> dict[str, float]:
+def lowest_within(scores: pl.DataFrame, budget: float) -> dict[str, float]:
     """By layer the lowest density down to which no density tried loses more than `budget` points."""
     lowest: dict[str, float] = {}
     for (name,), rows in scores.filter(pl.col("layer") != "all").group_by("layer", maintain_order=True):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from netopsy.samples.labels import Labels, stratify
-from netopsy.studies.facets.inputs import decisive, refine_cuts, threshold
+from netopsy.studies.facets.inputs import choose_decisive, refine_cuts, threshold
 from netopsy.studies.facets.minimise import (
     FIRES,
     FREE,
@@ -104,7 +104,7 @@ def account(
     cuts, bits = _cuts(x, fit)
     single, inverse = _single(x > cuts, fit)
     alone = score((y[:, single] > cuts[single]) != inverse, test_fires)
-    chosen = decisive(x > cuts, fit, _number(x, fit, most, seed))
+    chosen = choose_decisive(x > cuts, fit, _number(x, fit, most, seed))
     cuts[chosen] = refine_cuts(x[:, chosen], cuts[chosen], fit)
     table = truth_table((x > cuts)[:, chosen], fit)
     expression = minimise(table.majority)
@@ -165,7 +165,7 @@ def _number(x: Float64[np.ndarray, "n candidates"], fires: Bool[np.ndarray, " n"
     for k in range(FOLDS):
         inside, outside = fold != k, fold == k
         cuts, _ = _cuts(x[inside], fires[inside])
-        order = decisive(x[inside] > cuts, fires[inside], most)
+        order = choose_decisive(x[inside] > cuts, fires[inside], most)
         for number in range(1, most + 1):
             chosen = order[:number]
             refined = refine_cuts(x[inside][:, chosen], cuts[chosen], fires[inside])

@@ -17,13 +17,13 @@ from netopsy.studies.facets.contributions import AffineStep, find_affine_step
 from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 
-def watch(drive: AffineStep, count: int) -> tuple[str, TopImages]:
+def watch_unit(drive: AffineStep, count: int) -> tuple[str, TopImages]:
     """The node to watch and the tally for the `count` strong stimuli of one unit."""
     axis = drive.network.nodes[drive.end.node].channel_axis
     return drive.end.node, TopImages(count, axis, channel=drive.end.channel, place=drive.place)
 
 
-def late_drive(network: Network) -> AffineStep | str:
+def find_late_step(network: Network) -> AffineStep | str:
     """The first unit of the last hidden node whose units can be taken apart, or why there is none.
 
     With or without places: the claim is of the unit at the end, of which later ones are better instances.
@@ -35,7 +35,7 @@ def late_drive(network: Network) -> AffineStep | str:
     return f"{network.name} has no layer whose units have input channels in a layer before."
 
 
-def torn(stimuli: TopImagesResult, labels: Int64[np.ndarray, " n"], least: int) -> list[int]:
+def mixed_channels(stimuli: TopImagesResult, labels: Int64[np.ndarray, " n"], least: int) -> list[int]:
     """Channels, the likeliest to have several facets first: those whose strong stimuli are shared by two classes.
 
     The share of the second most common class decides, then the mean of the strong stimuli. least: stimuli at least.
@@ -52,7 +52,9 @@ def torn(stimuli: TopImagesResult, labels: Int64[np.ndarray, " n"], least: int) 
     return [channel for *_, channel in sorted(rows)]
 
 
-def only_good(stimuli: TopImagesResult, row: int, rectified: bool) -> tuple[Float64[np.ndarray, " n"], Tensor, Tensor]:
+def finite_stimuli(
+    stimuli: TopImagesResult, row: int, rectified: bool
+) -> tuple[Float64[np.ndarray, " n"], Tensor, Tensor]:
     """Values, images and places of one channel's stimuli, without empty entries and, behind a function, silent ones."""
     values, images, places = stimuli.values[row], stimuli.images[row], stimuli.places[row]
     good = (images >= 0) & torch.isfinite(values)
@@ -85,7 +87,7 @@ class UnitFacets:
     division: Clustering
 
 
-def group(
+def group_stimuli(
     shares: Float32[np.ndarray, "stimuli input"],
     *,
     min_size: int,

@@ -20,7 +20,7 @@ from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
 from netopsy.studies.facets.account import Account, account, split_images
 from netopsy.studies.facets.choose import UnitFacets as Groups
-from netopsy.studies.facets.choose import group, late_drive, only_good, torn, watch
+from netopsy.studies.facets.choose import find_late_step, finite_stimuli, group_stimuli, mixed_channels, watch_unit
 from netopsy.studies.facets.contributions import AffineStep, find_affine_step
 from netopsy.studies.facets.measure import StrongStimuli, decided_by, record, stimulus_shares
 from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
@@ -77,7 +77,7 @@ class Facets(ObservingStudy):
         """The strong stimuli of the units, or of those of the layer that they are chosen from."""
         most = min(self.stimuli, max(20, len(samples) // 4))
         if self.units:
-            return {str(k): watch(drive, most) for k, drive in enumerate(self._named_steps(network)[0])}
+            return {str(k): watch_unit(drive, most) for k, drive in enumerate(self._named_steps(network)[0])}
         first = self._first(network)
         if isinstance(first, str):
             return {}
@@ -89,24 +89,24 @@ class Facets(ObservingStudy):
             network, samples, results
         )
         if not drives:
-            return self.result(tables=tables.empty(), findings=sentences)
+            return self.result(tables=tables.empty_tables(), findings=sentences)
         names = [[str(unit) for unit in drive.inputs] for drive in drives]
         shares = stimulus_shares(network, samples, drives, stimuli)
         groups = [
-            group(
+            group_stimuli(
                 s, min_size=self.min_stimuli, max_clusters=self.most_facets, alpha=self.alpha, named=3, seed=self.seed
             )
             for s in shares
         ]
         accounts = self._accounts(network, samples, drives)
         units = [str(drive.unit) for drive in drives]
-        frames = tables.make(units, names, samples.classes, strata(samples.labels), stimuli, groups, accounts)
+        frames = tables.make_tables(units, names, samples.classes, strata(samples.labels), stimuli, groups, accounts)
         return self.result(
             tables=frames,
             figures=_figures(units, names, accounts),
             images=self._sheets(network, samples, drives, stimuli, groups),
             findings=[
-                findings.overall(units, groups),
+                findings.overall_sentence(units, groups),
                 *tables.sentences(units, names, groups, accounts, frames),
                 *sentences,
             ],
@@ -126,7 +126,7 @@ class Facets(ObservingStudy):
         drives, sentences = self._named_steps(network)
         usable: list[tuple[AffineStep, StrongStimuli]] = []
         for k, drive in enumerate(drives):
-            strong = StrongStimuli(*only_good(results[str(k)], 0, drive.rectified))
+            strong = StrongStimuli(*finite_stimuli(results[str(k)], 0, drive.rectified))
             if len(strong.values) < HANDFUL:
                 sentences.append(
                     f"{drive.unit} fires on {plural(len(strong.values), 'image')} of {len(samples):,}: fewer than "
@@ -139,7 +139,7 @@ class Facets(ObservingStudy):
     def _first(self, network: Network) -> AffineStep | str:
         """The first unit of the layer whose units are chosen from, or why there is none."""
         if self.layer is None:
-            return late_drive(network)
+            return find_late_step(network)
         return find_affine_step(network, find_unit(network, Unit(self.layer, 0)))
 
     def _choose_units(
@@ -150,12 +150,12 @@ class Facets(ObservingStudy):
         if isinstance(first, str):
             return [], [], [first]
         strongest = results["units"]
-        channels = torn(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
+        channels = mixed_channels(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
         if not channels:
             why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {len(samples):,} images."
             return [], [], [why]
         drives = [find_affine_step(network, Unit(first.unit.node, channel)) for channel in channels]
-        stimuli = [StrongStimuli(*only_good(strongest, channel, first.rectified)) for channel in channels]
+        stimuli = [StrongStimuli(*finite_stimuli(strongest, channel, first.rectified)) for channel in channels]
         return [d for d in drives if isinstance(d, AffineStep)], stimuli, []
 
     def _accounts(self, network: Network, samples: Samples, drives: Sequence[AffineStep]) -> list[Account | str]:

@@ -59,7 +59,7 @@ def threshold(strength: Float64[np.ndarray, " n"], fires: Bool[np.ndarray, " n"]
     return (middle if low < middle < high else float(low)), float(max(0.0, bits[best]))
 
 
-def decisive(bits: Bool[np.ndarray, "n inputs"], fires: Bool[np.ndarray, " n"], most: int) -> list[int]:
+def choose_decisive(bits: Bool[np.ndarray, "n inputs"], fires: Bool[np.ndarray, " n"], most: int) -> list[int]:
     """The inputs, at most `most`, that together say most about the unit's firing: one after another, the best next one.
 
     Ends when no input adds any information. Source: Brown, Pocock, Zhao, Lujan, "Conditional likelihood maximisation",

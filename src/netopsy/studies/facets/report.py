@@ -51,12 +51,12 @@ _SCHEMAS = {
 }
 
 
-def empty() -> dict[str, pl.DataFrame]:
+def empty_tables() -> dict[str, pl.DataFrame]:
     """All tables, without rows."""
     return {name: pl.DataFrame(schema=schema) for name, schema in _SCHEMAS.items()}
 
 
-def make(
+def make_tables(
     units: Sequence[str],
     names: Sequence[Sequence[str]],
     classes: Sequence[str],
@@ -108,10 +108,10 @@ def sentences(
     """Two findings a unit: its facets, and its Boolean account."""
     lines = []
     for unit, input_names, group, account in zip(units, names, groups, accounts, strict=True):
-        lines.append(findings.of_facets(unit, group, tables["facets"].filter(pl.col("unit") == unit)))
+        lines.append(findings.facets_sentence(unit, group, tables["facets"].filter(pl.col("unit") == unit)))
         chosen = [input_names[i] for i in account.inputs] if isinstance(account, Account) else []
         lines.append(
-            findings.of_account(
+            findings.account_sentence(
                 unit, account, chosen, _single(account, input_names) if isinstance(account, Account) else ""
             )
         )
@@ -181,7 +181,7 @@ _SPELT = 3  # literals; longer expressions are written with letters
 _LETTERED = 12  # still longer ones are left to the table
 
 
-def overall(units: Sequence[str], groups: Sequence[UnitFacets]) -> str:
+def overall_sentence(units: Sequence[str], groups: Sequence[UnitFacets]) -> str:
     """How many of the units have several facets."""
     several = [u for u, g in zip(units, groups, strict=True) if len(g.parts) > 1]
     if not several:
@@ -193,7 +193,7 @@ def overall(units: Sequence[str], groups: Sequence[UnitFacets]) -> str:
     return f"{len(several)} of {plural(len(units), 'unit')} {verb} of several patterns: {listing(counts)}{tail}."
 
 
-def of_facets(unit: str, group: UnitFacets, facets: pl.DataFrame) -> str:
+def facets_sentence(unit: str, group: UnitFacets, facets: pl.DataFrame) -> str:
     """What the facets of one unit are, or plainly that there is one. facets: its rows of the table `facets`."""
     stimuli = int(facets["stimuli"].sum())
     cut = group.division.cuts[0] if group.division.cuts else None
@@ -228,7 +228,7 @@ def _classes(facets: pl.DataFrame) -> str:
     return _class_words(facets.row(0, named=True))
 
 
-def of_account(unit: str, account: Account | str, names: Sequence[str], single: str) -> str:
+def account_sentence(unit: str, account: Account | str, names: Sequence[str], single: str) -> str:
     """The unit's expression with its precision and recall. names: of its inputs; single: the best single input."""
     if isinstance(account, str):
         return f"{unit}: {account}."

@@ -18,7 +18,7 @@ from netopsy.studies.field import drawings
 from netopsy.studies.field import report as figures
 from netopsy.studies.field.effective import Effective, Probe, averages, fields, find_probe, over_depth
 from netopsy.studies.field.report import findings
-from netopsy.studies.field.tree import ActivationTree, grow, tree_table
+from netopsy.studies.field.tree import ActivationTree, grow_tree, tree_table
 from netopsy.studies.study import Study
 
 
@@ -55,12 +55,12 @@ class Field(Study):
         probes: list[Probe] = [*named, *over_depth(network, self.layers)]
         measured = averages(network, samples, probes, rows.tolist(), self.energy, generator)
         image = read_images(network, samples, [self.image])
-        grown = grow(network, image, unit)
+        grown = grow_tree(network, image, unit)
         theory = fields(network)
-        tables = {"fields": theory, "effective": table(measured, len(rows)), "tree": tree_table(grown)}
+        tables = {"fields": theory, "effective": effective_table(measured, len(rows)), "tree": tree_table(grown)}
         return self.result(
             tables=tables,
-            figures=figures.draw(tables, grown),
+            figures=figures.draw_figures(tables, grown),
             images=self._images(network, image, measured, grown),
             findings=findings(network, tables, grown, self.image, self.energy, len(rows)),
         )
@@ -77,7 +77,7 @@ class Field(Study):
         return images
 
 
-def table(measured: list[Effective], images: int) -> pl.DataFrame:
+def effective_table(measured: list[Effective], images: int) -> pl.DataFrame:
     """One row a probe; sizes in pixels, for a field cut to the image."""
     schema: dict[str, Any] = {
         "node": pl.String,

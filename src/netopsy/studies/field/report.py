@@ -17,7 +17,7 @@ from netopsy.wording import listing, plural
 _POINTS = 40  # longer lines are drawn without their points
 
 
-def draw(tables: dict[str, pl.DataFrame], unit_tree: ActivationTree) -> dict[str, Figure]:
+def draw_figures(tables: dict[str, pl.DataFrame], unit_tree: ActivationTree) -> dict[str, Figure]:
     """All charts that there is something to draw in."""
     figures = {}
     theory = tables["fields"]

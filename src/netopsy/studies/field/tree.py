@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from netopsy.engine.backproject.backproject import check_images, resolve_place, start_at
+from netopsy.engine.backproject.backproject import check_image_tensor, resolve_place, start_at
 from netopsy.engine.backproject.reverse import needed_nodes, reverse
 from netopsy.engine.backproject.rules import reach
 from netopsy.engine.backproject.tree import Trunk
@@ -48,7 +48,7 @@ def contributing(
     image: preprocessed; (1, channel, height, width) will do. unit: as `backproject` takes it.
     An activation with a derivative but no mask (GELU, SiLU, ...) lets a path through where the derivative is not zero.
     """
-    picture = check_images(network, image)[:1]
+    picture = check_image_tensor(network, image)[:1]
     with torch.no_grad():
         unit_at_place = resolve_place(network, picture, unit)
         trunk = Trunk(network, unit_at_place.node)
@@ -118,12 +118,12 @@ class ActivationTree:
     rows: list[TreeLevel]
 
 
-def grow(network: Network, image: Tensor, unit: Unit | None) -> ActivationTree:
+def grow_tree(network: Network, image: Tensor, unit: Unit | None) -> ActivationTree:
     """The tree of `unit`, or of the strongest unit of the last activation that has places.
 
     image: (1, channel, height, width), preprocessed.
     """
-    chosen = strongest(network, image) if unit is None else unit
+    chosen = strongest_unit(network, image) if unit is None else unit
     if chosen is None:
         return ActivationTree(None, 0.0, (0, 0, 0, 0), [])
     try:
@@ -139,7 +139,7 @@ def grow(network: Network, image: Tensor, unit: Unit | None) -> ActivationTree:
     )
 
 
-def strongest(network: Network, image: Tensor) -> Unit | None:
+def strongest_unit(network: Network, image: Tensor) -> Unit | None:
     """The strongest unit on the image of the last activation that has places (else the last one, or the last layer)."""
     name = last_map(activation_nodes(network))
     if name is None:

@@ -20,7 +20,7 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.studies.maximize.parametrisation import Fourier, Parametrisation, PixelShares
-from netopsy.studies.maximize.target import Target, draw, move
+from netopsy.studies.maximize.target import Target, draw_moves, move
 
 
 def likeness(features: Float[Tensor, "run channel *space"]) -> Float[Tensor, ""]:
@@ -151,7 +151,7 @@ def ascend(stage: Stage, recipe: AscentSettings, report: Callable[[int], None] =
     rows = [target for target in targets for _ in range(runs)]
     generators = [generator(recipe.seed, str(target.unit), run) for target in targets for run in range(runs)]
     x = torch.cat([form.start(g) for g in generators]).to(device)
-    motions = torch.stack([draw(recipe.steps, recipe.movement, g) for g in generators]).to(device)
+    motions = torch.stack([draw_moves(recipe.steps, recipe.movement, g) for g in generators]).to(device)
     with torch.no_grad():
         starts = to_bytes(form.images(x))
     climber: _Plain | _Adam = _Plain(x, recipe.step_size) if recipe.way == "plain" else _Adam(x, recipe.step_size)

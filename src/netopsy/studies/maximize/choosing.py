@@ -45,7 +45,7 @@ class SampleStatistics:
         return cls({key: value for key, value in results.items() if key != _COLOURS}, results.get(_COLOURS))
 
 
-def candidates(network: Network) -> dict[str, int]:
+def candidate_nodes(network: Network) -> dict[str, int]:
     """Nodes to choose units from, and how many of each: the last hidden map, and the outputs.
 
     Of a single layer the last map that is not the output itself. One unit of each where the network is large.
@@ -68,7 +68,7 @@ def tallies(network: Network, units: list[str], nodes: list[str], objective: Obj
     for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
         if objective == "unit":
             chosen[target.node] = (target.node, TopImages(1, target.axis))
-        place = flat(target)
+        place = flat_index(target)
         if place is not None or objective == "channel":
             chosen[_here(target)] = (target.node, TopImages(1, target.axis, place=place, mean=place is None))
     if way == "fourier":
@@ -76,7 +76,7 @@ def tallies(network: Network, units: list[str], nodes: list[str], objective: Obj
     return chosen
 
 
-def flat(target: Target) -> int | None:
+def flat_index(target: Target) -> int | None:
     """Row-major index of the target's place; None where it has none, or is a neuron."""
     if not target.unit.place:
         return None
@@ -84,10 +84,10 @@ def flat(target: Target) -> int | None:
 
 
 def _here(target: Target) -> str:
-    return f"{target.node} at {flat(target)}"
+    return f"{target.node} at {flat_index(target)}"
 
 
-def choose(network: Network, counts: dict[str, int], statistics: SampleStatistics) -> list[str]:
+def choose_units(network: Network, counts: dict[str, int], statistics: SampleStatistics) -> list[str]:
     """Units of each node: those that the samples drive hardest, each by another image as far as there are others.
 
     Without samples evenly spread ones.

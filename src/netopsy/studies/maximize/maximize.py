@@ -16,7 +16,7 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend
-from netopsy.studies.maximize.choosing import SampleStatistics, candidates, choose, strongest_of, tallies
+from netopsy.studies.maximize.choosing import SampleStatistics, candidate_nodes, choose_units, strongest_of, tallies
 from netopsy.studies.maximize.drawing import figures, sheets
 from netopsy.studies.maximize.findings import findings
 from netopsy.studies.maximize.parametrisation import mixing
@@ -69,14 +69,14 @@ class Maximize(ObservingStudy):
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest values of the units, or of the nodes to choose them from; the colours where they are wanted."""
         named = self._unit_names(network)
-        return tallies(network, named, [] if named else list(candidates(network)), self.objective, self.way)
+        return tallies(network, named, [] if named else list(candidate_nodes(network)), self.objective, self.way)
 
     def conclude(self, network: Network, samples: Samples | None, results: Mapping[str, Any]) -> Result:
         """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
         named = self._unit_names(network)
-        counts = {} if named else candidates(network)
+        counts = {} if named else candidate_nodes(network)
         statistics = SampleStatistics.of(results)
-        targets = find_targets(network, named or choose(network, counts, statistics), self.objective)
+        targets = find_targets(network, named or choose_units(network, counts, statistics), self.objective)
         recipe = self.recipe(mixing(statistics.covariance, network.preprocessing.depth))
         climbs = self.climb(network, targets, recipe)
         strongest = [strongest_of(target, statistics) for target in targets]

@@ -103,7 +103,7 @@ SCALE = 0.1
 ANGLE = math.radians(10)
 
 
-def draw(steps: int, strength: float, generator: torch.Generator) -> Float[Tensor, "steps 4"]:
+def draw_moves(steps: int, strength: float, generator: torch.Generator) -> Float[Tensor, "steps 4"]:
     """Uniform random moves: down and right (shares of the sides), log scale, angle (radians).
 
     strength: 1 gives up to 5 % of jitter, 10 % of scale and 10 degrees either way; 0 none.

@@ -42,12 +42,12 @@ def sensitivity(
     variants = [
         variant(layer, rounders[layer.name], one, how, {"layer": layer.name, **traits(one), "bytes": one.bytes})
         for layer in layers
-        for one in chosen(choices[layer.name])
+        for one in spread_over_noise(choices[layer.name])
     ]
     return effects(network, samples, variants, "sensitivity", heat) if variants else pl.DataFrame()
 
 
-def chosen(choices: Sequence[Candidate]) -> list[Candidate]:
+def spread_over_noise(choices: Sequence[Candidate]) -> list[Candidate]:
     """The candidates to measure: those nearest to the LEVELS of noise."""
     noisy = [one for one in choices if one.noise > 0]
     if not noisy:

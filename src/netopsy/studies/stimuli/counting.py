@@ -45,7 +45,7 @@ class NodeStimuli:
         return np.flatnonzero(self.stimuli.any(1))
 
 
-def choose(network: Network, layers: tuple[str, ...]) -> tuple[dict[str, Node], list[str]]:
+def choose_nodes(network: Network, layers: tuple[str, ...]) -> tuple[dict[str, Node], list[str]]:
     """The nodes to look at by name, in order of execution, and the names of those that cannot be.
 
     layers: nodes, or layers, which stand for the nodes that hold what they say; all by default. A node whose rows are

@@ -144,7 +144,7 @@ def chosen_channels(node_stimuli: NodeStimuli, most: int) -> Int64[np.ndarray, "
     return alive[spread_indices(len(alive), most or len(alive))]
 
 
-def draw(
+def draw_pictures(
     network: Network,
     samples: Samples,
     node_stimuli: Mapping[str, NodeStimuli],

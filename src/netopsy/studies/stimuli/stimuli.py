@@ -19,13 +19,13 @@ from netopsy.studies.stimuli.counting import (
     STIMULI,
     UNITS,
     chance,
-    choose,
+    choose_nodes,
     stimuli_table,
     strongest,
     tallies,
     units_table,
 )
-from netopsy.studies.stimuli.drawing import NodePictures, draw
+from netopsy.studies.stimuli.drawing import NodePictures, draw_pictures
 from netopsy.studies.stimuli.report import figure, figures, findings
 
 _PICTURED = 4  # layers in the figure of the paper's kind
@@ -62,11 +62,11 @@ class Stimuli(ObservingStudy):
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest images of every unit, and its means by class."""
-        return tallies(samples, choose(network, self.layers)[0], self.top, self.most_classes)
+        return tallies(samples, choose_nodes(network, self.layers)[0], self.top, self.most_classes)
 
     def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
         """The images of `samples` that excite each unit of `network` most, and pictures of some units."""
-        nodes, left = choose(network, self.layers)
+        nodes, left = choose_nodes(network, self.layers)
         if not nodes:
             tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}
             return self.result(tables=tables, findings=[f"{network.name} {_NO_UNITS}"])
@@ -77,7 +77,7 @@ class Stimuli(ObservingStudy):
         live = [node for node, c in best_of.items() if len(c.alive)]
         pictured = [live[i] for i in spread_indices(len(live), _PICTURED)]
         pictures = list(
-            draw(
+            draw_pictures(
                 network,
                 samples,
                 best_of,

@@ -68,7 +68,7 @@ def _chain(stresses: Stresses, spec: dict[str, Any]) -> Outcome:
     return Outcome({}, {"rows": torch.tensor(rows, dtype=torch.float64)})
 
 
-def step_sizes(n: int, steps: int = 20) -> list[int]:
+def dimension_steps(n: int, steps: int = 20) -> list[int]:
     """Dimensions kept at each of the 20 steps, descending: p_i = floor(n (21 - i) / 20), i = 1..20, from n itself.
 
     With fewer dimensions than steps some sizes are 0 or equal: those are left out, so the list is shorter.
@@ -159,7 +159,7 @@ class Stresses:
     def __init__(self, bench: Bench, *, steps: int, levels: Sequence[int], repeats: int, seed: int) -> None:
         self.bench, self.repeats, self.seed = bench, repeats, seed
         self.levels = sorted(set(levels))
-        self.sizes = sorted({size for size in step_sizes(bench.dimensions, steps) if size})
+        self.sizes = sorted({size for size in dimension_steps(bench.dimensions, steps) if size})
 
     def chains(self, stress: str) -> list[Chain]:
         """The chains of `stress`: none, dr1, dr2, q1, q2, fc or qb."""

@@ -25,7 +25,9 @@ class Untreatable(Exception):
     """Why the study has nothing to say about these samples or this network: a sentence for the findings."""
 
 
-def part(samples: Samples, train: Samples | None, test_share: float, seed: int) -> tuple[Samples, Samples, list[str]]:
+def training_and_test(
+    samples: Samples, train: Samples | None, test_share: float, seed: int
+) -> tuple[Samples, Samples, list[str]]:
     """Images to train on, images to test on, and a sentence for what was left out.
 
     Without `train` the samples are split, stratified by class; classes of a single image, which cannot be in both

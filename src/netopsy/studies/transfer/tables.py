@@ -194,7 +194,7 @@ def _markers(front: pl.DataFrame) -> dict[str, int]:
     return bits_of
 
 
-def empty() -> dict[str, pl.DataFrame]:
+def empty_tables() -> dict[str, pl.DataFrame]:
     """The tables of a study that had nothing to work on."""
     schemas = {"scores": SCORES, "unstressed": UNSTRESSED, "minimum": MINIMUM}
     return {name: pl.DataFrame(schema=schema) for name, schema in schemas.items()}

@@ -27,7 +27,7 @@ from netopsy.studies.transfer.sources import (
     bag_features,
     measure_of,
     network_features,
-    part,
+    training_and_test,
     unranked_sentences,
 )
 from netopsy.transform.fit.quantizer import Quantizer, parse_size
@@ -97,7 +97,7 @@ class Transfer(Study):
         try:
             benches, notes = self._benches(network, samples)
         except Untreatable as why:
-            return self.result(tables=tables.empty(), findings=[str(why)])
+            return self.result(tables=tables.empty_tables(), findings=[str(why)])
         notes += dict.fromkeys(s for bench in benches for s in unranked_sentences(bench.features, bench.measure))
         several = sum(not bench.node.startswith(BAG) for bench in benches) > 1
         plans = [self._plan(bench, several, notes) for bench in benches]
@@ -151,7 +151,7 @@ class Transfer(Study):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             return [self._bench(network.name, network, device)], []
         assert samples is not None
-        train, test, notes = part(samples, self.train, self.test_share, self.seed)
+        train, test, notes = training_and_test(samples, self.train, self.test_share, self.seed)
         by_node = network_features(network, train, test, self.nodes, self.pool, self.dtype)
         if self.baseline:
             options = {"words": self.words, "pooling": self.word_pooling, "seed": self.seed}

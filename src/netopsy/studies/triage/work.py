@@ -92,7 +92,7 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
         data,
         recipe,
         preprocessing=parent.preprocessing,
-        frozen=others(module, [block]),
+        frozen=parts_outside(module, [block]),
         teacher=section(parent, start=begin, end=block.after) if data is context.train else None,
         loss=spec["loss"],
         label=f"seed {seed}, {block.name}, STN",
@@ -116,7 +116,7 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
         recipe,
         preprocessing=parent.preprocessing,
         validation=context.samples if begin == "input" else stored.validation(begin, context.samples),
-        frozen=others(module, blocks) if frozen else (),
+        frozen=parts_outside(module, blocks) if frozen else (),
         label=f"seed {seed}, {', '.join(spec['blocks']) or 'uncompressed'}, {spec['start']}, {spec['training']}",
         spec=spec,
     )
@@ -154,7 +154,7 @@ def recipe_of(spec: Mapping[str, Any]) -> Recipe:
     return Recipe(**{**plain, "milestones": tuple(plain["milestones"])})
 
 
-def others(module: fx.GraphModule, blocks: Sequence[Block]) -> list[str]:
+def parts_outside(module: fx.GraphModule, blocks: Sequence[Block]) -> list[str]:
     """The modules and parameters of a section that have nothing to do with the new layers."""
     paths = [layer_path(block) for block in blocks]
 

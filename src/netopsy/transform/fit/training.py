@@ -72,7 +72,7 @@ def fit_ranges(x_train: Float32[Tensor, "n p"], per_dimension: bool) -> Ranges:
     return Ranges(low.reshape(1), high.reshape(1))
 
 
-def grid(ranges: Ranges, h: int) -> BinGrid:
+def bin_grid(ranges: Ranges, h: int) -> BinGrid:
     """The bins of `h` levels (1..65536), computed in float64 and rounded once."""
     if isinstance(h, bool) or not isinstance(h, int) or not 1 <= h <= LARGEST_H:
         raise SettingsError(f"{h} levels; give a whole number from 1 to {LARGEST_H}.")
@@ -85,7 +85,7 @@ def grid(ranges: Ranges, h: int) -> BinGrid:
 
 def quantize(x: Float32[Tensor, "n p"], ranges: Ranges, h: int) -> Float32[Tensor, "n p"]:
     """Each value at the centre of its bin, one of h (Q-1 or Q-2, as the `ranges` are)."""
-    bins = grid(ranges, h)
+    bins = bin_grid(ranges, h)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     rows = max(1, QUANTIZE_ROWS // max(x.shape[1], 1)) if x.device.type == "cpu" else max(len(x), 1)
     for part, into in zip(x.split(rows), out.split(rows), strict=True):
