@@ -138,6 +138,7 @@ def test_epochs_to_within_one_per_cent_of_the_best() -> None:
 def test_frozen_training_leaves_all_else_bit_for_bit() -> None:
     """By the trained state itself: the whole network of an FM cell differs from its parent in the new layer alone."""
     from netopsy.blocks.training import train_module
+    from netopsy.studies.triage.work import parts_outside
 
     network, block = small(), find_block(small(), "b")
     module = section(network, replaced=[(block, new_layer(network, block, 0))])

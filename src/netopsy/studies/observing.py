@@ -23,8 +23,9 @@ class ObservingStudy(Study):
 
     @abstractmethod
     def tallies(self, network: Network, samples: Samples) -> Tallies:
-        """What to count, as `observe` takes it; nothing where no pass is needed. Mistakes in settings are raised "
-        "here."""
+        """What to count, as `observe` takes it; nothing where no pass is needed. Mistakes in settings are
+        raised here.
+        """
 
     @abstractmethod
     def conclude(self, network: Any, samples: Any, results: Mapping[str, Any]) -> Result:

@@ -42,8 +42,8 @@ _VALUES = {"image": pl.Int64, "node": pl.String, "left": pl.Float64, "right": pl
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """What `record_images` saw: tables, the pictures by image, and the values of the nodes to show, float (channel, "
-    "h, w)."""
+    """What `record_images` saw: tables, the pictures by image, and the values of the nodes to show, float (channel,
+    h, w)."""
 
     layers: pl.DataFrame
     places: pl.DataFrame
