@@ -150,12 +150,12 @@ def _read(stream: bytes, marks: ARRAY, count: int, lengths: ARRAY) -> ARRAY:
         short = count - (lanes - 1) * LANE if right == lanes else LANE
         for step in range(LANE if right - left > 1 or right < lanes else short):
             if step == short:
-                ended, at = at[-1:], at[:-1]
+                last_lane, at = at[-1:], at[:-1]
             entry = entries[windows[at >> 3] >> (32 - longest - (at & 7)).astype(np.uint32) & (1 << longest) - 1]
             decoded[step, : len(at)] = entry >> 4
             at = at + (entry & 15)
         if short < LANE and right - left > 1:
-            at = np.concatenate([at, ended])
+            at = np.concatenate([at, last_lane])
         ends = marks[left + 1 : right + 1] - 8 * base
         if lanes == 1:
             if not 8 * (len(stream) - 1) < at[0] <= 8 * len(stream):

@@ -143,10 +143,11 @@ def _parts(column: pl.Series, name: str, path: Path) -> tuple[tuple[RowNumbers, 
     words = [str(word).strip().lower() for word in column.to_list()]
     test = _PARTS if any(_PARTS.get(word) == "test" for word in words) else _PARTS | dict.fromkeys(_VALIDATION, "test")
     kinds = np.array([test.get(word, "left out" if word in _VALIDATION else "") for word in words])
-    odd = np.flatnonzero(kinds == "")
-    if len(odd):
+    invalid = np.flatnonzero(kinds == "")
+    if len(invalid):
         raise SamplesError(
-            f"column '{name}' of {path} says '{column[int(odd[0])]}' in row {odd[0]}; a split says train, test or val."
+            f"column '{name}' of {path} says '{column[int(invalid[0])]}' in row {invalid[0]}; a split says train, "
+            "test or val."
         )
     train, tested = np.flatnonzero(kinds == "train"), np.flatnonzero(kinds == "test")
     if not len(train) or not len(tested):

@@ -138,10 +138,10 @@ def _cells(
 
 
 def _columns(values: list[list[str]], columns: list[str], table: Path) -> tuple[Labels, tuple[str, ...]]:
-    odd = next((cell for row in values for cell in row if cell.strip() not in ("0", "1")), None)
-    if odd is not None:
+    invalid = next((cell for row in values for cell in row if cell.strip() not in ("0", "1")), None)
+    if invalid is not None:
         raise SamplesError(
-            f"{table} has '{odd}' in one of its label columns {', '.join(columns[:5])}; several label columns hold "
+            f"{table} has '{invalid}' in one of its label columns {', '.join(columns[:5])}; several label columns hold "
             "0 and 1; name one column with label=COLUMN for class names."
         )
     return np.array(values, np.float32), tuple(columns)

@@ -35,8 +35,10 @@ def loss_sum(
         label_loss = F.cross_entropy(outputs, labels, reduction="sum", label_smoothing=smooth)
     if teacher is None:
         return label_loss
-    alpha, warm = recipe.alpha, recipe.temperature
-    return (1 - alpha) * label_loss + alpha * warm**2 * _distance(outputs / warm, teacher / warm, labels.ndim == 2)
+    alpha, temperature = recipe.alpha, recipe.temperature
+    return (1 - alpha) * label_loss + alpha * temperature**2 * _distance(
+        outputs / temperature, teacher / temperature, labels.ndim == 2
+    )
 
 
 def _distance(outputs: Tensor, teacher: Tensor, multilabel: bool) -> Tensor:
@@ -84,8 +86,8 @@ def rate_at(recipe: Recipe, step: int, steps: int, losses: Sequence[float] = ())
         scale = _between(1.0, recipe.final, step / total)
     elif recipe.schedule == "plateau":
         scale = plateau(losses, recipe.factor, recipe.patience, recipe.cooldown, recipe.final)
-    if step < (warm := recipe.warmup * steps):
-        scale *= (step + 1) / (warm + 1)
+    if step < (warmup_steps := recipe.warmup * steps):
+        scale *= (step + 1) / (warmup_steps + 1)
     return recipe.learning_rate * scale
 
 

@@ -141,13 +141,13 @@ def workers(
 
 
 @contextmanager
-def _surround(crew: WorkerPool) -> Iterator[WorkerPool]:
-    token = _current.set(crew)
+def _surround(pool: WorkerPool) -> Iterator[WorkerPool]:
+    token = _current.set(pool)
     try:
-        yield crew
+        yield pool
     except BaseException:
-        crew.close(at_once=True)
+        pool.close(at_once=True)
         raise
     finally:
         _current.reset(token)
-        crew.close()
+        pool.close()

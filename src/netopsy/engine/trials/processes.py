@@ -37,21 +37,21 @@ PATIENCE = 2.0  # seconds to wait for the exit code of a process that is gone
 _starting = threading.Lock()
 
 
-def start_worker(leash: Any, folder: str, gpus: str | None) -> None:
-    """Watch the leash, and see only the GPUs that are this worker's.
+def start_worker(driver_pipe: Any, folder: str, gpus: str | None) -> None:
+    """Watch the pipe to the driver, and see only the GPUs that are this worker's.
 
-    leash: a pipe's end that is at its end when the driver is gone. folder: deleted then, as the driver cannot.
+    driver_pipe: a pipe's end that is at its end when the driver is gone. folder: deleted then, as the driver cannot.
     gpus: value of CUDA_VISIBLE_DEVICES, or None to leave it.
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # torch reads it when CUDA is first used
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends its workers
-    threading.Thread(target=_watch, args=(leash, folder), daemon=True).start()
+    threading.Thread(target=_watch, args=(driver_pipe, folder), daemon=True).start()
 
 
-def _watch(leash: Any, folder: str) -> None:
+def _watch(driver_pipe: Any, folder: str) -> None:
     try:
-        leash.recv_bytes()
+        driver_pipe.recv_bytes()
     except (EOFError, OSError):
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
@@ -93,7 +93,7 @@ def gpu_shares(workers: int, each: float) -> list[str | None]:
 class SpawnExecutor(Executor):
     """`count` processes, 1 or more; each starts with its first trial, and anew after a trial that it did not survive.
 
-    A process ends at once when the driver ends, however that comes about: it holds one end of a pipe (the leash) whose
+    A process ends at once when the driver ends, however that comes about: it holds one end of a pipe whose
     other end the driver alone has.
     """
 
@@ -104,8 +104,8 @@ class SpawnExecutor(Executor):
         self.threads = threads or thread_share(count)
         shares = gpu_shares(count, gpus)
         self.folder = Path(tempfile.mkdtemp(prefix="netopsy-workers-"))
-        leash, self._hand = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        self._slots = [WorkerProcess((leash, os.fspath(self.folder), share)) for share in shares]
+        driver_pipe, self._hand = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        self._slots = [WorkerProcess((driver_pipe, os.fspath(self.folder), share)) for share in shares]
         self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
         for slot in self._slots:
             self._idle.put(slot)

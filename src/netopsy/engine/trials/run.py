@@ -52,14 +52,14 @@ def run_trials(
     missing = {name: spec for name, spec in todo.items() if name not in records}
     place.report(label, len(records), len(todo))
     if missing:
-        crew = current_workers()
-        payload = crew.executor.send(work, context)
+        pool = current_workers()
+        payload = pool.executor.send(work, context)
         try:
-            for name, (meta, blob) in _answers(crew.executor, payload, missing, store, place):
+            for name, (meta, blob) in _answers(pool.executor, payload, missing, store, place):
                 records[name] = store.write(name, meta, blob, keep=meta["kind"] in retry)
                 place.report(label, len(records), len(todo))
         except BaseException:
-            crew.close(at_once=True)
+            pool.close(at_once=True)
             raise
         finally:
             payload.close()
@@ -101,9 +101,9 @@ def split_range(start: int, stop: int, step: int) -> list[range]:
     """The positions from `start` to `stop` for the current workers, in parts of whole steps; one part where there is
     no worker but the caller's process.
     """
-    crew = current_workers()
+    pool = current_workers()
     steps = -(-(stop - start) // step)
-    count = 1 if crew.here else max(1, min(steps, SHARDS_PER_WORKER * crew.width))
+    count = 1 if pool.here else max(1, min(steps, SHARDS_PER_WORKER * pool.width))
     ends = [min(stop, start + steps * i // count * step) for i in range(count + 1)]
     return [range(low, high) for low, high in pairwise(ends)]
 

@@ -169,13 +169,13 @@ def _choose(cuts: INTEGERS, steps: INTEGERS, moments: BlockMoments) -> tuple[INT
     windows = [_window(cuts, m, int(step)) for m, step in enumerate(chosen_steps, start=1)]
     places = [Places(window.astype(np.float64), moments.sums_along(window)) for window in windows]
     gains: FLOATS = places[0].sums ** 2 / places[0].ranks
-    trail = []
+    choices = []
     for left, right in pairwise(places):
         high = np.searchsorted(left.ranks, right.ranks) - 1
         best, gains = best_last_cuts(right, left, gains, np.zeros(len(high), np.int64), high)
-        trail.append(best)
+        choices.append(best)
     chosen = [int(np.argmax(gains + places[-1].sums ** 2 / (cuts[-1] - places[-1].ranks)))]
-    for best in reversed(trail):
+    for best in reversed(choices):
         chosen.append(int(best[chosen[-1]]))
     chosen.reverse()
     ends = [(0, len(window) - 1) for window in windows]

@@ -157,12 +157,14 @@ def _attempt(
     return coefficients, certify(x, y, coefficients, c, dual), steps
 
 
-def _squared_hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, None, int]:
-    coefficients, steps = descend(design, y, Piece(2 * c), curvature(design), begin, aim)
+def _squared_hinge(
+    design: DesignMatrix, y: Tensor, c: float, target_gap: float, begin: Tensor
+) -> tuple[Tensor, None, int]:
+    coefficients, steps = descend(design, y, Piece(2 * c), curvature(design), begin, target_gap)
     return coefficients, None, steps
 
 
-def _hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor) -> tuple[Tensor, Tensor, int]:
+def _hinge(design: DesignMatrix, y: Tensor, c: float, target_gap: float, begin: Tensor) -> tuple[Tensor, Tensor, int]:
     """A smooth problem after the other, each around the dual variables of the one before, ever steeper."""
     metric, coefficients, steps_taken = curvature(design), begin, 0
     loss, inner = Piece(2 * c, c), torch.full_like(begin[0], 0.1)
@@ -174,9 +176,9 @@ def _hinge(design: DesignMatrix, y: Tensor, c: float, aim: float, begin: Tensor)
         size = 0.5 * coefficients.double().square().sum(0)
         primal = size + c * (1 - margins).clamp_min(0).double().sum(0)
         gap = primal - dual.double().sum(0) + 0.5 * design.adjoint(y * dual).double().square().sum(0)
-        if (gap <= aim * primal).all() or loss.slope > c * 2.0**_ROUNDS:
+        if (gap <= target_gap * primal).all() or loss.slope > c * 2.0**_ROUNDS:
             return coefficients, dual, steps_taken
-        inner = (0.05 * gap / primal).clamp(0.01 * aim, 0.1).to(y.dtype)
+        inner = (0.05 * gap / primal).clamp(0.01 * target_gap, 0.1).to(y.dtype)
         loss = Piece(2 * loss.slope, c, dual)
 
 

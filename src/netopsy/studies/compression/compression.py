@@ -182,9 +182,9 @@ class Compression(Study):
         other: EntropyCoder = "huffman" if self.coder == "ans" else "ans"
         rounded = {name: round(density, 4) for name, density in densities.items()}
         header = {"density": rounded, "bits": dict(bits), "start": self.start, "seed": self.seed}
-        with tempfile.TemporaryDirectory() as spare:
+        with tempfile.TemporaryDirectory() as folder:
             trial = save_shared(
-                trained, shared, Path(spare) / f"x{SUFFIX}", other_dtype=self.other_dtype, coder=other, settings=header
+                trained, shared, Path(folder) / f"x{SUFFIX}", other_dtype=self.other_dtype, coder=other, settings=header
             )
             size = trial.stat().st_size
         return save_shared(trained, shared, path, other_dtype=self.other_dtype, coder=self.coder, settings=header), (

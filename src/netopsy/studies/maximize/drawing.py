@@ -38,16 +38,16 @@ def sheets(
     way: str,
 ) -> dict[str, Image]:
     """A row a unit, a column a run, then what the unit sees of its strongest sample; a few rows a sheet."""
-    beaten = _patches(network, samples, targets, strongest)
+    sample_patches = _patches(network, samples, targets, strongest)
     images = {}
     for first in range(0, len(targets), _ROWS):
         part = range(first, min(first + _ROWS, len(targets)))
-        rows = [_row(network, samples, targets[i], climbs[i], strongest[i], beaten.get(i)) for i in part]
+        rows = [_row(network, samples, targets[i], climbs[i], strongest[i], sample_patches.get(i)) for i in part]
         key = "pictures" if first == 0 else f"pictures_{first // _ROWS + 1}"
         names = ", ".join(str(targets[i].unit) for i in part)
-        compared = (
-            " The last column is the sample that drives the unit hardest, gray beyond its edge." if beaten else ""
-        )
+        compared = ""
+        if sample_patches:
+            compared = " The last column is the sample that drives the unit hardest, gray beyond its edge."
         images[key] = Image(
             below(rows, 12),
             title=f"Images that excite units most ({way})",

@@ -82,15 +82,15 @@ def _keep_known_classes(samples: Samples, trained: np.ndarray) -> tuple[Samples,
     labels = samples.labels
     is_trained = np.zeros(max(len(samples.classes), len(trained)), bool)
     is_trained[: len(trained)] = trained
-    strange = (labels > 0)[:, ~is_trained[: labels.shape[1]]].any(1) if labels.ndim == 2 else ~is_trained[labels]
-    if not strange.any():
+    unknown = (labels > 0)[:, ~is_trained[: labels.shape[1]]].any(1) if labels.ndim == 2 else ~is_trained[labels]
+    if not unknown.any():
         return samples, []
-    if strange.all():
+    if unknown.all():
         raise Untreatable("No test image is of a class that the training images have: give images of the same classes.")
-    rows = np.flatnonzero(~strange)
+    rows = np.flatnonzero(~unknown)
     names = [samples.classes[i] for i in np.flatnonzero((_counts(samples) > 0) & ~is_trained[: len(samples.classes)])]
     sentence = (
-        f"{plural(int(strange.sum()), 'test image')} of {listing(names)} were left out: no training image has "
+        f"{plural(int(unknown.sum()), 'test image')} of {listing(names)} were left out: no training image has "
         f"{'this class' if len(names) == 1 else 'these classes'}."
     )
     return samples.select(rows, f"{samples.name}, classes that are trained"), [sentence]
