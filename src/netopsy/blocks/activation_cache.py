@@ -26,7 +26,7 @@ from netopsy.samples.samples import Samples
 
 try:
     import fcntl
-except ImportError:  # Windows: a pass that was killed begins anew
+except ImportError:  # Windows: a pass that was killed begins again
     fcntl = None  # type: ignore[assignment]
 
 

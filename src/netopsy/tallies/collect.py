@@ -17,7 +17,7 @@ from netopsy.errors import NetworkError, SettingsError
 
 Pool = Literal["none", "mean", "max"]
 FloatKind = Literal["float32", "float16"]
-_MAPPED = 64 * 2**20  # bytes written before the file is mapped anew: what is mapped counts as memory of the process
+_MAPPED = 64 * 2**20  # bytes written before the file is mapped again: what is mapped counts as memory of the process
 
 
 class Collect(Tally):
@@ -49,7 +49,7 @@ class Collect(Tally):
 
     def __deepcopy__(self, memo: object) -> Collect:
         twin = Collect(self.path, self.samples, self.node, pool=self.pool, axis=self.axis, dtype=self.dtype)
-        return twin  # the file is mapped anew
+        return twin  # the file is mapped again
 
     def update(self, values: Tensor, indices: Tensor) -> None:
         if len(values) != len(indices) or not values.is_floating_point():

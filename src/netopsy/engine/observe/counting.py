@@ -93,7 +93,7 @@ class TallySet:
         self.restore(state)
 
     def begin(self) -> None:
-        """Count anew."""
+        """Count again."""
         self.done, self.tallies = 0, {name: copy.deepcopy(entry[1]) for name, entry in self.tallies_given.items()}
 
     def advance(self, done: int, *, final: bool = False) -> None:

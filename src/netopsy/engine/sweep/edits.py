@@ -127,7 +127,7 @@ CACHE_BYTES = 1 << 30
 
 
 class EditedWeights:
-    """What the edits' functions give. The first CACHE_BYTES of it stay; the rest is computed anew for every block."""
+    """What the edits' functions give. The first CACHE_BYTES of it stay; the rest is computed again for every block."""
 
     def __init__(self, network: Network, variants: Sequence[Variant]) -> None:
         self.network, self.variants, self.tensors = network, variants, network.tensors

@@ -1,4 +1,4 @@
-"""The images of a training: on its device where they fit, else read anew each epoch; each epoch in its own order.
+"""The images of a training: on its device where they fit, else read again each epoch; each epoch in its own order.
 
 On the device every image of a batch gets its own flip and shift, by one gather.
 """

@@ -91,7 +91,7 @@ def gpu_shares(workers: int, each: float) -> list[str | None]:
 
 
 class SpawnExecutor(Executor):
-    """`count` processes, 1 or more; each starts with its first trial, and anew after a trial that it did not survive.
+    """`count` processes, 1 or more; each starts with its first trial, and again after a trial that it did not survive.
 
     A process ends at once when the driver ends, however that comes about: it holds one end of a pipe whose
     other end the driver alone has.

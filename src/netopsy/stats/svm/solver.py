@@ -68,7 +68,7 @@ PerClass = Float[Tensor, " classes"]
 
 _MOST = 2000  # steps
 _STALLED = 60  # steps without a smaller gradient, after which rounding has the last word
-_FRESH = 20  # steps after which the scores are computed anew, since their updates lose digits
+_FRESH = 20  # steps after which the scores are computed again, since their updates lose digits
 _SEARCH = 8  # trials of a line search
 _SPARE = 0.75  # finished classes are put aside once fewer than this share go on
 

@@ -34,7 +34,7 @@ class Dsd(Study):
     start and on the same batches.
 
     train: images to train on; no choice is made on the samples, which are scored after each epoch.
-    start: `trained` goes on from the network's weights; `random` draws them anew for each seed and trains them first.
+    start: `trained` goes on from the network's weights; `random` redraws them for each seed and trains them first.
     sparsity: share of weights pruned: a number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern. The
         paper prunes 25 to 50 %.
     epochs: three numbers, one a phase: dense (only from a random start), sparse, dense again.

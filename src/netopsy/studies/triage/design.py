@@ -44,11 +44,11 @@ class Design:
 
     @property
     def fresh(self) -> bool:
-        """Whether each seed has a baseline of its own, drawn anew and trained."""
+        """Whether each seed has a baseline of its own, redrawn and trained."""
         return self.network_start == "random"
 
     def baseline_spec(self, seed: int) -> dict[str, Any]:
-        """The network before compression, scored, or trained anew."""
+        """The network before compression, scored, or trained again."""
         recipe = asdict(replace(self.baseline, seed=seed)) if self.fresh else None
         return {"what": "baseline", "seed": seed, "fresh": self.fresh, "recipe": recipe}
 

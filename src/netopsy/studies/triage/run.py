@@ -83,7 +83,7 @@ def choose_blocks(network: Network, names: Sequence[str] | None) -> tuple[tuple[
 
 
 def _run_baselines(design: Design, run: TriageRun, digest: str) -> None:
-    """Score the network, or train it anew for each seed."""
+    """Score the network, or train it again for each seed."""
     seeds, fresh = design.seeds, design.fresh
     specs = [design.baseline_spec(seed) for seed in (seeds if fresh else seeds[:1])]
     context = Context(dict.fromkeys(seeds, run.network), run.train, run.samples)

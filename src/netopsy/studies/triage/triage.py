@@ -40,7 +40,7 @@ class Triage(Study):
     starts: of the new layer: RW random (Glorot uniform), MW mean of the block's filters (Equation 2), STN taught the
         block's output (Equation 3), LSQ the closed-form least-squares fit to it (ours).
     training: FM trains the new layer alone, TM all layers.
-    network_start: `trained` takes the network's weights; `random` draws them anew for each seed and trains a baseline.
+    network_start: `trained` takes the network's weights; `random` redraws them for each seed and trains a baseline.
     baseline_epochs: of that baseline.
     epochs: after compression.
     stn_epochs: of the STN start.

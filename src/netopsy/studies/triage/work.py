@@ -2,7 +2,7 @@
 
 A spec is plain data; `seed` is that of the repeat.
 
-    {"what": "baseline", "seed", "recipe" or None, "fresh"}       score the parent, drawn anew and trained if `fresh`
+    {"what": "baseline", "seed", "recipe" or None, "fresh"}       score the parent, redrawn and trained if `fresh`
     {"what": "start", "seed", "block", "start", "recipe", "loss"}         STN or LSQ: the new layer, used by FM and TM
     {"what": "cell", "seed", "blocks", "start", "training", "recipe", "mean", "matching_images", "pictures"}
 """
