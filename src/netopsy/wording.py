@@ -10,6 +10,13 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
+def ends(count: int, noun: str) -> tuple[str, str]:
+    """(`the first layer`, `the last`), or (`the first 3 layers`, `the last 3`)."""
+    return (
+        ("the first " + noun, "the last") if count == 1 else (f"the first {plural(count, noun)}", f"the last {count}")
+    )
+
+
 def listing(names: Sequence[str], most: int = 5) -> str:
     """`a, b and c`; of more than `most` names the first ones and how many more there are."""
     if len(names) > most:

@@ -167,23 +167,77 @@ def test_decimals_are_rounded_as_the_acceptance_of_the_paper_reads() -> None:
     assert round_decimals(values, 2).equal((values * 10**2).round() / 10**2)
 
 
+def drops(*rows: tuple[int, float, float, float], images: int = 10_000) -> pl.DataFrame:
+    """Scores of all layers by K: (K, drop, drop_low, drop_high)."""
+    frame = pl.DataFrame(rows, schema=["k", "drop", "drop_low", "drop_high"], orient="row")
+    return frame.with_columns(images=pl.lit(images))
+
+
+def codebook_verdict(rows: pl.DataFrame) -> list[str]:
+    return verdict(rows, lambda row: f"K = {row['k']}", "smallest codebook")
+
+
 def test_verdicts_name_the_harshest_setting_and_say_when_there_is_none() -> None:
-    rows = pl.DataFrame(
-        {
-            "k": [64, 16, 4],
-            "drop": [0.0, 0.004, 0.3],
-            "drop_low": [-0.0001, 0.0035, 0.29],
-            "drop_high": [0.0001, 0.0045, 0.31],
-            "images": [10_000] * 3,
-        }
-    )
-    sentences = verdict(rows, lambda row: f"K = {row['k']}", "smallest codebook")
+    rows = drops((64, 0.0, -0.0001, 0.0001), (16, 0.004, 0.0035, 0.0045), (4, 0.3, 0.29, 0.31))
+    sentences = codebook_verdict(rows)
     assert "0.1 points is K = 64" in sentences[0] and "0.5 and 1 points is K = 16" in sentences[1]
-    assert "no setting tried" in verdict(rows[2:], lambda row: "", "smallest codebook")[0]
-    at_limit = rows.with_columns(drop=pl.Series([0.0, 3 * 0.005 / 3, 0.3]))  # 0.5 points is not less than 0.5 points
-    assert "0.1 and 0.5 points is K = 64" in verdict(at_limit, lambda row: f"K = {row['k']}", "smallest codebook")[0]
-    alone = pl.DataFrame({"layer": ["a", "b"], "k": [4, 4], "drop": [0.0, 0.5]})
-    assert fragile(alone, lambda row: f"K = {row['k']}")[0].startswith("Most fragile, edited one at a time: b ")
+    assert len(sentences) == 2
+    (none,) = codebook_verdict(rows[2:])
+    assert none.startswith("With all layers edited, no setting tried loses less than 0.1, 0.5 and 1 points")
+
+
+def test_a_threshold_is_told_only_where_the_images_can_tell() -> None:
+    at_limit = drops((64, 0.0, -0.0001, 0.0001), (16, 0.004, 0.003, 3 * 0.005 / 3))  # 0.5 is not less than 0.5 points
+    assert "0.1 and 0.5 points is K = 64" in codebook_verdict(at_limit)[0]
+    few = drops((64, 0.0, -0.004, 0.004), (16, 0.006, -0.003, 0.012), (4, 0.3, 0.2, 0.4), images=500)
+    told, untold = sorted(codebook_verdict(few), reverse=True)
+    assert "loses less than 0.5 and 1 points is K = 64" in told
+    assert "without a measurable loss is K = 16 (it loses 0.60, 95 % interval -0.30 to 1.20)" in untold
+    assert "500 images cannot show a loss of 0.1 points: at best it is known to 0.40 points either way" in untold
+    (hurt,) = codebook_verdict(drops((16, 0.006, 0.0005, 0.0115), (4, 0.3, 0.2, 0.4), images=1))
+    assert hurt.startswith("With all layers edited, every setting tried loses measurably; 1 image cannot show")
+    assert "0.1, 0.5 and 1 points" in hurt
+
+
+def test_a_verdict_names_a_milder_setting_that_loses_more() -> None:
+    rows = drops((64, 0.02, 0.015, 0.025), (16, 0.0, -0.0004, 0.0004))
+    assert (
+        "K = 16 (it loses 0.00, 95 % interval -0.04 to 0.04; the milder K = 64 loses 2.00)" in codebook_verdict(rows)[0]
+    )
+
+
+def test_only_layers_with_a_measurable_loss_are_called_fragile() -> None:
+    layers = pl.Series("layer", ["a", "b", "c"])
+    rows = drops((4, 0.001, -0.01, 0.012), (4, 0.5, 0.4, 0.6), (4, 0.1, 0.05, 0.15)).insert_column(0, layers)
+    (sentence,) = fragile(rows, lambda row: f"K = {row['k']}")
+    assert sentence.startswith("Most fragile, edited one at a time: b (loses 50.00 points") and " a (" not in sentence
+    assert sentence.endswith("1 of 3 layers lose nothing measurable in any setting tried.")
+    (none,) = fragile(rows.with_columns(drop_low=pl.lit(-0.01)), lambda row: "", "rounded")
+    assert none.startswith(
+        "Rounded one at a time, no layer of 3 loses measurably in any setting tried: the most is 50.00"
+    )
+
+
+@pytest.mark.parametrize("name", list(FEW))
+def test_the_unedited_network_loses_nothing_for_certain(name: str, digits: Network, samples: Samples) -> None:
+    scores = getattr(netopsy, name)(digits, samples, **FEW[name], one_layer_at_a_time=False).tables["scores"]
+    unedited = scores.row(0, named=True)
+    assert (unedited["drop"], unedited["drop_low"], unedited["drop_high"]) == (0, 0, 0)
+    edited = scores[1:].filter("changed")
+    assert edited.height and (edited["drop_low"] < edited["drop_high"]).all()
+    assert unedited["top1_low"] < unedited["top1"] < unedited["top1_high"] or unedited["top1"] == 1
+
+
+def test_thresholds_hold_on_other_images(digits: Network) -> None:
+    """A setting that is said to lose less than 1 point on few images does so on all of them."""
+    few, every = netopsy.load_samples("digits", count=60), netopsy.load_samples("digits", split="test")
+    settings = {"decimals": (0, 1, 2, 3), "formats": (), "layer_formats": (), "one_layer_at_a_time": False}
+    sentence = netopsy.rounding(digits, few, **settings).findings[0]
+    assert "60 images cannot show a loss of 0.1, 0.5 and 1 points" in sentence and "less than" not in sentence
+    on_all = netopsy.rounding(digits, every, **settings)
+    for row in on_all.tables["scores"].filter(pl.col("decimals").is_not_null()).iter_rows(named=True):
+        if any(f"less than 1 point is {row['decimals']} decimal" in f for f in on_all.findings):
+            assert row["drop_high"] < 0.01
 
 
 @pytest.mark.parametrize("name", list(FEW))

@@ -71,7 +71,7 @@ def test_planted_dead_and_always_on_units_are_named(samples: Samples) -> None:
     table = result.tables["extreme_units"].filter(pl.col("node") == first["node"])
     assert table.select("kind", "channel").rows() == [("dead", 1), ("always on", 2), ("dead", 4)]
     text = " ".join(result.findings)
-    assert "0.1 (2: channels 1, 4)" in text and "on these 70 images" in text and "More images may" in text
+    assert "0.1 (2: channels 1, 4)" in text and "on 70 images" in text and "More images may" in text
     assert "0.1 (1: channel 2)" in text
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError
 from netopsy.samples.labels import Labels, check_labels, find_classes, indices_of, name_classes
-from netopsy.wording import listing
+from netopsy.wording import listing, plural
 
 
 def read_labels(
@@ -192,8 +192,8 @@ class Features:
 
     def __repr__(self) -> str:
         return (
-            f"Features({self.name}, {len(self.x_train):,} + {len(self.x_test):,} vectors, {self.dimensions:,} "
-            f"dimensions, {len(self.classes)} classes)"
+            f"Features({self.name}, {len(self.x_train):,} + {len(self.x_test):,} vectors, "
+            f"{plural(self.dimensions, 'dimension')}, {plural(len(self.classes), 'class', 'classes')})"
         )
 
 

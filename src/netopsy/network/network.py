@@ -18,6 +18,7 @@ from netopsy.network.node import Node
 from netopsy.network.origins import restore_names
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.program import Program, read_program
+from netopsy.wording import plural
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -168,7 +169,7 @@ class Network:
         return {key: value for key, value in self.__dict__.items() if key not in ("graph", "nodes")}
 
     def __repr__(self) -> str:
-        return f"Network({self.name}, {self.parameters:,} parameters, input {self.preprocessing.input_shape})"
+        return f"Network({self.name}, {plural(self.parameters, 'parameter')}, input {self.preprocessing.input_shape})"
 
 
 def fresh(network: Network, seed: int) -> Network:

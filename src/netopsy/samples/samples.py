@@ -22,6 +22,7 @@ from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.images import ArrayImages, Images
 from netopsy.samples.labels import Labels, stratify
 from netopsy.samples.pixels import normalise
+from netopsy.wording import plural
 
 T = TypeVar("T")
 
@@ -99,14 +100,14 @@ class Samples:
         self._rows = np.arange(len(images)) if rows is None else rows
         if len(labels) != len(self._rows):
             raise SamplesError(
-                f"{name} has {len(self._rows):,} images and {len(labels):,} labels; give one label each."
+                f"{name} has {plural(len(self._rows), 'image')} and {len(labels):,} labels; give one label each."
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        return f"Samples({self.name}, {len(self):,} images, {len(self.classes)} classes)"
+        return f"Samples({self.name}, {plural(len(self), 'image')}, {plural(len(self.classes), 'class', 'classes')})"
 
     @property
     def multilabel(self) -> bool:

@@ -191,7 +191,7 @@ def _histograms(tables: dict[str, pl.DataFrame], layers: list[str], title: str, 
     bins = bins.filter(pl.col("layer").is_in(first_layers))
     fits = tables["fits"].filter(weights & pl.col("layer").is_in(first_layers))
     spans = {layer: (part["left"].min(), part["right"].max()) for (layer,), part in bins.group_by("layer")}
-    more = f" The first {SHOWN} of {len(present)} layers." if len(present) > SHOWN else ""
+    more = f" The first {SHOWN} of {plural(len(present), 'layer')}." if len(present) > SHOWN else ""
     return charts.histogram(
         bins,
         "left",

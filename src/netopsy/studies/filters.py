@@ -21,7 +21,7 @@ from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, PositiveInt, Unique
 from netopsy.stats.pca import components_for, cumulative_share, eigenvalues
 from netopsy.studies.study import Study
-from netopsy.wording import listing
+from netopsy.wording import listing, plural
 
 DRAWN = 60  # points of a curve; the table holds all
 SHEET = 640  # screen pixels that a sheet of filters fills, about
@@ -106,15 +106,18 @@ class Filters(Study):
             colours = filters[:, ::-1] if network.preprocessing.channels == "BGR" else filters
             squares = normalise_maps(colours).transpose(0, 2, 3, 1)
             sheet, how = grid(squares), "one square a filter, in the colours it answers to"
-            title = f"The {number} filters of {layer.name}"
+            title = f"The {plural(number, 'filter')} of {layer.name}"
         elif depth == 1:
             sheet, how = grid(normalise_maps(filters)[:, 0]), "one square a filter"
-            title = f"The {number} filters of {layer.name}"
+            title = f"The {plural(number, 'filter')} of {layer.name}"
         else:
             few = normalise_maps(filters)[: self.most_filters, : self.most_channels]
             sheet = grid(few.reshape(-1, *few.shape[2:]), columns=few.shape[1])
             how = "one row a filter, one column an input channel"
-            title = f"{few.shape[0]} of {number} filters of {layer.name}, {few.shape[1]} of {depth} channels"
+            title = (
+                f"{few.shape[0]} of {plural(number, 'filter')} of {layer.name}, {few.shape[1]} of "
+                f"{plural(depth, 'channel')}"
+            )
         reading = f"{how[0].upper()}{how[1:]}; mid-gray is 0, and each filter is scaled to its own largest weight."
         zoom = max(1, min(12, SHEET // max(sheet.shape[:2])))
         return Image(sheet, title, reading, "after Lorieul et al., Section II.B", alt=f"{title}: {how}", zoom=zoom)
@@ -201,7 +204,7 @@ def _trend(rows: pl.DataFrame, part: str, share: float) -> str:
     word = "grows" if rank > 0.3 else "falls" if rank < -0.3 else "neither grows nor falls"
     return (
         f"The share of components needed for {_percent(share)} % {word} with depth "
-        f"(rank correlation {rank:+.2f} over {rows.height} layers)."
+        f"(rank correlation {rank:+.2f} over {plural(rows.height, 'layer')})."
     )
 
 

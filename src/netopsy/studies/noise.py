@@ -123,6 +123,8 @@ def summarise_draws(scores: pl.DataFrame) -> pl.DataFrame:
         lowest=pl.col("top1").min(),
         highest=pl.col("top1").max(),
         drop=pl.col("drop").mean(),
+        drop_low=pl.col("drop_low").min(),
+        drop_high=pl.col("drop_high").max(),
         agreement=pl.col("agreement").mean(),
         loss=pl.col("loss").mean(),
         images=pl.col("images").max(),
@@ -143,10 +145,11 @@ def _findings(scores: pl.DataFrame) -> list[str]:
 
 def _slope(mean: pl.DataFrame) -> list[str]:
     """The paper's two claims: little loss up to 10 %, a steep fall from 20 to 60 %."""
-    lost = dict(zip(mean["strength"].to_list(), mean["drop"].to_list(), strict=True))
+    lost = {row["strength"]: row for row in mean.to_dicts()}
     if not {0.1, 0.2, 0.6} <= set(lost):
         return []
-    return [
-        f"Noise of 10 % costs {points(lost[0.1])}, of 20 % {points(lost[0.2])}, of 60 % {points(lost[0.6])} "
-        "of top-1 accuracy."
+    costs = [
+        f"{points(lost[s]['drop'])} ({100 * lost[s]['drop_low'] + 0.0:.2f} to {100 * lost[s]['drop_high'] + 0.0:.2f})"
+        for s in (0.1, 0.2, 0.6)
     ]
+    return [f"Noise of 10 % costs {costs[0]}, of 20 % {costs[1]}, of 60 % {costs[2]} of top-1 accuracy."]

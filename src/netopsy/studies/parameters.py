@@ -154,4 +154,4 @@ def _few(largest: pl.DataFrame) -> str | None:
     if needed < 2 or needed > largest.height:
         return None
     names = listing(largest["layer"][:needed].to_list())
-    return f"Half of all parameters are in {needed} of the {largest.height} layers: {names}."
+    return f"Half of all parameters are in {needed} of the {plural(largest.height, 'layer')}: {names}."

@@ -22,7 +22,7 @@ from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.study import Allowance
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import ZeroShare as ZeroShare
-from netopsy.wording import plural
+from netopsy.wording import ends, plural
 
 _SPARSE = 0.8  # what the paper calls sparse
 _NAMED = 5
@@ -57,7 +57,8 @@ def _range(layers: pl.DataFrame, images: int, zero: str) -> str:
     sizes = [math.prod(map(int, shape.split("x"))) for shape in layers["shape"]]
     overall = sum(size * share for size, share in zip(sizes, layers["sparsity"], strict=True)) / sum(sizes)
     return (
-        f"Over {images:,} images, {overall:.1%} of the values behind {layers.height} activations are {zero}; "
+        f"Over {plural(images, 'image')}, {overall:.1%} of the values behind "
+        f"{plural(layers.height, 'activation')} are {zero}; "
         f"the least sparse is {low['node']} ({low['sparsity']:.1%}), the most sparse {high['node']} "
         f"({high['sparsity']:.1%})."
     )
@@ -75,20 +76,18 @@ def _depth(layers: pl.DataFrame, zero: str) -> list[str]:
         return []
     third = layers.height // 3
     early, late = _mean(layers.head(third)), _mean(layers.tail(third))
+    first, last = ends(third, "activation")
     change = "rises" if late > early + 0.02 else "falls" if late < early - 0.02 else "hardly changes"
-    return [
-        f"Sparsity {change} with depth: the first {third} activations average {early:.1%} {zero}, "
-        f"the last {third} {late:.1%}."
-    ]
+    return [f"Sparsity {change} with depth: {early:.1%} {zero} on average in {first}, {late:.1%} in {last}."]
 
 
 def _dead(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) -> str:
     dead = extremes.filter(pl.col("kind") == "dead")
-    units = layers["units"].sum()
+    units = int(layers["units"].sum())
     if not dead.height:
-        return f"No unit of {units:,} is dead: each answered at least once on these {images:,} images."
+        return f"No unit of {units:,} is dead: each answered at least once on {plural(images, 'image')}."
     return (
-        f"{dead.height:,} of {units:,} units never other than {zero} on these {images:,} images (dead): "
+        f"{dead.height:,} of {plural(units, 'unit')} never other than {zero} on {plural(images, 'image')} (dead): "
         f"{_where(dead)}. More images may still wake some."
     )
 
@@ -96,9 +95,10 @@ def _dead(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) 
 def _always_on(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) -> str:
     always = extremes.filter(pl.col("kind") == "always on")
     if not always.height:
-        return f"No rectified unit is always on: each was {zero} somewhere on these {images:,} images."
+        return f"No rectified unit is always on: each was {zero} somewhere on {plural(images, 'image')}."
     return (
-        f"{plural(always.height, 'rectified unit')} never {zero} at any place on these {images:,} images (always on): "
+        f"{plural(always.height, 'rectified unit')} never {zero} at any place on {plural(images, 'image')} "
+        "(always on): "
         f"{_where(always)}. Their rectifier does nothing here."
     )
 
@@ -109,7 +109,7 @@ def _never_zero(layers: pl.DataFrame, threshold: float) -> list[str]:
         return []
     kinds = ", ".join(smooth["operator"].unique(maintain_order=True))
     return [
-        f"{smooth.height} activations ({kinds}) are never exactly zero by their formula, so zeros there are rounding: "
+        f"{plural(smooth.height, 'activation')} ({kinds}) never exactly zero by formula, so zeros there are rounding: "
         "the setting `threshold`, for example 0.01, counts small values instead."
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, Literal
 
 import polars as pl
@@ -12,7 +13,8 @@ from netopsy.result import Figure
 from netopsy.wording import capital, listing, plural, points
 
 THRESHOLDS = (0.001, 0.005, 0.01)
-"""Losses of top-1 accuracy that count as small: 0.1, 0.5 and 1 point."""
+"""Losses of top-1 accuracy that count as small: 0.1, 0.5 and 1 point. Told where the images suffice to tell."""
+_ROUNDING = 1e-12
 FRAGILE = 3
 
 Row = dict[str, Any]
@@ -78,43 +80,68 @@ def setting_figures(
     return figures
 
 
-def harshest_within(rows: pl.DataFrame, threshold: float) -> Row | None:
-    """The last of `rows`, ordered from the mildest setting to the harshest, whose `drop` is below `threshold`."""
-    milder = rows.filter(pl.col("drop") < threshold - 1e-12)
-    return milder.row(-1, named=True) if milder.height else None
-
-
 def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[str]:
-    """The harshest settings that lose less than 0.1, 0.5 and 1 point, with their intervals.
+    """The harshest settings that lose less than 0.1, 0.5 and 1 point, as far as the images can tell.
+
+    A setting counts as losing less where its whole 95 % interval lies below; of losses that the images are too few to
+    show, the harshest setting is named whose interval holds 0.
 
     rows: scores of all layers together, from the mildest setting to the harshest, with drop, drop_low, drop_high and
     images. describe: a row's setting in words, as `K = 32`. superlative: as `smallest codebook`.
     """
     if rows.is_empty():
         return []
-    harshest = [(threshold, harshest_within(rows, threshold)) for threshold in THRESHOLDS]
-    findings: list[str] = []
-    while harshest:
-        row = harshest[0][1]
-        same = [threshold for threshold, other in harshest if other == row]
-        harshest = harshest[len(same) :]
-        limits = listing([f"{100 * threshold:g}" for threshold in same]) + (" point" if same == [0.01] else " points")
-        if row is None:
-            findings.append(f"With all layers edited, no setting tried loses less than {limits} of top-1 accuracy.")
-        else:
-            sentence = _setting_sentence(rows, row, describe, same[0])
-            findings.append(f"With all layers edited, the {superlative} that loses less than {limits} is {sentence}.")
-    return findings + caveat(rows)
+    known = [(threshold, _harshest(rows, pl.col("drop_high") < threshold - _ROUNDING)) for threshold in THRESHOLDS]
+    sentences = []
+    for row, group in groupby(known, key=lambda pair: pair[1]):
+        thresholds = [threshold for threshold, _ in group]
+        if row is not None:
+            claim = f"the {superlative} that loses less than {_limits(thresholds)}"
+            sentences.append(f"With all layers edited, {claim} is {_setting_sentence(rows, row, describe)}.")
+            continue
+        exceeded = [threshold for threshold in thresholds if (rows["drop_low"] >= threshold - _ROUNDING).all()]
+        unknown = [threshold for threshold in thresholds if threshold not in exceeded]
+        if exceeded:
+            limits = _limits(exceeded)
+            sentences.append(f"With all layers edited, no setting tried loses less than {limits} of top-1 accuracy.")
+        if unknown:
+            sentences.append(_too_few_images(rows, describe, superlative, unknown))
+    return sentences
 
 
-def _setting_sentence(rows: pl.DataFrame, row: Row, describe: Describe, threshold: float) -> str:
-    """The setting with its loss and interval, and a milder one that loses more, if there is one."""
+def _harshest(rows: pl.DataFrame, which: pl.Expr) -> Row | None:
+    """The last of `rows`, ordered from the mildest setting to the harshest, of those that `which` chooses."""
+    chosen = rows.filter(which)
+    return chosen.row(-1, named=True) if chosen.height else None
+
+
+def _limits(thresholds: list[float]) -> str:
+    """`0.1 and 0.5 points`."""
+    return listing([f"{100 * t:g}" for t in thresholds]) + (" point" if thresholds == [0.01] else " points")
+
+
+def _too_few_images(rows: pl.DataFrame, describe: Describe, superlative: str, thresholds: list[float]) -> str:
+    """What can be said of losses that the images are too few to show."""
+    widths = (rows["drop_high"] - rows["drop_low"]).to_list()
+    half, images = min(width for width in widths if width > 0) / 2, max(rows["images"].to_list())
+    limit = (
+        f"{plural(images, 'image')} cannot show a loss of {_limits(thresholds)}: at best it is known to "
+        f"{points(half)} either way (95 %)."
+    )
+    row = _harshest(rows, pl.col("drop_low") <= _ROUNDING)
+    if row is None:
+        return f"With all layers edited, every setting tried loses measurably; {limit}"
+    sentence = _setting_sentence(rows, row, describe)
+    return f"With all layers edited, the {superlative} without a measurable loss is {sentence}; {limit}"
+
+
+def _setting_sentence(rows: pl.DataFrame, row: Row, describe: Describe) -> str:
+    """The setting with its loss and interval, and the last milder one that loses more, if there is one."""
     text = f"{describe(row)} (it loses {100 * row['drop'] + 0.0:.2f}, 95 % interval {_interval(row)}"
-    worse = [other for other in rows.to_dicts() if other["drop"] >= threshold]
-    index = rows.to_dicts().index(row)
-    milder = [other for other in worse if rows.to_dicts().index(other) < index]
-    if milder:
-        text += f"; the milder {describe(milder[-1])} loses {100 * milder[-1]['drop']:.2f}"
+    every = rows.to_dicts()
+    worse = [milder for milder in every[: every.index(row)] if milder["drop_low"] > row["drop_high"]]
+    if worse:
+        text += f"; the milder {describe(worse[-1])} loses {100 * worse[-1]['drop']:.2f}"
     return text + ")"
 
 
@@ -122,40 +149,36 @@ def _interval(row: Row) -> str:
     return f"{100 * row['drop_low'] + 0.0:.2f} to {100 * row['drop_high'] + 0.0:.2f}"
 
 
-def caveat(rows: pl.DataFrame) -> list[str]:
-    """A warning where the intervals of mild losses are wider than the smallest threshold."""
-    mild = rows.filter((pl.col("drop").abs() < 2 * THRESHOLDS[-1]) & (pl.col("drop_high") > pl.col("drop_low")))
-    if mild.is_empty():
-        return []
-    row = mild.with_columns(half=(pl.col("drop_high") - pl.col("drop_low")) / 2).sort("half").row(-1, named=True)
-    if row["half"] <= THRESHOLDS[0]:
-        return []
-    return [
-        f"On {plural(row['images'], 'image')} a loss is known to about {points(row['half'])} either way (95 %): "
-        "settings that differ by less cannot be told apart."
-    ]
-
-
 def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited") -> list[str]:
     """The layers that lose most when they alone are edited, by their mean loss over the settings.
 
-    rows: scores of one layer at a time, with layer and drop. how: what was done to the layers, as `rounded`.
+    A layer that no setting hurts measurably (its intervals hold 0) is not named.
+
+    rows: scores of one layer at a time, with layer, drop, drop_low, drop_high and images. how: what was done to the
+    layers, as `rounded`.
     """
     layers = rows["layer"].unique(maintain_order=True).to_list()
     if len(layers) < 2:
         return []
-    means = rows.group_by("layer", maintain_order=True).agg(mean=pl.col("drop").mean(), worst=pl.col("drop").max())
-    if means["worst"].max() < THRESHOLDS[0]:  # type: ignore[operator]
-        return [f"{capital(how)} one at a time, no layer of {len(layers)} loses 0.1 points in any setting tried."]
+    means = rows.group_by("layer", maintain_order=True).agg(
+        mean=pl.col("drop").mean(), hurt=(pl.col("drop_low") > _ROUNDING).any()
+    )
+    hurt = means.filter("hurt").sort("mean", descending=True, maintain_order=True)
+    if hurt.is_empty():
+        worst, images = rows.sort("drop", maintain_order=True).row(-1, named=True), rows["images"].max()
+        return [
+            f"{capital(how)} one at a time, no layer of {len(layers)} loses measurably in any setting tried: the "
+            "most is "
+            f"{points(worst['drop'])} (95 % interval {_interval(worst)}) on {plural(images, 'image')}."  # type: ignore[arg-type]
+        ]
     parts = []
-    for row in means.sort("mean", descending=True, maintain_order=True).head(FRAGILE).to_dicts():
+    for row in hurt.head(FRAGILE).to_dicts():
         worst = rows.filter(pl.col("layer") == row["layer"]).sort("drop", maintain_order=True).row(-1, named=True)
         loss = f"loses {points(row['mean'])} on average, {points(worst['drop'])} with {describe(worst)}"
         parts.append(f"{row['layer']} ({loss})")
-    unhurt = means.filter(pl.col("worst") < THRESHOLDS[0]).height
     sentence = f"Most fragile, {how} one at a time: {listing(parts)}."
-    if unhurt:
-        sentence += f" {unhurt} of {len(layers)} layers lose less than 0.1 points in every setting tried."
+    if unhurt := len(layers) - hurt.height:
+        sentence += f" {unhurt} of {plural(len(layers), 'layer')} lose nothing measurable in any setting tried."
     return [sentence]
 
 

@@ -68,7 +68,10 @@ def exact(samples: Samples, rerun: Rerun, checkpoint: Checkpoint, spec: dict[str
             checkpoint.save(total, lambda: {"totals": sums}, final=True)
     else:
         sums = _sums(samples, rerun, block, checkpoint, range(total))
-    return [row(**dict(zip(COUNTS, counts, strict=True)), images=total) for counts in sums.tolist()]
+    rows = [row(**dict(zip(COUNTS, counts, strict=True)), images=total) for counts in sums.tolist()]
+    for position in set(range(len(rows))) - set(plan.members):
+        rows[position] |= {"drop_low": 0.0, "drop_high": 0.0}  # the unedited network itself loses nothing on any images
+    return rows
 
 
 def _part(context: Any, spec: dict[str, Any]) -> Outcome:

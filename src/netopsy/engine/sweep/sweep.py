@@ -43,8 +43,8 @@ def sweep(
     the unedited network; loss: mean cross-entropy; images: how many were used; drop: top1 of the unedited network less
     top1, on the same images; drop_low, drop_high: its 95 % interval. Without `precision` that is the interval of Bonett
     and Price for the drop on other images of the same kind; with it, it is the interval for the drop on all of
-    `samples`, valid whenever the variant stopped. See `score.py` for labels of several classes and for outputs
-    that are not finite.
+    `samples`, valid whenever the variant stopped. The drop of the unedited network itself is 0 on any
+    images, and its interval 0 to 0. See `score.py` for labels of several classes and for outputs that are not finite.
     Errors: EditError for a variant that changes no weight or names an unknown parameter; SettingsError.
     """
     if precision is not None and not 0 < precision <= 100:

@@ -8,6 +8,7 @@ import polars as pl
 from netopsy import charts
 from netopsy.result import Figure
 from netopsy.stats.describe import spread_indices
+from netopsy.wording import plural
 
 _SOURCE = "Palmieri et al., Figure 6"
 _FACETS = 24  # more small charts than this are drawn as one map
@@ -30,7 +31,7 @@ def draw_figures(tables: dict[str, pl.DataFrame], images: int, image: int, *, ty
     figures["channels"] = _counts(
         tables["histograms"].filter(pl.col("measure") == "channels on an image"),
         "images",
-        title=f"Features active anywhere on an image, over {images:,} images",
+        title=f"Features active anywhere on an image, over {plural(images, 'image')}",
         reading="The images by how many of a layer's features are active at any place; the far right has all of them.",
     )
     values = tables["image_values"].filter(pl.col("image") == image)
@@ -65,8 +66,8 @@ def _shares(activity: pl.DataFrame, images: int) -> Figure:
         zero=True,
         points=activity["node"].n_unique() <= 40,
         title="Share of features active, by depth",
-        reading=f"Means over {images:,} images in order of execution; bands hold 90 % of the images (or places). "
-        "Falling to the right: the code grows sparse.",
+        reading=f"Means over {plural(images, 'image')} in order of execution; bands hold 90 % of the images (or "
+        "places). Falling to the right: the code grows sparse.",
         source=_SOURCE,
         x_title="activation",
         y_title="share active",

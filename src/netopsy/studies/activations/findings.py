@@ -7,7 +7,7 @@ import math
 import polars as pl
 from scipy import stats
 
-from netopsy.wording import listing, plural, points
+from netopsy.wording import ends, listing, plural, points
 
 _HALF = (0.4, 0.6)  # what passes for the paper's "about a half"
 _CHANGE = 0.02  # a share that moves by less hardly moves
@@ -30,14 +30,15 @@ def _depth(layers: pl.DataFrame) -> str:
     text = f"{first['share']:.1%} of the values behind {first['node']}"
     if layers.height == 1:
         return f"On an average image {text} are active."
-    ends = f"On an average image {text} are active and {last['share']:.1%} behind {last['node']}"
+    text = f"On an average image {text} are active and {last['share']:.1%} behind {last['node']}"
     if layers.height < 4:
-        return f"{ends}."
+        return f"{text}."
     third = layers.height // 3
     early, late = _mean(layers.head(third), "share"), _mean(layers.tail(third), "share")
     rank = float(stats.spearmanr(range(layers.height), layers["share"].to_numpy()).statistic)
     trend = "" if math.isnan(rank) else f", rank correlation with depth {rank:+.2f}"
-    return f"{ends}; the first {third} activations average {early:.1%}, the last {third} {late:.1%}{trend}."
+    start, end = ends(third, "activation")
+    return f"{text}; {early:.1%} on average in {start}, {late:.1%} in {end}{trend}."
 
 
 def _claim(layers: pl.DataFrame) -> str:
@@ -60,7 +61,8 @@ def _claim(layers: pl.DataFrame) -> str:
     }[half, sparser]
     return (
         "The paper sees about a half of the features active in the first layer and a sparser code towards the end; "
-        f"here {verdict}: at an average place {first['at_a_place']:.1f} of the {first['channels']} features of "
+        f"here {verdict}: at an average place {first['at_a_place']:.1f} of the "
+        f"{plural(first['channels'], 'feature')} of "
         f"{first['node']} ({first['share']:.0%}) are active, and from the first third of the layers with places to "
         f"the last the share {how} {end}."
     )
@@ -119,7 +121,7 @@ def _places(patterns: pl.DataFrame) -> list[str]:
     share = sampled.with_columns((pl.col("place_patterns") / pl.col("places_drawn")).alias("s")).sort("s")
     low, high = share[[0, -1]].iter_rows(named=True)
     first = (
-        f"At {low['places_drawn']:,} places drawn in {low['node']} the features make "
+        f"At {plural(low['places_drawn'], 'place')} drawn in {low['node']} the features make "
         f"{plural(low['place_patterns'], 'distinct pattern')} ({low['s']:.2%} of the places)"
     )
     if low["node"] == high["node"]:

@@ -23,6 +23,7 @@ from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.activations.counts import bin_counts
 from netopsy.tallies.active_count import ActiveCountResult
+from netopsy.wording import plural
 
 _VALUE_BINS = 30
 _LAYERS: dict[str, Any] = {
@@ -198,7 +199,7 @@ class Slices:
         active = int((maps > 0).flatten(1).any(1).sum())
         layer = self.network.nodes[name].layer
         label = f"{name}, behind {layer}" if layer and layer != name else name
-        text = f"{label}: {active} of {len(maps)} channels active, {maps.shape[1]} x {maps.shape[2]}"
+        text = f"{label}: {active} of {plural(len(maps), 'channel')} active, {maps.shape[1]} x {maps.shape[2]}"
         tiles = []
         for channel in chosen:
             tile = _gray(maps[channel])

@@ -222,7 +222,7 @@ def findings(
 def _size(total: dict[str, Any], where: str) -> str:
     return (
         f"The file takes {total['bytes']:,} bytes, 1/{total['ratio']:.1f} of the {total['float32']:,} bytes that the "
-        f"state dict's {total['weights']:,} values take at 4 bytes each. It is {where}."
+        f"state dict's {plural(total['weights'], 'value')} take at 4 bytes each. It is {where}."
     )
 
 
@@ -231,7 +231,8 @@ def _error(before: dict[str, Any], after: dict[str, Any]) -> str:
     change = "unchanged" if drop == 0 else f"{points(abs(drop))} {'more' if drop > 0 else 'less'}"
     low, high = (100 * after[key] + 0.0 for key in ("drop_low", "drop_high"))
     return (
-        f"Top-1 error goes from {1 - before['top1']:.2%} to {1 - after['top1']:.2%} on {after['images']:,} images: "
+        f"Top-1 error goes from {1 - before['top1']:.2%} to {1 - after['top1']:.2%} on "
+        f"{plural(after['images'], 'image')}: "
         f"{change} (95 % interval of the loss {low:.2f} to {high:.2f} points), measured on the file's weights."
     )
 
@@ -255,7 +256,7 @@ def _kept_sentence(layers: pl.DataFrame) -> str:
     before, after = (
         float((coded[key] * coded["kept"]).sum()) / max(1, kept_weights) for key in ("bits_before", "bits_after")
     )
-    text = f"Of {total:,} weights {kept_weights:,} are left ({kept_weights / total:.1%})"
+    text = f"Of {plural(total, 'weight')} {kept_weights:,} are left ({kept_weights / total:.1%})"
     if coded.height > 1:
         text += f", from {least['kept_share']:.1%} in {least['layer']} to {most['kept_share']:.1%} in {most['layer']}"
     return f"{text}; each takes {before:.1f} bits of code and position before entropy coding, {after:.1f} after."

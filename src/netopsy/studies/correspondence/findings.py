@@ -64,7 +64,8 @@ def depth(pairs: pl.DataFrame, comparison: Comparison) -> list[str]:
     trend = "changes with no clear order" if not p < 0.05 else "falls with depth" if rho < 0 else "rises with depth"
     return [
         f"The mean correlation {trend}: {first['bipartite']:.2f} at {first['layer_a']}, {last['bipartite']:.2f} at "
-        f"{last['layer_a']} (Kendall's tau with depth {rho:+.2f}, p {_p(float(p))}, over {pairs.height} layers, the "
+        f"{last['layer_a']} (Kendall's tau with depth {rho:+.2f}, p {_p(float(p))}, over "
+        f"{plural(pairs.height, 'layer')}, the "
         "output left out)."
     ]
 
@@ -135,7 +136,10 @@ def alike(comparison: Comparison, pairs: pl.DataFrame) -> list[str]:
     partner = dict(zip(best["layer_a"], best["layer_b"], strict=True))
     if comparison.how == "equal":
         same = sum(partner[a] == b for a, b in pairs.select("layer_a", "layer_b").iter_rows())
-        return [f"By linear CKA the layer of the same place is the most alike for {same} of {pairs.height} layers."]
+        return [
+            f"By linear CKA the layer of the same place is the most alike for {same} of "
+            f"{plural(pairs.height, 'layer')}."
+        ]
     position = {name: at for at, name in enumerate(comparison.order[1])}
     steps = [position[partner[a]] for a in comparison.order[0] if a in partner]
     rho = float(spearmanr(np.arange(len(steps)), steps)[0]) if len(set(steps)) > 1 else float("nan")
@@ -171,7 +175,7 @@ def subspaces(clusters: pl.DataFrame, comparison: Comparison) -> list[str]:
         return []
     best = shared.with_columns(least=pl.min_horizontal("explained_a", "explained_b")).sort("least", descending=True)
     row = best.row(0, named=True)
-    units_text = f"{row['units_a']} units of {row['layer_a']} and {row['units_b']} of {row['layer_b']}"
+    units_text = f"{plural(row['units_a'], 'unit')} of {row['layer_a']} and {row['units_b']} of {row['layer_b']}"
     return [
         f"Co-clustering finds {plural(clusters.height, 'group')} of units in "
         f"{plural(len(comparison.compared), 'pair')} of layers. The best shared: {units_text}, which explain "

@@ -194,7 +194,7 @@ def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images
     gain, dsd, base = rows["dsd - baseline"], rows["dsd"], rows["baseline"]
     seeds = gain["seeds"]
     text = (
-        f"After {plural(epochs, 'epoch')} dense-sparse-dense training gives {_with(dsd)} on {images:,} images, "
+        f"After {plural(epochs, 'epoch')} dense-sparse-dense training gives {_with(dsd)} on {plural(images, 'image')}, "
         f"conventional training ({_SAID[baseline]}) {_with(base)}: a difference of {points(gain['top1'])}"
     )
     if seeds < 2:
@@ -207,7 +207,8 @@ def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images
     else:
         verdict = "no more than the seeds vary"
     return (
-        f"{text} over {seeds} seeds (95 % interval {100 * low:.2f} to {100 * high:.2f}, paired t over the seeds, on "
+        f"{text} over {plural(seeds, 'seed')} (95 % interval {100 * low:.2f} to {100 * high:.2f}, paired t over "
+        "the seeds, on "
         f"these images): {verdict}."
     )
 

@@ -152,7 +152,7 @@ class Facets(ObservingStudy):
         strongest = results["units"]
         channels = mixed_channels(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
         if not channels:
-            why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {len(samples):,} images."
+            why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {plural(len(samples), 'image')}."
             return [], [], [why]
         drives = [find_affine_step(network, Unit(first.unit.node, channel)) for channel in channels]
         stimuli = [StrongStimuli(*finite_stimuli(strongest, channel, first.rectified)) for channel in channels]

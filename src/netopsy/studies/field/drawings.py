@@ -17,6 +17,7 @@ from netopsy.result import Image
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.field.effective import Effective
 from netopsy.studies.field.tree import ActivationTree, TreeLevel
+from netopsy.wording import plural
 
 _TILE = 140  # six side by side are as wide as a page of the report
 _ACROSS = 6  # probes side by side
@@ -81,7 +82,7 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
         "deviations about its centre. In figures: the field, and the side of a square as large as the pixels that "
         f"hold {energy:.0%} of the energy.",
         source="after Luo et al., 2016",
-        alt=f"The fields of view of {len(measured)} units, framed on an image, and the gradient inside each.",
+        alt=f"The fields of view of {plural(len(measured), 'unit')}, framed on an image, and the gradient inside each.",
     )
 
 

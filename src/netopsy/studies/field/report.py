@@ -138,7 +138,8 @@ def _tree_finding(network: Network, tree: pl.DataFrame, unit_tree: ActivationTre
     if not helpers:
         return [f"{unit} is silent on image {image} or reached by no active unit: nothing contributes to it there."]
     text = (
-        f"{total:,} units in {plural(below.height, 'activation')} are connected to {unit}; on image {image}, where it "
+        f"{plural(total, 'unit')} in {plural(below.height, 'activation')} are connected to {unit}; on image "
+        f"{image}, where it "
         f"is {unit_tree.value:.3g}, {active:,} of them ({active / total:.0%}) are active and {helpers:,} "
         f"({helpers / total:.0%}) contribute: {helpers / max(1, active):.0%} of the active ones."
     )
@@ -184,7 +185,8 @@ def _shrinking(uncut: pl.DataFrame) -> list[str]:
         return []
     word = "shrinks" if rank < -0.3 else "grows" if rank > 0.3 else "neither grows nor shrinks"
     return [
-        f"Luo et al. find that the effective part of the field shrinks with depth; among the {uncut.height} nodes "
+        "Luo et al. find that the effective part of the field shrinks with depth; among the "
+        f"{plural(uncut.height, 'node')} "
         f"whose fields fit into the image it {word}, from {shares[0]:.0%} to {shares[-1]:.0%} "
         f"(rank correlation {rank:+.2f})."
     ]

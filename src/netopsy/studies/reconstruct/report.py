@@ -176,7 +176,7 @@ def _means(columns: pl.DataFrame, maps: int, layer: str) -> list[str]:
         over = (
             f"{plural(units, 'unit')} of {layer}"
             if maps == units
-            else f"{maps} maps of {plural(units, 'unit')} of {layer}"
+            else f"{plural(maps, 'map')} of {plural(units, 'unit')} of {layer}"
         )
         beside = " (in brackets with the edges of another image)" if compared else ""
         sentences.append(

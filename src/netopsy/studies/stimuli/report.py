@@ -13,7 +13,7 @@ from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.result import Figure, Image
 from netopsy.samples.samples import Samples
 from netopsy.studies.stimuli.drawing import NodePictures
-from netopsy.wording import listing, plural
+from netopsy.wording import ends, listing, plural
 
 _BINS = 10
 
@@ -136,7 +136,8 @@ def findings(
         )
     if sparse:
         sentences.append(
-            f"With {len(samples):,} images of {len(samples.classes):,} classes most have one or none, so the class "
+            f"With {plural(len(samples), 'image')} of {plural(len(samples.classes), 'class', 'classes')} most "
+            "have one or none, so the class "
             "make-up says little."
         )
     for rule, why in (("guided", "no rectifier that `masked` knows"), ("gradient", "no activation"), ("", "no rule")):
@@ -157,10 +158,10 @@ def _depth(live: pl.DataFrame, random: float, top: int) -> list[str]:
     third = means.height // 3
     early, late = _mean(means.head(third), "share"), _mean(means.tail(third), "share")
     word = "grow more selective with depth" if late > early + 0.02 else "do not grow more selective with depth"
-    first, last = ("first layer", "last") if third == 1 else (f"first {third} layers", f"last {third}")
+    first, last = ends(third, "layer")
     return [
-        f"Units {word}: among the {top} strongest images of a unit {early:.0%} are of the commonest class in the "
-        f"{first} and {late:.0%} in the {last}; images drawn at random give {random:.0%}."
+        f"Units {word}: among the {top} strongest images of a unit {early:.0%} are of the commonest class in "
+        f"{first} and {late:.0%} in {last}; images drawn at random give {random:.0%}."
     ]
 
 

@@ -110,7 +110,8 @@ class Search:
         )
         where = whereabouts("transfer", path)
         return [
-            f"Within {self.bits:,} bits the best of {len(self.quantizers)} codes for {self.bench.node} is {best.label} "
+            f"Within {self.bits:,} bits the best of {plural(len(self.quantizers), 'code')} for {self.bench.node} "
+            f"is {best.label} "
             f"({plural(size, 'byte')} a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test "
             f"vectors{share_text}{recall_text}.",
             f"It is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy alone, "

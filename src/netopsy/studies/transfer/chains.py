@@ -28,6 +28,7 @@ from netopsy.stats.svm.model import Svm
 from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.transform.fit.levels import erase_bits
 from netopsy.transform.fit.training import Ranges, TrainingSet, fit_ranges, quantize
+from netopsy.wording import plural
 
 SMALL = 1 << 20  # values
 
@@ -76,7 +77,9 @@ def dimension_steps(n: int, steps: int = 20) -> list[int]:
     took the floor of a rounded product.
     """
     if n < 1 or steps < 1:
-        raise SettingsError(f"{n} dimensions in {steps} steps; give at least one dimension and one step.")
+        raise SettingsError(
+            f"{plural(n, 'dimension')} in {plural(steps, 'step')}; give at least one dimension and one step."
+        )
     sizes = (n * (steps + 1 - i) // steps for i in range(1, steps + 1))
     return sorted({size for size in sizes if size}, reverse=True)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from netopsy.stats.hypothesis_tests import paired_difference
 from netopsy.studies.transfer.figures import BAG, MEASURES
 from netopsy.studies.transfer.tables import MARKERS
-from netopsy.wording import plural
+from netopsy.wording import plural, points
 
 _SIGNS = ("circle", "square", "cross")
 _SHORT = {"dr1": "DR-1", "dr2": "DR-2", "q1": "Q-1", "q2": "Q-2"}
@@ -33,6 +34,7 @@ def findings(
         sentences += _dimensions(minimum.filter(mine), row["dimensions"], scores.filter(mine))
         sentences += _levels(minimum.filter(mine), scores.filter(mine))
         sentences += _compression(pareto.filter(mine), scores.filter(mine))
+        sentences += _too_few_vectors(row)
         sentences += _bits(minimum.filter(mine), row["dimensions"])
         sentences += _alternatives(alternatives.filter(mine), pareto.filter(mine))
     sentences += _layers(nodes) + _bag(unstressed, scores)
@@ -43,8 +45,9 @@ def findings(
 
 def _unstressed_sentence(row: dict[str, Any]) -> str:
     return (
-        f"{row['node']}: a linear classifier on its {row['dimensions']:,} features reaches {row['score']:.2%} "
-        f"{MEASURES[str(row['measure'])]} on {row['images']:,} test vectors of {row['classes']} classes "
+        f"{row['node']}: a linear classifier on its {plural(row['dimensions'], 'feature')} reaches {row['score']:.2%} "
+        f"{MEASURES[str(row['measure'])]} on {row['images']:,} test vectors of "
+        f"{plural(row['classes'], 'class', 'classes')} "
         f"({row['train_images']:,} to train on)."
     )
 
@@ -63,7 +66,7 @@ def _dimensions(minimum: pl.DataFrame, dimensions: int, scores: pl.DataFrame) ->
         parts.append(f"{random['value']:,} ({random['share']:.0%}) drawn at random")
     if not parts:
         return []
-    sentences = [f"Of the {dimensions:,} dimensions {' or '.join(parts)} keep the score within 1 %."]
+    sentences = [f"Of the {plural(dimensions, 'dimension')} {' or '.join(parts)} keep the score within 1 %."]
     fewest = scores.filter(pl.col("stress").is_in(["dr1", "dr2"])).sort("dimensions", maintain_order=True)
     last_rows = {
         row["stress"]: row for row in fewest.iter_rows(named=True) if row["dimensions"] == fewest["dimensions"][0]
@@ -74,6 +77,17 @@ def _dimensions(minimum: pl.DataFrame, dimensions: int, scores: pl.DataFrame) ->
             f"the score, a random draw {last_rows['dr1']['relative']:.1%}."
         )
     return sentences + _uneven(pca) + _uneven(random)
+
+
+def _too_few_vectors(row: dict[str, Any], loss: float = 0.01) -> list[str]:
+    """That the test vectors are too few to show the loss that the sentences speak of, where they are."""
+    finest = paired_difference(0, 0, row["images"])[1]  # no vector changed its verdict
+    if row["measure"] != "accuracy" or finest <= loss * row["score"]:
+        return []
+    return [
+        f"{plural(row['images'], 'test vector')} cannot show a loss of {100 * loss:g} %: where no verdict changes, "
+        f"the loss on others may be {points(finest)} (95 %)."
+    ]
 
 
 def _uneven(row: dict[str, Any] | None) -> list[str]:
@@ -158,7 +172,7 @@ def _layers(nodes: pl.DataFrame) -> list[str]:
     ordered = nodes.sort("score", descending=True, maintain_order=True)
     best, worst = ordered.row(0, named=True), ordered.row(-1, named=True)
     return [
-        f"Of {nodes.height} nodes {best['node']} transfers best ({best['score']:.2%}), {worst['node']} worst "
+        f"Of {plural(nodes.height, 'node')} {best['node']} transfers best ({best['score']:.2%}), {worst['node']} worst "
         f"({worst['score']:.2%})."
     ]
 
@@ -169,7 +183,8 @@ def _bag(unstressed: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
         return []
     row, deep = bag.row(0, named=True), unstressed.filter(pl.col("node") != BAG).row(-1, named=True)
     text = (
-        f"A bag of words of the classical kind ({row['dimensions']:,} dimensions) reaches {row['score']:.2%} on the "
+        f"A bag of words of the classical kind ({plural(row['dimensions'], 'dimension')}) reaches "
+        f"{row['score']:.2%} on the "
         f"same images, {deep['node']} {deep['score']:.2%}"
     )
     drops = scores.filter(pl.col("stress") == "dr1")

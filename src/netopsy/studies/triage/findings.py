@@ -75,7 +75,7 @@ def above(scored: pl.DataFrame, baselines: pl.DataFrame) -> list[str]:
         return [text]
     control = float(further["gain"].mean())  # type: ignore[arg-type]
     if further.height > 1:
-        within = _interval(*mean_interval(further["gain"].to_list()), f"t over {further.height} seeds")
+        within = _interval(*mean_interval(further["gain"].to_list()), f"t over {plural(further.height, 'seed')}")
     else:
         within = _interval(further["gain_low"][0], further["gain_high"][0], "paired over the images")
     return [
@@ -113,7 +113,7 @@ def critical(tests: pl.DataFrame) -> list[str]:
         sentences.append(
             f"Over all ways of training some block {claim} more critical than another: the mean accuracy runs over "
             f"{_points(row['spread'])}, from {row['least_critical']} (least critical) to {row['most_critical']} "
-            f"(permutation test over {row['count']} seeds, p {_p(row['p'])}).{blind}"
+            f"(permutation test over {plural(row['count'], 'seed')}, p {_p(row['p'])}).{blind}"
         )
     seeds = tests.filter(pl.col("over") == SEEDS)
     if seeds.height:
@@ -123,7 +123,8 @@ def critical(tests: pl.DataFrame) -> list[str]:
         least = float(seeds["least_p"].max()) * seeds.height  # type: ignore[arg-type]
         blind = " With so few seeds and blocks no p could have come below 0.05." if least > 0.05 else ""
         sentences.append(
-            f"Over {seeds['count'][0]} seeds the accuracy depends on the block in {many} (permutation test, Holm: p < "
+            f"Over {plural(seeds['count'][0], 'seed')} the accuracy depends on the block in {many} (permutation "
+            "test, Holm: p < "
             f"0.05). The widest spread, {_points(widest['spread'])}, is {widest['training']}-{widest['start']}'s, from "
             f"{widest['least_critical']} to {widest['most_critical']} (p {_p(widest['p_holm'])}; a difference of "
             f"{_points(widest['detectable'])} would be seen in 4 of 5 cases).{blind}"
@@ -134,7 +135,7 @@ def critical(tests: pl.DataFrame) -> list[str]:
         widest = images.sort("spread", descending=True).row(0, named=True)
         claim = "so these networks differ" if hit.height else "so the images show no block to be more critical"
         sentences.append(
-            f"On the same {widest['count']:,} images the blocks' networks differ in {hit.height} of "
+            f"On the same {plural(widest['count'], 'image')} the blocks' networks differ in {hit.height} of "
             f"{plural(images.height, 'comparison')} (Cochran's Q, Holm: p < 0.05), {claim}: the spread runs from "
             f"{_points(float(images['spread'].min()))} to {_points(widest['spread'])}, and a difference of "  # type: ignore[arg-type]
             f"{_points(float(images['detectable'].mean()))} would be seen in 4 of 5 cases."  # type: ignore[arg-type]
@@ -210,6 +211,8 @@ def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[str]:
     last, way = scored.row(-1, named=True), f"{scored['training'][0]}-{scored['start'][0]}"
     left = f"{last['share']:.1%} of the parameters left"
     drop = f"{100 * last['drop']:.2f} points lost{_interval(last['drop_low'], last['drop_high'], '')}"
+    if last["drop_low"] is not None and last["drop_low"] <= max_drop / 100 < last["drop_high"]:
+        drop += f", which cannot be told from {max_drop:g}"
     if 100 * last["drop"] > max_drop:
         within_limit = scored.filter(pl.col("drop") <= max_drop / 100)
         until = (
@@ -223,7 +226,7 @@ def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[str]:
         ]
     return [
         f"Compressed one after the other ({way}), the network does not fail ({max_drop:g} points) with all "
-        f"{last['compressed']} blocks one layer each: {drop}, {left}."
+        f"{plural(last['compressed'], 'block')} one layer each: {drop}, {left}."
     ]
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int64
 from netopsy.errors import SettingsError
 from netopsy.studies.correspondence.comoments.pair import Pair
 from netopsy.studies.correspondence.regression import explained_variance
+from netopsy.wording import plural
 
 NOWHERE = -1
 
@@ -69,7 +70,7 @@ def co_clusters(pair: Pair, count: int | None = None, *, most: int = 16, seed: i
     allowed = min(live.shape)
     if count is not None and not 1 <= count <= max(allowed, 1):
         raise SettingsError(
-            f"{count} groups for {pair.layer_a} and {pair.layer_b} must be 1 to {max(allowed, 1)}: "
+            f"{plural(count, 'group')} for {pair.layer_a} and {pair.layer_b} must be 1 to {max(allowed, 1)}: "
             f"the smaller of the two has that many units that correlate with any."
         )
     scaled = live / np.sqrt(np.outer(live.sum(1), live.sum(0)))
