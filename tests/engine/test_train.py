@@ -19,8 +19,7 @@ from torch.nn.utils import parametrize
 from netopsy import Network, Preprocessing, Samples, score
 from netopsy.deep_compression.compress import keep_share, share
 from netopsy.engine.train import data as train_data
-from netopsy.engine.train.fit import fit
-from netopsy.engine.train.history import History
+from netopsy.engine.train.fit import History, fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SamplesError, SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages

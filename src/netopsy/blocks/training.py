@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from netopsy.engine.train.activations import ActivationSet, check_recipe
 from netopsy.engine.train.constraints import frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
-from netopsy.engine.train.fit import launch
-from netopsy.engine.train.history import frame
+from netopsy.engine.train.fit import history_table, launch
 from netopsy.engine.train.loop import TrainingJob, main_output
 from netopsy.engine.train.objective import Loss
 from netopsy.engine.train.recipe import Recipe
@@ -108,7 +107,9 @@ def train_module(
         loss,
     )
     state = launch(job, device, lambda done, total: place.report(label, done, total))
-    return TrainingResult(frame(state["rows"]), {name: value.contiguous() for name, value in state["module"].items()})
+    return TrainingResult(
+        history_table(state["rows"]), {name: value.contiguous() for name, value in state["module"].items()}
+    )
 
 
 @torch.no_grad()

@@ -6,21 +6,21 @@ import copy
 import hashlib
 import logging
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train.constraints import check_constraints, frozen_parts
 from netopsy.engine.train.data import check_devices, steps_an_epoch
-from netopsy.engine.train.history import History, frame
 from netopsy.engine.train.loop import Trainer, TrainingJob, main_output
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
@@ -28,6 +28,37 @@ from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import NetopsyError, NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
+
+HISTORY_COLUMNS: dict[str, Any] = {
+    "epoch": pl.Int64,
+    "rate": pl.Float64,
+    "loss": pl.Float64,
+    "top1": pl.Float64,
+    "validation_loss": pl.Float64,
+    "validation_top1": pl.Float64,
+    "seconds": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class History:
+    """A trained copy of a network, and how it came about.
+
+    table: a row an epoch: epoch (from 1), rate (at its last step), loss and top1 (means over the epoch's images as they
+        were trained on: augmented, while the weights moved), validation_loss and validation_top1 (afterwards, in
+        evaluation mode and float32; null without validation images), seconds.
+    network: the trained copy.
+    shared: the moved tables of shared weights, by parameter name; decoded they are the weights of `network`.
+    """
+
+    table: pl.DataFrame
+    network: Network
+    shared: dict[str, SharedTensor]
+
+
+def history_table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """The rows of a history as its table."""
+    return pl.DataFrame(list(rows), schema=HISTORY_COLUMNS)
 
 
 def launch(job: TrainingJob, device: torch.device, report: Any) -> State:
@@ -158,7 +189,7 @@ def fit(
     values |= {name: torch.from_numpy(tensor.decode()) for name, tensor in moved.items()}
     trained = network.with_tensors(values)
     trained.provenance["trained"] = {"recipe": asdict(recipe), "images": samples.name, "count": len(samples)}
-    return History(frame(state["rows"]), trained, moved)
+    return History(history_table(state["rows"]), trained, moved)
 
 
 def _check(

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from netopsy.engine.train.fit import HISTORY_COLUMNS
 from netopsy.stats.hypothesis_tests import mean_interval, paired_difference, wilson
 from netopsy.studies.triage.design import TriageRun, Trial
 
@@ -43,13 +44,7 @@ _HISTORY: dict[str, Any] = {
     "block": pl.String,
     "start": pl.String,
     "training": pl.String,
-    "epoch": pl.Int64,
-    "rate": pl.Float64,
-    "loss": pl.Float64,
-    "top1": pl.Float64,
-    "validation_loss": pl.Float64,
-    "validation_top1": pl.Float64,
-    "seconds": pl.Float64,
+    **HISTORY_COLUMNS,
 }
 
 
