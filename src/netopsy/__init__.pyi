@@ -12,8 +12,8 @@ from .engine.sweep.edits import Shift as Shift
 from .engine.sweep.edits import Variant as Variant
 from .engine.sweep.sweep import score as score
 from .engine.sweep.sweep import sweep as sweep
+from .engine.train.fit import History as History
 from .engine.train.fit import fit as fit
-from .engine.train.history import History as History
 from .engine.train.recipe import Recipe as Recipe
 from .engine.trials.pool import workers as workers
 from .engine.trials.run import run_trials as run_trials

@@ -190,7 +190,7 @@ def test_a_threshold_is_told_only_where_the_images_can_tell() -> None:
     at_limit = drops((64, 0.0, -0.0001, 0.0001), (16, 0.004, 0.003, 3 * 0.005 / 3))  # 0.5 is not less than 0.5 points
     assert "0.1 and 0.5 points is K = 64" in codebook_verdict(at_limit)[0]
     few = drops((64, 0.0, -0.004, 0.004), (16, 0.006, -0.003, 0.012), (4, 0.3, 0.2, 0.4), images=500)
-    told, untold = sorted(codebook_verdict(few), reverse=True)
+    told, untold = codebook_verdict(few)
     assert "loses less than 0.5 and 1 points is K = 64" in told
     assert "without a measurable loss is K = 16 (it loses 0.60, 95 % interval -0.30 to 1.20)" in untold
     assert "500 images cannot show a loss of 0.1 points: at best it is known to 0.40 points either way" in untold

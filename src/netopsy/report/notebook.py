@@ -8,7 +8,6 @@ from typing import Any
 from netopsy.report.atlas import THEMES
 from netopsy.report.summary import image_summary, table_summary
 from netopsy.result import Result
-from netopsy.wording import plural
 
 ROWS = 8
 WIDTH = 560  # pixels of a chart whose width was left to its place
@@ -28,10 +27,7 @@ def result_html(result: Result) -> str:
         parts.append(f"<figcaption>{escape(image.title)}. {escape(image.reading)}</figcaption></figure>")
     for atlas in result.atlases.values():
         units, layers = atlas.units.height, len(atlas.sheets)
-        parts.append(
-            f"<p>{escape(atlas.title)}: {plural(units, 'unit')} of {plural(layers, 'layer')}, on a page of the "
-            "report.</p>"
-        )
+        parts.append(f"<p>{escape(atlas.title)}: {units:,} units of {layers} layers, on a page of the report.</p>")
     parts += [
         _table(table_summary(result.study, name, frame.head(ROWS)), frame.height)
         for name, frame in result.tables.items()
@@ -50,5 +46,5 @@ def chart_svg(spec: dict[str, Any]) -> str:
 def _table(table: dict[str, Any], total: int) -> str:
     head = "".join(f"<th>{escape(column['name'])}</th>" for column in table["columns"])
     rows = "".join(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in table["rows"])
-    caption = f"{escape(table['name'])}: {min(total, ROWS)} of {plural(total, 'row')}"
+    caption = f"{escape(table['name'])}: {min(total, ROWS)} of {total:,} rows"
     return f"<details><summary>{caption}</summary><table><tr>{head}</tr>{rows}</table></details>"

@@ -92,7 +92,7 @@ def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[st
     if rows.is_empty():
         return []
     known = [(threshold, _harshest(rows, pl.col("drop_high") < threshold - _ROUNDING)) for threshold in THRESHOLDS]
-    sentences = []
+    sentences, unknown = [], []
     for row, group in groupby(known, key=lambda pair: pair[1]):
         thresholds = [threshold for threshold, _ in group]
         if row is not None:
@@ -100,12 +100,12 @@ def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[st
             sentences.append(f"With all layers edited, {claim} is {_setting_sentence(rows, row, describe)}.")
             continue
         exceeded = [threshold for threshold in thresholds if (rows["drop_low"] >= threshold - _ROUNDING).all()]
-        unknown = [threshold for threshold in thresholds if threshold not in exceeded]
+        unknown += [threshold for threshold in thresholds if threshold not in exceeded]
         if exceeded:
             limits = _limits(exceeded)
             sentences.append(f"With all layers edited, no setting tried loses less than {limits} of top-1 accuracy.")
-        if unknown:
-            sentences.append(_too_few_images(rows, describe, superlative, unknown))
+    if unknown:
+        sentences.append(_too_few_images(rows, describe, superlative, unknown))
     return sentences
 
 
