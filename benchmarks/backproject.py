@@ -36,12 +36,13 @@ def main() -> None:
     parser.add_argument("--depths", default="early,middle,late")
     parser.add_argument("--batches", default="1,4,16,48", help="units a call of captum, of which the fastest counts")
     parser.add_argument("--units", type=int, default=48)
+    parser.add_argument("--size", type=int, default=224, help="pixels a side of the image")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
     add_tiny(parser)
     options = parser.parse_args()
-    shrink(options, networks="resnet18", units=2, repeats=1, depths="late", batches="2")
+    shrink(options, networks="resnet18", units=2, size=64, repeats=1, depths="late", batches="2")
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
     rows = [row for name in options.networks.split(",") for row in measure(name, options)]
@@ -52,7 +53,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Print the ratios for one network."""
     rows = []
     torch.manual_seed(0)
-    network = netopsy.load_network(f"torchvision:{name}", weights="random").to(options.device)
+    network = netopsy.load_network(f"torchvision:{name}", weights="random", size=options.size).to(options.device)
     image = torch.randn(1, *network.preprocessing.input_shape, device=options.device)
     for depth in options.depths.split(","):
         node = LAYERS[name][depth]

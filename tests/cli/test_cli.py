@@ -1,10 +1,11 @@
-"""The command line as a user meets it, in a process of its own."""
+"""The command line as a user meets it: in this process, and once in a process of its own."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,20 @@ from netopsy.cli.options import setting_texts
 from netopsy.studies.table import STUDIES
 
 
-def netopsy(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line."""
-    code = "from netopsy.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=cwd, timeout=300)
+@pytest.fixture
+def netopsy(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process: its exit code, and what it printed to stdout and to stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            main(list(words))
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -45,17 +56,21 @@ def netopsy(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         "run bad.toml --out case",
     ],
 )
-def test_a_mistake_gets_one_sentence_and_exit_code_2(words: str, tmp_path: Path) -> None:
+def test_a_mistake_gets_one_sentence_and_exit_code_2(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, netopsy, recwarn: pytest.WarningsRecorder
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.npz").write_text("junk")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     (tmp_path / "bad.toml").write_text("[network]\nsource = 3\n")
     save_file({"features.0.weight": np.full((2, 2), np.nan, np.float32)}, tmp_path / "nan.safetensors")
     np.savez(tmp_path / "range.npz", x=np.zeros((3, 32, 32), np.uint8), y=np.array([0, 1, 99]))
-    done = netopsy(*words.split(), cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("netopsy: ")
+    monkeypatch.chdir(tmp_path)
+    code, out, error = netopsy(*words.split())
+    assert code == 2, error
+    assert "Traceback" not in error + out
+    assert len(error.strip().splitlines()) == 1 and error.startswith("netopsy: ")
+    assert not [one for one in recwarn if not issubclass(one.category, DeprecationWarning | FutureWarning)]
 
 
 @pytest.mark.parametrize(
@@ -82,24 +97,26 @@ def test_a_mistake_in_a_setting_is_named(words: str, message: str, capsys: pytes
     assert message in shown and len(shown.splitlines()) == 1 and shown.startswith("netopsy: ")
 
 
-def test_layers_prints_a_table_and_json() -> None:
-    assert "conv" in netopsy("layers", "netopsy:digits-a").stdout
-    rows = json.loads(netopsy("layers", "netopsy:digits-a", "--json").stdout)
+def test_layers_prints_a_table_and_json(netopsy) -> None:
+    assert "conv" in netopsy("layers", "netopsy:digits-a")[1]
+    rows = json.loads(netopsy("layers", "netopsy:digits-a", "--json")[1])
     assert len(rows) == 14 and sum(row["parameters"] for row in rows) > 0
 
 
-def test_a_study_prints_findings_and_json_and_adds_to_a_case(tmp_path: Path) -> None:
+def test_a_study_prints_findings_and_json_and_adds_to_a_case(tmp_path: Path, netopsy) -> None:
     words = ["rounding", "netopsy:digits-a", "--samples", "digits", "--count", "50", "--decimals", "1,2"]
-    done = netopsy(*words, "--json", "--out", str(tmp_path / "case"))
+    process = [sys.executable, "-c", "from netopsy.cli import main; main()", *words, "--json", "--out", "case"]
+    done = subprocess.run(process, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     whole = json.loads(done.stdout)
     assert whole["settings"]["decimals"] == [1, 2] and whole["provenance"]["samples"]["count"] == 50
     assert (tmp_path / "case" / "index.html").exists() and (tmp_path / "case" / "rounding.html").exists()
-    assert netopsy("report", str(tmp_path / "case")).returncode == 0
+    (tmp_path / "case" / "index.html").unlink()
+    assert netopsy("report", str(tmp_path / "case"))[0] == 0 and (tmp_path / "case" / "index.html").exists()
 
 
-def test_help_of_a_study_shows_its_settings() -> None:
-    text = netopsy("noise", "--help").stdout
+def test_help_of_a_study_shows_its_settings(netopsy) -> None:
+    text = netopsy("noise", "--help")[1]
     assert "--strengths" in text and "--samples" in text
 
 
@@ -118,11 +135,11 @@ def test_every_setting_has_a_line_of_help_and_a_name_of_its_own(name: str) -> No
     assert set(texts) == set(settings) and not shared & set(settings)
 
 
-def test_help_spells_lists_and_the_one_seed_plainly() -> None:
-    text = " ".join(netopsy("reconstruct", "--help").stdout.replace("│", " ").split())
+def test_help_spells_lists_and_the_one_seed_plainly(netopsy) -> None:
+    text = " ".join(netopsy("reconstruct", "--help")[1].replace("│", " ").split())
     assert "[default: deconvnet,masked,masked_random,gradient]" in text and "()" not in text
     assert "Seed of the random weights, and of the images that --count takes." in text
-    assert "Not needed. With them units are chosen" in netopsy("maximize", "--help").stdout
+    assert "Not needed. With them units are chosen" in netopsy("maximize", "--help")[1]
 
 
 def test_settings_take_their_help_from_the_docstring() -> None:

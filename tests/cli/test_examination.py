@@ -12,13 +12,14 @@ import netopsy
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.protocol.read import read_protocol
 from netopsy.protocol.run import run_protocol
+from networks import shipped
 
 PROTOCOLS = sorted((Path(__file__).parents[2] / "protocols").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[netopsy.Network, netopsy.Samples]:
-    return netopsy.load_network("netopsy:digits-a"), netopsy.load_samples("digits", count=60)
+    return shipped("a"), netopsy.load_samples("digits", count=60)
 
 
 def test_finished_studies_are_not_run_again(digits, tmp_path, monkeypatch) -> None:
@@ -42,7 +43,7 @@ def test_other_settings_images_or_weights_are_run_again(digits, tmp_path, monkey
     perform = examination.perform
     monkeypatch.setattr(examination, "perform", lambda *given: runs.append(1) or perform(*given))
     netopsy.examine(network, samples.subset(30), studies=["sparsity"], out=tmp_path)
-    netopsy.examine(netopsy.load_network("netopsy:digits-b"), samples.subset(30), studies=["sparsity"], out=tmp_path)
+    netopsy.examine(shipped("b"), samples.subset(30), studies=["sparsity"], out=tmp_path)
     assert len(runs) == 2
 
 
@@ -101,11 +102,11 @@ def test_an_unknown_setting_in_a_protocol_names_those_there_are() -> None:
 )
 def test_a_setting_of_the_wrong_type_is_explained(study: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        getattr(netopsy, study)(netopsy.load_network("netopsy:digits-a"), None, **settings)
+        getattr(netopsy, study)(shipped("a"), None, **settings)
 
 
 def test_a_list_does_for_a_tuple() -> None:
-    network, samples = netopsy.load_network("netopsy:digits-a"), netopsy.load_samples("digits", count=3)
+    network, samples = shipped("a"), netopsy.load_samples("digits", count=3)
     result = netopsy.activations(network, samples, images=[np.int64(1)], maps=["block5.relu3:1"])
     assert result.settings["images"] == (1,) and result.settings["maps"] == ("block5.relu3:1",)
 

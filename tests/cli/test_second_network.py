@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from netopsy import Case, Network, Result, Samples, examine, load_network, load_samples
+from netopsy import Case, Network, Result, Samples, examine, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyError, SettingsError
 from netopsy.network.zoo.cifar_resnet import CifarResNet
@@ -25,6 +25,7 @@ from netopsy.protocol.run import run_protocol
 from netopsy.studies.functions import study_function
 from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes
 from netopsy.studies.table import STUDIES
+from networks import shipped
 
 RUNS: list[str] = []
 
@@ -81,12 +82,12 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def a() -> Network:
-    return load_network("netopsy:digits-a")
+    return shipped("a")
 
 
 @pytest.fixture(scope="module")
 def b() -> Network:
-    return load_network("netopsy:digits-b")
+    return shipped("b")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_an_examination_runs_what_compares_with_another_network_only_when_given_
 
 
 def test_a_finished_result_is_known_by_its_second_network(a, b, samples, tmp_path) -> None:
-    again = load_network("netopsy:digits-b")
+    again = shipped("b")
     greyer = Network(b.name, b.module, replace(b.preprocessing, mean=(0.25,)), b.provenance)
     moved = b.with_tensors({name: t + 1e-3 for name, t in b.tensors.items() if t.is_floating_point()})
     counts = []

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import netopsy
-from netopsy import Case, Features, Network, Result, Samples, examine, load_features, load_network, load_samples
+from netopsy import Case, Features, Network, Result, Samples, examine, load_features, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyError, SamplesError, SettingsError
 from netopsy.protocol.read import read_protocol
@@ -24,6 +24,7 @@ from netopsy.protocol.run import run_protocol
 from netopsy.studies.functions import study_function
 from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes
 from netopsy.studies.table import STUDIES
+from networks import shipped
 
 RUNS: list[str] = []
 
@@ -96,7 +97,7 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return load_network("netopsy:digits-a")
+    return shipped("a")
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
 
-import netopsy
 from netopsy.blocks.block import Block
 from netopsy.network.network import Network
 
 SOURCE, SINK = "<source>", "<sink>"
-
-
-@functools.cache
-def loaded(name: str) -> Network:
-    """A network of the zoo, exported once for all tests of blocks; none of them changes it."""
-    return netopsy.load_network(name, **({} if "digits" in name else {"weights": "random"}))
 
 
 def flow_graph(network: Network) -> nx.DiGraph:

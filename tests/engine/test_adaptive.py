@@ -11,8 +11,8 @@ from netopsy.engine.sweep.adaptive import Audit
 from netopsy.engine.sweep.confidence import ConfidenceSequence, ImportanceDraws, Sampler
 from netopsy.engine.sweep.edits import Shift, Variant
 from netopsy.engine.sweep.sweep import sweep
-from netopsy.network.sources.load import load_network
 from netopsy.samples.load import load_samples
+from networks import shipped
 
 
 def profile(
@@ -117,7 +117,7 @@ def test_draws_follow_the_weights_without_replacement() -> None:
 
 
 def test_adaptive_sweep_agrees_with_the_exact_one() -> None:
-    network, samples = load_network("netopsy:digits-a"), load_samples("digits")
+    network, samples = shipped("a"), load_samples("digits")
     variants = [Variant({"layer": "none", "strength": 0.0}, None)] + [
         Variant({"layer": layer.name, "strength": s}, Shift((layer.weight,), noise(layer.weight), s, "n"))
         for layer in network.layers[::5]

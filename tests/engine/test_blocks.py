@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_blocks import flow_graph, is_single_entry_single_exit, loaded, on_every_path
+from reference_blocks import flow_graph, is_single_entry_single_exit, on_every_path
 from torch import Tensor, nn
 
 import netopsy
@@ -21,6 +21,7 @@ from netopsy.cli.main import main
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from networks import loaded
 
 
 def network_of(module: nn.Module, size: int = 16) -> Network:

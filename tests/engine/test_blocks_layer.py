@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_blocks import fitted, loaded, mean_slice, patches
+from reference_blocks import fitted, mean_slice, patches
 from torch import Tensor, nn
 
 import netopsy
@@ -25,6 +25,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
+from networks import loaded
 
 
 def network_of(module: nn.Module, size: int = 16) -> Network:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from reference_blocks import gradients, loaded
+from reference_blocks import gradients
 from torch import Tensor, nn
 
 import netopsy
@@ -25,6 +25,7 @@ from netopsy.network.listing import list_layers
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.tallies.moments import Moments
+from networks import loaded
 
 
 def network_of(module: nn.Module, size: int = 16) -> Network:

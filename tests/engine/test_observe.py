@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,39 +17,21 @@ from netopsy import Network, Preprocessing, Samples, observe, workspace
 from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.samples.images import ArrayImages
 from netopsy.tallies.histogram import Histogram
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import ZeroShare
+from networks import Branching, branching, branching_values, noise_images
+from processes import run_process
 
 
-class Branching(nn.Module):
-    """A residual block with in-place ReLUs, one module called twice, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
-        self.bn = nn.BatchNorm2d(6)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn(self.conv1(x)))
-        x = self.relu(self.conv2(x) + x)
-        return self.head(x.mean((2, 3)))
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network() -> Network:
-    return Network("branching", Branching(), Preprocessing(size=(12, 12)))
+    return branching()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def samples() -> Samples:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (50, 12, 12, 3), np.uint8)
-    return Samples("noise", ArrayImages(pixels), generator.integers(0, 4, 50), ("a", "b", "c", "d"))
+    return noise_images(50, 12, 4)
 
 
 class Order(Tally):
@@ -71,23 +51,12 @@ class Order(Tally):
         return [] if self.seen is None else self.seen.tolist()
 
 
-def hooked(network: Network, samples: Samples) -> dict[str, Tensor]:
-    """Values of the plain module, taken by its own code written out."""
-    module = network.module
-    assert isinstance(module, Branching)
-    (batch,) = samples.batches(network.preprocessing, len(samples))
-    with torch.no_grad():
-        conv1 = module.conv1(batch.images)
-        first = module.bn(conv1).relu()
-        second = (module.conv2(first) + first).relu()
-        return {"conv1": conv1, "relu": first, "relu_1": second, "head": module.head(second.mean((2, 3)))}
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 64, None])
 def test_every_node_is_seen_as_the_plain_module_computes_it(
     network: Network, samples: Samples, batch_size: int | None
 ) -> None:
-    expected = hooked(network, samples)
+    values = branching_values(network, samples, len(samples))
+    expected = {name: values[name] for name in ("conv1", "relu", "relu_1", "head")}
     tallies: dict[str, tuple[str, Tally]] = {}
     for node in expected:
         tallies |= {f"{node} m": (node, Moments(4)), f"{node} z": (node, ZeroShare())}
@@ -115,7 +84,8 @@ def test_layers_and_modules_name_nodes_too(network: Network, samples: Samples) -
     assert len(results["layer"].mean) == len(results["module"].mean) == 6
 
 
-def test_nodes_that_nobody_watches_are_not_run(network: Network, samples: Samples) -> None:
+def test_nodes_that_nobody_watches_are_not_run(samples: Samples) -> None:
+    network = branching()
     assert network.nodes
     network.module.get_parameter("head.weight").data = torch.ones(4, 5)  # whoever runs the head now, fails
     observe(network, samples, {"z": ("relu", ZeroShare())})
@@ -144,7 +114,7 @@ def test_weights_survive_an_exception(network: Network, samples: Samples) -> Non
 
 
 def test_errors_say_what_to_give(network: Network, samples: Samples) -> None:
-    with pytest.raises(UnknownLayer, match="no node 'rleu' in branching; nearest: relu"):
+    with pytest.raises(UnknownLayer, match="no node 'rleu' in branching0; nearest: relu"):
         observe(network, samples, {"a": ("rleu", ZeroShare())})
     with pytest.raises(SettingsError, match="no tally to count"):
         observe(network, samples, {})
@@ -237,44 +207,37 @@ def test_other_work_takes_no_checkpoint_up(network: Network, samples: Samples, t
             assert calls[0] == 0
 
 
-SCRIPT = """
-import sys, time
-import numpy as np, torch
-from netopsy import Network, Preprocessing, Samples, observe, workspace
-from netopsy.tallies import Moments
-from netopsy.samples.images import ArrayImages
-torch.manual_seed(0); torch.set_num_threads(1)
-module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
-pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-samples = Samples("noise", ArrayImages(pixels), np.zeros(200, np.int64), ("a",))
-def progress(label, done, total):
-    print("done", done, flush=True)
-    time.sleep(float(sys.argv[2]))
-with workspace(sys.argv[1], progress, every=0):
-    result = observe(Network("n", module, Preprocessing(size=(8, 8))), samples, {"m": ("1", Moments(4))}, batch_size=10)
-figures = torch.stack([result["m"].mean, result["m"].variance, result["m"].kurtosis])
-print("result", [x.hex() for x in figures.flatten().tolist()])
+def count_resumably(folder: Path, progress: Callable[[str, int, int], object]) -> list[Tensor]:
+    with workspace(folder, progress, every=0):
+        moments = observe(branching(), noise_images(200, 12, 4), {"m": ("relu", Moments(4))}, batch_size=10)["m"]
+    return [moments.mean, moments.variance, moments.kurtosis]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import test_observe as here
+torch.set_num_threads(1)
+here.count_resumably(Path(sys.argv[1]), lambda label, done, total: done < 100 or os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
-def run_script(folder: Path, pause: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
 def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
-    first, whole = run_script(tmp_path / "killed", 0.05), run_script(tmp_path / "whole", 0)
-    assert first.stdout is not None
-    for line in first.stdout:
-        if line.startswith("done") and int(line.split()[1]) >= 100:
-            os.kill(first.pid, signal.SIGKILL)
-            break
-    assert first.wait(60) == -signal.SIGKILL
-    again = run_script(tmp_path / "killed", 0)
-    (resumed, _), (uninterrupted, _) = again.communicate(timeout=120), whole.communicate(timeout=120)
-    assert resumed.splitlines()[0] in ("done 100", "done 110")
-    assert uninterrupted.splitlines()[0] == "done 0"
-    assert resumed.splitlines()[-1] == uninterrupted.splitlines()[-1] != ""
+    killed = run_process(KILLED, tmp_path / "killed")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    calls: list[int] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        resumed, whole = (
+            count_resumably(tmp_path / folder, lambda _label, done, _total: calls.append(done))
+            for folder in ("killed", "whole")
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert calls[0] in (90, 100) and calls[calls.index(200) + 1] == 0
+    assert all(torch.equal(one, other) for one, other in zip(resumed, whole, strict=True))
 
 
 MEMORY = """
@@ -282,28 +245,24 @@ import resource, sys
 import numpy as np, torch
 from netopsy import Network, Preprocessing, Samples, observe
 from netopsy.tallies import Histogram, Moments, ZeroShare
-torch.set_num_threads(1)
 class Same:
     "Pictures that are all one array: memory grows only if observe keeps something."
     workers = 1
     def __init__(self, n): self.n, self.one = n, np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
     def __len__(self): return self.n
     def load(self, rows, preprocessing): return self.one[rows % 64]
-count = int(sys.argv[1])
-samples = Samples("same", Same(count), np.zeros(count, np.int64), ("a",))
 module = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU())
-tallies = {"m": ("1", Moments(4)), "z": ("1", ZeroShare()), "h": ("1", Histogram())}
-observe(Network("n", module, Preprocessing(size=(8, 8))), samples, tallies)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+network = Network("n", module, Preprocessing(size=(8, 8)))
+for count in 2_000, 20_000:
+    samples = Samples("same", Same(count), np.zeros(count, np.int64), ("a",))
+    observe(network, samples, {"m": ("1", Moments(4)), "z": ("1", ZeroShare()), "h": ("1", Histogram())})
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_memory_does_not_grow_with_the_samples() -> None:
-    """Tenfold samples: activations alone would take 230 MB in the one case and 2.3 GB in the other."""
-    runs = [
-        subprocess.Popen([sys.executable, "-c", MEMORY, str(n)], stdout=subprocess.PIPE, text=True)
-        for n in (5_000, 50_000)
-    ]
-    few, many = (int(run.communicate(timeout=300)[0]) for run in runs)
+    """Tenfold samples: activations alone would take 90 MB in the one case and 900 MB in the other."""
+    done = run_process(MEMORY)
+    few, many = map(int, done.stdout.split())
     assert many < 1.1 * few

@@ -8,54 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import netopsy
 from netopsy import Network, Preprocessing, Samples, observe, workspace
 from netopsy.engine.observe.observe import observe_ahead
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.samples.images import ArrayImages
 from netopsy.tallies import LABELS, Moments, Tally, ZeroShare
-
-
-class Residual(nn.Module):
-    """A block whose ReLUs overwrite their operands, as the interpreter's own in-place twins do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
-        self.bn = nn.BatchNorm2d(6)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn(self.conv1(x)))
-        x = self.relu(self.conv2(x) + x)
-        return self.head(x.mean((2, 3)))
-
-
-def residual(seed: int, **preprocessing: object) -> Network:
-    torch.manual_seed(seed)
-    return Network(f"residual{seed}", Residual(), Preprocessing(size=(12, 12), **preprocessing))  # type: ignore[arg-type]
+from networks import branching, branching_values, noise_images, shipped
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return residual(0)
+    return branching(0)
 
 
 @pytest.fixture(scope="module")
 def other() -> Network:
     """Another network, which sees the images otherwise."""
-    return residual(1, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    return branching(1, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (50, 12, 12, 3), np.uint8)
-    return Samples("noise", ArrayImages(pixels), generator.integers(0, 4, 50), ("a", "b", "c", "d"))
+    return noise_images(50, 12, 4)
 
 
 class Kept(Tally):
@@ -77,6 +53,11 @@ class Kept(Tally):
         return torch.zeros(0, 0) if self.rows is None else self.rows
 
 
+def means(maps: Tensor) -> Tensor:
+    """Of each channel over its places, in double precision."""
+    return maps.flatten(2).mean(2).double()
+
+
 class Products(Tally):
     """Sum of products of the channel means of two maps."""
 
@@ -84,7 +65,7 @@ class Products(Tally):
         self.total: Tensor | None = None
 
     def update(self, values: tuple[Tensor, Tensor], indices: Tensor) -> None:
-        a, b = (v.flatten(2).mean(2).double() for v in values)
+        a, b = map(means, values)
         self.total = a.T @ b if self.total is None else self.total + a.T @ b
 
     def merge(self, other: Products) -> None:
@@ -96,27 +77,12 @@ class Products(Tally):
         return self.total
 
 
-def plain(network: Network, samples: Samples, batch_size: int) -> dict[str, list[Tensor]]:
-    """Values of the plain module, batch by batch, by its own code written out."""
-    module = network.module
-    assert isinstance(module, Residual)
-    values: dict[str, list[Tensor]] = {"bn": [], "relu": [], "add": [], "relu_1": [], "head": []}
-    with torch.no_grad():
-        for batch in samples.batches(network.preprocessing, batch_size):
-            bn = module.bn(module.conv1(batch.images))
-            first = bn.relu()
-            added = module.conv2(first) + first
-            second = added.relu()
-            for name, value in zip(values, (bn, first, added, second, module.head(second.mean((2, 3)))), strict=True):
-                values[name].append(value)
-    return values
-
-
 def test_nodes_that_a_later_step_overwrites_are_shown_whole(network: Network, samples: Samples) -> None:
     """`bn` and `add` are overwritten by their ReLUs when nobody keeps them."""
     nodes = ("bn", "relu", "add", "relu_1", "head")
     rows = observe(network, samples, {"all": (nodes, Kept())}, batch_size=8)["all"]
-    expected = [torch.cat(values).flatten(1).double() for values in plain(network, samples, 8).values()]
+    values = branching_values(network, samples, 8)
+    expected = [values[name].flatten(1).double() for name in nodes]
     assert torch.equal(rows[:, 0], torch.arange(50).double())
     assert torch.allclose(rows[:, 1:], torch.cat(expected, 1), atol=1e-5)
     assert (rows[:, 1 : 1 + 6 * 144] < 0).any(), "the operand of a ReLU was shown after it was overwritten"
@@ -125,11 +91,8 @@ def test_nodes_that_a_later_step_overwrites_are_shown_whole(network: Network, sa
 def test_a_pair_of_nodes_is_what_a_loop_by_hand_gives(network: Network, samples: Samples) -> None:
     pairs = {"pair": (("relu", "relu_1"), Products()), "alone": ("relu", Moments())}
     results = observe(network, samples, pairs, batch_size=8)
-    values = plain(network, samples, 8)
-    expected = sum(
-        a.flatten(2).mean(2).double().T @ b.flatten(2).mean(2).double()
-        for a, b in zip(values["relu"], values["relu_1"], strict=True)
-    )
+    values = branching_values(network, samples, 8)
+    expected = means(values["relu"]).T @ means(values["relu_1"])
     assert torch.allclose(results["pair"], expected, rtol=1e-6)
     assert torch.equal(
         results["alone"].mean, observe(network, samples, {"m": ("relu", Moments())}, batch_size=8)["m"].mean
@@ -146,11 +109,8 @@ def test_two_networks_see_the_same_samples_each_in_its_own_way(
         "itself": (((network, "relu"), "relu"), Products()),
     }
     results = observe(network, samples, tallies, batch_size=8)
-    mine, others = plain(network, samples, 8), plain(other, samples, 8)
-    expected = sum(
-        a.flatten(2).mean(2).double().T @ b.flatten(2).mean(2).double()
-        for a, b in zip(mine["relu_1"], others["relu_1"], strict=True)
-    )
+    values, others = (branching_values(one, samples, 8) for one in (network, other))
+    expected = means(values["relu_1"]).T @ means(others["relu_1"])
     assert torch.allclose(results["two"], expected, rtol=1e-6)
     alone = observe(other, samples, {"m": ("relu", Moments())}, batch_size=8)["m"]
     assert torch.equal(results["other"].mean, alone.mean)
@@ -204,7 +164,7 @@ def test_a_stopped_pass_over_two_networks_goes_on(
     with workspace(tmp_path, lambda _label, done, _total: calls.append(done)):
         again = observe(network, samples, pairs_of(other), batch_size=8, order=order)
         assert calls[0] == 24 and all(torch.equal(whole[name], again[name]) for name in whole)
-        for changed in (residual(2), Network("x", other.module, Preprocessing(size=(12, 12), scale=1.0))):
+        for changed in (branching(2), Network("x", other.module, Preprocessing(size=(12, 12), scale=1.0))):
             calls.clear()
             observe(network, samples, pairs_of(changed), batch_size=8, order=order)
             assert calls[0] == 0, "the checkpoint of another second network was taken up"
@@ -215,7 +175,7 @@ def test_a_stopped_pass_over_two_networks_goes_on(
 
 def test_parts_over_workers_are_one_pass(network: Network, samples: Samples) -> None:
     """Networks of the zoo, since a module of a test file cannot be found by a worker."""
-    first, second = netopsy.load_network("netopsy:digits-a"), netopsy.load_network("netopsy:digits-b")
+    first, second = shipped("a"), shipped("b")
     digits = netopsy.load_samples("digits", count=120)
     order = np.random.default_rng(0).permutation(120)[:100]
     tallies = {"rows": ((first.output, (second, second.output), LABELS), Kept())}
@@ -234,7 +194,7 @@ def test_what_is_no_node_is_explained(network: Network, samples: Samples, nodes:
 def test_a_node_of_the_other_network_that_is_not_there_is_named(
     network: Network, other: Network, samples: Samples
 ) -> None:
-    with pytest.raises(UnknownLayer, match="no node 'rleu' in residual1; nearest: relu"):
+    with pytest.raises(UnknownLayer, match="no node 'rleu' in branching1; nearest: relu"):
         observe(network, samples, {"a": (("relu", (other, "rleu")), Kept())})
 
 
@@ -261,7 +221,7 @@ def test_sets_counted_ahead_are_found_finished(network: Network, samples: Sample
 
 
 def test_sets_that_stopped_at_different_places_go_on_together(samples: Samples, tmp_path: Path) -> None:
-    network = netopsy.load_network("netopsy:digits-a")
+    network = shipped("a")
     digits = netopsy.load_samples("digits", count=160)
     sets: list[dict] = [{"m": ("block5.relu3", Moments(4))}, {"z": ("block5.relu3", ZeroShare())}]
     whole = [observe(network, digits, tallies) for tallies in sets]

@@ -6,7 +6,6 @@ import ast
 import copy
 import dataclasses
 import pickle
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,15 +49,16 @@ class Tokens(nn.Module):
         return self.head(x.mean(1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokens() -> Network:
     torch.manual_seed(0)
     return Network("tokens", Tokens(), Preprocessing(size=(16, 16)))
 
 
-@pytest.fixture(params=["residual", "tokens", "swin"])
+@pytest.fixture(scope="module", params=["residual", "tokens", "swin"])
 def network(request: pytest.FixtureRequest, tokens: Network) -> Network:
     if request.param == "swin":
+        torch.manual_seed(0)
         swin = torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 4], [2, 2], num_classes=5)
         return Network("swin", swin, Preprocessing(size=(16, 16)))
     return tokens if request.param == "tokens" else make_network()
@@ -132,13 +132,11 @@ def metadata(network: Network) -> list[dict[str, str]]:
     return [{key: str(value) for key, value in node.meta.items()} for node in network.graph.graph.nodes]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_asking_changes_nothing_and_answers_do_not_depend_on_the_order(network: Network, seed: int) -> None:
+def test_asking_changes_nothing_and_answers_do_not_depend_on_the_order(network: Network) -> None:
+    """Backwards, each question is asked before every other that was asked before it."""
     again = Network("again", network.module, network.preprocessing)
     expected, before = [ask(network) for ask in QUESTIONS], metadata(again)
-    order = random.Random(seed).sample(range(len(QUESTIONS)), len(QUESTIONS))
-    answers = {i: QUESTIONS[i](again) for i in order}
-    assert [answers[i] for i in range(len(QUESTIONS))] == expected
+    assert [ask(again) for ask in reversed(QUESTIONS)] == expected[::-1]
     assert metadata(again) == before and any("val" in entry for entry in before)
 
 
@@ -154,8 +152,9 @@ def test_the_program_travels_with_its_network(network: Network, send: Any) -> No
 
 
 def test_a_deep_program_travels() -> None:
-    deep = Network("deep", nn.Sequential(*(nn.ReLU() for _ in range(1500)), nn.Flatten()), Preprocessing(size=(2, 2)))
-    assert len(pickle.loads(pickle.dumps(deep)).nodes if deep.nodes else ()) == 1502
+    """A pickle that followed the inputs would go four calls deeper a node, and stop at 1,000."""
+    deep = Network("deep", nn.Sequential(*(nn.ReLU() for _ in range(400)), nn.Flatten()), Preprocessing(size=(2, 2)))
+    assert len(pickle.loads(pickle.dumps(deep)).nodes if deep.nodes else ()) == 402
 
 
 def test_a_copy_with_other_weights_has_the_same_program(network: Network) -> None:

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import reference_sweep as naive
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from netopsy.engine.sweep import plan
 from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant
 from netopsy.engine.sweep.full import predictions
-from netopsy.engine.sweep.plan import make_plan
+from netopsy.engine.sweep.plan import EditGroup, make_plan
+from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.sweep import score, sweep
+from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import EditError, NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.sources.load import load_network
 from netopsy.samples.load import load_samples
 from netopsy.samples.samples import Samples
+from networks import shipped, trained_resnet20
+from processes import run_process
 
 SMALL = Preprocessing(size=(12, 12), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -156,7 +160,7 @@ def test_scores_are_those_of_the_naive_loop(network: Network, samples: Samples, 
 
 
 def test_shipped_network_with_noise_predicts_as_the_naive_loop() -> None:
-    network, samples = load_network("netopsy:digits-a"), load_samples("digits").subset(150)
+    network, samples = shipped("a"), load_samples("digits").subset(150)
     layers = network.layers[::4]
     shifts = [
         Variant({"layer": layer.name, "strength": s}, Shift((layer.weight,), noise(layer.weight), s, "n"))
@@ -169,8 +173,8 @@ def test_shipped_network_with_noise_predicts_as_the_naive_loop() -> None:
 @pytest.mark.real
 def test_cifar_resnet_with_noise_predicts_as_the_naive_loop(shared: Path, tmp_path: Path) -> None:
     packed = tmp_path / "cifar10.npz"
-    subprocess.run([sys.executable, shared / "data/unpack.py", "cifar10", "test", packed], check=True)
-    network = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
+    subprocess.run([sys.executable, shared / "data/unpack.py", "cifar10", "test", packed, "--sheets", "1"], check=True)
+    network = trained_resnet20(shared)
     samples = load_samples(packed).subset(60)
     shifts = [
         Variant({"layer": layer.name, "strength": s}, Shift((layer.weight,), noise(layer.weight), s, "n"))
@@ -273,62 +277,69 @@ def test_a_parameter_that_cannot_reach_the_output_changes_nothing(samples: Sampl
     assert table["agreement"][0] == 1
 
 
-WORK = """
-import sys, time
-from netopsy.engine.sweep import plan, rerun
-from netopsy.engine.workspace.checkpoint import Checkpoint
-from netopsy.engine.workspace.workspace import workspace
+def count_work(patch: pytest.MonkeyPatch, log: Path, then: Callable[[], object]) -> None:
+    """Blocks of 30 images, a checkpoint after each group, and for each group that is run a line in `log`: the outputs
+    that it makes. Then `then` is called.
+    """
+    plain, own = Checkpoint.__init__, Rerun._outputs
+
+    def outputs(self: Rerun, group: EditGroup, members: list[int], held: Mapping[str, Tensor], n: int) -> object:
+        result = own(self, group, members, held, n)
+        with log.open("a") as file:
+            file.write(f"{len(members) * n}\n")
+        then()
+        return result
+
+    patch.setattr(plan, "BLOCK_IMAGES", 30)
+    patch.setattr(Checkpoint, "__init__", lambda self, path, every=0.0: plain(self, path, 0.0))
+    patch.setattr(Rerun, "_outputs", outputs)
+
+
+def sweep_everything(
+    folder: Path, log: Path, precision: float | None, then: Callable[[], object] = bool
+) -> pl.DataFrame:
+    with pytest.MonkeyPatch.context() as patch, workspace(folder):
+        count_work(patch, log, then)
+        network = make_network()
+        return sweep(network, make_samples(), everything(network), precision=precision)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
 import test_sweep as here
-from netopsy.engine.sweep.sweep import sweep
-folder, log, precision, pause = sys.argv[1:]
-plan.BLOCK_IMAGES = 30
-plain = Checkpoint.__init__
-Checkpoint.__init__ = lambda self, path, every=0.0: plain(self, path, 0.0)
-own = rerun.Rerun._outputs
-def outputs(self, group, members, held, n):
-    result = own(self, group, members, held, n)
-    with open(log, "a") as file:
-        file.write(f"{len(members) * n}\\n")
-    time.sleep(float(pause))
-    return result
-rerun.Rerun._outputs = outputs
-network, samples = here.make_network(), here.make_samples()
-with workspace(folder):
-    table = sweep(network, samples, here.everything(network), precision=float(precision) or None)
-table.write_parquet(folder + "/table.parquet")
+groups = iter(range(20))
+die = lambda: next(groups, None) is None and os.kill(os.getpid(), signal.SIGKILL)
+here.sweep_everything(Path(sys.argv[1]), Path(sys.argv[2]), None, die)
 """
 
 
-@pytest.mark.parametrize("precision", ["0", "1.0"])
-def test_a_killed_sweep_goes_on_without_redoing_finished_work(tmp_path: Path, precision: str) -> None:
-    import polars as pl
+@pytest.mark.parametrize(("precision", "ending"), [(None, "killed"), (1.0, "interrupted")])
+def test_a_stopped_sweep_goes_on_without_redoing_finished_work(
+    tmp_path: Path, precision: float | None, ending: str
+) -> None:
+    folder, log, other = tmp_path / "work", tmp_path / "log", tmp_path / "other.log"
+    if ending == "killed":
+        killed = run_process(KILLED, folder, log)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    else:
 
-    def start(folder: str, log: str, pause: float) -> subprocess.Popen[bytes]:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        root = Path(__file__).resolve().parent
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", WORK, str(tmp_path / folder), str(tmp_path / log), precision, str(pause)]
-        return subprocess.Popen(command, env=environment, cwd=root)
+        def interrupt() -> None:
+            if len(log.read_text().split()) == 21:
+                raise KeyboardInterrupt
 
-    def work(log: str) -> list[int]:
-        return [int(line) for line in (tmp_path / log).read_text().split()] if (tmp_path / log).exists() else []
-
-    whole = start("whole", "whole.log", 0)
-    killed = start("killed", "killed.log", 0.02)
-    limit = time.monotonic() + 60
-    while len(work("killed.log")) < 20 and time.monotonic() < limit:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed/table.parquet").exists()
-    before = len(work("killed.log"))
-    assert start("killed", "killed.log", 0).wait(60) == 0
-    assert whole.wait(60) == 0
-    redone = sum(work("killed.log")) - sum(work("whole.log"))
-    assert before >= 20
-    assert redone <= 30 * 8  # at most the one group in hand: its variants on one block
-    tables = [pl.read_parquet(tmp_path / f"{folder}/table.parquet") for folder in ("whole", "killed")]
-    assert tables[0].equals(tables[1])
-    finished = len(work("killed.log"))
-    assert start("killed", "killed.log", 0).wait(60) == 0
-    assert len(work("killed.log")) == finished  # a finished sweep runs nothing
+        with pytest.raises(KeyboardInterrupt):
+            sweep_everything(folder, log, precision, interrupt)
+    assert len(log.read_text().split()) == 21
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole, again = (sweep_everything(*at, precision) for at in ((tmp_path / "whole", other), (folder, log)))
+        done, needed = ([int(n) for n in path.read_text().split()] for path in (log, other))
+        assert len(needed) > 30
+        assert sum(done) - sum(needed) <= 30 * 8  # at most the one group in hand: its variants on one block
+        assert whole.equals(again)
+        assert sweep_everything(folder, log, precision).equals(whole)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(log.read_text().split()) == len(done)  # a finished sweep runs nothing

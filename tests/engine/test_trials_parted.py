@@ -27,6 +27,7 @@ from netopsy.tallies.moments import Moments
 from netopsy.tallies.patterns import Patterns
 from netopsy.tallies.sparsity import ZeroShare
 from netopsy.tallies.top_images import TopImages
+from networks import shipped
 
 NODE = "block4.relu2"
 
@@ -43,7 +44,7 @@ def two() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def network() -> netopsy.Network:
-    return netopsy.load_network("netopsy:digits-a")
+    return shipped("a")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from netopsy.errors import SettingsError
 from netopsy.stats.svm import fit as reductions
 from netopsy.stats.svm.fit import fit_nested, fit_svm
 from netopsy.stats.svm.model import Svm, certify, signs
+from networks import trained_resnet20
 
 
 def unit(x: np.ndarray) -> torch.Tensor:
@@ -77,22 +79,26 @@ def test_hinge_objectives_equal_those_of_liblinear(c: float) -> None:
     assert machines.gap.max() <= 1e-7
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("c", [1e-2, 1.0, 1e2])
-def test_objectives_on_features_of_a_real_network_equal_those_of_liblinear(shared: Path, c: float) -> None:
+@cache
+def features_of_resnet20(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit vectors behind the last pooling for 400 digits, and their labels."""
     import netopsy
     from netopsy.engine.interpreter import plan
 
-    network = netopsy.load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
-    samples = netopsy.load_samples("digits", count=400)
-    node = next(name for name in network.nodes if name == "view")
-    walk = plan(network, (node,))
+    network, samples = trained_resnet20(shared), netopsy.load_samples("digits", count=400)
+    walk = plan(network, ("view",))
     with torch.inference_mode():
         parts = [
-            walk.run({"input": batch.images}, batch=len(batch.indices))[node].clone()
+            walk.run({"input": batch.images}, batch=len(batch.indices))["view"].clone()
             for batch in samples.batches(network.preprocessing, 50)
         ]
-    x, labels = unit(torch.cat(parts).numpy()), torch.from_numpy(samples.labels)
+    return unit(torch.cat(parts).numpy()), torch.from_numpy(samples.labels)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("c", [1e-2, 1.0, 1e2])
+def test_objectives_on_features_of_a_real_network_equal_those_of_liblinear(shared: Path, c: float) -> None:
+    x, labels = features_of_resnet20(shared)
     machines = fit_svm(x, signs(labels, 10), c=c, tolerance=1e-8)
     np.testing.assert_allclose(machines.objective, liblinear(x, labels, 10, c, "squared_hinge"), rtol=1e-6)
 

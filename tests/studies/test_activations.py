@@ -10,20 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Samples, activations, load_network, load_samples
+from netopsy import Network, Preprocessing, Samples, activations, load_samples
 from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
 from netopsy.network.activations import activations as activation_nodes
 from netopsy.samples.images import ArrayImages
+from networks import module_outputs, sequential, shipped, trained_resnet20
 
 SIZE, COUNT = 8, 50
-
-
-def network(*modules: nn.Module, outputs: int = 5) -> Network:
-    body = nn.Sequential(*modules)
-    with torch.no_grad():
-        features = body(torch.zeros(1, 3, SIZE, SIZE)).flatten(1).shape[1]
-    head = nn.Sequential(body, nn.Flatten(), nn.Linear(features, outputs))
-    return Network("test", head, Preprocessing(size=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
 def learned(net: Network, index: int) -> tuple[Tensor, Tensor]:
@@ -35,7 +28,7 @@ def learned(net: Network, index: int) -> tuple[Tensor, Tensor]:
 
 def relus() -> Network:
     torch.manual_seed(1)
-    return network(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 26, 3, padding=1), nn.ReLU())
+    return sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 26, 3, padding=1), nn.ReLU())
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +42,8 @@ def samples() -> Samples:
 
 def values(net: Network, samples: Samples) -> list[Tensor]:
     """Outputs of all ReLU modules, by hooks."""
-    outputs: list[Tensor] = []
     kinds = (nn.ReLU, nn.GELU, nn.LeakyReLU)
-    hooks = [
-        m.register_forward_hook(lambda _m, _x, y: outputs.append(y.detach().clone()))
-        for m in net.module.modules()
-        if isinstance(m, kinds)
-    ]
-    (batch,) = samples.batches(net.preprocessing, len(samples))
-    with torch.no_grad():
-        net.module(batch.images)
-    for hook in hooks:
-        hook.remove()
-    return outputs
+    return module_outputs(net, samples, *(m for m in net.module.modules() if isinstance(m, kinds)))
 
 
 def test_counts_are_those_of_the_plain_module(samples: Samples) -> None:
@@ -128,7 +110,7 @@ def test_linear_regions_are_the_distinct_masks_of_the_plain_module(samples: Samp
 def test_images_of_one_region_see_the_same_affine_map(samples: Samples) -> None:
     """Montufar et al., Section 2: within a region the network is linear; without pooling the ReLUs decide alone."""
     torch.manual_seed(2)
-    net = network(nn.Conv2d(3, 4, 8), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.ReLU())
+    net = sequential(nn.Conv2d(3, 4, 8), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.ReLU())
     table = activations(net, samples).tables["patterns"]
     (batch,) = samples.batches(net.preprocessing, COUNT)
     slopes = torch.func.vmap(torch.func.jacrev(lambda x: net.module.get_submodule("0")(x[None])[0]))(batch.images)
@@ -215,7 +197,7 @@ def test_mistakes_are_explained(
 
 
 def test_smooth_activations_are_counted_and_left_out_of_the_patterns(samples: Samples) -> None:
-    net = network(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.LeakyReLU(), nn.Conv2d(4, 5, 3), nn.ReLU())
+    net = sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.LeakyReLU(), nn.Conv2d(4, 5, 3), nn.ReLU())
     result = activations(net, samples)
     layers = result.tables["layers"]
     shares = [(v > 0).double().mean().item() for v in values(net, samples)]
@@ -259,7 +241,7 @@ def test_tokens_are_places_and_their_last_axis_holds_the_features(samples: Sampl
 
 
 def test_a_network_without_activations_gets_a_finding_and_maps(samples: Samples) -> None:
-    result = activations(network(nn.Conv2d(3, 4, 3)), samples)
+    result = activations(sequential(nn.Conv2d(3, 4, 3)), samples)
     assert "applies no elementwise activation" in result.findings[0] and list(result.images) == ["maps"]
 
 
@@ -285,7 +267,7 @@ def test_every_figure_draws_and_says_how_to_read_it(depth: int, samples: Samples
     import vl_convert
 
     body = [m for _ in range(depth) for m in (nn.Conv2d(3, 3, 1), nn.ReLU())]
-    result = activations(network(*body), samples)
+    result = activations(sequential(*body), samples)
     assert set(result.figures) == {"shares", "places", "channels", "values", "patterns"}
     for figure in result.figures.values():
         assert figure.reading and vl_convert.vegalite_to_svg(figure.spec).startswith("<svg")
@@ -299,7 +281,7 @@ def test_the_claim_of_the_paper_is_judged_both_ways(samples: Samples) -> None:
         convs = [nn.Conv2d(3 if k == 0 else 16, 16, 1) for k in range(4)]
         for conv, level in zip(convs, levels, strict=True):
             nn.init.constant_(conv.bias, level)  # type: ignore[arg-type]
-        findings = activations(network(*(m for conv in convs for m in (conv, nn.ReLU()))), samples).findings
+        findings = activations(sequential(*(m for conv in convs for m in (conv, nn.ReLU()))), samples).findings
         assert any(f"here {verdict}" in f for f in findings)
 
 
@@ -314,14 +296,14 @@ def test_the_network_is_left_as_it_was_and_a_seed_repeats(samples: Samples) -> N
 
 def test_the_shipped_network_gives_every_digit_a_region_of_its_own() -> None:
     data = load_samples("digits").subset(60)
-    result = activations(load_network("netopsy:digits-a"), data)
+    result = activations(shipped("a"), data)
     assert result.tables["patterns"]["cumulative_patterns"].to_list() == [60] * 13
     assert result.tables["layers"]["share"].is_between(0.3, 0.7).all()
 
 
 @pytest.mark.real
 def test_a_real_network_agrees_with_hooks(shared: Path) -> None:
-    net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
+    net = trained_resnet20(shared)
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (24, 32, 32, 3), np.uint8)
     data = Samples("noise", ArrayImages(pixels), np.zeros(24, np.int64), ("a",))

@@ -20,6 +20,7 @@ from netopsy.studies.filter_codebook import clusters_for
 from netopsy.studies.noise import draw_noise
 from netopsy.studies.rounding import number_format, round_decimals
 from netopsy.studies.sweep_report import fragile, verdict
+from networks import shipped
 
 LAYERS = ("block2.conv1", "fc")
 FEW: dict[str, dict[str, Any]] = {
@@ -32,7 +33,7 @@ FEW: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def digits() -> Network:
-    return netopsy.load_network("netopsy:digits-a")
+    return shipped("a")
 
 
 @pytest.fixture(scope="module")

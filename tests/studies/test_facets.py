@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Result, Samples, facets, load_network, load_samples
+from netopsy import Network, Preprocessing, Result, Samples, facets, load_samples
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.facets.account import Account, Score, account, firing_value, score, split_images
 from netopsy.studies.facets.minimise import minimise, truth_table
 from netopsy.studies.facets.report import account_sentence
+from networks import shipped, trained_resnet20
 
 SIZE = 6
 IMAGES = 480
@@ -314,7 +315,7 @@ def test_few_images_give_facets_but_no_account(net: Network, every: Samples) -> 
 
 
 def test_the_shipped_network_has_units_that_answer_to_two_digits() -> None:
-    result = facets(load_network("netopsy:digits_a"), load_samples("digits"), chosen=1)
+    result = facets(shipped("a"), load_samples("digits"), chosen=1)
     table = result.tables["facets"]
     assert table.height == 2 and (table["top_class_share"] > 0.9).all()
     assert (result.tables["formulas"]["f1"] > result.tables["formulas"]["single_f1"]).all()
@@ -327,7 +328,7 @@ def test_a_unit_of_a_real_network_is_a_frog_or_ship_cell(shared: Path, tmp_path:
     command = [sys.executable, shared / "data/unpack.py", "cifar10", "test", packed, "--sheets", "1"]
     subprocess.run(command, check=True, capture_output=True)
     samples = load_samples(packed)
-    net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
+    net = trained_resnet20(shared)
     table = facets(net, samples, units=("layer3.2.relu2:9",), images=200).tables["facets"]
     assert table["top_class"].to_list() == ["6", "8"]  # frogs, ships
     assert (table["top_class_share"] > 0.7).all()

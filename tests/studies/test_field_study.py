@@ -12,25 +12,19 @@ import torch
 from reference_field_study import box_profile, fewest_pixels, tree
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Samples, field, load_network, load_samples
+from netopsy import Network, Preprocessing, Samples, field, load_samples
 from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
-from netopsy.samples.images import ArrayImages
+from networks import noise_images, sequential, shipped, trained_resnet20
 
 SIZE, COUNT = 16, 12
 
 
 def network(*modules: nn.Module, size: int = SIZE, outputs: int = 4) -> Network:
-    body = nn.Sequential(*modules)
-    with torch.no_grad():
-        features = body(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
-    head = nn.Sequential(body, nn.Flatten(), nn.Linear(features, outputs))
-    return Network("test", head, Preprocessing(size=(size, size), mean=(0.5,) * 3, std=(0.5,) * 3))
+    return sequential(*modules, outputs=outputs, size=size)
 
 
 def noise(count: int = COUNT, size: int = SIZE) -> Samples:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (count, size, size, 3), np.uint8)
-    return Samples("noise", ArrayImages(pixels), generator.integers(0, 4, count), tuple("abcd"))
+    return noise_images(count, size, 4)
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +288,7 @@ def test_a_network_without_activations_has_fields_and_no_tree(samples: Samples) 
 
 
 def test_a_pixel_has_no_tree() -> None:
-    result = field(load_network("netopsy:digits-a"), load_samples("digits", count=2), layers=0, tree="input:0:10:10")
+    result = field(shipped("a"), load_samples("digits", count=2), layers=0, tree="input:0:10:10")
     assert result.findings[0] == "No tree could be followed from input:0:10:10: nothing lies before the input."
 
 
@@ -320,7 +314,7 @@ def test_the_network_is_left_as_it_was_and_a_seed_repeats(samples: Samples) -> N
 
 
 def test_the_shipped_network_is_quick_and_pools_away_a_part_of_what_is_active() -> None:
-    result = field(load_network("netopsy:digits-a"), load_samples("digits").subset(20), layers=6, averaged=8)
+    result = field(shipped("a"), load_samples("digits").subset(20), layers=6, averaged=8)
     table = result.tables["tree"]
     before_pool = table.filter(pl.col("node").is_in(["block1.relu2", "block2.relu2", "block3.relu3"]))
     assert (before_pool["of_active"] < 0.6).all() and table["contributing"][0] > 1000
@@ -329,6 +323,6 @@ def test_the_shipped_network_is_quick_and_pools_away_a_part_of_what_is_active() 
 @pytest.mark.real
 def test_the_effective_field_of_a_real_network_shrinks_with_depth(shared: Path) -> None:
     """Luo et al., Section 3: also after training the effective part is smaller in deeper layers."""
-    net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
+    net = trained_resnet20(shared)
     table = field(net, noise(16, 32), layers=10, averaged=16).tables["effective"].filter(~pl.col("cut"))
     assert table["area_share"][-1] < 0.5 * table["area_share"][0]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from netopsy import Network, Preprocessing, Samples, load_network, load_samples, maximize, workspace
 from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
 from netopsy.network.units import Unit
-from netopsy.samples.images import ArrayImages
 from netopsy.studies.maximize.ascend import Climb
 from netopsy.studies.maximize.choosing import candidate_nodes
 from netopsy.studies.maximize.records import correlations, run_table
+from networks import Tokens, noise_images, shipped
 
 SIZE = 12
 
@@ -37,9 +37,7 @@ def net() -> Network:
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (40, SIZE, SIZE, 3), np.uint8)
-    return Samples("noise", ArrayImages(pixels), generator.integers(0, 5, 40), tuple("abcde"))
+    return noise_images(40, SIZE, 5)
 
 
 def images(network: Network, samples: Samples) -> Tensor:
@@ -138,20 +136,9 @@ def test_values_that_are_no_numbers_are_said_to_be(samples: Samples) -> None:
     assert maximize(network, samples, steps=2).tables["runs"].height  # whatever it chooses
 
 
-class Tokens(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.inner = nn.Conv2d(3, 7, 4, 4), nn.Linear(7, 11)
-        self.head = nn.Linear(11, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x).flatten(2).transpose(1, 2)
-        return self.head(nn.functional.gelu(self.inner(tokens)).mean(1))
-
-
 @pytest.mark.parametrize("way", ["plain", "fourier"])
 def test_tokens_and_perceptrons_are_treated(way: str, samples: Samples) -> None:
-    tokens = maximize(wrap(Tokens()), samples, way=way, steps=3).tables["runs"]
+    tokens = maximize(wrap(Tokens(nn.GELU())), samples, way=way, steps=3).tables["runs"]
     # the token in the middle sees one patch of the image
     assert tokens["unit"][0].endswith(":4") and tokens.height == 15
     layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 9), nn.ReLU(), nn.Linear(9, 5))
@@ -237,7 +224,7 @@ def test_a_user_s_mistake_on_the_command_line_is_one_sentence(capsys: pytest.Cap
 
 
 def test_on_the_shipped_network_three_runs_of_a_class_score_differ_and_beat_the_samples() -> None:
-    network, digits = load_network("netopsy:digits_a"), load_samples("digits").subset(100)
+    network, digits = shipped("a"), load_samples("digits").subset(100)
     result = maximize(network, digits, units=("fc:7",), steps=40)
     runs = result.tables["runs"]
     assert (runs["ratio"] > 1).all() and (runs["similarity"] < 0.5).all() and runs.height == 3

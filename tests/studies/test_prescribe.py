@@ -21,12 +21,13 @@ from netopsy.studies.prescribe.candidates import Joint, candidates
 from netopsy.studies.prescribe.compensate import Rounder
 from netopsy.studies.prescribe.knapsack import Allocation
 from netopsy.studies.prescribe.plan import part
+from networks import shipped, trained_resnet20
 from treatable import obstacles
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return load_network("netopsy:digits-a")
+    return shipped("a")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_the_chosen_point_is_within_the_budget_and_the_smallest(result: Result) 
 
 
 def test_the_network_stays_and_the_same_seed_gives_the_same_tables(network: Network, samples: Samples) -> None:
-    module = load_network("netopsy:digits-a")
+    module = shipped("a")
     few = samples.subset(24)
     first = prescribe(module, few, budget=5.0, probes=6, layers=("fc", "block1.conv1"))
     assert module.__class__ is Network and all(
@@ -225,7 +226,7 @@ def test_resnet20_is_six_times_smaller_within_a_point(shared: Path) -> None:
     packed = shared / "data/images/cifar10-test.npz"
     if not packed.is_file():
         pytest.skip(f"no {packed}: unpack the CIFAR-10 test images there")
-    net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
+    net = trained_resnet20(shared)
     result = prescribe(net, load_samples(str(packed), count=2000), budget=1.0)
     row = result.tables["scores"].row(1, named=True)
     assert row["bytes"] * 6 < result.tables["scores"]["bytes"][0] and row["drop_low"] <= 0.01

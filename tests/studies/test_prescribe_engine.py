@@ -9,7 +9,7 @@ from reference_codec import entropy_bytes
 from reference_prescribe import cheapest_multiples, pooled, smallest_within, surgeon
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Samples, load_network, load_samples
+from netopsy import Network, Preprocessing, Samples, load_samples
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.samples.images import ArrayImages
@@ -29,6 +29,7 @@ from netopsy.studies.prescribe.divergence import (
 )
 from netopsy.studies.prescribe.knapsack import allocations, frontier
 from netopsy.studies.prescribe.plan import choice, part, settle
+from networks import shipped
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -182,7 +183,7 @@ def test_divergence_is_that_of_torch_and_infinite_where_not_finite() -> None:
 
 
 def test_effects_hold_the_scores_of_the_sweep() -> None:
-    network, samples = load_network("netopsy:digits-a"), load_samples("digits", count=70)
+    network, samples = shipped("a"), load_samples("digits", count=70)
 
     def halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"fc.weight": tensors["fc.weight"] * torch.linspace(0.05, 1.5, 10)[:, None]}

@@ -11,12 +11,13 @@ import torch
 from polars.testing import assert_frame_equal
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Samples, backproject, load_network, load_samples, reconstruct
+from netopsy import Network, Preprocessing, Samples, backproject, load_samples, reconstruct
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.samples.samples import read_images
 from netopsy.studies.reconstruct.report import correlation, edges, on_edges, strength
 from netopsy.studies.reconstruct.survey import default_layer
+from networks import shipped, trained_resnet20
 
 SIZE = 24
 
@@ -137,7 +138,7 @@ def test_the_default_layer_is_the_activation_behind_the_last_convolution(net: Ne
 
 
 def test_shipped_network_on_digits_by_default() -> None:
-    result = reconstruct(load_network("netopsy:digits-a"), load_samples("digits", count=12))
+    result = reconstruct(shipped("a"), load_samples("digits", count=12))
     assert {"deconvnet", "masked", "masked_random", "gradient"} == set(result.tables["columns"]["rule"])
 
 
@@ -160,7 +161,7 @@ def test_mistakes_get_one_sentence(
 
 @pytest.mark.real
 def test_masks_bring_out_the_edges_on_a_trained_network(shared: Path) -> None:
-    net = load_network("netopsy:resnet20", weights=str(shared / "data/networks/cifar10-resnet20.safetensors"))
+    net = trained_resnet20(shared)
     draw = np.random.default_rng(0)
     # blobs of colour: edges without fine texture
     coarse = draw.integers(0, 256, (12, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)

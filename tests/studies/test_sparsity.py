@@ -10,27 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, sparsity
+from netopsy import Network, Preprocessing, Result, Samples, load_samples, sparsity
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.samples.images import ArrayImages
+from networks import Tokens, module_outputs, noise_images, sequential, shipped, trained_resnet20
 
 SIZE = 8
 
 
-def network(*modules: nn.Module, outputs: int = 5) -> Network:
-    module = nn.Sequential(*modules)
-    with torch.no_grad():
-        features = module(torch.zeros(1, 3, SIZE, SIZE)).flatten(1).shape[1]
-    head = nn.Sequential(module, nn.Flatten(), nn.Linear(features, outputs))
-    return Network("test", head, Preprocessing(size=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.5,) * 3))
-
-
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (70, SIZE, SIZE, 3), np.uint8)
-    return Samples("noise", ArrayImages(pixels), generator.integers(0, 5, 70), tuple("abcde"))
+    return noise_images(70, SIZE, 5)
 
 
 def planted() -> Network:
@@ -38,7 +29,7 @@ def planted() -> Network:
     conv = nn.Conv2d(3, 6, 3)
     with torch.no_grad():
         conv.bias[:] = torch.tensor([0.0, -100.0, 100.0, 0.0, -100.0, 0.1])
-    return network(conv, nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU6())
+    return sequential(conv, nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU6())
 
 
 def images(network: Network, samples: Samples) -> Tensor:
@@ -81,14 +72,14 @@ def test_the_output_counts_as_softmax_and_has_no_zeros(samples: Samples) -> None
 
 
 def test_a_network_that_ends_in_a_softmax_is_not_given_another(samples: Samples) -> None:
-    net = network(nn.Conv2d(3, 4, 3), nn.ReLU())
+    net = sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     net = Network("ends", nn.Sequential(net.module, nn.Softmax(1)), net.preprocessing)
     assert sparsity(net, samples).tables["layers"]["operator"].to_list() == ["relu", "softmax"]
 
 
 @pytest.mark.parametrize("smooth", [nn.GELU(), nn.SiLU(), nn.ELU(), nn.LeakyReLU(), nn.Sigmoid(), nn.Tanh()])
 def test_smooth_activations_are_said_never_to_be_zero(smooth: nn.Module, samples: Samples) -> None:
-    net = network(nn.Conv2d(3, 4, 3), smooth)
+    net = sequential(nn.Conv2d(3, 4, 3), smooth)
     result = sparsity(net, samples)
     row = result.tables["layers"].row(0, named=True)
     assert not row["rectifies"] and row["sparsity"] < 1e-3
@@ -97,7 +88,7 @@ def test_smooth_activations_are_said_never_to_be_zero(smooth: nn.Module, samples
 
 
 def test_a_threshold_counts_small_values(samples: Samples) -> None:
-    net = network(nn.Conv2d(3, 4, 3), nn.GELU())
+    net = sequential(nn.Conv2d(3, 4, 3), nn.GELU())
     with torch.no_grad():
         value = net.module[0](images(net, samples))  # type: ignore[index]
     result = sparsity(net, samples, threshold=0.1)
@@ -113,7 +104,7 @@ def test_a_threshold_out_of_range_is_refused(threshold: float, samples: Samples)
 
 
 def test_a_network_without_activations_gets_a_finding(samples: Samples) -> None:
-    result = sparsity(network(nn.Conv2d(3, 4, 3)), samples)
+    result = sparsity(sequential(nn.Conv2d(3, 4, 3)), samples)
     assert "applies no activation function" in result.findings[0]
     assert result.tables["layers"].height == 1 and result.tables["units"].is_empty()
 
@@ -131,25 +122,12 @@ def test_a_network_without_activations_gets_a_finding(samples: Samples) -> None:
     ],
 )
 def test_rectifiers_are_told_from_smooth_functions(module: nn.Module, expected: bool) -> None:
-    (node,) = activations(network(nn.Conv2d(3, 4, 3), module)).values()
+    (node,) = activations(sequential(nn.Conv2d(3, 4, 3), module)).values()
     assert rectifies(node) is expected
 
 
-class Tokens(nn.Module):
-    """A patch embedding, then a perceptron over tokens: the units are on the last axis."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.inner = nn.Conv2d(3, 7, 4, 4), nn.Linear(7, 11)
-        self.head = nn.Linear(11, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x).flatten(2).transpose(1, 2)
-        return self.head(self.inner(tokens).relu().mean(1))
-
-
 def test_units_of_a_token_network_are_on_the_last_axis(samples: Samples) -> None:
-    net = Network("tokens", Tokens(), Preprocessing(size=(SIZE, SIZE)))
+    net = Network("tokens", Tokens(nn.ReLU()), Preprocessing(size=(SIZE, SIZE)))
     (node,) = activations(net).values()
     assert node.channel_axis == -1 and node.layer == "inner"
     result = sparsity(net, samples)
@@ -163,7 +141,7 @@ def test_late_layers_that_are_sparser_are_said_to_be(samples: Samples) -> None:
         convs[0].bias.fill_(5.0)  # type: ignore[union-attr]
         convs[2].weight.mul_(1e-3)
         convs[2].bias[:] = torch.tensor([-9.0] * 7 + [1.0])  # type: ignore[index]
-    result = sparsity(network(*(m for conv in convs for m in (conv, nn.ReLU()))), samples)
+    result = sparsity(sequential(*(m for conv in convs for m in (conv, nn.ReLU()))), samples)
     assert result.tables["layers"]["sparsity"][2] == 0.875
     assert any(f.startswith("Sparsity rises with depth") for f in result.findings)
     assert any("more than 80%: 0.5 (87.5%)" in f for f in result.findings)
@@ -174,7 +152,7 @@ def test_every_figure_draws_and_says_how_to_read_it(depth: int, samples: Samples
     import vl_convert
 
     body = [m for _ in range(depth) for m in (nn.Conv2d(3, 3, 1), nn.ReLU())]
-    result = sparsity(network(*body), samples)
+    result = sparsity(sequential(*body), samples)
     assert set(result.figures) == {"sparsity", "units"} and isinstance(result, Result)
     for figure in result.figures.values():
         assert figure.reading and vl_convert.vegalite_to_svg(figure.spec).startswith("<svg")
@@ -184,28 +162,20 @@ def test_every_figure_draws_and_says_how_to_read_it(depth: int, samples: Samples
 @pytest.mark.real
 def test_a_real_network_agrees_with_hooks_on_its_rectifiers(shared: Path) -> None:
     """The public CIFAR ResNet-20, with activations taken by hooks."""
-    net = load_network("netopsy:resnet20", weights=shared / "data/networks/cifar10-resnet20.safetensors")
+    net = trained_resnet20(shared)
     generator = np.random.default_rng(0)
     data = Samples(
         "noise", ArrayImages(generator.integers(0, 256, (64, 32, 32, 3), np.uint8)), np.zeros(64, np.int64), ("a",)
     )
     layers = sparsity(net, data).tables["layers"]
-    shares: list[float] = []
-    hooks = [
-        m.register_forward_hook(lambda _m, _x, y: shares.append((y == 0).double().mean().item()))
-        for m in net.module.modules()
-        if isinstance(m, nn.ReLU)
-    ]
-    with torch.no_grad():
-        net.module(images(net, data))
-    for hook in hooks:
-        hook.remove()
+    rectifiers = [m for m in net.module.modules() if isinstance(m, nn.ReLU)]
+    shares = [(value == 0).double().mean().item() for value in module_outputs(net, data, *rectifiers)]
     # a pre-activation within rounding of zero may fall on either side in another batch size
     assert layers["sparsity"].to_list()[:-1] == pytest.approx(shares, abs=1e-5)
 
 
 def test_the_shipped_network_has_thirteen_sparse_activations() -> None:
-    result = sparsity(load_network("netopsy:digits_a"), load_samples("digits").subset(40))
+    result = sparsity(shipped("a"), load_samples("digits").subset(40))
     layers = result.tables["layers"]
     assert layers.height == 14 and layers["layer"].n_unique() == 14
     assert layers["sparsity"].head(13).is_between(0.3, 0.9).all()

@@ -13,11 +13,12 @@ from torch import nn
 import netopsy
 from netopsy import Network, Preprocessing
 from netopsy.errors import SettingsError, UnknownLayer
+from networks import shipped
 
 
 @pytest.fixture(scope="module")
 def digits() -> Network:
-    return netopsy.load_network("netopsy:digits-a")
+    return shipped("a")
 
 
 def tiny(*modules: nn.Module, depth: int = 3, channels: str = "RGB") -> Network:

@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from scipy import stats
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Samples, load_network, load_samples, stimuli, workspace
+from netopsy import Network, Preprocessing, Samples, load_samples, stimuli, workspace
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.units import Unit
 from netopsy.pictures.patches import patches, reconstructions, usable_rule, window
@@ -22,6 +22,7 @@ from netopsy.samples.images import ArrayImages
 from netopsy.studies.stimuli import drawing
 from netopsy.studies.stimuli.counting import chance, make_up
 from netopsy.tallies.class_means import ClassMeans
+from networks import noise_images, shipped
 
 SIZE, IMAGES = 12, 40
 
@@ -50,9 +51,7 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
-    return Samples("noise", ArrayImages(pixels), generator.integers(0, 5, IMAGES), tuple("abcde"))
+    return noise_images(IMAGES, SIZE, 5)
 
 
 def values(network: Network, samples: Samples, upto: int) -> Tensor:
@@ -262,7 +261,7 @@ def test_the_network_is_unchanged_and_the_same_seed_gives_the_same(network: Netw
 
 
 def test_outputs_of_the_digits_network_are_excited_by_their_own_digit() -> None:
-    result = stimuli(load_network("netopsy:digits-a"), load_samples("digits"), layers=("fc",), reconstruct=False)
+    result = stimuli(shipped("a"), load_samples("digits"), layers=("fc",), reconstruct=False)
     assert result.tables["units"]["class"].to_list() == [str(digit) for digit in range(10)]
     assert result.tables["units"]["share"].min() == 1
     assert len(result.images) == 1 and result.images["stimuli"].pixels.dtype == np.uint8

@@ -25,6 +25,7 @@ from netopsy.samples.images import ArrayImages
 from netopsy.studies.transfer import chains, tables
 from netopsy.studies.transfer.chains import drop_order
 from netopsy.studies.transfer.transfer import STRESSES, Transfer
+from networks import shipped
 
 FEW: dict[str, Any] = {"steps": 5, "levels": (2, 3, 8), "repeats": 2, "tolerance": 1e-9}
 
@@ -343,7 +344,7 @@ def test_the_authors_own_tables_give_their_own_minima_and_markers(shared: Path) 
 
 @pytest.fixture(scope="module")
 def digits() -> netopsy.Network:
-    return netopsy.load_network("netopsy:digits-a")
+    return shipped("a")
 
 
 def test_several_nodes_of_a_network_stand_side_by_side(digits: netopsy.Network) -> None:
