@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/netopsy examine netopsy:digits-a --samples digits --out cases/demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow" tests/maths

@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 from netopsy.errors import SettingsError
 from netopsy.stats.svm import fit as reductions
 from netopsy.stats.svm.fit import fit_nested, fit_svm
-from netopsy.stats.svm.model import Svm, certify, signs
+from netopsy.stats.svm.model import Piece, Svm, certify, signs
 from networks import trained_resnet20
 
 
@@ -101,6 +101,12 @@ def test_objectives_on_features_of_a_real_network_equal_those_of_liblinear(share
     x, labels = features_of_resnet20(shared)
     machines = fit_svm(x, signs(labels, 10), c=c, tolerance=1e-8)
     np.testing.assert_allclose(machines.objective, liblinear(x, labels, 10, c, "squared_hinge"), rtol=1e-6)
+
+
+def test_the_loss_is_curved_at_support_vectors_alone_and_the_hinge_only_at_the_margin() -> None:
+    dual = torch.tensor([[0.0], [0.5], [1.0]])
+    assert Piece(2.0).inside(dual).flatten().tolist() == [False, True, True]
+    assert Piece(2.0, top=1.0).inside(dual).flatten().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])

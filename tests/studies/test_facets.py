@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -334,24 +335,20 @@ def test_a_unit_of_a_real_network_is_a_frog_or_ship_cell(shared: Path, tmp_path:
     assert (table["top_class_share"] > 0.7).all()
 
 
+def sentence_of(fires: Callable[[np.ndarray], np.ndarray], inputs: int) -> str:
+    """What is said of a unit that fires where `fires` says so of every combination of its inputs."""
+    bits = (np.arange(2**inputs)[:, None] >> np.arange(inputs) & 1).astype(bool)
+    table, even, zeros = truth_table(bits, fires(bits)), Score(0.9, 0.8), (0.0,) * inputs
+    expression = minimise(table.majority)
+    account = Account(tuple(range(inputs)), zeros, zeros, 0.0, table, expression, even, 0, False, even, even, 10, 0.5)
+    return account_sentence("layer:1", account, [f"before:{k}" for k in range(inputs)], "before:0")
+
+
 def test_an_expression_too_long_to_read_is_left_to_the_table() -> None:
-    bits = (np.arange(32)[:, None] >> np.arange(5) & 1).astype(bool)
-    table = truth_table(bits, bits.sum(1) % 2 == 1)  # the parity: no two products can be joined
-    even = Score(0.9, 0.8)
-    account = Account(
-        tuple(range(5)),
-        (0.0,) * 5,
-        (0.0,) * 5,
-        0.0,
-        table,
-        minimise(table.majority),
-        even,
-        0,
-        False,
-        even,
-        even,
-        10,
-        0.5,
-    )
-    sentence = account_sentence("layer:1", account, [f"before:{k}" for k in range(5)], "before:0")
+    sentence = sentence_of(lambda bits: bits.sum(1) % 2 == 1, 5)  # the parity: no two products can be joined
     assert "; a sum of 16 products of 5 inputs (see the table `formulas`) says when" in sentence and len(sentence) < 300
+
+
+def test_more_than_three_inputs_are_written_with_letters() -> None:
+    assert "(with" not in sentence_of(lambda bits: bits.all(1), 3)
+    assert "(with a = before:0, b = before:1, c = before:2, d = before:3)" in sentence_of(lambda bits: bits.all(1), 4)
