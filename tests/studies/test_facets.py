@@ -351,4 +351,4 @@ def test_an_expression_too_long_to_read_is_left_to_the_table() -> None:
 
 def test_more_than_three_inputs_are_written_with_letters() -> None:
     assert "(with" not in sentence_of(lambda bits: bits.all(1), 3)
-    assert "(with a = before:0, b = before:1, c = before:2, d = before:3)" in sentence_of(lambda bits: bits.all(1), 4)
+    assert "(with A = before:0, B = before:1, C = before:2, D = before:3)" in sentence_of(lambda bits: bits.all(1), 4)
