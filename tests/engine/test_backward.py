@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
 from reference_backward import by_autograd, convolution_matrix, pooling_matrix
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from netopsy import Network, Preprocessing, backproject, load_network
 from netopsy.engine.backproject.backproject import trace
@@ -204,7 +205,12 @@ def test_guided_knows_any_activation_function(kind: type[nn.Module]) -> None:
     assert result.touched == {"1": 1} and not result.untreated
 
 
-NETWORKS = ["netopsy:googlenet", "netopsy:resnet20", "torchvision:mobilenet_v3_small", "torchvision:shufflenet_v2_x0_5"]
+NETWORKS = [
+    "netopsy:resnet20",
+    "torchvision:shufflenet_v2_x0_5",
+    pytest.param("netopsy:googlenet", marks=pytest.mark.slow),
+    pytest.param("torchvision:mobilenet_v3_small", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -230,7 +236,12 @@ def test_running_the_field_alone_equals_the_whole_image(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, node", [("alexnet", "features.9"), ("vgg11", "features.14"), ("squeezenet1_1", "features.7")]
+    "name, node",
+    [
+        ("alexnet", "features.9"),
+        ("squeezenet1_1", "features.7"),
+        pytest.param("vgg11", "features.14", marks=pytest.mark.slow),
+    ],
 )
 def test_captum_agrees_where_its_hooks_are_right(name: str, node: str) -> None:
     net = load_network(f"torchvision:{name}", weights="random", size=96).to(torch.float64)
@@ -303,9 +314,9 @@ def test_neurons_and_tokens_are_units() -> None:
     image = picture()
     (map_,) = backproject(mlp, image, [("3", 4)], "guided")
     torch.testing.assert_close(map_, by_autograd(mlp, image, ("3", 4), "guided"))
-    tokens = load_network("torchvision:vit_b_32", weights="random", size=224).to(torch.float64)
+    tokens = network(VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=40), 32)
     node = "encoder.layers.encoder_layer_1.mlp.0"
-    image = picture(224)
+    image = picture(32)
     (map_,) = backproject(tokens, image, [(node, 11, 30)], "gradient")
     torch.testing.assert_close(map_, by_autograd(tokens, image, (node, 30, 11), "gradient"))
 

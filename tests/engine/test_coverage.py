@@ -15,7 +15,7 @@ from netopsy.network.sources.load import load_network
 from netopsy.studies.table import STUDIES
 from treatable import obstacles
 
-FEW = ["torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small", "timm:test_vit", "timm:test_convnext"]
+FEW = ["torchvision:squeezenet1_1", "timm:test_vit", "timm:test_convnext"]
 
 
 def check(name: str) -> None:

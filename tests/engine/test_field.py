@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.sources.load import load_network
 from netopsy.network.windows.field import receptive_field
+from networks import loaded
 
 
 class Branches(nn.Module):
@@ -221,7 +221,7 @@ def random_stack(draw: random.Random) -> nn.Sequential:
     return nn.Sequential(first, *(block(2) for _ in range(draw.randint(2, 4))))
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 40))])
 def test_fields_of_random_stacks(seed: int) -> None:
     draw = random.Random(seed)
     module = random_stack(draw)
@@ -230,9 +230,9 @@ def test_fields_of_random_stacks(seed: int) -> None:
 
 def test_known_fields_of_published_networks() -> None:
     # Araujo et al., "Computing receptive fields of convolutional neural networks", Distill 2019, table of results
-    network = load_network("netopsy:vgg_m", weights="random")
+    network = loaded("netopsy:vgg_m")
     assert receptive_field(network, "conv1").size == (7, 7)
-    network = load_network("netopsy:resnet20", weights="random")
+    network = loaded("netopsy:resnet20")
     last = [layer for layer in network.layers if layer.kind == "conv"][-1]
     # 1 + 2 * (7 + 2 * 6 + 4 * 6): stages of 7, 6 and 6 convolutions 3x3 at strides 1, 2 and 4, strided ones included
     assert receptive_field(network, last.nodes[0]).size[0] == 1 + 2 * (1 + 6) + 2 * (1 + 2 * 5) + 2 * (2 + 4 * 5)

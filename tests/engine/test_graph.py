@@ -71,7 +71,7 @@ def test_values_that_are_no_tensor_are_no_nodes_but_their_parts_are(residual: Ne
     assert all(node.is_tensor for node in residual.nodes.values())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "googlenet"])
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", pytest.param("googlenet", marks=pytest.mark.slow)])
 def test_exported_torchvision_networks_compute_what_the_module_does(name: str) -> None:
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     network = Network(name, torchvision.models.get_model(name, weights=None, **options), SMALL)
