@@ -20,7 +20,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.tallies.histogram import Histogram
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import ZeroShare
-from networks import Branching, branching, branching_values, noise_images
+from networks import branching, branching_values, noise_images
 from processes import run_process
 
 
@@ -197,9 +197,7 @@ def test_other_work_takes_no_checkpoint_up(network: Network, samples: Samples, t
                 {"a": ("relu", ZeroShare())},
                 batch_size=25,
             ),
-            lambda: observe(
-                Network("x", Branching(), network.preprocessing), samples, {"a": ("relu", ZeroShare())}, batch_size=25
-            ),
+            lambda: observe(branching(1), samples, {"a": ("relu", ZeroShare())}, batch_size=25),
         ]
         for change in changes:
             calls.clear()
