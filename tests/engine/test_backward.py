@@ -317,8 +317,8 @@ def test_neurons_and_tokens_are_units() -> None:
     tokens = network(VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=40), 32)
     node = "encoder.layers.encoder_layer_1.mlp.0"
     image = picture(32)
-    (map_,) = backproject(tokens, image, [(node, 11, 30)], "gradient")
-    torch.testing.assert_close(map_, by_autograd(tokens, image, (node, 30, 11), "gradient"))
+    (map_,) = backproject(tokens, image, [(node, 30, 11)], "gradient")
+    torch.testing.assert_close(map_, by_autograd(tokens, image, (node, 11, 30), "gradient"))
 
 
 def test_one_unit_need_not_be_in_a_list(small: Network) -> None:
