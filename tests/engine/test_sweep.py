@@ -226,17 +226,18 @@ def test_wrong_settings_are_refused(network: Network, samples: Samples) -> None:
 
 
 def test_outputs_that_are_not_finite_are_wrong(network: Network, samples: Samples) -> None:
-    def blown(value: float) -> Replace:
-        return Replace(
-            ("fc.weight",), lambda tensors: {"fc.weight": torch.full_like(tensors["fc.weight"], value)}, str(value)
-        )
+    def scaled(factor: float) -> Variant:  # of a weight that two layers in a row share
+        edit = Replace(("first.weight",), lambda own: {"first.weight": own["first.weight"] * factor}, str(factor))
+        return Variant({"factor": factor}, edit)
 
-    variants = [Variant({"value": value}, blown(value)) for value in (float("nan"), float("inf"), 1e30)]
-    table = sweep(network, samples, [Variant({"value": 0.0}, None), *variants])
+    table = sweep(network, samples, [Variant({"factor": 1.0}, None), scaled(1e30), scaled(-1e35), scaled(1e3)])
     for column in ("top1", "top5", "agreement"):
         assert table[column].to_list()[1:3] == [0.0, 0.0]
     assert table["loss"].to_list()[1:3] == [float("inf")] * 2
     assert table["drop"][1] == table["top1"][0]
+    for factor in (float("nan"), float("inf")):
+        with pytest.raises(EditError, match="NaN or infinite"):
+            sweep(network, samples, [scaled(factor)])
 
 
 def test_score_is_the_unedited_row(network: Network, samples: Samples) -> None:
