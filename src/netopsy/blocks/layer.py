@@ -12,6 +12,7 @@ from netopsy.blocks.block import Block
 from netopsy.blocks.fit import Shape, layer_shape
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
+from netopsy.seeds import stream
 
 
 class Activation(nn.Module):
@@ -91,7 +92,7 @@ def new_layer(network: Network, block: Block, seed: int = 0) -> OneLayer:
     """
     with torch.random.fork_rng([]):  # the layers' own initialisation draws too
         layer = OneLayer(layer_shape(network, block))
-    nn.init.xavier_uniform_(layer.map.weight, generator=torch.Generator().manual_seed(seed))
+    nn.init.xavier_uniform_(layer.map.weight, generator=torch.Generator().manual_seed(stream("start of a block", seed)))
     if layer.map.bias is not None:
         nn.init.zeros_(layer.map.bias)
     floats = [t for t in network.tensors.values() if t.is_floating_point()]

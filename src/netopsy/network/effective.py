@@ -81,7 +81,7 @@ def _remove_parametrization(module: nn.Module, name: str) -> None:
         del parametrizations[name]
         rest = {key: entry for key, entry in vars(cls).items() if key != name}
         module.__class__ = type(cls.__name__, cls.__bases__, rest)
-    hooks = module._load_state_dict_pre_hooks
+    hooks: Any = module._load_state_dict_pre_hooks
     for key in [k for k, hook in hooks.items() if "weight_norm" in getattr(hook.hook, "__qualname__", "")]:
         del hooks[key]  # it would turn the plain weight of a state dict into a norm and a direction again
     module.register_parameter(name, nn.Parameter(value, requires_grad=learned))

@@ -18,6 +18,7 @@ from netopsy.network.node import Node
 from netopsy.network.origins import restore_names
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.program import Program, read_program
+from netopsy.seeds import stream
 from netopsy.wording import plural
 
 
@@ -172,8 +173,10 @@ class Network:
         return f"Network({self.name}, {plural(self.parameters, 'parameter')}, input {self.preprocessing.input_shape})"
 
 
-def fresh(network: Network, seed: int) -> Network:
+def fresh(network: Network, seed: int, draw: int = 0) -> Network:
     """A copy of `network` whose modules have drawn their weights anew, each by its own `reset_parameters`.
+
+    seed, draw: of a stream that `torch.manual_seed` of no training meets, see `netopsy.seeds`.
 
     Errors: SettingsError where a parameter belongs to a module that has none.
     """
@@ -181,7 +184,7 @@ def fresh(network: Network, seed: int) -> Network:
     module = copied.module
     drawn: set[str] = set()
     with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream("weights", seed, draw))
         for path, part in module.named_modules():
             reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
             if callable(reset):
@@ -193,5 +196,5 @@ def fresh(network: Network, seed: int) -> Network:
             f"{network.name} cannot be drawn anew: nothing says how {left[0]} begins; load it with weights='random' "
             "and take its weights as they are."
         )
-    copied.provenance |= {"weights": "random", "seed": seed}
+    copied.provenance |= {"weights": "random", "seed": seed, "draw": draw}
     return copied

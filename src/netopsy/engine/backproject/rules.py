@@ -6,7 +6,6 @@ switches) at max-pooling, the derivative at the image for anything else.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,6 +17,7 @@ from netopsy.errors import SettingsError, nearest
 from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.network import Network
 from netopsy.network.node import Node
+from netopsy.seeds import stream
 
 RuleName = Literal["gradient", "deconvnet", "masked", "guided", "masked_random"]
 # s(x) is 0 or x (or a constant) on stretches: its derivative is the binary mask r of the paper
@@ -114,7 +114,7 @@ def random_weights(rule: Rule, seed: int = 0) -> Rule:
 
     def draw(network: Network) -> dict[str, Tensor]:
         parameters = network.module.named_parameters()
-        return {name: gaussian_like(value.detach(), seed + zlib.crc32(name.encode())) for name, value in parameters}
+        return {name: gaussian_like(value.detach(), stream(name, seed)) for name, value in parameters}
 
     return replace(rule, name=f"{rule.name}_random", weights=draw)
 

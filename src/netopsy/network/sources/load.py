@@ -20,6 +20,7 @@ from netopsy.network.sources.options import FIELDS, override, read_size
 from netopsy.network.sources.sources import Source, find_source, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, compare, fit_weights, name_onnx, strip_prefixes
 from netopsy.network.weights.weights import Weights, read_weights
+from netopsy.seeds import stream
 
 _LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be built for
 
@@ -38,7 +39,7 @@ def load_network(
     weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws
         them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict is taken as it is.
-    seed: of random weights.
+    seed: of random weights; their stream is Netopsy's own, so they are not those that `torch.manual_seed(seed)` gives.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
         options of the architecture (`num_classes`, for some also `width` and others). What is not given here is taken
         from a safetensors file's metadata where these name it.
@@ -62,7 +63,7 @@ def load_network(
 
     def build(**more: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(stream("weights", seed))
             return origin.build({**options, **more}, size, hub, file)
 
     module = build()

@@ -21,9 +21,10 @@ NETWORKS, SHUFFLED, UNTRAINED = "networks", "shuffled", "untrained"
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """What one pair of layers gives, of the two networks or of a control (`of`)."""
+    """What one pair of layers gives, of the two networks or of a control (`of`); `draw` counts untrained networks."""
 
     of: str
+    draw: int
     pair: Pair
     semi: Matching
     bipartite: Matching

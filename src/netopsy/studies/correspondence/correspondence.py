@@ -39,11 +39,12 @@ class Correspondence(Study):
     top: strongest images of each unit in the picture of the best and worst pairs; 0 draws none.
     drawn: best pairs drawn for a layer, and as many of the worst.
     untrained: whether to run the control with the other network's weights drawn anew.
+    untrained_draws: how often they are drawn; the control is the mean over the draws, with their spread.
     seed: of the order of the images, of the untrained weights, and of the co-clustering.
 
     Tables: `layers` (a row a pair of layers, and its controls), `regression` (by decay), `units` (every unit of the
     first network), `chosen` (units of the other that many choose, or none), `map` (every layer with every other),
-    `clusters`.
+    `clusters`, `draws` (the untrained control, draw by draw).
     """
 
     name: ClassVar[str] = "correspondence"
@@ -59,6 +60,7 @@ class Correspondence(Study):
     top: NonNegativeInt = 9
     drawn: PositiveInt = 3
     untrained: bool = True
+    untrained_draws: PositiveInt = 3
     seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
@@ -75,7 +77,7 @@ class Correspondence(Study):
             clusters=self.clusters,
             images=self.images,
             bins=self.bins,
-            untrained=self.untrained,
+            draws=self.untrained_draws if self.untrained else 0,
             seed=self.seed,
         )
         frames = tables(comparison)

@@ -44,19 +44,18 @@ def compare_networks(
     clusters: int | None,
     images: int,
     bins: int,
-    untrained: bool,
+    draws: int,
     seed: int,
 ) -> Comparison:
-    """One pass for the co-moments of both networks and the untrained one, one more for the mutual information.
+    """One pass for the co-moments of both networks and the untrained ones, one more for the mutual information.
 
-    The settings are those of the study.
+    draws: untrained networks; the other settings are those of the study.
     """
-    others, missing_control = {NETWORKS: other}, None
-    if untrained:
-        try:
-            others[UNTRAINED] = fresh(other, seed)
-        except SettingsError as error:
-            missing_control = str(error)
+    others, missing_control = {(NETWORKS, 0): other}, None
+    try:
+        others |= {(UNTRAINED, draw): fresh(other, seed, draw) for draw in range(draws)}
+    except SettingsError as error:
+        missing_control = str(error)
     named = _parse_pairs(layers)
     matching, every = pairs_of(network, other, named), pairs_of(network, other, named, pairs="all")
     all_fit = named is None and _nbytes(network, other, every) * len(others) <= _MOST
@@ -69,7 +68,7 @@ def compare_networks(
     pairs = dict(zip(others, moments, strict=True))
     chosen, how = matching, "named" if named else "equal"
     if named is None and len(matching) == len(every) > 1:
-        chosen, how = _most_alike(pairs[NETWORKS], network, other), "most alike"
+        chosen, how = _most_alike(pairs[NETWORKS, 0], network, other), "most alike"
     order = (layers_of(network), layers_of(other)) if named is None else _list_layers(named)
     sizes = (_sizes(network, {a for a, _ in every}), _sizes(other, {b for _, b in every}))
     comparison = Comparison(
@@ -84,11 +83,11 @@ def compare_networks(
     )
     for names in chosen:
         comparison.compared[names] = [
-            _compare(pair, of, decays, share)
-            for what, by_layers in pairs.items()
+            _compare(pair, of, draw, decays, share)
+            for (what, draw), by_layers in pairs.items()
             for of, pair in _with_control(what, by_layers[names])
         ]
-        pair = pairs[NETWORKS][names]
+        pair = pairs[NETWORKS, 0][names]
         most = min(int((~pair.dead_a).sum()), int((~pair.dead_b).sum()))
         groups = None if clusters is None else min(clusters, max(1, most))
         comparison.clusters[names] = co_clusters(pair, groups, seed=seed)
@@ -130,10 +129,11 @@ def _with_control(of: str, pair: Pair) -> list[tuple[str, Pair]]:
     return [(of, pair)] if of == UNTRAINED else [(of, pair), (SHUFFLED, pair.control())]
 
 
-def _compare(pair: Pair, of: str, decays: Sequence[float], share: float) -> LayerComparison:
+def _compare(pair: Pair, of: str, draw: int, decays: Sequence[float], share: float) -> LayerComparison:
     strengths = [strength_of_decay(decay, len(pair.mean_a)) for decay in decays]
     return LayerComparison(
         of=of,
+        draw=draw,
         pair=pair,
         semi=semi_matching(pair.correlation, pair.dead_a, pair.dead_b),
         bipartite=bipartite_matching(pair.correlation, pair.dead_a, pair.dead_b),
@@ -162,14 +162,15 @@ def _most_alike(pairs: Mapping[Names, Pair], network: Network, other: Network) -
     return [names for _, names in best.values()]
 
 
-def _map(pairs: Mapping[str, Mapping[Names, Pair]]) -> pl.DataFrame:
+def _map(pairs: Mapping[tuple[str, int], Mapping[Names, Pair]]) -> pl.DataFrame:
     """Linear CKA and the mean correlation of the semi-matching of every layer with every other."""
     rows = []
-    for (a, b), pair in pairs[NETWORKS].items():
+    drawn = [by_layers for (of, _), by_layers in pairs.items() if of == UNTRAINED]
+    for (a, b), pair in pairs[NETWORKS, 0].items():
         row = {"layer_a": a, "layer_b": b, "cka": linear_cka(pair)}
         row["semi"] = semi_matching(pair.correlation, pair.dead_a, pair.dead_b).mean
         row["cka_shuffled"] = linear_cka(pair.control())
-        row["cka_untrained"] = linear_cka(pairs[UNTRAINED][a, b]) if UNTRAINED in pairs else None
+        row["cka_untrained"] = sum(linear_cka(by_layers[a, b]) for by_layers in drawn) / len(drawn) if drawn else None
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
 

@@ -19,7 +19,7 @@ def findings(tables: Mapping[str, pl.DataFrame], comparison: Comparison) -> list
     layers = tables["layers"]
     pairs = layers.filter(pl.col("of") == NETWORKS)
     return [
-        *matching(layers, pairs),
+        *matching(layers, pairs, tables["draws"]),
         *depth(pairs, comparison),
         agreement(pairs),
         *regression(tables["regression"], pairs),
@@ -34,13 +34,14 @@ def findings(tables: Mapping[str, pl.DataFrame], comparison: Comparison) -> list
     ]
 
 
-def matching(layers: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
+def matching(layers: pl.DataFrame, pairs: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     """How well units find a partner, beside the controls."""
     beside = []
     for of, words in ((SHUFFLED, "with the images shuffled"), (UNTRAINED, "with the other network untrained")):
         control = layers.filter(pl.col("of") == of)
         if control.height:
-            beside.append(f"{_mean(control, 'bipartite'):.2f} {words}")
+            drawn = _range(draws, "bipartite") if of == UNTRAINED else ""
+            beside.append(f"{_mean(control, 'bipartite'):.2f} {words}{drawn}")
     control_words = f"; {' and '.join(beside)}" if beside else ""
     text = (
         f"Matched one to one, a unit and its partner correlate by {_mean(pairs, 'bipartite'):.2f} on average over "
@@ -237,6 +238,12 @@ def _of(layers: pl.DataFrame, of: str) -> pl.DataFrame:
 
 def _mean(frame: pl.DataFrame, column: str) -> float:
     return float(frame[column].drop_nulls().mean() or 0.0)  # type: ignore[arg-type]
+
+
+def _range(draws: pl.DataFrame, column: str) -> str:
+    """` (0.21 to 0.25 over 3 draws)`: lowest and highest mean over the layers; nothing of one draw."""
+    means = draws.group_by("draw").agg(pl.col(column).mean())[column].to_numpy()
+    return f" ({means.min():.2f} to {means.max():.2f} over {len(means)} draws)" if len(means) > 1 else ""
 
 
 def _p(value: float) -> str:

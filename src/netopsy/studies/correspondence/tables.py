@@ -9,7 +9,7 @@ import polars as pl
 
 from netopsy.stats.matching import NOBODY, agreement
 from netopsy.studies.correspondence.comoments.mutual_information import gaussian_information
-from netopsy.studies.correspondence.comparison import NETWORKS, Comparison, LayerComparison, Names, grid_text
+from netopsy.studies.correspondence.comparison import NETWORKS, UNTRAINED, Comparison, LayerComparison, Names, grid_text
 
 _PARTNERS = {"best_partner": pl.Int64, "partner": pl.Int64}
 _UNITS: dict[str, Any] = {
@@ -27,19 +27,25 @@ _UNITS: dict[str, Any] = {
     "cluster": pl.Int64,
     "dead": pl.Boolean,
 }
+_DRAWN = ("semi", "bipartite", "least_squares", "cka", "svcca", "pwcca", "procrustes")
 _CHOSEN = {"layer_a": pl.String, "layer_b": pl.String, "channel": pl.Int64, "choices": pl.Int64, "dead": pl.Boolean}
 
 
 def tables(comparison: Comparison) -> dict[str, pl.DataFrame]:
     """`layers`, `regression`, `units`, `chosen`, `clusters`, and `map` where it was counted."""
+    rows = pl.DataFrame(
+        [_layer(n, c, comparison) for n, comparisons in comparison.compared.items() for c in comparisons],
+        infer_schema_length=None,
+    )
+    regression = pl.concat(
+        [_regression(n, c, comparison) for n, comparisons in comparison.compared.items() for c in comparisons]
+    )
     frames = {
-        "layers": pl.DataFrame(
-            [_layer(n, c, comparison) for n, comparisons in comparison.compared.items() for c in comparisons],
-            infer_schema_length=None,
+        "layers": _average(rows, "layer_a", "layer_b", "of").with_columns(
+            **{f"{name}_std": _spread(rows, name) for name in ("semi", "bipartite", "cka")}
         ),
-        "regression": pl.concat(
-            [_regression(n, c, comparison) for n, comparisons in comparison.compared.items() for c in comparisons]
-        ),
+        "draws": rows.filter(pl.col("of") == UNTRAINED).select("layer_a", "layer_b", "draw", *_DRAWN),
+        "regression": _average(regression, "layer_a", "layer_b", "of", "decay"),
         "units": pl.concat(
             [_units(names, comparisons[0], comparison) for names, comparisons in comparison.compared.items()]
         ),
@@ -53,6 +59,20 @@ def tables(comparison: Comparison) -> dict[str, pl.DataFrame]:
     return frames
 
 
+def _average(frame: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """One row for all draws of a control: the means of what was measured, the counts of the first draw."""
+    measures = [pl.col(name).mean() for name in frame.columns if frame[name].dtype.is_float() and name not in keys]
+    counts = [pl.col(name).first() for name in frame.columns if not frame[name].dtype.is_float() and name not in keys]
+    draws = [pl.len().alias("draws")] if "draw" in frame.columns else []
+    grouped = frame.group_by(*keys, maintain_order=True).agg(*measures, *counts, *draws)
+    return grouped.select(*(name for name in frame.columns if name != "draw"), *(["draws"] if draws else []))
+
+
+def _spread(rows: pl.DataFrame, name: str) -> pl.Series:
+    """Standard deviation over the draws of each row of `layers`; null of one draw."""
+    return rows.group_by("layer_a", "layer_b", "of", maintain_order=True).agg(pl.col(name).std())[name]
+
+
 def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str, Any]:
     """One pair of layers.
 
@@ -60,13 +80,15 @@ def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str
     semi, bipartite: mean correlation of a live unit with its partner; same_partner: share of the units for which both
     agree; within: mean of each unit's highest correlation with another unit of its own layer; least_squares: mean
     squared error of the units of A from all of B, each of variance 1; used: units of B in it; information: mutual
-    information of the best partners in nats, information_share: of the smaller entropy.
+    information of the best partners in nats, information_share: of the smaller entropy. Of the untrained control all
+    are means over the draws, and `semi_std`, `bipartite_std`, `cka_std` their spread.
     """
     pair, information = c.pair, c.information
     return {
         "layer_a": names[0],
         "layer_b": names[1],
         "of": c.of,
+        "draw": c.draw,
         "units_a": len(pair.mean_a),
         "units_b": len(pair.mean_b),
         "dead_a": int(pair.dead_a.sum()),
