@@ -151,8 +151,8 @@ class Setting:
             if not isinstance(value, self.kind):
                 raise self._mistake(value)
             return value
-        wanted = Integral if self.kind is int else Real
-        if isinstance(value, bool) or not isinstance(value, wanted):
+        number = Integral if self.kind is int else Real
+        if isinstance(value, bool) or not isinstance(value, number):
             raise self._mistake(value)
         if self.interval is not None and value not in self.interval:
             raise self._mistake(value)

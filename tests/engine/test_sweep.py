@@ -227,7 +227,9 @@ def test_wrong_settings_are_refused(network: Network, samples: Samples) -> None:
 
 def test_outputs_that_are_not_finite_are_wrong(network: Network, samples: Samples) -> None:
     def scaled(factor: float) -> Variant:  # of a weight that two layers in a row share
-        edit = Replace(("first.weight",), lambda own: {"first.weight": own["first.weight"] * factor}, str(factor))
+        edit = Replace(
+            ("first.weight",), lambda tensors: {"first.weight": tensors["first.weight"] * factor}, str(factor)
+        )
         return Variant({"factor": factor}, edit)
 
     table = sweep(network, samples, [Variant({"factor": 1.0}, None), scaled(1e30), scaled(-1e35), scaled(1e3)])

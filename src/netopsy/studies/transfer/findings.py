@@ -102,8 +102,8 @@ def _uneven(row: dict[str, Any] | None) -> list[str]:
 def _levels(minimum: pl.DataFrame, scores: pl.DataFrame) -> list[str]:
     shared_range, own_range = _least(minimum, "q1"), _least(minimum, "q2")
     if shared_range is None and own_range is None:
-        asked = scores.filter(pl.col("stress").is_in(["q1", "q2"])).height
-        return ["No number of levels that was tried keeps the score within 1 %."] if asked else []
+        tried = scores.filter(pl.col("stress").is_in(["q1", "q2"])).height
+        return ["No number of levels that was tried keeps the score within 1 %."] if tried else []
     parts = []
     if shared_range:
         parts.append(f"{plural(shared_range['value'], 'level')} where all dimensions share one range (Q-1)")
