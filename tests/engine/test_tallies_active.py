@@ -1,19 +1,22 @@
-"""The tallies `ActiveCount` and `Patterns` against plain counting in numpy."""
+"""The tallies `ActiveCount`, `Patterns` and `JointPatterns` against plain counting in numpy."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
+import netopsy
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.tallies.active_count import ActiveCount
-from netopsy.tallies.patterns import Patterns, mix
+from netopsy.tallies.patterns import JointPatterns, Patterns, mix
 
 SHAPES = [(40, 5, 6, 7), (40, 48, 3, 3), (40, 30), (40, 1, 9, 9), (40, 101, 2)]
 
@@ -169,3 +172,136 @@ def test_mixing_keeps_distinct_numbers_distinct_and_is_splitmix() -> None:
     numbers = torch.cat([torch.arange(2**14), 1 << torch.arange(63), torch.tensor([-1, -(2**63)])])
     assert len(mix(numbers.unique()).unique()) == len(numbers.unique())
     assert mix(torch.tensor([0x9E3779B97F4A7C15 - 2**64])).item() % 2**64 == 0xE220A8397B1DCDAF  # SplitMix64, seed 0
+
+
+UNITS = ((2, 0), (4,))
+
+
+def two_nodes(images: int = 40) -> tuple[Tensor, Tensor]:
+    """A map, and tokens with their channels last whose channel 4 follows the map's channel 2."""
+    a, b = sample((images, 5, 3, 3)), sample((images, 7, 3, 3), seed=1)
+    b[:, 4] = a[:, 2] * (torch.rand(images, 3, 3, generator=torch.Generator().manual_seed(2)) < 0.8)
+    return a, b.flatten(2).mT
+
+
+def joint(values: tuple[Tensor, Tensor], threshold: float, each_place: bool) -> np.ndarray:
+    """bool (row, unit) by plain numpy."""
+    a, b = masks(values[0], threshold), masks(values[1].mT, threshold)
+    on = np.stack([a[:, 2], a[:, 0], b[:, 4]], 1)  # (image, unit, place)
+    return np.moveaxis(on, 1, 2).reshape(-1, 3) if each_place else on.any(2)
+
+
+def count_joint(tally: JointPatterns, values: tuple[Tensor, Tensor], part: slice = slice(None)) -> JointPatterns:
+    for rows in torch.arange(len(values[0]))[part].split(7):
+        tally.update(tuple(v[rows] for v in values), rows)
+    return tally
+
+
+@pytest.mark.parametrize("each_place", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 1.5])
+def test_joint_patterns_are_those_of_plain_counting(each_place: bool, threshold: float) -> None:
+    values = two_nodes()
+    on = joint(values, threshold, each_place)
+    tally = JointPatterns(UNITS, threshold, (1, -1), each_place=each_place)
+    found = count_joint(tally, values).result()
+    expected = Counter(map(tuple, on.tolist()))
+    assert dict(zip(map(tuple, found.patterns.tolist()), found.counts.tolist(), strict=True)) == expected
+    assert found.counts.tolist() == sorted(expected.values(), reverse=True) and found.rows == len(on)
+    np.testing.assert_allclose(found.active, on.mean(0), atol=1e-12)
+    shares = np.array(list(expected.values())) / len(on)
+    assert found.entropy == pytest.approx(-(shares * np.log(shares)).sum(), abs=1e-12)
+    information = [[mutual_info_score(one, other) for other in on.T] for one in on.T]
+    np.testing.assert_allclose(found.information, information, atol=1e-12)
+    codes = [mutual_info_score(np.packbits(on, axis=1)[:, 0], np.packbits(on, axis=1)[:, 0])]
+    assert found.entropy == pytest.approx(codes[0], abs=1e-9)
+
+
+@pytest.mark.parametrize("cuts", [(0, 40), (0, 13, 13, 40), (0, 1, 20, 40)])
+def test_parts_of_joint_patterns_are_the_whole_in_any_order(cuts: tuple[int, ...]) -> None:
+    values = two_nodes()
+    whole = count_joint(JointPatterns(UNITS, axes=(1, -1)), values).result()
+    merged = JointPatterns(UNITS, axes=(1, -1))
+    for first, last in reversed(list(itertools.pairwise(cuts))):
+        merged.merge(count_joint(JointPatterns(UNITS, axes=(1, -1)), values, slice(first, last)))
+    resumed = JointPatterns(UNITS, axes=(1, -1))
+    resumed.restore({name: value.clone() for name, value in merged.state().items()})
+    for found in (merged.result(), resumed.result()):
+        assert torch.equal(found.patterns, whole.patterns) and torch.equal(found.counts, whole.counts)
+
+
+def test_joint_patterns_of_two_networks_in_one_pass() -> None:
+    one, other = netopsy.load_network("netopsy:digits-a"), netopsy.load_network("netopsy:digits-b")
+    digits = netopsy.load_samples("digits", count=100)
+    tallies = {"joint": (("block5.relu3", (other, "block5.relu3")), JointPatterns(((6, 1), (6, 2))))}
+    whole = netopsy.observe(one, digits, tallies)["joint"]
+    with netopsy.workers(2, threads=1):
+        parts = netopsy.observe(one, digits, tallies, batch_size=10)["joint"]
+    assert torch.equal(whole.patterns, parts.patterns) and torch.equal(whole.counts, parts.counts)
+    on = []
+    with torch.inference_mode():
+        for network, channels in ((one, [6, 1]), (other, [6, 2])):
+            images = next(iter(digits.batches(network.preprocessing, 100))).images
+            held: list[Tensor] = []
+            handle = network.module.get_submodule("block5.relu3").register_forward_hook(
+                lambda m, i, y, h=held: h.append(y)
+            )
+            network.module(images)
+            handle.remove()
+            on.append(masks(held[-1])[:, channels].any(2))
+    expected = Counter(map(tuple, np.concatenate(on, 1).tolist()))
+    assert dict(zip(map(tuple, whole.patterns.tolist()), whole.counts.tolist(), strict=True)) == expected
+
+
+def test_many_joint_patterns_are_put_together_as_they_come() -> None:
+    """More patterns than wait to be combined, each twice; 62 units."""
+    rng = np.random.default_rng(0)
+    on = rng.integers(0, 2, (9000, 62)).astype(np.float32)
+    values = torch.from_numpy(np.concatenate([on, on[::-1]]).copy())
+    tally = JointPatterns((tuple(range(62)),))
+    for rows in torch.arange(len(values)).split(500):
+        tally.update(values[rows], rows)
+    found = tally.result()
+    assert found.counts.tolist() == [2] * 9000 and set(map(tuple, found.patterns.tolist())) == set(map(tuple, on > 0))
+    assert tally.codes is not None and len(tally.codes) < 18_000
+    assert found.entropy == pytest.approx(np.log(9000))
+
+
+def test_no_rows_have_no_joint_patterns_and_nan_is_not_active() -> None:
+    empty = JointPatterns(((0, 1),)).result()
+    assert empty.patterns.shape == (0, 2) and empty.rows == 0 and empty.active.isnan().all()
+    values = torch.tensor([[float("nan"), 1.0], [0.0, -1.0]])
+    tally = JointPatterns(((0, 1),))
+    tally.update(values, torch.arange(2))
+    assert tally.result().patterns.tolist() == [[False, False], [False, True]]
+    assert tally.result().information.tolist() == [[0, 0], [0, pytest.approx(np.log(2))]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"channels": ()}, "channels name 0 units"),
+        ({"channels": (range(63),)}, "channels name 63 units"),
+        ({"channels": ((0,), (1,)), "axes": (1,)}, "an axis for each node"),
+    ],
+)
+def test_units_of_joint_patterns_have_limits(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        JointPatterns(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tally", "values", "said"),
+    [
+        (JointPatterns(((5,),)), torch.zeros(2, 5, 3, 3), r"channels \(5,\) must be 0 to 4"),
+        (JointPatterns(((-1,),)), torch.zeros(2, 5), "must be 0 to 4"),
+        (JointPatterns(((0,), (0,))), torch.zeros(2, 5), "of 2 nodes, but 1 are watched"),
+        (
+            JointPatterns(((0,), (0,)), each_place=True),
+            (torch.zeros(2, 5, 3), torch.zeros(2, 5, 4)),
+            "3, 4 places, so they cannot",
+        ),
+    ],
+)
+def test_nodes_that_joint_patterns_cannot_count(tally: JointPatterns, values: Tensor, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        tally.update(values, torch.arange(2))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from netopsy import Network, Preprocessing, load_network
+import netopsy
+from netopsy import Network, Preprocessing, Samples, load_network, load_samples, workspace
 from netopsy.engine.interpreter import plan
 from netopsy.network.units import Unit, find_unit
+from netopsy.samples.images import ArrayImages
 from netopsy.studies.facets.contributions import AffineStep, ChannelContributions, find_affine_step
+from netopsy.studies.facets.measure import Contributions, StrongStimuli, decided_by, record, stimulus_shares
 
 SIZE = 12
 
@@ -172,3 +179,77 @@ def test_tokens_are_places_and_their_features_inputs() -> None:
     token = values["norm"][torch.arange(4), driven.place]
     torch.testing.assert_close(driven.shares, token * module.inner.weight[6].detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(driven.strength, token)
+
+
+def noise(count: int = 70) -> Samples:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+    return Samples("noise", ArrayImages(pixels), rng.integers(0, 4, count), ("a", "b", "c", "d"))
+
+
+def test_the_passes_give_what_all_images_at_once_do(network: Network) -> None:
+    samples, rng = noise(), np.random.default_rng(1)
+    images = next(iter(samples.batches(network.preprocessing, 70))).images
+    steps, whole = [], []
+    for unit in ("relu:4", "act:2", "cat:8"):
+        step, contributions, _ = measured(network, unit, images)
+        steps.append(step)
+        whole.append(contributions)
+    visited = rng.permutation(70)[:50]
+    recorded = record(network, samples, steps, visited, [np.array([2, 0])] * 3)
+    decided = decided_by(network, samples, steps, visited)
+    for own, expected, share in zip(recorded, whole, decided, strict=True):
+        np.testing.assert_allclose(own.value, expected.value[visited], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(own.inputs, expected.strength[visited][:, [2, 0]], rtol=1e-4, atol=1e-5)
+        value, shares = expected.value[visited].double().numpy(), expected.shares[visited].double().numpy()
+        covariance = [np.cov(value, column, bias=True)[0, 1] for column in shares.T]
+        np.testing.assert_allclose(share, np.array(covariance) / value.var(), rtol=1e-3, atol=1e-4)
+    stimuli = [StrongStimuli(np.zeros(9), torch.from_numpy(rng.permutation(70)[:9]), torch.arange(9)) for _ in steps]
+    for step, own, shares in zip(steps, stimuli, stimulus_shares(network, samples, steps, stimuli), strict=True):
+        values = plan(network, step.sources).run({"input": images}, batch=70)
+        given = {name: v[own.images] for name, v in values.items()}
+        np.testing.assert_allclose(shares, step.measure(given, own.places).shares, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_that_was_stopped_goes_on_and_parts_are_the_whole(tmp_path: Path) -> None:
+    network, samples = load_network("netopsy:digits-a"), load_samples("digits", count=120)
+    step = find_affine_step(network, Unit("block5.relu3", 6))
+    assert isinstance(step, AffineStep)
+    images = np.random.default_rng(0).permutation(120)[:100]
+
+    def run() -> tuple[np.ndarray, np.ndarray]:
+        (own,) = record(network, samples, [step], images, [np.array([1, 3])])
+        return own.value, own.inputs
+
+    def stop(label: str, done: int, total: int) -> None:
+        if done >= 64:
+            raise KeyboardInterrupt
+
+    whole, begun = run(), []
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path, stop, every=0):
+        run()
+    with workspace(tmp_path, lambda label, done, total: begun.append(done)):
+        again = run()
+    assert begun[0] == 64 and all(np.array_equal(*pair) for pair in zip(whole, again, strict=True))
+    with netopsy.workers(2, threads=1):
+        parts = run()
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_of_contributions_are_merged_in_order_and_a_step_can_be_sent(network: Network) -> None:
+    step = find_affine_step(network, Unit("relu", 4))
+    assert isinstance(step, AffineStep)
+    values = torch.randn(12, 5, SIZE, SIZE).relu(), torch.randn(12, 7, SIZE, SIZE).relu()
+    tallies = [Contributions(step, ("value", "shares"), places={2: 0, 5: 1, 9: 3}) for _ in range(3)]
+    with torch.inference_mode():
+        for tally, rows in zip(tallies, (slice(12), slice(4), slice(4, 12)), strict=True):
+            tally.update(tuple(v.clone()[rows] for v in values), torch.arange(12)[rows])
+    tallies[1].merge(Contributions(step, ("value", "shares")))
+    tallies[1].merge(tallies[2])
+    one, two = tallies[0].result(), tallies[1].result()
+    assert one["value"].shape == (3,) and all(np.allclose(one[name], two[name]) for name in one)
+    assert all(x.size == 0 for x in Contributions(step, ("value",)).result().values())
+    zoo = find_affine_step(load_network("netopsy:digits-a"), Unit("block5.relu3", 6))
+    sent = pickle.loads(pickle.dumps(zoo))
+    assert isinstance(zoo, AffineStep) and sent.end == zoo.end and sent.sources == zoo.sources

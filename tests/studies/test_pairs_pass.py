@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -11,10 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Samples, load_samples
+import netopsy
+from netopsy import Network, Preprocessing, Samples, load_network, load_samples
 from netopsy.engine.workspace.workspace import workspace
-from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.studies.correspondence.comoments.cross_moments import cross_moments, cross_moments_of
+from netopsy.errors import NetworkError, SettingsError, UnknownLayer
+from netopsy.studies.correspondence.comoments.column_layout import GridLevel
+from netopsy.studies.correspondence.comoments.cross_moments import (
+    CrossMoments,
+    WatchedNode,
+    cross_moments,
+    cross_moments_of,
+)
 from netopsy.studies.correspondence.comoments.layers import layers_of
 from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, pair_information
 from netopsy.studies.correspondence.comoments.pair import merge
@@ -173,6 +181,86 @@ def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     for names, pair in whole.items():
         assert np.array_equal(pair.ab, again[names].ab)
         assert pair.shuffled is not None and np.array_equal(pair.shuffled, again[names].shuffled)  # type: ignore[arg-type]
+
+
+NODES = (WatchedNode(0, "x", 1), WatchedNode(0, "z", 1), WatchedNode(1, "y", -1))
+
+
+def tally() -> CrossMoments:
+    """Of x and z with y, 3, 2 and 4 channels at 2x2 places, with shifts far from the later means."""
+    spans = {0: {"x": (0, 3), "z": (3, 5)}, 1: {"y": (0, 4)}}
+    level = GridLevel((2, 2), spans, {1: [((0, 5), (0, 4))]}, True)
+    return CrossMoments(NODES, (level,), torch.tensor([0.0, 1, 2, 3, 4, 0, 0, 0, 0]), 500)
+
+
+def count(values: list[Tensor], first: int, last: int, size: int) -> CrossMoments:
+    counted = tally()
+    for start in range(first, last, size):
+        part = slice(start, min(start + size, last))
+        counted.update(tuple(v[part] for v in values), torch.arange(part.start, part.stop))
+    return counted
+
+
+@pytest.mark.parametrize("cuts", [(0, 6000), (0, 1, 6000), (0, 2500, 5999, 6000), (0, 0, 3000, 3000, 6000)])
+def test_parts_in_their_order_are_the_whole_as_numpy_has_it(cuts: tuple[int, ...]) -> None:
+    """The means drift during the pass, so that the shifts move, and differently in each part."""
+    generator = torch.Generator().manual_seed(0)
+    cause = torch.randn(6000, 1, 2, 2, generator=generator)
+    drift = torch.linspace(0, 40, 6000).view(-1, 1, 1, 1)
+    x, z, y = (cause + torch.randn(6000, c, 2, 2, generator=generator) + drift for c in (3, 2, 4))
+    values = [x, z, y.movedim(1, -1)]
+    merged = tally()
+    for first, last in itertools.pairwise(cuts):
+        merged.merge(count(values, first, last, 500))
+    found = merged.result()[1]
+    flat = {name: v.double().movedim(1, -1).numpy() for name, v in (("x", x), ("z", z), ("y", y))}
+    for (a, b), pair in found.items():
+        one, other = flat[a], flat[b]
+        before = np.roll(other, 1, axis=0)
+        rows = [v.reshape(-1, v.shape[-1]) - v.reshape(-1, v.shape[-1]).mean(0) for v in (one, other, before)]
+        assert pair.n == 24_000 and pair.images == 6000
+        for sums, expected in ((pair.aa, rows[0].T @ rows[0]), (pair.ab, rows[0].T @ rows[1])):
+            np.testing.assert_allclose(sums, expected, rtol=2e-6)
+        np.testing.assert_allclose(pair.shuffled, rows[0].T @ rows[2], rtol=2e-6)  # type: ignore[arg-type]
+    assert list(found) == [("x", "y"), ("z", "y")]
+
+
+def test_merging_leaves_the_other_part_as_it_was_and_a_restored_one_goes_on() -> None:
+    values = [torch.randn(3000, 3, 2, 2) + 9, torch.randn(3000, 2, 2, 2), torch.randn(3000, 2, 2, 4)]
+    one, other, whole = count(values, 0, 1000, 100), count(values, 1000, 3000, 100), count(values, 0, 3000, 100)
+    before = {name: value.clone() for name, value in other.state().items()}
+    one.merge(other)
+    assert all(torch.equal(before[name], value) for name, value in other.state().items())
+    resumed = tally()
+    resumed.restore({name: value.clone() for name, value in count(values, 0, 1000, 100).state().items()})
+    for start in range(1000, 3000, 100):
+        resumed.update(tuple(v[start : start + 100] for v in values), torch.arange(start, start + 100))
+    assert all(torch.equal(value, resumed.state()[name]) for name, value in whole.state().items())
+    assert tally().state() == {} and tally().result() == {}
+
+
+def test_a_pass_over_workers_is_one_pass() -> None:
+    one, other = load_network("netopsy:digits-a"), load_network("netopsy:digits-b")
+    layers = [("block5.relu3", "block5.relu3")]
+    whole = cross_moments(one, other, digits(), layers)
+    with netopsy.workers(2, threads=1):
+        parts = cross_moments(one, other, digits(), layers)
+    for names, pair in whole.items():
+        scale = np.outer(pair.spread_a, pair.spread_b)
+        for sums in ("ab", "shuffled"):
+            assert np.abs(getattr(pair, sums) - getattr(parts[names], sums)).max() <= 1e-6 * scale.max()
+        assert pair.n == parts[names].n
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("second", [False, True])
+def test_values_that_are_not_finite_are_an_error(value: float, second: bool) -> None:
+    broken = made(0)
+    with torch.no_grad():
+        broken.module.conv1.bias[0] = value  # type: ignore[union-attr]
+    pair = (made(1), broken) if second else (broken, made(1))
+    with pytest.raises(NetworkError, match=r"'relu1' of small-0 is NaN, infinite or too large"):
+        cross_moments(*pair, digits())
 
 
 @pytest.mark.parametrize(

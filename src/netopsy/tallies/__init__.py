@@ -7,7 +7,7 @@ from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.collect import Collect
 from netopsy.tallies.histogram import Buckets, Histogram
 from netopsy.tallies.moments import Moments, MomentsResult
-from netopsy.tallies.patterns import Patterns, PatternsResult
+from netopsy.tallies.patterns import JointPatterns, JointPatternsResult, Patterns, PatternsResult
 from netopsy.tallies.sparsity import ZeroShare, ZeroShareResult
 from netopsy.tallies.top_images import TopImages, TopImagesResult
 
@@ -20,6 +20,8 @@ __all__ = [
     "ClassMeansResult",
     "Collect",
     "Histogram",
+    "JointPatterns",
+    "JointPatternsResult",
     "Moments",
     "MomentsResult",
     "Patterns",

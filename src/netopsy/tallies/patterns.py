@@ -1,18 +1,21 @@
-"""Which patterns of active and silent units occur: one hash an image, and one for some places."""
+"""Which patterns of active and silent units occur: of whole layers by their hashes, of a few units one by one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally, sample_blocks
 from netopsy.errors import SettingsError
 
 _WORD = 24  # units that one float32 can hold exactly
+_UNITS = 62  # bits of an int64 without its sign, less one to spare
+_ROOM = 4096
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,138 @@ class Patterns(Tally):
         seen = self.seen.cpu()
         sample = nothing if self.drawn is None else self.drawn.cpu()[seen[:: self.every]].view(-1)
         return PatternsResult(seen.nonzero()[:, 0], self.hashes.cpu()[seen], sample)
+
+
+@dataclass(frozen=True)
+class JointPatternsResult:
+    """The patterns of some units that occurred; all information in nats.
+
+    patterns: bool (pattern, unit), True where the unit is active; the most frequent first. counts: rows of each.
+    """
+
+    patterns: Bool[Tensor, "pattern unit"]
+    counts: Int64[Tensor, " pattern"]
+
+    @property
+    def rows(self) -> int:
+        """Images counted; or places, with `each_place`."""
+        return int(self.counts.sum())
+
+    @property
+    def active(self) -> Float64[Tensor, " unit"]:
+        """Share of the rows on which each unit is active, 0..1; NaN where nothing was seen."""
+        return self._joint.diagonal().clone()
+
+    @property
+    def entropy(self) -> float:
+        """Of the patterns, -sum p log p: at most log(number of patterns), and at most the sum of the units' own."""
+        return float(_entropy(self.counts.double() / self.rows))
+
+    @cached_property
+    def information(self) -> Float64[Tensor, "unit unit"]:
+        """Mutual information of the activity of each unit and each other; on the diagonal each unit's own entropy.
+
+        From the counts as they are; by chance independent units have about 1 / (2 rows) (Miller, "Note on the bias of
+        information estimates", 1955).
+        """
+        both, active = self._joint, self.active
+        cells = torch.stack([both, active[:, None] - both, active - both, 1 - active[:, None] - active + both])
+        own = _entropy(torch.stack([active, 1 - active], -1))
+        return (own[:, None] + own - _entropy(cells.movedim(0, -1))).clamp_min(0)
+
+    @property
+    def _joint(self) -> Float64[Tensor, "unit unit"]:
+        """Share of the rows on which both units are active."""
+        on = self.patterns.double()
+        return (
+            on.T @ (self.counts[:, None] * on) / self.rows if self.rows else on.new_full((on.shape[1],) * 2, torch.nan)
+        )
+
+
+class JointPatterns(Tally):
+    """Which of some units are active together, and how often: of one node or several, also of two networks.
+
+    channels: the units, for each node in the order in which they are watched. threshold: values above it are active.
+    axes: where the channels of each node are; by default 1. each_place: a row is a place of an image, where all nodes
+    have equally many; by default it is an image, on which a unit is active if it is at any place. At most 62 units.
+    update: the values of the nodes, (batch, channel, *space). result: `JointPatternsResult`. NaN is not active. Memory:
+    16 bytes for each pattern that occurs.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Sequence[int]],
+        threshold: float = 0.0,
+        axes: Sequence[int] | None = None,
+        *,
+        each_place: bool = False,
+    ) -> None:
+        self.channels = tuple(tuple(int(channel) for channel in chosen) for chosen in channels)
+        self.axes = (1,) * len(self.channels) if axes is None else tuple(axes)
+        self.threshold, self.each_place = float(threshold), each_place
+        units = sum(map(len, self.channels))
+        if not 1 <= units <= _UNITS or len(self.axes) != len(self.channels):
+            raise SettingsError(
+                f"channels name {units} units of {len(self.channels)} nodes, with {len(self.axes)} axes; give 1 to "
+                f"{_UNITS} units in all, and an axis for each node."
+            )
+        self.codes: Tensor | None = None  # int64 (pattern,): unit i is bit i
+        self.counts: Tensor | None = None
+        self.room = _ROOM  # entries before equal codes are put together
+
+    def update(self, values: Tensor | tuple[Tensor, ...], indices: Tensor) -> None:
+        given = (values,) if isinstance(values, Tensor) else values
+        if len(given) != len(self.channels):
+            raise SettingsError(f"channels are named of {len(self.channels)} nodes, but {len(given)} are watched.")
+        if not len(indices):
+            return
+        units = [self._active(*node) for node in zip(given, self.channels, self.axes, strict=True)]
+        if len({on.shape[2] for on in units}) > 1:
+            raise SettingsError(
+                f"the nodes have {', '.join(str(on.shape[2]) for on in units)} places, so they cannot be counted place "
+                "by place; leave out each_place."
+            )
+        on = torch.cat([one.to(units[0].device) for one in units], 1).long()
+        bits = 1 << torch.arange(on.shape[1], device=on.device)
+        self._add(*torch.unique((on * bits[:, None]).sum(1).flatten(), return_counts=True))
+
+    def _active(self, values: Tensor, channels: tuple[int, ...], axis: int) -> Bool[Tensor, "batch unit place"]:
+        maps = values[:, None] if values.ndim == 1 else values.movedim(axis, 1)
+        if channels and not 0 <= min(channels) <= max(channels) < maps.shape[1]:
+            raise SettingsError(f"channels {channels} must be 0 to {maps.shape[1] - 1}: the node has {maps.shape[1]}.")
+        on = (maps[:, list(channels)].flatten(2) if maps.ndim > 2 else maps[:, list(channels), None]) > self.threshold
+        return on if self.each_place else on.any(2, keepdim=True)
+
+    def _add(self, codes: Tensor, counts: Tensor) -> None:
+        self.codes = codes if self.codes is None else torch.cat([self.codes, codes])
+        self.counts = counts if self.counts is None else torch.cat([self.counts, counts])
+        if len(self.codes) > self.room:
+            self.codes, self.counts = _combine(self.codes, self.counts)
+            self.room = 2 * len(self.codes) + _ROOM
+
+    def merge(self, other: JointPatterns) -> None:
+        if other.codes is not None and other.counts is not None:
+            self._add(other.codes.clone(), other.counts.clone())
+
+    def result(self) -> JointPatternsResult:
+        units = torch.arange(sum(map(len, self.channels)))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        codes, counts = (nothing if x is None else x.cpu() for x in (self.codes, self.counts))
+        codes, counts = _combine(codes, counts)
+        order = counts.argsort(descending=True, stable=True)
+        return JointPatternsResult((codes[order, None] >> units & 1).bool(), counts[order])
+
+
+def _combine(codes: Int64[Tensor, " entry"], counts: Int64[Tensor, " entry"]) -> tuple[Tensor, Tensor]:
+    """Each code once, ascending, with the sum of its counts."""
+    distinct, places = torch.unique(codes, return_inverse=True)
+    return distinct, torch.zeros_like(distinct).index_add_(0, places, counts)
+
+
+def _entropy(shares: Float64[Tensor, "*shape cell"]) -> Float64[Tensor, "*shape"]:
+    """-sum p log p over the last axis; a cell without any, or with less than none by rounding, adds nothing."""
+    shares = shares.clamp_min(0)
+    return -torch.special.xlogy(shares, shares).sum(-1)
 
 
 def mix(numbers: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:

@@ -51,7 +51,7 @@ class ChannelContributions:
     strength: Float[Tensor, "n input"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AffineStep:
     """The affine step that ends in a unit.
 
@@ -65,6 +65,15 @@ class AffineStep:
     sources: tuple[str, ...]
     rectified: bool
     step: Plan
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return find_affine_step, (self.network, self.unit)
+
+    def __deepcopy__(self, memo: object) -> AffineStep:
+        return self  # nothing in it changes
+
+    def __repr__(self) -> str:
+        return f"AffineStep({self.unit})"
 
     @property
     def inputs(self) -> list[Unit]:

@@ -1,4 +1,4 @@
-"""Which columns lie side by side, and which products of them give all pairs."""
+"""Which columns lie side by side, and which products of them give all pairs: a plan in plain data."""
 
 from __future__ import annotations
 
@@ -7,108 +7,55 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float64
-from torch import Tensor
-
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import channels, places
-from netopsy.studies.correspondence.comoments.comoments import CoMoments, CrossProduct, Side, Span
-from netopsy.studies.correspondence.comoments.pair import Grid, Pair, common_grid
+from netopsy.studies.correspondence.comoments.pair import Grid, common_grid
 
 _LARGEST = 8 * 2**30  # bytes that all sums may take
 
 Names = tuple[str, str]
-Array = Float64[np.ndarray, "p q"]
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Nodes of one network on one grid, in order of execution, and where each lies in the `side`."""
+class GridLevel:
+    """What is counted on one grid.
 
-    side: Side
-    spans: dict[str, Span]
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """The products of the columns of the first network with those of another, on one grid.
-
-    between: each covers all pairs of some neighbouring layers. shuffled: the same with the image before; or none.
+    spans: for each network, by its number, the nodes in order of execution and the columns of each.
+    blocks: for each network that the first one is compared with, the columns of the first and of that one whose
+    products cover all pairs of layers. shuffled: whether they are counted with the image before, too.
     """
 
-    left: Columns
-    right: Columns
-    between: tuple[CrossProduct, ...]
-    shuffled: tuple[CrossProduct, ...]
+    grid: Grid
+    spans: dict[int, dict[str, Span]]
+    blocks: dict[int, list[tuple[Span, Span]]]
+    shuffled: bool
 
+    @property
+    def places(self) -> int:
+        """Rows of one image."""
+        return math.prod(self.grid)
 
-class GridLevel:
-    """Everything on one grid: the columns of each network, its products within layers, the meetings."""
-
-    def __init__(
-        self, grid: Grid, networks: Sequence[Network], pairs: dict[int, list[Names]], images: int, shuffled: bool
-    ) -> None:
-        device = networks[0].device
-        self.grid = grid
-        self.columns: dict[int, Columns] = {}
-        for k, network in enumerate(networks):
-            if names := _names(k, pairs):
-                spans = _spans(network, names)
-                width = max(stop for _, stop in spans.values())
-                self.columns[k] = Columns(Side(width, math.prod(grid), images, device), spans)
-        self.within = {
-            (k, name): CrossProduct(columns.side, span, columns.side, span)
-            for k, columns in self.columns.items()
-            for name, span in columns.spans.items()
-        }
-        self.meetings = {k: self._meeting(k, found, shuffled) for k, found in pairs.items()}
-        products = [*self.within.values()]
-        for meeting in self.meetings.values():
-            products += [*meeting.between, *meeting.shuffled]
-        self.moments = CoMoments([columns.side for columns in self.columns.values()], products)
-
-    def _meeting(self, k: int, pairs: list[Names], shuffled: bool) -> Meeting:
-        left, right = self.columns[0], self.columns[k]
-        blocks = _blocks(left.spans, right.spans, pairs)
-        return Meeting(
-            left,
-            right,
-            tuple(CrossProduct(left.side, rows, right.side, columns) for rows, columns in blocks),
-            tuple(
-                CrossProduct(left.side, rows, right.side, columns, before=True) for rows, columns in blocks * shuffled
-            ),
-        )
-
-    def finish(self, images: int) -> dict[int, dict[Names, Pair]]:
-        """The pairs of each meeting."""
-        n = self.moments.n
-        means = {k: _numpy(c.side.shift.double() + c.side.sums / n) for k, c in self.columns.items()}
-        within = {key: _numpy(product.central(n)) for key, product in self.within.items()}
-        finished: dict[int, dict[Names, Pair]] = {}
-        for k, meeting in self.meetings.items():
-            finished[k] = {}
-            ab, control = (_parts(meeting, products, n) for products in (meeting.between, meeting.shuffled))
-            for (a, b), products in ab.items():
-                mean_a, mean_b = means[0][slice(*meeting.left.spans[a])], means[k][slice(*meeting.right.spans[b])]
-                sums = within[0, a], within[k, b], products, control.get((a, b))
-                finished[k][a, b] = Pair(a, b, n, images, self.grid, mean_a, mean_b, *sums)
-        return finished
+    def width(self, k: int) -> int:
+        """Columns of network `k`."""
+        return max(stop for _, stop in self.spans[k].values())
 
 
 def arrange_columns(
-    networks: Sequence[Network], pairs: dict[int, list[Names]], images: int, shuffled: bool
-) -> list[GridLevel]:
+    networks: Sequence[Network], pairs: dict[int, list[Names]], shuffled: bool
+) -> tuple[GridLevel, ...]:
     """The levels, from the finest grid to the coarsest.
 
-    networks: the first is compared with each of the others, or with itself. pairs: of nodes, by the other's position.
-    images: the most that come at once.
+    networks: the first is compared with each of the others, or with itself. pairs: of nodes, by the other's number.
     """
     _check_size(networks, pairs, shuffled)
-    grids = _by_grid(networks, pairs)
-    order = sorted(grids, key=lambda grid: (-math.prod(grid), -len(grid), grid))
-    return [GridLevel(grid, networks, grids[grid], images, shuffled) for grid in order]
+    levels = []
+    for grid, meetings in _by_grid(networks, pairs).items():
+        spans = {k: _spans(network, names) for k, network in enumerate(networks) if (names := _names(k, meetings))}
+        blocks = {k: _blocks(spans[0], spans[k], found) for k, found in meetings.items()}
+        levels.append(GridLevel(grid, spans, blocks, shuffled))
+    return tuple(sorted(levels, key=lambda level: (-level.places, -len(level.grid), level.grid)))
 
 
 def values_per_image(networks: Sequence[Network], pairs: dict[int, list[Names]]) -> int:
@@ -178,22 +125,3 @@ def _runs(spans: dict[str, Span], keys: Mapping[str, frozenset[str]]) -> list[tu
         if key is not None:
             runs.append(((spans[names[0]][0], spans[names[-1]][1]), key))
     return runs
-
-
-def _parts(meeting: Meeting, products: Sequence[CrossProduct], n: int) -> dict[Names, Array]:
-    """The sums about the means of each pair of layers that the products cover."""
-    found = {}
-    for product in products:
-        sums, top, left = _numpy(product.central(n)), product.rows.start, product.columns.start
-        for a, rows in meeting.left.spans.items():
-            if not (top <= rows[0] and rows[1] <= product.rows.stop):
-                continue
-            for b, columns in meeting.right.spans.items():
-                if left <= columns[0] and columns[1] <= product.columns.stop:
-                    part = sums[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
-                    found[a, b] = part.copy()
-    return found
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.cpu().numpy()

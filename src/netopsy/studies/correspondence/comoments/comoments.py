@@ -5,43 +5,45 @@ shift is a median, which is never further than one standard deviation from the m
 has one value at most rows (the background of an image): equal numbers would round alike and drift. Products of some
 rows are added up in float32, those sums in float64. Sums about the means follow at the end: Chan, Golub, LeVeque,
 "Algorithms for computing the sample variance", 1983.
+
+The shuffled products pair each image with the one before it. The images of a part are a chain, whose first image has
+none before it yet; a part that follows is joined to the chain's end, and the end to the beginning when all is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
+
+from netopsy.studies.correspondence.comoments.column_layout import GridLevel, Names, Span
+from netopsy.studies.correspondence.comoments.pair import Pair
 
 SMALL, FEW = 4096, 128  # products of at most so many elements take so many rows at once: libraries do not block them
 ROWS = 1024  # rows of one larger product
 SETTLE = 8192  # rows between two looks at the shifts
 FAR = 0.8  # a shift moves where the mean's part in the sum of squares is larger: 2 standard deviations
 
-Span = tuple[int, int]
-
 
 class Side:
     """The columns of one network on one grid, and the rows of the images at hand.
 
     width: columns. places: rows an image. images: the most that come at once.
-    The buffer begins with the rows of the image before those at hand, which is what the shuffled products pair with.
+    The buffer begins with the rows of the image before those at hand, zeros before the first one.
     """
 
     def __init__(self, width: int, places: int, images: int, device: torch.device | str = "cpu") -> None:
         self.width, self.places = width, places
         self.buffer: Float32[Tensor, "rows width"] = torch.zeros((images + 1) * places, width, device=device)
+        self.first: Float32[Tensor, "places width"] = torch.zeros(places, width, device=device)
         self.shift: Float32[Tensor, " width"] = torch.zeros(width, device=device)
         self.sums: Float64[Tensor, " width"] = torch.zeros(width, dtype=torch.float64, device=device)
-        self.first: Float64[Tensor, " width"] = torch.zeros(width, dtype=torch.float64, device=device)
 
-    def begin(self, shift: Float32[Tensor, " width"], before: Tensor) -> None:
-        """Take the shift, and the rows (places, width) of the image that precedes the first one."""
-        self.shift.copy_(shift)
-        torch.sub(before, self.shift, out=self.buffer[: self.places])
-        self.first.copy_(self._preceding())
+    @property
+    def last(self) -> Float32[Tensor, "places width"]:
+        """The rows of the last image counted."""
+        return self.buffer[: self.places]
 
     def write(self, span: Span, values: Tensor) -> None:
         """Columns `span` of the images at hand; values: (images, *grid, channel)."""
@@ -53,26 +55,19 @@ class Side:
         start = 0 if before else self.places
         return self.buffer[start : start + images * self.places]
 
-    def sums_before(self) -> Float64[Tensor, " width"]:
-        """Sums of the rows that came as `before`: all but the last image, and the one that preceded the first."""
-        return self.sums + self.first - self._preceding()
-
     def advance(self, images: int) -> None:
         """Make the last of the images at hand the one before those to come."""
-        last = images * self.places
-        self.buffer[: self.places] = self.buffer[last : last + self.places].clone()
+        end = images * self.places
+        self.last.copy_(self.buffer[end : end + self.places].clone())
 
     def move(self, by: Float64[Tensor, " width"], n: int) -> None:
         """Move the shift, with the sums of `n` rows, by nearly `by`."""
         shift = (self.shift.double() + by).float()
         moved = shift.double() - self.shift.double()
         self.sums -= n * moved
-        self.first -= self.places * moved
-        self.buffer[: self.places] = (self.buffer[: self.places].double() - moved).float()
+        for rows in (self.first, self.last):
+            rows.copy_((rows.double() - moved).float())
         self.shift = shift
-
-    def _preceding(self) -> Float64[Tensor, " width"]:
-        return self.buffer[: self.places].sum(0, dtype=torch.float64)
 
 
 class CrossProduct:
@@ -100,59 +95,101 @@ class CrossProduct:
             torch.mm(x[first : first + ROWS].t(), y[first : first + ROWS], out=self.part)
             self.total += self.part
 
+    def merge(self, other: CrossProduct) -> None:
+        """Add the product of a part that follows, about the same shifts; called before the sides are merged."""
+        self.total += other.total
+        if self.before:
+            self.total += self._join(other.left.first, self.right.last)
+
     def move(self, left: Float64[Tensor, " p"], right: Float64[Tensor, " q"], n: int) -> None:
         """Sums about shifts that lie `left` and `right` further; called before the sides move."""
-        one, other = self._sums()
+        one, other = self.left.sums[self.rows], self.right.sums[self.columns]
+        if self.before:  # the first image has none before it, and the last stands before none
+            one = one - self.left.first[:, self.rows].sum(0, dtype=torch.float64)
+            other = other - self.right.last[:, self.columns].sum(0, dtype=torch.float64)
+            n -= self.left.places
         self.total -= torch.outer(left, other) + torch.outer(one, right) - n * torch.outer(left, right)
 
     def central(self, n: int) -> Float64[Tensor, "p q"]:
         """Sums of products of the deviations from the means."""
-        one, other = self._sums()
-        return self.total - torch.outer(one, other / n)
+        total = self.total + self._join(self.left.first, self.right.last) if self.before else self.total
+        return total - torch.outer(self.left.sums[self.rows], self.right.sums[self.columns] / n)
 
-    def _sums(self) -> tuple[Tensor, Tensor]:
-        other = self.right.sums_before() if self.before else self.right.sums
-        return self.left.sums[self.rows], other[self.columns]
+    def _join(self, image: Tensor, before: Tensor) -> Float64[Tensor, "p q"]:
+        """The product of one image with the one before it."""
+        return image[:, self.rows].double().T @ before[:, self.columns].double()
 
 
 class CoMoments:
-    """Products of columns on one grid; the sides' buffers are filled before each `update`.
+    """All products of columns on one grid; the sides' buffers are filled before each `update`.
 
     A column whose mean moves far from its shift, compared with its spread, gets a new one: the sums are translated.
+    images: the most that come at once.
     """
 
-    def __init__(self, sides: Sequence[Side], products: Sequence[CrossProduct]) -> None:
-        self.sides, self.products = tuple(sides), tuple(products)
+    def __init__(self, level: GridLevel, images: int, device: torch.device | str = "cpu") -> None:
+        self.level = level
+        self.sides = {k: Side(level.width(k), level.places, images, device) for k in level.spans}
+        self.within = {
+            (k, name): CrossProduct(self.sides[k], span, self.sides[k], span)
+            for k, spans in level.spans.items()
+            for name, span in spans.items()
+        }
+        self.between, self.shuffled = (
+            {
+                k: [
+                    CrossProduct(self.sides[0], rows, self.sides[k], columns, before=before) for rows, columns in blocks
+                ]
+                for k, blocks in level.blocks.items()
+                if level.shuffled or not before
+            }
+            for before in (False, True)
+        )
+        across = [*self.between.values(), *self.shuffled.values()]
+        self.products = [*self.within.values(), *(product for products in across for product in products)]
         self.n = self.waiting = 0
 
     def update(self, images: int) -> None:
         """Add the rows of the first `images` images of the buffers."""
-        for side in self.sides:
+        for side in self.sides.values():
             side.sums += side.rows(images).sum(0).double()
+            if not self.n:
+                side.first.copy_(side.rows(1))
         for product in self.products:
             product.update(images)
-        for side in self.sides:
+        for side in self.sides.values():
             side.advance(images)
-        count = images * self.sides[0].places
+        count = images * self.level.places
         self.n, self.waiting = self.n + count, self.waiting + count
         if self.waiting >= SETTLE:
-            self._settle()
+            self.waiting = 0
+            self._move({id(side): self._distance(side) for side in self.sides.values()})
 
-    def _settle(self) -> None:
-        """Move the shifts where that is due."""
-        self.waiting = 0
-        moves = {id(side): self._move(side) for side in self.sides}
-        if any(bool(move.any()) for move in moves.values()):
-            for p in self.products:
-                p.move(self._exact(p.left, moves)[p.rows], self._exact(p.right, moves)[p.columns], self.n)
-            for side in self.sides:
-                side.move(moves[id(side)], self.n)
+    def merge(self, other: CoMoments) -> None:
+        """Add the images that follow; `other` changes on the way."""
+        shifts = {id(other.sides[k]): side.shift for k, side in self.sides.items()}
+        other._move({id(s): shifts[id(s)].double() - s.shift.double() for s in other.sides.values()})
+        for product, more in zip(self.products, other.products, strict=True):
+            product.merge(more)
+        for k, side in self.sides.items():
+            side.sums += other.sides[k].sums
+            side.last.copy_(other.sides[k].last)
+        self.n, self.waiting = self.n + other.n, self.waiting + other.waiting
 
-    def _move(self, side: Side) -> Tensor:
+    def _move(self, moves: dict[int, Tensor]) -> None:
+        """Move the shifts of the sides, by id, as far as float32 can follow, and translate the sums."""
+        if not any(bool(move.any()) for move in moves.values()):
+            return
+        for p in self.products:
+            p.move(self._exact(p.left, moves)[p.rows], self._exact(p.right, moves)[p.columns], self.n)
+        for side in self.sides.values():
+            side.move(moves[id(side)], self.n)
+
+    def _distance(self, side: Side) -> Tensor:
         """How far the shift of each column should move: the mean's distance from it where that is far."""
         squares = torch.zeros_like(side.sums)
-        for p in self.products:
-            if p.left is p.right is side and p.rows == p.columns and not p.before:
+        for p in self.within.values():
+            if p.left is side:
                 squares[p.rows] = p.total.diagonal()
         distance = side.sums / max(1, self.n)
         return torch.where(distance.square() * self.n > FAR * squares, distance, 0)
@@ -162,22 +199,47 @@ class CoMoments:
         """The move as far as float32 shifts can follow it."""
         return (side.shift.double() + moves[id(side)]).float().double() - side.shift.double()
 
+    def pairs(self) -> dict[int, dict[Names, Pair]]:
+        """The pairs of layers of the first network with those of each other, by its number."""
+        level, n = self.level, self.n
+        means = {k: (side.shift.double() + side.sums / n).cpu().numpy() for k, side in self.sides.items()}
+        squares = {key: product.central(n).cpu().numpy() for key, product in self.within.items()}
+        pairs: dict[int, dict[Names, Pair]] = {}
+        for k, products in self.between.items():
+            between, control = (self._layers(k, blocks) for blocks in (products, self.shuffled.get(k, [])))
+            pairs[k] = {}
+            for (a, b), sums in between.items():
+                mean_a, mean_b = means[0][slice(*level.spans[0][a])], means[k][slice(*level.spans[k][b])]
+                aa, bb = squares[0, a], squares[k, b]
+                shuffled = control.get((a, b))
+                pairs[k][a, b] = Pair(a, b, n, n // level.places, level.grid, mean_a, mean_b, aa, bb, sums, shuffled)
+        return pairs
+
+    def _layers(self, k: int, products: list[CrossProduct]) -> dict[Names, Float64[np.ndarray, "p q"]]:
+        """The sums about the means of each pair of layers that the products cover."""
+        sums = {}
+        for product in products:
+            block, top, left = product.central(self.n).cpu().numpy(), product.rows.start, product.columns.start
+            for a, rows in self.level.spans[0].items():
+                if not (top <= rows[0] and rows[1] <= product.rows.stop):
+                    continue
+                for b, columns in self.level.spans[k].items():
+                    if left <= columns[0] and columns[1] <= product.columns.stop:
+                        sums[a, b] = block[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left].copy()
+        return sums
+
     def state(self) -> dict[str, Tensor]:
         """All that has been counted, as tensors."""
         state = {"counts": torch.tensor([self.n, self.waiting])}
-        for k, side in enumerate(self.sides):
-            state |= {f"{k} {name}": getattr(side, name) for name in ("shift", "sums", "first")}
-            state[f"{k} before"] = side.buffer[: side.places]
-        for k, product in enumerate(self.products):
-            state[f"{k} total"] = product.total
-        return state
+        for k, side in self.sides.items():
+            state |= {f"{k} {name}": getattr(side, name) for name in ("shift", "sums", "first", "last")}
+        return state | {f"{k} total": product.total for k, product in enumerate(self.products)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a `state`."""
         self.n, self.waiting = state["counts"].tolist()
-        for k, side in enumerate(self.sides):
-            for name in ("shift", "sums", "first"):
+        for k, side in self.sides.items():
+            for name in ("shift", "sums", "first", "last"):
                 getattr(side, name).copy_(state[f"{k} {name}"])
-            side.buffer[: side.places].copy_(state[f"{k} before"])
         for k, product in enumerate(self.products):
             product.total.copy_(state[f"{k} total"])

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.interpreter import plan
-from netopsy.engine.observe.observe import default_batch_size
-from netopsy.engine.workspace.workspace import conditions, current_workspace
-from netopsy.errors import SettingsError
+from netopsy.engine.observe.observe import default_batch_size, observe
+from netopsy.engine.observe.tally import Tally
+from netopsy.engine.workspace.workspace import workspace
+from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.studies.correspondence.comoments.column_layout import (
-    Columns,
     GridLevel,
     Names,
+    Span,
     arrange_columns,
     values_per_image,
 )
-from netopsy.studies.correspondence.comoments.comoments import Side, Span
+from netopsy.studies.correspondence.comoments.comoments import CoMoments
 from netopsy.studies.correspondence.comoments.layers import Pairing, pairs_of
 from netopsy.studies.correspondence.comoments.pair import Pair, pyramid
 
@@ -72,127 +73,159 @@ def cross_moments_of(
     (centre and border, say), and chance. As many products again as the pairs themselves.
     batch_size: images a step; the results do not depend on it but for rounding.
     Errors: UnknownLayer, SettingsError; NetworkError for NaN or infinity. In a `workspace` a pass that was stopped goes
-    on from its last checkpoint, with the same result to the last bit. Correlations are off by less than 1e-6, also
-    where a mean is 1000 standard deviations.
+    on from its last checkpoint, with the same result to the last bit; over `workers` it is split. Correlations are off
+    by less than 1e-6, also where a mean is 1000 standard deviations.
     """
     networks = tuple({id(network): network for network in (network_a, *others)}.values())
     positions = [next(k for k, n in enumerate(networks) if n is other) for other in others]
     chosen = {k: pairs_of(network_a, networks[k], layers, pairs) for k in positions}
     _check(others, samples, shuffled, batch_size)
-    counted = {k: _once(found) if k == 0 else found for k, found in chosen.items()}
-    size = batch_size or _batch_size(networks, counted)
-    levels = arrange_columns(networks, counted, size, shuffled)
-    _run(networks, samples, levels, size, seed, {"pairs": counted, "shuffled": shuffled, "seed": seed, "batch": size})
-    done: dict[int, dict[Names, Pair]] = {k: {} for k in chosen}
-    for level in levels:
-        for k, found in level.finish(len(samples)).items():
-            done[k] |= found
-    return [{names: _orient(done[k], names) for names in chosen[k]} for k in positions]
+    counted = {k: _once(names) if k == 0 else names for k, names in chosen.items()}
+    levels = arrange_columns(networks, counted, shuffled)
+    nodes = tuple(
+        WatchedNode(k, name, network.nodes[name].channel_axis)
+        for k, network in enumerate(networks)
+        for name in network.nodes
+        if any(name in level.spans.get(k, {}) for level in levels)
+    )
+    watched = tuple((networks[node.network], node.name) for node in nodes)
+    size, order = batch_size or _batch_size(networks, counted), np.random.default_rng(seed).permutation(len(samples))
+
+    def count(tally: Tally, visited: Int64[np.ndarray, " n"]) -> Any:
+        tallies = {"co-moments": (watched, tally)}
+        return observe(network_a, samples, tallies, batch_size=size, order=visited, folded=True, label="co-moments")[
+            "co-moments"
+        ]
+
+    with workspace(None):  # a few images, whose medians a run that resumes finds again
+        shifts = count(ColumnMedians(nodes, levels), np.roll(order, 1)[:PILOT])
+    pairs_with = count(CrossMoments(nodes, levels, shifts, size), order)
+    for k, counted_pairs in pairs_with.items():
+        for pair in counted_pairs.values():
+            _check_finite(network_a, pair.layer_a, pair.aa, samples)
+            _check_finite(networks[k], pair.layer_b, pair.bb, samples)
+    return [{names: _orient(pairs_with[k], names) for names in chosen[k]} for k in positions]
 
 
-def _run(
-    networks: Sequence[Network],
-    samples: Samples,
-    levels: Sequence[GridLevel],
-    size: int,
-    seed: int,
-    settings: dict[str, Any],
-) -> None:
-    """Fill the levels."""
-    place, order = current_workspace(), np.random.default_rng(seed).permutation(len(samples))
-    spec = {**settings, "networks": [conditions(n, samples) for n in networks]} if place.folder else {}
-    saved = place.checkpoint("co-moments", spec)
-    done, state = saved.load()
-    walks = [_walk(network, k, levels) for k, network in enumerate(networks)]
-    with torch.inference_mode(), _full_precision():
-        if done:
-            for i, level in enumerate(levels):
-                mark = f"{i}:"
-                level.moments.restore({k.removeprefix(mark): v for k, v in state.items() if k.startswith(mark)})
-        else:
-            _pilot(networks, walks, samples, levels, size, order)
+class WatchedNode(NamedTuple):
+    """A node that is compared: the number of its network, its name, and where its channels are."""
 
-        def gather() -> dict[str, Tensor]:
-            return {f"{i}:{k}": v for i, level in enumerate(levels) for k, v in level.moments.state().items()}
-
-        place.report("co-moments", done, len(samples))
-        for images in _batches(networks, samples, size, order[done:]):
-            for walk, batch in zip(walks, images, strict=True):
-                walk(batch, _write)
-            count = len(images[0])
-            for level in levels:
-                level.moments.update(count)
-            done += count
-            saved.save(done, gather)
-            place.report("co-moments", done, len(samples))
-        saved.save(done, gather, final=True)
+    network: int
+    name: str
+    axis: int
 
 
-Sink = Callable[[Side, Span, Tensor], None]
+Nodes = tuple[WatchedNode, ...]
 
 
-def _walk(network: Network, k: int, levels: Sequence[GridLevel]) -> Callable[[Tensor, Sink], None]:
-    """What runs network `k` on a batch and hands each node's values, (images, *grid, channel), to a sink."""
-    wanted: dict[str, list[tuple[GridLevel, Columns]]] = {}
-    for level in levels:
-        if columns := level.columns.get(k):
-            for name in columns.spans:
-                wanted.setdefault(name, []).append((level, columns))
-    walk = plan(network, (), watched=wanted, folded=True)
-    axes = {name: network.nodes[name].channel_axis for name in wanted}
-
-    def run(images: Tensor, sink: Sink) -> None:
-        def visit(name: str, values: Tensor) -> None:
-            values = values.movedim(axes[name], -1)
-            grids = pyramid(values, [level.grid for level, _ in wanted[name]])
-            for (_, columns), found in zip(wanted[name], grids, strict=True):
-                sink(columns.side, columns.spans[name], found)
-
-        walk.run({"input": images.to(network.device)}, batch=len(images), visit=visit)
-
-    return run
+def _on_grids(
+    nodes: Nodes, levels: Sequence[GridLevel], values: Sequence[Tensor]
+) -> Iterator[tuple[int, int, Span, Float32[Tensor, "batch *grid channel"]]]:
+    """For each node and each level that it is on: the numbers of the level and of the network, columns and values."""
+    for (network, name, axis), value in zip(nodes, values, strict=True):
+        at = [(i, level) for i, level in enumerate(levels) if name in level.spans.get(network, {})]
+        grids = pyramid(value.movedim(axis, -1), [level.grid for _, level in at])
+        for (i, level), pooled in zip(at, grids, strict=True):
+            yield i, network, level.spans[network][name], pooled
 
 
-def _write(side: Side, span: Span, values: Tensor) -> None:
-    side.write(span, values.to(side.shift.device))
+class ColumnMedians(Tally):
+    """The medians of all columns over some of the rows.
+
+    nodes, levels: see `CrossMoments`. update: the values of the nodes. result: float32 (columns,), level after level
+    and network after network. Which rows count depends on the batches; so few images are not split.
+    """
+
+    sequential = True
+
+    def __init__(self, nodes: Nodes, levels: tuple[GridLevel, ...]) -> None:
+        self.nodes, self.levels = nodes, levels
+        self._rows: dict[str, Tensor] = {}
+
+    def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
+        for i, network, span, pooled in _on_grids(self.nodes, self.levels, values):
+            rows = pooled.flatten(0, -2)[:: self.levels[i].places // _SAMPLED | 1].float()
+            self._add(f"{i} {network} {span[0]}", rows)
+
+    def _add(self, key: str, rows: Tensor) -> None:
+        self._rows[key] = torch.cat([self._rows[key], rows]) if key in self._rows else rows.clone()
+
+    def merge(self, other: ColumnMedians) -> None:
+        for key, rows in other._rows.items():
+            self._add(key, rows)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._rows)
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._rows = dict(state)
+
+    def result(self) -> Float32[Tensor, " columns"]:
+        starts = [
+            f"{i} {network} {start}"
+            for i, level in enumerate(self.levels)
+            for network, spans in level.spans.items()
+            for start, _ in spans.values()
+        ]
+        return torch.cat([self._rows[key].median(0).values for key in starts])
 
 
-def _pilot(
-    networks: Sequence[Network],
-    walks: Sequence[Callable[[Tensor, Sink], None]],
-    samples: Samples,
-    levels: Sequence[GridLevel],
-    size: int,
-    order: Int64[np.ndarray, " n"],
-) -> None:
-    """Set the shifts to the medians of a few images; the last image of all comes first, and precedes the others."""
-    images = np.concatenate([order[-1:], order[:-1][: PILOT - 1]])
-    rows: dict[Side, dict[Span, list[Tensor]]] = {c.side: {} for level in levels for c in level.columns.values()}
-    before = {side: torch.zeros_like(side.buffer[: side.places]) for side in rows}
+class CrossMoments(Tally):
+    """The co-moments of nodes of several networks: sums of squares and products of the deviations from the means.
 
-    def sink(side: Side, span: Span, values: Tensor) -> None:
-        found = values.to(side.shift.device).flatten(0, -2)
-        if span not in rows[side]:
-            before[side][:, slice(*span)] = found[: side.places]
-        rows[side].setdefault(span, []).append(found[:: side.places // _SAMPLED | 1].float())
+    nodes: what is watched, in that order. levels: which columns meet on which grid. shifts: near the mean of each
+    column, float32, in the order of `ColumnMedians`. images: the most of one batch.
+    update: the values of the nodes, (batch, channel, *space) each. result: the pairs of layers of network 0 with those
+    of each other, by its number. The control pairs each image with the one before it in the order of the pass, and the
+    first with the last, also where parts are merged. Sums of float64; parts agree with the whole but for rounding.
+    """
 
-    for batch in _batches(networks, samples, size, images):
-        for walk, pictures in zip(walks, batch, strict=True):
-            walk(pictures, sink)
-    for side, parts in rows.items():
-        shift = torch.cat([torch.cat(parts[span]).median(0).values for span in sorted(parts)])
-        side.begin(shift, before[side])
+    def __init__(self, nodes: Nodes, levels: tuple[GridLevel, ...], shifts: Tensor, images: int) -> None:
+        self.nodes, self.levels, self.shifts, self.images = nodes, levels, shifts, images
+        self._moments: list[CoMoments] = []
 
+    def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
+        if not self._moments:
+            self._begin(values[0].device)
+        for i, network, span, pooled in _on_grids(self.nodes, self.levels, values):
+            self._moments[i].sides[network].write(span, pooled)
+        with _full_precision():
+            for moments in self._moments:
+                moments.update(len(indices))
 
-def _batches(
-    networks: Sequence[Network], samples: Samples, size: int, order: Int64[np.ndarray, " n"]
-) -> Iterator[list[Tensor]]:
-    """The images of each batch as each network wants them; networks of the same preprocessing share one reader."""
-    kinds = list(dict.fromkeys(network.preprocessing for network in networks))
-    readers = [samples.batches(kind, size, order=order) for kind in kinds]
-    for batches in zip(*readers, strict=True):
-        images = dict(zip(kinds, (batch.images for batch in batches), strict=True))
-        yield [images[network.preprocessing] for network in networks]
+    def _begin(self, device: torch.device) -> None:
+        self._moments = [CoMoments(level, self.images, device) for level in self.levels]
+        sides = [side for moments in self._moments for side in moments.sides.values()]
+        for side, shift in zip(sides, self.shifts.split([side.width for side in sides]), strict=True):
+            side.shift.copy_(shift)
+
+    def merge(self, other: CrossMoments) -> None:
+        if not self._moments:
+            self._moments = copy.deepcopy(other._moments)
+            return
+        for moments, more in zip(self._moments, other._moments, strict=bool(other._moments)):
+            moments.merge(copy.deepcopy(more))
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"{i}:{key}": value for i, moments in enumerate(self._moments) for key, value in moments.state().items()
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        if not state:
+            self._moments = []
+            return
+        self._begin(next(iter(state.values())).device)
+        for i, moments in enumerate(self._moments):
+            mark = f"{i}:"
+            moments.restore({key.removeprefix(mark): v for key, v in state.items() if key.startswith(mark)})
+
+    def result(self) -> dict[int, dict[Names, Pair]]:
+        pairs: dict[int, dict[Names, Pair]] = {}
+        for moments in self._moments:
+            for k, on_grid in moments.pairs().items():
+                pairs.setdefault(k, {}).update(on_grid)
+        return pairs
 
 
 def _check(others: Sequence[Network], samples: Samples, shuffled: bool, batch_size: int | None) -> None:
@@ -202,6 +235,14 @@ def _check(others: Sequence[Network], samples: Samples, shuffled: bool, batch_si
         raise SettingsError(f"batch size {batch_size} must be at least 1.")
     if shuffled and len(samples) < 2:
         raise SettingsError("one image cannot be shuffled; give at least 2 images, or shuffled=False.")
+
+
+def _check_finite(network: Network, layer: str, squares: Float64[np.ndarray, "p p"], samples: Samples) -> None:
+    if not np.isfinite(squares).all():
+        raise NetworkError(
+            f"'{layer}' of {network.name} is NaN, infinite or too large on an image of {samples.name}, so its units "
+            "have no correlations; name layers before it."
+        )
 
 
 def _once(pairs: Sequence[Names]) -> list[Names]:
