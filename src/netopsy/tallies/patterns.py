@@ -136,8 +136,8 @@ class JointPatternsResult:
         """
         both, active = self._joint, self.active
         cells = torch.stack([both, active[:, None] - both, active - both, 1 - active[:, None] - active + both])
-        own = _entropy(torch.stack([active, 1 - active], -1))
-        return (own[:, None] + own - _entropy(cells.movedim(0, -1))).clamp_min(0)
+        unit = _entropy(torch.stack([active, 1 - active], -1))
+        return (unit[:, None] + unit - _entropy(cells.movedim(0, -1))).clamp_min(0)
 
     @property
     def _joint(self) -> Float64[Tensor, "unit unit"]:

@@ -53,7 +53,7 @@ def arrange_columns(
     levels = []
     for grid, meetings in _by_grid(networks, pairs).items():
         spans = {k: _spans(network, names) for k, network in enumerate(networks) if (names := _names(k, meetings))}
-        blocks = {k: _blocks(spans[0], spans[k], found) for k, found in meetings.items()}
+        blocks = {k: _blocks(spans[0], spans[k], compared) for k, compared in meetings.items()}
         levels.append(GridLevel(grid, spans, blocks, shuffled))
     return tuple(sorted(levels, key=lambda level: (-level.places, -len(level.grid), level.grid)))
 
@@ -71,8 +71,8 @@ def values_per_image(networks: Sequence[Network], pairs: dict[int, list[Names]])
 
 def _by_grid(networks: Sequence[Network], pairs: dict[int, list[Names]]) -> dict[Grid, dict[int, list[Names]]]:
     by_grid: dict[Grid, dict[int, list[Names]]] = {}
-    for k, found in pairs.items():
-        for a, b in found:
+    for k, compared in pairs.items():
+        for a, b in compared:
             grid = common_grid(places(networks[0].nodes[a]), places(networks[k].nodes[b]))
             by_grid.setdefault(grid, {}).setdefault(k, []).append((a, b))
     return by_grid
@@ -80,14 +80,16 @@ def _by_grid(networks: Sequence[Network], pairs: dict[int, list[Names]]) -> dict
 
 def _names(k: int, pairs: dict[int, list[Names]]) -> set[str]:
     """The nodes of network `k` among the pairs of one grid."""
-    names = {a for found in pairs.values() for a, _ in found} if k == 0 else set()
+    names = {a for compared in pairs.values() for a, _ in compared} if k == 0 else set()
     return names | {b for _, b in pairs.get(k, [])}
 
 
 def _check_size(networks: Sequence[Network], pairs: dict[int, list[Names]], shuffled: bool) -> None:
     """Raise SettingsError where the sums of all pairs would not fit."""
     elements = sum(
-        channels(networks[0].nodes[a]) * channels(networks[k].nodes[b]) for k, found in pairs.items() for a, b in found
+        channels(networks[0].nodes[a]) * channels(networks[k].nodes[b])
+        for k, compared in pairs.items()
+        for a, b in compared
     )
     needed = 20 * elements * (1 + shuffled)  # float64, float32 and the float64 that is handed over
     if needed > _LARGEST:
@@ -112,7 +114,7 @@ def _blocks(left: dict[str, Span], right: dict[str, Span], pairs: Sequence[Names
     for a, b in pairs:
         partners.setdefault(a, set()).add(b)
     blocks = []
-    for rows, names in _runs(left, {a: frozenset(found) for a, found in partners.items()}):
+    for rows, names in _runs(left, {a: frozenset(names) for a, names in partners.items()}):
         blocks += [(rows, columns) for columns, _ in _runs(right, dict.fromkeys(names, names))]
     return blocks
 

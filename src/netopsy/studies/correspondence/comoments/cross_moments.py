@@ -247,10 +247,10 @@ def _check_finite(network: Network, layer: str, squares: Float64[np.ndarray, "p 
 
 def _once(pairs: Sequence[Names]) -> list[Names]:
     """Of two pairs of layers of one network that differ in their order only, the first."""
-    found: dict[frozenset[str], Names] = {}
+    unordered: dict[frozenset[str], Names] = {}
     for names in pairs:
-        found.setdefault(frozenset(names), names)
-    return list(found.values())
+        unordered.setdefault(frozenset(names), names)
+    return list(unordered.values())
 
 
 def _orient(pairs: dict[Names, Pair], names: Names) -> Pair:
