@@ -13,10 +13,11 @@ from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
 import netopsy
+from netopsy import Network, Samples
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.tallies.active_count import ActiveCount
-from netopsy.tallies.patterns import JointPatterns, Patterns, mix
+from netopsy.tallies.patterns import JointPatterns, JointPatternsResult, Patterns, mix
 
 SHAPES = [(40, 5, 6, 7), (40, 48, 3, 3), (40, 30), (40, 1, 9, 9), (40, 101, 2)]
 
@@ -229,14 +230,24 @@ def test_parts_of_joint_patterns_are_the_whole_in_any_order(cuts: tuple[int, ...
         assert torch.equal(found.patterns, whole.patterns) and torch.equal(found.counts, whole.counts)
 
 
-def test_joint_patterns_of_two_networks_in_one_pass() -> None:
+def joint_of_two_networks() -> tuple[Network, Network, Samples, JointPatternsResult]:
+    """Two units of each shipped network on 100 digits."""
     one, other = netopsy.load_network("netopsy:digits-a"), netopsy.load_network("netopsy:digits-b")
     digits = netopsy.load_samples("digits", count=100)
     tallies = {"joint": (("block5.relu3", (other, "block5.relu3")), JointPatterns(((6, 1), (6, 2))))}
-    whole = netopsy.observe(one, digits, tallies)["joint"]
+    return one, other, digits, netopsy.observe(one, digits, tallies, batch_size=10)["joint"]
+
+
+@pytest.mark.slow
+def test_joint_patterns_over_workers_are_those_of_one_pass() -> None:
     with netopsy.workers(2, threads=1):
-        parts = netopsy.observe(one, digits, tallies, batch_size=10)["joint"]
+        parts = joint_of_two_networks()[-1]
+    whole = joint_of_two_networks()[-1]
     assert torch.equal(whole.patterns, parts.patterns) and torch.equal(whole.counts, parts.counts)
+
+
+def test_joint_patterns_of_two_networks_in_one_pass() -> None:
+    one, other, digits, whole = joint_of_two_networks()
     on = []
     with torch.inference_mode():
         for network, channels in ((one, [6, 1]), (other, [6, 2])):

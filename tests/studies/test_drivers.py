@@ -211,29 +211,34 @@ def test_the_passes_give_what_all_images_at_once_do(network: Network) -> None:
         np.testing.assert_allclose(shares, step.measure(given, own.places).shares, rtol=1e-4, atol=1e-5)
 
 
-def test_a_pass_that_was_stopped_goes_on_and_parts_are_the_whole(tmp_path: Path) -> None:
+def recorded_unit() -> tuple[np.ndarray, np.ndarray]:
+    """A unit of the shipped network and two of its inputs on 100 digits, in another order than theirs."""
     network, samples = load_network("netopsy:digits-a"), load_samples("digits", count=120)
     step = find_affine_step(network, Unit("block5.relu3", 6))
     assert isinstance(step, AffineStep)
     images = np.random.default_rng(0).permutation(120)[:100]
+    (recording,) = record(network, samples, [step], images, [np.array([1, 3])])
+    return recording.value, recording.inputs
 
-    def run() -> tuple[np.ndarray, np.ndarray]:
-        (own,) = record(network, samples, [step], images, [np.array([1, 3])])
-        return own.value, own.inputs
 
+def test_a_pass_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     def stop(label: str, done: int, total: int) -> None:
         if done >= 64:
             raise KeyboardInterrupt
 
-    whole, begun = run(), []
+    begun: list[int] = []
     with pytest.raises(KeyboardInterrupt), workspace(tmp_path, stop, every=0):
-        run()
+        recorded_unit()
     with workspace(tmp_path, lambda label, done, total: begun.append(done)):
-        again = run()
-    assert begun[0] == 64 and all(np.array_equal(*pair) for pair in zip(whole, again, strict=True))
+        again = recorded_unit()
+    assert begun[0] == 64 and all(np.array_equal(*pair) for pair in zip(recorded_unit(), again, strict=True))
+
+
+@pytest.mark.slow
+def test_a_pass_over_workers_is_one_pass() -> None:
     with netopsy.workers(2, threads=1):
-        parts = run()
-    for one, other in zip(whole, parts, strict=True):
+        parts = recorded_unit()
+    for one, other in zip(recorded_unit(), parts, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 

@@ -239,6 +239,7 @@ def test_merging_leaves_the_other_part_as_it_was_and_a_restored_one_goes_on() ->
     assert tally().state() == {} and tally().result() == {}
 
 
+@pytest.mark.slow
 def test_a_pass_over_workers_is_one_pass() -> None:
     one, other = load_network("netopsy:digits-a"), load_network("netopsy:digits-b")
     layers = [("block5.relu3", "block5.relu3")]
