@@ -13,8 +13,9 @@ from torch import Tensor
 class Tally(ABC):
     """Something that is counted over the samples, batch by batch, in any order and in any number of parts.
 
-    Merging the tallies of two parts equals one tally over both. Attributes that are tensors, ints or floats are its
-    state; they are created by the first `update`, so that an empty tally is the neutral element of `merge`.
+    Merging the tallies of two parts equals one tally over both. Attributes that are tensors, dicts of tensors, ints or
+    floats are its state; they are created or filled by the first `update`, so that an empty tally
+    is the neutral element of `merge`.
 
     Parts are merged in the order of their samples, each with the part that follows it.
 
@@ -43,17 +44,25 @@ class Tally(ABC):
 
     def state(self) -> dict[str, Tensor]:
         """All that has been counted, as tensors, for a checkpoint."""
-        return {
-            name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=_DTYPES[type(value)])
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor | int | float)
-        }
+        state: dict[str, Tensor] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                state |= {f"{name}.{key}": part for key, part in value.items() if isinstance(part, Tensor)}
+            elif isinstance(value, Tensor):
+                state[name] = value
+            elif isinstance(value, int | float):
+                state[name] = torch.tensor(value, dtype=_DTYPES[type(value)])
+        return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a `state`."""
         for name, value in state.items():
-            old = vars(self).get(name)
-            setattr(self, name, value.item() if isinstance(old, int | float) else value)
+            attribute, in_dict, key = name.partition(".")
+            old = vars(self).get(attribute)
+            if in_dict:
+                vars(self)[attribute][key] = value
+            else:
+                setattr(self, attribute, value.item() if isinstance(old, int | float) else value)
 
 
 _DTYPES = {int: torch.int64, float: torch.float64, bool: torch.bool}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -140,7 +139,7 @@ class ColumnMedians(Tally):
 
     def __init__(self, nodes: Nodes, levels: tuple[GridLevel, ...]) -> None:
         self.nodes, self.levels = nodes, levels
-        self._rows: dict[str, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
 
     def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
         for i, network, span, pooled in _on_grids(self.nodes, self.levels, values):
@@ -148,17 +147,11 @@ class ColumnMedians(Tally):
             self._add(f"{i} {network} {span[0]}", rows)
 
     def _add(self, key: str, rows: Tensor) -> None:
-        self._rows[key] = torch.cat([self._rows[key], rows]) if key in self._rows else rows.clone()
+        self.rows[key] = torch.cat([self.rows[key], rows]) if key in self.rows else rows.clone()
 
     def merge(self, other: ColumnMedians) -> None:
-        for key, rows in other._rows.items():
+        for key, rows in other.rows.items():
             self._add(key, rows)
-
-    def state(self) -> dict[str, Tensor]:
-        return dict(self._rows)
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self._rows = dict(state)
 
     def result(self) -> Float32[Tensor, " columns"]:
         starts = [
@@ -167,7 +160,7 @@ class ColumnMedians(Tally):
             for network, spans in level.spans.items()
             for start, _ in spans.values()
         ]
-        return torch.cat([self._rows[key].median(0).values for key in starts])
+        return torch.cat([self.rows[key].median(0).values for key in starts])
 
 
 class CrossMoments(Tally):
@@ -182,48 +175,51 @@ class CrossMoments(Tally):
 
     def __init__(self, nodes: Nodes, levels: tuple[GridLevel, ...], shifts: Tensor, images: int) -> None:
         self.nodes, self.levels, self.shifts, self.images = nodes, levels, shifts, images
+        self.sums: dict[str, Tensor] = {}  # of all levels, as `_moments` counts them in place
         self._moments: list[CoMoments] = []
 
     def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
-        if not self._moments:
-            self._begin(values[0].device)
+        moments = self._moments = self._moments or self._restored(values[0].device)
         for i, network, span, pooled in _on_grids(self.nodes, self.levels, values):
-            self._moments[i].sides[network].write(span, pooled)
+            moments[i].sides[network].write(span, pooled)
         with _full_precision():
-            for moments in self._moments:
-                moments.update(len(indices))
+            for level in moments:
+                level.update(len(indices))
+        self._keep()
 
-    def _begin(self, device: torch.device) -> None:
-        self._moments = [CoMoments(level, self.images, device) for level in self.levels]
-        sides = [side for moments in self._moments for side in moments.sides.values()]
+    def _restored(self, device: torch.device) -> list[CoMoments]:
+        """New co-moments, from the sums on."""
+        moments = [CoMoments(level, self.images, device) for level in self.levels]
+        sides = [side for level in moments for side in level.sides.values()]
         for side, shift in zip(sides, self.shifts.split([side.width for side in sides]), strict=True):
             side.shift.copy_(shift)
+        for i, level in enumerate(moments if self.sums else ()):
+            mark = f"{i}:"
+            level.restore({key.removeprefix(mark): v for key, v in self.sums.items() if key.startswith(mark)})
+        return moments
+
+    def _keep(self) -> None:
+        self.sums = {f"{i}:{key}": v for i, level in enumerate(self._moments) for key, v in level.state().items()}
 
     def merge(self, other: CrossMoments) -> None:
-        if not self._moments:
-            self._moments = copy.deepcopy(other._moments)
+        if not other.sums:
             return
-        for moments, more in zip(self._moments, other._moments, strict=bool(other._moments)):
-            moments.merge(copy.deepcopy(more))
-
-    def state(self) -> dict[str, Tensor]:
-        return {
-            f"{i}:{key}": value for i, moments in enumerate(self._moments) for key, value in moments.state().items()
-        }
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        if not state:
-            self._moments = []
-            return
-        self._begin(next(iter(state.values())).device)
-        for i, moments in enumerate(self._moments):
-            mark = f"{i}:"
-            moments.restore({key.removeprefix(mark): v for key, v in state.items() if key.startswith(mark)})
+        device = next(iter(other.sums.values())).device
+        following = other._restored(device)
+        if not self.sums:
+            self._moments = following
+        else:
+            self._moments = self._moments or self._restored(device)
+            for level, more in zip(self._moments, following, strict=True):
+                level.merge(more)
+        self._keep()
 
     def result(self) -> dict[int, dict[Names, Pair]]:
         pairs: dict[int, dict[Names, Pair]] = {}
-        for moments in self._moments:
-            for k, on_grid in moments.pairs().items():
+        if self.sums and not self._moments:
+            self._moments = self._restored(next(iter(self.sums.values())).device)
+        for level in self._moments:
+            for k, on_grid in level.pairs().items():
                 pairs.setdefault(k, {}).update(on_grid)
         return pairs
 
