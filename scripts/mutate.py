@@ -167,8 +167,9 @@ def judge(mutation: Mutation, source: Path, seconds: float) -> str:
         file.write_bytes(plain)
     if failed is None:
         return "survived"
-    if failed not in ("too slow", "crash") and run_tests(source, [failed], seconds) is not None:
-        return f"no verdict: {failed} fails on the unchanged source"
+    again = tests if failed in ("too slow", "crash") else [failed]
+    if run_tests(source, again, seconds) is not None:
+        return f"no verdict: {failed} on the unchanged source too"
     return f"killed by {failed}"
 
 

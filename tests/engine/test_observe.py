@@ -21,7 +21,7 @@ from netopsy.tallies.histogram import Histogram
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import ZeroShare
 from networks import branching, branching_values, noise_images
-from processes import run_process
+from processes import Stop, run_process, stopping
 
 
 @pytest.fixture(scope="module")
@@ -134,18 +134,6 @@ def test_progress_runs_from_nothing_to_all(network: Network, samples: Samples) -
     with workspace(None, lambda *call: calls.append(call)):
         observe(network, samples, {"a": ("relu", ZeroShare())}, batch_size=20)
     assert calls == [("observe", done, 50) for done in (0, 20, 40, 50)]
-
-
-class Stop(Exception):
-    pass
-
-
-def stopping(at: int) -> Callable[[str, int, int], None]:
-    def progress(label: str, done: int, total: int) -> None:
-        if done >= at:
-            raise Stop
-
-    return progress
 
 
 TALLIES: dict[str, tuple[str, Tally]] = {

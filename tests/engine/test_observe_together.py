@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from netopsy.engine.observe.observe import observe_ahead
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.tallies import LABELS, Moments, Tally, ZeroShare
 from networks import branching, branching_values, noise_images, shipped
+from processes import Stop, stopping
 
 
 @pytest.fixture(scope="module")
@@ -135,18 +135,6 @@ def test_folding_the_norms_changes_rounding_only(network: Network, samples: Samp
         observe(network, samples, {"m": ("relu", Moments())}, folded=folded)["m"].mean for folded in (False, True)
     )
     assert torch.allclose(norm, folded, rtol=1e-4, atol=1e-6)
-
-
-class Stop(Exception):
-    pass
-
-
-def stopping(at: int) -> Callable[[str, int, int], None]:
-    def progress(label: str, done: int, total: int) -> None:
-        if done >= at:
-            raise Stop
-
-    return progress
 
 
 def pairs_of(other: Network) -> dict:
