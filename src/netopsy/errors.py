@@ -75,6 +75,10 @@ class MissingExtra(NetopsyError, ImportError):
         return type(self), (self.what, self.extra)  # from a worker it comes pickled
 
 
+class NetopsyWarning(UserWarning):
+    """Something was chosen that a user may want otherwise; says what, and how to choose."""
+
+
 def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
     """The `count` names of `allowed` most like `name`, joined by commas, for the end of an error message."""
     names = list(dict.fromkeys(allowed))

@@ -344,7 +344,7 @@ def test_random_weights_have_the_matched_moments_and_come_from_the_seed(small: N
 def test_it_says_what_was_touched(small: Network) -> None:
     assert trace(small, picture(), [("6", 0), ("4", 1), ("6", 2)], "masked").touched == {"1": 3, "4": 3, "6": 2}
     result = trace(network(Excited()), picture(), [("out", 0, 1, 1)], "masked")
-    assert result.untreated == {"sigmoid": "sigmoid"} and set(result.touched) == {"relu", "relu_1"}
+    assert result.untreated == {"sigmoid": "sigmoid", "mul": "mul"} and set(result.touched) == {"relu", "relu_1"}
 
 
 def test_a_rule_that_meets_no_activation_is_an_error(small: Network) -> None:

@@ -30,7 +30,7 @@ from netopsy.network.windows.field import receptive_field
 
 SOURCE = Path(netopsy.__file__).parent
 # the export, the reading of it, and modules that keep the names of the nodes that they were made from
-READERS = {"network/graph.py", "network/capture.py", "network/origins.py", "network/program.py"}
+READERS = {f"network/{name}.py" for name in ("graph", "canonical", "capture", "origins", "program")}
 
 
 class Tokens(nn.Module):

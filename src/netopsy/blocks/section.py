@@ -114,7 +114,8 @@ class _Drops:
 
     def output(self) -> fx.Node:
         """What the network's output node reads."""
-        number = self.dropouts.readers.get(("output", 0))
+        returns = [None if node is None else node.name for node in self.network.program.returns.values()]
+        number = self.dropouts.readers.get(("output", returns.index(self.network.output)))
         return self.values[self.network.nodes[self.network.output]] if number is None else self.node(number)
 
     def node(self, number: int) -> fx.Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from typing import Any
 
 import cyclopts
@@ -14,7 +15,7 @@ from netopsy.cli import options as o
 from netopsy.cli.options import worker_pool
 from netopsy.cli.output import print_result, print_table, progress
 from netopsy.cli.sources import is_features, load_further, load_images, load_second, load_subject, load_vectors
-from netopsy.errors import NetopsyError
+from netopsy.errors import NetopsyError, NetopsyWarning
 from netopsy.studies.table import STUDIES
 
 _HELP = "What is in a network, what can it lose, and how small can it get?"
@@ -24,6 +25,7 @@ _SPARE = "a list has commas and no spaces between its values, a switch is --name
 def main(tokens: list[str] | None = None) -> None:
     """Run one command; a user's mistake is one sentence on the error stream and exit code 2."""
     words = sys.argv[1:] if tokens is None else tokens
+    warnings.showwarning = _show_warning
     try:
         build(words[0] if words else "")(words, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.UnusedCliTokensError as error:
@@ -39,6 +41,14 @@ def main(tokens: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning of ours as one line; one of a library as Python writes it."""
+    if issubclass(category, NetopsyWarning):
+        print(f"netopsy: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
 
 
 def build(first: str) -> App:

@@ -91,13 +91,14 @@ PREPROCESSING = [
     option("resize", int | None, "Shorter side before the central crop.", None),
     option("mean", tuple[float, ...] | None, "Mean of each channel, after scaling.", None),
     option("std", tuple[float, ...] | None, "Standard deviation of each channel, after scaling.", None),
-    option("channels", Literal["RGB", "BGR", "L"] | None, "Order of the channels.", None),
+    option("channels", str | None, "RGB, BGR or L; a number for pictures of as many channels.", None),
     option("scale", float | None, "Factor on the pixels 0..255 before mean and std.", None),
     option("interpolation", Literal["nearest", "bilinear", "bicubic"] | None, "How images are resized.", None),
 ]
 NETWORK_OPTIONS = [
     option("weights", str | None, "A file (safetensors, pt, pth, th, onnx) or the name of published weights.", None),
     option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
+    option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
     *PREPROCESSING,
     option("device", str | None, "cpu, cuda, cuda:1, ...", None),
 ]

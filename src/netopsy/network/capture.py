@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import operator
 import re
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import Dim, ExportedProgram, export
+from torch.export import Dim, ExportedProgram, export, register_dataclass
+from torch.utils import _pytree as pytree
 
 from netopsy.errors import NetworkError
 
@@ -53,6 +55,23 @@ def capture(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
     ) from reasons[0]
 
 
+def _register_outputs(module: nn.Module, example: torch.Tensor) -> bool:
+    """Tell torch of the dataclasses that the module returns, which it does not open by itself; whether any was new."""
+    with torch.no_grad():
+        stack = [module(example)]
+    new = False
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict | list | tuple):
+            stack.extend(value.values() if isinstance(value, dict) else value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            stack.extend(vars(value).values())
+            if type(value) not in pytree.SUPPORTED_NODES:
+                register_dataclass(type(value))
+                new = True
+    return new
+
+
 def _attempts(
     module: nn.Module, input_shape: tuple[int, ...], options: dict[str, Any], reasons: list[Exception]
 ) -> Iterator[ExportedProgram]:
@@ -63,6 +82,9 @@ def _attempts(
                 warnings.simplefilter("ignore")
                 program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), **ways)
         except Exception as error:
+            if "register a pytree" in str(error) and _register_outputs(module, example):
+                yield from _attempts(module, input_shape, options, reasons)
+                return
             reasons.append(error)
             continue
         yield program
@@ -120,8 +142,8 @@ def _one_batch_symbol(graph: fx.GraphModule) -> None:
         if node.op != "call_function" or "sym_size" not in str(node.target):
             continue
         expression = getattr(getattr(node.meta.get("val"), "node", None), "expr", None)
-        if expression is None:
-            continue
+        if expression is None or symbol not in expression.free_symbols:
+            continue  # of a size that hangs on the image's values only a check may be left
         if first is None:
             with graph.graph.inserting_after(placeholder):
                 first = graph.graph.call_function(torch.ops.aten.sym_size.int, (placeholder, 0))

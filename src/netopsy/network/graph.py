@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import operator
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
 
+from netopsy.errors import NetworkError
+from netopsy.network.canonical import join_without_empties, name_activations, operator_name
 from netopsy.network.capture import capture
 
 aten = torch.ops.aten
@@ -21,12 +26,17 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMod
     """The forward pass of `module` in eval mode as a graph of ATen operators with a dynamic batch.
 
     input_shape: one input without its batch, as (channels, height, width).
-    Every call of an operation is a node; `node.meta["name"]` holds the name made by `name_nodes`.
+    Every call of an operation is a node; `node.meta["name"]` holds the name made by `name_nodes`. `graph.meta` holds
+    the names of what it returns (`outputs`) and of the constants that an activation function is known by (`settled`).
     """
     graph = capture(module, input_shape)
-    _restore_batch_norm(graph)
-    _drop_checks(graph)
     _canonical_parameters(graph, module)
+    _restore_batch_norm(graph)
+    join_without_empties(graph)
+    graph.meta["settled"] = name_activations(graph)
+    graph.meta["outputs"] = _output_names(graph)
+    _drop_checks(graph)
+    _check_sizes(graph, module)
     name_nodes(graph)
     graph.recompile()
     return graph
@@ -74,15 +84,6 @@ def module_path(node: fx.Node) -> str:
     return (module_paths(node) or ("",))[-1]
 
 
-def operator_name(node: fx.Node) -> str:
-    """`conv2d` for `aten.conv2d.default`, `getitem` for the Python built-in."""
-    target: Any = node.target
-    name = (
-        target._schema.name.split("::")[-1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
-    )
-    return name.lstrip("_")
-
-
 def is_tensor(node: fx.Node) -> bool:
     """Whether the node's value is one tensor (and not a size, a list or a tuple)."""
     return isinstance(node.meta.get("val"), Tensor)
@@ -116,6 +117,53 @@ def _drop_checks(graph: fx.GraphModule) -> None:
         )
         if (check or node.op in ("get_attr", "call_function")) and not node.users and node.op != "output":
             graph.graph.erase_node(node)
+
+
+def _check_sizes(graph: fx.GraphModule, module: nn.Module) -> None:
+    """Refuse a tensor whose size hangs on what the image holds."""
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        sizes = [getattr(getattr(size, "node", None), "expr", None) for size in value.shape] if is_tensor(node) else []
+        if any(free_unbacked_symbols(size) for size in sizes if size is not None):
+            raise NetworkError(
+                f"{type(module).__name__} cannot be exported to a graph: the size of the result of "
+                f"'{operator_name(node)}' depends on the values of the image. Write it so that every size is known, "
+                "for instance with torch.where in place of an index by a mask."
+            )
+
+
+def _output_names(graph: fx.GraphModule) -> tuple[str, ...]:
+    """What the module returns, flat: `logits`, `aux.0`, or its number where there is no key; empty for one tensor."""
+    node = next(iter(reversed(graph.graph.nodes)))
+    count = len(node.args[0]) if isinstance(node.args[0], list | tuple) else 1
+    spec = getattr(graph, "_out_spec", None)
+    if spec is None or spec.num_leaves != count:
+        return tuple(map(str, range(count)))
+    return tuple(name_outputs(pytree.tree_unflatten(list(range(count)), spec)))
+
+
+def name_outputs(returned: Any) -> dict[str, Any]:
+    """What a module returned, flat, by its keys and numbers: `logits`, `aux.0`; a lone value has an empty name."""
+    leaves, _ = pytree.tree_flatten_with_path(returned)
+    return {".".join(str(_key(entry)) for entry in path): value for path, value in leaves}
+
+
+def find_output(names: Iterable[str], known: Collection[str], wanted: str | int | None) -> str | None:
+    """Of the outputs called `names` the `wanted` one, by its name or number; None where it is not among the `known`.
+
+    Where none is wanted: the one called `logits`, else the first that is known.
+    """
+    if wanted is None:
+        return next((name for name in known if name.rpartition(".")[2] == "logits"), next(iter(known), None))
+    if isinstance(wanted, str) and wanted in known:
+        return wanted
+    number = int(wanted) if str(wanted).isdecimal() else -1
+    return next((name for i, name in enumerate(names) if i == number and name in known), None)
+
+
+def _key(entry: Any) -> Any:
+    """A step into a tuple, a dictionary or a dataclass."""
+    return next((getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name)), entry)
 
 
 def _canonical_parameters(graph: fx.GraphModule, module: nn.Module) -> None:

@@ -28,7 +28,7 @@ class Layer:
     nodes: the graph nodes that apply it, in order of execution (several where a module is called several times).
     weight, bias: names of the parameters; bias is None where there is none.
     weight_shape: convolution (filters, depth per group, *kernel); linear (outputs, inputs).
-    output_shape: of the first call, without the batch.
+    output_shape: of the first call for one sample, without the batch's axis where it has one.
     parameters: elements of weight and bias.
     macs: multiply-accumulates for one input, over all calls (bias not counted).
     """
@@ -82,7 +82,7 @@ def _layer(weight: str, nodes: list[Node], tensors: Mapping[str, Tensor]) -> Lay
         bias=bias if bias != weight else None,
         weight_shape=shape,
         groups=1 if groups is None else int(groups),
-        output_shape=first.full_shape[1:],
+        output_shape=first.shape,
         parameters=math.prod(shape) + (tensors[bias].numel() if bias and bias != weight else 0),
         macs=sum(node_macs(node) for node in nodes),
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from netopsy.errors import NetworkError, SettingsError, UnknownLayer, nearest
-from netopsy.network.graph import export_graph
+from netopsy.errors import NetopsyWarning, NetworkError, SettingsError, UnknownLayer, nearest
+from netopsy.network.graph import export_graph, find_output
 from netopsy.network.layers import Layer, find_layers
 from netopsy.network.node import Node
 from netopsy.network.origins import restore_names
@@ -40,37 +42,54 @@ class Network:
     name: as the user gave it, e.g. `netopsy:resnet20`.
     module: the plain torch module, put into eval mode.
     provenance: source, weights file and its digest, seed of a random initialisation; plain data.
+    returned: of several outputs the one to examine, by its key (`aux.logits`) or its number; None: the one called
+        `logits`, else the first.
     """
 
     def __init__(
-        self, name: str, module: nn.Module, preprocessing: Preprocessing, provenance: dict[str, Any] | None = None
+        self,
+        name: str,
+        module: nn.Module,
+        preprocessing: Preprocessing,
+        provenance: dict[str, Any] | None = None,
+        returned: str | int | None = None,
     ) -> None:
         self.name = name
         self.module = module.eval()
         self.preprocessing = preprocessing
         self.provenance = provenance or {}
+        self.returned = returned
 
     @cached_property
     def graph(self) -> fx.GraphModule:
-        """The forward pass as a graph of functional ATen operators with a dynamic batch."""
+        """The forward pass as a graph of functional ATen operators with a dynamic batch.
+
+        All that Netopsy asks is answered from `program`, which is read before anybody can change this one.
+        """
         graph = export_graph(self.module, self.preprocessing.input_shape)
         restore_names(graph, self.module)
+        self.__dict__.setdefault("program", read_program(graph, self.tensors))
+        code = graph.code if self.returned is None else f"{graph.code}{self.returned}"
+        self.__dict__.setdefault("structure", hashlib.sha256(code.encode()).hexdigest())
         return graph
 
     @cached_property
     def structure(self) -> str:
         """SHA-256 over the graph's code: what is computed, whatever the weights."""
-        return hashlib.sha256(self.graph.code.encode()).hexdigest()
+        _ = self.graph  # leaves it here
+        return str(self.__dict__["structure"])
 
     @cached_property
     def program(self) -> Program:
         """The graph read once: a record of each node, parameters, sizes and lists included."""
-        return read_program(self.graph, self.tensors)
+        _ = self.graph  # leaves it here
+        program: Program = self.__dict__["program"]
+        return program
 
     @cached_property
-    def nodes(self) -> dict[str, Node]:
+    def nodes(self) -> Mapping[str, Node]:
         """Every operation whose value is one tensor that depends on the input, by name, in order of execution."""
-        return {node.name: node for node in self.program.nodes if node.from_input and node.is_tensor}
+        return MappingProxyType({n.name: n for n in self.program.nodes if n.from_input and n.is_tensor})
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -105,11 +124,33 @@ class Network:
 
     @cached_property
     def output(self) -> str:
-        """Name of the node whose value is the network's (first) output."""
-        value = self.program.output.inputs[0]
-        if value.name not in self.nodes:
+        """Name of the node whose value is the network's output; of several the one that `returned` names.
+
+        Where it names none, the one called `logits` is taken, else the first, and a warning says so.
+        Raises NetworkError where none is a tensor that depends on the input, SettingsError for one that there is not.
+        """
+        given = self.program.returns
+        known = {key: node.name for key, node in given.items() if node is not None and node.name in self.nodes}
+        if not known:
             raise NetworkError(f"{self.name} does not return a tensor that depends on its input.")
-        return value.name
+        key = find_output(given, known, self.returned)
+        if key is None:
+            raise SettingsError(f"{self.name} has no output '{self.returned}'; it returns {self._listed(known)}.")
+        if self.returned is None and len(set(known.values())) > 1:
+            warnings.warn(
+                f"{self.name} returns {self._listed(known)}; '{key}' is examined. Another one: output=NAME or its "
+                "number in load_network, --output on the command line.",
+                NetopsyWarning,
+                stacklevel=3,  # past the cached property
+            )
+        return known[key]
+
+    def _listed(self, known: Mapping[str, str]) -> str:
+        """The outputs with their shapes, in words."""
+        shapes = {key: "x".join(map(str, self.nodes[name].shape)) or "one number" for key, name in known.items()}
+        return ", ".join(f"'{key}' ({shape})" for key, shape in list(shapes.items())[:8]) + (
+            f" and {len(shapes) - 8} more" if len(shapes) > 8 else ""
+        )
 
     @property
     def classes(self) -> int:
@@ -160,9 +201,10 @@ class Network:
         with torch.no_grad():
             for key, value in tensors.items():
                 own[key].copy_(value)
-        copied = Network(name or self.name, module, self.preprocessing, dict(self.provenance))
+        copied = Network(name or self.name, module, self.preprocessing, dict(self.provenance), self.returned)
         # read of this one, true of the copy: an export takes seconds
-        copied.__dict__ |= {key: self.__dict__[key] for key in _OF_THE_CODE if key in self.__dict__}
+        if "program" in self.__dict__ and not self.program.settled & tensors.keys():
+            copied.__dict__ |= {key: self.__dict__[key] for key in _OF_THE_CODE if key in self.__dict__}
         return copied
 
     def __getstate__(self) -> dict[str, Any]:

@@ -54,8 +54,9 @@ class Node:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample's values, without the batch; of a value that has no row a sample, `full_shape`."""
-        return self.full_shape[1:] if self.per_sample else self.full_shape
+        """Of one sample's values: without the batch where that is an axis, first or not; else `full_shape`."""
+        axis = self.batch_axis
+        return self.full_shape if axis is None else self.full_shape[:axis] + self.full_shape[axis + 1 :]
 
     @property
     def per_sample(self) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from netopsy.network.graph import is_tensor, module_path, module_paths, operator_name
+from netopsy.network.canonical import operator_name
+from netopsy.network.graph import is_tensor, module_path, module_paths
 from netopsy.network.node import Node
 
 ORIGINS = "origins"

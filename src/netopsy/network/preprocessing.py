@@ -8,6 +8,11 @@ from typing import Literal
 from netopsy.errors import SettingsError
 
 
+def channel_count(channels: str | int) -> int:
+    """Channels of a picture in RGB, BGR, L, or of a kind of its own."""
+    return channels if isinstance(channels, int) else 1 if channels == "L" else 3
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, crop, order and scale: `input = (pixels * scale - mean) / std` per channel.
@@ -15,6 +20,7 @@ class Preprocessing:
     size: (height, width) of the network's input.
     resize: the shorter side before the central crop of `size`; None resizes straight to `size`.
     mean, std: per channel, in the units after `scale`, in the order of `channels`.
+    channels: RGB, BGR or L (gray); a number where the pictures have as many channels of their own kind, such as 4.
     scale: 1/255 brings pixels to 0..1; 1 keeps 0..255 (Caffe).
     """
 
@@ -22,12 +28,12 @@ class Preprocessing:
     resize: int | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    channels: Literal["RGB", "BGR", "L"] | int = "RGB"
     scale: float = 1 / 255
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
-        depth = 1 if self.channels == "L" else 3
+        depth = channel_count(self.channels)
         if len(self.mean) != depth or len(self.std) != depth:
             raise SettingsError(
                 f"mean {self.mean} and std {self.std} must hold {depth} numbers each for channels {self.channels}."

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from netopsy.network.graph import module_paths, operator_name
+from netopsy.network.canonical import operator_name, shape_for
+from netopsy.network.graph import module_paths
 from netopsy.network.layers import layer_name, learned_weight
 from netopsy.network.node import Node
 
@@ -23,10 +25,14 @@ class Program:
 
     nodes: all of them in order of execution: parameters, sizes and lists too, and the output last.
     constants: tensors that are neither parameters nor buffers, by the name that their `get_attr` has for target.
+    returns: what the network returns, by its key or number, in order; a value that is no tensor of the graph is None.
+    settled: buffers whose values an activation function was known by: with others this is another program.
     """
 
     nodes: tuple[Node, ...]
     constants: Mapping[str, Tensor]
+    returns: Mapping[str, Node | None] = field(default_factory=dict)
+    settled: frozenset[str] = frozenset()
 
     @property
     def output(self) -> Node:
@@ -36,7 +42,8 @@ class Program:
     def __reduce__(self) -> Any:
         """As a flat list: nodes refer to nodes, hundreds deep, and torch's operators cannot be pickled."""
         position = {node: _Position(i) for i, node in enumerate(self.nodes)}
-        return _unpack, ([_pack(node, position) for node in self.nodes], dict(self.constants))
+        returns = {name: None if node is None else position[node] for name, node in self.returns.items()}
+        return _unpack, ([_pack(node, position) for node in self.nodes], dict(self.constants), returns, self.settled)
 
 
 def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Program:
@@ -63,13 +70,22 @@ def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Progra
         if last is not None:
             calls[node] = last
     names = {node.target for node in made.values() if node.op == "get_attr"} - tensors.keys()
-    return Program(_with_users(made.values()), {name: _constant(graph, name) for name in sorted(names)})
+    constants = {name: _constant(graph, name) for name in sorted(names)}
+    given: Any = next(reversed(made)).args[0]
+    values = list(given) if isinstance(given, list | tuple) else [given]
+    returns = {name: made.get(value) for name, value in zip(graph.meta["outputs"], values, strict=True)}
+    return Program(
+        _with_users(made.values()),
+        MappingProxyType(constants),
+        MappingProxyType(returns),
+        graph.meta["settled"] & tensors.keys(),
+    )
 
 
 def _transcribe(source: fx.Node, made: Mapping[fx.Node, Node]) -> Node:
     """What the graph itself says of a node; those that it reads are `made`."""
     value = source.meta.get("val")
-    shape, larger = _shape(value, 1), _shape(value, 2)
+    shape, larger = shape_for(value, 1), shape_for(value, 2)
     growth = tuple(b - a for a, b in zip(shape, larger, strict=True))
     grown = [axis for axis, more in enumerate(growth) if more]
     inputs = tuple(made[x] for x in source.all_input_nodes)
@@ -87,25 +103,12 @@ def _transcribe(source: fx.Node, made: Mapping[fx.Node, Node]) -> Node:
         inputs=inputs,
         modules=module_paths(source),
         full_shape=shape,
-        parts=tuple(_shape(part, 1) for part in value) if isinstance(value, list | tuple) else (),
+        parts=tuple(shape_for(part, 1) for part in value) if isinstance(value, list | tuple) else (),
         dtype=value.dtype if isinstance(value, Tensor) else None,
         growth=growth,
         batch_axis=grown[0] if len(grown) == 1 and larger[grown[0]] == 2 else None,
         from_input=source.op == "placeholder" or (operator != "sym_size" and any(x.from_input for x in inputs)),
     )
-
-
-def _shape(value: Any, batch: int) -> tuple[int, ...]:
-    """Shape of a tensor of the export for a batch of `batch`; () of anything else.
-
-    `int(size)` would settle a symbolic batch for the whole graph, whoever asks first.
-    """
-    return tuple(_size(size, batch) for size in value.shape) if isinstance(value, Tensor) else ()
-
-
-def _size(size: Any, batch: int) -> int:
-    expression = getattr(getattr(size, "node", None), "expr", None)
-    return int(size) if expression is None else int(expression.subs({s: batch for s in expression.free_symbols}))
 
 
 def _channel_axis(node: Node) -> int:
@@ -179,7 +182,12 @@ def _pack(node: Node, position: Mapping[Node, _Position]) -> dict[str, Any]:
     return {name: fx.node.map_aggregate(getattr(node, name), pack) for name in names}
 
 
-def _unpack(rows: list[dict[str, Any]], constants: dict[str, Tensor]) -> Program:
+def _unpack(
+    rows: list[dict[str, Any]],
+    constants: dict[str, Tensor],
+    returns: dict[str, _Position | None],
+    settled: frozenset[str],
+) -> Program:
     nodes: list[Node] = []
 
     def unpack(leaf: Any) -> Any:
@@ -192,4 +200,5 @@ def _unpack(rows: list[dict[str, Any]], constants: dict[str, Tensor]) -> Program
 
     for row in rows:
         nodes.append(Node(**{name: fx.node.map_aggregate(value, unpack) for name, value in row.items()}))
-    return Program(_with_users(nodes), constants)
+    given = {name: None if at is None else nodes[at.index] for name, at in returns.items()}
+    return Program(_with_users(nodes), MappingProxyType(constants), MappingProxyType(given), settled)

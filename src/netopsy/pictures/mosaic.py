@@ -118,6 +118,8 @@ def _clip(value: Float[np.ndarray, "*shape"], clip: float) -> Float[np.ndarray, 
 def _colours(values: UInt8[np.ndarray, "n channel height width"], preprocessing: Preprocessing) -> np.ndarray:
     if preprocessing.channels == "BGR":
         values = values[:, ::-1]
+    if values.shape[1] not in (1, 3):
+        values = values[:, :3] if values.shape[1] > 3 else values[:, :1]  # a screen shows three
     return np.ascontiguousarray(np.broadcast_to(values.transpose(0, 2, 3, 1), (len(values), *values.shape[2:], 3)))
 
 

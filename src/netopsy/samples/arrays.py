@@ -47,6 +47,7 @@ def unreadable(path: Path, error: Exception) -> SamplesError:
     return SamplesError(f"{path} is damaged or no {path.suffix} file ({reason.rstrip('.')}); write it again.")
 
 
+MOST_CHANNELS = 64
 DIGIT_SPLITS = ("train", "test", "all")
 
 
@@ -67,10 +68,12 @@ def from_pair(x: Any, y: Any, name: str = "arrays", *, classes: str | Path | Seq
 def check_pixels(x: NDArray[np.generic], name: str) -> Pixels:
     """Pixels (n, height, width, channel), uint8, or float32 in 0..255 where the given floats are not 8-bit ones."""
     shape, description = x.shape, f"the images of {name} are {x.dtype} of shape {x.shape}"
-    if x.ndim not in (3, 4) or 0 in shape[1:] or (x.ndim == 4 and shape[3] not in (1, 3, 4)):
-        hint = "; move the channels last" if x.ndim == 4 and shape[1] in (1, 3, 4) else ""
+    first = x.ndim == 4 and shape[1] <= 4 < min(shape[2:])  # the channels, as torch has them
+    if x.ndim not in (3, 4) or 0 in shape[1:] or first or (x.ndim == 4 and shape[3] > MOST_CHANNELS):
+        hint = "; move the channels last" if first or (x.ndim == 4 and shape[1] in (1, 3, 4)) else ""
         raise SamplesError(
-            f"{description}; give (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels{hint}."
+            f"{description}; give (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels, or as many as "
+            f"the network takes (at most {MOST_CHANNELS}){hint}."
         )
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype == np.uint8:

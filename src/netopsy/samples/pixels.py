@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
 
 FILTERS = {
@@ -48,7 +49,17 @@ def array_of(image: Image.Image) -> UInt8[np.ndarray, "height width channel"]:
 
 
 def match_depth(pixels: Pixels, depth: int) -> Pixels:
-    """Pixels (..., 1, 3 or 4 channels) with `depth` channels, 1 or 3: alpha dropped, gray repeated, RGB weighed."""
+    """Pixels (..., channels) with `depth` channels: to 1 or 3, alpha is dropped, gray repeated, RGB weighed.
+
+    Raises SamplesError where one of the two numbers of channels has no meaning for the other.
+    """
+    if pixels.shape[-1] == depth:
+        return pixels
+    if depth not in (1, 3) or pixels.shape[-1] not in (1, 3, 4):
+        raise SamplesError(
+            f"the images have {pixels.shape[-1]} channels and the network takes {depth}; give images of {depth} "
+            "channels (as arrays or .npz), or a network for these."
+        )
     pixels = pixels[..., :3]
     if pixels.shape[-1] == depth:
         return pixels
@@ -84,7 +95,7 @@ def resample(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixel
     if pixels.shape[:2] == size:
         return pixels
     shape, filter_ = (size[1], size[0]), FILTERS[interpolation]
-    if pixels.dtype == np.uint8:
+    if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3):
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else np.ascontiguousarray(pixels))
         return array_of(picture.resize(shape, filter_))
     planes = [np.ascontiguousarray(pixels[..., c]) for c in range(pixels.shape[-1])]
@@ -92,7 +103,7 @@ def resample(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixel
 
 
 def fit(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
-    """Pixels (height, width, 1, 3 or 4) with the network's size and number of channels, still 0..255 and RGB."""
+    """Pixels (height, width, channel) with the network's size and number of channels, still 0..255 and RGB."""
     if pixels.shape[-1] > preprocessing.depth:
         pixels = match_depth(pixels, preprocessing.depth)  # before resampling, as a loader that converts would
     target = resized_size((pixels.shape[0], pixels.shape[1]), preprocessing)

@@ -228,7 +228,7 @@ def _layer(name: str, node: Node, network: Network, units: pl.DataFrame, zeros: 
         "node": name,
         "layer": node.layer,
         "operator": node.operator,
-        "shape": "x".join(map(str, node.full_shape[1:])),
+        "shape": "x".join(map(str, node.shape)),
         "units": len(share),
         "sparsity": zeros / max(1, seen * len(share)),
         "dead": int((share == 1).sum()),

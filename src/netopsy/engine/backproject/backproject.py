@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +17,13 @@ from netopsy.engine.backproject.reverse import needed_nodes, reverse
 from netopsy.engine.backproject.rules import Rule, RuleName, find_rule
 from netopsy.engine.backproject.tree import Tree, Trunk
 from netopsy.engine.interpreter import plan
-from netopsy.errors import SettingsError
-from netopsy.network.activations import activations
+from netopsy.errors import NetopsyWarning, SettingsError
+from netopsy.network.activations import activations, nonlinearities
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import Unit, UnitLike, find_unit
 from netopsy.network.windows.field import Box
+from netopsy.wording import listing
 
 
 @dataclass
@@ -30,7 +33,8 @@ class Trace:
     units: as they were asked for, with their places. values: their activations. of: the image of each unit.
     crops: one map a unit, (channel, height, width), cut to its field. fields: (top, left, bottom, right) in pixels.
     touched: the activations that the rule acted on, by node, with how many units' flows met each.
-    untreated: activations that the rule does not know, by node with their operator; the flow met their derivative.
+    untreated: what else is not linear between unit and image, by node with its operator: activations that the rule
+        does not know, products of two values, norms, functions that are no activation; the flow met their derivative.
     """
 
     shape: tuple[int, int, int]
@@ -75,10 +79,25 @@ def backproject(
 
     Only the units' receptive fields are run. Equations 4 and 6 read at i = 1 rectify the image too; as is usual, the
     map here keeps its sign: `.clamp(min=0)` gives the letter of the equations. `trace` returns more.
+    Warns where a rule that treats activations in a way of its own meets nonlinearities that it does not know.
     Errors: UnknownLayer for a unit that the network does not have; SettingsError for images of another shape, NaN
     pixels, an unknown rule, or a rule that meets no activation that it could act on.
     """
-    return trace(network, images, units, rule, of=of, start=start, seed=seed).maps
+    found = trace(network, images, units, rule, of=of, start=start, seed=seed)
+    how = find_rule(rule, seed)
+    if how.needs_activations and found.untreated:
+        warnings.warn(
+            f"the rule '{how.name}' does not know {count_kinds(found.untreated.values())} between the units and the "
+            "image: there the flow met the derivative. `trace(...).untreated` names the nodes.",
+            NetopsyWarning,
+            stacklevel=2,
+        )
+    return found.maps
+
+
+def count_kinds(operators: Iterable[str]) -> str:
+    """`2 sin and 1 layer_norm`: each operator with its number, the commonest first."""
+    return listing([f"{number} {name}" for name, number in Counter(operators).most_common()], most=9)
 
 
 def trace(
@@ -203,14 +222,18 @@ def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Tra
     treated = [name for name, node in met.items() if rule.treats(node)]
     if rule.needs_activations and not treated:
         kinds = ", ".join(sorted({node.operator for node in met.values()}))
-        has = f"only {kinds}, which it does not know: use the rule 'guided'" if met else "no activation: use 'gradient'"
+        others = count_kinds(nonlinearities(trunk.data).values())
+        none = f"no activation, but {others}: use 'gradient'" if others else "no activation: use 'gradient'"
+        has = f"only {kinds}, which it does not know: use the rule 'guided'" if met else none
         raise SettingsError(
             f"the rule '{rule.name}' acts on activations, and between the image and '{trunk.target.name}' of "
             f"{network.name} there is {has}."
         )
     for name in treated:
         result.touched[name] = result.touched.get(name, 0) + count
-    result.untreated |= {name: node.operator for name, node in met.items() if name not in treated}
+    left = {name: node.operator for name, node in met.items() if name not in treated}
+    left |= nonlinearities(trunk.data)
+    result.untreated |= {node.name: left[node.name] for node in trunk.data if node.name in left}
 
 
 def check_image_tensor(network: Network, images: Any) -> Tensor:

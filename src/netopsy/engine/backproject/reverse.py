@@ -102,7 +102,8 @@ def _linear(tree: Tree, node: Node) -> bool:
     if node.target is aten.add.Tensor:
         return len(node.args) == 2 and not node.kwargs and all(_like(tree, node, part) for part in node.args)
     if kind == "cat":
-        return node.argument("dim") != 0
+        rank = len(node.full_shape)  # an empty tensor without further axes may be joined to any other
+        return node.argument("dim") % rank != 0 and all(len(part.full_shape) == rank for part in node.args[0])
     if tree.trunk.operators[node] is not None:
         return node.target is not aten.max_pool2d.default
     if kind in _PASSED_ON:

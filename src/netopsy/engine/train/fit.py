@@ -182,6 +182,7 @@ def fit(
         still,
         None if teacher is None else copy.deepcopy(teacher.module),
         place.checkpoint("fit", spec),
+        returned=(network.returned, None if teacher is None else teacher.returned),
     )
     state = launch(job, network.device, lambda done, total: place.report(label, done, total))
     values = {name: value for name, value in state["module"].items() if name in network.tensors}
@@ -213,7 +214,9 @@ def _check(
 @torch.no_grad()
 def _classes(network: Network) -> int:
     """How many outputs the network has, by running it: its graph is not needed for training."""
-    outputs = main_output(network.module(torch.zeros((2, *network.preprocessing.input_shape), device=network.device)))
+    outputs = main_output(
+        network.module(torch.zeros((2, *network.preprocessing.input_shape), device=network.device)), network.returned
+    )
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
     return outputs.shape[1]

@@ -19,6 +19,7 @@ from netopsy.engine.train.objective import Loss, hits, loss_sum, rate_at, square
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.errors import DivergedError, SettingsError
+from netopsy.network.graph import find_output, name_outputs
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
 
@@ -44,6 +45,7 @@ class TrainingJob:
     teacher: nn.Module | None
     checkpoint: Checkpoint
     loss: Loss = "labels"
+    returned: tuple[str | int | None, str | int | None] = (None, None)  # which output, of the network and its teacher
 
 
 class Trainer:
@@ -157,11 +159,11 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        outputs = main_output(self.model(step.images))
+        outputs = main_output(self.model(step.images), self.job.returned[0])
         teacher = None
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
-                teacher = main_output(self.teacher(step.images)).float()
+                teacher = main_output(self.teacher(step.images), self.job.returned[1]).float()
         loss, right = self._loss_and_hits(outputs, step, self.recipe, teacher)
         self.module.zero_grad(set_to_none=True)
         self.constraints.zero_grad()
@@ -207,8 +209,8 @@ class Trainer:
         values = 2**23 if self.fabric.device.type == "cuda" else 2**20
         followed = None if self.job.loss == "labels" else self.teacher
         for step in self.validation.ordered(max(32, values // math.prod(self.validation.shape))):
-            outputs = main_output(self.module(step.images))
-            teacher = None if followed is None else main_output(followed(step.images))
+            outputs = main_output(self.module(step.images), self.job.returned[0])
+            teacher = None if followed is None else main_output(followed(step.images), self.job.returned[1])
             loss_of, right_of = self._loss_and_hits(outputs, step, plain, teacher)
             totals += torch.stack([loss_of.double(), right_of])
         loss, right = (totals / len(self.validation)).tolist()
@@ -234,6 +236,13 @@ def has_maps(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
-def main_output(outputs: Any) -> Tensor:
-    """The network's own output, where in training mode it gives those of auxiliary classifiers too."""
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+def main_output(outputs: Any, wanted: str | int | None = None) -> Tensor:
+    """The network's own output, of several the `wanted` one: in training mode auxiliary classifiers may give theirs."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    named = name_outputs(outputs)
+    name = find_output(named, [name for name, value in named.items() if isinstance(value, Tensor)], wanted)
+    if name is None:
+        raise SettingsError(f"the network has no output '{wanted}' in training; it returns {', '.join(named)}.")
+    found: Tensor = named[name]
+    return found

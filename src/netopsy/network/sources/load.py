@@ -30,6 +30,7 @@ def load_network(
     *,
     weights: str | os.PathLike[str] | Mapping[str, Tensor] | bool | None = None,
     seed: int = 0,
+    output: str | int | None = None,
     **preprocessing: Any,
 ) -> Network:
     """Load a network for examination; its module is in eval mode.
@@ -40,6 +41,8 @@ def load_network(
         them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict is taken as it is.
     seed: of random weights; their stream is Netopsy's own, so they are not those that `torch.manual_seed(seed)` gives.
+    output: of a network that returns several tensors the one to examine, by its key or its number; by default the one
+        called `logits`, else the first.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
         options of the architecture (`num_classes`, for some also `width` and others). What is not given here is taken
         from a safetensors file's metadata where these name it.
@@ -83,7 +86,11 @@ def load_network(
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
     provenance["preprocessing"] = {**asdict(changed), "from": said_by}
-    network = Network(name=origin.name, module=module.eval(), preprocessing=changed, provenance=provenance)
+    if output is not None:
+        provenance["output"] = output
+    network = Network(
+        name=origin.name, module=module.eval(), preprocessing=changed, provenance=provenance, returned=output
+    )
     effective += fold_computed_weights(network)
     if effective or (file is not None and file.metadata.get("weights") == EFFECTIVE):
         network.provenance["effective_weights"] = effective
@@ -194,12 +201,28 @@ def _from_metadata(prepared: Preprocessing, said_by: str, file: Weights) -> tupl
 
 
 def _fit_depth(prepared: Preprocessing, module: nn.Module) -> Preprocessing:
-    """Grey input for a network whose first convolution has one channel; mean and std become those of grey pixels."""
+    """As many channels as the network's first convolution has, one being grey; mean and std become their own means.
+
+    Convolutions may stand in another order than they run in: a number other than 1 has to run where three do not.
+    """
     first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
-    if first is None or first.in_channels != 1 or prepared.depth == 1:
+    if first is None or first.in_channels in (3, prepared.depth):
         return prepared
-    mean, std = (sum(values) / len(values) for values in (prepared.mean, prepared.std))
-    return replace(prepared, channels="L", mean=(mean,), std=(std,))
+    depth = first.in_channels
+    if depth != 1 and (_runs(module, prepared.input_shape) or not _runs(module, (depth, *prepared.size))):
+        return prepared
+    mean, std = ((sum(values) / len(values),) * depth for values in (prepared.mean, prepared.std))
+    return replace(prepared, channels="L" if depth == 1 else depth, mean=mean, std=std)
+
+
+def _runs(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the module takes inputs of this shape."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module.eval()(torch.zeros(2, *shape))
+    except Exception:  # whatever a forward pass raises
+        return False
+    return True
 
 
 def _put(

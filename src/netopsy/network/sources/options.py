@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from netopsy.errors import SettingsError
-from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.preprocessing import Preprocessing, channel_count
 
 FIELDS = tuple(field.name for field in fields(Preprocessing))
 
@@ -17,7 +17,8 @@ def override(preprocessing: Preprocessing, options: Mapping[str, Any]) -> Prepro
 
     size: a number (square), (height, width) or "224x224"; `resize` then grows or shrinks with it unless given too.
     mean, std: a number for all channels, a sequence or "0.485,0.456,0.406".
-    channels: from RGB to BGR the mean and std turn round with it unless they are given too.
+    channels: from RGB to BGR the mean and std turn round with it unless they are given too; a number for pictures of
+        as many channels.
     Raises SettingsError for a value that is out of range.
     """
     changes: dict[str, Any] = {}
@@ -56,8 +57,8 @@ def _channels(preprocessing: Preprocessing, options: Mapping[str, Any]) -> dict[
     """The changes of channels, mean and std, which must agree in number."""
     before = preprocessing.channels
     given = {key: _numbers(key, options[key], float) for key in ("mean", "std") if key in options}
-    channels = _choice("channels", options.get("channels", before), ("RGB", "BGR", "L"))
-    depth = 1 if channels == "L" else 3
+    channels = _channel_option(options.get("channels", before))
+    depth = channel_count(channels)
     changes: dict[str, Any] = {"channels": channels}
     for key in ("mean", "std"):
         old = getattr(preprocessing, key)
@@ -70,6 +71,13 @@ def _channels(preprocessing: Preprocessing, options: Mapping[str, Any]) -> dict[
             new = new * depth
         changes[key] = new
     return changes
+
+
+def _channel_option(value: Any) -> str | int:
+    """RGB, BGR or L; a number from 1 of channels that are none of these (1 and 3 are L and RGB)."""
+    if str(value).isdecimal() and int(value) >= 1:
+        return {1: "L", 3: "RGB"}.get(int(value), int(value))
+    return _choice("channels", value, ("RGB", "BGR", "L", "a number of channels"))
 
 
 def _numbers(name: str, value: Any, kind: type, split: str = ",") -> tuple[Any, ...]:

@@ -49,7 +49,7 @@ def layers(
                 "layer": node.layer,
                 "operator": node.operator,
                 "rectifies": rectifies(node),
-                "shape": "x".join(map(str, node.full_shape[1:])),
+                "shape": "x".join(map(str, node.shape)),
                 "channels": channels,
                 "places": result.places,
                 "channels_active": number,

@@ -7,7 +7,7 @@ weight times activation, summed over the window. Batch norms, sums, joins and av
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from netopsy.engine.interpreter import Plan, plan
-from netopsy.network.activations import ELEMENTWISE
+from netopsy.network.activations import ELEMENTWISE, SAME, is_affine
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import Unit, channels, flat_place, places
 
-_WEIGHTS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
-_PRODUCTS = {"addmm", "matmul", "mm", "bmm", "mul"}
-_SUMS = {"add", "sub", "rsub", "cat", "stack"}
-_SPLITS = {"split", "split_with_sizes", "chunk", "unbind"}
-_SAME = {"dropout", "feature_dropout", "clone", "contiguous", "alias", "detach", "to", "lift_fresh_copy"}
-_LINEAR = {
-    *("view", "reshape", "unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "unsqueeze", "squeeze"),
-    *("expand", "repeat", "slice", "select", "index_select", "narrow", "roll", "flip", "movedim", "pixel_shuffle"),
-    *("mean", "sum", "neg", "pad", "constant_pad_nd", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d"),
-    *("adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest2d", "upsample_bilinear2d"),
-}
 _POOLS = {"max_pool1d", "max_pool2d", "max_pool3d"}
 
 
@@ -137,10 +126,10 @@ def find_affine_step(network: Network, unit: Unit) -> AffineStep | str:
         elif kind == "cat" and (branch := _branch(node, channel)) is not None:
             node, channel = branch
             continue
-        elif not (kind in _SAME or (kind in _POOLS and unit.place is None)):
+        elif not (kind in SAME or (kind in _POOLS and unit.place is None)):
             break
         node = before[0]
-    if not _affine(node):
+    if not is_affine(node):
         return (
             f"{unit} comes out of '{kind}' and not of a convolution, linear map, norm or sum (or the activation "
             "function behind one), so its input channels have no shares that add up; choose another node."
@@ -176,39 +165,11 @@ def _sources(end: Node) -> set[Node]:
             if not parent.from_input or parent in visited:
                 continue
             visited.add(parent)
-            if _affine(parent):
+            if is_affine(parent):
                 stack.append(parent)
             else:
                 sources.add(parent)
     return sources
-
-
-def _affine(node: Node) -> bool:
-    """Whether the node's value is an affine function of the values that depend on the input."""
-    if node.op != "call_function":
-        return False
-    kind = _kind(node)
-    read = [a for a in _flat(node.args) if a.from_input]
-    if kind == "batch_norm":
-        return not node.args[5] and read == [node.args[0]]
-    if kind in _WEIGHTS or kind == "div":
-        return read == [node.args[0]]
-    if kind in _PRODUCTS:
-        return len(read) == 1
-    if kind == "getitem":
-        return _kind(node.args[0]) in _SPLITS and _affine(node.args[0])
-    return kind in _SUMS or (kind in _LINEAR | _SPLITS | _SAME and len(read) == 1)
-
-
-def _flat(args: Sequence[object]) -> list[Node]:
-    """Every node among the arguments, as often as it stands there."""
-    nodes: list[Node] = []
-    for value in args:
-        if isinstance(value, Node):
-            nodes.append(value)
-        elif isinstance(value, list | tuple):
-            nodes += _flat(value)
-    return nodes
 
 
 def _kind(node: Node) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 
+from netopsy.engine.backproject.backproject import count_kinds
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.windows.field import Box
 from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
@@ -136,7 +137,7 @@ def findings(
         sentences.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
     for rule, left in untreated.items():
         if left:
-            kinds = f"{listing(sorted(set(left.values())))} ({plural(len(left), 'node')})"
+            kinds = count_kinds(left.values())
             sentences.append(f"The rule {rule} does not know {kinds}: there the flow met the derivative.")
     silent = units.filter(pl.col("value") <= 0)["unit"].unique(maintain_order=True).to_list()
     if silent:
