@@ -72,8 +72,8 @@ def check_pixels(x: NDArray[np.generic], name: str) -> Pixels:
     if x.ndim not in (3, 4) or 0 in shape[1:] or first or (x.ndim == 4 and shape[3] > MOST_CHANNELS):
         hint = "; move the channels last" if first or (x.ndim == 4 and shape[1] in (1, 3, 4)) else ""
         raise SamplesError(
-            f"{description}; give (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels, or as many as "
-            f"the network takes (at most {MOST_CHANNELS}){hint}."
+            f"{description}; give (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels, or as "
+            f"many as the network takes (at most {MOST_CHANNELS}){hint}."
         )
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype == np.uint8:

@@ -33,7 +33,7 @@ class Images(Protocol):
         """The pixels (height, width, channel) of one picture, 0..255."""
 
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
-        """Pixels (batch, height, width, channel) at the network's size and depth, 0..255, RGB, gray or of their kind."""
+        """Pixels (batch, height, width, channel) at the network's size and depth, 0..255, RGB, gray or other."""
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         """Bytes whose hash tells these pictures, in this order, from any others."""
