@@ -70,7 +70,7 @@ def _fields(preprocessing: Preprocessing) -> dict[str, str]:
         "resize": "none" if preprocessing.resize is None else str(preprocessing.resize),
         "mean": ",".join(map(repr, preprocessing.mean)),
         "std": ",".join(map(repr, preprocessing.std)),
-        "channels": preprocessing.channels,
+        "channels": str(preprocessing.channels),
         "scale": repr(preprocessing.scale),
         "interpolation": preprocessing.interpolation,
     }

@@ -131,7 +131,7 @@ def name_activations(graph: fx.GraphModule) -> frozenset[str]:
         for inside, source in _stretches(end, order, varying):
             function = _function(graph, inside, source, end)
             if function is not None:
-                settled |= {n.target for n in _constants(inside, varying) if n.op == "get_attr"}
+                settled |= {str(n.target) for n in _constants(inside, varying) if n.op == "get_attr"}
                 with graph.graph.inserting_before(end):
                     new = graph.graph.call_function(function.target, (source, *function.args), dict(function.kwargs))
                 new.meta = dict(end.meta)

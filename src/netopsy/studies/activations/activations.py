@@ -60,7 +60,7 @@ class Activations(ObservingStudy):
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The active features of every activation, and the patterns of those that are piecewise linear."""
         check_images(samples, self.images)
-        nodes = activations(network, mixing=False)
+        nodes, _ = _treatable(network)
         self._slices(network, nodes)
         tallies: dict[str, tuple[str, Tally]] = {}
         for name, node in nodes.items():
@@ -73,13 +73,13 @@ class Activations(ObservingStudy):
 
     def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
         """Which features of `network` answer on `samples`, and a close look at a few images."""
-        nodes = activations(network, mixing=False)
+        nodes, left_out = _treatable(network)
         slices = self._slices(network, nodes)
         if not nodes:
             pictures = slices.pictures(
                 record_images(network, samples, self.images or (0,), {}, slices.nodes, self.threshold)
             )
-            return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), len(samples)))
+            return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), 0, left_out=left_out))
         active = {name: results[f"active {name}"] for name in nodes}
         hashes = {name: results[f"patterns {name}"] for name, node in nodes.items() if is_piecewise_linear(node)}
         patterns = regions.pattern_table(hashes)
@@ -100,11 +100,18 @@ class Activations(ObservingStudy):
             tables=tables,
             figures=figures.draw_figures(tables, len(samples), images[0], typical=not self.images),
             images=slices.pictures(record),
-            findings=findings(layers, patterns, len(samples), self.threshold),
+            findings=findings(layers, patterns, len(samples), self.threshold, left_out),
         )
 
     def _slices(self, network: Network, nodes: dict[str, Node]) -> Slices:
         return Slices(network, nodes or unit_nodes(network), self.maps, self.shown, self.order)
+
+
+def _treatable(network: Network) -> tuple[dict[str, Node], list[str]]:
+    """The activations whose rows are one an image, and the names of the others."""
+    nodes = activations(network, mixing=False)
+    treated = {name: node for name, node in nodes.items() if node.per_sample and node.shape}
+    return treated, [name for name in nodes if name not in treated]
 
 
 def is_piecewise_linear(node: Node) -> bool:

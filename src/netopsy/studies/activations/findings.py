@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import polars as pl
 from scipy import stats
@@ -13,15 +14,21 @@ _HALF = (0.4, 0.6)  # what passes for the paper's "about a half"
 _CHANGE = 0.02  # a share that moves by less hardly moves
 
 
-def findings(layers: pl.DataFrame, patterns: pl.DataFrame, images: int, threshold: float = 0.0) -> list[str]:
-    """Plain sentences, the most important first. layers, patterns: the study's tables."""
+def findings(
+    layers: pl.DataFrame,
+    patterns: pl.DataFrame,
+    images: int,
+    threshold: float = 0.0,
+    left_out: Sequence[str] = (),
+) -> list[str]:
+    """Plain sentences, the most important first. layers, patterns: the study's tables. left_out: nodes not treated."""
+    rest = [f"Left out, since their rows are not one an image: {listing(left_out)}."] if left_out else []
     if layers.is_empty():
-        return [
-            "The network applies no elementwise activation function that Netopsy knows, so no feature is on or off."
-        ]
+        none = "The network applies no elementwise activation function that Netopsy knows, so no feature is on or off."
+        return rest or [none]
     sentences = [_depth(layers), _claim(layers), _features(layers, images), *_network(patterns), *_weakest(patterns)]
     sentences += [*_places(patterns), *_silent(layers, images), *_smooth(layers, threshold)]
-    return [sentence for sentence in sentences if sentence]
+    return [sentence for sentence in [*sentences, *rest] if sentence]
 
 
 def _depth(layers: pl.DataFrame) -> str:
