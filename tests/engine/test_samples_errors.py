@@ -34,7 +34,7 @@ def refusal(source: object, **options: object) -> str:
         (X, Y * 10**9, r"up to 3000000000; number the classes"),
         (X, np.array([2**63] * 4, np.uint64), r"up to 9223372036854775808"),
         (X.transpose(0, 3, 1, 2), Y, r"\(4, 3, 5, 6\).*move the channels last"),
-        (X[:, :, :, :2], Y, r"\(4, 5, 6, 2\).*1, 3 or 4 channels"),
+        (np.zeros((4, 70, 70, 65), np.uint8), Y, r"\(4, 70, 70, 65\).*1, 3 or 4 channels, or as many as the network"),
         (X[0, 0], Y, r"uint8 of shape \(6, 3\)"),
         (X.astype(np.int64), Y, r"int64 of shape .*give uint8, or floats in 0\.\.1"),
         (X.astype(bool), Y, r"bool"),

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from reference_samples import torchvision_input
+from torch import nn
 
+from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.sources.load import load_network
 from netopsy.samples.load import load_samples
 from netopsy.samples.pixels import apply, array_of, normalise, plain_image
 
@@ -134,3 +137,43 @@ def test_normalise_fills_the_buffer_it_is_given():
     normalise(pixels, preprocessing, buffer[1:5])
     np.testing.assert_array_equal(buffer[1:5], normalise(pixels, preprocessing))
     assert np.isnan(buffer[[0, 5]]).all()
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 13])
+def test_pictures_of_any_number_of_channels_fit_a_network_of_as_many(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, channels), dtype=np.uint8)
+    samples = load_samples((pixels, np.arange(6) % 2))
+    module = nn.Sequential(nn.Conv2d(channels, 3, 3), nn.Flatten(), nn.Linear(108, 2))
+    network = load_network(module, size=8, mean=0.5, std=0.25)
+    assert network.preprocessing.channels == channels and network.preprocessing.input_shape == (channels, 8, 8)
+    (batch,) = samples.batches(network.preprocessing, 6)
+    np.testing.assert_allclose(batch.images, (pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-6)
+    (small,) = samples.batches(
+        Preprocessing((4, 4), mean=(0.0,) * channels, std=(1.0,) * channels, channels=channels), 6
+    )
+    for channel in range(channels):
+        gray = load_samples((pixels[..., channel], np.arange(6) % 2))
+        (plane,) = gray.batches(Preprocessing((4, 4), mean=(0.0,), std=(1.0,), channels="L"), 6)
+        assert torch.equal(small.images[:, channel], plane.images[:, 0])
+
+
+def test_channels_that_the_network_does_not_have_are_refused() -> None:
+    two = load_samples((np.zeros((4, 8, 8, 2), np.uint8), np.arange(4) % 2))
+    with pytest.raises(SamplesError, match="2 channels and the network takes 3"):
+        next(iter(two.batches(Preprocessing((8, 8)), 4)))
+    three = load_samples((np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2))
+    five = Preprocessing((8, 8), mean=(0.0,) * 5, std=(1.0,) * 5, channels=5)
+    with pytest.raises(SamplesError, match="3 channels and the network takes 5"):
+        next(iter(three.batches(five, 4)))
+
+
+def test_the_order_of_registration_says_nothing_of_the_channels() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second, self.first = nn.Conv2d(6, 2, 3), nn.Conv2d(3, 6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x)).mean((2, 3))
+
+    assert load_network(Late(), size=8).preprocessing.channels == "RGB"

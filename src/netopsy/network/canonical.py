@@ -129,9 +129,12 @@ def name_activations(graph: fx.GraphModule) -> frozenset[str]:
         if end not in varying or not _may_end(end):
             continue
         for inside, source in _stretches(end, order, varying):
+            tensors = {n: _tensor(graph, n) for n in _constants(inside, varying) if n.op == "get_attr"}
+            if any(isinstance(tensor, nn.Parameter) for tensor in tensors.values()):
+                break
             function = _function(graph, inside, source, end)
             if function is not None:
-                settled |= {str(n.target) for n in _constants(inside, varying) if n.op == "get_attr"}
+                settled |= {str(n.target) for n in tensors}
                 with graph.graph.inserting_before(end):
                     new = graph.graph.call_function(function.target, (source, *function.args), dict(function.kwargs))
                 new.meta = dict(end.meta)
@@ -228,15 +231,11 @@ def _function(graph: fx.GraphModule, inside: list[fx.Node], source: fx.Node, end
 
 
 def _evaluate(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    """The node's value; raises a ValueError where it hangs on a learned parameter, or on another input."""
+    """The node's value; raises a ValueError where it hangs on another input."""
     if node in values:
         return values[node]
     if node.op == "get_attr":
-        value: Any = graph
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        if isinstance(value, nn.Parameter):
-            raise ValueError(f"{node.target} is learned")
+        value: Any = _tensor(graph, node)
     elif operator_name(node) == "sym_size":
         value = shape_for(node.args[0].meta["val"], _BATCH)[int(node.args[1])]  # type: ignore[union-attr,arg-type]
     elif node.op == "call_function":
@@ -248,6 +247,14 @@ def _evaluate(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) 
         raise ValueError(f"{node} is another input")
     values[node] = value
     return value
+
+
+def _tensor(graph: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The parameter, buffer or constant that a node reads."""
+    value: Any = graph
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value  # type: ignore[no-any-return]
 
 
 def _any_layout(target: Any) -> Any:
