@@ -73,7 +73,8 @@ def load_network(
     prepared, said_by = origin.preprocessing(module, hub, file)
     if file is not None:
         prepared, said_by = _from_metadata(prepared, said_by, file)
-    changed = override(_fit_depth(prepared, module), overrides)
+    size = read_size(overrides["size"]) if "size" in overrides else prepared.size
+    changed = override(_fit_depth(prepared, module, size), overrides)
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
     if file is not None:
         module, notes = _put(module, build, file, changed, origin, options)
@@ -200,7 +201,7 @@ def _from_metadata(prepared: Preprocessing, said_by: str, file: Weights) -> tupl
         return prepared, f"{said_by}; metadata of {file.label} not understood ({error})"
 
 
-def _fit_depth(prepared: Preprocessing, module: nn.Module) -> Preprocessing:
+def _fit_depth(prepared: Preprocessing, module: nn.Module, size: tuple[int, int]) -> Preprocessing:
     """As many channels as the network's first convolution has, one being grey; mean and std become their own means.
 
     Convolutions may stand in another order than they run in: a number other than 1 has to run where three do not.
@@ -209,7 +210,7 @@ def _fit_depth(prepared: Preprocessing, module: nn.Module) -> Preprocessing:
     if first is None or first.in_channels in (3, prepared.depth):
         return prepared
     depth = first.in_channels
-    if depth != 1 and (_runs(module, prepared.input_shape) or not _runs(module, (depth, *prepared.size))):
+    if depth != 1 and (_runs(module, (prepared.depth, *size)) or not _runs(module, (depth, *size))):
         return prepared
     mean, std = ((sum(values) / len(values),) * depth for values in (prepared.mean, prepared.std))
     return replace(prepared, channels="L" if depth == 1 else depth, mean=mean, std=std)
