@@ -73,8 +73,8 @@ def load_network(
     prepared, said_by = origin.preprocessing(module, hub, file)
     if file is not None:
         prepared, said_by = _from_metadata(prepared, said_by, file)
-    size = read_size(overrides["size"]) if "size" in overrides else prepared.size
-    changed = override(_fit_depth(prepared, module, size), overrides)
+    prepared = _fit_depth(prepared, module, read_size(overrides["size"]) if "size" in overrides else prepared.size)
+    changed = override(prepared, overrides)
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
     if file is not None:
         module, notes = _put(module, build, file, changed, origin, options)
