@@ -254,7 +254,7 @@ def _tensor(graph: fx.GraphModule, node: fx.Node) -> Tensor:
     value: Any = graph
     for part in str(node.target).split("."):
         value = getattr(value, part)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _any_layout(target: Any) -> Any:
