@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 import netopsy
 from netopsy import Network, Preprocessing, backproject, load_network
+from netopsy.cli import main
 from netopsy.engine.backproject.backproject import trace
 from netopsy.errors import NetopsyWarning, NetworkError, SettingsError
 from netopsy.network.activations import rectifies
@@ -292,6 +294,36 @@ def test_of_several_outputs_one_is_chosen_and_said(name: str) -> None:
     program = several(wrap).program
     returns = {key: node and node.name for key, node in pickle.loads(pickle.dumps(program)).returns.items()}
     assert returns == {key: node and node.name for key, node in program.returns.items()}
+
+
+def test_a_training_learns_the_chosen_output() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), dtype=np.uint8)
+    samples = netopsy.load_samples((pixels, np.arange(16) % 4))
+    recipe = netopsy.Recipe(epochs=1, batch_size=8, learning_rate=0.1)
+    weights = []
+    for wrap, output in ((lambda y, z: z, None), (lambda y, z: {"y": y, "logits": z}, None), (lambda y, z: (y, z), 1)):
+        torch.manual_seed(0)
+        weights.append(netopsy.fit(several(wrap, output), samples, recipe).network.tensors["fc.weight"])
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+def factory() -> nn.Module:
+    torch.manual_seed(0)
+    return Several(lambda y, z: {"hidden": y, "scores": z})
+
+
+def test_the_command_line_says_which_output_it_took(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
+    np.savez(tmp_path / "pictures.npz", x=pixels, y=np.arange(8) % 4)
+    words = ["sparsity", f"{__name__}:factory", "--samples", str(tmp_path / "pictures.npz"), "--size", str(SIZE)]
+    main(words)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("netopsy: ") and "'hidden' is examined" in said[0]
+    main([*words, "--output", "scores"])
+    assert not capfd.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--output", "7"])
+    assert "no output '7'" in capfd.readouterr().err
 
 
 def test_one_output_needs_no_word() -> None:
