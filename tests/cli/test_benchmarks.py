@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 RUNS = [
     "benchmarks/backproject.py",
     "benchmarks/bag_of_words.py",
+    "benchmarks/budgets.py",
     "benchmarks/codec.py",
     "benchmarks/correspondence.py pairs",
     "benchmarks/correspondence.py lasso",

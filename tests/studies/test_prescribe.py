@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import sweep
 from netopsy.errors import NetworkError, SamplesError, SettingsError
 from netopsy.samples.images import ArrayImages
+from netopsy.stats.hypothesis_tests import drop_bound
 from netopsy.studies.prescribe.candidates import Joint, candidates
 from netopsy.studies.prescribe.compensate import Rounder
 from netopsy.studies.prescribe.knapsack import Allocation
@@ -37,7 +39,7 @@ def samples() -> Samples:
 
 @pytest.fixture(scope="module")
 def result(network: Network, samples: Samples) -> Result:
-    return prescribe(network, samples, budget=2.0, probes=12)
+    return prescribe(network, samples, budget=8.0, confidence=0.0, probes=12)
 
 
 def small(*modules: nn.Module, size: int = 6, count: int = 24, classes: int = 4) -> tuple[Network, Samples]:
@@ -77,11 +79,11 @@ def test_what_is_scored_is_what_the_file_holds(result: Result, network: Network,
 
 
 def test_the_chosen_point_is_within_the_budget_and_the_smallest(result: Result) -> None:
-    path = result.tables["path"].drop_nulls("estimated_drop")
+    path = result.tables["path"].drop_nulls("drop")
     chosen = path.filter(pl.col("chosen")).row(0, named=True)
-    within = path.filter(pl.col("estimated_drop") <= 0.02 + 1e-9)
-    assert chosen["bytes"] == within["bytes"].min() and path.height <= 14
-    assert path["estimated_drop"].to_list() == sorted(path["estimated_drop"].to_list())
+    within = path.head(int((path["bound"] > 0.08 + 1e-9).arg_max() or 0))  # the first that is beyond it ends the test
+    assert chosen["bytes"] == within["bytes"].min() and path.height <= 40
+    assert path["bound"].to_list() == path["drop"].to_list(), "a confidence of 0 adds no margin"
     every = result.tables["path"]
     assert every["bytes"].is_sorted(descending=True) and every["predicted_divergence"].is_sorted()
     (file,) = result.artifacts.values()
@@ -91,11 +93,11 @@ def test_the_chosen_point_is_within_the_budget_and_the_smallest(result: Result) 
 def test_the_network_stays_and_the_same_seed_gives_the_same_tables(network: Network, samples: Samples) -> None:
     module = shipped("a")
     few = samples.subset(24)
-    first = prescribe(module, few, budget=5.0, probes=6, layers=("fc", "block1.conv1"))
+    first = prescribe(module, few, budget=5.0, confidence=0.0, probes=6, layers=("fc", "block1.conv1"))
     assert module.__class__ is Network and all(
         torch.equal(value, network.tensors[name]) for name, value in module.tensors.items()
     )
-    again = prescribe(module, few, budget=5.0, probes=6, layers=("fc", "block1.conv1"))
+    again = prescribe(module, few, budget=5.0, confidence=0.0, probes=6, layers=("fc", "block1.conv1"))
     for name, table in first.tables.items():
         assert table.equals(again.tables[name]), name
     (one,), (two,) = first.artifacts.values(), again.artifacts.values()
@@ -112,6 +114,90 @@ def test_findings_name_the_numbers_of_the_tables(result: Result) -> None:
     assert f"loses {100 * row['drop'] + 0.0:.2f} points" in text and "40 images that were not used" in text
     assert f"{total['bytes'] / 1000:,.1f} kB" in text and f"{1 / total['share']:.1f} times" in text
     assert "Predicted from the layers one at a time" in text and "Most can be given up by" in text
+
+
+class Head(nn.Module):
+    """A network whose outputs come in another form; what it predicts stays."""
+
+    def __init__(self, module: nn.Module, form: str | float) -> None:
+        super().__init__()
+        self.module, self.form = module, form
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.module(x)
+        if self.form == "softmax":
+            return outputs.softmax(1)
+        if self.form == "log-softmax":
+            return outputs.log_softmax(1)
+        if self.form == "cosine":
+            return outputs / outputs.norm(dim=1, keepdim=True)
+        if self.form == "overconfident":
+            return outputs**3
+        return outputs * self.form
+
+
+LAST = ("module.fc", "module.block5.conv3")
+
+
+def plan_behind(network: Network, form: str | float) -> Result:
+    p, module = network.preprocessing, Head(copy.deepcopy(network.module), form)
+    headed = load_network(module, size=32, channels="L", mean=p.mean, std=p.std)
+    return prescribe(headed, load_samples("digits", count=240), budget=6.0, layers=LAST)
+
+
+@pytest.fixture(scope="module")
+def plain_plan(network: Network) -> Result:
+    return plan_behind(network, 1.0)
+
+
+@pytest.mark.parametrize("form", [1e-6, 1e6, "log-softmax"])
+def test_the_plan_does_not_change_with_the_scale_of_the_outputs(
+    form: str | float, network: Network, plain_plan: Result
+) -> None:
+    found = plan_behind(network, form)
+    (expected,), (path,) = plain_plan.artifacts.values(), found.artifacts.values()
+    same = ("losses", "gains", "bound", "chosen")
+    assert found.tables["path"].select(same).equals(plain_plan.tables["path"].select(same))
+    assert found.tables["layers"]["bytes"][:2].equals(plain_plan.tables["layers"]["bytes"][:2])
+    assert path.stat().st_size == pytest.approx(expected.stat().st_size, abs=200), "but for what the header says"
+
+
+@pytest.mark.parametrize("form", ["softmax", "cosine", "overconfident"])
+def test_the_budget_is_kept_whatever_the_outputs_are(form: str, network: Network, plain_plan: Result) -> None:
+    found = plan_behind(network, form)
+    promise, plain = (result.tables["promise"].row(0, named=True) for result in (found, plain_plan))
+    assert promise["how"] == plain["how"] == "certified"
+    assert promise["drop"] <= promise["bound"] <= 0.06 and found.tables["scores"]["drop"][1] <= 0.06
+    assert promise["bytes"] < 1.1 * plain["bytes"]
+
+
+def test_the_promise_is_that_of_the_chosen_point(plain_plan: Result) -> None:
+    promise = plain_plan.tables["promise"].row(0, named=True)
+    chosen = plain_plan.tables["path"].filter("chosen").row(0, named=True)
+    for key in ("losses", "gains", "drop", "drop_low", "drop_high", "bound", "images"):
+        assert promise[key] == chosen[key]
+    assert promise["margin"] == pytest.approx(promise["bound"] - promise["drop"]) and promise["margin"] > 0
+    assert promise["images"] == 80 and promise["bound"] <= 0.06
+    assert promise["bound"] == drop_bound(chosen["losses"], chosen["gains"], 80, 120)
+    (path,) = plain_plan.artifacts.values()
+    assert promise["bytes"] == path.stat().st_size >= promise["bytes_by_count"]
+    text = " ".join(plain_plan.findings)
+    assert "with 95 % confidence" in text and f"a margin of {100 * promise['margin']:.2f} points" in text
+
+
+def test_too_few_images_leave_the_network_as_it_is_and_say_what_they_could_certify(network: Network) -> None:
+    samples = load_samples("digits", count=60)
+    result = prescribe(network, samples, budget=1.0, probes=6, layers=("fc", "block5.conv3"))
+    promise, text = result.tables["promise"].row(0, named=True), " ".join(result.findings)
+    assert promise["how"] == "exact" and promise["bound"] == promise["drop"] == promise["margin"] == 0
+    least = drop_bound(0, 0, 20, 30)
+    assert promise["least_budget"] == least and f"still leave a drop of {100 * least:.2f} points possible" in text
+    assert "holds the network exactly as it is" in text and "about 1,020 images" in text
+    (path,) = result.artifacts.values()
+    for name, value in load_network(path).tensors.items():
+        assert torch.equal(value, network.tensors[name]), name
+    assert promise["bytes_by_count"] < promise["bytes"] and "The count alone would choose" in text
+    assert result.tables["scores"]["agreement"][1] == 1 and not result.tables["path"]["chosen"].any()
 
 
 def test_weights_of_few_values_cost_nothing(samples: Samples) -> None:
@@ -149,7 +235,7 @@ def test_a_layer_kept_as_it_is_is_measured_as_it_is_stored() -> None:
 def test_a_grouped_network_and_kmeans_tables_are_treated() -> None:
     torch.manual_seed(1)
     net, noise = small(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Flatten(), nn.Linear(128, 4))
-    result = prescribe(net, noise, budget=20.0, tables="kmeans", other_dtype="exact")
+    result = prescribe(net, noise, budget=20.0, confidence=0.0, tables="kmeans", other_dtype="exact")
     assert set(result.tables["layers"]["how"].drop_nulls()) <= {"kmeans", "as it is"}
     (path,) = result.artifacts.values()
     compressed = read_compressed(path)
@@ -161,7 +247,7 @@ def test_several_labels_an_image_are_scored_too() -> None:
     net, noise = small(nn.Flatten(), nn.Linear(108, 20), nn.ReLU(), nn.Linear(20, 4))
     labels = (np.random.default_rng(3).random((24, 4)) < 0.4).astype(np.float32)
     many = Samples("many", noise._images, labels, noise.classes)
-    result = prescribe(net, many, budget=10.0)
+    result = prescribe(net, many, budget=10.0, confidence=0.0)
     assert result.tables["scores"].height == 2 and result.tables["scores"]["divergence"][1] >= 0
 
 
@@ -195,6 +281,9 @@ def test_outputs_that_are_no_scores_are_refused() -> None:
     [
         ({"budget": -1.0}, "budget"),
         ({"budget": float("nan")}, "budget"),
+        ({"confidence": -0.1}, "confidence"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"confidence": 95}, "confidence"),
         ({"tables": "huffman"}, "uniform, kmeans"),
         ({"other_dtype": "int8"}, "exact, float16"),
         ({"probes": 0}, "probes"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -19,16 +21,16 @@ from netopsy.studies.prescribe.cells import Cells, Line
 from netopsy.studies.prescribe.compensate import Products, Rounder, input_products
 from netopsy.studies.prescribe.divergence import (
     Exchange,
-    TemperatureLosses,
-    combine_estimates,
+    Outputs,
     divergence,
     effects,
     expected_drop,
+    fit_temperature,
     loss_at,
     temperature,
 )
-from netopsy.studies.prescribe.knapsack import allocations, frontier
-from netopsy.studies.prescribe.plan import choice, part, settle
+from netopsy.studies.prescribe.knapsack import Allocation, allocations, frontier
+from netopsy.studies.prescribe.plan import MeasuredAllocation, climb, ladder, last_within, part
 from networks import shipped
 
 
@@ -207,6 +209,15 @@ def test_the_expected_drop_of_calibrated_outputs_is_the_drop() -> None:
     assert expected_drop(outputs, before, after.new_full(after.shape, -1), 2.0, False).mean() > expected
 
 
+def drawn(multilabel: bool = False) -> tuple[Tensor, Tensor]:
+    """Outputs at four times the scale at which they are calibrated, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = 8 * torch.randn(3000, 3, generator=generator)
+    chance = (outputs / 4).sigmoid() if multilabel else (outputs / 4).softmax(1)
+    labels = chance.bernoulli(generator=generator) if multilabel else chance.multinomial(1, generator=generator)[:, 0]
+    return outputs, labels
+
+
 def test_the_temperature_is_found() -> None:
     class Wide(nn.Module):
         def __init__(self) -> None:
@@ -221,14 +232,70 @@ def test_the_temperature_is_found() -> None:
     network = Network("wide", Wide(), Preprocessing(size=(1, 1), mean=(0.5,) * 3, std=(0.5,) * 3))
     outputs = 30 * (pixels[:, 0, 0] / 255 - 0.5) / 0.5
     labels = (outputs / 4 + lot.gumbel(size=(3000, 3))).argmax(1)
-    heat = temperature(network, Samples("wide", ArrayImages(pixels), labels, tuple("abc")))
-    assert heat == pytest.approx(4.0, rel=0.12)
+    found = temperature(network, Samples("wide", ArrayImages(pixels), labels, tuple("abc")))
+    assert found == pytest.approx(4.0, rel=0.12)
+    assert found == pytest.approx(fit_temperature(torch.tensor(outputs), torch.tensor(labels), False), rel=1e-4)
 
 
-def test_an_estimate_lies_between_and_many_images_are_trusted() -> None:
-    assert combine_estimates(0.02, 40, 100, 0.01) == pytest.approx(0.01, abs=0.001)
-    assert combine_estimates(0.02, 4e6, 10**7, 0.01) == pytest.approx(0.02, abs=1e-4)
-    assert 0.01 < combine_estimates(0.02, 40, 2000, 0.01) < 0.02
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_the_temperature_grows_with_the_outputs(multilabel: bool) -> None:
+    outputs, labels = drawn(multilabel)
+    found = fit_temperature(outputs, labels, multilabel)
+    assert found == pytest.approx(4.0, rel=0.12)
+    for scale in 10.0 ** np.arange(-6, 7):
+        assert fit_temperature(scale * outputs, labels, multilabel) == pytest.approx(scale * found, rel=1e-4)
+    best = [100.0, 0.0]
+    for value in np.geomspace(2, 8, 601):  # the least loss of many
+        scaled = outputs.double() / value
+        loss = nn.functional.binary_cross_entropy_with_logits if multilabel else nn.functional.cross_entropy
+        best = min(best, [float(loss(scaled, labels.double() if multilabel else labels)), value])
+    assert found == pytest.approx(best[1], rel=0.01)
+
+
+def test_the_temperature_of_a_softmax_is_that_of_its_logarithm() -> None:
+    outputs, labels = drawn()
+    found = fit_temperature(outputs, labels, False)
+    assert fit_temperature(outputs.log_softmax(1), labels, False) == pytest.approx(found, rel=1e-4)
+    assert fit_temperature(outputs + 50, labels, False) == pytest.approx(found, rel=1e-4)
+
+
+def test_outputs_that_say_nothing_have_a_temperature_too() -> None:
+    labels = torch.arange(40) % 4
+    certain = 5.0 * nn.functional.one_hot(labels)
+    assert fit_temperature(torch.ones(40, 4), labels, False) == 1, "all equal"
+    assert fit_temperature(torch.full((40, 4), torch.nan), labels, False) == 1, "none finite"
+    always_right, always_wrong = (fit_temperature(c, labels, False) for c in (certain, -certain))
+    assert 0 < always_right < 5 < always_wrong < 100, "finite where all are right, and flat where all are wrong"
+    broken = torch.cat([certain, torch.full((1, 4), torch.inf)])
+    assert fit_temperature(broken, torch.cat([labels, labels[:1]]), False) == pytest.approx(always_right)
+
+
+@pytest.mark.parametrize("heat", [1e-3, 1.0, 1e3])
+def test_an_estimate_never_leaves_the_interval_of_the_count(heat: float) -> None:
+    network, samples = shipped("a"), load_samples("digits", count=60)
+
+    def wear(share: float) -> Replace:
+        def worn(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {"fc.weight": tensors["fc.weight"] * torch.linspace(share, 1, 10)[:, None]}
+
+        return Replace(("fc.weight",), worn, str(share))
+
+    found = effects(network, samples, [Variant({}, wear(share)) for share in (0.0, 0.1, 0.3, 0.6)], "x", heat)
+    assert ((found["drop_low"] <= found["estimate"]) & (found["estimate"] <= found["drop_high"])).all()
+    assert found["drop"].to_list() == pytest.approx(((found["losses"] - found["gains"]) / 60).to_list())
+    within = (found["drop_low"] <= found["expected"]) & (found["expected"] <= found["drop_high"])
+    assert found.filter(within)["estimate"].equals(found.filter(within)["expected"])
+
+
+def test_the_first_point_that_fails_ends_the_test() -> None:
+    drops, bounds = (0.0, 0.004, 0.005, 0.02, 0.001), (0.004, 0.009, 0.012, 0.03, 0.008)
+    trials = [
+        MeasuredAllocation(i, Allocation({}, 100.0 - i, 0.0), {"drop": drop}, bound)
+        for i, (drop, bound) in enumerate(zip(drops, bounds, strict=True))
+    ]
+    chosen, by_count = last_within(trials, 0.01), last_within(trials, 0.01, "drop")
+    assert chosen is trials[1] and by_count is trials[2], "what comes after a failure is not looked at"
+    assert last_within(trials, 0.001) is None and last_within([], 0.01) is None
 
 
 def test_losses_are_in_proportion_to_small_noise_and_rise() -> None:
@@ -252,47 +319,53 @@ def test_the_exchange_pools_drops_as_isotonic_regression_does() -> None:
     assert [Exchange([3.0, 2.0, 1.0], [0.1, -0.1, -0.4]).drop(x) for x in (1, 2, 2.5, 3)] == [0, 0, 0.05, 0.1]
 
 
-def test_settling_finds_the_smallest_point_within_the_budget() -> None:
+@pytest.mark.parametrize("misjudged", [0.1, 1, 10])
+def test_climbing_finds_nearly_the_smallest_point_within_the_budget(misjudged: float) -> None:
     layers = {str(i): [(100 * 0.8**j, (1 + i) * 1e-5 * 2.0**j) for j in range(12)] for i in range(20)}
     path = allocations(layers)
-    counts: list[int] = []
+    counted: list[int] = []
 
-    def measure(allocations_: list) -> list[dict[str, float]]:  # type: ignore[type-arg]
-        counts.append(len(allocations_))
-        return [{"estimate": 0.2 * a.loss, "divergence": a.loss} for a in allocations_]
+    def measure(places: Sequence[int]) -> list[MeasuredAllocation]:
+        counted.extend(places)
+        return [MeasuredAllocation(i, path[i], {"drop": 0.2 * path[i].loss}, 0.3 * path[i].loss) for i in places]
 
-    predicted = Exchange([0.1, 1.0], [0.01, 0.1])  # half of what it truly costs
-    trials = settle(path, predicted, 0.05, measure)  # type: ignore[arg-type]
-    best = choice(trials, 0.05)
-    assert best is not None and 0.2 * best.allocation.loss <= 0.05 and sum(counts) <= 14
-    possible = min(a.bytes for a in path if 0.2 * a.loss <= 0.05)
-    assert best.allocation.bytes <= 1.025 * possible
-    assert choice(settle(path, predicted, 1e-6, measure), 1e-6) is None  # type: ignore[arg-type]
-    everything = choice(settle(path, predicted, 1.0, measure), 1.0)  # type: ignore[arg-type]
-    assert everything is not None and everything.allocation.bytes <= 1.05 * path[-1].bytes
+    for budget in (1e-3, 0.02):
+        counted.clear()
+        trials = climb(ladder(path, budget / 0.2 * misjudged), budget, measure)
+        assert counted == sorted(set(counted)) and counted[0] == 0 and len(counted) <= 40
+        for by, cost in (("bound", 0.3), ("drop", 0.2)):
+            best = last_within(trials, budget, by)  # type: ignore[arg-type]
+            possible = min(a.bytes for a in path if cost * a.loss <= budget)
+            assert best is not None and cost * best.allocation.loss <= budget
+            assert best.allocation.bytes <= 1.06 * possible
+    assert last_within(climb(ladder(path, 1e-9), 1e-9, measure), 1e-9) is None
+    everything = last_within(climb(ladder(path, 1.0), 2.0, measure), 2.0)
+    assert everything is not None and everything.place == len(path) - 1
 
 
 def test_the_parts_do_not_overlap() -> None:
-    samples = load_samples("digits", count=101)
-    parts = part(samples, 16, 0)
-    halves = [len(parts.choosing), len(parts.reporting)]
-    assert halves == [50, 51] and len(parts.probing) == 16 and len(parts.learning) == 34
-    rows = {name: {samples_.image(i).tobytes() for i in range(len(samples_))} for name, samples_ in vars(parts).items()}
+    samples = load_samples("digits", count=151)
+    parts = part(samples, 10, 0)
+    sizes = {name: len(one) for name, one in vars(parts).items()}
+    assert sizes == {"choosing": 75, "reporting": 76, "probing": 10, "learning": 12, "searching": 22, "certifying": 53}
+    rows = {name: {one.image(i).tobytes() for i in range(len(one))} for name, one in vars(parts).items()}
     assert not rows["choosing"] & rows["reporting"] and not rows["learning"] & rows["probing"]
-    assert rows["learning"] | rows["probing"] == rows["choosing"]
+    assert rows["learning"] | rows["probing"] == rows["searching"] and not rows["searching"] & rows["certifying"]
+    assert rows["searching"] | rows["certifying"] == rows["choosing"]
     counts = np.bincount(parts.choosing.labels, minlength=10) - np.bincount(parts.reporting.labels, minlength=10)
     assert np.abs(counts).max() <= 2
-    again = part(samples, 16, 0)
-    assert again.probing.digest == parts.probing.digest != part(samples, 16, 1).probing.digest
+    again = part(samples, 10, 0)
+    assert again.probing.digest == parts.probing.digest != part(samples, 10, 1).probing.digest
+    few = part(samples.subset(6), 10, 0)
+    assert len(few.choosing) == len(few.probing) == len(few.certifying) == 3
 
 
-def test_the_losses_of_two_parts_are_those_of_one() -> None:
+def test_the_outputs_of_two_parts_are_those_of_one() -> None:
     lot = torch.Generator().manual_seed(0)
     outputs, labels = torch.randn(40, 3, generator=lot), torch.randint(0, 3, (40,), generator=lot)
-    outputs[5] = torch.nan
-    whole, first, second = (TemperatureLosses(False) for _ in range(3))
-    whole.update((outputs, labels), torch.arange(40))
+    first, second, empty = (Outputs() for _ in range(3))
     first.update((outputs[:25], labels[:25]), torch.arange(25))
     second.update((outputs[25:], labels[25:]), torch.arange(25, 40))
-    first.merge(second)
-    torch.testing.assert_close(first.result(), whole.result())
+    for other in (second, empty):
+        first.merge(other)
+    assert torch.equal(first.result()[0], outputs.double()) and torch.equal(first.result()[1], labels)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.stats import chi2, norm
+from scipy.stats import chi2, nbinom, norm
 from scipy.stats import t as student
 
 Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
@@ -38,6 +38,36 @@ def paired_difference(losses: float, gains: float, n: int, z: float = Z95) -> tu
     p, q = (losses + 1) / (n + 2), (gains + 1) / (n + 2)
     spread = z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return max(-1.0, p - q - spread), min(1.0, p - q + spread)
+
+
+def drop_bound(losses: int, gains: int, n: int, new: int, confidence: float = 0.95) -> float:
+    """The drop on `new` images that is exceeded with probability 1 - confidence at most, from `n` other images.
+
+    losses: of the n, those right before and wrong after; gains: wrong before and right after. Each image that an edit
+    turns falls among the n or among the new ones as their numbers go. So the losses among the new ones, until one more
+    than `losses` is among the n, are at most negative binomial, NB(losses + 1, n / (n + new)); the gains until as many
+    as `gains` are there are at least NB(gains, n / (n + new)). The bound is the quantile of their difference over
+    `new`, and never below the drop counted: exact where nothing is gained, and where both occur with the variance of
+    independent counts, which is not too small.
+    Source: Nelson, "Confidence intervals for the ratio of two Poisson means and Poisson predictor intervals", IEEE
+    Trans. Reliability R-19 (1970), for each of the two counts.
+    """
+    if not (n and new):
+        return 1.0
+    rate = n / (n + new)
+    (first, lost), (least, gained) = _race(losses + 1, rate), _race(gains, rate)
+    chance = np.convolve(lost, gained[::-1])  # of each difference, from the smallest
+    above = chance[::-1].cumsum()[::-1] - chance
+    place = int(np.flatnonzero(above <= 1 - confidence + 1e-9)[0])
+    return min(1.0, max((losses - gains) / n, (first - least - len(gained) + 1 + place) / new))
+
+
+def _race(count: int, rate: float) -> tuple[int, Float64[np.ndarray, " values"]]:
+    """The smallest value that matters, and the probabilities from there on, of NB(count, rate)."""
+    if not count:
+        return 0, np.ones(1)
+    low, high = (int(value) for value in nbinom.ppf((1e-12, 1 - 1e-12), count, rate))
+    return low, nbinom.pmf(np.arange(low, high + 1), count, rate)
 
 
 EXACT = 20_000  # arrangements that are all gone through; of more, as many are drawn

@@ -1,6 +1,7 @@
 """What edits do to the outputs: the divergence from the unedited network's, which needs no labels, and the scores.
 
-From these the drop that a change of predictions is expected to cost, without waiting for single images to turn.
+From these the drop that a change of predictions is expected to cost, without waiting for single images to turn. What is
+expected orders the candidates; only what is counted decides.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression, minimize_scalar
 from torch import Tensor
 
 from netopsy.engine.observe.observe import observe
@@ -29,49 +30,71 @@ from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 
-TEMPERATURES = torch.linspace(math.log(0.25), math.log(8.0), 71, dtype=torch.float64).exp()
-TRUST = 0.5
-"""Standard error of an expected drop, as a share of it: what over- or under-confident outputs may make of it."""
+SHARPNESS = (0.1, 1e4)
+"""Between which the standard deviation of the outputs, divided by their temperature, is searched."""
 
 
 def temperature(network: Network, samples: Samples) -> float:
-    """The number that the outputs are divided by so that their probabilities fit the labels best, 0.25 to 8.
+    """The number that the outputs are divided by so that their probabilities fit the labels best.
 
+    Outputs times any positive constant have a temperature times as high: what is computed from the outputs over their
+    temperature does not change with their scale.
     Source: Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017, Section 4.2.
     """
-    tally = {"losses": ((network.output, LABELS), TemperatureLosses(samples.multilabel))}
-    losses = observe(network, samples, tally, batch_size=32, folded=True, label="temperature")["losses"]
-    return float(TEMPERATURES[int(losses.argmin())])
+    tally = {"outputs": ((network.output, LABELS), Outputs())}
+    outputs, labels = observe(network, samples, tally, batch_size=32, folded=True, label="temperature")["outputs"]
+    return fit_temperature(outputs, labels, samples.multilabel)
 
 
-class TemperatureLosses(Tally):
-    """The loss of the outputs divided by each of `TEMPERATURES`, summed over the samples.
+class Outputs(Tally):
+    """The outputs and the labels of some samples, kept: (batch, classes) and (batch,) or (batch, classes)."""
 
-    update: outputs (batch, classes) and labels. result: float64 (temperature,), in nats.
-    """
-
-    def __init__(self, multilabel: bool) -> None:
-        self.multilabel = multilabel
-        self.total: Tensor | None = None
+    outputs: Tensor
+    labels: Tensor
 
     def update(self, values: tuple[Tensor, Tensor], indices: Tensor) -> None:
-        outputs, labels = values[0].double(), values[1]
-        good = outputs.isfinite().all(1)
-        if self.total is None:
-            self.total = torch.zeros(len(TEMPERATURES), dtype=torch.float64, device=outputs.device)
-        for i, value in enumerate(TEMPERATURES.tolist()):
-            scaled = outputs[good] / value
-            if self.multilabel:
-                self.total[i] += F.binary_cross_entropy_with_logits(scaled, labels[good].double(), reduction="sum")
-            else:
-                self.total[i] += F.cross_entropy(scaled, labels[good], reduction="sum")
+        self._append(values[0].double().cpu(), values[1].cpu())
 
-    def merge(self, other: TemperatureLosses) -> None:
-        if other.total is not None:
-            self.total = other.total if self.total is None else self.total + other.total
+    def merge(self, other: Outputs) -> None:
+        if hasattr(other, "outputs"):
+            self._append(other.outputs, other.labels)
 
-    def result(self) -> Tensor:
-        return torch.zeros(len(TEMPERATURES), dtype=torch.float64) if self.total is None else self.total.cpu()
+    def _append(self, outputs: Tensor, labels: Tensor) -> None:
+        seen = hasattr(self, "outputs")
+        self.outputs = torch.cat([self.outputs, outputs]) if seen else outputs.clone()
+        self.labels = torch.cat([self.labels, labels]) if seen else labels.clone()
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return self.outputs, self.labels
+
+
+def fit_temperature(outputs: Float[Tensor, "n classes"], labels: Tensor, multilabel: bool) -> float:
+    """The temperature of the least cross-entropy, with one image more whose label is drawn at random.
+
+    That image keeps the temperature above 0 where all labels are right, as Platt's targets do ("Probabilistic outputs
+    for support vector machines", 1999). The loss is convex in the inverse temperature. Outputs that are not finite are
+    left out; where an image's outputs are all equal on all images, the temperature is 1.
+    """
+    good = outputs.isfinite().all(1)
+    outputs, labels, count = outputs[good].double(), labels[good], int(good.sum())
+    if not multilabel:  # a softmax does not change with a constant that is added
+        outputs = outputs - outputs.mean(1, keepdim=True)
+    spread = float(outputs.square().mean().sqrt()) if count else 0.0
+    if not spread > 0:
+        return 1.0
+    unit = outputs / spread
+
+    def loss(log_sharpness: float) -> float:
+        scaled = unit * math.exp(log_sharpness)
+        if multilabel:
+            target = (count * labels.double() + 0.5) / (count + 1)
+            return float(F.binary_cross_entropy_with_logits(scaled, target))
+        chance = scaled.log_softmax(1)
+        return float(F.nll_loss(chance, labels) - chance.mean() / count)
+
+    low, high = map(math.log, SHARPNESS)
+    best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return spread / math.exp(float(best.x))
 
 
 def expected_drop(
@@ -90,17 +113,6 @@ def expected_drop(
     own = chance.gather(1, before.clamp_min(0)[:, None])[:, 0] * (before >= 0)
     other = chance.gather(1, after.clamp_min(0)[:, None])[:, 0] * (after >= 0)
     return (own - other).nan_to_num(0.0)
-
-
-def combine_estimates(drop: float, losses_and_gains: float, images: int, expected: float) -> float:
-    """One estimate of the drop from two: the one counted on the images, and the one expected of the outputs.
-
-    Each counts by the inverse of its variance: that of the count is the share of images that turned over their number;
-    the expected drop turns few images into a steadier number, but is only as good as the outputs' confidence: `TRUST`.
-    """
-    counted = (losses_and_gains + 1) / images**2
-    believed = (TRUST * max(expected, 1e-4)) ** 2
-    return (drop / counted + expected / believed) / (1 / counted + 1 / believed)
 
 
 _COUNTS = ("divergence", "expected", "top1", "top5", "agreement", "loss", "losses", "gains")
@@ -129,11 +141,12 @@ def divergence(
 def effects(
     network: Network, samples: Samples, variants: Sequence[Variant], label: str, heat: float = 1.0
 ) -> pl.DataFrame:
-    """A row a variant: its settings, `divergence`, `expected`, `estimate` and the columns of `sweep`.
+    """A row a variant: its settings, `divergence`, `expected`, `estimate`, `losses`, `gains`, the columns of `sweep`.
 
-    divergence: mean over the images, in nats. expected: the drop expected of the outputs at the temperature `heat`,
-    see `expected_drop`; estimate: of it and of the drop counted, see `combine_estimates`. label: of the progress. In
-    a workspace it goes on from the last block of images that was done.
+    divergence: mean over the images, in nats, of the outputs over their temperature `heat`. expected: the drop expected
+    of them, see `expected_drop`; estimate: the value nearest to it in the 95 % interval of the drop counted. losses,
+    gains: images right before and wrong after, and the other way round. label: of the progress. In a workspace it goes
+    on from the last block of images that was done.
     Errors: EditError for a variant that changes no weight.
     """
     plan = make_plan(network, variants)
@@ -167,7 +180,7 @@ def effects(
                 after = judge(values, labels)
                 agree = (after.predicted == before.predicted) & (after.predicted >= 0)
                 each = (
-                    divergence(plain, values, samples.multilabel),
+                    divergence(plain / heat, values / heat, samples.multilabel),
                     expected_drop(plain, before.predicted, after.predicted, heat, samples.multilabel),
                     *(after.top1, after.top5, agree, after.loss, before.top1 & ~after.top1, after.top1 & ~before.top1),
                 )
@@ -188,8 +201,14 @@ def effects(
         named = dict(zip(_COUNTS, counts, strict=True))
         away, expected = (named.pop(key) / len(samples) for key in ("divergence", "expected"))
         scores = row(**named, images=len(samples))
-        estimate = combine_estimates(scores["drop"], named["losses"] + named["gains"], len(samples), expected)
-        rows.append({**variant.settings, "divergence": away, "expected": expected, "estimate": estimate, **scores})
+        columns = {
+            "divergence": away,
+            "expected": expected,
+            "estimate": min(max(expected, scores["drop_low"]), scores["drop_high"]),
+            "losses": round(named["losses"]),
+            "gains": round(named["gains"]),
+        }
+        rows.append({**variant.settings, **columns, **scores})
     return pl.DataFrame(rows)
 
 

@@ -1,14 +1,16 @@
 """The whole prescription: from a network and images to the measured path and the choice on it.
 
-Some images are to choose on, others to report on; of the former, some to learn from and some to probe with. A few
-points of the predicted path are measured with all layers together, and the smallest that holds is taken.
+Some images are to choose on, others to report on; of the former, some to learn from, some to probe with, and most to
+certify on. Points of the predicted path are counted there one after the other, the gentlest first, and the last that
+keeps the budget with the confidence asked is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -19,90 +21,75 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.samples.labels import stratify
 from netopsy.samples.samples import Samples
+from netopsy.stats.hypothesis_tests import drop_bound
 from netopsy.studies.prescribe.candidates import Candidate, Joint, Tables, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
 from netopsy.studies.prescribe.divergence import Exchange, effects, temperature
 from netopsy.studies.prescribe.knapsack import Allocation, allocations
 from netopsy.studies.prescribe.sensitivity import losses, sensitivity
 
-LADDER = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Points of the path that are measured first, as multiples of the divergence that the budget is predicted to buy."""
-ROUNDS = 3
-BETWEEN = 3
-CLOSE = 0.02
-"""Two points of the path whose sizes differ by less, as a share, are not parted further."""
+COARSE, FINE = 1.4, 1.04
+"""How many times fewer bytes the next point that is counted has, at least: far from the budget, and near it."""
+NEAR = 1 / 32
+"""Share of the divergence that the budget is predicted to buy from which on a point is near it."""
+AT_ONCE = 4
+"""Points counted in one pass."""
 
 
 @dataclass(frozen=True)
 class MeasuredAllocation:
-    """A point of the path, measured: its place, its allocation, its row of `effects`, its drop evened out."""
+    """A point of the path, counted: its place, its allocation, its row of `effects`.
+
+    bound: of its drop on new images, with the confidence asked.
+    unchanged: whether it changes no value of the network; then it can lose nothing.
+    """
 
     place: int
     allocation: Allocation
     scores: dict[str, Any]
-    drop: float = float("nan")
+    bound: float
+    unchanged: bool = False
 
 
-Measure = Callable[[Sequence[Allocation]], list[dict[str, Any]]]
+Measure = Callable[[Sequence[int]], list[MeasuredAllocation]]
 
 
-def settle(
-    path: Sequence[Allocation], predicted: Exchange, budget: float, measure: Measure
-) -> list[MeasuredAllocation]:
-    """The trials by falling size; the last whose `drop` is within `budget` (a share) and all before it is the choice.
+def ladder(path: Sequence[Allocation], aim: float) -> list[int]:
+    """The places of the path to count, in order: the gentlest, then ever smaller ones, to the end.
 
-    path: by rising loss, from `allocations`. predicted: from loss to drop. measure: the rows of `effects` of some
-    allocations. Each trial's `drop` is its `estimate` pooled with those of its neighbours, so that it rises along the
-    path: one lucky point does not decide.
+    aim: the divergence that the budget is predicted to buy.
     """
-    aim = max(predicted.divergence(budget), 1e-9)
+    places = [0]
+    for place, allocation in enumerate(path):
+        step = FINE if allocation.loss >= NEAR * aim else COARSE
+        if path[places[-1]].bytes >= step * allocation.bytes or (place == len(path) - 1 and place):
+            places.append(place)
+    return places
+
+
+def climb(places: Sequence[int], budget: float, measure: Measure) -> list[MeasuredAllocation]:
+    """Count `places` in their order, until one of them is counted beyond the budget (a share)."""
     trials: list[MeasuredAllocation] = []
-    wanted = [_place(path, aim * step) for step in LADDER]
-    for _ in range(1 + ROUNDS):
-        new = sorted(set(wanted) - {trial.place for trial in trials})
-        if not new:
+    for start in range(0, len(places), AT_ONCE):
+        trials += measure(places[start : start + AT_ONCE])
+        if last_within(trials, budget, "drop") is not trials[-1]:
             break
-        rows = measure([path[place] for place in new])
-        trials += [MeasuredAllocation(place, path[place], row) for place, row in zip(new, rows, strict=True)]
-        trials = _smooth_drops(sorted(trials, key=lambda trial: trial.place))
-        wanted = _next(path, trials, budget)
     return trials
 
 
-def choice(trials: Sequence[MeasuredAllocation], budget: float) -> MeasuredAllocation | None:
-    """The smallest trial within the budget, or None."""
-    within = [trial for trial in trials if trial.drop <= budget + 1e-12]
+def last_within(
+    trials: Sequence[MeasuredAllocation], budget: float, by: Literal["bound", "drop"] = "bound"
+) -> MeasuredAllocation | None:
+    """The last trial that is within the budget with all before it, or None: by its bound, or by its count alone.
+
+    By the bound this is a test of a fixed sequence: whatever the budget, the first point whose drop on all images is
+    beyond it passes with the probability of a single test only, so that the confidence holds for the choice however
+    many were counted. The order may come from other images, not from those that are counted. Source: Angelopoulos,
+    Bates, Candès, Jordan & Lei, "Learn then test", Annals of Applied Statistics 19 (2025), Section 2.3.
+    """
+    values = ((one, one.bound if by == "bound" else one.scores["drop"]) for one in trials)
+    within = [one for one, _ in takewhile(lambda pair: pair[1] <= budget + 1e-12, values)]
     return within[-1] if within else None
-
-
-def _next(path: Sequence[Allocation], trials: Sequence[MeasuredAllocation], budget: float) -> list[int]:
-    """Places to measure next: beyond the trials where all or none are within the budget, else between two."""
-    best = choice(trials, budget)
-    if best is None:
-        first = trials[0].place
-        return [0, first // 4, first // 2] if first else []
-    beyond = [trial for trial in trials if trial.place > best.place]
-    if not beyond:
-        last, end = best.place, len(path) - 1
-        return [last + (end - last + 3) // 4, last + (end - last + 1) // 2] if last < end else []
-    low, high = best.place, beyond[0].place
-    if path[low].bytes - path[high].bytes <= CLOSE * path[high].bytes:
-        return []
-    sizes = np.linspace(path[low].bytes, path[high].bytes, BETWEEN + 2)[1:-1]
-    inner = range(low + 1, high)
-    return [min(inner, key=lambda i: abs(path[i].bytes - size)) for size in sizes] if inner else []
-
-
-def _smooth_drops(trials: Sequence[MeasuredAllocation]) -> list[MeasuredAllocation]:
-    finite = [trial.scores["estimate"] if np.isfinite(trial.scores["divergence"]) else 1.0 for trial in trials]
-    curve = Exchange([float(trial.place + 1) for trial in trials], finite)
-    return [replace(trial, drop=curve.drop(trial.place + 1)) for trial in trials]
-
-
-def _place(path: Sequence[Allocation], loss: float) -> int:
-    """The last place of the path whose loss is at most `loss`."""
-    within = [i for i, allocation in enumerate(path) if allocation.loss <= loss]
-    return within[-1] if within else 0
 
 
 LEARNT = 512
@@ -111,42 +98,51 @@ LEARNT = 512
 
 @dataclass(frozen=True)
 class Parts:
-    """choosing, reporting: the two halves. learning, probing: two parts of the choosing half that do not overlap."""
+    """choosing, reporting: the two halves. learning, probing, certifying: parts of the choosing half, none overlapping.
+
+    searching: learning and probing together.
+    """
 
     choosing: Samples
     reporting: Samples
     learning: Samples
     probing: Samples
+    searching: Samples
+    certifying: Samples
 
 
 def part(samples: Samples, probes: int, seed: int) -> Parts:
-    """Halves of at least two samples, stratified by class; of the choosing half up to `probes`, at most half, probe.
+    """Halves of at least two samples, stratified by class; of the choosing half up to `probes`, at most a sixth, probe.
 
-    With fewer than four images to choose on, both parts of the choosing half are all of it.
+    As many again, up to `LEARNT`, are learnt from, and all others certify. With fewer than four images to choose on,
+    all parts of the choosing half are all of it.
     """
     rows = stratify(samples.labels, len(samples) // 2, seed)
     rest = np.setdiff1d(np.arange(len(samples)), rows)
     choosing = samples.select(rows, f"{samples.name}, {len(rows):,} to choose on (seed {seed})")
     reporting = samples.select(rest, f"{samples.name}, {len(rest):,} to report on (seed {seed})")
     if len(choosing) < 4:
-        return Parts(choosing, reporting, choosing, choosing)
-    probed = stratify(choosing.labels, min(probes, len(choosing) // 2), seed + 1)
+        return Parts(choosing, reporting, choosing, choosing, choosing, choosing)
+    most = max(1, len(choosing) // 6)
+    probed = stratify(choosing.labels, min(probes, most), seed + 1)
     others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(choosing)), probed))
-    learnt = np.sort(others[:LEARNT])
-    return Parts(
-        choosing,
-        reporting,
-        choosing.select(learnt, f"{samples.name}, {len(learnt):,} to learn on (seed {seed})"),
-        choosing.select(probed, f"{samples.name}, {len(probed):,} to probe with (seed {seed})"),
-    )
+    learnt, counted = (np.sort(rows) for rows in np.split(others, [min(LEARNT, most)]))
+    searched = np.sort(np.concatenate([probed, learnt]))
+    named = {"learn on": learnt, "probe with": probed, "search with": searched, "certify on": counted}
+    parts = [
+        choosing.select(rows, f"{samples.name}, {len(rows):,} to {what} (seed {seed})") for what, rows in named.items()
+    ]
+    return Parts(choosing, reporting, *parts)
 
 
 @dataclass(frozen=True)
 class Prescription:
     """sensitivity: the map, see `sensitivity.py`. losses: the expected divergence of each candidate of
     each layer. path: all optimal allocations. exchange: from divergence to drop, as predicted from the map. trials:
-    what was measured of the path; chosen: the smallest within the budget, or None. rest: bytes of the values that are
-    not weights of the layers. heat: the temperature of the outputs.
+    what was counted of the path; chosen: the smallest that keeps the budget with the confidence asked, or None: then
+    the network is stored exactly. by_count: the smallest within the budget by its count alone, or None. least_budget:
+    what so many images certify where they show no loss. rest: bytes of the values that are not weights of the layers.
+    heat: the temperature of the outputs.
     """
 
     joint: Joint
@@ -157,8 +153,20 @@ class Prescription:
     exchange: Exchange
     trials: Sequence[MeasuredAllocation]
     chosen: MeasuredAllocation | None
+    by_count: MeasuredAllocation | None
+    least_budget: float
     rest: int
     heat: float
+
+    @property
+    def allocation(self) -> Allocation:
+        """What the file holds: the choice, or the weights as they are."""
+        return self.path[0] if self.chosen is None else self.chosen.allocation
+
+    @property
+    def other_dtype(self) -> OtherDtype:
+        """How the file holds what is not shared."""
+        return "exact" if self.chosen is None else self.joint.other_dtype
 
 
 def prescribe(
@@ -167,16 +175,18 @@ def prescribe(
     layers: Sequence[Layer],
     *,
     budget: float,
+    confidence: float,
     tables: Tables,
     compensate: bool,
     other_dtype: OtherDtype,
 ) -> Prescription:
     """Choose what each of `layers` gives up on `parts.choosing`; the reporting half is not looked at.
 
-    budget: the drop of top-1 accuracy that is allowed, a share. The rest as in the study.
+    budget: the drop of top-1 accuracy that is allowed on as many new images as report, a share. confidence: the
+    probability with which it is kept. The rest as in the study.
     """
     how = f"{tables} {'compensated' if compensate else 'plain'} {parts.learning.digest[:12] if compensate else ''}"
-    heat = temperature(network, parts.choosing)
+    heat = temperature(network, parts.searching)
     rounders = _rounders(network, parts, layers, compensate)
     choices = _choices(network, layers, rounders, tables, other_dtype)
     measured = sensitivity(network, parts.probing, layers, rounders, choices, how=how, heat=heat)
@@ -188,16 +198,35 @@ def prescribe(
     path = allocations(points)
     exchange = _exchange(measured)
     joint = Joint(network, layers, rounders, choices, other_dtype, how)
+    counts = (len(parts.certifying), len(parts.reporting), confidence)
 
-    def measure(wanted: Sequence[Allocation]) -> list[dict[str, Any]]:
-        variants = [joint.variant(allocation, {"bytes": allocation.bytes}) for allocation in wanted]
-        return effects(network, parts.choosing, variants, "all layers together", heat).to_dicts()
+    def measure(places: Sequence[int]) -> list[MeasuredAllocation]:
+        variants = [joint.variant(path[place], {"bytes": path[place].bytes}) for place in places]
+        rows = effects(network, parts.certifying, variants, "all layers together", heat).to_dicts()
+        trials = []
+        for place, variant, row in zip(places, variants, rows, strict=True):
+            unchanged = variant.edit is None
+            bound = 0.0 if unchanged else drop_bound(row["losses"], row["gains"], *counts)
+            trials.append(MeasuredAllocation(place, path[place], row, bound, unchanged))
+        return trials
 
-    trials = settle(path, exchange, budget, measure)
+    trials = climb(ladder(path, max(exchange.divergence(budget), 1e-9)), budget, measure)
     weights = {layer.weight for layer in layers}
     rest = sum(array.nbytes for name, array in others(network, {}, other_dtype).items() if name not in weights)
-    chosen = choice(trials, budget)
-    return Prescription(joint, choices, measured, expected, path, exchange, trials, chosen, rest, heat)
+    return Prescription(
+        joint=joint,
+        choices=choices,
+        sensitivity=measured,
+        losses=expected,
+        path=path,
+        exchange=exchange,
+        trials=trials,
+        chosen=last_within(trials, budget),
+        by_count=last_within(trials, budget, "drop"),
+        least_budget=drop_bound(0, 0, *counts),
+        rest=rest,
+        heat=heat,
+    )
 
 
 def _rounders(network: Network, parts: Parts, layers: Sequence[Layer], compensate: bool) -> dict[str, Rounder]:

@@ -19,7 +19,14 @@ from netopsy.settings import Interval, PositiveInt, Seed
 from netopsy.studies.prescribe.candidates import Tables
 from netopsy.studies.prescribe.divergence import effects
 from netopsy.studies.prescribe.plan import Parts, Prescription, part, prescribe
-from netopsy.studies.prescribe.report import figures, findings, layer_table, path_table, sensitivity_table
+from netopsy.studies.prescribe.report import (
+    figures,
+    findings,
+    layer_table,
+    path_table,
+    promise_table,
+    sensitivity_table,
+)
 from netopsy.studies.study import Study, file_for, stem_of, whereabouts
 
 
@@ -28,22 +35,26 @@ class Prescribe(Study):
     """The smallest file of a network within a budget of accuracy, without training (after Han et al., ICLR 2016).
 
     One half of the samples chooses what each layer gives up, the other half reports what the file then scores. No
-    label is needed for the sensitivity map; the drop that the budget limits is counted and, of few images, estimated.
+    label is needed for the sensitivity map; the drop that the budget limits is counted, and kept away from the budget
+    by the margin that the confidence takes. Where no smaller file is sure to keep it, the network is stored exactly.
 
-    budget: how many points of top-1 accuracy may be lost.
+    budget: how many points of top-1 accuracy may be lost, on as many other images as report.
+    confidence: the probability with which the budget is kept, from 0 to 0.9999; 0 takes the count without a margin.
     tables: of shared weights: `uniform` (steps with a dead zone, for the fewest bits) or `kmeans` (density x entries).
     compensate: let later weights of a layer make good what rounding the earlier ones does to its outputs.
     other_dtype: how biases, norms and what is not shared are stored: `float16` or `exact`.
     layers: names of the layers to compress; all by default.
-    probes: images that the sensitivity map is measured on; at most half of those that choose.
+    probes: images that the sensitivity map is measured on; at most a sixth of those that choose.
     seed: of the halves.
 
-    Tables: `layers` (what each gives up), `sensitivity`, `path` (size against drop), `scores` (on the other half).
+    Tables: `promise` (the budget, how it is kept, what that costs), `layers` (what each gives up), `sensitivity`,
+    `path` (size against drop), `scores` (on the other half).
     """
 
     name: ClassVar[str] = "prescribe"
 
     budget: Annotated[float, Interval(ge=0, le=100)] = 0.5
+    confidence: Annotated[float, Interval(ge=0, le=0.9999)] = 0.95
     tables: Tables = "uniform"
     compensate: bool = True
     other_dtype: OtherDtype = "float16"
@@ -69,6 +80,7 @@ class Prescribe(Study):
             parts,
             layers,
             budget=self.budget / 100,
+            confidence=self.confidence,
             tables=self.tables,
             compensate=self.compensate,
             other_dtype=self.other_dtype,
@@ -76,6 +88,7 @@ class Prescribe(Study):
         path = self._write(network, found, parts)
         scores = _verify(network, parts, path, found.heat)
         tables = {
+            "promise": promise_table(found, self.budget / 100, self.confidence, path),
             "layers": layer_table(network, layers, found, path),
             "sensitivity": sensitivity_table(found),
             "path": path_table(found, scores),
@@ -86,23 +99,23 @@ class Prescribe(Study):
             tables=tables,
             figures=figures(tables, found, self.budget / 100),
             artifacts={path.name: path},
-            findings=findings(network, tables, found, self.budget / 100, where),
+            findings=findings(network, tables, found, where),
         )
 
     def _write(self, network: Network, found: Prescription, parts: Parts) -> Path:
-        """The file of the choice; where nothing is within the budget, that of the gentlest point of the path."""
-        allocation = found.path[0] if found.chosen is None else found.chosen.allocation
+        """The file of the choice; where nothing is sure to keep the budget, of the network exactly as it is."""
         path = file_for(self.name, f"{stem_of(network)}{SUFFIX}")
         settings = {
             "study": self.name,
             "budget": self.budget,
+            "confidence": self.confidence,
             "tables": self.tables,
             "compensate": self.compensate,
             "seed": self.seed,
             "choosing": parts.choosing.digest,
         }
-        shared = found.joint.shared(allocation)
-        return save_shared(network, shared, path, other_dtype=self.other_dtype, settings=settings)
+        shared = found.joint.shared(found.allocation)
+        return save_shared(network, shared, path, other_dtype=found.other_dtype, settings=settings)
 
 
 def _verify(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:

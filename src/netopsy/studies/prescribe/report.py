@@ -42,7 +42,7 @@ def layer_table(network: Network, layers: Sequence[Layer], found: Prescription, 
     in the file, positions and codes, a weight. share: bytes of float32. noise: squared error of the layer's outputs
     over their square. predicted: its share of the expected divergence, in nats. sensitivity: divergence a noise.
     """
-    allocation = found.path[0] if found.chosen is None else found.chosen.allocation
+    allocation = found.allocation
     taken, stored = found.joint.taken(allocation), sizes(path)
     by_name = {row["name"]: row for row in stored}
     rows = []
@@ -83,17 +83,53 @@ def sensitivity_table(found: Prescription) -> pl.DataFrame:
     return found.sensitivity
 
 
+def promise_table(found: Prescription, budget: float, confidence: float, path: Path) -> pl.DataFrame:
+    """One row: the budget and its confidence, what was counted of the choice, the margin, the bytes and their price.
+
+    how: `certified` by counting, or `exact`: nothing in the file differs from the network. images: that certify;
+    losses, gains: those of them right before and wrong after, and the other way round. drop_low, drop_high: the 95 %
+    interval of `drop`. bound: of the drop on as many new images as report; margin: it less the drop. bytes_by_count:
+    of the file that the count alone would choose, estimated. price: bytes over these, less 1. least_budget: the
+    smallest that so many images certify, where they show no loss. Drops and budgets are shares.
+    """
+    chosen, by_count, total = found.chosen, found.by_count, path.stat().st_size
+    scores = found.trials[0].scores if chosen is None else chosen.scores
+    exact = chosen is None or chosen.unchanged
+    bound = 0.0 if chosen is None else chosen.bound
+    nothing = dict.fromkeys(("losses", "gains"), 0) | dict.fromkeys(("drop", "drop_low", "drop_high"), 0.0)
+    counted = nothing if exact else {key: scores[key] for key in nothing}
+    smaller = float(total)
+    if by_count is not None:
+        smaller = by_count.allocation.bytes + found.rest
+        if chosen is not None:  # what both leave out, as the header, is added
+            smaller += total - chosen.allocation.bytes - found.rest
+    row = {
+        "budget": budget,
+        "confidence": confidence,
+        "how": "exact" if exact else "certified",
+        "images": scores["images"],
+        **counted,
+        "bound": bound,
+        "margin": bound - counted["drop"],
+        "bytes": total,
+        "bytes_by_count": round(smaller),
+        "price": total / smaller - 1,
+        "least_budget": found.least_budget,
+    }
+    return pl.DataFrame([row])
+
+
 def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
     """The trade-off: a row a point of the path, from the largest file to the smallest.
 
     bytes: estimated, with all values. predicted_divergence, predicted: before all layers were rounded together;
-    predicted is a drop. divergence, drop, drop_low, drop_high, expected, estimate: measured on the choosing half, null
-    where not; estimated_drop: the estimate pooled along the path. chosen: the point that became the file.
+    predicted is a drop. divergence, drop, drop_low, drop_high, expected, bound: of the certifying images, null where
+    they were not counted; bound is that of the drop on new images. chosen: the point that became the file.
     """
     measured = {trial.place: trial for trial in found.trials}
     last = len(found.path) - 1
     even = {round(i * last / max(1, CURVE - 1)) for i in range(CURVE)}
-    keys = ("divergence", "drop", "drop_low", "drop_high", "expected", "estimate", "images")
+    keys = ("divergence", "losses", "gains", "drop", "drop_low", "drop_high", "expected", "images")
     chosen = None if found.chosen is None else found.chosen.place
     rows = []
     for place in sorted(even | set(measured)):
@@ -104,11 +140,11 @@ def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
             "predicted": found.exchange.drop(allocation.loss),
         }
         row |= {key: None if trial is None else trial.scores[key] for key in keys}
-        row |= {"estimated_drop": None if trial is None else trial.drop}
-        row |= {"chosen": place == chosen}
+        row |= {"bound": None if trial is None else trial.bound, "chosen": place == chosen}
         rows.append(row)
-    floats = {name: pl.Float64 for name in rows[0] if name not in ("images", "chosen")}
-    return pl.DataFrame(rows, schema={**floats, "images": pl.Int64, "chosen": pl.Boolean}, orient="row")
+    whole = dict.fromkeys(("losses", "gains", "images"), pl.Int64)
+    floats = {name: pl.Float64 for name in rows[0] if name not in whole and name != "chosen"}
+    return pl.DataFrame(rows, schema={**floats, **whole, "chosen": pl.Boolean}).select(list(rows[0]))
 
 
 def _sensitivity_table(found: Prescription, name: str) -> float | None:
@@ -137,8 +173,9 @@ def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: float) -> Figur
     file = scores.filter(pl.col("version") == "prescribed")
     near = path.filter((pl.col("predicted") <= far) & (pl.col("bytes") <= 3 * file["bytes"][0]))
     parts = [near.select(kilo, pl.col("predicted").alias("drop"), what=pl.lit("predicted, one layer at a time"))]
-    tried = path.drop_nulls("estimate").filter(pl.col("estimate") <= 2 * far)
-    parts.append(tried.select(kilo, pl.col("estimate").alias("drop"), what=pl.lit("measured, all layers together")))
+    tried = path.drop_nulls("drop").filter(pl.col("bytes") <= 3 * file["bytes"][0])
+    for name, what in (("drop", "counted, all layers together"), ("bound", "bound on new images")):
+        parts.append(tried.filter(pl.col(name) <= 2 * far).select(kilo, drop=name, what=pl.lit(what)))
     parts.append(file.select(kilo, "drop", what=pl.lit("the file, on the other half")))
     return curve(
         pl.concat(parts),
@@ -198,37 +235,90 @@ def _sensitivity_figure(found: Prescription) -> Figure:
 _NAMED = 3
 
 
-def findings(
-    network: Network, tables: dict[str, pl.DataFrame], found: Prescription, budget: float, where: str
-) -> list[str]:
+def findings(network: Network, tables: dict[str, pl.DataFrame], found: Prescription, where: str) -> list[str]:
     """Plain sentences, the most important first. where: the file, as a reader finds it."""
     before, after = tables["scores"].to_dicts()
-    layers = tables["layers"]
+    layers, promise = tables["layers"], tables["promise"].row(0, named=True)
     total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
     return [
-        _head(network, total, after, budget),
-        *_verdict(after, budget),
-        _prediction_sentence(found, budget),
+        _head(network, total, after, promise),
+        *(_promise_sentences(promise) if found.chosen else _refusal_sentences(found, promise, after["images"])),
+        *_verdict(after, promise),
+        *_prediction_sentence(found),
         f"On the {after['images']:,} reporting images the unedited network scores {before['top1']:.2%}, the file "
         f"{after['top1']:.2%}; they agree on {after['agreement']:.1%} of the predictions.",
-        *_most_and_least(layers),
-        *_as_they_are(layers),
+        *(_most_and_least(layers) + _as_they_are(layers) if found.chosen else ()),
         f"The file is {where}; it was read back, and what it holds was scored.",
     ]
 
 
-def _head(network: Network, total: dict[str, Any], after: dict[str, Any], budget: float) -> str:
-    return (
+def _head(network: Network, total: dict[str, Any], after: dict[str, Any], promise: dict[str, Any]) -> str:
+    fits = (
         f"{network.name} fits into {size(total['bytes'])} on disk, {1 / total['share']:.1f} times less than float32 "
-        f"({size(4 * total['weights'])}), without training: with a budget of {points(budget)} it loses "
-        f"{points(after['drop'])} of top-1 accuracy (95 % interval {_interval(after)}) on {after['images']:,} images "
-        "that were not used to choose."
+        f"({size(4 * total['weights'])}), without training"
+    )
+    if promise["how"] == "exact":
+        return f"{fits}, and without any loss."
+    return (
+        f"{fits}: with a budget of {points(promise['budget'])} it loses {points(after['drop'])} of top-1 accuracy "
+        f"(95 % interval {_interval(after)}) on {after['images']:,} images that were not used to choose."
     )
 
 
-def _verdict(after: dict[str, Any], budget: float) -> list[str]:
+def _promise_sentences(promise: dict[str, Any]) -> list[str]:
+    """What is promised, from what was counted, and what the confidence costs."""
+    if promise["how"] == "exact":
+        return ["The file changes no weight, so it keeps any budget."]
+    counted = (
+        f"Of {plural(promise['images'], 'image')} kept apart to certify it, {promise['losses']:,} are lost and "
+        f"{promise['gains']:,} gained: a drop of {points(promise['drop'])} (95 % interval {_interval(promise)})."
+    )
+    if promise["confidence"] == 0:
+        return [f"{counted} The count alone decided; other images may lose more."]
+    sentences = [
+        f"{counted} On as many other images as report it is at most {points(promise['bound'])} with "
+        f"{_percent(promise['confidence'])} confidence, a margin of {points(promise['margin'])}."
+    ]
+    if promise["bytes"] > promise["bytes_by_count"]:
+        sentences.append(
+            f"This confidence costs {size(promise['bytes'] - promise['bytes_by_count'])} ({promise['price']:.1%}): the "
+            f"count alone would choose about {size(promise['bytes_by_count'])}."
+        )
+    return sentences
+
+
+def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: int) -> list[str]:
+    """Why no smaller file can be certified, and what would help."""
+    least, asked = found.least_budget, promise["budget"]
+    images = plural(promise["images"], "image")
+    if asked < least - 1e-12:
+        wanted = "" if asked <= 0 else f"about {math.ceil(least / asked) * 2 * reporting:,} images, "
+        why = f"{images} without a single lost prediction still leave a drop of {points(least)} possible"
+        advice = f"Give {wanted}a budget of at least {points(least)}"
+    else:
+        gentlest = found.trials[0]
+        why = (
+            f"on {images} the gentlest file drops {points(gentlest.scores['drop'])}, with the margin at most "
+            f"{points(gentlest.bound)}"
+        )
+        advice = "Give more images, a larger budget"
+    sentences = [
+        f"No smaller file can be certified to keep a budget of {points(asked)} with {_percent(promise['confidence'])} "
+        f"confidence: {why}. The file therefore holds the network exactly as it is.",
+        f"{advice} or a lower confidence (0 takes the count alone).",
+    ]
+    if found.by_count is not None:
+        sentences.append(
+            f"The count alone would choose about {size(promise['bytes_by_count'])}, without any confidence."
+        )
+    return sentences
+
+
+def _verdict(after: dict[str, Any], promise: dict[str, Any]) -> list[str]:
     """What the interval says of the budget; and of few images, what they could show at all."""
-    said = []
+    said, budget = [], promise["budget"]
+    if promise["how"] == "exact":
+        return []
     if after["drop_low"] > budget:
         said.append(f"That is more than the budget: the drop is at least {points(after['drop_low'])} (95 %).")
     half = (after["drop_high"] - after["drop_low"]) / 2
@@ -240,21 +330,15 @@ def _verdict(after: dict[str, Any], budget: float) -> list[str]:
     return said
 
 
-def _prediction_sentence(found: Prescription, budget: float) -> str:
-    trial = found.chosen
-    images = found.trials[0].scores["images"]
-    if trial is None:
-        best = found.trials[0]
-        return (
-            f"No file that was tried stays within {points(budget)} on the {images:,} choosing images; the gentlest is "
-            f"taken, and loses {points(best.drop)} there."
-        )
-    loss, scores = trial.allocation.loss, trial.scores
-    return (
+def _prediction_sentence(found: Prescription) -> list[str]:
+    if found.chosen is None:
+        return []
+    loss, scores = found.chosen.allocation.loss, found.chosen.scores
+    return [
         f"Predicted from the layers one at a time: a drop of {points(found.exchange.drop(loss))} and a divergence of "
-        f"{loss:.3g} nats. Measured with all layers together on the {images:,} choosing images: {points(trial.drop)} "
-        f"and {scores['divergence']:.3g} nats (counted alone: {points(scores['drop'])})."
-    )
+        f"{loss:.3g} nats. Measured with all layers together on the {scores['images']:,} certifying images: "
+        f"{points(scores['drop'])} and {scores['divergence']:.3g} nats."
+    ]
 
 
 def _most_and_least(layers: pl.DataFrame) -> list[str]:
@@ -274,6 +358,10 @@ def _as_they_are(layers: pl.DataFrame) -> list[str]:
 
 def _bits(row: dict[str, Any]) -> str:
     return f"{row['layer']} ({row['bits']:.1f} bits a weight, {row['density']:.0%} of them not zero)"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g} %"
 
 
 def _interval(row: dict[str, Any]) -> str:
