@@ -109,6 +109,20 @@ def _pair(setting: Sequence[int] | int) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
+def _factor_of_inverse(products: torch.Tensor, damping: float) -> torch.Tensor:
+    """The upper Cholesky factor of the inverse of `products`, (inputs, inputs), with `damping` on its diagonal.
+
+    Of inputs of very different size rounding makes indefinite products: the damping grows until they are not.
+    """
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(products + damping * torch.eye(len(products), dtype=products.dtype))
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed:
+            return upper
+        damping *= 10
+
+
 class Rounder:
     """A layer's weights and what they are applied to: rounds them to the values of cells, and says how far off that is.
 
@@ -119,7 +133,8 @@ class Rounder:
     def __init__(self, weight: NDArray[np.float32], products: FLOATS | None = None) -> None:
         self.weight = weight
         self._matrix: FLOATS = weight.reshape(len(weight) if weight.ndim else 1, -1).astype(np.float64)
-        self._products = products if products is not None and np.trace(products) > 0 else None
+        known = products is not None and np.isfinite(products).all() and np.trace(products) > 0
+        self._products = products if known else None
         self._factor: tuple[NDArray[np.int64], FLOATS] | None = None
 
     def noise(self, values: NDArray[np.float32]) -> float:
@@ -160,7 +175,6 @@ class Rounder:
             assert self._products is not None
             power = np.diag(self._products)
             order = np.argsort(-power, kind="stable")
-            damped = self._products + DAMPING * power.mean() * np.eye(len(power))
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(damped[np.ix_(order, order)])))
-            self._factor = order, torch.linalg.cholesky(inverse, upper=True).numpy()
+            products = torch.from_numpy(self._products[np.ix_(order, order)])
+            self._factor = order, _factor_of_inverse(products, DAMPING * float(power.mean())).numpy()
         return self._factor
