@@ -12,6 +12,8 @@
     ├── CaseError               a case folder is missing, damaged or of another version (an OSError too)
     └── MissingExtra            an optional dependency is needed; says how to install it (an ImportError too)
 
+    NetopsyWarning              what was chosen or left out, and how to have it otherwise (a UserWarning)
+
 Where Python has an error for what went wrong, ours is one of its kind, so that `except ValueError` and its
 like go on working. The command line prints the message alone and exits with code 2.
 """

@@ -12,7 +12,7 @@ from netopsy._version import __version__
 from netopsy.case import Case
 from netopsy.engine.workspace.workspace import Progress, workspace
 from netopsy.features.features import Features
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.observing import ObservingStudy, count_ahead
@@ -45,6 +45,8 @@ def examine(
     settings: settings for those of the named studies that have them, e.g. {"seed": 1, "precision": 0.5}.
     progress: called with (label, done, total).
     """
+    if not isinstance(network, Features):
+        check_network(network)
     if studies is None:
         studies = [name for name in STUDIES if _suits(study_class(name), network, train, other)]
     chosen = [_study(entry, settings or {}, train, other) for entry in studies]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from netopsy.errors import MissingExtra, NetopsyError, WeightsError
 from netopsy.network.sources.load import load_network
-from netopsy.network.weights.matching import compare, strip_prefixes
+from netopsy.network.weights.matching import compare
+from netopsy.network.weights.naming import find_prefix, match_names
 from netopsy.network.weights.weights import read_weights
 
 
@@ -180,9 +181,11 @@ def test_tied_weights_may_be_stored_once() -> None:
 
 
 def test_a_prefix_that_the_network_itself_has_stays() -> None:
-    tensors = {"model.a": torch.zeros(1), "model.b": torch.zeros(1)}
-    assert strip_prefixes(tensors, {"model.a", "model.b"}) is tensors
-    assert set(strip_prefixes(tensors, {"a", "b"})) == {"a", "b"}
+    tensors = {"model.a": torch.zeros(2), "model.b": torch.zeros(2)}
+    for prefix, names in (("", ("model.a", "model.b")), ("model.", ("a", "b"))):
+        assert find_prefix(tensors, names) == prefix
+        match = match_names(tensors, dict.fromkeys(names, (2,)))[0]
+        assert set(match.tensors) == set(names) and match.prefix == prefix
 
 
 def test_without_onnx_the_message_holds_the_install_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from reference_triage import permutation_p as slow_p
 from scipy.stats import chi2, norm, ttest_1samp
 from scipy.stats import t as student
 
-from netopsy.stats.correlation import Correlation
 from netopsy.stats.hypothesis_tests import cochran_q, detectable, detectable_mean, holm, mean_interval, permutation_p
+from netopsy.studies.triage.storage import Correlation
 
 
 def random_right(k: int, n: int = 120, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ import polars as pl
 from netopsy.blocks.block import Block, describe_block, is_pooling
 from netopsy.blocks.fit import layer_shape
 from netopsy.blocks.flow import Flow, bits
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.network.program import Program
 
 _NORMS = {"batch_norm", "layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"}
@@ -164,6 +164,7 @@ def list_blocks(network: Network) -> pl.DataFrame:
     with its own layer_parameters and layer_macs; parent: the smallest listed block around it; default: whether it is
     taken where no block is named; obstacle: why no one layer fits.
     """
+    check_network(network)
     total = max(network.parameters, 1)
     chosen = {block.name for block in default_blocks(network)}
     rows = [

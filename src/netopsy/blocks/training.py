@@ -20,7 +20,7 @@ from netopsy.engine.train.objective import Loss
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError, SamplesError, SettingsError
-from netopsy.network.network import digest_of
+from netopsy.network.network import digest_of, tensor_state
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
 
@@ -87,8 +87,8 @@ def train_module(
             "validation": None if validation is None else validation.digest,
             "preprocessing": None if preprocessing is None else asdict(preprocessing),
             "frozen": [sorted(fixed), sorted(still)],
-            "weights": digest_of(module.state_dict()),
-            "teacher": None if teacher is None else digest_of(teacher.state_dict()),
+            "weights": digest_of(tensor_state(module)),
+            "teacher": None if teacher is None else digest_of(tensor_state(teacher)),
             "loss": loss,
             "torch": torch.__version__,
         }

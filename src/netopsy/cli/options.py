@@ -97,6 +97,7 @@ PREPROCESSING = [
 ]
 NETWORK_OPTIONS = [
     option("weights", str | None, "A file (safetensors, pt, pth, th, onnx) or the name of published weights.", None),
+    option("state", str | None, "Of a checkpoint with several networks, the key of the one to take.", None),
     option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
     option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
     *PREPROCESSING,
@@ -148,6 +149,7 @@ def network_options(name: str, text: str, *, second: bool = False) -> list[Optio
     return [
         source.replace(kind=Option.POSITIONAL_OR_KEYWORD) if second else source,
         option(f"{name}_weights", str | None, f"A file, or the name of published weights, for --{name}.", None),
+        option(f"{name}_state", str | None, f"Key of the network to take in --{name}-weights.", None),
         option(
             f"{name}_num_classes", int | None, f"Number of outputs of --{name}, where it is not the usual one.", None
         ),

@@ -31,11 +31,11 @@ def load_subject(source: str, options: dict[str, Any]) -> Any:
 
 
 def load_second(name: str, options: dict[str, Any]) -> Any:
-    """Load the network of --NAME, --NAME-weights and --NAME-num-classes; None where none of them is given.
+    """Load the network of --NAME, --NAME-weights, --NAME-state and --NAME-num-classes; None where none is given.
 
     Its preprocessing is what its weights or its architecture say, its device the first network's.
     """
-    words = {"weights": f"{name}_weights", "num_classes": f"{name}_num_classes"}
+    words = {key: f"{name}_{key}" for key in ("weights", "state", "num_classes")}
     chosen = {key: options[word] for key, word in words.items() if options.get(word) is not None}
     if options.get(name) is None:
         for key in chosen:

@@ -22,7 +22,7 @@ from netopsy.deep_compression.save import OtherDtype, save_shared
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError, SettingsError, UnknownLayer, nearest
 from netopsy.network.layers import Layer
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.stats.kmeans1d.kmeans1d import SortedValues, Start
 
 
@@ -124,6 +124,7 @@ def compress(
     start, seed: of the k-means. other_dtype: the other values "exact" or in "float16". coder: "ans" or "huffman".
     `load_network(out)` gives the network back, `storage_table(out)` the table of what each layer takes.
     """
+    check_network(network)
     if seed < 0:
         raise SettingsError(f"seed {seed} is out of range; give a whole number from 0.")
     densities, widths = densities_of(network.layers, density), bits_of(network.layers, bits)

@@ -12,15 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from netopsy.codec.file import SUFFIX, read_compressed, write_compressed
+from netopsy.codec.file import SUFFIX, write_compressed
 from netopsy.codec.shared import SharedTensor
 from netopsy.codec.tensor import EntropyCoder
 from netopsy.errors import SettingsError, nearest
 from netopsy.files import atomic_write
 from netopsy.network.effective import EFFECTIVE
-from netopsy.network.network import Network
-from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.sources.options import FIELDS
+from netopsy.network.network import Network, tensor_state
+from netopsy.network.preprocessing import FIELDS, Preprocessing
+from netopsy.network.weights.weights import array_of, read_compressed_tensors, tensor_of
 
 OWN = ("netopsy:", "torchvision:", "timm:")
 """The sources that a file alone can name; code of the user's is not run because a file asks for it."""
@@ -33,22 +33,33 @@ def describe(network: Network) -> dict[str, str]:
     size, resize, mean, std, channels, scale, interpolation: as the fields of `Preprocessing`; numbers keep all digits.
     weights: `effective` where the architecture computes its weights and these are what it computed.
     tied: a JSON object, from further names of a tensor that the state dict holds several times to the name kept.
+    dtypes: a JSON object, the type of each tensor that is not float32 or a plain integer, such as `bfloat16`.
     """
     source = str(network.provenance.get("source", network.name))
     metadata = {"architecture": source, "options": json.dumps(_options(network, source), sort_keys=True)}
-    metadata |= _fields(network.preprocessing)
     if "effective_weights" in network.provenance:
         metadata["weights"] = EFFECTIVE
-    if tied_names := aliases(network.module):
-        metadata["tied"] = json.dumps(tied_names, sort_keys=True)
-    return metadata
+    state = tensor_state(network.module).items()
+    kinds = {name: _kind(value) for name, value in state if not _needs_no_word(value.dtype)}
+    for key, table in (("tied", aliases(network.module)), ("dtypes", kinds)):
+        if table:
+            metadata[key] = json.dumps(table, sort_keys=True)
+    return metadata | _fields(network.preprocessing)
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _needs_no_word(dtype: torch.dtype) -> bool:
+    return dtype in (torch.float32, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def aliases(module: nn.Module) -> dict[str, str]:
     """Names in the state dict of tensors that it holds under an earlier name too (tied weights)."""
     first: dict[int, str] = {}
     again: dict[str, str] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
+    for name, tensor in tensor_state(module, keep_vars=True).items():
         if id(tensor) in first:
             again[name] = first[id(tensor)]
         first.setdefault(id(tensor), name)
@@ -92,7 +103,7 @@ def expanded_network(
     changed = {name: torch.from_numpy(tensor.decode()) for name, tensor in shared.items()}
     for name, array in others(network, shared, other_dtype).items():
         if name in tensors:
-            changed[name] = torch.from_numpy(array)
+            changed[name] = tensor_of(array, _kind(tensors[name]))
     return network.with_tensors(changed)
 
 
@@ -105,7 +116,7 @@ def others(network: Network, shared: Mapping[str, SharedTensor], other_dtype: Ot
     if other_dtype not in get_args(OtherDtype):
         raise SettingsError(f"other_dtype {other_dtype!r} is unknown; give one of {', '.join(get_args(OtherDtype))}.")
     again = aliases(network.module)
-    state = network.module.state_dict()
+    state = tensor_state(network.module)
     return {
         name: _array(value, other_dtype) for name, value in state.items() if name not in shared and name not in again
     }
@@ -124,16 +135,13 @@ def check(network: Network, shared: Mapping[str, SharedTensor]) -> None:
 
 
 def _array(value: Tensor, other_dtype: OtherDtype) -> ARRAY:
-    value = value.detach().cpu().contiguous()
-    if not value.is_floating_point():
-        return value.numpy().copy()
-    array: ARRAY = (value if value.dtype in (torch.float16, torch.float32, torch.float64) else value.float()).numpy()
-    if other_dtype == "float16":
+    array = array_of(value)
+    if other_dtype == "float16" and value.is_floating_point() and array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             half = array.astype(np.float16)
         if np.array_equal(np.isfinite(half), np.isfinite(array)):
             return half
-    return array.copy()
+    return array
 
 
 def save_shared(
@@ -176,7 +184,7 @@ def destination(path: str | Path, ending: str, *, force: bool) -> Path:
 
 
 def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]:
-    """The state dict that the compressed file `path` holds, on the CPU; values kept in 16 bits come as float32.
+    """The state dict that the compressed file `path` holds, on the CPU, each tensor in the type that its network has.
 
     A tensor that the network's state dict has under several names is there under each. out: a .safetensors file to
     write it to as well, with metadata from which `load_network(out)` builds the network; one that is there is replaced.
@@ -188,26 +196,21 @@ def expand(path: str | Path, out: str | Path | None = None) -> dict[str, Tensor]
             f"'{out}' ends in {SUFFIX}, as compressed files do, and an expanded one is none; "
             "give another name that ends in .safetensors."
         )
-    compressed = read_compressed(path)
-    state = {name: _tensor(value) for name, value in compressed.state().items()}
-    for name, stored in _read_aliases(compressed.metadata).items():
+    state, metadata = read_compressed_tensors(path)
+    for name, stored in _read_aliases(metadata).items():
         if stored in state:
             state[name] = state[stored]
     if target is not None:
-        _write(state, target, compressed.metadata)
+        _write(state, target, metadata)
     return state
 
 
 def save_network(network: Network, path: Path) -> Path:
     """Write the state dict of `network` to the .safetensors file `path`, with what `load_network(path)` needs."""
     again = aliases(network.module)
-    state = {name: value for name, value in network.module.state_dict().items() if name not in again}
+    state = {name: value for name, value in tensor_state(network.module).items() if name not in again}
     _write(state, path, describe(network))
     return path
-
-
-def _tensor(value: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
-    return torch.from_numpy(value.astype(np.float32) if value.dtype == np.float16 else value.copy())
 
 
 def _read_aliases(metadata: dict[str, str]) -> dict[str, str]:
@@ -228,3 +231,5 @@ def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> 
             safetensors.torch.save_file(tensors, part, metadata=header)
     except OSError as error:
         raise SettingsError(f"cannot write '{target}' ({error.strerror or error}); give another path.") from error
+    except KeyError as error:  # a type that the format does not have
+        raise SettingsError(f"a .safetensors file cannot hold values of type {error}; leave out `out`.") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import io
 import logging
 import operator
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
 
 import torch
@@ -36,22 +38,21 @@ def capture(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
     tensor = next((p for p in module.parameters() if p.is_floating_point()), None)
     options: dict[str, Any] = {} if tensor is None else {"device": tensor.device, "dtype": tensor.dtype}
     reasons: list[Exception] = []
-    for program in _attempts(module, input_shape, options, reasons):
-        try:
-            with warnings.catch_warnings():  # torch's own, of its next version
-                warnings.simplefilter("ignore")
+    with _quiet(), torch.random.fork_rng([tensor.device] if tensor is not None and tensor.is_cuda else []):
+        for program in _attempts(module, input_shape, options, reasons):
+            try:
                 graph = program.run_decompositions({}).module()
-        except Exception as error:
-            reasons.append(error)
-            continue
-        assert isinstance(graph, fx.GraphModule)
-        _one_batch_symbol(graph)
-        return graph
-    _try_once(module, torch.zeros(2, *input_shape, **options), input_shape)
+            except Exception as error:
+                reasons.append(error)
+                continue
+            assert isinstance(graph, fx.GraphModule)
+            _one_batch_symbol(graph)
+            _check_batch(graph, type(module).__name__)
+            return graph
+        _try_once(module, torch.zeros(2, *input_shape, **options), input_shape)
     raise NetworkError(
         f"{type(module).__name__} cannot be exported to a graph for inputs of shape "
-        f"(batch, {', '.join(map(str, input_shape))}): {_sentence(reasons[0])} Its forward pass must not branch on "
-        f"values and must take any batch size."
+        f"(batch, {', '.join(map(str, input_shape))}): {_sentence(reasons[0])} {_advice(module, reasons)}"
     ) from reasons[0]
 
 
@@ -75,12 +76,14 @@ def _register_outputs(module: nn.Module, example: torch.Tensor) -> bool:
 def _attempts(
     module: nn.Module, input_shape: tuple[int, ...], options: dict[str, Any], reasons: list[Exception]
 ) -> Iterator[ExportedProgram]:
+    shapes: Any = {0: Dim("batch")}
+    if _takes_any(module):
+        shapes = (shapes,)
     for batch, ways in _WAYS:
         example = torch.zeros(batch, *input_shape, **options)
         try:
-            with torch.no_grad(), _separate_attention(), _no_log(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), **ways)
+            with torch.no_grad(), _separate_attention():
+                program = export(module, (example,), dynamic_shapes=(shapes,), **ways)
         except Exception as error:
             if "register a pytree" in str(error) and _register_outputs(module, example):
                 yield from _attempts(module, input_shape, options, reasons)
@@ -90,13 +93,59 @@ def _attempts(
         yield program
 
 
+def _takes_any(module: nn.Module) -> bool:
+    """Whether `forward` takes its input as `*args`, as wrappers do."""
+    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
+    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
+
+
+_TRACED = (
+    "It is a graph that was traced for one batch size; export it with dynamic_shapes=({0: Dim('batch')},), or give the "
+    "module that it was made from."
+)
+
+
+def _advice(module: nn.Module, reasons: list[Exception]) -> str:
+    """What to change, by the words of torch's reasons."""
+    text = " ".join(map(str, reasons)).lower()
+    if isinstance(module, fx.GraphModule):
+        return _TRACED
+    if "data-dependent" in text or "dynamic control flow" in text:
+        return "Its forward pass must not branch on values; torch.where or torch.cond choose between values in a graph."
+    if "constraint" in text or "specializ" in text:
+        return "Its forward pass must take any batch size: read it from x.shape[0] and write no batch size as a number."
+    return "Netopsy reads a network as the graph that torch.export makes; change what it cannot follow."
+
+
+def _check_batch(graph: fx.GraphModule, name: str) -> None:
+    """Raise NetworkError where no output has the batch as an axis, or the graph computes as in training."""
+    values = [node.meta.get("val") for node in graph.graph.output_node().all_input_nodes]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if tensors and not any(isinstance(side, torch.SymInt) for tensor in tensors for side in tensor.shape):
+        shape = ", ".join(map(str, tensors[0].shape))
+        raise NetworkError(
+            f"{name} gives an output of shape ({shape}) for any number of images: it looks at one image, or mixes them "
+            "all; let its forward pass keep the first axis."
+        )
+    trained = {"_native_batch_norm_legit_functional", "_native_batch_norm_legit", "native_dropout"}
+    for node in graph.graph.nodes:
+        kind = getattr(getattr(node.target, "_schema", None), "name", "").removeprefix("aten::")
+        if kind in trained or (kind == "dropout" and node.args[2] is True):
+            raise NetworkError(
+                f"{name} computes as in training ({kind.removeprefix('_native_').removesuffix('_legit_functional')}), "
+                "whatever its mode; export it, or let it run, in eval mode."
+            )
+
+
 @contextmanager
-def _no_log() -> Iterator[None]:
-    """torch logs tracebacks of what it cannot export, and the next way may well work."""
+def _quiet() -> Iterator[None]:
+    """torch logs, warns of and prints what it cannot export, and the next way may well work."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 
@@ -114,14 +163,32 @@ def _separate_attention() -> Iterator[None]:
 
 def _try_once(module: nn.Module, example: torch.Tensor, input_shape: tuple[int, ...]) -> None:
     """Run the module itself, so that a wrong input size is told from a failed export."""
-    try:
-        with torch.no_grad():
-            module(example)
-    except Exception as error:
+    what = f"{type(module).__name__} cannot take inputs of shape (batch, {', '.join(map(str, input_shape))})"
+    parameters = inspect.signature(module.forward).parameters.values()
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)
+    ]
+    if len(needed) > 1 or not parameters:
         raise NetworkError(
-            f"{type(module).__name__} cannot take inputs of shape (batch, {', '.join(map(str, input_shape))}): "
-            f"{_sentence(error)} Give the size and channels that it was made for."
-        ) from error
+            f"{what}: its forward pass takes {', '.join(needed) or 'nothing'}, and Netopsy gives it one batch of "
+            "images. Wrap it in a module whose forward pass takes that alone."
+        )
+    with torch.no_grad():
+        try:
+            module(example)
+        except Exception as error:
+            advice = "Give the size and channels that it was made for."
+            if "dtype" in str(error) or "type (" in str(error):
+                advice = "Netopsy gives it float32, so let its forward pass fix no floating type of its own."
+            if isinstance(module, fx.GraphModule):
+                advice = _TRACED
+            with suppress(Exception):
+                module(example[:1])
+                advice = (
+                    "It takes a single image, but no batch of two: keep the first axis as it comes (x.flatten(1) for "
+                    "x.view(1, -1), no squeeze() without an axis, no check that it is 1)."
+                )
+            raise NetworkError(f"{what}: {_sentence(error)} {advice}") from error
 
 
 def _sentence(error: Exception) -> str:

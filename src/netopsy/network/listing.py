@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import polars as pl
 
+from netopsy.network.network import Network, check_network
 from netopsy.network.windows.field import receptive_field
-
-if TYPE_CHECKING:
-    from netopsy.network.network import Network
 
 _SCHEMA = {
     "layer": pl.String,
@@ -40,6 +37,7 @@ def list_layers(network: Network) -> pl.DataFrame:
     field: receptive field of one output in pixels, height x width, `<=` before it where it is only a bound;
     field_stride: pixels from one output's field to the next one's.
     """
+    check_network(network)
     total = max(network.parameters, 1)
     rows = []
     for layer in network.layers:

@@ -33,6 +33,14 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def tensor_state(module: nn.Module, *, keep_vars: bool = False) -> dict[str, Tensor]:
+    """The module's state dict without what is no tensor of its network (`get_extra_state`)."""
+    state = module.state_dict(keep_vars=keep_vars)
+    return {
+        name: value for name, value in state.items() if isinstance(value, Tensor) and not name.endswith("_extra_state")
+    }
+
+
 _OF_THE_CODE = ("structure", "program", "nodes", "layers", "output")  # what is the same whatever the weights
 
 
@@ -55,7 +63,8 @@ class Network:
         returned: str | int | None = None,
     ) -> None:
         self.name = name
-        self.module = module.eval()
+        module.eval()
+        self.module = module
         self.preprocessing = preprocessing
         self.provenance = provenance or {}
         self.returned = returned
@@ -213,6 +222,21 @@ class Network:
 
     def __repr__(self) -> str:
         return f"Network({self.name}, {plural(self.parameters, 'parameter')}, input {self.preprocessing.input_shape})"
+
+
+def check_network(value: object, name: str = "network") -> None:
+    """Raise SettingsError where `value` is no Network, with the call that makes one of it."""
+    if isinstance(value, Network):
+        return
+    kind = type(value).__name__
+    if isinstance(value, nn.Module):
+        raise SettingsError(
+            f"{name} is the torch module {kind}; give load_network(module, size=..., mean=..., std=...), which also "
+            "says what its images look like."
+        )
+    if isinstance(value, str):
+        raise SettingsError(f"{name} is the text {value[:100]!r}; give load_network({value[:100]!r}).")
+    raise SettingsError(f"{name} is a {kind}; give a network as load_network returns it.")
 
 
 def fresh(network: Network, seed: int, draw: int = 0) -> Network:

@@ -1,9 +1,10 @@
-"""How an image becomes the network's input."""
+"""How an image becomes the network's input, and options that change that field by field."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from netopsy.errors import SettingsError
 
@@ -52,3 +53,102 @@ class Preprocessing:
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one input."""
         return (self.depth, *self.size)
+
+
+FIELDS = tuple(field.name for field in fields(Preprocessing))
+
+
+def override(preprocessing: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
+    """`preprocessing` with the fields in `options` replaced.
+
+    size: a number (square), (height, width) or "224x224"; `resize` then grows or shrinks with it unless given too.
+    mean, std: a number for all channels, a sequence or "0.485,0.456,0.406".
+    channels: from RGB to BGR the mean and std turn round with it unless they are given too; a number for pictures of
+        as many channels.
+    Raises SettingsError for a value that is out of range.
+    """
+    changes: dict[str, Any] = {}
+    if "size" in options:
+        changes["size"] = size = read_size(options["size"])
+        if preprocessing.resize is not None:
+            changes["resize"] = max(round(min(size) * preprocessing.resize / min(preprocessing.size)), min(size))
+    if "resize" in options:
+        resize = options["resize"]
+        changes["resize"] = None if resize in (None, 0, "none") else _numbers("resize", resize, int)[0]
+    changes |= _channels(preprocessing, options)
+    if "scale" in options:
+        changes["scale"] = _numbers("scale", options["scale"], float)[0]
+        if changes["scale"] <= 0:
+            raise SettingsError(
+                f"scale {options['scale']!r} must be positive: 1/255 brings pixels to 0..1, 1 keeps 0..255."
+            )
+    if "interpolation" in options:
+        changes["interpolation"] = _choice(
+            "interpolation", options["interpolation"], ("nearest", "bilinear", "bicubic")
+        )
+    return replace(preprocessing, **changes)
+
+
+def read_size(value: Any) -> tuple[int, int]:
+    """(height, width) from a number, two numbers, "224" or "224x192"."""
+    size = _numbers("size", value, int, split="x")
+    if len(size) > 2 or min(size) < 1:
+        raise SettingsError(
+            f"size {value!r} must be a positive number or (height, width), for instance 224 or 224x192."
+        )
+    return size[0], size[-1]
+
+
+def _channels(preprocessing: Preprocessing, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of channels, mean and std, which must agree in number."""
+    before = preprocessing.channels
+    given = {key: _numbers(key, options[key], float) for key in ("mean", "std") if key in options}
+    channels = _channel_option(options.get("channels", before))
+    depth = channel_count(channels)
+    changes: dict[str, Any] = {"channels": channels}
+    for key in ("mean", "std"):
+        old = getattr(preprocessing, key)
+        new = given.get(key)
+        if new is None:
+            new = tuple(reversed(old)) if {before, channels} == {"RGB", "BGR"} and before != channels else old
+            if len(new) != depth and len(set(new)) == 1:
+                new = new[:1] * depth
+        elif len(new) == 1:
+            new = new * depth
+        changes[key] = new
+    return changes
+
+
+def _channel_option(value: Any) -> str | int:
+    """RGB, BGR or L; a number from 1 of channels that are none of these (1 and 3 are L and RGB)."""
+    if str(value).isdecimal() and int(value) >= 1:
+        return {1: "L", 3: "RGB"}.get(int(value), int(value))
+    return _choice("channels", value, ("RGB", "BGR", "L", "a number of channels"))
+
+
+def _numbers(name: str, value: Any, kind: type, split: str = ",") -> tuple[Any, ...]:
+    parts = value.replace(split, ",").split(",") if isinstance(value, str) else value
+    parts = list(parts) if hasattr(parts, "__iter__") else [parts]
+    try:
+        numbers = tuple(kind(part) for part in parts)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{name} {value!r} must be made of numbers, for instance {_EXAMPLES[name]}.") from error
+    if not numbers or any(number != number for number in numbers):
+        raise SettingsError(f"{name} {value!r} must be made of numbers, for instance {_EXAMPLES[name]}.")
+    return numbers
+
+
+_EXAMPLES = {
+    "size": "224 or 224x192",
+    "resize": "256",
+    "mean": "0.485,0.456,0.406",
+    "std": "0.229,0.224,0.225",
+    "scale": "1",
+}
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    for choice in allowed:
+        if str(value).lower() == choice.lower():
+            return choice
+    raise SettingsError(f"{name} {value!r} must be one of {', '.join(allowed)}.")

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_type_hints
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SamplesError, SettingsError
 from netopsy.features.features import Features
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.provenance import provenance
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
@@ -139,8 +139,8 @@ def check_inputs(study: Study, network: Network | Features, samples: Samples | N
         raise SettingsError(f"samples is the network {samples.name}; give images there, and a second network as other.")
     for name in needs.networks:
         value = getattr(study, name)
-        if value is not None and not isinstance(value, Network):
-            raise SettingsError(f"{name} is a {type(value).__name__}; give a network as load_network returns it.")
+        if value is not None:
+            check_network(value, name)
     check_other(type(study), getattr(study, "other", None))
     if isinstance(network, Features):
         if not needs.features:
@@ -149,6 +149,7 @@ def check_inputs(study: Study, network: Network | Features, samples: Samples | N
             what = "samples" if samples is not None else next(iter(extra))
             raise SettingsError(f"features bring their own vectors and labels for both parts; leave {what} out.")
         return
+    check_network(network)
     if needs.samples and samples is None:
         raise SettingsError(f"the study '{study.name}' needs labelled images: give samples.")
     if needs.images.get("train") and "train" not in extra:

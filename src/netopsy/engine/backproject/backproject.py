@@ -19,7 +19,7 @@ from netopsy.engine.backproject.tree import Tree, Trunk
 from netopsy.engine.interpreter import plan
 from netopsy.errors import NetopsyWarning, SettingsError
 from netopsy.network.activations import activations, nonlinearities
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.network.node import Node
 from netopsy.network.units import Unit, UnitLike, find_unit
 from netopsy.network.windows.field import Box
@@ -111,6 +111,7 @@ def trace(
     seed: int = 0,
 ) -> Trace:
     """As `backproject`, with the units' values, places and fields, and what the rule acted on."""
+    check_network(network)
     chosen_rule = find_rule(rule, seed)
     begin = chosen_rule.start if start is None else start
     if begin not in ("activation", "one"):

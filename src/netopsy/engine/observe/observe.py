@@ -19,7 +19,7 @@ from netopsy.engine.trials.run import run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Batch, Samples
 
 _LARGEST = 4 * 2**20  # values of the largest node that a batch may hold: more falls out of the cache
@@ -49,6 +49,7 @@ def observe(
     that was stopped goes on from its last checkpoint.
     Errors: UnknownLayer for a node that a network does not have, SettingsError for anything that is no tally.
     """
+    check_network(network)
     size = default_batch_size(network) if batch_size is None else batch_size
     if size < 1:
         raise SettingsError(f"batch size {size} must be at least 1.")

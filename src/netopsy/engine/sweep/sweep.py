@@ -14,7 +14,7 @@ from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import NetworkError, SettingsError
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
 
 __all__ = ["Edit", "Replace", "Shift", "Variant", "score", "sweep"]
@@ -47,6 +47,7 @@ def sweep(
     images, and its interval 0 to 0. See `score.py` for labels of several classes and for outputs that are not finite.
     Errors: EditError for a variant that changes no weight or names an unknown parameter; SettingsError.
     """
+    check_network(network)
     if precision is not None and not 0 < precision <= 100:
         raise SettingsError(f"precision {precision} must be more than 0 and at most 100 points; 0.5 is usual.")
     if batch_size is not None and batch_size < 1:

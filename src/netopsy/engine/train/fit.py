@@ -26,7 +26,7 @@ from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import NetopsyError, NetworkError, SettingsError
-from netopsy.network.network import Network
+from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
 
 HISTORY_COLUMNS: dict[str, Any] = {
@@ -163,6 +163,7 @@ def fit(
     Errors: SettingsError for settings that do not fit, and where training diverges: the checkpoint of the last epoch
     stays. SamplesError for labels that the network has no outputs for.
     """
+    check_network(network)
     recipe = Recipe() if recipe is None else recipe
     _check(network, samples, recipe, validation, teacher)
     own_masks, own_shared = check_constraints(network, masks or {}, shared or {})

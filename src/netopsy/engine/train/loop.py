@@ -20,6 +20,7 @@ from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.errors import DivergedError, SettingsError
 from netopsy.network.graph import find_output, name_outputs
+from netopsy.network.network import tensor_state
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
 
@@ -84,7 +85,7 @@ class Trainer:
     def state(self) -> State:
         """What is trained, by name, and the history's rows; until the last epoch the optimizer's state too."""
         state: State = {
-            "module": {name: value.detach().cpu() for name, value in self.module.state_dict().items()},
+            "module": {name: value.detach().cpu() for name, value in tensor_state(self.module).items()},
             "tables": {name: table.entries.detach().cpu() for name, table in self.constraints.tables.items()},
             "rows": list(self.rows),
         }
@@ -97,7 +98,7 @@ class Trainer:
             return
         if len(state["rows"]) < self.recipe.epochs and "optimizer" not in state:
             return
-        self.module.load_state_dict(state["module"])
+        self.module.load_state_dict(state["module"], strict=False)
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
         self.rows = list(state["rows"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netopsy.errors import SettingsError, WeightsError, nearest
+from netopsy.errors import NetopsyWarning, SettingsError, WeightsError, nearest
 from netopsy.network.effective import EFFECTIVE, fold_computed_weights, is_parametrized, remove_parametrizations
-from netopsy.network.network import Network
-from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.sources.options import FIELDS, override, read_size
+from netopsy.network.network import Network, tensor_state
+from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_size
+from netopsy.network.sources.modules import unwrap
 from netopsy.network.sources.sources import Source, find_source, is_weights_path, read_architecture
-from netopsy.network.weights.matching import check_values, compare, fit_weights, name_onnx, strip_prefixes
-from netopsy.network.weights.weights import Weights, read_weights
+from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights
+from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
 from netopsy.seeds import stream
 
 _LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be built for
@@ -28,18 +29,21 @@ _LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be b
 def load_network(
     source: str | os.PathLike[str] | nn.Module,
     *,
-    weights: str | os.PathLike[str] | Mapping[str, Tensor] | bool | None = None,
+    weights: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | bool | None = None,
+    state: str | None = None,
     seed: int = 0,
     output: str | int | None = None,
     **preprocessing: Any,
 ) -> Network:
     """Load a network for examination; its module is in eval mode.
 
-    source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `package.module:factory`, a torch module (it is copied), or
-        the path of a safetensors file whose metadata names its architecture.
+    source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `package.module:factory`, a torch module (it is copied,
+        and taken out of DataParallel, AveragedModel and torch.compile), or the path of a safetensors file whose
+        metadata names its architecture.
     weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws
         them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
-        .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict is taken as it is.
+        .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict, a checkpoint in memory or a module gives its own.
+    state: of a checkpoint that holds the network several times (`model` and `model_ema`), the key of the one to take.
     seed: of random weights; their stream is Netopsy's own, so they are not those that `torch.manual_seed(seed)` gives.
     output: of a network that returns several tensors the one to examine, by its key or its number; by default the one
         called `logits`, else the first.
@@ -50,7 +54,8 @@ def load_network(
     Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no such
     option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of the
     preprocessing. Weights of another floating type than float32 are turned into it; masked and parametrised ones,
-    and those that a module computes from others, into the effective weights that their operators multiply with.
+    and those that a module computes from others, into the effective weights that their operators multiply with. A
+    NetopsyWarning, also in `Network.provenance["notes"]`, says what was chosen or left out on the way.
     """
     file = None
     if is_weights_path(source):
@@ -61,6 +66,8 @@ def load_network(
     origin = find_source(source)
     overrides, options = _sort_options(preprocessing, origin)
     hub, file = _choose_weights(weights, origin, file)
+    if state is not None and (file is None or file.uses):
+        raise SettingsError(f"state '{state}' chooses within a checkpoint; give one as weights, or leave state out.")
     options = _options_in_header(file, origin) | options
     size = _built_size(overrides, file)
 
@@ -77,30 +84,39 @@ def load_network(
     changed = override(prepared, overrides)
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
     if file is not None:
-        module, notes = _put(module, build, file, changed, origin, options)
-        provenance |= notes
+        module, more = _put(module, build, file, changed, origin, options, state)
+        provenance |= more
     effective = remove_parametrizations(module)
-    check_values(module, module.state_dict(), f"the weights of {origin.name}")
-    if kinds := _other_floats(module):
-        module = module.float()
+    check_values(module, tensor_state(module), f"the weights of {origin.name}")
+    if kinds := _to_float32(module):
         provenance["computed_in"] = f"float32, the weights were given in {', '.join(kinds)}"
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
     provenance["preprocessing"] = {**asdict(changed), "from": said_by}
     if output is not None:
         provenance["output"] = output
-    network = Network(
-        name=origin.name, module=module.eval(), preprocessing=changed, provenance=provenance, returned=output
-    )
+    notes = [*origin.notes, *provenance.get("notes", ())]
+    if notes:
+        provenance["notes"] = notes
+    for note in notes:
+        warnings.warn(f"{origin.name}: {note}.", NetopsyWarning, stacklevel=2)
+    network = Network(name=origin.name, module=module, preprocessing=changed, provenance=provenance, returned=output)
     effective += fold_computed_weights(network)
     if effective or (file is not None and file.metadata.get("weights") == EFFECTIVE):
         network.provenance["effective_weights"] = effective
     return network
 
 
-def _other_floats(module: nn.Module) -> list[str]:
-    """The floating types of the module's tensors besides float32, in which images come and values are counted."""
-    kinds = {t.dtype for t in module.state_dict().values() if t.is_floating_point()} - {torch.float32}
+def _to_float32(module: nn.Module) -> list[str]:
+    """Turn parameters into float32, in which images come, and buffers of their types too; returns the types there were.
+
+    A buffer of a type that no parameter has (a constant in float64, a table in float16) stays as it is.
+    """
+    kinds = {t.dtype for t in module.parameters() if t.is_floating_point()} - {torch.float32}
+    for part in module.modules() if kinds else ():
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            if tensor.dtype in kinds:
+                tensor.data = tensor.data.float()
     return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
 
@@ -157,8 +173,10 @@ def _choose_weights(weights: Any, origin: Source, file: Weights | None) -> tuple
         return None, file
     if weights is None:
         return None, read_weights(origin.shipped) if origin.shipped else None
+    if isinstance(weights, nn.Module):
+        weights = tensor_state(unwrap(weights)[0])
     if isinstance(weights, Mapping):
-        return None, Weights("state dict", {str(name): t for name, t in weights.items() if isinstance(t, Tensor)})
+        return None, Weights("state dict", dict(nested_tensors(weights)))
     if weights is False or weights == "random":
         if origin.fresh != "random":
             raise WeightsError(
@@ -227,21 +245,32 @@ def _runs(module: nn.Module, shape: tuple[int, ...]) -> bool:
 
 
 def _put(
-    module: nn.Module, build: Any, file: Weights, prepared: Preprocessing, origin: Source, options: dict[str, Any]
+    module: nn.Module,
+    build: Any,
+    file: Weights,
+    prepared: Preprocessing,
+    origin: Source,
+    options: dict[str, Any],
+    state: str | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`module` with the file's weights, rebuilt for another number of classes where only that differs."""
-    notes: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     module = _in_form_of(file, module, prepared)
-    tensors, matched = _rename_tensors(module, file, prepared, origin.unused)
+    tensors, said = _name_tensors(module, file, prepared, origin, state)
     classes = compare(module, tensors).classes
     if classes is not None and "num_classes" in origin.options and "num_classes" not in options:
         rebuilt = _in_form_of(file, build(num_classes=classes), prepared)
-        tensors, matched = _rename_tensors(rebuilt, file, prepared, origin.unused)
-        if not compare(rebuilt, tensors):
-            module = rebuilt
-            notes["num_classes"] = f"{classes}, from the shape of the classifier in {file.label}"
-    fit_weights(module, tensors, file.label, origin.name)
-    return module, notes | {"weights_matched": matched}
+        renamed, said_then = _name_tensors(rebuilt, file, prepared, origin, state)
+        if not compare(rebuilt, renamed):
+            module, tensors, said = rebuilt, renamed, said_then
+            record["num_classes"] = f"{classes}, from the shape of the classifier in {file.label}"
+    why = ""
+    if file.uses and compare(module, tensors):
+        from netopsy.network.weights.onnx import explain_misfit
+
+        why = explain_misfit(file.operators, module)
+    fit_weights(module, tensors, file.label, origin.name, why)
+    return module, record | said
 
 
 def _in_form_of(file: Weights, module: nn.Module, prepared: Preprocessing) -> nn.Module:
@@ -258,11 +287,19 @@ def _in_form_of(file: Weights, module: nn.Module, prepared: Preprocessing) -> nn
     return module
 
 
-def _rename_tensors(
-    module: nn.Module, file: Weights, prepared: Preprocessing, unused: tuple[str, ...]
-) -> tuple[dict[str, Tensor], str]:
+def _name_tensors(
+    module: nn.Module, file: Weights, prepared: Preprocessing, origin: Source, state: str | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The file's tensors under the module's names, and what the provenance says of how they were found."""
     if file.uses:
-        return name_onnx(file.uses, module, prepared, file.label)
-    tensors = strip_prefixes(file.tensors, set(module.state_dict()))
-    said = "by name" if tensors is file.tensors else "by name, less the prefix of a wrapper"
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}, said
+        from netopsy.network.weights.onnx import name_onnx
+
+        tensors, how = name_onnx(file.uses, module, prepared, file.label)
+        return _used(tensors, origin), {"weights_matched": how}
+    match, notes = choose_match(file.tensors, module, file.label, state)
+    how = f"by name, less the prefix '{match.prefix}'" if match.prefix else "by name"
+    return _used(match.tensors, origin), {"weights_matched": how} | ({"notes": notes} if notes else {})
+
+
+def _used(tensors: dict[str, Tensor], origin: Source) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(origin.unused)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 import math
@@ -14,10 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from netopsy.errors import NetworkError, WeightsError, nearest
+from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.weights.weights import KINDS, SUFFIXES, Weights
+from netopsy.network.sources.modules import check_module, copy_module, unwrap, what_instead
+from netopsy.network.weights.weights import INDEX, KINDS, SUFFIXES, Weights
 from netopsy.network.zoo import ZOO, architecture
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
@@ -29,7 +31,7 @@ class Source(Protocol):
 
     name: as reports call it. options: names of the settings of the architecture. shipped: weights in the package.
     unused: beginnings of the names of tensors that serve training alone; a file may hold them.
-    fresh: what the weights are called that `build` gives by itself.
+    fresh: what the weights are called that `build` gives by itself. notes: what is to be said of the module built.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Source(Protocol):
     shipped: Path | None
     unused: tuple[str, ...]
     fresh: str
+    notes: tuple[str, ...]
 
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
@@ -53,6 +56,7 @@ class ZooSource:
     """`netopsy:NAME`."""
 
     unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     fresh = "random"
 
     def __init__(self, name: str) -> None:
@@ -83,16 +87,18 @@ class FactorySource:
         made = isinstance(self.factory, nn.Module)
         self.options = () if made else _keywords(self.factory)
         self.fresh = "the module's own" if made else "the factory's own"
+        self.notes: tuple[str, ...] = ()
 
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
     ) -> nn.Module:
         _no_hub(self.name, hub)
-        if isinstance(self.factory, nn.Module):
-            return copy.deepcopy(self.factory)
-        module = _call(self.factory, options, self.name)
+        module = self.factory
+        if not isinstance(module, nn.Module):
+            module = _exported_module(_call(self.factory, options, self.name))
         if not isinstance(module, nn.Module):
             raise NetworkError(f"{self.name} made a {type(module).__name__}; it must make a torch.nn.Module.")
+        module, self.notes = open_module(module, self.name)
         return module
 
     def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
@@ -109,24 +115,43 @@ class ModuleSource:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.name = type(module).__name__
+        self.name = type(unwrap(module)[0]).__name__
+        self.notes: tuple[str, ...] = ()
 
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
     ) -> nn.Module:
         _no_hub(self.name, hub)
-        return copy.deepcopy(self.module)
+        module, self.notes = open_module(self.module, self.name)
+        return module
 
     def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
         return guess_preprocessing(module)
 
 
+def open_module(given: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy of the module inside `given`, and what to say of it; NetworkError says why it cannot be examined."""
+    module, notes = unwrap(given)
+    check_module(module, name)
+    copied, further = copy_module(module)
+    return copied, (*notes, *further)
+
+
+def _exported_module(given: Any) -> Any:
+    """The module of an exported program; anything else as it is."""
+    return given.module() if isinstance(given, ExportedProgram) else given
+
+
 def find_source(source: object) -> Source:
     """The source that `source` names; NetworkError gives the nearest names, or the forms that a source may take."""
+    source = _exported_module(source)
     if isinstance(source, nn.Module):
         return ModuleSource(source)
+    if isinstance(source, Network):
+        raise NetworkError(f"{source.name} is a network already; give it to the studies as it is.")
     if not isinstance(source, str):
-        raise NetworkError(f"a network's source is {FORMS}; this is a {type(source).__name__}.")
+        advice = what_instead(source) or f"this is a {type(source).__name__}"
+        raise NetworkError(f"a network's source is {FORMS}; {advice}.")
     kind, _, name = source.partition(":")
     if kind == "netopsy" and name:
         return ZooSource(name)
@@ -149,7 +174,13 @@ def find_source(source: object) -> Source:
 def is_weights_path(value: object) -> bool:
     """Whether `value` reads as the path of a weights file and not as a name."""
     return isinstance(value, os.PathLike) or (
-        isinstance(value, str) and (Path(value).suffix.lower() in SUFFIXES or os.sep in value or Path(value).is_file())
+        isinstance(value, str)
+        and (
+            Path(value).suffix.lower() in (*SUFFIXES, ".pt2")
+            or value.endswith(INDEX)
+            or os.sep in value
+            or Path(value).is_file()
+        )
     )
 
 

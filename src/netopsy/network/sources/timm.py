@@ -22,6 +22,7 @@ class TimmSource:
     options: tuple[str, ...] = ("num_classes", "in_chans")
     shipped: Path | None = None
     unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     fresh = "random"
 
     def __init__(self, name: str) -> None:

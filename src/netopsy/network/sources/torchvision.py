@@ -23,6 +23,7 @@ class TorchvisionSource:
 
     shipped: Path | None = None
     unused: tuple[str, ...] = ("aux1.", "aux2.", "AuxLogits.")
+    notes: tuple[str, ...] = ()
     fresh = "random"
 
     def __init__(self, name: str) -> None:

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from netopsy.errors import NetworkError, WeightsError
-from netopsy.network.network import Network
-from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.weights.onnx import Use
+from netopsy.errors import WeightsError
+from netopsy.network.network import tensor_state
+from netopsy.network.weights.naming import Match, match_names, unknown_parts
 from netopsy.network.zoo import ZOO, architecture
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What wrappers put before the names of a module's tensors."""
-
-
-def strip_prefixes(tensors: dict[str, Tensor], names: set[str], depth: int = 3) -> dict[str, Tensor]:
-    """`tensors` without the prefixes that wrappers add (`module.`, `_orig_mod.`), where more of `names` match so."""
-    best = tensors
-    for prefix in PREFIXES if depth else ():
-        if any(name.startswith(prefix) for name in tensors):
-            shorter = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-            if len(shorter) == len(tensors):
-                shorter = strip_prefixes(shorter, names, depth - 1)
-                best = max(best, shorter, key=lambda found: len(names & found.keys()))
-    return best
 
 
 @dataclass(frozen=True)
@@ -68,13 +51,13 @@ def _by(shape: tuple[int, ...]) -> str:
 
 def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mismatch:
     """How `tensors` differ from the module's state; counts of batches and tensors shared with others may be missing."""
-    wanted = module.state_dict()
+    wanted = tensor_state(module, keep_vars=True)
     given = set(tensors)
-    shared = {t.data_ptr() for name, t in wanted.items() if name in given and t.numel()}
+    shared = {id(t) for name, t in wanted.items() if name in given}
     missing = [
         name
         for name, t in wanted.items()
-        if name not in given and not name.endswith("num_batches_tracked") and not (t.numel() and t.data_ptr() in shared)
+        if name not in given and not name.endswith("num_batches_tracked") and id(t) not in shared
     ]
     unexpected = [name for name in tensors if name not in wanted and not name.endswith("num_batches_tracked")]
     misshaped = [
@@ -85,24 +68,107 @@ def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mismatch:
     return Mismatch(missing, unexpected, misshaped)
 
 
-def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], label: str, name: str) -> None:
-    """Copy `tensors` into `module`; WeightsError says what does not fit, what would, or what is not finite."""
+def choose_match(
+    tensors: Mapping[str, Tensor], module: nn.Module, label: str, state: str | None = None
+) -> tuple[Match, list[str]]:
+    """Where in a file the weights of `module` are, and what to say of what was chosen and left out.
+
+    state: the key of the table to look in; by default the whole file. Errors: WeightsError where there is no such key.
+    """
+    if state is not None:
+        key = f".{state.strip('.')}."
+        below = {name: tensor for name, tensor in tensors.items() if key in f".{name}"}
+        if not below:
+            keys = ", ".join(dict.fromkeys(name.partition(".")[0] for name in tensors))
+            raise WeightsError(f"no state '{state}' in '{label}'; it has: {keys[:300]}.")
+        tensors = {f".{name}".partition(key)[2]: tensor for name, tensor in below.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensor_state(module).items()}
+    matches = match_names(tensors, wanted)
+    chosen, notes = matches[0], []
+    fitting = [match for match in matches if _fits(module, match) and match.hits == chosen.hits]
+    others = [match.prefix.rstrip(".") for match in fitting if _differ(match, chosen)]
+    if others:
+        place = f"under '{chosen.prefix.rstrip('.')}'" if chosen.prefix else "at the top"
+        keys = ", ".join(f"'{other}'" for other in others)
+        notes.append(
+            f"'{label}' holds the network {len(others) + 1} times; the one {place} was taken, state takes {keys}"
+        )
+    copies = [match.prefix for match in fitting if match is not chosen]
+    if left := [name for name in chosen.left_out if not _is_expected(name, copies)]:
+        names = f"{', '.join(left[:4])}{', ...' if len(left) > 4 else ''}"
+        notes.append(f"{len(left)} tensors of '{label}' that are no weights of the network were left out ({names})")
+    return chosen, notes
+
+
+def _fits(module: nn.Module, match: Match) -> bool:
+    mismatch = compare(module, match.tensors)
+    return not mismatch or mismatch.classes is not None
+
+
+def _differ(one: Match, other: Match) -> bool:
+    return one is not other and any(
+        name not in one.tensors or one.tensors[name].dtype != tensor.dtype or not torch.equal(one.tensors[name], tensor)
+        for name, tensor in other.tensors.items()
+    )
+
+
+def _is_expected(name: str, copies: list[str]) -> bool:
+    """Whether no one asks after a tensor that is left out: of another copy, of an optimiser, a count of batches."""
+    copied = any(prefix and name.startswith(prefix) for prefix in copies)
+    return copied or name.endswith("num_batches_tracked") or any(part.startswith("optim") for part in name.split("."))
+
+
+def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], label: str, name: str, why: str = "") -> None:
+    """Copy `tensors` into `module`; WeightsError says what does not fit, what would, or what is not finite.
+
+    why: the reason of a misfit, where more is known than the names.
+    """
     mismatch = compare(module, tensors)
     if mismatch:
         fitting = next(zoo_fits(tensors), None)
         advice = f"they fit netopsy:{fitting}" if fitting else "choose the architecture that they were trained for"
-        if label.endswith(".onnx") and any(missing.endswith("running_var") for missing in mismatch.missing):
+        unknown = unknown_parts(mismatch.unexpected)
+        if parts := [plain for plain in mismatch.missing if plain in unknown]:
             advice = (
-                "the export has folded batch normalisation into the convolutions, so export again in training mode "
-                "with do_constant_folding=False"
+                f"'{parts[0]}' is stored under {unknown[parts[0]]}, which the file alone does not define; give the "
+                "module that has it, or save after torch.nn.utils.parametrize.remove_parametrizations"
             )
-        raise WeightsError(f"weights '{label}' do not fit {name}: {mismatch}; {advice}.")
-    for key, tensor in module.state_dict().items():
-        if key in tensors and tensor.is_floating_point() and not tensors[key].is_floating_point():
-            kind = str(tensors[key].dtype).removeprefix("torch.")
+        elif any("_packed_params" in given or given.endswith(".zero_point") for given in mismatch.unexpected):
+            advice = "the file is that of a quantized network; give the weights of the float network"
+        raise WeightsError(f"weights '{label}' do not fit {name}: {mismatch}; {why or advice}.")
+    wanted = tensor_state(module, keep_vars=True)
+    for key, tensor in wanted.items():
+        if key in tensors and (kind := _unusable(tensor, tensors[key])):
             raise WeightsError(f"weights '{label}' hold '{key}' as {kind}; save it as floating-point numbers.")
+    _check_ties(wanted, tensors, label, name)
     check_values(module, tensors, f"weights '{label}'")
-    module.load_state_dict(dict(tensors), strict=False)
+    values = {key: tensor.to_dense() if tensor.is_sparse else tensor for key, tensor in tensors.items()}
+    module.load_state_dict(values, strict=False)
+
+
+def _unusable(wanted: Tensor, given: Tensor) -> str | None:
+    """What is wrong with the kind of `given`, in the place of `wanted`."""
+    if given.is_meta:
+        return "a shape without values (meta device)"
+    if given.is_quantized:
+        return "quantized integers"
+    if wanted.is_floating_point() and not given.is_floating_point():
+        return str(given.dtype).removeprefix("torch.")
+    return None
+
+
+def _check_ties(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], label: str, name: str) -> None:
+    """Raise WeightsError where two names are one tensor of the module and the file has two values for it."""
+    first: dict[int, str] = {}
+    for key, tensor in wanted.items():
+        if key not in tensors:
+            continue
+        other = first.setdefault(id(tensor), key)
+        if other != key and not torch.equal(tensors[other], tensors[key]):
+            raise WeightsError(
+                f"weights '{label}' hold different values for '{other}' and '{key}', which are one tensor in {name}; "
+                "give the file of the network as it is tied, or untie the two."
+            )
 
 
 def check_values(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -111,6 +177,8 @@ def check_values(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
     for name, tensor in tensors.items():
         if not (name in learned or name.endswith(("running_mean", "running_var"))) or tensor.is_meta:
             continue
+        tensor = tensor.to_dense() if tensor.is_sparse else tensor
+        tensor = tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             raise WeightsError(
@@ -126,67 +194,6 @@ def zoo_fits(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     for name in ZOO:
         with torch.device("meta"):
             module = architecture(name).build()
-        wanted = {
-            key: tuple(t.shape) for key, t in module.state_dict().items() if not key.endswith("num_batches_tracked")
-        }
-        stripped = strip_prefixes(dict(tensors), set(wanted))
-        if wanted == {k: tuple(t.shape) for k, t in stripped.items() if not k.endswith("num_batches_tracked")}:
+        wanted = {key: tuple(t.shape) for key, t in module.state_dict().items()}
+        if not compare(module, match_names(tensors, wanted)[0].tensors):
             yield name
-
-
-def name_onnx(
-    uses: tuple[Use, ...], module: nn.Module, preprocessing: Preprocessing, label: str
-) -> tuple[dict[str, Tensor], str]:
-    """The tensors of `uses` under the module's names, and how they were matched.
-
-    First by name; what is left by shape, where a shape occurs once on either side; the rest by order of execution,
-    where both sides use the same shapes in the same order. Raises WeightsError where that leaves a choice.
-    """
-    wanted = {k: t for k, t in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    by_name = strip_prefixes({use.name: use.tensor for use in uses}, set(wanted))
-    given = {
-        k: _for_owner(use, k, wanted, module)
-        for k, use in zip(by_name, uses, strict=True)
-        if use.ordered or k in wanted
-    }
-    named = {k: t for k, t in given.items() if k in wanted and t.shape == wanted[k].shape}
-    left = {k: t for k, t in given.items() if k not in named}
-    open_names = [k for k in wanted if k not in named]
-    if not left or not open_names:
-        return given, "by name"
-    ordered = [k for k in _execution_order(module, preprocessing) if k in open_names]
-    shapes = [tuple(wanted[k].shape) for k in ordered]
-    if set(ordered) == set(open_names) and shapes == [tuple(t.shape) for t in left.values()]:
-        matched = dict(zip(ordered, left.values(), strict=True))
-        return {**named, **matched}, f"{len(named)} by name, {len(matched)} by shape and order of execution"
-    have, want = Counter(tuple(t.shape) for t in left.values()), Counter(tuple(wanted[k].shape) for k in open_names)
-    if have == want and max(have.values()) == 1:
-        by_shape = {tuple(t.shape): t for t in left.values()}
-        return {**named, **{k: by_shape[tuple(wanted[k].shape)] for k in open_names}}, (
-            f"{len(named)} by name, {len(left)} by shape"
-        )
-    if have == want:
-        shape = next(shape for shape, count in have.items() if count > 1)
-        names = ", ".join(k for k in open_names if tuple(wanted[k].shape) == shape)
-        raise WeightsError(
-            f"weights '{label}' hold {have[shape]} tensors of shape {'x'.join(map(str, shape))} in another order than "
-            f"the network uses them, so which belongs to {names} is open; export the file with the parameters' names."
-        )
-    return given, "by name"
-
-
-def _for_owner(use: Use, name: str, wanted: dict[str, Tensor], module: nn.Module) -> Tensor:
-    """The tensor of `use` as the parameter `name` wants it; a parameter of no known layer stays as the file has it."""
-    if name not in wanted or isinstance(module.get_submodule(name.rpartition(".")[0]), nn.Linear):
-        return use.tensor
-    return use.raw if use.raw.shape == wanted[name].shape else use.tensor
-
-
-def _execution_order(module: nn.Module, preprocessing: Preprocessing) -> list[str]:
-    """Names of the module's tensors in the order in which its forward pass uses them."""
-    try:
-        program = Network("", module, preprocessing).program
-    except NetworkError:
-        return []
-    calls = (node for node in program.nodes if node.op == "call_function")
-    return list(dict.fromkeys(name for node in calls for name in node.parameters))

@@ -1,16 +1,21 @@
-"""The initialisers of an ONNX file, as torch's layers hold them."""
+"""The initialisers of an ONNX file, as torch's layers hold them, under a network's names."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from netopsy.errors import MissingExtra, WeightsError
+from netopsy.errors import MissingExtra, NetworkError, WeightsError
+from netopsy.network.network import Network, tensor_state
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.weights.naming import find_prefix
 
 NORMALISATIONS = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "PRelu", *NORMALISATIONS)
@@ -30,8 +35,8 @@ class Use:
     ordered: bool = True
 
 
-def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor]]:
-    """The weights of the graph's operators, in order of execution, and the same by name.
+def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor], dict[str, int]]:
+    """The weights of the graph's operators, in order of execution, the same by name, and how many it has of each kind.
 
     Gemm with `transB = 0` and MatMul hold their weights as (inputs, outputs): they are transposed.
     Raises MissingExtra without the package onnx, WeightsError for a file that it cannot parse.
@@ -73,7 +78,8 @@ def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor]]:
         array = values[tensor.name]
         if tensor.name not in uses and array.dtype.kind == "f" and array.ndim:
             uses[tensor.name] = Use(tensor.name, _tensor(array), _tensor(array), ordered=False)
-    return tuple(uses.values()), {use.name: use.tensor for use in uses.values()}
+    operators = dict(Counter(node.op_type for node in model.graph.node))
+    return tuple(uses.values()), {use.name: use.tensor for use in uses.values()}, operators
 
 
 def _torch_layout(operator: str, index: int, attributes: dict[str, Any], array: np.ndarray) -> np.ndarray:
@@ -90,3 +96,91 @@ def _torch_layout(operator: str, index: int, attributes: dict[str, Any], array: 
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
+
+
+def name_onnx(
+    uses: tuple[Use, ...], module: nn.Module, preprocessing: Preprocessing, label: str
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of `uses` under the module's names, and how they were matched.
+
+    First by name; what is left by shape, where a shape occurs once on either side; the rest by order of execution,
+    where both sides use the same shapes in the same order. Raises WeightsError where that leaves a choice.
+    """
+    wanted = {k: t for k, t in tensor_state(module).items() if not k.endswith("num_batches_tracked")}
+    prefix = find_prefix([use.name for use in uses], wanted)
+    by_name = {use.name.removeprefix(prefix): use for use in uses}
+    given = {k: _for_owner(use, k, wanted, module) for k, use in by_name.items() if use.ordered or k in wanted}
+    named = {k: t for k, t in given.items() if k in wanted and t.shape == wanted[k].shape}
+    left = {k: t for k, t in given.items() if k not in named}
+    open_names = [k for k in wanted if k not in named]
+    if not left or not open_names:
+        return given, "by name"
+    ordered = [k for k in _execution_order(module, preprocessing) if k in open_names]
+    shapes = [tuple(wanted[k].shape) for k in ordered]
+    if set(ordered) == set(open_names) and shapes == [tuple(t.shape) for t in left.values()]:
+        matched = dict(zip(ordered, left.values(), strict=True))
+        return {**named, **matched}, f"{len(named)} by name, {len(matched)} by shape and order of execution"
+    have, want = Counter(tuple(t.shape) for t in left.values()), Counter(tuple(wanted[k].shape) for k in open_names)
+    if have == want and max(have.values()) == 1:
+        by_shape = {tuple(t.shape): t for t in left.values()}
+        return {**named, **{k: by_shape[tuple(wanted[k].shape)] for k in open_names}}, (
+            f"{len(named)} by name, {len(left)} by shape"
+        )
+    if have == want:
+        shape = next(shape for shape, count in have.items() if count > 1)
+        names = ", ".join(k for k in open_names if tuple(wanted[k].shape) == shape)
+        raise WeightsError(
+            f"weights '{label}' hold {have[shape]} tensors of shape {'x'.join(map(str, shape))} in another order than "
+            f"the network uses them, so which belongs to {names} is open; export the file with the parameters' names."
+        )
+    return given, "by name"
+
+
+def _for_owner(use: Use, name: str, wanted: dict[str, Tensor], module: nn.Module) -> Tensor:
+    """The tensor of `use` as the parameter `name` wants it; a parameter of no known layer stays as the file has it."""
+    if name not in wanted or isinstance(module.get_submodule(name.rpartition(".")[0]), nn.Linear):
+        return use.tensor
+    return use.raw if use.raw.shape == wanted[name].shape else use.tensor
+
+
+def _execution_order(module: nn.Module, preprocessing: Preprocessing) -> list[str]:
+    """Names of the module's tensors in the order in which its forward pass uses them."""
+    try:
+        program = Network("", module, preprocessing).program
+    except NetworkError:
+        return []
+    calls = (node for node in program.nodes if node.op == "call_function")
+    return list(dict.fromkeys(name for node in calls for name in node.parameters))
+
+
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+
+
+def explain_misfit(operators: Mapping[str, int], module: nn.Module) -> str:
+    """Why the weights of an ONNX file do not fit `module`, from the file's operators and the module's layers."""
+    kinds = {
+        "convolutions": (("Conv", "ConvTranspose"), nn.modules.conv._ConvNd),
+        "linear maps": (("Gemm", "MatMul"), nn.Linear),
+        "batch normalisations": (("BatchNormalization",), nn.modules.batchnorm._BatchNorm),
+        "other normalisations": (
+            NORMALISATIONS[1:],
+            (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm),
+        ),
+    }
+    given = {kind: sum(operators.get(name, 0) for name in names) for kind, (names, _) in kinds.items()}
+    wanted = {kind: sum(isinstance(part, layer) for part in module.modules()) for kind, (_, layer) in kinds.items()}  # type: ignore[arg-type]
+    if integers := [name for name in _QUANTIZED if name in operators]:
+        return f"the file is quantized (it has {integers[0]} operators); export the float network instead"
+    convolutions, batch_norms = "convolutions", "batch normalisations"
+    if wanted[batch_norms] and not given[batch_norms] and given[convolutions] == wanted[convolutions]:
+        return (
+            "the export has folded batch normalisation into the convolutions, so export again in training mode with "
+            "do_constant_folding=False"
+        )
+    both = [kind for kind in kinds if given[kind] != wanted[kind]]
+    if not both:
+        return (
+            "it has as many layers of each kind, of other names or sizes; choose the architecture it was exported from"
+        )
+    counts = (", ".join(f"{one[kind]} {kind}" for kind in both) for one in (given, wanted))
+    return "the file has {} and the network {}; choose the architecture that it was exported from".format(*counts)

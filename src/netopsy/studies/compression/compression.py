@@ -19,7 +19,7 @@ from netopsy.deep_compression.save import OtherDtype, expand, expanded_network, 
 from netopsy.deep_compression.storage_table import storage_table
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
-from netopsy.network.network import Network
+from netopsy.network.network import Network, tensor_state
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
@@ -199,6 +199,6 @@ class Compression(Study):
 
 def _verify(final: Network, state: Mapping[str, torch.Tensor]) -> None:
     """Raise NetworkError unless the file gives the weights of `final` back bit for bit."""
-    for name, tensor in final.module.state_dict().items():
+    for name, tensor in tensor_state(final.module).items():
         if not torch.equal(tensor.cpu(), state[name]):
             raise NetworkError(f"the file gives other values of {name} than were stored; this is a fault of Netopsy's.")

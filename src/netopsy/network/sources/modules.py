@@ -1,0 +1,189 @@
+"""A torch module as its user holds it: taken out of its wrappers, refused where it cannot be examined, copied."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from netopsy.errors import NetworkError
+
+# Where wrappers keep the module, by the name of their class (some of these libraries are rarely there to import).
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",  # torch.compile
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "ModelEmaV2": "module",  # timm
+    "ModelEmaV3": "module",
+    "EMA": "ema_model",  # ema_pytorch
+    "_FabricModule": "_original_module",  # lightning
+    "DeepSpeedEngine": "module",
+}
+_AVERAGES = ("AveragedModel", "ModelEmaV2", "ModelEmaV3", "EMA")
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def unwrap(given: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module inside wrappers: of `torch.compile`, of parallel training, of averages; and what to say of it."""
+    notes: list[str] = []
+    while (attribute := _attribute(given)) is not None:
+        wrapper, given = type(given).__name__, getattr(given, attribute)
+        if wrapper in _AVERAGES:
+            notes.append(f"the averaged weights that {wrapper} keeps are examined")
+    return given, tuple(notes)
+
+
+def _attribute(module: nn.Module) -> str | None:
+    names = [_WRAPPERS[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in _WRAPPERS]
+    return next((name for name in names if isinstance(getattr(module, name, None), nn.Module)), None)
+
+
+def check_module(module: nn.Module, name: str) -> None:
+    """Raise NetworkError where no copy of `module` could be examined: what it is, and what to give instead."""
+    for reason in _reasons(module):
+        raise NetworkError(f"{name} {reason}.")
+
+
+def _reasons(module: nn.Module) -> Iterator[str]:
+    for path, part in module.named_modules():
+        kind, where = type(part), f"'{path}'" if path else "it"
+        home = kind.__module__
+        if isinstance(part, torch.jit.ScriptModule):
+            yield (
+                f"is TorchScript ({where} is a {kind.__name__}), compiled code whose operations are hidden; build the "
+                "Python module that it was made from and give this one's state_dict() as weights"
+            )
+        if home.startswith(_QUANTIZED):
+            yield (
+                f"is quantized ({where} is a {home.removeprefix('torch.ao.nn.')}.{kind.__name__}): its weights are "
+                "packed integers; give the float module that it was made from, and let Netopsy round the weights"
+            )
+        if home.startswith(("torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize")):
+            yield (
+                f"is prepared for quantization ({where} is a {kind.__name__}), so it does not compute with its "
+                "weights as they are; give the float module that it was made from, with this one's weights"
+            )
+        if any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in kind.__mro__):
+            yield (
+                "is spread over processes (FSDP); gather its weights with torch.distributed.checkpoint.state_dict."
+                "get_model_state_dict(full_state_dict=True) and give them as weights of the plain module"
+            )
+    if type(module).forward is nn.Module.forward and "forward" not in vars(module):
+        yield "has no forward, so nothing says what it computes; give a module that calls its parts"
+    for label, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
+        for path, tensor in tensors:
+            yield from _tensor_reasons(label, path, tensor)
+
+
+def _tensor_reasons(label: str, path: str, tensor: Tensor) -> Iterator[str]:
+    if is_lazy(tensor):
+        yield (
+            f"is lazy: '{path}' has no shape until the module has run; call it on a batch of your images, train it "
+            "or load its weights, and give it then"
+        )
+    elif type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and type(tensor.data) is not Tensor:
+        yield (
+            f"holds '{path}' as a {type(tensor.data).__module__.partition('.')[0]}.{type(tensor.data).__name__}, "
+            "which is no plain tensor (as quantized or sharded weights are); give the module with float weights"
+        )
+    elif tensor.is_meta:
+        yield (
+            f"has no values: '{path}' is on the meta device; build the module on the CPU, and give its weights as "
+            "a file or a state dict"
+        )
+    elif tensor.is_quantized:
+        yield f"is quantized: '{path}' holds packed integers; give the float module that it was made from"
+    elif label == "parameter" and not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        yield f"has weights of type {kind} ('{path}'), and Netopsy examines real floating-point ones; convert them"
+    elif tensor.layout != torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        yield f"holds '{path}' in the layout {kind}; give the module with dense weights (tensor.to_dense())"
+
+
+class _Detaching(TorchFunctionMode):
+    """Lets `deepcopy` copy tensors with a history too, such as cached activations, by their values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def copy_module(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy that shares no tensor with `module` and has none of its user's hooks; and what to say of it.
+
+    Attributes that cannot be copied (locks, open files, generators) are shared. Hooks of torch itself stay: pruning
+    and the older weight norm are made of them.
+    """
+    memo: dict[int, Any] = {}
+    hooked = []
+    for path, part in module.named_modules():
+        for hooks in (getattr(part, name, None) for name in _HOOKS):
+            if hooks:
+                kept = {key: hook for key, hook in hooks.items() if _of_torch(hook)}
+                memo[id(hooks)] = type(hooks)((key, copy.deepcopy(hook)) for key, hook in kept.items())
+                hooked += [path or type(part).__name__] if len(kept) < len(hooks) else []
+    with torch.no_grad(), _Detaching():
+        try:
+            copied = copy.deepcopy(module, dict(memo))
+        except Exception:
+            for part in module.modules():
+                for name, value in vars(part).items():
+                    if name not in ("_parameters", "_buffers", "_modules", *_HOOKS) and not _copies(value, memo):
+                        memo[id(value)] = value
+            try:
+                copied = copy.deepcopy(module, memo)
+            except Exception as error:
+                raise NetworkError(
+                    f"{type(module).__name__} cannot be copied ({type(error).__name__}: {_line(error)}), and Netopsy "
+                    "changes no module of yours; give one that copy.deepcopy can copy."
+                ) from error
+    for part in copied.modules():
+        if isinstance(part, nn.DataParallel):
+            part.device_ids = []  # it then calls what is inside, wherever that lies
+    names = ", ".join(dict.fromkeys(hooked))
+    said = f"hooks of yours were left out of the copy ({names}); what they change in the values is not examined"
+    return copied, (said,) if hooked else ()
+
+
+def _of_torch(hook: Any) -> bool:
+    home = type(hook).__module__ if type(hook).__module__ != "builtins" else getattr(hook, "__module__", None)
+    return str(home).startswith(("torch.", "netopsy."))
+
+
+def _copies(value: Any, memo: dict[int, Any]) -> bool:
+    with suppress(Exception):
+        copy.deepcopy(value, dict(memo))
+        return True
+    return False
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:160].rstrip(".")
+
+
+def what_instead(given: object) -> str | None:
+    """For something that is no module: what it is and what to give instead; None where nothing better is known."""
+    if inspect.isclass(given) and issubclass(given, nn.Module):
+        return f"this is the class {given.__name__}; give a module made of it: {given.__name__}(...)"
+    if isinstance(given, dict) and any(isinstance(value, Tensor) for value in given.values()):
+        return "this is a state dict, which says nothing of the architecture; give that first and this as weights"
+    if inspect.isroutine(given) or (callable(given) and not isinstance(given, type)):
+        name = getattr(given, "__name__", type(given).__name__)
+        return (
+            f"this is the function {name}; give the module that it makes, or wrap what it computes in a torch.nn.Module"
+        )
+    return None

@@ -1,0 +1,393 @@
+"""Modules as people hold them: each loads, or is refused in one sentence that says what to give instead."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrizations, prune
+
+import netopsy
+from netopsy.cli.main import main
+from netopsy.errors import NetopsyError, NetopsyWarning, NetworkError, SettingsError
+from netopsy.network.network import Network, tensor_state
+from netopsy.network.sources.load import load_network
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.norm(self.conv(x))).flatten(1))
+
+
+class Caching(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        self.seen.append(self.last)
+        return self.last
+
+
+class Extra(Net):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+class Unusual(Net):
+    """Has what cannot be copied, and a `train` that returns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.values = threading.Lock(), (i for i in range(3))
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+
+
+class Wrapper(nn.Module):
+    """A wrapper of one's own, with the signature that wrappers have."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inside = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inside(*args, **kwargs)
+
+
+def changed(change: Callable[[Net], Any], make: Callable[[], nn.Module] = Net) -> nn.Module:
+    module = make()
+    change(module)  # type: ignore[arg-type]
+    return module
+
+
+def called(module: nn.Module) -> nn.Module:
+    module(IMAGES)
+    return module
+
+
+def nested(wrap: Callable[[nn.Module], Any]) -> nn.Module:
+    return changed(lambda net: setattr(net, "conv", wrap(net.conv)))
+
+
+def fail(*_: Any) -> None:
+    raise RuntimeError("a hook of the user's")
+
+
+LOADS: dict[str, Callable[[], Any]] = {
+    "plain, in training mode": Net,
+    "freshly pruned": lambda: changed(lambda net: prune.l1_unstructured(net.fc, "weight", 0.9)),
+    "caches activations": lambda: called(Caching()),
+    "old weight norm": lambda: changed(lambda net: nn.utils.weight_norm(net.conv)),
+    "old spectral norm": lambda: changed(lambda net: nn.utils.spectral_norm(net.conv)),
+    "weight norm": lambda: changed(lambda net: parametrizations.weight_norm(net.conv)),
+    "extra state": Extra,
+    "locks and generators": Unusual,
+    "DataParallel": lambda: nn.DataParallel(Net()),
+    "DataParallel inside": lambda: nested(nn.DataParallel),
+    "AveragedModel": lambda: torch.optim.swa_utils.AveragedModel(Net()),
+    "compiled": lambda: torch.compile(Net()),
+    "compiled in place": lambda: changed(lambda net: net.compile()),
+    "compiled inside": lambda: nested(torch.compile),
+    "several wrappers": lambda: torch.compile(nn.DataParallel(torch.optim.swa_utils.AveragedModel(Net()))),
+    "a wrapper of one's own": lambda: Wrapper(Net()),
+    "symbolically traced": lambda: fx.symbolic_trace(Net()),
+    "exported": lambda: torch.export.export(Net().eval(), (IMAGES,), dynamic_shapes=({0: torch.export.Dim("n")},)),
+    "float16": lambda: Net().half(),
+    "bfloat16": lambda: Net().bfloat16(),
+    "float64": lambda: Net().double(),
+    "made in inference mode": lambda: torch.inference_mode()(Net)(),
+    "a hook that fails": lambda: changed(lambda net: net.conv.register_forward_hook(fail)),
+    "a hook before that fails": lambda: changed(lambda net: net.register_forward_pre_hook(fail)),
+    "without parameters": nn.Sequential,
+}
+EXPORTED = ("caches activations", "compiled inside", "a wrapper of one's own", "symbolically traced", "exported")
+
+
+def open_network(module: Any) -> Network:
+    return load_network(module, size=8, channels="L", mean=0, std=1)
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_a_module_loads_and_stays_as_it_is(name: str) -> None:
+    torch.manual_seed(1)
+    given = LOADS[name]()
+    parts = list(given.modules()) if isinstance(given, nn.Module) else []
+    before = copy.deepcopy([dict(part.named_buffers(recurse=False)) for part in parts])
+    weights = [[(key, p, p.detach().clone()) for key, p in part._parameters.items() if p is not None] for part in parts]
+    hooks = [(len(part._forward_hooks), len(part._forward_pre_hooks), part.training) for part in parts]
+    drawn = torch.get_rng_state()
+    network = open_network(given)
+    if name in EXPORTED:
+        assert network.classes == 10 and len(network.layers) == 2
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert [(len(part._forward_hooks), len(part._forward_pre_hooks), part.training) for part in parts] == hooks
+    for part, buffers, values in zip(parts, before, weights, strict=True):
+        assert all(torch.equal(part._buffers[key], value) for key, value in buffers.items())  # type: ignore[arg-type]
+        assert all(part._parameters[key] is p and torch.equal(p, value) for key, p, value in values)
+    assert not any(part.training for part in network.module.modules())
+    if isinstance(given, nn.Module) and "fails" not in name:
+        given.eval()
+        x = IMAGES.to(next(given.parameters(), IMAGES).dtype)
+        with torch.no_grad():
+            torch.testing.assert_close(network.module(IMAGES), given(x).float(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("AveragedModel", "averaged weights that AveragedModel keeps"), ("a hook that fails", r"left out .*\(conv\)")],
+)
+def test_what_matters_of_an_unwrapping_is_reported(name: str, message: str) -> None:
+    with pytest.warns(NetopsyWarning, match=message):
+        open_network(LOADS[name]())
+
+
+class One(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.conv(x)).view(1, -1))
+
+
+class OneChecked(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] != 1:
+            raise ValueError("one image please")
+        return super().forward(x)
+
+
+class First(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.conv(x))[0].flatten())
+
+
+class Two(Net):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x) + y
+
+
+class Branching(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.max() > 1 else super().forward(x) * 2
+
+
+def quantized(prepared_only: bool = False) -> nn.Module:
+    ao = torch.ao.quantization
+    module = nn.Sequential(
+        ao.QuantStub(), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10), ao.DeQuantStub()
+    ).eval()
+    module.qconfig = ao.get_default_qconfig(
+        "fbgemm" if "fbgemm" in torch.backends.quantized.supported_engines else "qnnpack"
+    )  # type: ignore[assignment]
+    ao.prepare(module, inplace=True)
+    module(IMAGES)
+    return module if prepared_only else ao.convert(module, inplace=True)
+
+
+def quantized_graph() -> nn.Module:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    prepared = prepare_fx(Net().eval(), get_default_qconfig_mapping(), (IMAGES,))
+    prepared(IMAGES)
+    return convert_fx(prepared)
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return Net()
+
+
+class Packed(Tensor):
+    """A tensor of another kind, as torchao's quantized ones are."""
+
+
+def subclassed() -> nn.Module:
+    def pack(net: Net) -> None:
+        net.fc.weight = nn.Parameter(torch.Tensor._make_subclass(Packed, net.fc.weight.detach()), requires_grad=False)
+
+    return changed(pack)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "quantize_dynamic": (
+        lambda: torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear}, dtype=torch.qint8),
+        "Net is quantized .'fc' is a .*give the float module",
+    ),
+    "quantized, static": (quantized, "is quantized .*give the float module"),
+    "quantized, as a graph": (quantized_graph, "is quantized .*give the float module"),
+    "prepared": (lambda: quantized(prepared_only=True), "is prepared for quantization .*give the float module"),
+    "a tensor subclass": (subclassed, r"holds 'fc.weight' as a .*Packed.*give the module with float weights"),
+    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten()), "is lazy: '0.weight' has no shape until"),
+    "scripted": (lambda: torch.jit.script(Net()), r"is TorchScript .*give this one's state_dict\(\) as weights"),
+    "traced": (lambda: torch.jit.trace(Net().eval(), IMAGES), "is TorchScript"),
+    "scripted inside": (lambda: nested(torch.jit.script), "is TorchScript .'conv' is a"),
+    "exported for one batch": (
+        lambda: torch.export.export(Net().eval(), (IMAGES,)).module(),
+        "traced for one batch size",
+    ),
+    "on the meta device": (on_meta, "has no values: 'conv.weight' is on the meta device"),
+    "batch of one": (One, "takes a single image, but no batch of two"),
+    "batch of one, checked": (OneChecked, "one image please. It takes a single image, but no batch of two"),
+    "the first image alone": (First, r"an output of shape \(10\) for any number of images"),
+    "two inputs": (Two, "its forward pass takes x, y, and Netopsy gives it one batch of images"),
+    "branching": (Branching, "must not branch on values"),
+    "no forward": (lambda: nn.ModuleList([nn.Linear(2, 2)]), "has no forward"),
+    "complex": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 2, dtype=torch.complex64)), "of type complex64"),
+    "a class": (lambda: Net, r"this is the class Net; give a module made of it: Net\(...\)"),
+    "a function": (lambda: fail, "this is the function fail; give the module that it makes"),
+    "a state dict": (lambda: Net().state_dict(), "this is a state dict, which says nothing of the architecture"),
+    "a network": (lambda: load_network("netopsy:digits-a"), "is a network already"),
+    "a path": (lambda: "nowhere/net.pt", "does not exist; give the path"),
+    "a number": (lambda: 3, "this is a int"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_module_that_cannot_be_examined_says_what_to_give_instead(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make, message = REFUSED[name]
+    given = make()
+    capfd.readouterr()
+    with pytest.raises(NetopsyError, match=message) as caught:
+        open_network(given).layers if not isinstance(given, str) else load_network(given)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert not capfd.readouterr().err.strip()
+
+
+def test_a_whole_module_in_a_file_is_refused(tmp_path: Path) -> None:
+    torch.save(Net(), tmp_path / "net.pt")
+    with pytest.raises(NetworkError, match=r"holds Python objects, which Netopsy does not run .'test_modules.Net'"):
+        load_network(tmp_path / "net.pt")
+
+
+def test_a_module_with_a_process_group_is_unwrapped(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        module = nn.parallel.DistributedDataParallel(Net())
+        assert open_network(module).name == "Net"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        netopsy.list_layers,
+        netopsy.list_blocks,
+        lambda net: netopsy.noise(net, None),
+        lambda net: netopsy.parameters(net),
+        lambda net: netopsy.examine(net),
+        lambda net: netopsy.compress(net, "x.netopsy.safetensors"),
+        lambda net: netopsy.observe(net, None, {}),
+        lambda net: netopsy.sweep(net, None, []),
+        lambda net: netopsy.score(net, None),
+        lambda net: netopsy.fit(net, None),
+        lambda net: netopsy.backproject(net, IMAGES, "fc:1"),
+        lambda net: netopsy.correspondence(load_network("netopsy:digits-a"), None, other=net),
+    ],
+)
+def test_every_function_that_takes_a_network_says_how_to_make_one(call: Callable[[Any], Any]) -> None:
+    with pytest.raises(SettingsError, match=r"is the torch module Net; give load_network\(module"):
+        call(Net())
+    with pytest.raises(SettingsError, match=r"is the text 'netopsy:digits-a'; give load_network\('netopsy:digits-a'\)"):
+        call("netopsy:digits-a")
+
+
+SCRIPT = """
+import torch
+from torch import nn
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 4)
+    def forward(self, x):
+        return self.fc(x.flatten(1)) if x.max() > 1 else self.fc(-x.flatten(1))
+def parallel():
+    return nn.DataParallel(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
+def averaged():
+    return torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
+"""
+
+
+@pytest.mark.parametrize(("factory", "lines"), [("parallel", 0), ("averaged", 1)])
+def test_the_command_line_takes_wrappers_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], factory: str, lines: int
+) -> None:
+    (tmp_path / "nets_of_mine.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("nets_of_mine", None)
+    main(["layers", f"nets_of_mine:{factory}", "--size", "8", "--channels", "L"])
+    shown = capsys.readouterr()
+    assert "1 layers hold 260 of 260" in shown.out and len(shown.err.splitlines()) == lines
+
+
+def test_on_the_command_line_a_failed_export_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "nets_of_mine.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "netopsy", "layers", "nets_of_mine:Branching", "--size", "8", "--channels", "L"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "must not branch on values" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor([1 / 3], dtype=torch.float64),
+        torch.tensor([[1 / 3, 2.0]], dtype=torch.float16),
+        torch.tensor([1 / 3, -2.0, 1e30], dtype=torch.bfloat16),
+        torch.tensor([1 / 3 + 2j], dtype=torch.complex64),
+        torch.tensor([[1 / 3 - 2j, 1j]], dtype=torch.complex128),
+        torch.tensor(1 / 3 + 2j, dtype=torch.complex64),
+        torch.tensor(1 / 3, dtype=torch.float64),
+        torch.tensor(1 / 3, dtype=torch.bfloat16),
+        torch.tensor([True, False]),
+        torch.tensor(True),
+        *(torch.tensor([0, 1, 100], dtype=kind) for kind in (torch.uint8, torch.int8, torch.int16, torch.int32)),
+        *(torch.tensor(7, dtype=kind) for kind in (torch.int64, torch.uint16, torch.uint32, torch.uint64)),
+        torch.zeros(0, dtype=torch.float64),
+    ],
+    ids=lambda value: f"{value.dtype}-{value.ndim}".removeprefix("torch."),
+)
+def test_buffers_keep_their_type_through_compress_and_expand(tmp_path: Path, value: Tensor) -> None:
+    module = Net()
+    module.register_buffer("constant", value)
+    network = open_network(module)
+    assert tensor_state(network.module)["constant"].dtype == value.dtype
+    path = netopsy.compress(network, tmp_path / "n.netopsy.safetensors")
+    for state in (netopsy.expand(path), tensor_state(load_network(module, weights=path).module)):
+        assert state["constant"].dtype == value.dtype and torch.equal(state["constant"], value)
+        assert state["fc.bias"].dtype == torch.float32
+    if value.dtype not in (torch.complex128,):
+        netopsy.expand(path, tmp_path / "out.safetensors")
+
+
+def test_of_float16_weights_the_buffers_of_that_type_become_float32_too() -> None:
+    module = Net().half()
+    module.register_buffer("constant", torch.tensor([1 / 3], dtype=torch.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NetopsyWarning)
+        state = tensor_state(open_network(module).module)
+    kinds = {name: tensor.dtype for name, tensor in state.items()}
+    assert kinds["norm.running_mean"] == kinds["conv.weight"] == torch.float32 and kinds["constant"] == torch.float64
