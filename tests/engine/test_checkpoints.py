@@ -249,13 +249,13 @@ def test_nothing_else_is_unpickled(
 def test_settings_of_other_libraries_are_passed_over(
     tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class AttributeDict(dict):  # type: ignore[type-arg]
-        """As Lightning has it."""
+    class EasyDict(dict):  # type: ignore[type-arg]
+        """As the library of this name has it."""
 
     class DictConfig:
         """As OmegaConf has it."""
 
-    for kind, home in ((AttributeDict, "lightning_fabric.utilities.data"), (DictConfig, "omegaconf.dictconfig")):
+    for kind, home in ((EasyDict, "easydict"), (DictConfig, "omegaconf.dictconfig")):
         module = types.ModuleType(home)
         kind.__module__, kind.__qualname__ = home, kind.__name__
         setattr(module, kind.__name__, kind)
@@ -263,10 +263,10 @@ def test_settings_of_other_libraries_are_passed_over(
     monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
     config = DictConfig()
     config.__dict__["_content"] = {"lr": 0.1}
-    settings = AttributeDict(lr=0.1)
+    settings = EasyDict(lr=0.1)
     settings.__dict__["lr"] = 0.1
     torch.save({"model": state, "hyper_parameters": settings, "config": config}, tmp_path / "w.pt")
-    for home in ("lightning_fabric.utilities.data", "omegaconf.dictconfig"):
+    for home in ("easydict", "omegaconf.dictconfig"):
         monkeypatch.setitem(sys.modules, home, None)
     module = load_network("netopsy:resnet20", weights=tmp_path / "w.pt").module
     assert torch.equal(module.conv1.weight, state["conv1.weight"])
