@@ -310,9 +310,11 @@ def test_a_module_with_a_process_group_is_unwrapped(tmp_path: Path) -> None:
     ],
 )
 def test_every_function_that_takes_a_network_says_how_to_make_one(call: Callable[[Any], Any]) -> None:
-    with pytest.raises(SettingsError, match=r"is the torch module Net; give load_network\(module"):
+    with pytest.raises(
+        SettingsError, match=r"is a Net; give a network as load_network returns it: load_network\(module"
+    ):
         call(Net())
-    with pytest.raises(SettingsError, match=r"is the text 'netopsy:digits-a'; give load_network\('netopsy:digits-a'\)"):
+    with pytest.raises(SettingsError, match=r"is a str; give .*: load_network\('netopsy:digits-a'\)"):
         call("netopsy:digits-a")
 
 

@@ -47,7 +47,7 @@ def capture(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
                 continue
             assert isinstance(graph, fx.GraphModule)
             _one_batch_symbol(graph)
-            _check_batch(graph, type(module).__name__)
+            _check_batch(graph, module)
             return graph
         _try_once(module, torch.zeros(2, *input_shape, **options), input_shape)
     raise NetworkError(
@@ -117,8 +117,9 @@ def _advice(module: nn.Module, reasons: list[Exception]) -> str:
     return "Netopsy reads a network as the graph that torch.export makes; change what it cannot follow."
 
 
-def _check_batch(graph: fx.GraphModule, name: str) -> None:
-    """Raise NetworkError where no output has the batch as an axis, or the graph computes as in training."""
+def _check_batch(graph: fx.GraphModule, module: nn.Module) -> None:
+    """Raise NetworkError where no output has the batch as an axis, or a graph at hand computes as in training."""
+    name = type(module).__name__
     values = [node.meta.get("val") for node in graph.graph.output_node().all_input_nodes]
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     if tensors and not any(isinstance(side, torch.SymInt) for tensor in tensors for side in tensor.shape):
@@ -127,8 +128,8 @@ def _check_batch(graph: fx.GraphModule, name: str) -> None:
             f"{name} gives an output of shape ({shape}) for any number of images: it looks at one image, or mixes them "
             "all; let its forward pass keep the first axis."
         )
-    trained = {"_native_batch_norm_legit_functional", "_native_batch_norm_legit", "native_dropout"}
-    for node in graph.graph.nodes:
+    trained = {"_native_batch_norm_legit_functional", "native_dropout"}
+    for node in graph.graph.nodes if isinstance(module, fx.GraphModule) else ():
         kind = getattr(getattr(node.target, "_schema", None), "name", "").removeprefix("aten::")
         if kind in trained or (kind == "dropout" and node.args[2] is True):
             raise NetworkError(

@@ -228,15 +228,12 @@ def check_network(value: object, name: str = "network") -> None:
     """Raise SettingsError where `value` is no Network, with the call that makes one of it."""
     if isinstance(value, Network):
         return
-    kind = type(value).__name__
+    call = ""
     if isinstance(value, nn.Module):
-        raise SettingsError(
-            f"{name} is the torch module {kind}; give load_network(module, size=..., mean=..., std=...), which also "
-            "says what its images look like."
-        )
-    if isinstance(value, str):
-        raise SettingsError(f"{name} is the text {value[:100]!r}; give load_network({value[:100]!r}).")
-    raise SettingsError(f"{name} is a {kind}; give a network as load_network returns it.")
+        call = ": load_network(module, size=..., mean=..., std=...) also says what its images look like"
+    elif isinstance(value, str):
+        call = f": load_network({value[:100]!r})"
+    raise SettingsError(f"{name} is a {type(value).__name__}; give a network as load_network returns it{call}.")
 
 
 def fresh(network: Network, seed: int, draw: int = 0) -> Network:
