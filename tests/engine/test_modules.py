@@ -8,7 +8,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -341,9 +340,12 @@ def test_the_command_line_takes_wrappers_off(
     (tmp_path / "nets_of_mine.py").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
     sys.modules.pop("nets_of_mine", None)
-    with pytest.warns(NetopsyWarning) if factory == "averaged" else nullcontext():
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NetopsyWarning)
         main(["layers", f"nets_of_mine:{factory}", "--size", "8", "--channels", "L"])
-    assert "1 layers hold 260 of 260" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "1 layers hold 260 of 260" in shown.out
+    assert len(shown.err.splitlines()) == (factory == "averaged")
 
 
 def test_on_the_command_line_a_failed_export_is_one_sentence(tmp_path: Path) -> None:
