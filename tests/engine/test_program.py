@@ -101,10 +101,10 @@ def test_inputs_and_users_are_each_others(network: Network) -> None:
 
 def test_a_node_names_its_layer_and_what_it_reads(tokens: Network) -> None:
     head = tokens.node("head")
-    assert head.parameters == ("head.weight", "head.bias") and head.weight == "head.weight" and head.layer == "head"
+    assert head.parameters == ("head.weight", "head.bias") and head.weights == ("head.weight",) and head.layer == "head"
     assert tokens.nodes["input"].layer == "" and tokens.nodes["patch"].layer == "patch"
     assert {layer.name: layer.nodes for layer in tokens.layers} == {
-        layer.name: tuple(n.name for n in tokens.nodes.values() if n.weight == layer.weight) for layer in tokens.layers
+        layer.name: tuple(n.name for n in tokens.nodes.values() if layer.weight in n.weights) for layer in tokens.layers
     }
 
 

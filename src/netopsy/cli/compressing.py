@@ -30,7 +30,8 @@ _TABLE = [
 
 def compress_options() -> list[o.Option]:
     layers = (
-        "A number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern (layer3.*); with commas between."
+        "A number, or LAYER=NUMBER with a kind (conv, linear, recurrent), a name or a pattern (layer3.*); "
+        "with commas between."
     )
     return [
         o.NETWORK,

@@ -95,7 +95,9 @@ def per_layer(layers: Sequence[Layer], entries: Iterable[str | float], what: str
         chosen = [layer.name for layer in layers if pattern in ("", layer.kind) or fnmatchcase(layer.name, pattern)]
         if not chosen:
             names = [layer.name for layer in layers]
-            raise UnknownLayer(f"{what} '{entry}' names no layer; nearest: {nearest(pattern, names)}, or conv, linear.")
+            raise UnknownLayer(
+                f"{what} '{entry}' names no layer; nearest: {nearest(pattern, names)}, or conv, linear, recurrent."
+            )
         values |= dict.fromkeys(chosen, value)
     return {layer.name: values[layer.name] for layer in layers if layer.name in values}
 

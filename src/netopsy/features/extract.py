@@ -139,8 +139,11 @@ def default_node(network: Network) -> str:
     name = network.nodes[network.output].layer
     if not name:
         raise NetworkError(f"{network.name} has no weight-bearing layer, so no features in front of it; give a node.")
-    call = network.nodes[network.layer(name).nodes[-1]]
-    return next(node.name for node in call.inputs if node.from_input)
+    node = network.nodes[network.layer(name).nodes[-1]]
+    while True:
+        node = next(operand for operand in node.inputs if operand.from_input)
+        if node.is_tensor:
+            return node.name
 
 
 def shared_classes(train: Samples, test: Samples) -> tuple[str, ...]:

@@ -143,8 +143,8 @@ def _computed_weights(network: Network) -> dict[str, tuple[str, Tensor]]:
     tensors = network.tensors
     calls: dict[str, list[Node]] = {}
     for node in network.program.nodes:
-        if node.weight is not None:
-            calls.setdefault(node.weight, []).append(node)
+        for name in node.weights:
+            calls.setdefault(name, []).append(node)
     computed: dict[str, tuple[str, Tensor]] = {}
     for name, nodes in calls.items():
         operands = {weight_argument(node) for node in nodes}

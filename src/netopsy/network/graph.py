@@ -32,6 +32,7 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMod
     graph = capture(module, input_shape)
     _canonical_parameters(graph, module)
     _restore_batch_norm(graph)
+    _keep_recurrence_differentiable(graph)
     join_without_empties(graph)
     graph.meta["settled"] = name_activations(graph)
     graph.meta["outputs"] = _output_names(graph)
@@ -107,6 +108,16 @@ def _restore_batch_norm(graph: fx.GraphModule) -> None:
             user.replace_all_uses_with(new)
             graph.graph.erase_node(user)
         graph.graph.erase_node(node)
+
+
+def _keep_recurrence_differentiable(graph: fx.GraphModule) -> None:
+    """Run recurrent operators as in training, but without dropout: the same values, and cuDNN gives their gradient."""
+    for node in graph.graph.nodes:
+        schema: Any = getattr(node.target, "_schema", None)
+        if node.op == "call_function" and operator_name(node) in {"lstm", "gru", "rnn_tanh", "rnn_relu"}:
+            settings = {"dropout": 0.0, "train": True}
+            names = [entry.name for entry in schema.arguments]
+            node.args = tuple(settings.get(name, value) for name, value in zip(names, node.args, strict=False))
 
 
 def _drop_checks(graph: fx.GraphModule) -> None:

@@ -1,4 +1,7 @@
-"""The weight-bearing layers of a graph, and the filters of a convolution, whichever way its weight is laid out."""
+"""The weight-bearing layers of a graph, and the filters of a convolution, whichever way its weight is laid out.
+
+A layer is one learned weight. A recurrent operator applies several, at every step: each of them is a layer.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from netopsy.network.macs import CONVOLUTIONS, PRODUCTS, node_macs
+from netopsy.network.macs import (
+    CONVOLUTIONS,
+    FACTORS,
+    PRODUCTS,
+    RECURRENT,
+    einsum_macs,
+    einsum_terms,
+    node_macs,
+    recurrent_map_macs,
+    recurrent_maps,
+)
 from netopsy.network.node import Node
 
 _KINDS = {
+    **dict.fromkeys(PRODUCTS - {"scaled_dot_product_attention"}, "linear"),
     **CONVOLUTIONS,
-    **dict.fromkeys(("linear", "addmm", "baddbmm", "matmul", "mm", "bmm", "einsum"), "linear"),
+    **dict.fromkeys(RECURRENT, "recurrent"),
 }
-_SUMS = ("addmm", "baddbmm")  # with a summand in the first place
+_SUMS = ("addmm", "baddbmm", "addbmm", "addmv")  # with a summand in the first place
 
 
 @dataclass(frozen=True)
@@ -24,13 +38,16 @@ class Layer:
     """A convolution or linear map with a learned weight.
 
     name: the weight's path without its ending `.weight`.
-    kind: `conv`, `conv_transpose` or `linear`.
-    nodes: the graph nodes that apply it, in order of execution (several where a module is called several times).
+    kind: `conv`, `conv_transpose`, `linear` or `recurrent`.
+    nodes: the graph nodes that apply it, in order of execution (several where a module is called several times); of a
+        recurrent operator, its hidden states.
     weight, bias: names of the parameters; bias is None where there is none.
-    weight_shape: convolution (filters, depth per group, *kernel); linear (outputs, inputs).
+    weight_shape: convolution (filters, depth per group, *kernel); linear (outputs, inputs); recurrent (gates * hidden,
+        inputs), with the rows of each gate together.
+    output_axis: of the weight, that which counts the outputs: 0 but for products written the other way round (`x @ w`).
     output_shape: of the first call for one sample, without the batch's axis where it has one.
     parameters: elements of weight and bias.
-    macs: multiply-accumulates for one input, over all calls (bias not counted).
+    macs: multiply-accumulates for one input, over all calls and steps (bias not counted).
     """
 
     name: str
@@ -39,6 +56,7 @@ class Layer:
     weight: str
     bias: str | None
     weight_shape: tuple[int, ...]
+    output_axis: int
     groups: int
     output_shape: tuple[int, ...]
     parameters: int
@@ -47,10 +65,10 @@ class Layer:
 
 def find_layers(nodes: Iterable[Node], tensors: Mapping[str, Tensor]) -> tuple[Layer, ...]:
     """The layers of a program in order of execution; one entry for each weight, however often it is applied."""
-    calls: dict[str, list[Node]] = {}
+    calls: dict[str, list[tuple[Node, LearnedMap]]] = {}
     for node in nodes:
-        if node.weight is not None:
-            calls.setdefault(node.weight, []).append(node)
+        for learned in learned_maps(node, tensors):
+            calls.setdefault(learned.weight, []).append((_value(node), learned))
     return tuple(_layer(weight, nodes, tensors) for weight, nodes in calls.items())
 
 
@@ -62,29 +80,60 @@ def layer_name(weight: str) -> str:
     return weight
 
 
-def learned_weight(node: Node, tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the learned weight that `node` applies to a value that depends on the input; None where there is none."""
-    if node.op != "call_function" or node.operator not in _KINDS or not node.from_input or not node.is_tensor:
-        return None
-    operand, named = weight_argument(node), node.argument("weight") is not None
-    return _parameter(operand, tensors) or (_parameter(operand, tensors, True) if named else None)
+@dataclass(frozen=True)
+class LearnedMap:
+    """A linear map with a learned weight in one call: see `Layer`."""
+
+    weight: str
+    bias: str | None
+    output_axis: int
+    macs: int
 
 
-def _layer(weight: str, nodes: list[Node], tensors: Mapping[str, Tensor]) -> Layer:
-    first, shape = nodes[0], tuple(tensors[weight].shape)
-    bias = _parameter(first.argument("self" if first.operator in _SUMS else "bias"), tensors)
+def learned_maps(node: Node, tensors: Mapping[str, Tensor]) -> list[LearnedMap]:
+    """The learned weights that `node` applies to a value that depends on the input: several in a recurrent operator."""
+    if node.op != "call_function" or node.operator not in _KINDS or not node.from_input:
+        return []
+    maps: list[tuple[Node | None, Any, int]]
+    if node.operator in RECURRENT:
+        maps = [(weight, bias, recurrent_map_macs(node, weight)) for weight, bias in recurrent_maps(node)]
+    elif not node.is_tensor:
+        return []
+    elif node.operator == "einsum":
+        maps = _einsum_maps(node)
+    else:
+        maps = [(weight_argument(node), node.argument("self" if node.operator in _SUMS else "bias"), node_macs(node))]
+    named = node.operator in RECURRENT or isinstance(node.argument("weight"), Node)
+    found = []
+    for weight, bias, macs in maps:
+        name = _parameter(weight, tensors) or (_parameter(weight, tensors, True) if named else None)
+        if name is not None:
+            of_bias = _parameter(bias, tensors)
+            found.append(LearnedMap(name, of_bias if of_bias != name else None, _output_axis(node, weight), macs))
+    return found
+
+
+def _value(node: Node) -> Node:
+    """The node whose value is what `node` computes: of several results, the first that is read."""
+    return node if node.is_tensor else next(user for user in node.users if user.is_tensor)
+
+
+def _layer(weight: str, calls: list[tuple[Node, LearnedMap]], tensors: Mapping[str, Tensor]) -> Layer:
+    (first, learned), shape = calls[0], tuple(tensors[weight].shape)
+    operator = first.inputs[0] if first.operator == "getitem" else first
     groups = first.argument("groups")
     return Layer(
         name=layer_name(weight),
-        kind="conv_transpose" if first.argument("transposed") else _KINDS[first.operator],
-        nodes=tuple(node.name for node in nodes),
+        kind="conv_transpose" if first.argument("transposed") else _KINDS[operator.operator],
+        nodes=tuple(dict.fromkeys(node.name for node, _ in calls)),
         weight=weight,
-        bias=bias if bias != weight else None,
+        bias=learned.bias,
         weight_shape=shape,
+        output_axis=learned.output_axis if learned.output_axis < len(shape) else 0,
         groups=1 if groups is None else int(groups),
         output_shape=first.shape,
-        parameters=math.prod(shape) + (tensors[bias].numel() if bias and bias != weight else 0),
-        macs=sum(node_macs(node) for node in nodes),
+        parameters=math.prod(shape) + (tensors[learned.bias].numel() if learned.bias else 0),
+        macs=sum(each.macs for _, each in calls),
     )
 
 
@@ -92,10 +141,51 @@ def weight_argument(node: Node) -> Node | None:
     """The operand that is learned: `weight` where the operator names it, else the largest one free of the input."""
     named = node.argument("weight")
     if isinstance(named, Node):
-        return named
+        return named if not named.from_input else node.argument("input") if node.operator == "linear" else None
     summand = node.argument("self") if node.operator in _SUMS else None
     fixed = [x for x in node.inputs if not x.from_input and x is not summand and x.is_tensor]
     return max(fixed, key=lambda x: math.prod(x.full_shape), default=None)
+
+
+def _einsum_maps(node: Node) -> list[tuple[Node | None, Any, int]]:
+    """Each operand that is free of the input, without a bias, with the product that brings it in; the first has all
+    that none of them brings in."""
+    operands: Any = node.args[1]
+    counts = [0, *einsum_macs(str(node.args[0]), [x.full_shape for x in operands])]
+    fixed = {x: count for x, count in zip(operands, counts, strict=True) if not x.from_input}
+    rest = sum(counts) - sum(fixed.values())
+    return [(x, None, count + (rest if i == 0 else 0)) for i, (x, count) in enumerate(fixed.items())]
+
+
+def _output_axis(node: Node, weight: Any) -> int:
+    """The axis of the parameter behind `weight` that counts the outputs; 0 where no single one is seen to."""
+    name, rank = node.operator, len(weight.full_shape)
+    free = [0]
+    if name in FACTORS and rank > 1 and name != "inner":
+        second = node.args[FACTORS[name] + 1]
+        free = [rank - 1 if second is weight else rank - 2]
+    elif name == "tensordot":
+        contracted: Any = node.args[2 if node.args[0] is weight else 3]
+        free = [axis for axis in range(rank) if axis not in {int(each) % rank for each in contracted}]
+    elif name == "einsum":
+        operands: Any = node.args[1]
+        terms, output = einsum_terms(str(node.args[0]), [len(x.full_shape) for x in operands])
+        own = terms.pop(operands.index(weight))
+        free = [axis for axis, index in enumerate(own) if index in output and index not in "".join(terms)]
+    axis = free[0] if len(free) == 1 else 0
+    while weight.inputs:
+        source = weight.inputs[0]
+        if weight.operator in ("t", "numpy_T"):
+            axis = rank - 1 - axis
+        elif weight.operator == "transpose":
+            swapped = [int(each) % rank for each in weight.args[1:3]]
+            axis = swapped[1 - swapped.index(axis)] if axis in swapped else axis
+        elif weight.operator == "permute":
+            axis = int(weight.args[1][axis]) % rank
+        elif source.full_shape != weight.full_shape:
+            return 0
+        weight = source
+    return axis
 
 
 def _parameter(node: Any, tensors: Mapping[str, Tensor], products: bool = False) -> str | None:
@@ -129,9 +219,12 @@ def filter_shape(layer: Layer) -> tuple[int, ...]:
 
 
 def filters_of(layer: Layer, weight: Tensor) -> Tensor:
-    """`weight` of a convolution as (filters, depth per group, *kernel); a view where the layout allows."""
+    """`weight` of a convolution as (filters, depth per group, *kernel), of another layer with its outputs first.
+
+    A view where the layout allows.
+    """
     if layer.kind != "conv_transpose":
-        return weight
+        return weight.movedim(layer.output_axis, 0)
     groups, (inputs, outputs, *kernel) = layer.groups, weight.shape
     parted = weight.reshape(groups, inputs // groups, outputs, *kernel)
     return parted.transpose(1, 2).reshape(groups * outputs, inputs // groups, *kernel)
@@ -140,7 +233,7 @@ def filters_of(layer: Layer, weight: Tensor) -> Tensor:
 def weight_of(layer: Layer, filters: Tensor) -> Tensor:
     """The weight whose filters, (filters, depth per group, *kernel), are `filters`; undoes `filters_of`."""
     if layer.kind != "conv_transpose":
-        return filters
+        return filters.movedim(0, layer.output_axis)
     groups, (outputs, depth, *kernel) = layer.groups, filters.shape
     parted = filters.reshape(groups, outputs // groups, depth, *kernel)
     return parted.transpose(1, 2).reshape(groups * depth, outputs // groups, *kernel)

@@ -31,9 +31,11 @@ _SCHEMA = {
 def list_layers(network: Network) -> pl.DataFrame:
     """The weight-bearing layers of `network` in order of execution, one row each; a weight used twice is one row.
 
-    layer, kind (conv, conv_transpose, linear); weight: shape, as 64x3x7x7; groups; parameters: of weight and bias;
+    layer, kind (conv, conv_transpose, linear, recurrent); weight: shape, as 64x3x7x7; groups;
+    parameters: of weight and bias;
     share: of all the network's parameters, 0..1 (norms and embeddings are no layers: see `other_parameters`);
-    output: shape of the first call without the batch; macs: multiply-accumulates for one image over all calls;
+    output: shape of the first call without the batch;
+    macs: multiply-accumulates for one image over all calls and steps;
     field: receptive field of one output in pixels, height x width, `<=` before it where it is only a bound;
     field_stride: pixels from one output's field to the next one's.
     """

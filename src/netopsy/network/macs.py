@@ -14,14 +14,22 @@ from netopsy.network.node import Node
 
 CONVOLUTIONS = {f"{name}{n}d": name for name in ("conv", "conv_transpose") for n in (1, 2, 3)} | {"convolution": "conv"}
 # operator -> position of its first factor
-_PRODUCTS = {"matmul": 0, "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1}
-PRODUCTS = {*CONVOLUTIONS, *_PRODUCTS, "linear", "einsum", "scaled_dot_product_attention"}
+FACTORS = dict.fromkeys(("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "inner"), 0)
+FACTORS |= dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv"), 1)
+CELLS = {"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}  # one step
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", *CELLS}
+PRODUCTS = {*CONVOLUTIONS, *FACTORS, *RECURRENT, "linear", "bilinear", "einsum", "tensordot"}
+PRODUCTS |= {"scaled_dot_product_attention"}
 
 
 def node_macs(node: Node) -> int:
     """Multiply-accumulates of one node for a batch of one; 0 where it multiplies no matrices."""
     name = node.operator
-    if node.op != "call_function" or name not in PRODUCTS or not node.is_tensor:
+    if node.op != "call_function" or name not in PRODUCTS:
+        return 0
+    if name in RECURRENT:
+        return sum(recurrent_map_macs(node, weight) for weight, _ in recurrent_maps(node))
+    if not node.is_tensor:
         return 0
     inputs: list[Any] = list(node.args)
     output = math.prod(node.full_shape)
@@ -33,12 +41,16 @@ def node_macs(node: Node) -> int:
     if name == "linear":
         return output * node.argument("weight").full_shape[-1]
     if name == "einsum":
-        return _einsum(str(inputs[0]), [x.full_shape for x in inputs[1]])
+        return sum(einsum_macs(str(inputs[0]), [x.full_shape for x in inputs[1]]))
+    if name == "bilinear":
+        return sum(einsum_macs("...i,oij,...j->...o", [inputs[k].full_shape for k in (0, 2, 1)]))
+    if name == "tensordot":
+        return output * math.prod(inputs[0].full_shape[axis] for axis in inputs[2])
     if name == "scaled_dot_product_attention":
         query, key, value = (x.full_shape for x in inputs[:3])
         pairs = math.prod(query[:-1]) * key[-2]
         return pairs * query[-1] + pairs * value[-1]
-    first = inputs[_PRODUCTS[name]].full_shape
+    first = inputs[FACTORS[name]].full_shape
     return (output if name != "addbmm" else output * first[0]) * first[-1]
 
 
@@ -47,8 +59,35 @@ def graph_macs(nodes: Iterable[Node]) -> int:
     return sum(node_macs(node) for node in nodes)
 
 
-def _einsum(formula: str, shapes: list[tuple[int, ...]]) -> int:
-    """Every index is kept or summed once: the product of all sizes, operands taken from the left two by two."""
+def recurrent_maps(node: Node) -> list[tuple[Node, Node | None]]:
+    """(weight, bias) of each linear map in a recurrent operator or cell, in the order of `torch.nn.LSTM`.
+
+    Layer by layer, in each the forward direction first: of the input, of the hidden state, then the projection.
+    """
+    if node.operator in CELLS:
+        return [(node.argument(f"w_{of}"), node.argument(f"b_{of}")) for of in ("ih", "hh")]
+    tensors = node.argument("params")
+    biases = 2 if node.argument("has_biases") else 0
+    size = len(tensors) // (node.argument("num_layers") * (2 if node.argument("bidirectional") else 1))
+    maps: list[tuple[Node, Node | None]] = []
+    for start in range(0, len(tensors), size):
+        of_input, of_state, *rest = tensors[start : start + size]
+        maps += zip((of_input, of_state), rest[:biases] or (None, None), strict=True)
+        maps += [(projection, None) for projection in rest[biases:]]
+    return maps
+
+
+def recurrent_map_macs(node: Node, weight: Node) -> int:
+    """Multiply-accumulates of one linear map of a recurrent operator, which applies it at every step.
+
+    Four gates in an LSTM: 4 * hidden * (inputs + hidden) a step; three in a GRU, one in a plain recurrent network.
+    """
+    data: Any = node.args[0]
+    return math.prod(data.full_shape[:-1]) * math.prod(weight.full_shape)
+
+
+def einsum_macs(formula: str, shapes: list[tuple[int, ...]]) -> list[int]:
+    """Of each product, operands taken from the left two by two: every index is kept or summed once."""
     terms, output = einsum_terms(formula, [len(shape) for shape in shapes])
     size: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
@@ -58,13 +97,13 @@ def _einsum(formula: str, shapes: list[tuple[int, ...]]) -> int:
     def needed(indices: str, rest: list[str]) -> str:
         return "".join(dict.fromkeys(i for i in indices if i in output or any(i in term for term in rest)))
 
-    total, left = 0, needed(terms[0], terms[1:])
+    counts, left = [], needed(terms[0], terms[1:])
     for position, term in enumerate(terms[1:], 1):
         rest = terms[position + 1 :]
         right = needed(term, [left, *rest])
-        total += math.prod(size[i] for i in dict.fromkeys(left + right))
+        counts.append(math.prod(size[i] for i in dict.fromkeys(left + right)))
         left = needed(left + right, rest)
-    return total
+    return counts
 
 
 def einsum_terms(formula: str, ranks: list[int]) -> tuple[list[str], str]:

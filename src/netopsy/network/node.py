@@ -29,8 +29,9 @@ class Node:
     from_input: whether the value depends on what the input holds, and not on its batch size alone.
     channel_axis: where the units are: last (-1) behind a linear map or a layer norm, 1 behind a convolution; where axes
         are permuted on the way from there, the units go with them.
-    weight: name of the learned weight that this call applies; None where it is no weight-bearing layer's.
-    layer: name of the last weight-bearing layer at or before the node; empty where there is none.
+    weights: names of the learned weights that this call applies: one, several in a recurrent operator, or none.
+    layer: name of the last weight-bearing layer at or before the node; empty where there is none. Of a recurrent
+        operator, that of its last weight.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Node:
     batch_axis: int | None = None
     from_input: bool = False
     channel_axis: int = 1
-    weight: str | None = None
+    weights: tuple[str, ...] = ()
     layer: str = ""
 
     @property

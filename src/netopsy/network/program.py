@@ -12,10 +12,12 @@ from torch import Tensor, fx
 
 from netopsy.network.canonical import operator_name, shape_for
 from netopsy.network.graph import module_paths
-from netopsy.network.layers import layer_name, learned_weight
+from netopsy.network.layers import layer_name, learned_maps
+from netopsy.network.macs import RECURRENT
 from netopsy.network.node import Node
 
-_CHANNELS_LAST = {"linear", "addmm", "matmul", "mm", "layer_norm", "native_layer_norm"}
+_CHANNELS_LAST = {"linear", "bilinear", "addmm", "matmul", "linalg_matmul", "mm", "inner", "tensordot", *RECURRENT}
+_CHANNELS_LAST |= {"layer_norm", "native_layer_norm"}
 _CHANNELS_SECOND = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "batch_norm", "group_norm"}
 
 
@@ -56,14 +58,14 @@ def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Progra
     layers: dict[int, str] = {}
     for position, source in enumerate(graph.graph.nodes):
         plain = _transcribe(source, made)
-        weight = learned_weight(plain, tensors)
+        weights = tuple(learned.weight for learned in learned_maps(plain, tensors))
         last = max((calls[x] for x in plain.inputs if x in calls), default=None)
-        if weight is not None:
-            last, layers[position] = position, layer_name(weight)
+        if weights:
+            last, layers[position] = position, layer_name(weights[-1])
         node = replace(
             plain,
             channel_axis=_channel_axis(plain),
-            weight=weight,
+            weights=weights,
             layer="" if last is None else layers[last],
         )
         made[source] = node

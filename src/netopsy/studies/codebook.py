@@ -22,7 +22,7 @@ from netopsy.settings import HalfWidth, Interval, Length, Seed, Unique
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
 from netopsy.stats.kmeans1d.kmeans1d import LARGEST_K, SortedValues, Start
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
+from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict, with_left_out
 from netopsy.wording import size
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -82,7 +82,7 @@ class WeightCodebook(Study):
                 axis="log",
                 axis_title="weights that differ in each layer (K)",
             ),
-            findings=_findings(scores, sizes),
+            findings=with_left_out(_findings(scores, sizes), network),
         )
 
     def _codebooks(self, network: Network, layer: Layer) -> dict[int, Codes]:

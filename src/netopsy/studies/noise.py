@@ -20,7 +20,7 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveFloat, PositiveInt, Seed, Unique
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
+from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict, with_left_out
 from netopsy.wording import points
 
 STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -85,7 +85,7 @@ class Noise(Study):
                 band=("lowest", "highest"),
                 reading="The line is the mean over the draws, the band from the lowest to the highest.",
             ),
-            findings=_findings(scores),
+            findings=with_left_out(_findings(scores), network),
         )
 
 

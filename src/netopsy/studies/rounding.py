@@ -15,12 +15,13 @@ from torch import Tensor
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
+from netopsy.network.layers import filters_of, weight_of
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Interval, Seed, Unique
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
+from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict, with_left_out
 from netopsy.wording import plural
 
 FLOATS: dict[str, tuple[torch.dtype, int]] = {
@@ -176,7 +177,7 @@ class Rounding(Study):
         return self.result(
             tables={"scores": decimals, "formats": formats},
             figures=_figures(decimals, formats),
-            findings=_findings(decimals, formats),
+            findings=with_left_out(_findings(decimals, formats), network),
         )
 
 
@@ -192,7 +193,10 @@ def _to_format(scope: Scope, name: str) -> Replace:
     kind = number_format(name)
 
     def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {weight: kind.apply(tensors[weight]) for weight in scope.tensors()}
+        return {
+            layer.weight: weight_of(layer, kind.apply(filters_of(layer, tensors[layer.weight])))
+            for layer in scope.layers
+        }
 
     return Replace(scope.tensors(), edit, f"format {name} {scope.name}")
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import polars as pl
 
 from netopsy.charts import curve, heatmap
+from netopsy.network.listing import other_parameters
+from netopsy.network.network import Network
 from netopsy.result import Figure
 from netopsy.wording import capital, listing, plural, points
 
@@ -180,6 +182,25 @@ def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited") -> list
     if unhurt := len(layers) - hurt.height:
         sentence += f" {unhurt} of {plural(len(layers), 'layer')} lose nothing measurable in any setting tried."
     return [sentence]
+
+
+NEGLIGIBLE = 0.01
+"""Share of the parameters that may belong to no layer without a word: norms."""
+
+
+def with_left_out(findings: list[str], network: Network) -> list[str]:
+    """`findings`, and what share of the parameters "all layers" leave out: first where it is a tenth or more."""
+    others = other_parameters(network)
+    total, count = max(1, network.parameters), sum(others.values())
+    if count < NEGLIGIBLE * total:
+        return findings
+    largest = max(others, key=others.__getitem__)
+    most = f"most of them in {largest} ({others[largest] / total:.1%})" if others[largest] > count / 2 else ""
+    sentence = (
+        f"All layers together hold {1 - count / total:.1%} of the parameters; norms, embeddings and others, "
+        f"{count / total:.1%}, stay as they are{most and ', ' + most}."
+    )
+    return [sentence, *findings] if count >= total / 10 else [*findings, sentence]
 
 
 def unchanged_settings(rows: pl.DataFrame, describe: Describe) -> list[str]:

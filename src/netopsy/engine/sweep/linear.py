@@ -72,8 +72,8 @@ def linear_part(network: Network, tensors: Collection[str]) -> Linear | None:
             continue
         edited = [x for x in node.inputs if x.op == "get_attr" and x in changed]
         if edited:
-            weights = list(node.args[1:3])
-            fits = node.operator in _SOURCES and all(x in weights for x in edited)
+            weights = list(node.args[1:3]) if node.operator in _SOURCES else []
+            fits = weights and all(x in weights for x in edited)
             plain = all(x is None or x.op == "get_attr" for x in weights) and not node.kwargs
             if not fits or not plain or node.args[0] in changed or not node.args[0].from_input:
                 return None

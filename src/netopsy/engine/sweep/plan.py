@@ -23,7 +23,8 @@ FOLD_BYTES = {"cpu": 4 << 20}  # the largest activation of a piece: what the cac
 HEAD_BYTES = 64 << 20
 ELSEWHERE = 256 << 20
 # Work on each value alone: folding gains nothing, so these stay with the head, where a batch norm can be folded too.
-_LIGHT = {"batch_norm", "add", "relu", "hardtanh", "silu", "hardswish", "gelu", "max_pool2d", "avg_pool2d"}
+# What is taken from several results stays with them: the results together are no value that can be kept.
+_LIGHT = {"batch_norm", "add", "relu", "hardtanh", "silu", "hardswish", "gelu", "max_pool2d", "avg_pool2d", "getitem"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from netopsy.network.macs import einsum_terms
+from netopsy.network.macs import CELLS, RECURRENT, einsum_terms
 from netopsy.network.node import Node
 from netopsy.network.windows.windows import Digit, Windows, union
 
@@ -250,6 +250,30 @@ def matmul(node: Node, known: Known) -> Windows:
     summand = known.get(node.args[0]) if added else None
     both = [w for w in (product, summand) if isinstance(w, Windows)]
     return _expand(union(both), node.full_shape)
+
+
+@rule(*CELLS)
+def recurrent_cell(node: Node, known: Known) -> Any:
+    """Each hidden unit sees all inputs of the step and all hidden units of the step before."""
+    size = (node.full_shape if node.is_tensor else node.parts[0])[-1]
+    w = union([operand.frozen(len(operand.axes) - 1, size=size) for operand in operands(node, known)])
+    return w if node.is_tensor else [w, w]
+
+
+@rule(*RECURRENT - CELLS)
+def recurrent(node: Node, known: Known) -> Any:
+    """Each step sees the steps before it, in both directions all; said of the former too, as a bound.
+
+    The last hidden states see all steps. None where the first ones depend on the input, or the sequences are packed.
+    """
+    found = operands(node, known)
+    if len(found) != 1 or node.argument("batch_first") is None:
+        return None
+    w, rank = found[0], len(node.parts[0])
+    steps = rank - 2 if node.argument("batch_first") else 0
+    every = w.frozen(steps) if node.argument("bidirectional") else w.blurred(steps)
+    last = [w.dropped(steps).inserted(0, shape[0]).frozen(rank - 1, size=shape[-1]) for shape in node.parts[1:]]
+    return [every.frozen(rank - 1, size=node.parts[0][-1]), *last]
 
 
 @rule("einsum")

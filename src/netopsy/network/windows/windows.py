@@ -112,6 +112,10 @@ class Windows:
             moved = moved._cleared(self.axes[axis])
         return moved.settled()
 
+    def blurred(self, axis: int) -> Windows:
+        """As `frozen`, where not every element along `axis` sees all: loose."""
+        return self.frozen(axis, Loose(next(_fresh), 0, False))
+
     def _cleared(self, gone: Axis) -> Windows:
         """Without the looseness that summing over the digits `gone` makes good."""
         left = {(d.loose.event, d.loose.operand) for axis in self.axes for d in axis if d.loose}

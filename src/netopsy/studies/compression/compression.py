@@ -39,6 +39,7 @@ from netopsy.studies.compression.report import (
 )
 from netopsy.studies.compression.retrain import IMAGES, Training, chosen_densities, lowest_within, sensitivity
 from netopsy.studies.study import REQUIRED, Study, file_for, stem_of, whereabouts
+from netopsy.studies.sweep_report import with_left_out
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Compression(Study):
     """How small the network gets when it is pruned, shared and coded, and retrained in between (Han et al., 2016).
 
     train: images to retrain on; no choice is made on the samples.
-    density: share of the weights to keep: a number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern.
+    density: share of the weights to keep: a number, or LAYER=NUMBER with a kind (conv, linear, recurrent), a name or
+        a pattern.
     threshold: in place of `density`: weights beyond so many standard deviations of their layer stay.
     budget: with neither, each layer keeps as few weights as lose at most so many points, pruned alone, on training
         images.
@@ -154,7 +156,7 @@ class Compression(Study):
             tables=tables,
             figures=figures(tables),
             artifacts={path.name: path},
-            findings=findings(tables, whereabouts(self.name, path), other, chosen, left),
+            findings=with_left_out(findings(tables, whereabouts(self.name, path), other, chosen, left), network),
         )
 
     def _densities(self, network: Network, tables: dict[str, pl.DataFrame]) -> tuple[dict[str, float], str | None]:

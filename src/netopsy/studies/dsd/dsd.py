@@ -35,8 +35,8 @@ class Dsd(Study):
 
     train: images to train on; no choice is made on the samples, which are scored after each epoch.
     start: `trained` goes on from the network's weights; `random` redraws them for each seed and trains them first.
-    sparsity: share of weights pruned: a number, or LAYER=NUMBER with a kind (conv, linear), a name or a pattern. The
-        paper prunes 25 to 50 %.
+    sparsity: share of weights pruned: a number, or LAYER=NUMBER with a kind (conv, linear, recurrent), a name or a
+        pattern. The paper prunes 25 to 50 %.
     epochs: three numbers, one a phase: dense (only from a random start), sparse, dense again.
     baseline: `phases` trains in the same phases, at the same rates, without masks; `single` under one schedule from
         `learning_rate` down.

@@ -28,6 +28,7 @@ from netopsy.studies.prescribe.report import (
     sensitivity_table,
 )
 from netopsy.studies.study import Study, file_for, stem_of, whereabouts
+from netopsy.studies.sweep_report import with_left_out
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Prescribe(Study):
             tables=tables,
             figures=figures(tables, found, self.budget / 100),
             artifacts={path.name: path},
-            findings=findings(network, tables, found, where),
+            findings=with_left_out(findings(network, tables, found, where), network),
         )
 
     def _write(self, network: Network, found: Prescription, parts: Parts) -> Path:
