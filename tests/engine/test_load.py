@@ -22,6 +22,7 @@ from netopsy.errors import NetopsyError, NetworkError, SettingsError, WeightsErr
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.load import load_network
+from netopsy.seeds import stream
 
 
 def alike(a: nn.Module, b: nn.Module) -> bool:
@@ -31,7 +32,7 @@ def alike(a: nn.Module, b: nn.Module) -> bool:
 def test_torchvision_network_and_preset_are_torchvisions_own() -> None:
     network = load_network("torchvision:ResNet18", seed=3)
     preset = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
-    torch.manual_seed(3)
+    torch.manual_seed(stream("weights", 3))
     assert alike(network.module, torchvision.models.resnet18())
     assert not network.module.training
     p = network.preprocessing
@@ -84,7 +85,7 @@ def test_auxiliary_heads_are_left_out_and_torchvisions_weights_rescale_inside(tm
 @pytest.mark.parametrize("name", ["resnet18.a1_in1k", "mobilenetv3_small_050", "vit_tiny_patch16_224", "test_vit"])
 def test_timm_preprocessing_is_that_of_timms_own_transform(name: str) -> None:
     network = load_network(f"timm:{name}", seed=2)
-    torch.manual_seed(2)
+    torch.manual_seed(stream("weights", 2))
     module = timm.create_model(name)
     assert alike(network.module, module)
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=module))

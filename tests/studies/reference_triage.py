@@ -15,7 +15,7 @@ def cochran_q(right: np.ndarray) -> float:
     images = [sum(int(right[i, j]) for j in range(k)) for i in range(n)]
     above = k * sum(g * g for g in treated) - sum(treated) ** 2
     below = k * sum(images) - sum(hits * hits for hits in images)
-    return (k - 1) * above / below
+    return (k - 1) * above / below if below else 0.0  # all agree on every image
 
 
 def permutation_p(scores: np.ndarray) -> float:

@@ -220,11 +220,17 @@ def test_the_tests_of_criticality_are_over_the_cells() -> None:
         max_drop=None,
         storage=2e10,
     )
-    right = [
-        t.right for t in run.cells if t.spec["seed"] == 1 and (t.spec["start"], t.spec["training"]) == ("RW", "TM")
-    ]
-    row = criticality.filter((pl.col("seed") == 1) & (pl.col("start") == "RW") & (pl.col("training") == "TM"))
-    assert row["statistic"][0] == pytest.approx(cochran_q(np.stack(right, 1)))
+    compared = {}
+    for seed, start, training in (
+        criticality.filter(seed=pl.col("seed")).select("seed", "start", "training").iter_rows()
+    ):
+        way = seed, start, training
+        of_way = [t.right for t in run.cells if tuple(t.spec[key] for key in ("seed", "start", "training")) == way]
+        row = criticality.filter(seed=seed, start=start, training=training)
+        compared[way] = row["statistic"][0], cochran_q(np.stack(of_way, 1))
+    assert all(actual == pytest.approx(expected) for actual, expected in compared.values())
+    assert any(expected > 0 for _, expected in compared.values())
+    right = [t.right for t in run.cells if (t.spec["seed"], t.spec["start"], t.spec["training"]) == (1, "RW", "TM")]
     base = run.baselines[0].right
     cell = cells.filter((pl.col("seed") == 1) & (pl.col("start") == "RW") & (pl.col("training") == "TM")).row(
         0, named=True

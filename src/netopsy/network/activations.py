@@ -48,8 +48,8 @@ def activations(network: Network, *, mixing: bool = True) -> dict[str, Node]:
 
     mixing: with softmax and gated linear units, whose values are not functions of one operand value each.
     """
-    known = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
-    return {name: node for name, node in network.nodes.items() if node.operator.rstrip("_") in known}
+    functions = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
+    return {name: node for name, node in network.nodes.items() if node.operator.rstrip("_") in functions}
 
 
 def operand(network: Network, node: Node, *, mixing: bool = True) -> Node:
@@ -58,8 +58,8 @@ def operand(network: Network, node: Node, *, mixing: bool = True) -> Node:
     mixing: go back over a softmax too, to the class scores. A function of the input itself stays, as does one that
     changes the shape.
     """
-    known = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
-    while node.operator.rstrip("_") in known:
+    functions = ELEMENTWISE | _MIXING if mixing else ELEMENTWISE
+    while node.operator.rstrip("_") in functions:
         before = node.args[0] if node.args else None
         if not isinstance(before, Node) or before.op == "placeholder" or before.name not in network.nodes:
             break

@@ -56,7 +56,7 @@ def name_nodes(graph: fx.GraphModule) -> None:
         containers.update(path[:i] for i, letter in enumerate(path) if letter == ".")
         if node.target is not operator.getitem:
             kinds[path].add(operator_name(node))
-    taken: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             node.meta["name"] = "input"
@@ -66,8 +66,8 @@ def name_nodes(graph: fx.GraphModule) -> None:
             base = path if plain else ".".join(filter(None, (path, kind)))
             if not is_tensor(node):
                 base = f"{base}:symbol"
-            node.meta["name"] = base if not taken[base] else f"{base}_{taken[base]}"
-            taken[base] += 1
+            node.meta["name"] = base if not counts[base] else f"{base}_{counts[base]}"
+            counts[base] += 1
         elif node.op == "get_attr":
             node.meta["name"] = f"parameter:{node.target}"
         else:

@@ -194,17 +194,17 @@ def _parameter(node: Any, tensors: Mapping[str, Tensor], products: bool = False)
     A value that depends on the input (a weight that is predicted) is no parameter, nor is a product of several
     parameters, unless `products`.
     """
-    seen, stack, found = set(), [node] if isinstance(node, Node) and not node.from_input else [], []
+    visited, stack, names = set(), [node] if isinstance(node, Node) and not node.from_input else [], []
     while stack:
         current = stack.pop()
-        if current in seen:
+        if current in visited:
             continue
-        seen.add(current)
+        visited.add(current)
         if current.op == "get_attr" and isinstance(tensors.get(current.target), nn.Parameter):
-            found.append(current.target)
+            names.append(current.target)
         if products or current.operator not in PRODUCTS:
             stack.extend(current.inputs)
-    return max(found, key=lambda name: tensors[name].numel(), default=None)
+    return max(names, key=lambda name: tensors[name].numel(), default=None)
 
 
 CONVOLUTION_KINDS = ("conv", "conv_transpose")

@@ -196,20 +196,20 @@ class Network:
 
     def select(self, names: Iterable[str] | None = None, kind: str | None = None) -> tuple[Layer, ...]:
         """The layers called `names` (None: all), of one `kind` if given, in order of execution."""
-        wanted = None if names is None else {self.layer(name).name for name in names}
+        chosen = None if names is None else {self.layer(name).name for name in names}
         return tuple(
             layer
             for layer in self.layers
-            if (wanted is None or layer.name in wanted) and (kind is None or layer.kind == kind)
+            if (chosen is None or layer.name in chosen) and (kind is None or layer.kind == kind)
         )
 
     def with_tensors(self, tensors: Mapping[str, Tensor], name: str | None = None) -> Network:
         """A copy, called `name`, in which the parameters and buffers `tensors` have other values; this one stays."""
         module = copy.deepcopy(self.module)
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         with torch.no_grad():
             for key, value in tensors.items():
-                own[key].copy_(value)
+                state[key].copy_(value)
         copied = Network(name or self.name, module, self.preprocessing, dict(self.provenance), self.returned)
         # read of this one, true of the copy: an export takes seconds
         if "program" in self.__dict__ and not self.program.settled & tensors.keys():
@@ -245,15 +245,15 @@ def fresh(network: Network, seed: int, draw: int = 0) -> Network:
     """
     copied = network.with_tensors({})
     module = copied.module
-    drawn: set[str] = set()
+    initialised: set[str] = set()
     with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(stream("weights", seed, draw))
         for path, part in module.named_modules():
             reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
             if callable(reset):
                 reset()
-                drawn |= {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters()}
-    left = [name for name, _ in module.named_parameters() if name not in drawn]
+                initialised |= {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters()}
+    left = [name for name, _ in module.named_parameters() if name not in initialised]
     if left:
         raise SettingsError(
             f"{network.name} cannot be drawn anew: nothing says how {left[0]} begins; load it with weights='random' "

@@ -31,9 +31,9 @@ class Section(fx.GraphModule):
         nodes: origins of the tensors that it makes, in order. new: by its path, each new module's: the node that it
         stands in for.
         """
-        made = cls(root, graph, "Section")
-        made.meta[ORIGINS] = {"nodes": nodes, "new": new}
-        return made
+        section = cls(root, graph, "Section")
+        section.meta[ORIGINS] = {"nodes": nodes, "new": new}
+        return section
 
     def __reduce__(self) -> Any:
         return _rebuild, (super().__reduce__(), dict(self.meta))
@@ -41,9 +41,9 @@ class Section(fx.GraphModule):
 
 def _rebuild(reduced: tuple[Any, ...], meta: dict[str, Any]) -> Section:
     plain = reduced[0](*reduced[1])
-    made = Section(plain, plain.graph, "Section")
-    made.meta = meta
-    return made.train(plain.training)
+    section = Section(plain, plain.graph, "Section")
+    section.meta = meta
+    return section.train(plain.training)
 
 
 def restore_names(graph: fx.GraphModule, module: nn.Module) -> None:
@@ -52,21 +52,21 @@ def restore_names(graph: fx.GraphModule, module: nn.Module) -> None:
     Nodes inside new modules keep the names that the export gives, below the path of the new module. Where the export
     does not follow the kept list node by node, nothing is changed.
     """
-    kept: dict[str, Any] | None = getattr(module, "meta", {}).get(ORIGINS)
-    if not kept:
+    origins: dict[str, Any] | None = getattr(module, "meta", {}).get(ORIGINS)
+    if not origins:
         return
     nodes = [n for n in graph.graph.nodes if n.op == "call_function" and is_tensor(n)]
-    new = {n: path for n in nodes for path in kept["new"] if f"{module_path(n)}.".startswith(f"{path}.")}
+    new = {n: path for n in nodes for path in origins["new"] if f"{module_path(n)}.".startswith(f"{path}.")}
     old = [n for n in nodes if n not in new]
-    if [_kind(operator_name(n)) for n in old] != [kind for _, kind, _ in kept["nodes"]]:
+    if [_kind(operator_name(n)) for n in old] != [kind for _, kind, _ in origins["nodes"]]:
         return
-    for node, (name, _, paths) in zip(old, kept["nodes"], strict=True):
+    for node, (name, _, paths) in zip(old, origins["nodes"], strict=True):
         node.meta["name"] = name
         node.meta["nn_module_stack"] = {path: (path, None) for path in paths}
     for node, path in new.items():
-        around = [p for p in kept["new"][path][2] if not p or f"{path}.".startswith(f"{p}.")]
-        own = [p for p in module_paths(node) if p]
-        node.meta["nn_module_stack"] = {p: (p, None) for p in dict.fromkeys([*around, *own])}
+        around = [p for p in origins["new"][path][2] if not p or f"{path}.".startswith(f"{p}.")]
+        inner = [p for p in module_paths(node) if p]
+        node.meta["nn_module_stack"] = {p: (p, None) for p in dict.fromkeys([*around, *inner])}
 
 
 def _kind(operator: str) -> str:

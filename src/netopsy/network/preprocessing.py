@@ -102,13 +102,13 @@ def read_size(value: Any) -> tuple[int, int]:
 def _channels(preprocessing: Preprocessing, options: Mapping[str, Any]) -> dict[str, Any]:
     """The changes of channels, mean and std, which must agree in number."""
     before = preprocessing.channels
-    given = {key: _numbers(key, options[key], float) for key in ("mean", "std") if key in options}
+    numbers = {key: _numbers(key, options[key], float) for key in ("mean", "std") if key in options}
     channels = _channel_option(options.get("channels", before))
     depth = channel_count(channels)
     changes: dict[str, Any] = {"channels": channels}
     for key in ("mean", "std"):
         old = getattr(preprocessing, key)
-        new = given.get(key)
+        new = numbers.get(key)
         if new is None:
             new = tuple(reversed(old)) if {before, channels} == {"RGB", "BGR"} and before != channels else old
             if len(new) != depth and len(set(new)) == 1:

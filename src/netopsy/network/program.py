@@ -53,11 +53,11 @@ def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Progra
 
     tensors: the network's parameters and buffers by name.
     """
-    made: dict[fx.Node, Node] = {}
+    records: dict[fx.Node, Node] = {}
     calls: dict[Node, int] = {}  # the last weight-bearing call at or before each node, by its position
     layers: dict[int, str] = {}
     for position, source in enumerate(graph.graph.nodes):
-        plain = _transcribe(source, made)
+        plain = _transcribe(source, records)
         weights = tuple(learned.weight for learned in learned_maps(plain, tensors))
         last = max((calls[x] for x in plain.inputs if x in calls), default=None)
         if weights:
@@ -68,30 +68,30 @@ def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Progra
             weights=weights,
             layer="" if last is None else layers[last],
         )
-        made[source] = node
+        records[source] = node
         if last is not None:
             calls[node] = last
-    names = {node.target for node in made.values() if node.op == "get_attr"} - tensors.keys()
+    names = {node.target for node in records.values() if node.op == "get_attr"} - tensors.keys()
     constants = {name: _constant(graph, name) for name in sorted(names)}
-    given: Any = next(reversed(made)).args[0]
+    given: Any = next(reversed(records)).args[0]
     values = list(given) if isinstance(given, list | tuple) else [given]
-    returns = {name: made.get(value) for name, value in zip(graph.meta["outputs"], values, strict=True)}
+    returns = {name: records.get(value) for name, value in zip(graph.meta["outputs"], values, strict=True)}
     return Program(
-        _with_users(made.values()),
+        _with_users(records.values()),
         MappingProxyType(constants),
         MappingProxyType(returns),
         graph.meta["settled"] & tensors.keys(),
     )
 
 
-def _transcribe(source: fx.Node, made: Mapping[fx.Node, Node]) -> Node:
-    """What the graph itself says of a node; those that it reads are `made`."""
+def _transcribe(source: fx.Node, records: Mapping[fx.Node, Node]) -> Node:
+    """What the graph itself says of a node; those that it reads are `records`."""
     value = source.meta.get("val")
     shape, larger = shape_for(value, 1), shape_for(value, 2)
     growth = tuple(b - a for a, b in zip(shape, larger, strict=True))
     grown = [axis for axis, more in enumerate(growth) if more]
-    inputs = tuple(made[x] for x in source.all_input_nodes)
-    record: Any = made.__getitem__
+    inputs = tuple(records[x] for x in source.all_input_nodes)
+    record: Any = records.__getitem__
     args: Any = fx.node.map_arg(source.args, record)
     kwargs: Any = fx.node.map_arg(source.kwargs, record)
     operator = operator_name(source) if source.op == "call_function" else source.op

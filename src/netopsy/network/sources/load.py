@@ -120,18 +120,18 @@ def _to_float32(module: nn.Module) -> list[str]:
     return sorted(str(kind).removeprefix("torch.") for kind in kinds)
 
 
-def _sort_options(given: dict[str, Any], origin: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sort_options(options: dict[str, Any], origin: Source) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of the preprocessing and those of the architecture; None counts as not given."""
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in options:
         if name not in FIELDS and name not in origin.options:
             allowed = (*FIELDS, *origin.options)
             raise SettingsError(
                 f"no option '{name}' for {origin.name}; "
                 f"nearest: {nearest(name, allowed, 1)}; all: {', '.join(allowed)}."
             )
-    architecture = {name: value for name, value in given.items() if name in origin.options}
-    return {name: value for name, value in given.items() if name not in architecture}, architecture
+    architecture = {name: value for name, value in options.items() if name in origin.options}
+    return {name: value for name, value in options.items() if name not in architecture}, architecture
 
 
 def _options_in_header(file: Weights | None, origin: Source) -> dict[str, Any]:
@@ -142,13 +142,13 @@ def _options_in_header(file: Weights | None, origin: Source) -> dict[str, Any]:
     if file is None or "options" not in file.metadata:
         return {}
     try:
-        said = json.loads(file.metadata["options"])
+        header = json.loads(file.metadata["options"])
     except (ValueError, RecursionError):
         return {}
     largest = max((extent for tensor in file.tensors.values() for extent in tensor.shape), default=0)
     return {
         name: value
-        for name, value in (said.items() if isinstance(said, dict) else ())
+        for name, value in (header.items() if isinstance(header, dict) else ())
         if name in origin.options
         and (isinstance(value, bool | str) or (isinstance(value, int | float) and 0 <= value <= largest))
     }
@@ -210,11 +210,11 @@ def _weights_record(
 
 def _from_metadata(prepared: Preprocessing, said_by: str, file: Weights) -> tuple[Preprocessing, str]:
     """What the header of a safetensors file says of the preprocessing, where it can be read."""
-    said = {name: file.metadata[name] for name in FIELDS if name in file.metadata}
-    if not said:
+    fields = {name: file.metadata[name] for name in FIELDS if name in file.metadata}
+    if not fields:
         return prepared, said_by
     try:
-        return override(prepared, said), f"{said_by}; {', '.join(sorted(said))} from the metadata of {file.label}"
+        return override(prepared, fields), f"{said_by}; {', '.join(sorted(fields))} from the metadata of {file.label}"
     except SettingsError as error:
         return prepared, f"{said_by}; metadata of {file.label} not understood ({error})"
 

@@ -84,9 +84,9 @@ class FactorySource:
     def __init__(self, path: str, attribute: str) -> None:
         self.name = f"{path}:{attribute}"
         self.factory = _import(path, attribute)
-        made = isinstance(self.factory, nn.Module)
-        self.options = () if made else _keywords(self.factory)
-        self.fresh = "the module's own" if made else "the factory's own"
+        is_module = isinstance(self.factory, nn.Module)
+        self.options = () if is_module else _keywords(self.factory)
+        self.fresh = "the module's own" if is_module else "the factory's own"
         self.notes: tuple[str, ...] = ()
 
     def build(
@@ -165,9 +165,9 @@ def find_source(source: object) -> Source:
         return TimmSource(name)
     if name and re.fullmatch(r"[\w.]+", kind) and name.isidentifier():
         return FactorySource(kind, name)
-    known = [f"netopsy:{entry}" for entry in ZOO]
+    zoo_names = [f"netopsy:{entry}" for entry in ZOO]
     raise NetworkError(
-        f"no network '{source}'; write {FORMS}; nearest in the zoo: {nearest(f'netopsy:{source}', known)}."
+        f"no network '{source}'; write {FORMS}; nearest in the zoo: {nearest(f'netopsy:{source}', zoo_names)}."
     )
 
 
@@ -186,10 +186,14 @@ def is_weights_path(value: object) -> bool:
 
 def read_architecture(file: Weights) -> str:
     """The source that a file's own metadata names. Raises NetworkError where it names none."""
-    said = file.metadata.get("architecture", "")
-    match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)", said)
+    architecture_name = file.metadata.get("architecture", "")
+    match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)", architecture_name)
     if not match:
-        named = f"names code of its own, '{said[:100]}'," if said else "does not name its architecture;"
+        named = (
+            f"names code of its own, '{architecture_name[:100]}',"
+            if architecture_name
+            else "does not name its architecture;"
+        )
         raise NetworkError(
             f"'{file.label}' holds weights but {named} name it as the source ({FORMS}) and give the file as weights."
         )
@@ -198,19 +202,19 @@ def read_architecture(file: Weights) -> str:
 
 def guess_preprocessing(module: nn.Module) -> tuple[Preprocessing, str]:
     """0..1 pixels, no mean; size and channels from the first layer where they show."""
-    said = "assumed (0..1, no mean)"
+    origin = "assumed (0..1, no mean)"
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             grey = layer.in_channels == 1
-            return (Preprocessing(mean=(0.0,), std=(1.0,), channels="L") if grey else Preprocessing()), said
+            return (Preprocessing(mean=(0.0,), std=(1.0,), channels="L") if grey else Preprocessing()), origin
         if isinstance(layer, nn.Linear):
             for channels, depth in (("L", 1), ("RGB", 3)):
                 side = math.isqrt(layer.in_features // depth)
                 if side * side * depth == layer.in_features:
                     zeros, ones = (0.0,) * depth, (1.0,) * depth
-                    return Preprocessing((side, side), mean=zeros, std=ones, channels=channels), said  # type: ignore[arg-type]
+                    return Preprocessing((side, side), mean=zeros, std=ones, channels=channels), origin  # type: ignore[arg-type]
             break
-    return Preprocessing(), said
+    return Preprocessing(), origin
 
 
 def _keywords(factory: Callable[..., Any]) -> tuple[str, ...]:
@@ -227,8 +231,8 @@ def _call(factory: Callable[..., Any], options: dict[str, Any], name: str) -> An
         return factory(**options)
     except Exception as error:
         # a factory is the user's code, or an option is of the wrong kind: either is the user's to mend
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-        raise NetworkError(f"{name} cannot be built with {given}: {type(error).__name__}: {error}") from error
+        arguments = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        raise NetworkError(f"{name} cannot be built with {arguments}: {type(error).__name__}: {error}") from error
 
 
 def _import(path: str, attribute: str) -> Any:

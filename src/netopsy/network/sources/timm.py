@@ -31,7 +31,7 @@ class TimmSource:
             raise NetworkError(f"no network 'timm:{name}'; nearest: {nearest(short, timm.list_models())}.")
         self.short = short
         self.tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{short}.*")]
-        self.tag = self._known(tag) if tag else ""
+        self.tag = self._check_tag(tag) if tag else ""
         self.name = f"timm:{short}.{tag}" if tag else f"timm:{short}"
 
     def build(
@@ -39,7 +39,7 @@ class TimmSource:
     ) -> nn.Module:
         tag = self.tag
         if hub is not None:
-            tag = tag if hub.lower() in ("hub", "default") else self._known(hub.removeprefix(f"{self.short}."))
+            tag = tag if hub.lower() in ("hub", "default") else self._check_tag(hub.removeprefix(f"{self.short}."))
             self.tag = tag
         full = f"{self.short}.{tag}" if tag else self.short
         if hub is not None:
@@ -49,8 +49,10 @@ class TimmSource:
         except Exception as error:
             if hub is not None:
                 raise WeightsError(_unreachable(full, str(error).splitlines()[0])) from error
-            given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-            raise NetworkError(f"{self.name} cannot be built with {given}: {type(error).__name__}: {error}") from error
+            arguments = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+            raise NetworkError(
+                f"{self.name} cannot be built with {arguments}: {type(error).__name__}: {error}"
+            ) from error
 
     def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
         data = timm.data.resolve_data_config(model=module)
@@ -70,10 +72,10 @@ class TimmSource:
             interpolation=mode if mode in ("nearest", "bilinear", "bicubic") else "bicubic",
         ), f"timm's configuration of {self.short} ({tag})"
 
-    def _known(self, tag: str) -> str:
+    def _check_tag(self, tag: str) -> str:
         if tag not in self.tags:
-            known = ", ".join(self.tags) or "none"
-            raise WeightsError(f"timm:{self.short} has no weights '{tag}'; it has {known}; or give the path of a file.")
+            tags = ", ".join(self.tags) or "none"
+            raise WeightsError(f"timm:{self.short} has no weights '{tag}'; it has {tags}; or give the path of a file.")
         return tag
 
     def _reachable(self, full: str) -> None:

@@ -57,8 +57,10 @@ class TorchvisionSource:
                     f"cannot fetch {entry.name} for {self.name}: {error}; download {entry.url} where there is a "
                     f"network and give its path as weights."
                 ) from error
-            given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-            raise NetworkError(f"{self.name} cannot be built with {given}: {type(error).__name__}: {error}") from error
+            arguments = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+            raise NetworkError(
+                f"{self.name} cannot be built with {arguments}: {type(error).__name__}: {error}"
+            ) from error
 
     def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
         entries = list(self.enum)

@@ -30,10 +30,14 @@ class Mismatch:
         """The number of classes of the file, where a classifier of another size is all that differs."""
         if self.missing or self.unexpected or not self.misshaped:
             return None
-        given = {shape[:1] for _, shape, _ in self.misshaped}
-        wanted = {shape[:1] for _, _, shape in self.misshaped}
+        file_sizes = {shape[:1] for _, shape, _ in self.misshaped}
+        module_sizes = {shape[:1] for _, _, shape in self.misshaped}
         rest = all(shape[1:] == want[1:] for _, shape, want in self.misshaped)
-        return given.pop()[0] if len(given) == len(wanted) == 1 and rest and () not in given | wanted else None
+        return (
+            file_sizes.pop()[0]
+            if len(file_sizes) == len(module_sizes) == 1 and rest and () not in file_sizes | module_sizes
+            else None
+        )
 
     def __str__(self) -> str:
         shapes = [f"{name} is {_by(shape)} and should be {_by(want)}" for name, shape, want in self.misshaped]
@@ -51,19 +55,19 @@ def _by(shape: tuple[int, ...]) -> str:
 
 def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mismatch:
     """How `tensors` differ from the module's state; counts of batches and tensors shared with others may be missing."""
-    wanted = tensor_state(module, keep_vars=True)
-    given = set(tensors)
-    shared = {id(t) for name, t in wanted.items() if name in given}
+    expected = tensor_state(module, keep_vars=True)
+    names = set(tensors)
+    shared = {id(t) for name, t in expected.items() if name in names}
     missing = [
         name
-        for name, t in wanted.items()
-        if name not in given and not name.endswith("num_batches_tracked") and id(t) not in shared
+        for name, t in expected.items()
+        if name not in names and not name.endswith("num_batches_tracked") and id(t) not in shared
     ]
-    unexpected = [name for name in tensors if name not in wanted and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in expected and not name.endswith("num_batches_tracked")]
     misshaped = [
         (name, tuple(tensors[name].shape), tuple(t.shape))
-        for name, t in wanted.items()
-        if name in given and tensors[name].shape != t.shape
+        for name, t in expected.items()
+        if name in names and tensors[name].shape != t.shape
     ]
     return Mismatch(missing, unexpected, misshaped)
 
@@ -194,6 +198,6 @@ def zoo_fits(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     for name in ZOO:
         with torch.device("meta"):
             module = architecture(name).build()
-        wanted = {key: tuple(t.shape) for key, t in module.state_dict().items()}
-        if not compare(module, match_names(tensors, wanted)[0].tensors):
+        shapes = {key: tuple(t.shape) for key, t in module.state_dict().items()}
+        if not compare(module, match_names(tensors, shapes)[0].tensors):
             yield name

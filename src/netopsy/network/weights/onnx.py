@@ -69,10 +69,10 @@ def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor], dict[str,
             roots[output] = output if node.op_type == "Identity" else roots[node.input[0]]
         elif node.op_type in WEIGHTED:
             for index, name in enumerate(node.input):
-                given = values.get(name)
-                if given is not None and given.dtype.kind == "f" and given.ndim:
+                operand = values.get(name)
+                if operand is not None and operand.dtype.kind == "f" and operand.ndim:
                     root = roots[name]
-                    tensor = _torch_layout(node.op_type, index, attributes, given)
+                    tensor = _torch_layout(node.op_type, index, attributes, operand)
                     uses.setdefault(root, Use(root, _tensor(tensor), _tensor(values[root])))
     for tensor in model.graph.initializer:
         array = values[tensor.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from netopsy.network.node import Node
-from netopsy.network.windows.rules import Known, _as_list, _expand, first, rule
+from netopsy.network.windows.rules import WindowsOf, _as_list, _expand, first, rule
 from netopsy.network.windows.windows import Digit, Windows, union
 
 
@@ -21,13 +21,13 @@ from netopsy.network.windows.windows import Digit, Windows, union
     "reshape_as",
     "view_copy",
 )
-def reshape(node: Node, windows_of: Known) -> Windows:
+def reshape(node: Node, windows_of: WindowsOf) -> Windows:
     """The same elements in the same order."""
     return first(node, windows_of).reshaped(node.full_shape)
 
 
 @rule("permute", "transpose", "t", "numpy_T", "movedim", "mT", "swapaxes")
-def permute(node: Node, windows_of: Known) -> Windows:
+def permute(node: Node, windows_of: WindowsOf) -> Windows:
     """Axes in another order, read off the operator's arguments."""
     w = first(node, windows_of)
     rank = len(w.axes)
@@ -62,7 +62,7 @@ def _move(w: Windows, source: Any, destination: Any) -> Windows:
 
 
 @rule("expand", "repeat", "broadcast_to", "tile")
-def expand(node: Node, windows_of: Known) -> Windows:
+def expand(node: Node, windows_of: WindowsOf) -> Windows:
     """Copies along axes."""
     w, shape = first(node, windows_of), node.full_shape
     while len(w.axes) < len(shape):
@@ -75,7 +75,7 @@ def expand(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("repeat_interleave")
-def repeat_interleave(node: Node, windows_of: Known) -> Windows:
+def repeat_interleave(node: Node, windows_of: WindowsOf) -> Windows:
     """Each element several times in a row."""
     w, dim = first(node, windows_of), node.argument("dim")
     if dim is None or not isinstance(node.argument("repeats"), int):
@@ -85,7 +85,7 @@ def repeat_interleave(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("slice", "narrow")
-def cut(node: Node, windows_of: Known) -> Windows:
+def cut(node: Node, windows_of: WindowsOf) -> Windows:
     """Every step-th element of a stretch of one axis."""
     w = first(node, windows_of)
     axis = int(node.argument("dim") or 0) % len(w.axes)
@@ -104,7 +104,7 @@ def _take(w: Windows, axis: int, begin: int, step: int, count: int) -> Windows:
 
 
 @rule("select")
-def select(node: Node, windows_of: Known) -> Windows:
+def select(node: Node, windows_of: WindowsOf) -> Windows:
     """One element of an axis, which goes."""
     w = first(node, windows_of)
     axis, index = int(node.argument("dim")) % len(w.axes), node.argument("index")
@@ -114,7 +114,7 @@ def select(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split", "unsafe_chunk")
-def split(node: Node, windows_of: Known) -> list[Windows]:
+def split(node: Node, windows_of: WindowsOf) -> list[Windows]:
     """Stretches of one axis, one after the other."""
     w, begin, parts = first(node, windows_of), 0, []
     axis = int(node.argument("dim") or 0) % len(w.axes)
@@ -130,7 +130,7 @@ def split(node: Node, windows_of: Known) -> list[Windows]:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(node: Node, windows_of: Known) -> Any:
+def cat(node: Node, windows_of: WindowsOf) -> Any:
     """Joined along an axis: exact where no operand moves along it; else the positions along it are given up."""
     tensors: Any = node.args[0]
     shape = node.full_shape
@@ -160,7 +160,7 @@ def _loose_axis(w: Windows, axis: int, size: int) -> Windows:
 
 
 @rule("stack")
-def stack(node: Node, windows_of: Known) -> Any:
+def stack(node: Node, windows_of: WindowsOf) -> Any:
     """Joined along a new axis."""
     tensors: Any = node.args[0]
     axis = int(node.argument("dim") or 0) % len(node.full_shape)
@@ -169,7 +169,7 @@ def stack(node: Node, windows_of: Known) -> Any:
 
 
 @rule("constant_pad_nd", "pad", "zero_pad2d")
-def pad(node: Node, windows_of: Known) -> Windows:
+def pad(node: Node, windows_of: WindowsOf) -> Windows:
     """Constants (or copies of what is inside) around the last axes; negative widths cut."""
     w, widths = first(node, windows_of), node.argument("pad")
     mode = node.argument("mode") or "constant"
@@ -196,7 +196,7 @@ def pad(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("reflection_pad1d", "reflection_pad2d", "replication_pad2d")
-def pad_inside(node: Node, windows_of: Known) -> Windows:
+def pad_inside(node: Node, windows_of: WindowsOf) -> Windows:
     """Padding with what is inside."""
     w, widths = first(node, windows_of), node.argument("padding")
     reflects = "reflection" in str(node.target)
@@ -211,7 +211,7 @@ def pad_inside(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("roll")
-def roll(node: Node, windows_of: Known) -> Windows:
+def roll(node: Node, windows_of: WindowsOf) -> Windows:
     """Elements pushed round along axes: positions near the seam cannot be told apart."""
     w, shifts, dims = first(node, windows_of), node.argument("shifts"), node.argument("dims")
     if not dims:
@@ -228,7 +228,7 @@ def dimensions_in_order(value: Any, rank: int) -> list[int]:
 
 
 @rule("index_select")
-def index_select(node: Node, windows_of: Known) -> Windows:
+def index_select(node: Node, windows_of: WindowsOf) -> Windows:
     """Elements of one axis in an order that is not known here."""
     w = first(node, windows_of)
     axis = int(node.argument("dim")) % len(w.axes)
@@ -237,7 +237,7 @@ def index_select(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("im2col")
-def im2col(node: Node, windows_of: Known) -> Windows:
+def im2col(node: Node, windows_of: WindowsOf) -> Windows:
     """Patches as columns: (batch, channels * kernel, places)."""
     w = first(node, windows_of)
     kernel, dilation, padding, stride = (
@@ -259,7 +259,7 @@ def im2col(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
-def shuffle(node: Node, windows_of: Known) -> Windows:
+def shuffle(node: Node, windows_of: WindowsOf) -> Windows:
     """Channels to space and back, as the reshapes and transposes that they are."""
     w, shape, name = first(node, windows_of), node.full_shape, str(node.target)
     n, c, *space = w.shape
@@ -277,7 +277,7 @@ def shuffle(node: Node, windows_of: Known) -> Windows:
 
 
 @rule("getitem")
-def getitem(node: Node, windows_of: Known) -> Any:
+def getitem(node: Node, windows_of: WindowsOf) -> Any:
     """One of several results."""
     source, index = windows_of.get(node.args[0]), node.args[1]
     if isinstance(source, list) and isinstance(index, int) and index < len(source):

@@ -14,8 +14,8 @@ from netopsy.network.macs import CELLS, RECURRENT, einsum_terms
 from netopsy.network.node import Node
 from netopsy.network.windows.windows import Digit, Windows, union
 
-Known = dict[Node, Any]
-Rule = Callable[[Node, Known], Any]
+WindowsOf = dict[Node, Any]
+Rule = Callable[[Node, WindowsOf], Any]
 RULES: dict[str, Rule] = {}
 
 # fmt: off
@@ -50,35 +50,35 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-def operands(node: Node, known: Known) -> list[Windows]:
+def operands(node: Node, windows_of: WindowsOf) -> list[Windows]:
     """Windows of the node's tensor operands that depend on the input."""
-    found = (known.get(parent) for parent in node.inputs)
-    return [w for w in found if isinstance(w, Windows)]
+    every = (windows_of.get(parent) for parent in node.inputs)
+    return [w for w in every if isinstance(w, Windows)]
 
 
-def first(node: Node, known: Known) -> Windows:
+def first(node: Node, windows_of: WindowsOf) -> Windows:
     """Windows of the first operand, or of the first that depends on the input."""
-    w = known.get(node.args[0]) if isinstance(node.args[0], Node) else None
-    return w if isinstance(w, Windows) else operands(node, known)[0]
+    w = windows_of.get(node.args[0]) if isinstance(node.args[0], Node) else None
+    return w if isinstance(w, Windows) else operands(node, windows_of)[0]
 
 
 def dimensions(value: Any, rank: int) -> list[int]:
     """Axes from a number, a list or None (all), counted from the front; sorted."""
-    given = range(rank) if value is None or value == [] else [value] if isinstance(value, int) else value
-    return sorted(int(d) % max(rank, 1) for d in given)
+    axes = range(rank) if value is None or value == [] else [value] if isinstance(value, int) else value
+    return sorted(int(d) % max(rank, 1) for d in axes)
 
 
 @rule(*_ELEMENTWISE)
-def elementwise(node: Node, known: Known) -> Windows:
+def elementwise(node: Node, windows_of: WindowsOf) -> Windows:
     """Each element sees what the elements at its place in the operands see."""
-    w, shape = union(operands(node, known)), node.full_shape
+    w, shape = union(operands(node, windows_of)), node.full_shape
     return w if w.shape == shape else _expand(w, shape)
 
 
 @rule(*_REDUCE)
-def reduce(node: Node, known: Known) -> Windows:
+def reduce(node: Node, windows_of: WindowsOf) -> Windows:
     """A sum over axes sees all along them."""
-    w = first(node, known)
+    w = first(node, windows_of)
     keep = bool(node.argument("keepdim"))
     for axis in reversed(dimensions(node.argument("dim"), len(w.axes))):
         w = w.frozen(axis, size=1) if keep else w.dropped(axis)
@@ -86,18 +86,18 @@ def reduce(node: Node, known: Known) -> Windows:
 
 
 @rule(*_SEVERAL)
-def reduce_several(node: Node, known: Known) -> Any:
+def reduce_several(node: Node, windows_of: WindowsOf) -> Any:
     """`max` over an axis returns values and places; with a second tensor it is elementwise."""
-    if node.is_tensor and len(operands(node, known)) > 1:
-        return elementwise(node, known)
-    w = reduce(node, known)
+    if node.is_tensor and len(operands(node, windows_of)) > 1:
+        return elementwise(node, windows_of)
+    w = reduce(node, windows_of)
     return w if node.is_tensor else [w, w]
 
 
 @rule(*_ALONG)
-def along(node: Node, known: Known) -> Any:
+def along(node: Node, windows_of: WindowsOf) -> Any:
     """Every element along the axis sees all along it."""
-    w = first(node, known)
+    w = first(node, windows_of)
     for axis in dimensions(
         node.argument("dim") if node.argument("dim") is not None else node.argument("dims"), len(w.axes)
     ):
@@ -106,9 +106,9 @@ def along(node: Node, known: Known) -> Any:
 
 
 @rule("layer_norm", "rms_norm")
-def layer_norm(node: Node, known: Known) -> Windows:
+def layer_norm(node: Node, windows_of: WindowsOf) -> Windows:
     """Mean and variance over the last axes."""
-    w = first(node, known)
+    w = first(node, windows_of)
     count = len(node.argument("normalized_shape"))
     for axis in range(len(w.axes) - count, len(w.axes)):
         w = w.frozen(axis)
@@ -116,23 +116,23 @@ def layer_norm(node: Node, known: Known) -> Windows:
 
 
 @rule("group_norm", "instance_norm")
-def all_norm(node: Node, known: Known) -> Windows:
+def all_norm(node: Node, windows_of: WindowsOf) -> Windows:
     """Mean and variance over the whole plane."""
-    w = first(node, known)
+    w = first(node, windows_of)
     for axis in range(1, len(w.axes)):
         w = w.frozen(axis)
     return w
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution")
-def convolution(node: Node, known: Known) -> Windows:
+def convolution(node: Node, windows_of: WindowsOf) -> Windows:
     """Sums over the channels and a sliding window."""
     if node.argument("transposed"):
-        return transposed(node, known)
+        return transposed(node, windows_of)
     kernel = node.argument("weight").full_shape[2:]
     return _slide(
         node,
-        first(node, known),
+        first(node, windows_of),
         kernel,
         node.argument("padding"),
         node.argument("stride"),
@@ -141,11 +141,11 @@ def convolution(node: Node, known: Known) -> Windows:
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices")
-def pool(node: Node, known: Known) -> Any:
+def pool(node: Node, windows_of: WindowsOf) -> Any:
     """A sliding window in each channel."""
     kernel, dilation = node.argument("kernel_size"), node.argument("dilation")
     stride = node.argument("stride") or kernel
-    w = _slide(node, first(node, known), kernel, node.argument("padding"), stride, dilation or 1, mixes=False)
+    w = _slide(node, first(node, windows_of), kernel, node.argument("padding"), stride, dilation or 1, mixes=False)
     return w if node.is_tensor else [w, w]
 
 
@@ -163,9 +163,9 @@ def _slide(
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def transposed(node: Node, known: Known) -> Windows:
+def transposed(node: Node, windows_of: WindowsOf) -> Windows:
     """Output o = i * stride - padding + dilation * k gathers the inputs i for which some tap k exists."""
-    w, out = first(node, known), node.full_shape
+    w, out = first(node, windows_of), node.full_shape
     space = len(out) - 2
     kernels = node.argument("weight").full_shape[2:]
     strides, paddings, dilations = (_as_list(node.argument(v), space) for v in ("stride", "padding", "dilation"))
@@ -184,9 +184,9 @@ def transposed(node: Node, known: Known) -> Windows:
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
-def adaptive(node: Node, known: Known) -> Any:
+def adaptive(node: Node, windows_of: WindowsOf) -> Any:
     """Output j of m averages the inputs floor(j n / m) to ceil((j + 1) n / m)."""
-    w = first(node, known)
+    w = first(node, windows_of)
     shape = node.full_shape if node.is_tensor else node.parts[0]
     for axis in range(2, len(w.axes)):
         n, m = w.shape[axis], shape[axis]
@@ -210,9 +210,9 @@ def adaptive(node: Node, known: Known) -> Any:
     "upsample_bilinear2d_aa",
     "upsample_bicubic2d_aa",
 )
-def upsample(node: Node, known: Known) -> Windows:
+def upsample(node: Node, windows_of: WindowsOf) -> Windows:
     """Interpolation: nearest sees one input, linear two, cubic four (more where it shrinks with antialiasing)."""
-    w, shape, name = first(node, known), node.full_shape, node.operator
+    w, shape, name = first(node, windows_of), node.full_shape, node.operator
     corners = bool(node.argument("align_corners"))
     for axis in range(2, len(shape)):
         n, m = w.shape[axis], shape[axis]
@@ -229,14 +229,14 @@ def upsample(node: Node, known: Known) -> Windows:
 
 
 @rule("linear")
-def linear(node: Node, known: Known) -> Windows:
+def linear(node: Node, windows_of: WindowsOf) -> Windows:
     """Sums over the last axis."""
-    w = first(node, known)
+    w = first(node, windows_of)
     return w.frozen(len(w.axes) - 1, size=node.full_shape[-1])
 
 
 @rule("matmul", "mm", "bmm", "addmm", "baddbmm")
-def matmul(node: Node, known: Known) -> Windows:
+def matmul(node: Node, windows_of: WindowsOf) -> Windows:
     """A matrix product as an Einstein sum; a summand is added elementwise."""
     added = node.operator in ("addmm", "baddbmm")
     a, b = node.args[1:3] if added else node.args[:2]
@@ -246,27 +246,27 @@ def matmul(node: Node, known: Known) -> Windows:
     left = batch[len(batch) - max(ranks[0] - 2, 0) :] + ("ik" if ranks[0] > 1 else "k")
     right = batch[len(batch) - max(ranks[1] - 2, 0) :] + ("kj" if ranks[1] > 1 else "k")
     output = batch + ("i" if ranks[0] > 1 else "") + ("j" if ranks[1] > 1 else "")
-    product = contract([left, right], output, [a, b], known)
-    summand = known.get(node.args[0]) if added else None
+    product = contract([left, right], output, [a, b], windows_of)
+    summand = windows_of.get(node.args[0]) if added else None
     both = [w for w in (product, summand) if isinstance(w, Windows)]
     return _expand(union(both), node.full_shape)
 
 
 @rule(*CELLS)
-def recurrent_cell(node: Node, known: Known) -> Any:
+def recurrent_cell(node: Node, windows_of: WindowsOf) -> Any:
     """Each hidden unit sees all inputs of the step and all hidden units of the step before."""
     size = (node.full_shape if node.is_tensor else node.parts[0])[-1]
-    w = union([operand.frozen(len(operand.axes) - 1, size=size) for operand in operands(node, known)])
+    w = union([operand.frozen(len(operand.axes) - 1, size=size) for operand in operands(node, windows_of)])
     return w if node.is_tensor else [w, w]
 
 
 @rule(*RECURRENT - CELLS)
-def recurrent(node: Node, known: Known) -> Any:
+def recurrent(node: Node, windows_of: WindowsOf) -> Any:
     """Each step sees the steps before it, in both directions all; said of the former too, as a bound.
 
     The last hidden states see all steps. None where the first ones depend on the input, or the sequences are packed.
     """
-    found = operands(node, known)
+    found = operands(node, windows_of)
     if len(found) != 1 or node.argument("batch_first") is None:
         return None
     w, rank = found[0], len(node.parts[0])
@@ -277,22 +277,22 @@ def recurrent(node: Node, known: Known) -> Any:
 
 
 @rule("einsum")
-def einsum(node: Node, known: Known) -> Any:
+def einsum(node: Node, windows_of: WindowsOf) -> Any:
     """The Einstein sum of its formula."""
     tensors: Any = node.args[1]
     terms, output = einsum_terms(str(node.args[0]), [len(x.full_shape) for x in tensors])
-    return contract(terms, output, list(tensors), known)
+    return contract(terms, output, list(tensors), windows_of)
 
 
 @rule("scaled_dot_product_attention")
-def attention(node: Node, known: Known) -> Any:
+def attention(node: Node, windows_of: WindowsOf) -> Any:
     """Each query sees itself and all keys and values."""
     names = "abcdefgh"[: len(node.full_shape) - 2]
     q, k, v = (x for x in node.args[:3] if isinstance(x, Node))
-    return contract([names + "le", names + "se", names + "sv"], names + "lv", [q, k, v], known)
+    return contract([names + "le", names + "se", names + "sv"], names + "lv", [q, k, v], windows_of)
 
 
-def contract(terms: Sequence[str], output: str, nodes: Sequence[Node], known: Known) -> Windows | None:
+def contract(terms: Sequence[str], output: str, nodes: Sequence[Node], windows_of: WindowsOf) -> Windows | None:
     """An Einstein sum: axes of one letter go together, letters that the output lacks are summed over."""
     sizes: dict[str, int] = {}
     for term, x in zip(terms, nodes, strict=True):
@@ -301,7 +301,7 @@ def contract(terms: Sequence[str], output: str, nodes: Sequence[Node], known: Kn
     letters = list(output) + sorted(set("".join(terms)) - set(output))
     parts = []
     for term, x in zip(terms, nodes, strict=True):
-        w = known.get(x)
+        w = windows_of.get(x)
         if not isinstance(w, Windows) or len(set(term)) < len(term):
             if isinstance(w, Windows):
                 return w.everywhere(tuple(sizes[i] for i in output))

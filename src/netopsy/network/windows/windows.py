@@ -116,11 +116,11 @@ class Windows:
         """As `frozen`, where not every element along `axis` sees all: loose."""
         return self.frozen(axis, Loose(next(_fresh), 0, False))
 
-    def _cleared(self, gone: Axis) -> Windows:
-        """Without the looseness that summing over the digits `gone` makes good."""
+    def _cleared(self, summed: Axis) -> Windows:
+        """Without the looseness that summing over the digits `summed` makes good."""
         left = {(d.loose.event, d.loose.operand) for axis in self.axes for d in axis if d.loose}
         events = {
-            d.loose.event for d in gone if d.loose and d.loose.clears and (d.loose.event, d.loose.operand) not in left
+            d.loose.event for d in summed if d.loose and d.loose.clears and (d.loose.event, d.loose.operand) not in left
         }
         if not events:
             return self
@@ -174,10 +174,10 @@ class Windows:
 
     def offsets(self, axis: int) -> list[Pair]:
         """Pixels that the window moves from index 0 to each index along `axis`."""
-        found: list[Pair] = [(0, 0)]
+        moves: list[Pair] = [(0, 0)]
         for digit in self.axes[axis]:
-            found = [(y + i * digit.step[0], x + i * digit.step[1]) for y, x in found for i in range(digit.size)]
-        return found
+            moves = [(y + i * digit.step[0], x + i * digit.step[1]) for y, x in moves for i in range(digit.size)]
+        return moves
 
     def gathered(self, axis: int, ranges: list[tuple[int, int]]) -> Windows:
         """Element j along `axis` sees what the elements first..last of ranges[j] saw; last < first: nothing.
@@ -284,13 +284,13 @@ def union(operands: list[Windows]) -> Windows:
     steps: dict[tuple[int, int], list[Number]] = {}
     for i, column in enumerate(axes):
         for d in range(max(len(axis) for axis in column)):
-            found = [axis[d] if axis else Digit(1) for axis in column]
+            digits_here = [axis[d] if axis else Digit(1) for axis in column]
             steps[i, d] = [0, 0]
             for k in (0, 1):
-                if len({digit.step[k] for digit in found}) == 1:
-                    steps[i, d][k] = found[0].step[k]
+                if len({digit.step[k] for digit in digits_here}) == 1:
+                    steps[i, d][k] = digits_here[0].step[k]
                     continue
-                for m, digit in enumerate(found):
+                for m, digit in enumerate(digits_here):
                     move = (digit.size - 1) * digit.step[k]
                     starts[m][k] += move if move < 0 else 0
                     sizes[m][k] += magnitude(move)

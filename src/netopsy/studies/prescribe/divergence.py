@@ -110,9 +110,9 @@ def expected_drop(
     """
     scaled = plain.double() / heat
     chance = torch.sigmoid(scaled) if multilabel else scaled.softmax(1)
-    own = chance.gather(1, before.clamp_min(0)[:, None])[:, 0] * (before >= 0)
-    other = chance.gather(1, after.clamp_min(0)[:, None])[:, 0] * (after >= 0)
-    return (own - other).nan_to_num(0.0)
+    chance_before = chance.gather(1, before.clamp_min(0)[:, None])[:, 0] * (before >= 0)
+    chance_after = chance.gather(1, after.clamp_min(0)[:, None])[:, 0] * (after >= 0)
+    return (chance_before - chance_after).nan_to_num(0.0)
 
 
 _COUNTS = ("divergence", "expected", "top1", "top5", "agreement", "loss", "losses", "gains")
@@ -164,7 +164,7 @@ def effects(
     for batch in samples.batches(network.preprocessing, block, start=done) if done < len(samples) else ():
         images, labels = batch.images.to(network.device), batch.labels.to(network.device)
         plain = rerun.plain(images).clone()
-        before, seen, ran = judge(plain, labels), torch.zeros_like(totals), set[int]()
+        before, sums, changed_positions = judge(plain, labels), torch.zeros_like(totals), set[int]()
 
         def take(
             group: int,
@@ -172,8 +172,8 @@ def effects(
             plain: Tensor = plain,
             labels: Tensor = labels,
             before: Any = before,
-            seen: Tensor = seen,
-            ran: set[int] = ran,
+            sums: Tensor = sums,
+            changed_positions: set[int] = changed_positions,
             done: int = done,
         ) -> None:
             for position, values in outputs.items():
@@ -184,16 +184,16 @@ def effects(
                     expected_drop(plain, before.predicted, after.predicted, heat, samples.multilabel),
                     *(after.top1, after.top5, agree, after.loss, before.top1 & ~after.top1, after.top1 & ~before.top1),
                 )
-                seen[position] = torch.stack([value.double().sum() for value in each]).cpu()
-                ran.add(position)
+                sums[position] = torch.stack([value.double().sum() for value in each]).cpu()
+                changed_positions.add(position)
             part = len(labels) * (group + 1) // groups
             current_workspace().report(label, done + part, len(samples))
 
         rerun.run(images, take, active=range(len(variants)))
-        idle = set(range(len(variants))) - ran
+        idle = set(range(len(variants))) - changed_positions
         if idle:
             take(groups - 1, dict.fromkeys(idle, plain))
-        totals = totals + seen
+        totals = totals + sums
         done += len(images)
         saved.save(done, lambda totals=totals: {"totals": totals}, final=done == len(samples))  # type: ignore[misc]
     rows = []
@@ -201,6 +201,8 @@ def effects(
         named = dict(zip(_COUNTS, counts, strict=True))
         away, expected = (named.pop(key) / len(samples) for key in ("divergence", "expected"))
         scores = row(**named, images=len(samples))
+        if variant.edit is None:
+            scores |= {"drop_low": 0.0, "drop_high": 0.0}  # the unedited network itself loses nothing on any images
         columns = {
             "divergence": away,
             "expected": expected,
@@ -224,14 +226,14 @@ def loss_at(noise: Sequence[float], measured: Sequence[tuple[float, float]]) -> 
     out the luck of single roundings, then by straight lines over the logarithm of the noise, level at both ends. No
     noise is no loss; without measurements every noise is an infinite one.
     """
-    given = np.asarray(noise, np.float64)
+    noises = np.asarray(noise, np.float64)
     if not measured:
-        return np.where(given > 0, np.inf, 0.0)
+        return np.where(noises > 0, np.inf, 0.0)
     x, y = (np.array(column, np.float64) for column in zip(*sorted(measured), strict=True))
     finite = np.isfinite(y)
     y = np.where(finite, y, max(1e3, 10 * y[finite].max(initial=0.0)))
     ratios = isotonic_regression(np.log(np.maximum(y, _TINY) / x)).x
-    return given * np.exp(np.interp(np.log(np.maximum(given, _TINY)), np.log(x), ratios))
+    return noises * np.exp(np.interp(np.log(np.maximum(noises, _TINY)), np.log(x), ratios))
 
 
 class Exchange:

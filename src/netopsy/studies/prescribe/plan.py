@@ -192,8 +192,8 @@ def prescribe(
     measured = sensitivity(network, parts.probing, layers, rounders, choices, how=how, heat=heat)
     expected = losses(choices, measured)
     points = {
-        name: [(one.bytes, loss) for one, loss in zip(own, expected[name], strict=True)]
-        for name, own in choices.items()
+        name: [(one.bytes, loss) for one, loss in zip(layer_choices, expected[name], strict=True)]
+        for name, layer_choices in choices.items()
     }
     path = allocations(points)
     exchange = _exchange(measured)
@@ -239,12 +239,12 @@ def _rounders(network: Network, parts: Parts, layers: Sequence[Layer], compensat
 def _choices(
     network: Network, layers: Sequence[Layer], rounders: Mapping[str, Rounder], tables: Tables, other_dtype: OtherDtype
 ) -> dict[str, list[Candidate]]:
-    arrays, found = others(network, {}, other_dtype), {}
+    arrays, choices = others(network, {}, other_dtype), {}
     for number, layer in enumerate(layers):
         current_workspace().report("candidates", number, len(layers))
-        found[layer.name] = candidates(rounders[layer.name], tables, arrays[layer.weight].itemsize)
+        choices[layer.name] = candidates(rounders[layer.name], tables, arrays[layer.weight].itemsize)
     current_workspace().report("candidates", len(layers), len(layers))
-    return found
+    return choices
 
 
 def _exchange(measured: pl.DataFrame) -> Exchange:

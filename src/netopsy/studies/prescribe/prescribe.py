@@ -76,7 +76,7 @@ class Prescribe(Study):
         if len(samples) < 2:
             raise SamplesError(f"{samples.name} has 1 image; give at least 2: one half chooses, the other reports.")
         parts = part(samples, self.probes, self.seed)
-        found = prescribe(
+        prescription = prescribe(
             network,
             parts,
             layers,
@@ -86,24 +86,24 @@ class Prescribe(Study):
             compensate=self.compensate,
             other_dtype=self.other_dtype,
         )
-        path = self._write(network, found, parts)
-        scores = _verify(network, parts, path, found.heat)
+        path = self._write(network, prescription, parts)
+        scores = _verify(network, parts, path, prescription.heat)
         tables = {
-            "promise": promise_table(found, self.budget / 100, self.confidence, path),
-            "layers": layer_table(network, layers, found, path),
-            "sensitivity": sensitivity_table(found),
-            "path": path_table(found, scores),
+            "promise": promise_table(prescription, self.budget / 100, self.confidence, path),
+            "layers": layer_table(network, layers, prescription, path),
+            "sensitivity": sensitivity_table(prescription),
+            "path": path_table(prescription, scores),
             "scores": scores,
         }
         where = whereabouts(self.name, path)
         return self.result(
             tables=tables,
-            figures=figures(tables, found, self.budget / 100),
+            figures=figures(tables, prescription, self.budget / 100),
             artifacts={path.name: path},
-            findings=with_left_out(findings(network, tables, found, where), network),
+            findings=with_left_out(findings(network, tables, prescription, where), network),
         )
 
-    def _write(self, network: Network, found: Prescription, parts: Parts) -> Path:
+    def _write(self, network: Network, prescription: Prescription, parts: Parts) -> Path:
         """The file of the choice; where nothing is sure to keep the budget, of the network exactly as it is."""
         path = file_for(self.name, f"{stem_of(network)}{SUFFIX}")
         settings = {
@@ -115,8 +115,8 @@ class Prescribe(Study):
             "seed": self.seed,
             "choosing": parts.choosing.digest,
         }
-        shared = found.joint.shared(found.allocation)
-        return save_shared(network, shared, path, other_dtype=found.other_dtype, settings=settings)
+        shared = prescription.joint.shared(prescription.allocation)
+        return save_shared(network, shared, path, other_dtype=prescription.other_dtype, settings=settings)
 
 
 def _verify(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:

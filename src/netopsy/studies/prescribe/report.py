@@ -35,21 +35,21 @@ _LAYERS: dict[str, Any] = {
 }
 
 
-def layer_table(network: Network, layers: Sequence[Layer], found: Prescription, path: Path) -> pl.DataFrame:
+def layer_table(network: Network, layers: Sequence[Layer], prescription: Prescription, path: Path) -> pl.DataFrame:
     """A row a layer, then the other values, the header and all; `bytes` sum to the size of the file.
 
     how: as it is, lossless, uniform or kmeans. density: share of weights that are not 0. entries: of the table. bits:
     in the file, positions and codes, a weight. share: bytes of float32. noise: squared error of the layer's outputs
     over their square. predicted: its share of the expected divergence, in nats. sensitivity: divergence a noise.
     """
-    allocation = found.allocation
-    taken, stored = found.joint.taken(allocation), sizes(path)
+    allocation = prescription.allocation
+    chosen, stored = prescription.joint.taken(allocation), sizes(path)
     by_name = {row["name"]: row for row in stored}
     rows = []
     for layer in layers:
-        one, row = taken[layer.name], by_name[layer.weight]
+        one, row = chosen[layer.name], by_name[layer.weight]
         coded = row["positions"] + row["codes"] if row["kind"] == "shared" else row["bytes"]
-        loss = found.losses[layer.name][allocation.choice[layer.name]]
+        loss = prescription.losses[layer.name][allocation.choice[layer.name]]
         rows.append(
             {
                 "layer": layer.name,
@@ -62,25 +62,25 @@ def layer_table(network: Network, layers: Sequence[Layer], found: Prescription, 
                 "share": row["bytes"] / (4 * row["values"]),
                 "noise": one.noise,
                 "predicted": loss,
-                "sensitivity": _sensitivity_table(found, layer.name),
+                "sensitivity": _sensitivity_table(prescription, layer.name),
             }
         )
-    own = {layer.weight for layer in layers}
-    rest = [row for row in stored if row["kind"] != "header" and row["name"] not in own]
+    names = {layer.weight for layer in layers}
+    rest = [row for row in stored if row["kind"] != "header" and row["name"] not in names]
     values, size = sum(row["values"] for row in rest), sum(row["bytes"] for row in rest)
     header = sum(row["bytes"] for row in stored if row["kind"] == "header")
-    whole = sum(row["values"] for row in stored)
+    weights = sum(row["values"] for row in stored)
     rows.append({"layer": OTHER, "weights": values, "bytes": size, "share": size / (4 * values) if values else None})
     rows.append({"layer": HEADER, "bytes": header})
     total = path.stat().st_size
     loss = sum(row.get("predicted", 0.0) for row in rows)
-    rows.append({"layer": ALL, "weights": whole, "bytes": total, "share": total / (4 * whole), "predicted": loss})
+    rows.append({"layer": ALL, "weights": weights, "bytes": total, "share": total / (4 * weights), "predicted": loss})
     return pl.DataFrame(rows, schema=_LAYERS)
 
 
-def sensitivity_table(found: Prescription) -> pl.DataFrame:
+def sensitivity_table(prescription: Prescription) -> pl.DataFrame:
     """The map as it was measured, a row a layer and candidate."""
-    return found.sensitivity
+    return prescription.sensitivity
 
 
 def promise_table(found: Prescription, budget: float, confidence: float, path: Path) -> pl.DataFrame:
@@ -119,25 +119,25 @@ def promise_table(found: Prescription, budget: float, confidence: float, path: P
     return pl.DataFrame([row])
 
 
-def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
+def path_table(prescription: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
     """The trade-off: a row a point of the path, from the largest file to the smallest.
 
     bytes: estimated, with all values. predicted_divergence, predicted: before all layers were rounded together;
     predicted is a drop. divergence, drop, drop_low, drop_high, expected, bound: of the certifying images, null where
     they were not counted; bound is that of the drop on new images. chosen: the point that became the file.
     """
-    measured = {trial.place: trial for trial in found.trials}
-    last = len(found.path) - 1
+    measured = {trial.place: trial for trial in prescription.trials}
+    last = len(prescription.path) - 1
     even = {round(i * last / max(1, CURVE - 1)) for i in range(CURVE)}
     keys = ("divergence", "losses", "gains", "drop", "drop_low", "drop_high", "expected", "images")
-    chosen = None if found.chosen is None else found.chosen.place
+    chosen = None if prescription.chosen is None else prescription.chosen.place
     rows = []
     for place in sorted(even | set(measured)):
-        allocation, trial = found.path[place], measured.get(place)
+        allocation, trial = prescription.path[place], measured.get(place)
         row: dict[str, Any] = {
-            "bytes": allocation.bytes + found.rest,
+            "bytes": allocation.bytes + prescription.rest,
             "predicted_divergence": allocation.loss,
-            "predicted": found.exchange.drop(allocation.loss),
+            "predicted": prescription.exchange.drop(allocation.loss),
         }
         row |= {key: None if trial is None else trial.scores[key] for key in keys}
         row |= {"bound": None if trial is None else trial.bound, "chosen": place == chosen}
@@ -147,11 +147,11 @@ def path_table(found: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**floats, **whole, "chosen": pl.Boolean}).select(list(rows[0]))
 
 
-def _sensitivity_table(found: Prescription, name: str) -> float | None:
+def _sensitivity_table(prescription: Prescription, name: str) -> float | None:
     """Divergence a noise where the noise is small: of the layer's least noise that was measured."""
-    if found.sensitivity.is_empty():
+    if prescription.sensitivity.is_empty():
         return None
-    rows = found.sensitivity.filter(pl.col("layer") == name).sort("noise")
+    rows = prescription.sensitivity.filter(pl.col("layer") == name).sort("noise")
     return float(rows["divergence"][0] / rows["noise"][0]) if rows.height else None
 
 
@@ -159,12 +159,12 @@ _SOURCE = "after Han et al., ICLR 2016"
 BITS = (0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6)
 
 
-def figures(tables: dict[str, pl.DataFrame], found: Prescription, budget: float) -> dict[str, Figure]:
+def figures(tables: dict[str, pl.DataFrame], prescription: Prescription, budget: float) -> dict[str, Figure]:
     """trade_off: size against drop. layers: bits a weight. sensitivity: what fewer bits in each layer do."""
-    drawn = {"trade_off": _trade_off(tables["path"], tables["scores"], budget), "layers": _layers(tables["layers"])}
+    charts = {"trade_off": _trade_off(tables["path"], tables["scores"], budget), "layers": _layers(tables["layers"])}
     if tables["sensitivity"].height:
-        drawn["sensitivity"] = _sensitivity_figure(found)
-    return drawn
+        charts["sensitivity"] = _sensitivity_figure(prescription)
+    return charts
 
 
 def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: float) -> Figure:
@@ -196,9 +196,9 @@ def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: float) -> Figur
 
 
 def _layers(layers: pl.DataFrame) -> Figure:
-    own = layers.filter(~pl.col("layer").is_in([OTHER, HEADER, ALL]))
+    rows = layers.filter(~pl.col("layer").is_in([OTHER, HEADER, ALL]))
     return bars(
-        own,
+        rows,
         "layer",
         "bits",
         title="Bits a weight that each layer keeps",
@@ -208,10 +208,10 @@ def _layers(layers: pl.DataFrame) -> Figure:
     )
 
 
-def _sensitivity_figure(found: Prescription) -> Figure:
+def _sensitivity_figure(prescription: Prescription) -> Figure:
     rows = []
-    for name, own in found.choices.items():
-        noisy = [(one, loss) for one, loss in zip(own, found.losses[name], strict=True) if one.noise > 0]
+    for name, choices in prescription.choices.items():
+        noisy = [(one, loss) for one, loss in zip(choices, prescription.losses[name], strict=True) if one.noise > 0]
         for bits in BITS if noisy else ():
             one, loss = min(noisy, key=lambda pair: abs(pair[0].bits - bits))
             if abs(one.bits - bits) <= 0.5:
@@ -235,19 +235,23 @@ def _sensitivity_figure(found: Prescription) -> Figure:
 _NAMED = 3
 
 
-def findings(network: Network, tables: dict[str, pl.DataFrame], found: Prescription, where: str) -> list[str]:
+def findings(network: Network, tables: dict[str, pl.DataFrame], prescription: Prescription, where: str) -> list[str]:
     """Plain sentences, the most important first. where: the file, as a reader finds it."""
     before, after = tables["scores"].to_dicts()
     layers, promise = tables["layers"], tables["promise"].row(0, named=True)
     total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
     return [
         _head(network, total, after, promise),
-        *(_promise_sentences(promise) if found.chosen else _refusal_sentences(found, promise, after["images"])),
+        *(
+            _promise_sentences(promise)
+            if prescription.chosen
+            else _refusal_sentences(prescription, promise, after["images"])
+        ),
         *_verdict(after, promise),
-        *_prediction_sentence(found),
+        *_prediction_sentence(prescription),
         f"On the {after['images']:,} reporting images the unedited network scores {before['top1']:.2%}, the file "
         f"{after['top1']:.2%}; they agree on {after['agreement']:.1%} of the predictions.",
-        *(_most_and_least(layers) + _as_they_are(layers) if found.chosen else ()),
+        *(_most_and_least(layers) + _as_they_are(layers) if prescription.chosen else ()),
         f"The file is {where}; it was read back, and what it holds was scored.",
     ]
 
@@ -316,38 +320,38 @@ def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: 
 
 def _verdict(after: dict[str, Any], promise: dict[str, Any]) -> list[str]:
     """What the interval says of the budget; and of few images, what they could show at all."""
-    said, budget = [], promise["budget"]
+    sentences, budget = [], promise["budget"]
     if promise["how"] == "exact":
         return []
     if after["drop_low"] > budget:
-        said.append(f"That is more than the budget: the drop is at least {points(after['drop_low'])} (95 %).")
+        sentences.append(f"That is more than the budget: the drop is at least {points(after['drop_low'])} (95 %).")
     half = (after["drop_high"] - after["drop_low"]) / 2
     if half > budget:
-        said.append(
+        sentences.append(
             f"{plural(after['images'], 'image')} cannot show a drop of {points(budget)}: it is known to about "
             f"{points(half)} either way, and one image is {points(1 / after['images'])}. More samples tell more."
         )
-    return said
+    return sentences
 
 
-def _prediction_sentence(found: Prescription) -> list[str]:
-    if found.chosen is None:
+def _prediction_sentence(prescription: Prescription) -> list[str]:
+    if prescription.chosen is None:
         return []
-    loss, scores = found.chosen.allocation.loss, found.chosen.scores
+    loss, scores = prescription.chosen.allocation.loss, prescription.chosen.scores
     return [
-        f"Predicted from the layers one at a time: a drop of {points(found.exchange.drop(loss))} and a divergence of "
+        f"Predicted from the layers one at a time: a drop of {points(prescription.exchange.drop(loss))} and a divergence of "
         f"{loss:.3g} nats. Measured with all layers together on the {scores['images']:,} certifying images: "
         f"{points(scores['drop'])} and {scores['divergence']:.3g} nats."
     ]
 
 
 def _most_and_least(layers: pl.DataFrame) -> list[str]:
-    own = layers.filter(~pl.col("layer").is_in([OTHER, HEADER, ALL])).sort("bits", maintain_order=True)
-    if own.height < 2:
+    rows = layers.filter(~pl.col("layer").is_in([OTHER, HEADER, ALL])).sort("bits", maintain_order=True)
+    if rows.height < 2:
         return []
-    count = min(_NAMED, own.height // 2)
-    most = [_bits(row) for row in own.head(count).to_dicts()]
-    least = [_bits(row) for row in own.tail(count).reverse().to_dicts()]
+    count = min(_NAMED, rows.height // 2)
+    most = [_bits(row) for row in rows.head(count).to_dicts()]
+    least = [_bits(row) for row in rows.tail(count).reverse().to_dicts()]
     return [f"Most can be given up by {listing(most)}; least by {listing(least)}."]
 
 

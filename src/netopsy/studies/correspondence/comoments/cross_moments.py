@@ -79,8 +79,8 @@ def cross_moments_of(
     positions = [next(k for k, n in enumerate(networks) if n is other) for other in others]
     chosen = {k: pairs_of(network_a, networks[k], layers, pairs) for k in positions}
     _check(others, samples, shuffled, batch_size)
-    counted = {k: _once(names) if k == 0 else names for k, names in chosen.items()}
-    levels = arrange_columns(networks, counted, shuffled)
+    distinct = {k: _once(names) if k == 0 else names for k, names in chosen.items()}
+    levels = arrange_columns(networks, distinct, shuffled)
     nodes = tuple(
         WatchedNode(k, name, network.nodes[name].channel_axis)
         for k, network in enumerate(networks)
@@ -88,7 +88,7 @@ def cross_moments_of(
         if any(name in level.spans.get(k, {}) for level in levels)
     )
     watched = tuple((networks[node.network], node.name) for node in nodes)
-    size, order = batch_size or _batch_size(networks, counted), np.random.default_rng(seed).permutation(len(samples))
+    size, order = batch_size or _batch_size(networks, distinct), np.random.default_rng(seed).permutation(len(samples))
 
     def count(tally: Tally, visited: Int64[np.ndarray, " n"]) -> Any:
         tallies = {"co-moments": (watched, tally)}
