@@ -338,8 +338,9 @@ def _prediction_sentence(prescription: Prescription) -> list[str]:
     if prescription.chosen is None:
         return []
     loss, scores = prescription.chosen.allocation.loss, prescription.chosen.scores
+    drop = points(prescription.exchange.drop(loss))
     return [
-        f"Predicted from the layers one at a time: a drop of {points(prescription.exchange.drop(loss))} and a divergence of "
+        f"Predicted from the layers one at a time: a drop of {drop} and a divergence of "
         f"{loss:.3g} nats. Measured with all layers together on the {scores['images']:,} certifying images: "
         f"{points(scores['drop'])} and {scores['divergence']:.3g} nats."
     ]
