@@ -18,7 +18,7 @@ from netopsy.tallies.moments import Moments
 ROOT = Path(__file__).parents[2]
 
 
-LONG = {"compression", "transfer"}
+LONG = {"compression", "probing", "transfer"}
 NOTEBOOKS = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else [])
     for path in sorted((ROOT / "examples").glob("*.ipynb"))

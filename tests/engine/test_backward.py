@@ -207,7 +207,7 @@ def test_guided_knows_any_activation_function(kind: type[nn.Module]) -> None:
 
 NETWORKS = [
     "netopsy:resnet20",
-    "torchvision:shufflenet_v2_x0_5",
+    pytest.param("torchvision:shufflenet_v2_x0_5", marks=pytest.mark.slow),
     pytest.param("netopsy:googlenet", marks=pytest.mark.slow),
     pytest.param("torchvision:mobilenet_v3_small", marks=pytest.mark.slow),
 ]

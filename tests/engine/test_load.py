@@ -82,7 +82,15 @@ def test_auxiliary_heads_are_left_out_and_torchvisions_weights_rescale_inside(tm
         assert not torch.allclose(network.module(x), plain.module(x))
 
 
-@pytest.mark.parametrize("name", ["resnet18.a1_in1k", "mobilenetv3_small_050", "vit_tiny_patch16_224", "test_vit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18.a1_in1k",
+        pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow),
+        pytest.param("vit_tiny_patch16_224", marks=pytest.mark.slow),
+        "test_vit",
+    ],
+)
 def test_timm_preprocessing_is_that_of_timms_own_transform(name: str) -> None:
     network = load_network(f"timm:{name}", seed=2)
     torch.manual_seed(stream("weights", 2))

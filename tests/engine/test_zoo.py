@@ -92,7 +92,11 @@ def test_each_inception_feeds_the_next() -> None:
     ("name", "sizes"),
     [
         ("alexnet", {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv5": 13, "pool5": 6}),
-        ("vgg_m", {"conv1": 109, "pool1": 54, "conv2": 26, "pool2": 13, "conv5": 13, "pool5": 6}),
+        pytest.param(
+            "vgg_m",
+            {"conv1": 109, "pool1": 54, "conv2": 26, "pool2": 13, "conv5": 13, "pool5": 6},
+            marks=pytest.mark.slow,
+        ),
         ("googlenet", {"conv1": 112, "pool1": 56, "conv2": 56, "pool2": 28, "pool3": 14, "pool4": 7, "pool5": 1}),
     ],
 )
