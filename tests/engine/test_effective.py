@@ -186,6 +186,14 @@ class TestEachKind:
         assert [type(part) for part in module.modules()] == classes
         assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
 
+
+# The fold of a computed weight exports a network twice, which makes these the slow ones.
+FEW = (mask, normalise_weights_the_old_way, make_orthogonal, standardise)
+MOST = [kind if kind in FEW else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", MOST, ids=lambda kind: kind.__name__)
+class TestEachKindIsUsedAsAPlainOne:
     def test_edits_count_as_on_a_plain_network(self, kind: object) -> None:
         network = load(build(kind))
         samples = netopsy.load_samples((IMAGES.permute(0, 2, 3, 1).numpy(), outputs(network.module).argmax(1).numpy()))

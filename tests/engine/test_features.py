@@ -416,7 +416,13 @@ def test_parted_samples_are_the_samples(parts) -> None:
 
 REAL = [
     ("netopsy:resnet20", "cifar10-resnet20.safetensors", "c10t.npz", ["layer2", "layer3.2.relu_1"]),
-    ("torchvision:squeezenet1_1", "imagenet-squeezenet1_1.safetensors", "im.npz", ["features.5", "features.12"]),
+    pytest.param(
+        "torchvision:squeezenet1_1",
+        "imagenet-squeezenet1_1.safetensors",
+        "im.npz",
+        ["features.5", "features.12"],
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

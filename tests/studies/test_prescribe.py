@@ -150,7 +150,7 @@ def plain_plan(network: Network) -> Result:
     return plan_behind(network, 1.0)
 
 
-@pytest.mark.parametrize("form", [1e-6, 1e6, "log-softmax"])
+@pytest.mark.parametrize("form", [1e-6, pytest.param(1e6, marks=pytest.mark.slow), "log-softmax"])
 def test_the_plan_does_not_change_with_the_scale_of_the_outputs(
     form: str | float, network: Network, plain_plan: Result
 ) -> None:
@@ -162,7 +162,7 @@ def test_the_plan_does_not_change_with_the_scale_of_the_outputs(
     assert path.stat().st_size == pytest.approx(expected.stat().st_size, abs=200), "but for what the header says"
 
 
-@pytest.mark.parametrize("form", ["softmax", "cosine", "overconfident"])
+@pytest.mark.parametrize("form", ["softmax", pytest.param("cosine", marks=pytest.mark.slow), "overconfident"])
 def test_the_budget_is_kept_whatever_the_outputs_are(form: str, network: Network, plain_plan: Result) -> None:
     found = plan_behind(network, form)
     promise, plain = (result.tables["promise"].row(0, named=True) for result in (found, plain_plan))
