@@ -16,6 +16,7 @@ from netopsy.engine.backproject.backproject import trace
 from netopsy.engine.backproject.rules import MASKED, gaussian_like, random_weights
 from netopsy.engine.backproject.tree import Trunk
 from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.network.units import Unit
 from netopsy.network.windows.field import receptive_field
 
 SIZE = 12
@@ -386,3 +387,38 @@ def test_mistakes_get_one_sentence(small: Network, change: dict[str, object], me
 def test_unknown_units_name_what_there_is(small: Network, unit: tuple[object, ...]) -> None:
     with pytest.raises(UnknownLayer, match=r"nearest|give 0 to 3|its places are 4 x 4"):
         backproject(small, picture(), [unit], "gradient")  # type: ignore[list-item]
+
+
+SLICES = {
+    "rows": lambda x: x[:, :, 3:],
+    "columns": lambda x: x[:, :, :, 2:5],
+    "both": lambda x: x[:, :, 2:, 3:],
+    "every other": lambda x: x[:, :, 1::2],
+    "dsplit": lambda x: x.dsplit(2)[1],
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_many_units_of_an_image_share_a_pass_that_a_slice_has_cut(name: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+            self.fc = nn.Linear(SLICES[name](torch.zeros(1, 4, 6, 6)).numel(), 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = SLICES[name](torch.relu(self.b(torch.relu(self.a(x)))))
+            return self.fc(torch.relu(self.c(x)).flatten(1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    network = load_network(Net(), size=8, mean=0, std=1)
+    images = torch.rand(3, 3, 8, 8)
+    of = [i for i in range(3) for _ in range(4)]
+    units = [Unit("fc", channel) for _ in range(3) for channel in range(4)]
+    result = trace(network, images, units, "gradient", of=of, start="one")
+    for unit, image, box, crop in zip(units, of, result.fields, result.crops, strict=True):
+        x = images[image : image + 1].clone().requires_grad_()
+        (expected,) = torch.autograd.grad(network.module(x)[0, unit.channel], x)
+        whole = torch.zeros(3, 8, 8)
+        whole[:, box[0] : box[2], box[1] : box[3]] = crop
+        torch.testing.assert_close(whole, expected[0], rtol=1e-5, atol=1e-7)

@@ -62,19 +62,22 @@ def _shared(trunk: Trunk, images: Tensor, jobs: list[UnitJob], nodes: set[Node])
         some = numbers[first : first + room]
         row = {image: r for r, image in enumerate(some)}
         # once an image: by the module's own arithmetic, so that masks and switches are the module's to the last bit
-        forward = full_tree.forward(images[some], nodes, trunk.plain)
+        forward = full_tree.forward(_crop(images[some], full_tree), nodes, trunk.plain)
         values = {node: _laid_out(forward[node]) for node in nodes}
         for group in _alike([job for image in some for job in by_image[image]]):
             tree = group[0].tree
             for part in _chunks(group, tree, images.device):
                 rows = [row[job.image] for job in part]
-                yield part, tree, {node: _gather(values[node], node, part, rows) for node in nodes}
+                yield part, tree, {node: _gather(values[node], node, full_tree, part, rows) for node in nodes}
 
 
-def _gather(value: Tensor, node: Node, jobs: list[UnitJob], rows: list[int]) -> Tensor:
-    """The jobs' boxes of one node, as a batch; a view where one job or the whole value allows it."""
-    boxes = [job.tree.box(node) for job in jobs]
-    if boxes[0] is None or all(box == (0, 0, *value.shape[-2:]) for box in boxes):
+def _gather(value: Tensor, node: Node, full_tree: Tree, jobs: list[UnitJob], rows: list[int]) -> Tensor:
+    """The jobs' boxes of one node, as a batch; a view where one job or the whole value allows it.
+
+    value: on the box of `full_tree`, which leaves out what nothing reads, as what a slice drops.
+    """
+    boxes, full_box = [job.tree.box(node) for job in jobs], full_tree.box(node)
+    if full_box is None or all(box == full_box for box in boxes):
         axis = node.batch_axis
         assert axis is not None
         if rows == list(range(value.shape[axis])):
@@ -82,7 +85,8 @@ def _gather(value: Tensor, node: Node, jobs: list[UnitJob], rows: list[int]) -> 
         if len(set(rows)) == 1:
             return value.narrow(axis, rows[0], 1).expand(*(len(rows) if i == axis else -1 for i in range(value.ndim)))
         return value.index_select(axis, torch.tensor(rows, device=value.device))
-    cuts = [value[r : r + 1, ..., y0:y1, x0:x1] for r, (y0, x0, y1, x1) in zip(rows, boxes, strict=True)]  # type: ignore[misc]
+    y, x, *_ = full_box
+    cuts = [value[r : r + 1, ..., a - y : c - y, b - x : d - x] for r, (a, b, c, d) in zip(rows, boxes, strict=True)]  # type: ignore[misc]
     if len(cuts) == 1:
         return cuts[0]
     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
