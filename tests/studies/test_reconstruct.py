@@ -9,13 +9,15 @@ import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
+from scipy.stats import t as student
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, backproject, load_samples, reconstruct
+from netopsy.engine.backproject.rules import MASKED, random_weights
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.samples.samples import read_images
-from netopsy.studies.reconstruct.report import correlation, edges, on_edges, strength
+from netopsy.studies.reconstruct.report import Estimate, correlation, edges, on_edges, reach, strength, weigh
 from netopsy.studies.reconstruct.survey import default_layer
 from networks import shipped, trained_resnet20
 
@@ -66,6 +68,79 @@ def test_tables_hold_a_row_for_each_unit_and_rule(net: Network, samples: Samples
     picture = result.images["reconstructions"].pixels
     assert picture.dtype == np.uint8 and picture.std() > 5
     assert any("edges" in sentence for sentence in result.findings)
+
+
+def test_each_draw_has_weights_of_its_own_and_the_tables_their_mean(net: Network, samples: Samples) -> None:
+    result = reconstruct(net, samples, units=("4:2:3:3", "4:2:5:1"), survey=0, images=(3, 5), draws=4, seed=7)
+    images = read_images(net, samples, [3, 5])
+    outlines = [edges(image) for image in images.numpy()]
+    of, units = [0, 0, 1, 1], ["4:2:3:3", "4:2:5:1"] * 2
+    masked = backproject(net, images, units, "masked", of=of).clamp(min=0).numpy()
+    fields = np.load(result.artifacts["maps.npz"])["fields"]
+    measured = np.zeros((4, 4, 3))
+    for draw in range(4):
+        maps = backproject(net, images, units, random_weights(MASKED, 7, draw), of=of).clamp(min=0).numpy()
+        for i, (top, left, bottom, right) in enumerate(fields):
+            cut, reference = maps[i, :, top:bottom, left:right], masked[i, :, top:bottom, left:right]
+            measured[draw, i] = (
+                on_edges(strength(cut), outlines[of[i]][top:bottom, left:right]),
+                correlation(strength(cut), strength(reference)),
+                correlation(cut, reference),
+            )
+    draws = result.tables["draws"]
+    assert draws["draw"].to_list() == [0, 1, 2, 3] and set(draws["rule"]) == {"masked_random"}
+    np.testing.assert_allclose(
+        draws.select("edges", "likeness", "signed").to_numpy(), np.nanmean(measured, axis=1), atol=1e-5
+    )
+    columns = result.tables["columns"].filter(pl.col("rule") == "masked_random")
+    np.testing.assert_allclose(columns["edges"].to_numpy(), np.nanmean(measured[:, :, 0], axis=0), atol=1e-5)
+    likeness = result.tables["likeness"].filter((pl.col("one") == "masked") & (pl.col("other") == "masked_random"))
+    np.testing.assert_allclose(likeness["correlation"].to_numpy(), np.nanmean(measured[:, :, 1], axis=0), atol=1e-5)
+    assert np.nanmax(np.ptp(measured[:, :, 0], axis=0)) > 0.01, "draws differ"
+
+
+def test_means_keep_the_interval_over_draws_apart_from_the_one_over_images(net: Network, samples: Samples) -> None:
+    result = reconstruct(net, samples, survey=6, draws=4)
+    means, columns, draws = (result.tables[name] for name in ("means", "columns", "draws"))
+    for rule in columns["rule"].unique():
+        (row,) = means.filter((pl.col("rule") == rule) & (pl.col("measure") == "edges")).iter_rows(named=True)
+        maps = columns.filter(pl.col("rule") == rule).with_columns(pl.col("edges").fill_nan(None)).drop_nulls("edges")
+        by_image = maps.group_by("image").agg(pl.col("edges").mean())["edges"].to_numpy()
+        half = student.ppf(0.975, len(by_image) - 1) * by_image.std(ddof=1) / np.sqrt(len(by_image))
+        assert row["mean"] == pytest.approx(maps["edges"].mean())
+        assert row["images_high"] - row["mean"] == pytest.approx(half)
+        assert row["spread_maps"] == pytest.approx(maps["edges"].std())
+        if rule == "masked_random":
+            each = draws["edges"].to_numpy()
+            half = student.ppf(0.975, 3) * each.std(ddof=1) / 2
+            assert row["draws_high"] - row["mean"] == pytest.approx(half) and row["draws"] == 4
+        else:
+            assert row["draws_low"] is None and row["draws"] is None
+
+
+def test_one_draw_gives_no_verdict(net: Network, samples: Samples) -> None:
+    for draws in (1, 2):
+        findings = reconstruct(net, samples, survey=9, draws=draws).findings
+        (verdict,) = (f for f in findings if f.startswith("How alike"))
+        assert f"cannot be told from 9 images and {draws} draw" in verdict
+        assert not any("matter" in f.replace("matters more cannot", "") for f in findings)
+
+
+def test_a_verdict_needs_both_intervals_on_one_side() -> None:
+    assert "masks matter more" in weigh(Estimate(0.2, 0.1, 0.1)) and "weights matter more" in weigh(
+        Estimate(-0.2, 0.1, 0.1)
+    )
+    assert weigh(Estimate(0.2, 0.3, 0.1)) == weigh(Estimate(0.2, 0.1, 0.3)) == weigh(Estimate(0.2, 0.1, np.inf)) == ""
+    assert weigh(Estimate(0.01, 0.02, 0.03)) == "masks and weights matter alike"
+    assert reach([1.0, 2.0]) == np.inf and reach([1.0, 2.0, 6.0]) == pytest.approx(
+        student.ppf(0.975, 2) * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    )
+    values, images = np.array([0.1, 0.3, np.nan, 0.5, 0.9]), np.array([0, 0, 1, 2, 3])
+    estimate = Estimate.of(values, images, [0.4, 0.5, np.nan, 0.45])
+    assert estimate is not None and estimate.mean == pytest.approx(0.45)
+    assert estimate.images == pytest.approx(reach([0.2, 0.5, 0.9])) and estimate.draws == reach([0.4, 0.5, 0.45])
+    assert Estimate(0.99, 0.1).span("images") == (pytest.approx(0.89), 1.0)
+    assert Estimate(0.5, 0.1).span("draws") == Estimate(0.5, np.inf).span("images") == (None, None)
 
 
 def test_images_traced_a_few_at_a_time_give_the_same(
@@ -147,6 +222,7 @@ def test_shipped_network_on_digits_by_default() -> None:
     [
         ({"rules": ("masks",)}, SettingsError, "rules 'masks' is unknown; nearest: masked"),
         ({"features": 0}, SettingsError, "at least 1"),
+        ({"draws": 0}, SettingsError, "draws 0 must be a whole number of at least 1"),
         ({"images": (99,)}, SettingsError, "no image 99 in noise; give 0 to 8"),
         ({"layer": "conv"}, UnknownLayer, "nearest"),
         ({"units": ("4:9",)}, UnknownLayer, "give 0 to 3"),

@@ -104,19 +104,34 @@ derivative can then be negative, so that the flow behind it is not.
 """
 
 
-def random_weights(rule: Rule, seed: int = 0) -> Rule:
+def gaussian_like(values: Tensor, seed: int) -> Tensor:
+    """Gaussian values of the mean and standard deviation of `values`, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(values.device, values.dtype)
+    return noise * values.std(correction=0) + values.mean()
+
+
+def permuted_like(values: Tensor, seed: int) -> Tensor:
+    """The same `values` in another order, the same on every device."""
+    order = torch.randperm(values.numel(), generator=torch.Generator().manual_seed(seed)).to(values.device)
+    return values.reshape(-1)[order].reshape(values.shape)
+
+
+def random_weights(
+    rule: Rule, seed: int = 0, draw: int = 0, law: Callable[[Tensor, int], Tensor] = gaussian_like
+) -> Rule:
     """`rule` with every weight and bias drawn from a Gaussian of its tensor's mean and variance.
 
     Palmieri et al., Section 3, "Deconvnet with masks and random parameters" (of `MASKED`). Masks and switches stay
-    those of the trained network on the image; only the backward flow meets the random weights. Each tensor's draw
-    depends on `seed` and its own name alone.
+    those of the trained network on the image; only the backward flow meets the random weights. Each tensor's values
+    depend on `seed`, the number of the `draw` and its own name alone. law: (tensor, seed) -> values in its place.
     """
 
-    def draw(network: Network) -> dict[str, Tensor]:
+    def draw_all(network: Network) -> dict[str, Tensor]:
         parameters = network.module.named_parameters()
-        return {name: gaussian_like(value.detach(), stream(name, seed)) for name, value in parameters}
+        return {name: law(value.detach(), stream(name, seed, draw)) for name, value in parameters}
 
-    return replace(rule, name=f"{rule.name}_random", weights=draw)
+    return replace(rule, name=f"{rule.name}_random", weights=draw_all)
 
 
 def reach(masks: bool = True) -> Rule:
@@ -143,10 +158,3 @@ def find_rule(rule: str | Rule, seed: int = 0) -> Rule:
     if rule not in RULES:
         raise SettingsError(f"no rule '{rule}'; nearest: {nearest(str(rule), RULES, 1)}. All: {', '.join(RULES)}.")
     return random_weights(MASKED, seed) if rule == "masked_random" else RULES[rule]
-
-
-def gaussian_like(values: Tensor, seed: int) -> Tensor:
-    """Gaussian values of the mean and standard deviation of `values`, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(values.device, values.dtype)
-    return noise * values.std(correction=0) + values.mean()

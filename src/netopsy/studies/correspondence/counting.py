@@ -1,9 +1,9 @@
-"""The passes over the samples, and the arithmetic of each pair of layers."""
+"""The passes over the samples, the arithmetic of each pair of layers, and what comes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -12,23 +12,73 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network, fresh
 from netopsy.network.units import channels, hidden_nodes, places
 from netopsy.samples.samples import Samples
-from netopsy.stats.matching import bipartite_matching, semi_matching
-from netopsy.studies.correspondence.comoments.clusters import co_clusters
+from netopsy.stats.matching import Matching, bipartite_matching, semi_matching
+from netopsy.studies.correspondence.comoments.clusters import CoClusters, co_clusters
 from netopsy.studies.correspondence.comoments.cross_moments import cross_moments_of
 from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
-from netopsy.studies.correspondence.comoments.mutual_information import pair_information
+from netopsy.studies.correspondence.comoments.mutual_information import Information, pair_information
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.comparison import (
-    NETWORKS,
-    SHUFFLED,
-    UNTRAINED,
-    Comparison,
-    LayerComparison,
-    Names,
-    grid_text,
+from netopsy.studies.correspondence.regression import (
+    LassoPath,
+    LeastSquares,
+    lasso_path,
+    least_squares,
+    strength_of_decay,
 )
-from netopsy.studies.correspondence.regression import lasso_path, least_squares, strength_of_decay
 from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
+
+Names = tuple[str, str]
+
+NETWORKS, SHUFFLED, UNTRAINED = "networks", "shuffled", "untrained"
+"""What a figure is of: the two networks, or one of the controls."""
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """What one pair of layers gives, of the two networks or of a control (`of`); `draw` counts untrained networks."""
+
+    of: str
+    draw: int
+    pair: Pair
+    semi: Matching
+    bipartite: Matching
+    least: LeastSquares
+    lasso: LassoPath
+    cka: float
+    svcca: float
+    pwcca: float
+    procrustes: float
+    information: Information | None = None
+
+
+@dataclass
+class Comparison:
+    """All that was counted.
+
+    networks: the names of both. places: of the nodes of each, 1 where a unit has one value an image. order: the
+    compared layers of each, in order of execution. how: how the pairs were chosen. compared: by (layer_a, layer_b),
+    the networks first, then the controls. map: linear CKA of every layer with every other; None where a pair was asked
+    for or the layers are too wide. missing_control: why there is no untrained control. hidden: the nodes of
+    the first network that are not its output.
+    """
+
+    networks: Names
+    images: int
+    places: tuple[dict[str, str], dict[str, str]]
+    order: tuple[list[str], list[str]]
+    decays: tuple[float, ...]
+    how: str
+    compared: dict[Names, list[LayerComparison]] = field(default_factory=dict)
+    clusters: dict[Names, CoClusters] = field(default_factory=dict)
+    map: pl.DataFrame | None = None
+    missing_control: str | None = None
+    hidden: frozenset[str] = frozenset()
+
+
+def grid_text(grid: Sequence[int]) -> str:
+    """`8x8`; `1` of no places."""
+    return "x".join(map(str, grid)) or "1"
+
 
 _MOST = 2 * 2**30  # bytes of the products of all pairs of layers; with more, the map is left out
 

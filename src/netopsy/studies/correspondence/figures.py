@@ -9,7 +9,7 @@ import polars as pl
 
 from netopsy.charts import curve, heatmap
 from netopsy.result import Figure
-from netopsy.studies.correspondence.comparison import NETWORKS, SHUFFLED, UNTRAINED, Comparison
+from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Comparison
 
 SOURCE = "Li et al., Convergent Learning, ICLR 2016"
 WORDS = {NETWORKS: "", SHUFFLED: ", shuffled", UNTRAINED: ", untrained"}

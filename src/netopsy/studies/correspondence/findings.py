@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import kendalltau, spearmanr
 
-from netopsy.studies.correspondence.comparison import NETWORKS, SHUFFLED, UNTRAINED, Comparison
+from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Comparison
 from netopsy.wording import listing, plural
 
 _NAMED = 6  # layers or units that a sentence names

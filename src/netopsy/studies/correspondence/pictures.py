@@ -15,7 +15,7 @@ from netopsy.pictures.patches import patches
 from netopsy.result import Image
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
-from netopsy.studies.correspondence.comparison import Comparison, Names
+from netopsy.studies.correspondence.counting import Comparison, Names
 from netopsy.tallies.top_images import TopImages
 
 _LAYERS = 4  # pairs of layers that are drawn, spread over the depth

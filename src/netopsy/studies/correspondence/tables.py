@@ -9,7 +9,7 @@ import polars as pl
 
 from netopsy.stats.matching import NOBODY, agreement
 from netopsy.studies.correspondence.comoments.mutual_information import gaussian_information
-from netopsy.studies.correspondence.comparison import NETWORKS, UNTRAINED, Comparison, LayerComparison, Names, grid_text
+from netopsy.studies.correspondence.counting import NETWORKS, UNTRAINED, Comparison, LayerComparison, Names, grid_text
 
 _PARTNERS = {"best_partner": pl.Int64, "partner": pl.Int64}
 _UNITS: dict[str, Any] = {

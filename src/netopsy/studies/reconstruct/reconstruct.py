@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import numpy as np
 import polars as pl
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from netopsy import charts
 from netopsy.engine.backproject.rules import MASKED, RuleName
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.units import Unit, find_unit
+from netopsy.network.windows.field import Box
+from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
-from netopsy.studies.reconstruct.report import findings, sheet
+from netopsy.studies.reconstruct.report import findings, means_table
 from netopsy.studies.reconstruct.survey import Archive, Example, default_layer, most_active, survey
 from netopsy.studies.study import Study
 
@@ -42,10 +47,13 @@ class Reconstruct(Study):
         where no activation has a binary mask.
     rectify: rectify the image too, as Equations 4-7 read at the first layer do; the exact filter keeps its sign.
     survey: over how many images, spread over the samples, the maps are measured beside those drawn.
+    draws: how often the random weights are drawn; below 3 nothing is concluded of them.
     seed: of the random weights.
 
     Tables: `units`, `columns` (a unit and rule a row: whether the map lies on the image's edges), `likeness` (a unit
-    and pair of rules a row: correlation of their strengths, and of the signed maps). Artifact: `maps.npz`, the maps.
+    and pair of rules a row: correlation of their strengths, and of the signed maps), both with the mean over the draws
+    for random weights; `draws` (a draw a row), `means` (a rule and measure a row, with intervals over images and over
+    draws). Artifact: `maps.npz`, the maps; of random weights those of draw 0, as in the pictures.
     """
 
     name: ClassVar[str] = "reconstruct"
@@ -57,6 +65,7 @@ class Reconstruct(Study):
     rules: Annotated[tuple[RuleName, ...], Length(1), Unique()] = _PAPER
     rectify: bool = True
     survey: NonNegativeInt = 16
+    draws: PositiveInt = 5
     seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
@@ -75,13 +84,15 @@ class Reconstruct(Study):
                 rules,
                 pictured=pictured,
                 rectified=[rule for rule in rules if self.rectify and rule != "gradient"],
+                draws=self.draws,
                 seed=self.seed,
                 archive=archive,
             )
         tables = result.tables
+        tables["means"] = means_table(tables["columns"], tables["likeness"], tables["draws"])
         return self.result(
             tables=tables,
-            figures=_figures(tables["columns"]),
+            figures=_figures(tables["means"]),
             images=self._images(network, samples, result.examples),
             artifacts={"maps.npz": path},
             findings=findings(tables, result.touched, result.untreated, result.refused),
@@ -138,20 +149,91 @@ _TITLES = {
 }
 
 
-def _figures(columns: pl.DataFrame) -> dict[str, Figure]:
-    """A bar a rule; a rule whose maps are constant has no correlation and no bar."""
-    means = columns.group_by("rule", maintain_order=True).agg(pl.col("edges").fill_nan(None).mean()).drop_nulls()
-    if means.is_empty():
+def _figures(means: pl.DataFrame) -> dict[str, Figure]:
+    """Each rule's mean with both intervals; a rule whose maps are constant has no correlation and no mark."""
+    edges = means.filter(pl.col("measure") == "edges")
+    if edges.is_empty():
         return {}
+    over = [
+        rows.select("rule", "mean", low=f"{name}_low", high=f"{name}_high", over=pl.lit(name))
+        for name, rows in (("images", edges), ("draws", edges.filter(pl.col("draws").is_not_null())))
+    ]
     return {
-        "edges": charts.bars(
-            means,
+        "edges": charts.dots(
+            pl.concat(over),
             "rule",
-            "edges",
-            title="Do the maps lie on the image's edges?",
-            reading="Correlation of map and edges, relative to their local means; 0: no more than anywhere near.",
+            "mean",
+            color="over",
+            low="low",
+            high="high",
+            title="How well do the maps align with the image's edges?",
+            reading="Correlation of map and edges, relative to their local means; 0: no more than anywhere near. "
+            "Whiskers: 95 % intervals over images, and over draws of the random weights.",
             source=_SOURCE,
             category_title="rule",
-            value_title="correlation, mean over units",
+            value_title="correlation, mean over maps",
+            color_title="interval over",
+            reference=0.0,
+            reference_label="no relation",
         )
     }
+
+
+Picture = UInt8[np.ndarray, "height width 3"]
+SIDE = 224  # pixels of a column on the sheet
+_CLIP = 0.005  # share of a map's non-zero values drawn at full strength: a few peaks would darken all else
+_CLOSE = 0.7  # a field wider than this share of the image needs no close-up
+
+
+def sheet(
+    images: Tensor,
+    of: Sequence[int],
+    fields: Sequence[Box],
+    maps: Mapping[str, Tensor],
+    titles: Sequence[str],
+    preprocessing: Preprocessing,
+) -> Picture:
+    """One row a unit: the image with its field of view framed, then each rule's map over a faded image.
+
+    images: (n, channel, height, width). of: each unit's image. maps: rule -> (units, channel, height, width).
+    titles: what stands above each row. Where fields are small, each row shows the field alone below.
+    """
+    size = _column_size(preprocessing.size)
+    originals = pictures(images, preprocessing)
+    map_sheets = {rule: map_pictures(values, preprocessing, clip=_CLIP) for rule, values in maps.items()}
+    head = beside([caption(text, size[1]) for text in ("image", *maps)], 4)
+    rows = [head]
+    for row, (image, field) in enumerate(zip(of, fields, strict=True)):
+        rows.append(caption(titles[row], head.shape[1]))
+        squares = [originals[image], *(_over(originals[image], d[row], field) for d in map_sheets.values())]
+        zoom = max(1, size[0] // preprocessing.size[0])
+        box = tuple(zoom * n for n in field)
+        rows.append(beside([draw_frame(resize(p, size, smooth=zoom == 1), box) for p in squares], 4))  # type: ignore[arg-type]
+        if max((field[2] - field[0]) / preprocessing.size[0], (field[3] - field[1]) / preprocessing.size[1]) < _CLOSE:
+            parts = [originals[image], *(d[row] for d in map_sheets.values())]
+            rows.append(beside([_close(part, field, size) for part in parts], 4))
+    return below(rows, 4)
+
+
+def _column_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Size of a column: a whole multiple of a small image, or the image itself."""
+    zoom = max(1, SIDE // max(size))
+    return size[0] * zoom, size[1] * zoom
+
+
+def _over(image: Picture, map_: Picture, field: Box) -> Picture:
+    """The map inside its field; outside the image, faded."""
+    gray = image.mean(2, keepdims=True)
+    faded = np.repeat((0.35 * gray + 0.65 * NEUTRAL * 1.4).clip(0, 255).astype(np.uint8), 3, 2)
+    top, left, bottom, right = field
+    faded[top:bottom, left:right] = map_[top:bottom, left:right]
+    return faded
+
+
+def _close(picture: Picture, field: Box, size: tuple[int, int]) -> Picture:
+    """The field alone, enlarged to the column."""
+    top, left, bottom, right = field
+    part = np.ascontiguousarray(picture[top:bottom, left:right])
+    scale = min(size[0] / part.shape[0], size[1] / part.shape[1])
+    enlarged = resize(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))), smooth=False)
+    return np.pad(enlarged, ((0, 0), (0, size[1] - enlarged.shape[1]), (0, 0)), constant_values=PAPER)

@@ -1,20 +1,21 @@
-"""The figure of Section 3 (a unit a row, a rule a column), how much of the image is in each map, and the sentences."""
+"""How much of the image is in each map, the means with their intervals, and the sentences."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int
 from scipy import ndimage
-from torch import Tensor
 
 from netopsy.engine.backproject.backproject import count_kinds
-from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.windows.field import Box
-from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
+from netopsy.stats.hypothesis_tests import mean_interval
 from netopsy.wording import listing, plural
 
 
@@ -59,67 +60,114 @@ def inside(values: Float[np.ndarray, "*rest height width"], box: Box) -> Float[n
     return values[..., top:bottom, left:right]
 
 
-Picture = UInt8[np.ndarray, "height width 3"]
-SIDE = 224  # pixels of a column on the sheet
-_CLIP = 0.005  # share of a map's non-zero values drawn at full strength: a few peaks would darken all else
-_CLOSE = 0.7  # a field wider than this share of the image needs no close-up
-
-
-def sheet(
-    images: Tensor,
-    of: Sequence[int],
-    fields: Sequence[Box],
-    maps: Mapping[str, Tensor],
-    titles: Sequence[str],
-    preprocessing: Preprocessing,
-) -> Picture:
-    """One row a unit: the image with its field of view framed, then each rule's map over a faded image.
-
-    images: (n, channel, height, width). of: each unit's image. maps: rule -> (units, channel, height, width).
-    titles: what stands above each row. Where fields are small, each row shows the field alone below.
-    """
-    size = _column_size(preprocessing.size)
-    originals = pictures(images, preprocessing)
-    map_sheets = {rule: map_pictures(values, preprocessing, clip=_CLIP) for rule, values in maps.items()}
-    head = beside([caption(text, size[1]) for text in ("image", *maps)], 4)
-    rows = [head]
-    for row, (image, field) in enumerate(zip(of, fields, strict=True)):
-        rows.append(caption(titles[row], head.shape[1]))
-        squares = [originals[image], *(_over(originals[image], d[row], field) for d in map_sheets.values())]
-        zoom = max(1, size[0] // preprocessing.size[0])
-        box = tuple(zoom * n for n in field)
-        rows.append(beside([draw_frame(resize(p, size, smooth=zoom == 1), box) for p in squares], 4))  # type: ignore[arg-type]
-        if max((field[2] - field[0]) / preprocessing.size[0], (field[3] - field[1]) / preprocessing.size[1]) < _CLOSE:
-            parts = [originals[image], *(d[row] for d in map_sheets.values())]
-            rows.append(beside([_close(part, field, size) for part in parts], 4))
-    return below(rows, 4)
-
-
-def _column_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Size of a column: a whole multiple of a small image, or the image itself."""
-    zoom = max(1, SIDE // max(size))
-    return size[0] * zoom, size[1] * zoom
-
-
-def _over(image: Picture, map_: Picture, field: Box) -> Picture:
-    """The map inside its field; outside the image, faded."""
-    gray = image.mean(2, keepdims=True)
-    faded = np.repeat((0.35 * gray + 0.65 * NEUTRAL * 1.4).clip(0, 255).astype(np.uint8), 3, 2)
-    top, left, bottom, right = field
-    faded[top:bottom, left:right] = map_[top:bottom, left:right]
-    return faded
-
-
-def _close(picture: Picture, field: Box, size: tuple[int, int]) -> Picture:
-    """The field alone, enlarged to the column."""
-    top, left, bottom, right = field
-    part = np.ascontiguousarray(picture[top:bottom, left:right])
-    scale = min(size[0] / part.shape[0], size[1] / part.shape[1])
-    enlarged = resize(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))), smooth=False)
-    return np.pad(enlarged, ((0, 0), (0, size[1] - enlarged.shape[1]), (0, 0)), constant_values=PAPER)
-
-
 _FAINT = 0.05  # correlations below are no more than chance gives
+_ALIKE = 0.05  # likenesses nearer than this count as alike
+_LEAST = 3  # fewer values make no interval
+RANDOM = "masked_random"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the half-widths of its two 95 % intervals (Student's t), which are kept apart.
+
+    images: over other images; draws: over other draws of what is random, 0 where nothing is. Infinite where there are
+    fewer than three to make an interval of.
+    """
+
+    mean: float
+    images: float
+    draws: float = 0.0
+
+    @classmethod
+    def of(
+        cls, values: Float[np.ndarray, " maps"], images: Int[np.ndarray, " maps"], draws: Sequence[float] | None = None
+    ) -> Estimate | None:
+        """From one value a map with the map's image, and one mean a draw; None where no value is a number."""
+        usable = np.isfinite(values)
+        if not usable.any():
+            return None
+        values, images = values[usable], images[usable]
+        by_image = [float(values[images == image].mean()) for image in np.unique(images)]
+        drawn = 0.0 if draws is None else reach([draw for draw in draws if math.isfinite(draw)])
+        return cls(float(values.mean()), reach(by_image), drawn)
+
+    def above(self, bound: float) -> bool:
+        """Whether both intervals lie above it."""
+        return self.mean - max(self.images, self.draws) > bound
+
+    def below(self, bound: float) -> bool:
+        """Whether both intervals lie below it."""
+        return self.mean + max(self.images, self.draws) < bound
+
+    def span(self, over: Literal["images", "draws"]) -> tuple[float | None, float | None]:
+        """(low, high) over images or draws, within -1 and 1; None where there is none, or nothing is drawn."""
+        half: float = getattr(self, over)
+        none = not math.isfinite(half) or (over == "draws" and half == 0)
+        return (None, None) if none else (max(-1.0, self.mean - half), min(1.0, self.mean + half))
+
+    def __str__(self) -> str:
+        """`0.31 ± 0.04 over images, ± 0.08 over draws`, as far as there are intervals."""
+        parts = [
+            f"± {two(half)} over {over}"
+            for over, half in (("images", self.images), ("draws", self.draws))
+            if math.isfinite(half) and half > 0
+        ]
+        return " ".join([two(self.mean), ", ".join(parts)]).rstrip()
+
+
+def two(value: float) -> str:
+    """With two decimals, and 0.00 without a sign."""
+    return f"{round(float(value), 2) + 0.0:.2f}"
+
+
+def reach(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the mean; infinite of fewer than three values."""
+    low, high = mean_interval(values) if len(values) >= _LEAST else (None, None)
+    return math.inf if low is None or high is None else (high - low) / 2
+
+
+def means_table(columns: pl.DataFrame, likeness: pl.DataFrame, draws: pl.DataFrame) -> pl.DataFrame:
+    """Each rule's mean of each measure, with the intervals over images and over draws and the spread over both.
+
+    columns, likeness, draws: the study's tables. measure: `edges`, and against the map of `masked` its `likeness` and
+    `signed` correlation. spread_maps, spread_draws: standard deviations over the single maps and the single draws.
+    """
+    rows = []
+    for rule in columns["rule"].unique(maintain_order=True):
+        drawn = draws if rule == RANDOM else None
+        measured = [("edges", columns.filter(pl.col("rule") == rule), "edges")]
+        pair = _pair(likeness, "masked", rule) if rule != "masked" else likeness.clear()
+        measured += [(name, pair, column) for name, column in (("likeness", "correlation"), ("signed", "signed"))]
+        for measure, maps, column in measured:
+            values, single = maps[column].to_numpy(), None if drawn is None else drawn[measure].fill_null(np.nan)
+            mean = Estimate.of(values, maps["image"].to_numpy(), None if single is None else single.to_list())
+            if mean is None:
+                continue
+            low, high = mean.span("images")
+            draws_low, draws_high = mean.span("draws")
+            rows.append(
+                {"rule": rule, "measure": measure, "mean": mean.mean, "images_low": low, "images_high": high}
+                | {"draws_low": draws_low, "draws_high": draws_high}
+                | {
+                    "spread_maps": _spread(values),
+                    "spread_draws": None if single is None else _spread(single.to_numpy()),
+                }
+                | {"images": maps["image"].n_unique(), "draws": None if drawn is None else drawn.height}
+            )
+    return pl.DataFrame(rows, schema=_MEANS)
+
+
+_MEANS: dict[str, Any] = {
+    **{"rule": pl.String, "measure": pl.String},
+    **dict.fromkeys(("mean", "images_low", "images_high", "draws_low", "draws_high"), pl.Float64),
+    **{"spread_maps": pl.Float64, "spread_draws": pl.Float64, "images": pl.Int64, "draws": pl.Int64},
+}
+
+
+def _spread(values: Float[np.ndarray, " n"]) -> float | None:
+    """Standard deviation of the numbers among the values; None of fewer than two."""
+    usable = values[np.isfinite(values)]
+    return float(usable.std(ddof=1)) if len(usable) > 1 else None
 
 
 def findings(
@@ -129,9 +177,9 @@ def findings(
 
     touched, untreated, refused: as in `Survey`.
     """
-    units, columns, likeness = (tables[name] for name in ("units", "columns", "likeness"))
+    units, columns, likeness, draws = (tables[name] for name in ("units", "columns", "likeness", "draws"))
     nodes = units["unit"].str.split(":").list.first().unique(maintain_order=True).to_list()
-    sentences = _means(columns, units.height, listing(nodes)) + _masks_or_weights(likeness)
+    sentences = _on_edges(columns, draws, units.height, listing(nodes)) + _masks_or_weights(likeness, draws)
     sentences += _empty(columns)
     if touched:
         sentences.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
@@ -163,28 +211,44 @@ def _refusal_sentences(refused: list[str]) -> list[str]:
     return sentences
 
 
-def _means(columns: pl.DataFrame, maps: int, layer: str) -> list[str]:
-    """Whether the maps lie on edges, and what brings them there. maps: how many of each rule there are."""
+def _on_edges(columns: pl.DataFrame, draws: pl.DataFrame, maps: int, layer: str) -> list[str]:
+    """How well the maps align with edges, and what brings them there. maps: how many of each rule there are."""
+    units, images = columns["unit"].n_unique(), columns["image"].n_unique()
+    edges, others = {}, {}
+    for (rule,), rows in columns.group_by("rule", maintain_order=True):
+        edge = Estimate.of(rows["edges"].to_numpy(), rows["image"].to_numpy())
+        if edge is not None:
+            other = rows["other_edges"].to_numpy()
+            edges[str(rule)], others[str(rule)] = edge, other[np.isfinite(other)]
     sentences = []
-    units = columns["unit"].n_unique()
-    means = columns.group_by("rule", maintain_order=True).agg(
-        pl.col("edges", "other_edges").fill_nan(None).mean().fill_null(float("nan"))
-    )
-    finite = means.filter(pl.col("edges").is_not_nan())
-    if finite.height:
-        compared = finite["other_edges"].is_not_nan().all()
-        parts = [f"{rule} {edge:.2f}" + f" ({other:.2f})" * compared for rule, edge, other in finite.iter_rows()]
+    if edges:
+        compared = all(map(len, others.values()))
+        ranged = all(math.isfinite(edge.images) for edge in edges.values())
+        parts = [
+            f"{rule} {two(edge.mean)}"
+            + (f" ± {two(edge.images)}" if ranged else "")
+            + (f" ({two(others[rule].mean())})" if compared else "")
+            for rule, edge in edges.items()
+        ]
         over = (
             f"{plural(units, 'unit')} of {layer}"
             if maps == units
             else f"{plural(maps, 'map')} of {plural(units, 'unit')} of {layer}"
         )
+        within = f", ± the 95 % interval over {images} images" * ranged
         beside = " (in brackets with the edges of another image)" if compared else ""
         sentences.append(
-            f"Do the maps lie on the image's edges? Local correlation, mean over {over}{beside}: "
+            f"How well do the maps align with the image's edges? Local correlation, mean over {over}{within}{beside}: "
             f"{listing(parts, most=9)}."
         )
-    return sentences + _effects(dict(zip(finite["rule"], finite["edges"], strict=True)))
+    single = [edge for edge in draws["edges"].to_list() if edge is not None and math.isfinite(edge)]
+    if len(single) > 1:
+        within = f" ± {reach(single):.2f} (95 %)" * math.isfinite(reach(single))
+        sentences.append(
+            f"Over {len(single)} draws of its weights masked_random averages {two(np.mean(single))}{within}, single "
+            f"draws between {two(min(single))} and {two(max(single))}."
+        )
+    return sentences + _effects(columns, draws)
 
 
 def _empty(columns: pl.DataFrame) -> list[str]:
@@ -194,44 +258,69 @@ def _empty(columns: pl.DataFrame) -> list[str]:
     return [f"Nothing but zeros came back to the images by {listing(rules)}."] if rules else []
 
 
-def _effects(edges: dict[str, float]) -> list[str]:
+def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     """What the masks add to the learned weights, and the learned weights to the masks."""
-    if not {"masked", "deconvnet", "masked_random"} <= edges.keys():
+    rows = {rule: columns.filter(pl.col("rule") == rule) for rule in ("masked", "deconvnet", RANDOM)}
+    edges = {rule: frame["edges"].to_numpy() for rule, frame in rows.items()}
+    if not all(map(len, edges.values())):
         return []
-    masks, weights = (edges["masked"] - edges[other] for other in ("deconvnet", "masked_random"))
-    if edges["masked"] < _FAINT:
-        how = "here the masked maps do not lie on edges"
-    elif edges["masked_random"] < _FAINT:
-        how = "the edges come through masks and learned weights together, and not through masks with random weights"
-    else:
+    images, single = rows["masked"]["image"].to_numpy(), draws["edges"].to_list()
+    masked, drawn = Estimate.of(edges["masked"], images), Estimate.of(edges[RANDOM], images, single)
+    masks = Estimate.of(edges["masked"] - edges["deconvnet"], images)
+    # the masked maps are the same in every draw: the difference varies as the random ones do
+    weights = Estimate.of(edges["masked"] - edges[RANDOM], images, single)
+    if masked is None or drawn is None or masks is None or weights is None:
+        return []
+    if masked.below(_FAINT):
+        how = "the masked maps do not lie on edges"
+    elif masked.above(0) and drawn.below(_FAINT):
+        how = "the edges come through masks and learned weights together, not through masks with random weights"
+    elif masked.above(0) and drawn.above(0):
         how = "the edges come through the masks even with random weights"
+    else:
+        how = f"whether the masks suffice for the edges cannot be told from {_counts(images, single)}"
     return [
-        f"With the learned weights the masks add {masks:+.2f} to that correlation; with the masks the learned weights, "
-        f"in place of random ones, add {weights:+.2f}: {how}."
+        f"With the learned weights, the masks add {masks} to that correlation; with the masks, learned weights in "
+        f"place of random ones add {weights}: {how}."
     ]
 
 
-def _masks_or_weights(likeness: pl.DataFrame) -> list[str]:
+def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     """The paper's claim: the activations, and not so much the parameters, hold what is reconstructed."""
-    masks, weights = _pair(likeness, "masked", "masked_random"), _pair(likeness, "masked", "deconvnet")
-    if not len(masks) or not len(weights):
+    masks, weights = _pair(likeness, "masked", RANDOM), _pair(likeness, "masked", "deconvnet")
+    images, single = masks["image"].to_numpy(), draws["likeness"].to_list()
+    if masks.height != weights.height:
         return []
-    same_masks, same_weights = (float(pair["correlation"].mean()) for pair in (masks, weights))  # type: ignore[arg-type]
-    if same_masks > same_weights + 0.05:
-        verdict = "the masks matter more than the weights, as Palmieri et al. say"
-    elif same_weights > same_masks + 0.05:
-        verdict = "the weights matter more than the masks, unlike what Palmieri et al. say"
-    else:
-        verdict = "masks and weights matter alike here"
-    signed = [float(pair["signed"].mean()) for pair in (masks, weights)]  # type: ignore[arg-type]
+    same_masks = Estimate.of(masks["correlation"].to_numpy(), images, single)
+    same_weights = Estimate.of(weights["correlation"].to_numpy(), images)
+    lead = Estimate.of(masks["correlation"].to_numpy() - weights["correlation"].to_numpy(), images, single)
+    if same_masks is None or same_weights is None or lead is None:
+        return []
+    verdict = weigh(lead) or f"which of the two matters more cannot be told from {_counts(images, single)}"
+    signed = [np.nanmean(pair["signed"].to_numpy()) for pair in (masks, weights)]
     return [
         f"How alike are two maps (correlation of their strengths)? The masked one and the one with the same masks and "
-        f"random weights {same_masks:.2f}, the masked one and the one with the same weights and no masks "
-        f"{same_weights:.2f}: {verdict}. Pixel for pixel with their signs: {signed[0]:.2f} and {signed[1]:.2f}."
+        f"random weights: {same_masks}. The masked one and the one with the same weights and no masks: {same_weights}. "
+        f"By this, {verdict}. Signed pixel correlation: {two(signed[0])} and {two(signed[1])}."
     ]
+
+
+def weigh(lead: Estimate) -> str:
+    """The verdict on `lead`, the likeness that is left with the same masks less the one with the same weights.
+
+    Empty where an interval, over images or over draws, leaves it open.
+    """
+    if lead.above(-_ALIKE) and lead.below(_ALIKE):
+        return "masks and weights matter alike"
+    if lead.above(0):
+        return "the masks matter more than the weights, as Palmieri et al. say"
+    return "the weights matter more than the masks, unlike what Palmieri et al. say" if lead.below(0) else ""
+
+
+def _counts(images: Int[np.ndarray, " maps"], draws: Sequence[object]) -> str:
+    return f"{plural(len(np.unique(images)), 'image')} and {plural(len(draws), 'draw')} of the random weights"
 
 
 def _pair(likeness: pl.DataFrame, a: str, b: str) -> pl.DataFrame:
-    """Rows that compare rule `a` with rule `b`, where both maps vary."""
-    rows = likeness.filter(pl.col("one").is_in([a, b]) & pl.col("other").is_in([a, b]))
-    return rows.filter(pl.col("correlation").is_not_nan() & pl.col("signed").is_not_nan())
+    """Rows that compare rule `a` with rule `b`."""
+    return likeness.filter(pl.col("one").is_in([a, b]) & pl.col("other").is_in([a, b]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from netopsy.engine.backproject.backproject import Trace, trace
+from netopsy.engine.backproject.rules import MASKED, random_weights
 from netopsy.engine.interpreter import plan
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
@@ -24,7 +26,7 @@ from netopsy.network.network import Network
 from netopsy.network.units import Unit, activation_nodes, last_map, place_at
 from netopsy.network.windows.field import Box
 from netopsy.samples.samples import Samples, read_images
-from netopsy.studies.reconstruct.report import correlation, edges, inside, on_edges, strength
+from netopsy.studies.reconstruct.report import RANDOM, correlation, edges, inside, on_edges, strength
 
 
 class Archive:
@@ -82,10 +84,12 @@ _UNITS: dict[str, Any] = {
     **{"top": pl.Int64, "left": pl.Int64, "bottom": pl.Int64, "right": pl.Int64},
 }
 _COLUMNS: dict[str, Any] = {
+    **{"map": pl.Int64, "draw": pl.Int64},
     **{"unit": pl.String, "image": pl.Int64, "rule": pl.String, "edges": pl.Float64, "other_edges": pl.Float64},
     **{"largest": pl.Float64},
 }
 _LIKENESS: dict[str, Any] = {
+    **{"map": pl.Int64, "draw": pl.Int64},
     **{"unit": pl.String, "image": pl.Int64, "one": pl.String, "other": pl.String},
     **{"correlation": pl.Float64, "signed": pl.Float64},
 }
@@ -106,9 +110,9 @@ class Example:
 class Survey:
     """What was found.
 
-    units, columns, likeness: rows of the tables. shown: the units for the figure. touched: number of activations that
-    the first rule acted on. untreated: by rule, the activations that it does not know, by node with their operator.
-    refused: a sentence for each rule that could not act.
+    units, columns, likeness: rows of the tables, the last two with the number of the draw. examples: the units for the
+    figure. touched: number of activations that the first rule acted on. untreated: by rule, the activations that it
+    does not know, by node with their operator. refused: a sentence for each rule that could not act.
     """
 
     units: list[dict[str, Any]] = field(default_factory=list)
@@ -121,12 +125,35 @@ class Survey:
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
-        """The study's tables."""
+        """The study's tables: of what was measured in several draws the mean over them, and each draw's own."""
+        columns = pl.DataFrame(self.columns, schema=_COLUMNS)
+        likeness = pl.DataFrame(self.likeness, schema=_LIKENESS)
         return {
             "units": pl.DataFrame(self.units, schema=_UNITS),
-            "columns": pl.DataFrame(self.columns, schema=_COLUMNS),
-            "likeness": pl.DataFrame(self.likeness, schema=_LIKENESS),
+            "columns": _over_draws(columns, ["rule"], ["edges", "other_edges"], pl.col("largest").max()),
+            "likeness": _over_draws(likeness, ["one", "other"], ["correlation", "signed"]),
+            "draws": _each_draw(columns, likeness),
         }
+
+
+def _over_draws(rows: pl.DataFrame, key: list[str], measures: list[str], *more: pl.Expr) -> pl.DataFrame:
+    """One row a map and `key`, with the means over the draws."""
+    grouped = rows.group_by("map", "unit", "image", *key, maintain_order=True)
+    return grouped.agg(*map(_mean, measures), *more).drop("map")
+
+
+def _each_draw(columns: pl.DataFrame, likeness: pl.DataFrame) -> pl.DataFrame:
+    """One row a draw of random weights, with the means over the maps; likeness and signed: to the maps of `masked`."""
+    drawn = columns.filter(pl.col("rule") == RANDOM).group_by("draw", "rule", maintain_order=True)
+    pairs = likeness.filter(pl.any_horizontal(pl.col("one", "other") == RANDOM))
+    pairs = pairs.filter(pl.any_horizontal(pl.col("one", "other") == "masked"))
+    alike = pairs.rename({"correlation": "likeness"}).group_by("draw").agg(_mean("likeness"), _mean("signed"))
+    return drawn.agg(_mean("edges"), _mean("other_edges")).join(alike, on="draw", how="left", maintain_order="left")
+
+
+def _mean(column: str) -> pl.Expr:
+    """The mean of the numbers of a column; NaN where there is none."""
+    return pl.col(column).fill_nan(None).mean().fill_null(float("nan"))
 
 
 def survey(
@@ -138,6 +165,7 @@ def survey(
     *,
     pictured: Collection[int],
     rectified: Collection[str],
+    draws: int,
     seed: int,
     archive: Archive,
 ) -> Survey:
@@ -145,11 +173,13 @@ def survey(
 
     numbers: of the images. units_on: the units to trace, given one image. pictured: images whose
     units are kept for the figure. rectified: rules whose maps are shown and measured without their negative part.
+    draws: how often random weights are drawn and measured; the archive and the figure have the first draw.
     Raises SettingsError where no rule can act.
     """
     result = Survey()
     usable_rules = list(rules)
-    place, done, total = current_workspace(), 0, len(rules) * -(-len(numbers) // _IMAGES)
+    steps = len(rules) + (draws - 1 if RANDOM in rules else 0)
+    place, done, total = current_workspace(), 0, steps * -(-len(numbers) // _IMAGES)
     for first in range(0, len(numbers), _IMAGES):
         some = list(numbers[first : first + _IMAGES])
         # the image after the last of them lends its edges for comparison
@@ -177,10 +207,18 @@ def survey(
         for i, k in enumerate(of):
             for rule, rule_trace in traces.items():
                 archive.add(f"{rule}_{len(result.units)}", rule_trace.crops[i].cpu().numpy())
-            other = outlines[k + 1] if len(numbers) > 1 else None
-            _measure(result, samples, some[k], traces, i, outlines[k], other, rectified)
+            result.units.append(_unit_row(samples, some[k], traces, i))
             if some[k] in pictured:
                 result.examples.append(_show(traces, i, some[k], rectified))
+        for draw in range(draws if RANDOM in traces else 1):
+            if draw:
+                place.report("reconstruct", done, total)
+                traces[RANDOM] = trace(network, images, unit_list, random_weights(MASKED, seed, draw), of=of)
+                done += 1
+            for i, k in enumerate(of):
+                of_map = {"map": len(result.units) - len(of) + i, "draw": draw, "image": some[k]}
+                other = outlines[k + 1] if len(numbers) > 1 else None
+                _measure(result, of_map, traces, i, outlines[k], other, rectified)
     place.report("reconstruct", total, total)
     _describe(archive, result)
     return result
@@ -191,36 +229,45 @@ def _map(rule_trace: Trace, i: int, rectify: bool) -> Tensor:
     return rule_trace.crops[i].clamp(min=0) if rectify else rule_trace.crops[i]
 
 
+def _unit_row(samples: Samples, number: int, traces: Mapping[str, Trace], i: int) -> dict[str, Any]:
+    """The row of unit `i` in the table `units`."""
+    first = next(iter(traces.values()))
+    label = None if samples.multilabel else samples.classes[int(samples.labels[number])]
+    sides = dict(zip(("top", "left", "bottom", "right"), first.fields[i], strict=True))
+    return {"unit": str(first.units[i]), "image": number, "label": label, "value": float(first.values[i])} | sides
+
+
 def _measure(
     result: Survey,
-    samples: Samples,
-    number: int,
+    of_map: dict[str, int],
     traces: Mapping[str, Trace],
     i: int,
     outline: Float[np.ndarray, "height width"],
     other: Float[np.ndarray, "height width"] | None,
     rectified: Collection[str],
 ) -> None:
-    """Add the rows of unit `i` of the traces. outline, other: the edges of its image and of another one."""
+    """Add the rows of unit `i` of the traces; in later draws only those of the random weights, as others stay.
+
+    of_map: number of the map and the draw, and the image. outline, other: the edges of its image and of another one.
+    """
     first = next(iter(traces.values()))
-    unit, box = {"unit": str(first.units[i]), "image": number}, first.fields[i]
-    label = None if samples.multilabel else samples.classes[int(samples.labels[number])]
-    sides = dict(zip(("top", "left", "bottom", "right"), box, strict=True))
-    result.units.append(unit | {"label": label, "value": float(first.values[i])} | sides)
+    common, box = of_map | {"unit": str(first.units[i])}, first.fields[i]
     maps = {rule: _map(rule_trace, i, rule in rectified).cpu().numpy() for rule, rule_trace in traces.items()}
     lengths = {rule: strength(map_) for rule, map_ in maps.items()}
     for rule, length in lengths.items():
+        if of_map["draw"] and rule != RANDOM:
+            continue
         lies = {"edges": on_edges(length, inside(outline, box))}
         lies["other_edges"] = float("nan") if other is None else on_edges(length, inside(other, box))
-        result.columns.append(unit | {"rule": rule} | lies | {"largest": float(np.abs(maps[rule]).max(initial=0))})
-    names = list(maps)
-    for a, first_rule in enumerate(names):
-        for second_rule in names[a + 1 :]:
-            alike = {
-                "correlation": correlation(lengths[first_rule], lengths[second_rule]),
-                "signed": correlation(maps[first_rule], maps[second_rule]),
-            }
-            result.likeness.append(unit | {"one": first_rule, "other": second_rule} | alike)
+        result.columns.append(common | {"rule": rule} | lies | {"largest": float(np.abs(maps[rule]).max(initial=0))})
+    for one, two in combinations(maps, 2):
+        if of_map["draw"] and RANDOM not in (one, two):
+            continue
+        alike = {
+            "correlation": correlation(lengths[one], lengths[two]),
+            "signed": correlation(maps[one], maps[two]),
+        }
+        result.likeness.append(common | {"one": one, "other": two} | alike)
 
 
 def _show(traces: Mapping[str, Trace], i: int, number: int, rectified: Collection[str]) -> Example:
