@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def network_record(network: Network) -> dict[str, Any]:
         "digest": network.digest,
         **network.provenance,
         # what is done now, beside who said so when it was loaded
-        "preprocessing": network.provenance.get("preprocessing", {}) | asdict(network.preprocessing),
+        "preprocessing": network.provenance.get("preprocessing", {}) | network.preprocessing.record(),
     }
 
 

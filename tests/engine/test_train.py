@@ -225,7 +225,7 @@ def test_a_teacher_is_followed(samples: Samples) -> None:
 def test_labels_of_several_classes_are_learned_by_binary_cross_entropy() -> None:
     plain = noise()
     labels = (np.random.default_rng(3).random((90, 5)) < 0.4).astype(np.float32)
-    several = Samples("several", plain._images, labels, tuple("abcde"))
+    several = Samples("several", plain.records, labels, tuple("abcde"))
     network = tiny(norm=False)
     row = fit(network, several, replace(SHORT, epochs=1, learning_rate=1e-12), validation=several).table.row(
         0, named=True
@@ -315,7 +315,7 @@ def test_what_does_not_fit_is_said(samples: Samples) -> None:
     with pytest.raises(SettingsError, match="devices"):
         fit(network, noise(9), Recipe(devices=10))
     with pytest.raises(SamplesError):
-        fit(network, Samples("six", samples._images, np.full(90, 5), tuple("abcdef")), SHORT)
+        fit(network, Samples("six", samples.records, np.full(90, 5), tuple("abcdef")), SHORT)
 
 
 def test_one_image_a_step_is_too_few_for_a_norm_over_the_batch() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import netopsy
 from netopsy import Network, Preprocessing, Samples
-from netopsy.engine.sweep.scopes import Scope
+from netopsy.engine.sweep.sweep import Scope
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.studies.filter_codebook import clusters_for
 from netopsy.studies.noise import draw_noise

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from netopsy.errors import NetworkError
+from netopsy.network.capture import call
 from netopsy.network.graph import aten, export_graph
 from netopsy.network.network import Network
 from netopsy.network.node import Node
@@ -137,15 +138,12 @@ def find_dropouts(network: Network) -> Dropouts:
 
 
 def _find_dropouts(network: Network) -> Dropouts:
-    floats = (p for p in network.module.parameters() if p.is_floating_point())
-    like = next(floats, torch.zeros(()))
-    example = torch.zeros(2, *network.preprocessing.input_shape, dtype=like.dtype, device=like.device)
     with torch.no_grad(), _Watch() as watch:
-        network.module(example)
+        call(network.module, network.signature.example(2, network.module))
     if not watch.calls and not _depths(network.module):
         return Dropouts((), {})
     with _Mark(), _mark_depths(network.module):
-        marked = export_graph(network.module, network.preprocessing.input_shape)
+        marked = export_graph(network.module, network.signature)
     return _read(network, marked)
 
 
@@ -159,7 +157,8 @@ def _read(network: Network, marked: fx.GraphModule) -> Dropouts:
             f"the dropouts of {network.name} cannot be placed: its graph is another one with them. Set their p to 0."
         )
     names = {twin: node.name for twin, node in zip(twins, nodes, strict=True)}
-    names |= {n: "input" for n in marked.graph.nodes if n.op == "placeholder"}
+    inputs = [n for n in marked.graph.nodes if n.op == "placeholder"]
+    names |= {n: "input" if len(inputs) == 1 else str(n.target) for n in inputs}
     numbers = {mark: i for i, mark in enumerate(marks)}
     drops = []
     for mark in marks:

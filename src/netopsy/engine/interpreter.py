@@ -140,19 +140,20 @@ def plan(
     network: Network,
     targets: Iterable[str],
     *,
-    given: Collection[str] = ("input",),
+    given: Collection[str] | None = None,
     watched: Collection[str] = (),
     consumed: Collection[str] = (),
     folded: bool = False,
 ) -> Plan:
     """The shortest plan that computes `targets` and `watched` nodes when the values of `given` are supplied.
 
+    given: names of nodes; by default the inputs.
     consumed: names in `given` whose tensors are fresh memory that the run may overwrite.
     folded: fold each batch norm into the convolution before it, where nothing else reads the convolution. The values
     differ by rounding, and such a plan is stale once the network's weights change.
     """
-    targets, given, watched = tuple(targets), set(given), frozenset(watched)
-    supplied = {network.node(name) for name in given}
+    targets, watched = tuple(targets), frozenset(watched)
+    supplied = {network.node(name) for name in (network.signature.names if given is None else given)}
     goals = {network.node(name) for name in (*targets, *watched)}
     foldable = _foldable(network, supplied | goals) if folded else {}
     needed: set[Node] = set()

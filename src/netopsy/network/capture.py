@@ -9,7 +9,7 @@ import logging
 import operator
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram, export, register_dataclass
 from torch.utils import _pytree as pytree
 
 from netopsy.errors import NetworkError
+from netopsy.network.signature import Signature
 
 # Tried in this order: (batch of the example, further arguments of export). Some modules compare the batch with sizes of
 # their own, some checks can only be made when the graph runs, some Python only the strict tracer follows.
@@ -29,17 +30,16 @@ _WAYS: tuple[tuple[int, dict[str, Any]], ...] = (
 )
 
 
-def capture(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
+def capture(module: nn.Module, signature: Signature) -> fx.GraphModule:
     """The forward pass in functional ATen operators; the batch is a symbol.
 
-    input_shape: one input without its batch. The input has the type and device of the module's first float parameter.
+    Floating-point inputs have the type and device of the module's first float parameter.
     Raises NetworkError with the first reason if no way works.
     """
     tensor = next((p for p in module.parameters() if p.is_floating_point()), None)
-    options: dict[str, Any] = {} if tensor is None else {"device": tensor.device, "dtype": tensor.dtype}
     reasons: list[Exception] = []
     with _quiet(), torch.random.fork_rng([tensor.device] if tensor is not None and tensor.is_cuda else []):
-        for program in _attempts(module, input_shape, options, reasons):
+        for program in _attempts(module, signature, reasons):
             try:
                 graph = program.run_decompositions({}).module()
             except Exception as error:
@@ -49,17 +49,37 @@ def capture(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
             _one_batch_symbol(graph)
             _check_batch(graph, module)
             return graph
-        _try_once(module, torch.zeros(2, *input_shape, **options), input_shape)
+        _try_once(module, signature)
     raise NetworkError(
-        f"{type(module).__name__} cannot be exported to a graph for inputs of shape "
-        f"(batch, {', '.join(map(str, input_shape))}): {_sentence(reasons[0])} {_advice(module, reasons)}"
+        f"{type(module).__name__} cannot be exported to a graph for {_described(signature)}: "
+        f"{_sentence(reasons[0])} {_advice(module, reasons)}"
     ) from reasons[0]
 
 
-def _register_outputs(module: nn.Module, example: torch.Tensor) -> bool:
+def _described(signature: Signature) -> str:
+    """The inputs in words."""
+    shapes = [f"(batch, {', '.join(map(str, entry.shape))})" for entry in signature.inputs]
+    if len(shapes) == 1:
+        return f"inputs of shape {shapes[0]}"
+    pairs = zip(signature.inputs, shapes, strict=True)
+    return f"the inputs {', '.join(f'{entry.name} {shape}' for entry, shape in pairs)}"
+
+
+def call(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    """What the module returns: a single input goes in by its place, several by their names."""
+    args, kwargs = arguments(inputs)
+    return module(*args, **kwargs)
+
+
+def arguments(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a forward pass is called with `inputs`: a single one goes in by its place, several by their names."""
+    return (tuple(inputs.values()), {}) if len(inputs) == 1 else ((), dict(inputs))
+
+
+def _register_outputs(module: nn.Module, example: Mapping[str, torch.Tensor]) -> bool:
     """Tell torch of the dataclasses that the module returns, which it does not open by itself; whether any was new."""
     with torch.no_grad():
-        stack = [module(example)]
+        stack = [call(module, example)]
     new = False
     while stack:
         value = stack.pop()
@@ -73,24 +93,30 @@ def _register_outputs(module: nn.Module, example: torch.Tensor) -> bool:
     return new
 
 
-def _attempts(
-    module: nn.Module, input_shape: tuple[int, ...], options: dict[str, Any], reasons: list[Exception]
-) -> Iterator[ExportedProgram]:
-    shapes: Any = {0: Dim("batch")}
-    if _takes_any(module):
-        shapes = (shapes,)
+def _attempts(module: nn.Module, signature: Signature, reasons: list[Exception]) -> Iterator[ExportedProgram]:
+    size = Dim("batch")
+    shapes: Any = {entry.name: {0: size} for entry in signature.inputs}
+    if len(signature.inputs) == 1:
+        shapes = (({0: size},),) if _takes_any(module) else ({0: size},)
     for batch, ways in _WAYS:
-        example = torch.zeros(batch, *input_shape, **options)
+        example = signature.example(batch, module)
+        args, kwargs = arguments(example)
         try:
             with torch.no_grad(), _separate_attention():
-                program = export(module, (example,), dynamic_shapes=(shapes,), **ways)
+                program = export(module, args, kwargs, dynamic_shapes=shapes, **ways)
         except Exception as error:
             if "register a pytree" in str(error) and _register_outputs(module, example):
-                yield from _attempts(module, input_shape, options, reasons)
+                yield from _attempts(module, signature, reasons)
                 return
             reasons.append(error)
             continue
         yield program
+
+
+def forward_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of the forward pass, in order."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(p.name for p in inspect.signature(module.forward).parameters.values() if p.kind in kinds)
 
 
 def _takes_any(module: nn.Module) -> bool:
@@ -162,21 +188,22 @@ def _separate_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _try_once(module: nn.Module, example: torch.Tensor, input_shape: tuple[int, ...]) -> None:
+def _try_once(module: nn.Module, signature: Signature) -> None:
     """Run the module itself, so that a wrong input size is told from a failed export."""
-    what = f"{type(module).__name__} cannot take inputs of shape (batch, {', '.join(map(str, input_shape))})"
+    what = f"{type(module).__name__} cannot take {_described(signature)}"
     parameters = inspect.signature(module.forward).parameters.values()
     needed = [
         p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)
     ]
-    if len(needed) > 1 or not parameters:
+    if len(needed) > len(signature.inputs) or not parameters:
         raise NetworkError(
-            f"{what}: its forward pass takes {', '.join(needed) or 'nothing'}, and Netopsy gives it one batch of "
-            "images. Wrap it in a module whose forward pass takes that alone."
+            f"{what}: its forward pass takes {', '.join(needed) or 'nothing'}. Give an example of a batch by name, as "
+            "load_network(module, example={'name': tensor, ...}), or samples with those fields."
         )
+    example = signature.example(2, module)
     with torch.no_grad():
         try:
-            module(example)
+            call(module, example)
         except Exception as error:
             advice = "Give the size and channels that it was made for."
             if "dtype" in str(error) or "type (" in str(error):
@@ -184,7 +211,7 @@ def _try_once(module: nn.Module, example: torch.Tensor, input_shape: tuple[int, 
             if isinstance(module, fx.GraphModule):
                 advice = _TRACED
             with suppress(Exception):
-                module(example[:1])
+                call(module, {name: value[:1] for name, value in example.items()})
                 advice = (
                     "It takes a single image, but no batch of two: keep the first axis as it comes (x.flatten(1) for "
                     "x.view(1, -1), no squeeze() without an axis, no check that it is 1)."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,20 +16,28 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from netopsy.errors import NetworkError
-from netopsy.network.canonical import join_without_empties, name_activations, operator_name
+from netopsy.network.canonical import join_without_empties, name_activations, operator_name, shape_for
 from netopsy.network.capture import capture
+from netopsy.network.signature import Signature
 
 aten = torch.ops.aten
 
 
-def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
+def export_graph(module: nn.Module, signature: Signature) -> fx.GraphModule:
     """The forward pass of `module` in eval mode as a graph of ATen operators with a dynamic batch.
 
-    input_shape: one input without its batch, as (channels, height, width).
     Every call of an operation is a node; `node.meta["name"]` holds the name made by `name_nodes`. `graph.meta` holds
     the names of what it returns (`outputs`) and of the constants that an activation function is known by (`settled`).
+    Where samples differ in length, `node.meta["length_axes"]` holds the axes that are longer for longer ones.
     """
-    graph = capture(module, input_shape)
+    graph = _export(module, signature)
+    if signature.length is not None:
+        _mark_lengths(graph, module, signature)
+    return graph
+
+
+def _export(module: nn.Module, signature: Signature) -> fx.GraphModule:
+    graph = capture(module, signature)
     _canonical_parameters(graph, module)
     _restore_batch_norm(graph)
     _keep_recurrence_differentiable(graph)
@@ -38,13 +46,35 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMod
     graph.meta["outputs"] = _output_names(graph)
     _drop_checks(graph)
     _check_sizes(graph, module)
-    name_nodes(graph)
+    name_nodes(graph, signature.names)
     graph.recompile()
     return graph
 
 
-def name_nodes(graph: fx.GraphModule) -> None:
-    """Name nodes by module path.
+def _mark_lengths(graph: fx.GraphModule, module: nn.Module, signature: Signature) -> None:
+    """Write down which axes of each value grow with the length of the samples, from an export for a shorter one.
+
+    A node that a shorter sample does not have has no such axes.
+    """
+    assert signature.length is not None
+    for length in dict.fromkeys((signature.length // 2, signature.length - 1)):
+        if length < 1:
+            continue
+        try:
+            shorter = _export(module, signature.with_length(length))
+        except NetworkError:  # a network of windows or strides may not take this one
+            continue
+        shapes = {node.meta["name"]: shape_for(node.meta.get("val"), 1) for node in shorter.graph.nodes}
+        for node in graph.graph.nodes:
+            shape, other = shape_for(node.meta.get("val"), 1), shapes.get(node.meta["name"], ())
+            if len(shape) == len(other):
+                differ = tuple(i for i, (size, less) in enumerate(zip(shape, other, strict=True)) if size > less)
+                node.meta["length_axes"] = differ
+        return
+
+
+def name_nodes(graph: fx.GraphModule, inputs: Sequence[str] = ("input",)) -> None:
+    """Name nodes by module path, and the inputs as they are called.
 
     A module with submodules, or with several kinds of operation, adds the operator; a repeated name adds a count.
     """
@@ -59,7 +89,7 @@ def name_nodes(graph: fx.GraphModule) -> None:
     counts: Counter[str] = Counter()
     for node in graph.graph.nodes:
         if node.op == "placeholder":
-            node.meta["name"] = "input"
+            node.meta["name"] = inputs[0] if len(inputs) == 1 else str(node.target)
         elif node.op == "call_function":
             path, kind = module_path(node), operator_name(node)
             plain = path and path not in containers and kinds[path] == {kind}

@@ -20,6 +20,7 @@ from netopsy.network.node import Node
 from netopsy.network.origins import restore_names
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.program import Program, read_program
+from netopsy.network.signature import Signature
 from netopsy.seeds import stream
 from netopsy.wording import plural
 
@@ -49,6 +50,7 @@ class Network:
 
     name: as the user gave it, e.g. `netopsy:resnet20`.
     module: the plain torch module, put into eval mode.
+    preprocessing: how an image becomes its one input; for inputs of any other kind, the Signature.
     provenance: source, weights file and its digest, seed of a random initialisation; plain data.
     returned: of several outputs the one to examine, by its key (`aux.logits`) or its number; None: the one called
         `logits`, else the first.
@@ -58,7 +60,7 @@ class Network:
         self,
         name: str,
         module: nn.Module,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | Signature,
         provenance: dict[str, Any] | None = None,
         returned: str | int | None = None,
     ) -> None:
@@ -69,13 +71,27 @@ class Network:
         self.provenance = provenance or {}
         self.returned = returned
 
+    @property
+    def signature(self) -> Signature:
+        """The inputs, by name: their shapes, types and kinds."""
+        return self.preprocessing.signature
+
+    @property
+    def image_preprocessing(self) -> Preprocessing:
+        """How an image becomes the input; NetworkError where the network takes none."""
+        if isinstance(self.preprocessing, Preprocessing):
+            return self.preprocessing
+        raise NetworkError(
+            f"{self.name} takes {', '.join(map(str, self.signature.inputs))} and no images, which this needs."
+        )
+
     @cached_property
     def graph(self) -> fx.GraphModule:
         """The forward pass as a graph of functional ATen operators with a dynamic batch.
 
         All that Netopsy asks is answered from `program`, which is read before anybody can change this one.
         """
-        graph = export_graph(self.module, self.preprocessing.input_shape)
+        graph = export_graph(self.module, self.signature)
         restore_names(graph, self.module)
         self.__dict__.setdefault("program", read_program(graph, self.tensors))
         code = graph.code if self.returned is None else f"{graph.code}{self.returned}"
@@ -130,6 +146,12 @@ class Network:
         """Drop what was read of the module, which has changed: it is read again when next asked for."""
         for name in ("graph", "digest", *_OF_THE_CODE):
             self.__dict__.pop(name, None)
+
+    @cached_property
+    def output_name(self) -> str:
+        """The key of the output in what the network returns, as `logits`; empty where it returns one tensor."""
+        output = self.output
+        return next((key for key, node in self.program.returns.items() if node and node.name == output), "")
 
     @cached_property
     def output(self) -> str:
@@ -221,7 +243,9 @@ class Network:
         return {key: value for key, value in self.__dict__.items() if key not in ("graph", "nodes")}
 
     def __repr__(self) -> str:
-        return f"Network({self.name}, {plural(self.parameters, 'parameter')}, input {self.preprocessing.input_shape})"
+        shapes = [entry.shape for entry in self.signature.inputs]
+        inputs = f"input {shapes[0]}" if len(shapes) == 1 else f"inputs {', '.join(map(str, self.signature.inputs))}"
+        return f"Network({self.name}, {plural(self.parameters, 'parameter')}, {inputs})"
 
 
 def check_network(value: object, name: str = "network") -> None:

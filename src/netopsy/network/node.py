@@ -26,6 +26,7 @@ class Node:
     dtype: of the value; None where it is no single tensor (a size, a list, several tensors).
     growth: how much longer each axis of the value is for one sample more.
     batch_axis: the one axis that grows, where it counts the samples; None where there is none.
+    length_axes: the axes that are longer for longer samples, where samples differ in length: of tokens, of a series.
     from_input: whether the value depends on what the input holds, and not on its batch size alone.
     channel_axis: where the units are: last (-1) behind a linear map or a layer norm, 1 behind a convolution; where axes
         are permuted on the way from there, the units go with them.
@@ -48,6 +49,7 @@ class Node:
     dtype: torch.dtype | None = None
     growth: tuple[int, ...] = field(default=(), repr=False)
     batch_axis: int | None = None
+    length_axes: tuple[int, ...] = ()
     from_input: bool = False
     channel_axis: int = 1
     weights: tuple[str, ...] = ()

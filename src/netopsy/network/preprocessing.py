@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from netopsy.errors import SettingsError
+from netopsy.network.signature import Input, Signature
 
 
 def channel_count(channels: str | int) -> int:
@@ -53,6 +54,15 @@ class Preprocessing:
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one input."""
         return (self.depth, *self.size)
+
+    @property
+    def signature(self) -> Signature:
+        """The one input, an image."""
+        return Signature((Input("input", self.input_shape, kind="image"),))
+
+    def record(self) -> dict[str, Any]:
+        """Plain data that tells this preprocessing from others."""
+        return asdict(self)
 
 
 FIELDS = tuple(field.name for field in fields(Preprocessing))

@@ -64,7 +64,7 @@ def read_program(graph: fx.GraphModule, tensors: Mapping[str, Tensor]) -> Progra
             last, layers[position] = position, layer_name(weights[-1])
         node = replace(
             plain,
-            channel_axis=_channel_axis(plain),
+            channel_axis=_off_length(plain, _channel_axis(plain)),
             weights=weights,
             layer="" if last is None else layers[last],
         )
@@ -109,6 +109,7 @@ def _transcribe(source: fx.Node, records: Mapping[fx.Node, Node]) -> Node:
         dtype=value.dtype if isinstance(value, Tensor) else None,
         growth=growth,
         batch_axis=grown[0] if len(grown) == 1 and larger[grown[0]] == 2 else None,
+        length_axes=source.meta.get("length_axes", ()),
         from_input=source.op == "placeholder" or (operator != "sym_size" and any(x.from_input for x in inputs)),
     )
 
@@ -125,6 +126,15 @@ def _channel_axis(node: Node) -> int:
     order = _order(node)
     axis = order.index(axis % len(order))
     return -1 if axis == len(order) - 1 > 1 else axis
+
+
+def _off_length(node: Node, axis: int) -> int:
+    """The axis of the units, which is none along which samples differ in length: of attention maps, the heads."""
+    rank = len(node.full_shape)
+    if not node.length_axes or axis % max(rank, 1) not in node.length_axes:
+        return axis
+    free = [i for i in range(1, rank) if i not in node.length_axes]
+    return axis if not free else -1 if free[0] == rank - 1 > 1 else free[0]
 
 
 def _order(node: Node) -> list[int]:

@@ -65,7 +65,7 @@ def window(network: Network, node: str, tile: int = 64) -> PatchWindow:
     Raises UnknownLayer for a name that the network does not have.
     """
     record = network.node(node)
-    field, image = receptive_field(network, node), network.preprocessing.size
+    field, image = receptive_field(network, node), network.image_preprocessing.size
     has_places = field.tells_apart(places(record))
     size = image
     if has_places:
@@ -99,7 +99,9 @@ def patches(
                 requests.setdefault(image, []).append((node, position, place))
     order = sorted(requests)
     for batch in samples.batches(network.preprocessing, _BATCH, order=order) if order else ():
-        for index, picture in zip(batch.indices.tolist(), pictures(batch.images, network.preprocessing), strict=True):
+        for index, picture in zip(
+            batch.indices.tolist(), pictures(batch.images, network.image_preprocessing), strict=True
+        ):
             done: dict[tuple[tuple[int, ...], tuple[int, int]], np.ndarray] = {}
             for node, position, place in requests[index]:
                 w = windows[node]
@@ -168,4 +170,4 @@ def _pictures(unit_trace: Trace, window: PatchWindow, network: Network) -> UInt8
     if window.tile != window.size:
         maps = torch.nn.functional.interpolate(maps, window.tile, mode="bilinear", antialias=True)
     reach = maps.abs().flatten(1).quantile(_REACH, dim=1)[:, None, None, None]
-    return map_pictures(maps.clamp(-reach, reach), network.preprocessing)
+    return map_pictures(maps.clamp(-reach, reach), network.image_preprocessing)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,31 +19,62 @@ from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples.pixels import Pixels, array_of, fit, match_depth, plain_image
+from netopsy.network.signature import Kind, Signature
+from netopsy.samples.pixels import Pixels, array_of, fit, match_depth, normalise, plain_image
+from netopsy.samples.records import Arrays
 
 
-@runtime_checkable
-class Images(Protocol):
-    """Pictures by row. `workers` is how many threads may read at once; None leaves it to the machine."""
+class Images(ABC):
+    """Pictures by row: `Records` of the kind `image`."""
 
-    workers: int | None
+    kind: Kind = "image"
+    workers: int | None = None
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def read(self, row: int) -> Pixels:
         """The pixels (height, width, channel) of one picture, 0..255."""
 
-    def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
-        """Pixels (batch, height, width, channel) at the network's size and depth, 0..255, RGB, gray or other."""
-
+    @abstractmethod
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         """Bytes whose hash tells these pictures, in this order, from any others."""
 
+    @abstractmethod
+    def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
+        """Pixels (batch, height, width, channel) at the network's size and depth, 0..255, RGB, gray or other."""
 
-class ArrayImages:
+    def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
+        """Whether pictures are copied and no more."""
+        array = getattr(self, "array", None)
+        return array is not None and array.shape[1:3] == _for_pictures(preprocessing).size
+
+    def fit_each(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
+        """What `load` gives, picture by picture."""
+        return np.stack([fit(self.read(row), preprocessing) for row in rows.tolist()])
+
+    def buffers(self, count: int, preprocessing: Preprocessing | Signature) -> Arrays:
+        """The array of `count` inputs."""
+        return {"input": np.empty((count, *_for_pictures(preprocessing).input_shape), np.float32)}
+
+    def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
+        """Write the pictures `rows` into `out`, normalised."""
+        images = _for_pictures(preprocessing)
+        normalise(self.load(rows, images), images, out["input"])
+
+
+def _for_pictures(preprocessing: Preprocessing | Signature) -> Preprocessing:
+    if isinstance(preprocessing, Preprocessing):
+        return preprocessing
+    raise SamplesError(
+        f"these samples are pictures, and the network takes {', '.join(map(str, preprocessing.inputs))}; give samples "
+        "with those fields."
+    )
+
+
+class ArrayImages(Images):
     """Pictures in one array (n, height, width, channel), uint8, or float32 in 0..255."""
-
-    workers: int | None = None
 
     def __init__(self, array: Pixels) -> None:
         self.array = array
@@ -54,9 +86,9 @@ class ArrayImages:
         return self.array[row]
 
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
-        if self.array.shape[1:3] == preprocessing.size:
+        if self.cheap(preprocessing):
             return match_depth(self.array[rows], preprocessing.depth)
-        return np.stack([fit(self.array[row], preprocessing) for row in rows.tolist()])
+        return self.fit_each(rows, preprocessing)
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         yield f"{self.array.dtype} {self.array.shape[1:]};".encode()
@@ -64,10 +96,8 @@ class ArrayImages:
             yield self.array[rows[start : start + 1024]].tobytes()
 
 
-class FileImages:
+class FileImages(Images):
     """Pictures in files, decoded when asked for. The digest is over the files' contents, not their names or dates."""
-
-    workers: int | None = None
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -87,7 +117,7 @@ class FileImages:
             raise SamplesError(f"cannot read the image {self.paths[row]}: {reason}; mend or remove it.") from error
 
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
-        return np.stack([fit(self.read(row), preprocessing) for row in rows.tolist()])
+        return self.fit_each(rows, preprocessing)
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="netopsy-digest") as pool:
@@ -104,7 +134,7 @@ class FileImages:
             raise SamplesError(f"cannot read the image {self.paths[row]}: {error.strerror or error}.") from error
 
 
-class DatasetImages:
+class DatasetImages(Images):
     """Pictures of anything that gives (picture, label) by index. One thread reads, unless it is known to allow more."""
 
     def __init__(self, dataset: Any, name: str, workers: int | None = 1) -> None:
@@ -123,12 +153,31 @@ class DatasetImages:
         return pixels_of(picture, f"{self.name}[{row}]")
 
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
-        return np.stack([fit(self.read(row), preprocessing) for row in rows.tolist()])
+        return self.fit_each(rows, preprocessing)
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         for row in rows.tolist():
             pixels = self.read(row)
             yield f"{pixels.shape};".encode() + pixels.tobytes()
+
+
+class PlainImages(Images):
+    """Pictures of anything that has a length, and gives the pixels of rows by `load(rows, preprocessing)`."""
+
+    def __init__(self, store: Any) -> None:
+        self.store, self.workers = store, getattr(store, "workers", 1)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def read(self, row: int) -> Pixels:
+        return self.store.read(row)
+
+    def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
+        return self.store.load(rows, preprocessing)
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        return self.store.digest(rows)
 
 
 def pixels_of(picture: Any, name: str) -> NDArray[np.uint8]:

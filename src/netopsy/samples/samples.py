@@ -1,4 +1,4 @@
-"""Labelled images, their batches (read ahead by a few threads), and single images by number."""
+"""Samples, their batches (read ahead by a few threads), and single samples by number."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
-from numpy.typing import ArrayLike
+from jaxtyping import Bool, Float32, Int64, UInt8
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from netopsy.errors import SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples.images import ArrayImages, Images
-from netopsy.samples.labels import Labels, stratify
-from netopsy.samples.pixels import normalise
+from netopsy.network.signature import Kind, Signature
+from netopsy.samples.images import PlainImages
+from netopsy.samples.labels import stratify
+from netopsy.samples.records import MASK, Records
 from netopsy.wording import plural
 
 T = TypeVar("T")
@@ -62,65 +63,107 @@ def _finish(value: T, futures: list[Future[object]]) -> T:
     return value
 
 
+NOUNS = {"image": "image", "tokens": "text", "series": "recording", "vector": "row"}
+"""What a sample of each kind is called; any other is a sample."""
+
 CHUNK = 4  # pictures a task decodes: few, so that threads share a batch evenly and an interrupt waits briefly
 
 
 class Batch(NamedTuple):
     """A few samples, ready for the network.
 
-    labels: int64 class indices, or float32 rows of 0 and 1 where an image may have several.
+    inputs: by the names that the network has for them, each (batch, ...).
+    labels: what the samples' `labels` hold; -1 where they have none.
     indices: positions in the Samples that gave the batch.
+    mask: which places belong to a sample, where samples differ in length and are padded; else None.
     """
 
-    images: Float32[Tensor, "batch channel height width"]
-    labels: Int64[Tensor, " batch"] | Float32[Tensor, "batch classes"]
+    inputs: dict[str, Tensor]
+    labels: Tensor
     indices: Int64[Tensor, " batch"]
+    mask: Bool[Tensor, "batch length"] | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """The first input, (batch, channel, height, width) of images."""
+        return next(iter(self.inputs.values()))
+
+    def to(self, device: torch.device) -> dict[str, Tensor]:
+        """The inputs on a device."""
+        return {name: values.to(device) for name, values in self.inputs.items()}
 
 
 class Samples:
-    """Images with labels.
+    """Samples of one kind, with labels or without.
 
     name: where they came from, for people.
-    classes: the classes' names, by index, as the source spells them.
-    labels: int64 (n,) class indices; or float32 (n, classes) of 0 and 1, where an image may have several.
+    records: the samples by row, or pictures that have `load` alone. kind: of what they are, as `Records` has it.
+    classes: the classes' names, by index, as the source spells them; empty where there are none.
+    labels: int64 (n,) class indices; float32 (n, classes) of 0 and 1, where a sample may have several; float32 (n,)
+        or (n, values) of numbers that a network is to give; or int64 (n, *places), a class for each place.
+    task: what right means, by name or as a `Task`; None: what labels and network suggest.
     """
 
     def __init__(
         self,
         name: str,
-        images: Images,
-        labels: Labels,
-        classes: tuple[str, ...],
+        records: Records,
+        labels: NDArray[Any] | None,
+        classes: tuple[str, ...] = (),
         rows: Int64[np.ndarray, " n"] | None = None,
+        task: Any = None,
     ) -> None:
         self.name = name
         self.classes = classes
-        self.labels = labels
-        self._images = images
-        self._rows = np.arange(len(images)) if rows is None else rows
-        if len(labels) != len(self._rows):
-            raise SamplesError(
-                f"{name} has {plural(len(self._rows), 'image')} and {len(labels):,} labels; give one label each."
-            )
+        self.records = records if hasattr(records, "fill") else PlainImages(records)
+        self.task = task
+        self._labels = labels
+        self._rows = np.arange(len(records)) if rows is None else rows
+        if labels is not None and len(labels) != len(self._rows):
+            raise SamplesError(f"{name} has {self._counted()} and {len(labels):,} labels; give one label each.")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"Samples({self.name}, {plural(len(self), 'image')}, {plural(len(self.classes), 'class', 'classes')})"
+        classes = f", {plural(len(self.classes), 'class', 'classes')}" if self.classes else ""
+        return f"Samples({self.name}, {self._counted()}{classes})"
+
+    def _counted(self) -> str:
+        return plural(len(self._rows), NOUNS.get(self.kind, "sample"))
+
+    @property
+    def kind(self) -> Kind:
+        """Of what the samples are: `image`, `tokens`, `series`, `vector` or `array`."""
+        return self.records.kind
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have labels."""
+        return self._labels is not None
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """One a sample; SamplesError where there are none."""
+        if self._labels is None:
+            raise SamplesError(f"{self.name} has no labels, and this needs them; give samples with labels.")
+        return self._labels
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
+        """Whether a sample may have several labels."""
+        return self._labels is not None and self._labels.ndim == 2 and self._labels.dtype == np.float32
 
     @cached_property
     def digest(self) -> str:
         """BLAKE2b (32 bytes, hexadecimal) over classes, labels and images in order; reads every file once."""
         total = hashlib.blake2b(digest_size=32)
         total.update(repr(self.classes).encode(errors="surrogatepass"))
-        total.update(f"{self.labels.dtype} {self.labels.shape};".encode() + self.labels.tobytes())
-        for part in self._images.digest(self._rows):
+        if self._labels is not None:
+            total.update(f"{self._labels.dtype} {self._labels.shape};".encode() + self._labels.tobytes())
+        if self.task is not None:
+            total.update(f"task {self.task};".encode())
+        for part in self.records.digest(self._rows):
             total.update(part)
         return total.hexdigest()
 
@@ -137,12 +180,20 @@ class Samples:
             raise SamplesError(f"seed {seed!r} cannot seed a draw; give a whole number from 0.")
         if count == len(self):
             return self
-        rows = stratify(self.labels, int(count), seed)
+        rows = stratify(self._strata(), int(count), seed)
         return self.select(rows, f"{self.name}, {count:,} of {len(self):,} (seed {seed})")
 
     def select(self, rows: Int64[np.ndarray, " rows"], name: str) -> Samples:
         """The samples at the positions `rows`, 0 to n - 1, in that order, under a name of their own."""
-        return Samples(name, self._images, self.labels[rows], self.classes, self._rows[rows])
+        labels = None if self._labels is None else self._labels[rows]
+        return Samples(name, self.records, labels, self.classes, self._rows[rows], self.task)
+
+    def _strata(self) -> NDArray[Any]:
+        """Labels to draw evenly from; where there are no classes, all samples are alike."""
+        labels = self._labels
+        if labels is None or (labels.dtype.kind == "f" and not self.multilabel) or labels.ndim > 2:
+            return np.zeros(len(self), np.int64)
+        return labels if labels.ndim == 1 or self.multilabel else np.zeros(len(self), np.int64)
 
     def check(self, classes_out: int) -> None:
         """Raise SamplesError unless a network with `classes_out` outputs can be scored on these labels."""
@@ -160,14 +211,21 @@ class Samples:
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width channel"]:
         """The picture at `index` as it came, before any resizing: 1 (gray), 3 or 4 channels."""
-        if not -len(self) <= index < len(self):
-            raise SamplesError(f"no image {index} in {self.name}; give 0 to {len(self) - 1}.")
-        pixels = self._images.read(int(self._rows[index]))
+        pixels = self.read(index)
+        if self.kind != "image":
+            raise SamplesError(f"{self.name} holds no images but {NOUNS.get(self.kind, 'sample')}s.")
         return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
+
+    def read(self, index: int) -> Any:
+        """The sample at `index` as it came: pixels, a text, arrays."""
+        if not -len(self) <= index < len(self):
+            noun = NOUNS.get(self.kind, "sample")
+            raise SamplesError(f"no {noun} {index} in {self.name}; give 0 to {len(self) - 1}.")
+        return self.records.read(int(self._rows[index]))
 
     def batches(
         self,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | Signature,
         batch_size: int,
         *,
         start: int = 0,
@@ -188,40 +246,41 @@ class Samples:
             raise SamplesError(f"order is {visited.dtype} of shape {visited.shape}; give a list of whole numbers.")
         if visited.size and not 0 <= visited.min() <= visited.max() < len(self):
             raise SamplesError(
-                f"order visits {visited.min()} to {visited.max()}; {self.name} has images 0 to {len(self) - 1}."
+                f"order visits {visited.min()} to {visited.max()}; {self.name} has {NOUNS.get(self.kind, 'sample')}s 0 "
+                f"to {len(self) - 1}."
             )
         if batch_size < 1 or not 0 <= start <= len(visited):
             raise SamplesError(
                 f"batch size {batch_size} and start {start} must be at least 1 and within 0 to {len(visited):,}."
             )
-        ready = isinstance(self._images, ArrayImages) and self._images.array.shape[1:3] == preprocessing.size
+        ready = self.records.cheap(preprocessing)
         if workers is None:
-            workers = 1 if ready else self._images.workers or min(8, os.cpu_count() or 1)
+            workers = 1 if ready else self.records.workers or min(8, os.cpu_count() or 1)
         jobs = self._jobs(visited[start:].astype(np.int64), preprocessing, batch_size, batch_size if ready else CHUNK)
         return prefetch(jobs, workers, ahead)
 
     def _jobs(
-        self, visited: Int64[np.ndarray, " visits"], preprocessing: Preprocessing, batch_size: int, chunk: int
+        self,
+        visited: Int64[np.ndarray, " visits"],
+        preprocessing: Preprocessing | Signature,
+        batch_size: int,
+        chunk: int,
     ) -> Iterator[Job[Batch]]:
-        """Each batch over a fresh buffer, with the tasks that fill it."""
-        labels = torch.from_numpy(self.labels)
+        """Each batch over fresh buffers, with the tasks that fill them."""
+        labels = None if self._labels is None else torch.from_numpy(self._labels)
         for first in range(0, len(visited), batch_size):
             indices = visited[first : first + batch_size]
             rows = self._rows[indices]
-            buffer = np.empty((len(rows), *preprocessing.input_shape), np.float32)
-            tasks: list[Callable[[], object]] = [
-                partial(self._fill, buffer[part : part + chunk], rows[part : part + chunk], preprocessing)
-                for part in range(0, len(rows), chunk)
-            ]
-            yield Batch(torch.from_numpy(buffer), labels[indices], torch.from_numpy(indices)), tasks
-
-    def _fill(
-        self,
-        out: Float32[np.ndarray, "batch channel height width"],
-        rows: Int64[np.ndarray, " batch"],
-        preprocessing: Preprocessing,
-    ) -> None:
-        normalise(self._images.load(rows, preprocessing), preprocessing, out)
+            buffers = self.records.buffers(len(rows), preprocessing)
+            tasks: list[Callable[[], object]] = []
+            for start in range(0, len(rows), chunk):
+                part = slice(start, start + chunk)
+                out = {name: array[part] for name, array in buffers.items()}
+                tasks.append(partial(self.records.fill, out, rows[part], preprocessing))
+            tensors = {name: torch.from_numpy(array) for name, array in buffers.items()}
+            mask = tensors.pop(MASK, None)
+            picked = torch.full((len(rows),), -1) if labels is None else labels[indices]
+            yield Batch(tensors, picked, torch.from_numpy(indices), mask), tasks
 
 
 def check_images(samples: Samples, numbers: Sequence[int]) -> None:

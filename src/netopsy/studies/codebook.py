@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
+from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Result

@@ -10,7 +10,7 @@ import polars as pl
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
+from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
 from netopsy.result import Result

@@ -102,8 +102,8 @@ class Filters(Study):
         number, depth = filters.shape[:2]
         filters = filters.reshape(number, depth, *_square(filters.shape[2:]))
         first = layer.nodes[0] == network.layers[0].nodes[0]
-        if first and depth == network.preprocessing.depth == 3:
-            colours = filters[:, ::-1] if network.preprocessing.channels == "BGR" else filters
+        if first and depth == network.image_preprocessing.depth == 3:
+            colours = filters[:, ::-1] if network.image_preprocessing.channels == "BGR" else filters
             squares = normalise_maps(colours).transpose(0, 2, 3, 1)
             sheet, how = grid(squares), "one square a filter, in the colours it answers to"
             title = f"The {plural(number, 'filter')} of {layer.name}"

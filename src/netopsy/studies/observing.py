@@ -7,8 +7,8 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.observe.observe import observe, observe_ahead
-from netopsy.engine.observe.watched import Tallies
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples

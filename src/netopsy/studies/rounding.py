@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.scopes import Scope, scopes, sweep_edits
+from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.layers import filters_of, weight_of
 from netopsy.network.network import Network

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import polars as pl
 
 from netopsy import charts
+from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import Tallies
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node

@@ -1,7 +1,7 @@
 """What `observe` can count: one tally a file."""
 
+from netopsy.engine.observe.counting import LABELS
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import LABELS
 from netopsy.tallies.active_count import ActiveCount, ActiveCountResult
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.collect import Collect

@@ -39,8 +39,11 @@ class ClassMeans(Tally):
     """The mean activation of each channel by class, over images and places.
 
     labels: int64 (samples,), the class of every sample. classes: their number. axis: where the channels are.
-    update: (batch, channel, *space). result: `ClassMeansResult`. State: 8 bytes a channel and class.
+    update: (batch, channel, *space). result: `ClassMeansResult`. State: 8 bytes a channel and class. NaN stands at
+    places that are padding.
     """
+
+    by_sample = True
 
     def __init__(self, labels: NDArray, classes: int, axis: int = 1) -> None:
         self.labels, self.classes, self.axis = labels, classes, axis  # an array: the labels are no state
@@ -56,7 +59,7 @@ class ClassMeans(Tally):
     def update(self, values: Tensor, indices: Tensor) -> None:
         first = 0
         for x in sample_blocks(values, self.axis):
-            means = (x.flatten(2).mean(2) if x.ndim > 2 else x).double()
+            means = (x.flatten(2).nanmean(2) if x.ndim > 2 else x).double()
             which = torch.from_numpy(self.labels[indices[first : first + len(x)].cpu().numpy()]).to(x.device)
             first += len(x)
             hot = torch.nn.functional.one_hot(which, self.classes)

@@ -31,6 +31,7 @@ class Collect(Tally):
     """
 
     on_disk = True
+    by_sample = True
 
     def __init__(
         self,
@@ -126,8 +127,22 @@ class Collect(Tally):
 
 
 def pool_places(values: Tensor, pool: Pool, axis: int = 1) -> Tensor:
-    """(batch, dimensions) of (batch, *any shape): flattened, or each channel's mean or maximum over its places."""
-    if pool == "none" or values.ndim < 3:
+    """(batch, dimensions) of (batch, *any shape): flattened, or each channel's mean or maximum over its places.
+
+    NaN stands at places that are padding: they count for nothing, and are 0 where nothing is pooled.
+    """
+    if values.ndim < 3:
         return values.reshape(len(values), -1)
     places = values.movedim(axis, 1).flatten(2)
-    return places.amax(2) if pool == "max" else places.float().mean(2)
+    padded = places.isnan().all(1, keepdim=True)
+    if values.is_meta or not padded.any():
+        if pool == "none":
+            return values.reshape(len(values), -1)
+        return places.amax(2) if pool == "max" else places.float().mean(2)
+    if pool == "none":
+        moved = values.movedim(axis, 1)
+        return moved.masked_fill(padded.unflatten(2, moved.shape[2:]), 0).movedim(1, axis).reshape(len(values), -1)
+    if pool == "max":
+        return places.masked_fill(padded, -torch.inf).amax(2)
+    real = ~padded
+    return places.float().masked_fill(padded, 0).sum(2) / real.sum(2).clamp_min(1)

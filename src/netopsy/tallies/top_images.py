@@ -45,6 +45,8 @@ class TopImages(Tally):
     where the map enters.
     """
 
+    by_sample = True
+
     def __init__(
         self, k: int = 9, axis: int = 1, *, channel: int | None = None, place: int | None = None, mean: bool = False
     ) -> None:

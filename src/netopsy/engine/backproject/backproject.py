@@ -121,7 +121,7 @@ def trace(
     unit_list = [find_unit(network, unit) for unit in entries]
     image_of_unit = _pairing(len(pictures), len(unit_list), of)
     result = Trace(
-        network.preprocessing.input_shape, unit_list, image_of_unit, pictures.new_zeros(len(unit_list)),
+        network.image_preprocessing.input_shape, unit_list, image_of_unit, pictures.new_zeros(len(unit_list)),
         [torch.empty(0)] * len(unit_list), [(0, 0, 0, 0)] * len(unit_list), {}, {},
     )  # fmt: skip
     with torch.no_grad():

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from netopsy.engine.interpreter import plan
-from netopsy.engine.observe.counting import Pass, TallySet
-from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import LABELS, Tallies, WatchedNodes
+from netopsy.engine.observe.counting import LABELS, Pass, Tallies, TallySet, WatchedNodes
+from netopsy.engine.observe.tally import Tally, without_padding
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
@@ -137,11 +136,12 @@ def _visit(run: Pass, sets: Sequence[TallySet], piece: range, alone: bool) -> No
     with torch.inference_mode():
         for batches in _batches(run, networks, piece, done):
             first = batches[0]
-            dispatcher.begin(done, first)
+            dispatcher.begin(done, batches, networks)
             values: dict[tuple[int, str], Tensor] = {(id(networks[0]), LABELS): first.labels}
             for network, walk, batch in zip(networks, walks, batches, strict=True):
-                inputs = {"input": batch.images.to(network.device)}
-                results = walk.run(inputs, batch=len(batch.indices), visit=dispatcher.visitor(network))
+                results = walk.run(
+                    batch.to(network.device), batch=len(batch.indices), visit=dispatcher.visitor(network)
+                )
                 values |= {(id(network), name): value for name, value in results.items()}
             dispatcher.together({key: value.to(run.network.device) for key, value in values.items()})
             done += len(first.indices)
@@ -177,9 +177,10 @@ class _Dispatcher:
         ]
         return [name for owner, name in self.single if owner == id(network)], list(dict.fromkeys(joint))
 
-    def begin(self, done: int, batch: Batch) -> None:
-        """A batch comes; the sets that have counted all before it take part."""
-        self.indices = batch.indices
+    def begin(self, done: int, batches: Sequence[Batch], networks: Sequence[Network]) -> None:
+        """A batch comes, of each network; the sets that have counted all before it take part."""
+        self.indices = batches[0].indices
+        self.masks = {id(network): batch.mask for network, batch in zip(networks, batches, strict=True)}
         self.active = [tally_set for tally_set in self.sets if tally_set.done == done and not tally_set.failed]
 
     def visitor(self, network: Network) -> Any:
@@ -187,21 +188,29 @@ class _Dispatcher:
 
         def visit(node: str, values: Tensor) -> None:
             for tally_set, tally in self.single[id(network), node]:
-                self._update(tally_set, tally, values)
+                self._update(tally_set, tally, *self._cut(network, node, values, tally))
 
         return visit
 
     def together(self, values: dict[tuple[int, str], Tensor]) -> None:
         """Show the values that belong together."""
         for tally_set, tally, watched in self.joint:
-            tensors = tuple(values[id(network), node] for network, node in watched.nodes)
-            self._update(tally_set, tally, tensors if watched.together else tensors[0])
+            parts = [self._cut(network, node, values[id(network), node], tally) for network, node in watched.nodes]
+            tensors = tuple(part for part, _ in parts)
+            self._update(tally_set, tally, tensors if watched.together else tensors[0], parts[0][1])
 
-    def _update(self, tally_set: TallySet, tally: Tally, values: Any) -> None:
+    def _cut(self, network: Network, node: str, values: Tensor, tally: Tally) -> tuple[Tensor, Tensor]:
+        """The values without what is padding, and the sample of each row."""
+        mask = self.masks[id(network)]
+        if mask is None or node == LABELS:
+            return values, self.indices
+        return without_padding(network.nodes[node], values, mask, self.indices, tally.by_sample)
+
+    def _update(self, tally_set: TallySet, tally: Tally, values: Any, indices: Tensor) -> None:
         if tally_set not in self.active:
             return
         try:
-            tally.update(values, self.indices)
+            tally.update(values, indices)
         except Exception:
             if self.alone:
                 raise

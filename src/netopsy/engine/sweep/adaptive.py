@@ -133,8 +133,8 @@ class Adaptive:
         for batch in (
             samples.batches(self.network.preprocessing, self.plan.block, start=start) if start < len(samples) else ()
         ):
-            images, labels = batch.images.to(device), batch.labels.to(device)
-            outputs = self.rerun.plain(images)
+            labels = batch.labels.to(device)
+            outputs = self.rerun.plain(batch.to(device))
             verdicts = judge(outputs, labels)
             new = {name: getattr(verdicts, name).cpu() for name in _VERDICTS} | {
                 "margin": margins(outputs, labels).cpu()
@@ -179,7 +179,7 @@ class Adaptive:
             self.checkpoint.save(self.done, partial(dict, state, **unfinished))
 
         skip = set(current.finished.nonzero()[:, 0].tolist())
-        self.rerun.run(batch.images.to(network.device), take, active=active, skip=skip)
+        self.rerun.run(batch.to(network.device), take, active=active, skip=skip)
         self._record(images, draws, weights, current)
         self.done += len(images)
         self.checkpoint.save(self.done, partial(dict, state))

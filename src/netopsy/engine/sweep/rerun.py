@@ -21,9 +21,10 @@ TakeOutputs = Callable[[int, dict[int, Tensor]], None]
 
 
 class Rerun:
-    """The run of a sweep's plan."""
+    """The run of a sweep's plan. settle: whether what rounding might decide is repeated in the plain arithmetic."""
 
-    def __init__(self, plan: SweepPlan) -> None:
+    def __init__(self, plan: SweepPlan, settle: bool = True) -> None:
+        self.settle = settle
         self.plan, self.network, self.variants = plan, plan.network, plan.variants
         self.weights = EditedWeights(plan.network, plan.variants)
         for position, variant in enumerate(plan.variants):
@@ -32,13 +33,20 @@ class Rerun:
         self.rank = {name: i for i, name in enumerate(plan.network.nodes)}
         self.settled = 0
 
-    def plain(self, images: Tensor, overrides: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Outputs (n, classes) of the network, in the plain arithmetic: no folding, no sharing."""
-        run = self.plan.walk.run({"input": images}, batch=len(images), overrides=overrides)
+    def plain(self, inputs: Mapping[str, Tensor], overrides: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Outputs (n, ...) of the network, in the plain arithmetic: no folding, no sharing."""
+        run = self.plan.walk.run(inputs, batch=_count(inputs), overrides=overrides)
         return run[self.network.output]
 
-    def run(self, images: Tensor, take: TakeOutputs, *, active: Collection[int], skip: Collection[int] = ()) -> Tensor:
-        """Outputs (n, classes) of the unedited network for images (n, channels, height, width).
+    def run(
+        self,
+        inputs: Mapping[str, Tensor],
+        take: TakeOutputs,
+        *,
+        active: Collection[int],
+        skip: Collection[int] = (),
+    ) -> Tensor:
+        """Outputs (n, ...) of the unedited network for its inputs, by name, each (n, ...).
 
         take: called with a group's number and the outputs (n, classes) of its active variants by position.
         active: positions of variants to run. skip: numbers of groups to leave out.
@@ -59,12 +67,12 @@ class Rerun:
             if name in last:
                 stored[name] = _copy(value)
             for g in waiting.get(name, ()):
-                outputs = self._outputs(groups[g], running[g], stored, len(images))
-                take(g, {p: self._settle(p, out, images) for p, out in outputs.items()})
+                outputs = self._outputs(groups[g], running[g], stored, _count(inputs))
+                take(g, {p: self._settle(p, out, inputs) for p, out in outputs.items()})
             for other in [other for other in stored if self.rank[last[other]] <= self.rank[name]]:
                 del stored[other]
 
-        run = self.plan.walk.run({"input": images}, batch=len(images), visit=visit)
+        run = self.plan.walk.run(inputs, batch=_count(inputs), visit=visit)
         return run[self.network.output]
 
     def _outputs(self, group: EditGroup, members: list[int], stored: Mapping[str, Tensor], n: int) -> dict[int, Tensor]:
@@ -125,15 +133,22 @@ class Rerun:
         values = {p: group.head.run(edges, batch=n, overrides=self.weights.weights_of(p)) for p in members}
         return lambda folded, name, i, j: torch.cat([values[p][name][i:j] for p in folded])
 
-    def _settle(self, position: int, outputs: Tensor, images: Tensor) -> Tensor:
+    def _settle(self, position: int, outputs: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Repeat in the plain arithmetic (no folding, no sharing) what rounding might decide."""
+        if not self.settle:
+            return outputs
         rows = near_ties(outputs).nonzero()[:, 0]
         if len(rows):
             self.settled += len(rows)
             weights = self.weights.weights_of(position)
             for part in rows.split(64):
-                outputs[part] = self.plain(images[part], weights)
+                outputs[part] = self.plain({name: values[part] for name, values in inputs.items()}, weights)
         return outputs
+
+
+def _count(inputs: Mapping[str, Tensor]) -> int:
+    """How many samples the inputs are of."""
+    return len(next(iter(inputs.values())))
 
 
 def _copy(value: Tensor) -> Tensor:

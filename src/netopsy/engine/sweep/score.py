@@ -1,51 +1,21 @@
-"""What accuracy means: right or wrong, image by image, and the shares that follow.
-
-Labels of one class: `top1` is the highest output being the label's, `top5` the label being among the five highest (of
-equal outputs the first counts as the highest), `loss` the cross-entropy. Labels of several classes: `top1` is the
-highest output being one of the labels, `top5` one of the labels being among the five highest, `loss` the binary
-cross-entropy averaged over the classes. An output that is not finite is wrong, agrees with nothing and has an
-infinite loss.
-"""
+"""The scores of a variant: from what a task says of each sample to means with their intervals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor
 
+from netopsy.samples.tasks import Task, Verdicts
+from netopsy.samples.tasks import judge_classes as judge
 from netopsy.stats.hypothesis_tests import paired_difference, wilson
 
+__all__ = ["COUNTS", "count", "judge", "margins", "near_ties", "row", "task_row"]
+
 TIE = 1e-4
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """For each image (n,): top1 and top5 bool; loss float64; predicted int64, -1 where the output is not finite."""
-
-    predicted: Tensor
-    top1: Tensor
-    top5: Tensor
-    loss: Tensor
-
-
-def judge(outputs: Tensor, labels: Tensor) -> Verdicts:
-    """Verdicts on outputs (n, classes) for labels int64 (n,) or 0/1 float (n, classes)."""
-    outputs = outputs.float()
-    finite = outputs.isfinite().all(dim=1)
-    predicted = torch.where(finite, outputs.nan_to_num().argmax(dim=1), -1)
-    # a stable descending sort puts the first of equal outputs first, as argmax does
-    order = outputs.nan_to_num().sort(dim=1, descending=True, stable=True).indices[:, :5]
-    if labels.ndim == 2:
-        correct = labels.gather(1, order) > 0
-        loss = F.binary_cross_entropy_with_logits(outputs, labels.to(outputs), reduction="none").mean(dim=1)
-    else:
-        correct = order == labels[:, None]
-        loss = F.cross_entropy(outputs, labels, reduction="none")
-    loss = torch.where(finite & loss.isfinite(), loss.double(), torch.inf)
-    return Verdicts(predicted, correct[:, 0] & finite, correct.any(dim=1) & finite, loss)
 
 
 def margins(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -95,3 +65,96 @@ def row(
         "drop_low": drop_low,
         "drop_high": drop_high,
     }
+
+
+COUNTS = (
+    *("top1", "top5", "agreement", "loss", "losses", "gains"),
+    *(
+        "rise",
+        "weight",
+        "squared",
+        "score_first",
+        "score_second",
+        "drop_first",
+        "drop_second",
+        "rise_first",
+        "rise_second",
+    ),
+)
+"""Sums over samples. The first are of values times weights; `squared` and what follows of squared weights: alone, times
+the values, and times their squares, for the variances."""
+
+
+def count(variants: Verdicts, plain: Verdicts) -> Tensor:
+    """float64 (variants, COUNTS) of verdicts on variants, tensors with an axis of these in front, against the plain."""
+    score, before = variants.score.double(), plain.score.double()
+    weight = torch.ones(score.shape[1], dtype=torch.float64) if plain.weight is None else plain.weight
+    if not plain.predicted.numel():
+        agreement = torch.full_like(score, torch.nan)
+    else:
+        same = (variants.predicted == plain.predicted) & (plain.predicted >= 0)
+        agreement = same.double() if same.ndim == 2 else same.flatten(2).sum(2) / weight.clamp_min(1)
+    drop = before - score
+    rise = variants.loss - plain.loss
+    first = [score, variants.top5.double(), agreement, variants.loss, drop.clamp_min(0), (-drop).clamp_min(0)]
+    first.append(rise)
+    sums = [(values * weight).masked_fill(weight == 0, 0).sum(1) for values in first]
+    sums += [weight.sum().expand(len(score)), weight.square().sum().expand(len(score))]
+    for values in (score, drop, rise):
+        sums += [(values**power * weight.square()).masked_fill(weight == 0, 0).sum(1) for power in (1, 2)]
+    return torch.stack(sums, dim=1)
+
+
+def task_row(task: Task, sums: dict[str, float], samples: int) -> dict[str, Any]:
+    """The columns of one variant, from its `COUNTS` over `samples`.
+
+    Where a sample is right or wrong, the intervals are of counts. Else they are Student's, of a mean over samples that
+    weigh as many places as they have (a ratio of sums, its variance by linearisation: Cochran, Sampling Techniques,
+    3rd ed., Equation 6.13): the places of one sample are not independent, samples are.
+    """
+    if task.binary:
+        return row(
+            **{name: sums[name] for name in ("top1", "top5", "agreement", "loss", "losses", "gains")}, images=samples
+        )
+    weight = max(sums["weight"], 1e-300)
+    score, loss, drop = sums["top1"] / weight, sums["loss"] / weight, (sums["losses"] - sums["gains"]) / weight
+    low, high = _interval(sums, "score", score, samples)
+    drop_low, drop_high = _interval(sums, "drop", drop, samples)
+    bounded = task.column != "r2" and task.name != "custom"
+    columns: dict[str, Any] = {
+        task.column: score,
+        f"{task.column}_low": max(low, -1.0 if task.column == "cosine" else 0.0) if bounded else low,
+        f"{task.column}_high": min(high, 1.0) if bounded else high,
+    }
+    if task.column == "top1":
+        columns["top5"] = sums["top5"] / weight
+    if task.column != "agreement":
+        agreement = sums["agreement"] / weight
+        columns["agreement"] = agreement if agreement == agreement else None
+    rise = _difference(sums, samples)
+    return columns | {
+        "loss": loss,
+        "images": samples,
+        "drop": drop,
+        "drop_low": drop_low,
+        "drop_high": drop_high,
+        **rise,
+    }
+
+
+def _interval(sums: dict[str, float], name: str, mean: float, samples: int) -> tuple[float, float]:
+    """95 % interval of a weighted mean; without bounds where one sample tells nothing of the others."""
+    if samples < 2 or not math.isfinite(mean):
+        return -math.inf, math.inf
+    second, first, squared = sums[f"{name}_second"], sums[f"{name}_first"], sums["squared"]
+    around = max(0.0, second - 2 * mean * first + mean * mean * squared)
+    error = math.sqrt(samples / (samples - 1) * around) / sums["weight"]
+    half = float(stats.t.ppf(0.975, samples - 1)) * error
+    return mean - half, mean + half
+
+
+def _difference(sums: dict[str, float], samples: int) -> dict[str, Any]:
+    """How much the loss rises, with its interval."""
+    mean = sums["rise"] / max(sums["weight"], 1e-300)
+    low, high = _interval(sums, "rise", mean, samples)
+    return {"rise": mean, "rise_low": low, "rise_high": high}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 import torch
@@ -13,9 +15,11 @@ from netopsy.engine.sweep.full import exact
 from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.workspace.workspace import conditions, current_workspace
-from netopsy.errors import NetworkError, SettingsError
+from netopsy.errors import SettingsError
+from netopsy.network.layers import Layer
 from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import find_task
 
 __all__ = ["Edit", "Replace", "Shift", "Variant", "score", "sweep"]
 
@@ -54,21 +58,20 @@ def sweep(
         raise SettingsError(f"batch size {batch_size} must be at least 1.")
     if not variants:
         return pl.DataFrame()
-    if len(network.nodes[network.output].full_shape) != 2:
-        raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
-    samples.check(network.classes)
+    task = find_task(network, samples)
     plan = make_plan(network, variants, batch_size)
-    rerun = Rerun(plan)
+    rerun = Rerun(plan, settle=task.binary)
     spec = {
         **conditions(network, samples),
         "variants": [identity(variant) for variant in variants],
         "precision": precision,
         "seed": seed,
         "block": [plan.block, batch_size],
+        "task": str(task),
     }
     checkpoint = current_workspace().checkpoint("sweep", spec)
-    if precision is None:
-        scores = exact(samples, rerun, checkpoint, spec)
+    if precision is None or not task.binary:
+        scores = exact(samples, rerun, checkpoint, spec, task)
     else:
         scores = Adaptive(samples, rerun, checkpoint, precision / 100, seed).run()
     return pl.DataFrame([{**variant.settings, **score} for variant, score in zip(variants, scores, strict=True)])
@@ -77,3 +80,45 @@ def sweep(
 def score(network: Network, samples: Samples) -> pl.DataFrame:
     """One row: the scores of the unedited network, in the columns of `sweep`."""
     return sweep(network, samples, [Variant({}, None)])
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The layers that one edit covers: `all` together, or one under its own name."""
+
+    name: str
+    layers: tuple[Layer, ...]
+
+    def tensors(self, biases: bool = False) -> tuple[str, ...]:
+        """Names of the weights, and of the biases too if wanted."""
+        names = [layer.weight for layer in self.layers]
+        return tuple(names + [layer.bias for layer in self.layers if biases and layer.bias is not None])
+
+
+def scopes(layers: Sequence[Layer], one_layer_at_a_time: bool) -> list[Scope]:
+    """All layers together, then, if wanted, each alone; one layer is not listed twice."""
+    together = [Scope("all", tuple(layers))] if layers else []
+    return together + [Scope(layer.name, (layer,)) for layer in layers if one_layer_at_a_time]
+
+
+def changes(network: Network, edit: Edit) -> bool:
+    """Whether `edit` gives any weight another value."""
+    tensors = network.tensors
+    if not isinstance(edit, Replace):
+        return edit.scale != 0 and any(bool(d.any()) for d in edit.direction(tensors).values())
+    return any(not torch.equal(value, tensors[name]) for name, value in edit.function(tensors).items())
+
+
+def sweep_edits(
+    network: Network, samples: Samples, edits: Sequence[tuple[dict[str, Any], Edit | None]], **options: Any
+) -> pl.DataFrame:
+    """`sweep`, with a column `changed`; an edit that changes no weight takes the unedited network's scores.
+
+    edits: (settings, edit) pairs; no edit is the unedited network itself. options: of `sweep`.
+    """
+    variants = [
+        Variant(settings, edit if edit is not None and changes(network, edit) else None) for settings, edit in edits
+    ]
+    changed = [variant.edit is not None or edit is None for variant, (_, edit) in zip(variants, edits, strict=True)]
+    scores = sweep(network, samples, variants, **options)
+    return scores.with_columns(changed=pl.Series(changed, dtype=pl.Boolean)) if scores.height else scores

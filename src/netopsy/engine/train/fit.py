@@ -173,7 +173,7 @@ def fit(
         spec = _spec(network, samples, recipe, validation, own_masks, own_shared, fixed, still, teacher)
     job = TrainingJob(
         copy.deepcopy(network.module),
-        network.preprocessing,
+        network.image_preprocessing,
         samples,
         validation,
         recipe,
@@ -202,8 +202,10 @@ def _check(
         images.check(classes)
     if validation is not None and validation.multilabel != samples.multilabel:
         raise SettingsError("the validation images must have one label each, or several, as the training images have.")
-    if recipe.fill == "reflect" and recipe.pad >= min(network.preprocessing.size):
-        raise SettingsError(f"pad {recipe.pad} must be below {min(network.preprocessing.size)}, the images' size.")
+    if recipe.fill == "reflect" and recipe.pad >= min(network.image_preprocessing.size):
+        raise SettingsError(
+            f"pad {recipe.pad} must be below {min(network.image_preprocessing.size)}, the images' size."
+        )
     if teacher is not None and (_classes(teacher), teacher.preprocessing) != (classes, network.preprocessing):
         raise SettingsError(
             f"the teacher {teacher.name} must have the outputs and the preprocessing of {network.name}."

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def conditions(network: Network, samples: Samples | None = None) -> dict[str, An
     return {
         "network": network.digest,
         "graph": network.structure,
-        "preprocessing": asdict(network.preprocessing),
+        "preprocessing": network.preprocessing.record(),
         "samples": None if samples is None else samples.digest,
         "versions": {"netopsy": __version__, "torch": torch.__version__},
     }

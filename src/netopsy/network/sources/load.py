@@ -7,16 +7,18 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from netopsy.errors import NetopsyWarning, SettingsError, WeightsError, nearest
+from netopsy.network.capture import forward_names
 from netopsy.network.effective import EFFECTIVE, fold_computed_weights, is_parametrized, remove_parametrizations
 from netopsy.network.network import Network, tensor_state
 from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_size
+from netopsy.network.signature import Signature, signature_of
 from netopsy.network.sources.modules import unwrap
 from netopsy.network.sources.sources import Source, find_source, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights
@@ -33,6 +35,7 @@ def load_network(
     state: str | None = None,
     seed: int = 0,
     output: str | int | None = None,
+    example: Any = None,
     **preprocessing: Any,
 ) -> Network:
     """Load a network for examination; its module is in eval mode.
@@ -47,6 +50,8 @@ def load_network(
     seed: of random weights; their stream is Netopsy's own, so they are not those that `torch.manual_seed(seed)` gives.
     output: of a network that returns several tensors the one to examine, by its key or its number; by default the one
         called `logits`, else the first.
+    example: a batch that the forward pass takes, where that is no image: a tensor or array, several in order, or a
+        mapping by name, each (batch, ...); or Samples, whose first batch it is; or a `Signature`. By default one image.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
         options of the architecture (`num_classes`, for some also `width` and others). What is not given here is taken
         from a safetensors file's metadata where these name it.
@@ -77,6 +82,7 @@ def load_network(
             return origin.build({**options, **more}, size, hub, file)
 
     module = build()
+    signature = _read_example(example, module, overrides)
     prepared, said_by = origin.preprocessing(module, hub, file)
     if file is not None:
         prepared, said_by = _from_metadata(prepared, said_by, file)
@@ -92,7 +98,8 @@ def load_network(
         provenance["computed_in"] = f"float32, the weights were given in {', '.join(kinds)}"
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
-    provenance["preprocessing"] = {**asdict(changed), "from": said_by}
+    taken: Preprocessing | Signature = signature or changed
+    provenance["preprocessing"] = {**taken.record(), "from": said_by if signature is None else "the example given"}
     if output is not None:
         provenance["output"] = output
     notes = [*origin.notes, *provenance.get("notes", ())]
@@ -100,11 +107,33 @@ def load_network(
         provenance["notes"] = notes
     for note in notes:
         warnings.warn(f"{origin.name}: {note}.", NetopsyWarning, stacklevel=2)
-    network = Network(name=origin.name, module=module, preprocessing=changed, provenance=provenance, returned=output)
+    network = Network(name=origin.name, module=module, preprocessing=taken, provenance=provenance, returned=output)
     effective += fold_computed_weights(network)
     if effective or (file is not None and file.metadata.get("weights") == EFFECTIVE):
         network.provenance["effective_weights"] = effective
     return network
+
+
+def _read_example(example: Any, module: nn.Module, overrides: Mapping[str, Any]) -> Signature | None:
+    """The inputs that an example shows; None where there is none, or it shows an image like any other."""
+    if example is None:
+        return None
+    if overrides:
+        raise SettingsError(
+            f"{', '.join(sorted(overrides))} describe an image, and an example is given; leave one of the two out."
+        )
+    if isinstance(example, Signature):
+        return example
+    if hasattr(example, "records"):  # Samples, which stand on a floor above
+        if not hasattr(example.records, "signature"):
+            return None
+        example = example.records.signature()
+    if isinstance(example, Signature):
+        if len(example.inputs) > 1:
+            return example
+        names = forward_names(module)
+        return replace(example, inputs=(replace(example.inputs[0], name=(names or ("input",))[0]),))
+    return signature_of(example, forward_names(module) or ("input",))
 
 
 def _to_float32(module: nn.Module) -> list[str]:

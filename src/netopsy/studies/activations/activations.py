@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import polars as pl
 
+from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import Tallies
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node

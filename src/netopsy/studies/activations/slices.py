@@ -87,7 +87,7 @@ def record_images(
     layers, places, values = [record.layers], [record.places], [record.values]
     for batch in samples.batches(network.preprocessing, 1, order=images, workers=0):
         image = int(batch.indices[0])
-        record.pictures[image] = pictures(batch.images, network.preprocessing)[0]
+        record.pictures[image] = pictures(batch.images, network.image_preprocessing)[0]
 
         def visit(name: str, value: Tensor, image: int = image) -> None:
             value = value.detach().movedim(network.nodes[name].channel_axis, 1)[0]

@@ -15,7 +15,7 @@ from netopsy.codec.shared import SharedTensor
 from netopsy.deep_compression.save import others
 from netopsy.deep_compression.storage_table import ALL, HEADER, OTHER, bits_before, gap_cost, layer_name
 from netopsy.engine.sweep.edits import Replace, replacement
-from netopsy.engine.sweep.scopes import sweep_edits
+from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.network.network import Network
 from netopsy.result import Figure
 from netopsy.samples.samples import Samples

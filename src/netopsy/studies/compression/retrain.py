@@ -23,7 +23,7 @@ from netopsy.deep_compression.compress import (
 )
 from netopsy.deep_compression.save import expanded_network
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.scopes import sweep_edits
+from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.network.layers import Layer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from netopsy.deep_compression.compress import apply_masks, masks_at
 from netopsy.engine.sweep.edits import replacement
-from netopsy.engine.sweep.scopes import sweep_edits
+from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.network.network import Network, fresh

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from netopsy.engine.observe.watched import Tallies
+from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.pictures.patches import patches

@@ -61,7 +61,7 @@ class Stage:
     ) -> tuple[Float[Tensor, " n"], Tensor | None]:
         """Each image's own unit, and the map that judges likeness; images: pixel shares in each target's field."""
         # beyond the field lies the mean colour, which is 0 in the network's input
-        x = F.pad(network_input(images, self.network.preprocessing), self.targets[0].margins).to(self._kind)
+        x = F.pad(network_input(images, self.network.image_preprocessing), self.targets[0].margins).to(self._kind)
         keep = [self.features] if self.features else []
         values_of = self.tree.forward(x, keep=keep)
         reached = values_of[self.tree.trunk.target]
@@ -146,7 +146,7 @@ def ascend(stage: Stage, recipe: AscentSettings, report: Callable[[int], None] =
     report: called with the number of steps done.
     """
     device, runs, targets = stage.network.device, recipe.runs, stage.targets
-    shape = (stage.network.preprocessing.depth, *targets[0].size)
+    shape = (stage.network.image_preprocessing.depth, *targets[0].size)
     form = recipe.parametrisation(shape)
     rows = [target for target in targets for _ in range(runs)]
     generators = [generator(recipe.seed, str(target.unit), run) for target in targets for run in range(runs)]

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import UnknownLayer
 from netopsy.network.activations import operand
 from netopsy.network.network import Network

@@ -86,16 +86,16 @@ def _row(
 
 def pictures_of(network: Network, pixels: torch.Tensor) -> np.ndarray:
     """uint8 (n, height, width, 3) in true colours of pixels 0..255 in the network's order of channels."""
-    return pictures(network_input(shares(pixels), network.preprocessing), network.preprocessing)
+    return pictures(network_input(shares(pixels), network.image_preprocessing), network.image_preprocessing)
 
 
 def _tile(network: Network, target: Target, picture: np.ndarray) -> np.ndarray:
     """The field alone, or framed on the mean colour of the whole image where it fills most of it."""
-    height, width = network.preprocessing.size
+    height, width = network.image_preprocessing.size
     if target.size == (height, width) or max(target.size[0] / height, target.size[1] / width) <= _CROP:
         return fit_side(picture, _TILE)
-    mean = torch.zeros(1, network.preprocessing.depth, height, width)
-    canvas = pictures(mean, network.preprocessing)[0].copy()
+    mean = torch.zeros(1, network.image_preprocessing.depth, height, width)
+    canvas = pictures(mean, network.image_preprocessing)[0].copy()
     top, left, bottom, right = target.box
     canvas[top:bottom, left:right] = picture
     return fit_side(draw_frame(canvas, target.box, width=max(1, height // 112)), _TILE)

@@ -37,7 +37,7 @@ def findings(
     sentences += _limits(risen, recipe)
     sentences += _convergence_sentences(climbs, runs)
     sentences += _where(targets, samples, chosen)
-    if recipe.way == "fourier" and samples is None and network.preprocessing.depth > 1:
+    if recipe.way == "fourier" and samples is None and network.image_preprocessing.depth > 1:
         sentences.append("Without samples the colours' covariance is unknown: the three channels were climbed apart.")
     return sentences
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
-from netopsy.engine.observe.watched import Tallies
+from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
@@ -77,7 +77,7 @@ class Maximize(ObservingStudy):
         counts = {} if named else candidate_nodes(network)
         statistics = SampleStatistics.of(results)
         targets = find_targets(network, named or choose_units(network, counts, statistics), self.objective)
-        recipe = self.recipe(mixing(statistics.covariance, network.preprocessing.depth))
+        recipe = self.recipe(mixing(statistics.covariance, network.image_preprocessing.depth))
         climbs = self.climb(network, targets, recipe)
         strongest = [strongest_of(target, statistics) for target in targets]
         runs = run_table(targets, climbs, strongest, recipe.steps)

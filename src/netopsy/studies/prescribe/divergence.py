@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize_scalar
 from torch import Tensor
 
+from netopsy.engine.observe.counting import LABELS
 from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import LABELS
 from netopsy.engine.sweep.edits import Variant, identity
 from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
@@ -162,8 +162,8 @@ def effects(
     totals = state.get("totals", torch.zeros(len(variants), len(_COUNTS), dtype=torch.float64))
     groups = max(1, len(plan.groups))
     for batch in samples.batches(network.preprocessing, block, start=done) if done < len(samples) else ():
-        images, labels = batch.images.to(network.device), batch.labels.to(network.device)
-        plain = rerun.plain(images).clone()
+        inputs, labels = batch.to(network.device), batch.labels.to(network.device)
+        plain = rerun.plain(inputs).clone()
         before, sums, changed_positions = judge(plain, labels), torch.zeros_like(totals), set[int]()
 
         def take(
@@ -189,12 +189,12 @@ def effects(
             part = len(labels) * (group + 1) // groups
             current_workspace().report(label, done + part, len(samples))
 
-        rerun.run(images, take, active=range(len(variants)))
+        rerun.run(inputs, take, active=range(len(variants)))
         idle = set(range(len(variants))) - changed_positions
         if idle:
             take(groups - 1, dict.fromkeys(idle, plain))
         totals = totals + sums
-        done += len(images)
+        done += len(labels)
         saved.save(done, lambda totals=totals: {"totals": totals}, final=done == len(samples))  # type: ignore[misc]
     rows = []
     for variant, counts in zip(variants, totals.tolist(), strict=True):

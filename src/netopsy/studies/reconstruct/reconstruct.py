@@ -126,7 +126,7 @@ class Reconstruct(Study):
                 for rule in examples[0].maps
             },
             titles,
-            network.preprocessing,
+            network.image_preprocessing,
         )
         return {
             "reconstructions": Image(

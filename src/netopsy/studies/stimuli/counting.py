@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import Tallies
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network

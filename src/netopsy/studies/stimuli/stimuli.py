@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import polars as pl
 
-from netopsy.engine.observe.watched import Tallies
+from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
 from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples

@@ -41,7 +41,9 @@ def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
     if not new_maps:
         return None
     channels = np.arange(min(count, block.output_shape[0]))
-    parent_maps = maps(section(parent, end=block.output).eval(), parent.preprocessing, run.samples, channels).numpy()
+    parent_maps = maps(
+        section(parent, end=block.output).eval(), parent.image_preprocessing, run.samples, channels
+    ).numpy()
     side = max(SIDE, parent_maps.shape[1])
     size = (side, max(1, round(side * parent_maps.shape[2] / parent_maps.shape[1])))
     parts = [below([caption("", 26), *[_label(str(c), size[0] + 1) for c in channels]])]

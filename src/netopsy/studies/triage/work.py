@@ -71,7 +71,7 @@ def _baseline(context: Context, spec: dict[str, Any]) -> Outcome:
         )
         network, history = done.network, done.table
         tensors = {f"state {name}": value.detach().cpu() for name, value in network.tensors.items()}
-    hits, loss = right(network.module, network.preprocessing, context.samples)
+    hits, loss = right(network.module, network.image_preprocessing, context.samples)
     values = {"history": history.to_dicts(), "loss": loss, "images": len(hits), "digest": network.digest}
     return Outcome(values | _size(parent, section(parent)), {**tensors, "right": _pack_bits(hits)})
 
@@ -91,7 +91,7 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
         module,
         data,
         recipe,
-        preprocessing=parent.preprocessing,
+        preprocessing=parent.image_preprocessing,
         frozen=parts_outside(module, [block]),
         teacher=section(parent, start=begin, end=block.after) if data is context.train else None,
         loss=spec["loss"],
@@ -114,14 +114,14 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
         module,
         data,
         recipe,
-        preprocessing=parent.preprocessing,
+        preprocessing=parent.image_preprocessing,
         validation=context.samples if begin == "input" else stored.validation(begin, context.samples),
         frozen=parts_outside(module, blocks) if frozen else (),
         label=f"seed {seed}, {', '.join(spec['blocks']) or 'uncompressed'}, {spec['start']}, {spec['training']}",
         spec=spec,
     )
     full_module = load_state(section(parent, replaced=replaced), trained.state)
-    hits, loss = right(full_module, parent.preprocessing, context.samples)
+    hits, loss = right(full_module, parent.image_preprocessing, context.samples)
     values = {"history": trained.table.to_dicts(), "loss": loss, "images": len(hits)}
     values |= _size(parent, full_module, replaced)
     tensors = {"right": _pack_bits(hits)}
@@ -130,11 +130,11 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
         student = load_state(section(parent, end=block.output, replaced=replaced), trained.state)
         teacher = section(parent, end=block.output)
         likeness, order = match_channels(
-            teacher, student, block.kind, parent.preprocessing, context.samples, spec["matching_images"]
+            teacher, student, block.kind, parent.image_preprocessing, context.samples, spec["matching_images"]
         )
         values |= likeness
         if spec["pictures"] and block.kind == "conv":
-            tensors["maps"] = maps(student, parent.preprocessing, context.samples, order[: spec["pictures"]])
+            tensors["maps"] = maps(student, parent.image_preprocessing, context.samples, order[: spec["pictures"]])
     return Outcome(values, tensors)
 
 

@@ -1,0 +1,169 @@
+"""What a network takes: named inputs, each with its shape, type and kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from netopsy.errors import SettingsError
+
+Kind = Literal["image", "tokens", "mask", "segments", "series", "vector", "array"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a network.
+
+    name: of the argument of the forward pass. shape: of one sample, without the batch.
+    dtype: of the values; floating-point ones come in the type of the network's parameters.
+    kind: `image` (channel, height, width); `tokens`: numbers of a vocabulary (length,); `mask`: 1 at the places of a
+        sample and 0 where it is padded (length,); `segments`: zeros (length,); `series`: (length,) or
+        (channel, length); `vector`: (columns,); `array`: any other.
+    length_axis: of `shape`, the axis along which samples differ in length and are padded at the end; None for none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    kind: Kind = "array"
+    length_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise SettingsError(
+                f"the kind of input {self.name} is '{self.kind}'; give one of {', '.join(get_args(Kind))}."
+            )
+        if any(size < 1 for size in self.shape):
+            raise SettingsError(f"input {self.name} has the shape {self.shape}; every axis must be at least 1 long.")
+        if self.length_axis is not None and not 0 <= self.length_axis < len(self.shape):
+            raise SettingsError(f"input {self.name} has {len(self.shape)} axes and no axis {self.length_axis}.")
+
+    @property
+    def length(self) -> int | None:
+        """How long the longest sample may be; None where all samples are of one shape."""
+        return None if self.length_axis is None else self.shape[self.length_axis]
+
+    def with_length(self, length: int) -> Input:
+        """The same for samples of another greatest length."""
+        if self.length_axis is None:
+            return self
+        shape = (*self.shape[: self.length_axis], length, *self.shape[self.length_axis + 1 :])
+        return replace(self, shape=shape)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} ({'x'.join(map(str, self.shape)) or 'one number'}, {str(self.dtype).removeprefix('torch.')})"
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs of a network, in the order of its forward pass, and what text is turned into numbers with.
+
+    tokenizer: a `netopsy.network.tokenizer.Tokenizer` for inputs of tokens, or None.
+    """
+
+    inputs: tuple[Input, ...]
+    tokenizer: Any = None
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.inputs]
+        if not names or len(set(names)) < len(names):
+            raise SettingsError(f"the inputs are called {', '.join(names) or 'nothing'}; give each a name of its own.")
+        if len({entry.length for entry in self.inputs} - {None}) > 1:
+            raise SettingsError(
+                f"the inputs {', '.join(map(str, self.inputs))} differ in their greatest length; give them one length."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the inputs, as the nodes of the graph are called: a single one is `input`."""
+        return ("input",) if len(self.inputs) == 1 else tuple(entry.name for entry in self.inputs)
+
+    @property
+    def length(self) -> int | None:
+        """How long the longest sample may be; None where all samples are of one shape."""
+        return next((entry.length for entry in self.inputs if entry.length is not None), None)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of the first input, without the batch."""
+        return self.inputs[0].shape
+
+    @property
+    def signature(self) -> Signature:
+        return self
+
+    def with_length(self, length: int) -> Signature:
+        """The same for samples of another greatest length."""
+        return replace(self, inputs=tuple(entry.with_length(length) for entry in self.inputs))
+
+    def example(self, batch: int, like: nn.Module | None = None) -> dict[str, Tensor]:
+        """A batch that any network with these inputs takes: zeros, and ones for masks.
+
+        like: its first floating-point parameter gives the device, and the type of floating-point inputs.
+        """
+        tensor = None if like is None else next((p for p in like.parameters() if p.is_floating_point()), None)
+        device = torch.device("cpu") if tensor is None else tensor.device
+        values = {}
+        for entry in self.inputs:
+            dtype = tensor.dtype if tensor is not None and entry.dtype.is_floating_point else entry.dtype
+            make = torch.ones if entry.kind == "mask" else torch.zeros
+            values[entry.name] = make(batch, *entry.shape, dtype=dtype, device=device)
+        return values
+
+    def record(self) -> dict[str, Any]:
+        """Plain data that tells these inputs from others."""
+        inputs = {
+            entry.name: {
+                "shape": list(entry.shape),
+                "dtype": str(entry.dtype).removeprefix("torch."),
+                "kind": entry.kind,
+                **({} if entry.length_axis is None else {"length_axis": entry.length_axis}),
+            }
+            for entry in self.inputs
+        }
+        return {"inputs": inputs, **({} if self.tokenizer is None else {"tokenizer": self.tokenizer.digest})}
+
+
+def signature_of(example: Any, names: Sequence[str] = ("input",)) -> Signature:
+    """The inputs that `example` shows: a tensor or array, several, or a mapping by name, each with a batch in front.
+
+    names: of the arguments, for an example that gives none.
+    Integers count as tokens where they are rows of numbers, and `attention_mask` and `token_type_ids` are known.
+    """
+    if isinstance(example, Mapping):
+        values = dict(example)
+    else:
+        listed = list(example) if isinstance(example, list | tuple) else [example]
+        if len(listed) > len(names):
+            raise SettingsError(
+                f"the example has {len(listed)} inputs and the forward pass takes {', '.join(names) or 'none'}."
+            )
+        values = dict(zip(names, listed, strict=False))
+    inputs = []
+    for name, value in values.items():
+        tensor = torch.as_tensor(value)
+        if tensor.ndim < 1 or not len(tensor):
+            raise SettingsError(f"the example of input {name} has no batch; give an array of shape (batch, ...).")
+        inputs.append(_input(str(name), tensor))
+    return Signature(tuple(inputs))
+
+
+_SEGMENTS = ("token_type_ids", "segment_ids")
+
+
+def _input(name: str, tensor: Tensor) -> Input:
+    shape = tuple(tensor.shape[1:])
+    if not tensor.is_floating_point() and len(shape) == 1:
+        kind: Kind = "mask" if name.endswith("mask") else "segments" if name in _SEGMENTS else "tokens"
+        return Input(name, shape, tensor.dtype, kind, 0)
+    return Input(name, shape, torch.float32 if tensor.is_floating_point() else tensor.dtype, _kind(shape))
+
+
+def _kind(shape: tuple[int, ...]) -> Kind:
+    return "vector" if len(shape) == 1 else "series" if len(shape) == 2 else "image" if len(shape) == 3 else "array"

@@ -1,0 +1,250 @@
+"""Stores of samples that are no pictures: arrays by name, and text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from numpy.typing import NDArray
+
+from netopsy.errors import SamplesError, nearest
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import Input, Kind, Signature
+
+MASK = "<mask>"
+"""Stands among the arrays of a batch for the places that belong to a sample, bool (batch, length)."""
+
+Arrays = dict[str, NDArray[Any]]
+
+_TYPES = {"i": torch.int64, "u": torch.int64, "b": torch.bool}
+
+
+class Records(Protocol):
+    """Samples by row, without their labels.
+
+    kind: of what a sample is: `image`, `tokens`, `series`, `vector` or `array`.
+    workers: how many threads may read at once; None leaves it to the machine.
+    """
+
+    kind: Kind
+    workers: int | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> Any:
+        """One sample as it came."""
+
+    def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
+        """Whether a batch is copied and no more, so that one thread fills it at once."""
+
+    def buffers(self, count: int, preprocessing: Preprocessing | Signature) -> Arrays:
+        """Arrays for `count` samples by the names of the inputs, and `MASK` where samples differ in length."""
+
+    def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
+        """Write the network's inputs for the samples `rows` into `out`."""
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        """Bytes whose hash tells these samples, in this order, from any others."""
+
+
+class ArrayRecords:
+    """Arrays by name, each (n, ...): what a network's inputs of these names take, as it is.
+
+    lengths: int64 (n,), how many places along `length_axis` of each sample are its own; None where all are.
+    """
+
+    workers: int | None = None
+
+    def __init__(
+        self,
+        fields: Mapping[str, NDArray[Any]],
+        kind: Kind = "array",
+        lengths: Int64[np.ndarray, " n"] | None = None,
+        name: str = "arrays",
+    ) -> None:
+        counts = {field: len(values) for field, values in fields.items()}
+        if not counts or len(set(counts.values())) > 1:
+            listed = ", ".join(f"{field} {count:,}" for field, count in counts.items())
+            raise SamplesError(f"the fields of {name} must have one row a sample; they have {listed or 'no rows'}.")
+        for field, values in fields.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                row = int(np.argwhere(~np.isfinite(values))[0][0])
+                raise SamplesError(f"{field} of {name} is NaN or infinite in row {row}; mend or leave out such rows.")
+            if values.dtype.kind not in "fiub":
+                raise SamplesError(f"{field} of {name} is {values.dtype}; give numbers.")
+        self.fields, self.kind, self.lengths, self.name = dict(fields), kind, lengths, name
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    def read(self, row: int) -> dict[str, NDArray[Any]] | NDArray[Any]:
+        """The sample's values by field; of a single field its values alone."""
+        values = {field: array[row] for field, array in self.fields.items()}
+        return values if len(values) > 1 else next(iter(values.values()))
+
+    def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
+        return True
+
+    def signature(self) -> Signature:
+        """The inputs of a network that takes each field as it is."""
+        inputs = []
+        for field, array in self.fields.items():
+            shape = array.shape[1:]
+            axis = None if self.lengths is None else len(shape) - 1
+            kind: Kind = "mask" if array.dtype.kind in "biu" and field.endswith("mask") else self.kind
+            inputs.append(Input(field, shape, _TYPES.get(array.dtype.kind, torch.float32), kind, axis))
+        return Signature(tuple(inputs))
+
+    def buffers(self, count: int, preprocessing: Preprocessing | Signature) -> Arrays:
+        signature = preprocessing.signature
+        arrays = empty_arrays(signature, count)
+        self._check(signature)
+        return arrays
+
+    def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
+        signature = preprocessing.signature
+        length = signature.length
+        for name, entry in zip(signature.names, signature.inputs, strict=True):
+            target = out[name]
+            if entry.kind == "mask" and entry.name not in self.fields:
+                target[...] = _real(self._lengths(rows, length), length)
+                continue
+            if entry.kind == "segments" and entry.name not in self.fields:
+                target[...] = 0
+                continue
+            values = self.fields[self._field(signature, entry)][rows]
+            part = tuple(slice(0, min(a, b)) for a, b in zip(values.shape, target.shape, strict=True))
+            if values.shape != target.shape:
+                target[...] = 0
+            target[part] = values[part]
+        if MASK in out:
+            out[MASK][...] = _real(self._lengths(rows, length), length)
+
+    def _lengths(self, rows: Int64[np.ndarray, " batch"], length: int | None) -> Int64[np.ndarray, " batch"]:
+        longest = max(array.shape[-1] if array.ndim > 1 else 1 for array in self.fields.values())
+        every = np.full(len(rows), longest) if self.lengths is None else self.lengths[rows]
+        return np.minimum(every, length or longest)
+
+    def _field(self, signature: Signature, entry: Input) -> str:
+        """The field that an input takes: of its name, or the only one."""
+        if entry.name in self.fields:
+            return entry.name
+        made = [other for other in signature.inputs if other.kind not in ("mask", "segments")]
+        if len(self.fields) == 1 and len(made) == 1:
+            return next(iter(self.fields))
+        raise SamplesError(
+            f"the network takes '{entry.name}' and {self.name} has no field of that name; nearest: "
+            f"{nearest(entry.name, list(self.fields))}; it has {', '.join(self.fields)}."
+        )
+
+    def _check(self, signature: Signature) -> None:
+        """SamplesError where the network takes other shapes than these."""
+        for entry in signature.inputs:
+            if entry.kind in ("mask", "segments") and entry.name not in self.fields:
+                continue
+            field = self._field(signature, entry)
+            shape = self.fields[field].shape[1:]
+            loose = [i for i in range(len(entry.shape)) if i != entry.length_axis]
+            if len(shape) != len(entry.shape) or any(shape[i] != entry.shape[i] for i in loose):
+                raise SamplesError(
+                    f"'{field}' of {self.name} has samples of shape {shape} and the network takes {entry}; give "
+                    "samples of that shape, or load the network with example=samples."
+                )
+            integers = not entry.dtype.is_floating_point
+            if integers and self.fields[field].dtype.kind == "f":
+                raise SamplesError(
+                    f"'{field}' of {self.name} holds {self.fields[field].dtype} and the network takes whole numbers "
+                    f"for {entry.name}; give integers."
+                )
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        for field, array in self.fields.items():
+            yield f"{field} {array.dtype} {array.shape[1:]};".encode()
+            for start in range(0, len(rows), 1024):
+                yield np.ascontiguousarray(array[rows[start : start + 1024]]).tobytes()
+        if self.lengths is not None:
+            yield self.lengths[rows].tobytes()
+
+
+class TextRecords:
+    """Texts, which the network's own tokenizer turns into tokens. `truncated` counts those that were too long."""
+
+    kind: Kind = "tokens"
+    workers: int | None = 1
+
+    def __init__(self, texts: Sequence[str], name: str = "texts") -> None:
+        self.texts, self.name = texts, name
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def read(self, row: int) -> str:
+        return self.texts[row]
+
+    def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
+        return True
+
+    def buffers(self, count: int, preprocessing: Preprocessing | Signature) -> Arrays:
+        signature = preprocessing.signature
+        tokenizer(signature, self.name)
+        return empty_arrays(signature, count)
+
+    def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
+        signature = preprocessing.signature
+        length = signature.length
+        assert length is not None
+        tokens = tokenizer(signature, self.name)
+        numbers = [ids[:length] for ids in tokens.encode([self.texts[row] for row in rows.tolist()], length)]
+        lengths = np.array([len(ids) for ids in numbers])
+        for name, entry in zip(signature.names, signature.inputs, strict=True):
+            if entry.kind == "mask":
+                out[name][...] = _real(lengths, length)
+            elif entry.kind == "segments":
+                out[name][...] = 0
+            else:
+                out[name][...] = tokens.pad
+                for row, ids in zip(out[name], numbers, strict=True):
+                    row[: len(ids)] = ids
+        if MASK in out:
+            out[MASK][...] = _real(lengths, length)
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        for row in rows.tolist():
+            yield hashlib.blake2b(self.texts[row].encode(errors="surrogatepass")).digest()
+
+
+def tokenizer(signature: Signature, name: str) -> Any:
+    """The network's tokenizer; SamplesError where it takes no text."""
+    if signature.tokenizer is None or signature.length is None:
+        raise SamplesError(
+            f"{name} is text, and the network takes {', '.join(map(str, signature.inputs))} without a tokenizer; give "
+            "a network with its tokenizer (hf:FOLDER), or samples that it takes."
+        )
+    return signature.tokenizer
+
+
+def empty_arrays(signature: Signature, count: int) -> Arrays:
+    """Arrays for a batch of `count` by the names of the inputs, and `MASK` where samples differ in length."""
+    arrays: Arrays = {
+        name: np.empty((count, *entry.shape), _numpy_type(entry))
+        for name, entry in zip(signature.names, signature.inputs, strict=True)
+    }
+    if signature.length is not None:
+        arrays[MASK] = np.empty((count, signature.length), bool)
+    return arrays
+
+
+def _real(lengths: Int64[np.ndarray, " batch"], length: int | None) -> Bool[np.ndarray, "batch length"]:
+    """Which places belong to a sample."""
+    return np.arange(length or int(lengths.max()))[None] < lengths[:, None]
+
+
+def _numpy_type(entry: Input) -> Any:
+    """The type of an input's array; floating-point ones are float32, which a network turns into its own."""
+    if entry.dtype.is_floating_point:
+        return np.float32
+    return torch.zeros((), dtype=entry.dtype).numpy().dtype
