@@ -11,9 +11,8 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.studies.correspondence.counting import compare_networks
-from netopsy.studies.correspondence.figures import figures
+from netopsy.studies.correspondence.figures import figures, picture
 from netopsy.studies.correspondence.findings import findings
-from netopsy.studies.correspondence.pictures import picture
 from netopsy.studies.correspondence.regression import EXPONENTS
 from netopsy.studies.correspondence.tables import tables
 from netopsy.studies.study import REQUIRED, Allowance, Study
