@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from netopsy.engine.observe.counting import NodeRefs
 from netopsy.engine.observe.observe import default_batch_size, observe
 from netopsy.engine.observe.tally import Tally
-from netopsy.engine.observe.watched import NodeRefs
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
