@@ -92,7 +92,7 @@ def name_nodes(graph: fx.GraphModule, inputs: Sequence[str] = ("input",)) -> Non
             node.meta["name"] = inputs[0] if len(inputs) == 1 else str(node.target)
         elif node.op == "call_function":
             path, kind = module_path(node), operator_name(node)
-            plain = path and path not in containers and kinds[path] == {kind}
+            plain = path and path not in (*containers, *inputs) and kinds[path] == {kind}
             base = path if plain else ".".join(filter(None, (path, kind)))
             if not is_tensor(node):
                 base = f"{base}:symbol"

@@ -1,0 +1,213 @@
+"""Networks with named inputs of any kind, samples of any kind, and padding that counts nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from netopsy import Samples, load_network, observe
+from netopsy.engine.interpreter import plan
+from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.network.network import Network
+from netopsy.network.signature import Input, Signature, signature_of
+from netopsy.samples.records import ArrayRecords
+from netopsy.tallies import ClassMeans, Collect, Moments, TopImages, ZeroShare
+
+LENGTH, VOCABULARY, WIDTH = 9, 11, 8
+
+
+class Encoder(nn.Module):
+    """One layer of masked attention and an MLP over tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.up, self.down = nn.Linear(WIDTH, 12), nn.Linear(12, WIDTH)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        x = self.embed(input_ids)
+        q, k, v = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        scores = (q @ k.mT / 2).masked_fill(attention_mask[:, None, None] == 0, -torch.inf)
+        x = x + (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return {"last_hidden_state": x + self.down(F.relu(self.up(x)))}
+
+
+@cache
+def encoder(length: int = LENGTH) -> Network:
+    torch.manual_seed(0)
+    inputs = [
+        Input(name, (length,), torch.int64, kind, 0)
+        for name, kind in (("input_ids", "tokens"), ("attention_mask", "mask"))
+    ]  # type: ignore[arg-type]
+    return load_network(Encoder(), example=Signature(tuple(inputs)))
+
+
+def texts(seed: int = 0, count: int = 12) -> Samples:
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(1, VOCABULARY, (count, LENGTH))
+    lengths = generator.integers(5, LENGTH + 1, count)
+    ids[np.arange(LENGTH)[None] >= lengths[:, None]] = 0
+    return Samples("texts", ArrayRecords({"input_ids": ids}, "tokens", lengths), np.arange(count) % 3, ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return encoder()
+
+
+def test_inputs_have_their_names_and_outputs_theirs(network: Network) -> None:
+    assert network.signature.names == ("input_ids", "attention_mask")
+    assert network.nodes["input_ids"].op == "placeholder" and network.output_name == "last_hidden_state"
+    assert network.nodes[network.output].shape == (LENGTH, WIDTH)
+
+
+def test_the_graph_computes_what_the_module_does(network: Network) -> None:
+    (batch,) = texts().batches(network.preprocessing, 12)
+    got = plan(network, [network.output]).run(batch.to(network.device), batch=12)[network.output]
+    torch.testing.assert_close(got, network.module(**batch.inputs)["last_hidden_state"])
+
+
+def test_axes_of_length_are_known_and_hold_no_units(network: Network) -> None:
+    attention = next(node for node in network.nodes.values() if node.operator == "softmax")
+    assert attention.full_shape == (1, 2, LENGTH, LENGTH)
+    assert attention.length_axes == (2, 3) and attention.channel_axis == 1, "heads are the units"
+    assert network.nodes["up"].length_axes == (1,) and network.nodes["up"].channel_axis == -1
+
+
+def alone(samples: Samples, row: int) -> tuple[Network, dict[str, Tensor]]:
+    """One sample without its padding, and the network for its length."""
+    length = int(samples.records.lengths[row])
+    ids = torch.from_numpy(samples.records.fields["input_ids"][row : row + 1, :length])
+    return encoder(length), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_padding_counts_nowhere(network: Network, tmp_path) -> None:
+    """Against the same samples unpadded, one by one."""
+    samples = texts()
+    names = {
+        "relu": network.node("relu").name,
+        "attention": next(n for n, x in network.nodes.items() if x.operator == "softmax"),
+    }
+    tallies = {
+        "moments": (names["relu"], Moments(2, axis=-1)),
+        "zeros": (names["relu"], ZeroShare(axis=-1)),
+        "heads": (names["attention"], Moments(2)),
+        "top": (names["relu"], TopImages(3, axis=-1)),
+        "pooled": (names["relu"], Collect(tmp_path / "rows.npy", len(samples), "relu", pool="mean", axis=-1)),
+        "classes": (names["relu"], ClassMeans(samples.labels, 3, axis=-1)),
+    }
+    results = observe(network, samples, tallies, batch_size=5)
+    rows: dict[str, list[Tensor]] = {"relu": [], "attention": []}
+    for row in range(len(samples)):
+        other, inputs = alone(samples, row)
+        with torch.no_grad():
+            values = plan(other, list(names.values())).run(inputs, batch=1)
+        for key, name in names.items():
+            rows[key].append(values[name][0])
+    every = torch.cat(rows["relu"]).double()
+    assert results["moments"].count == len(every)
+    torch.testing.assert_close(results["moments"].mean, every.mean(0), atol=1e-6, rtol=1e-5)
+    assert results["zeros"].zeros.tolist() == (every == 0).sum(0).tolist() and results["zeros"].seen == len(every)
+    heads = torch.cat([maps.flatten(1) for maps in rows["attention"]], 1).double()
+    torch.testing.assert_close(results["heads"].mean, heads.mean(1), atol=1e-6, rtol=1e-5)
+    peaks = torch.stack([maps.amax(0) for maps in rows["relu"]])
+    torch.testing.assert_close(results["top"].values, peaks.topk(3, 0).values.T, atol=1e-5, rtol=1e-5)
+    means = torch.stack([maps.mean(0) for maps in rows["relu"]])
+    np.testing.assert_allclose(np.load(results["pooled"]), means, atol=1e-5)
+    expected = torch.stack([means[torch.from_numpy(samples.labels) == k].double().mean(0) for k in range(3)], 1)
+    torch.testing.assert_close(results["classes"].mean, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_reader_may_be_shared_over_any_batches(network: Network) -> None:
+    samples = texts()
+    few, many = (list(samples.batches(network.preprocessing, size)) for size in (3, 12))
+    for name in network.signature.names:
+        assert torch.equal(torch.cat([batch.inputs[name] for batch in few]), many[0].inputs[name])
+    assert torch.equal(many[0].mask, many[0].inputs["attention_mask"].bool())
+
+
+@dataclass
+class Two:
+    logits: Tensor
+    hidden: Tensor
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers, self.kinds = nn.Linear(3, 4), nn.Embedding(5, 4)
+
+    def forward(self, numbers: Tensor, kinds: Tensor) -> Two:
+        hidden = F.relu(self.numbers(numbers) + self.kinds(kinds).sum(1))
+        return Two(hidden[:, :2] * 2, hidden)
+
+
+def table(count: int = 7) -> Samples:
+    generator = np.random.default_rng(1)
+    fields = {
+        "numbers": generator.normal(size=(count, 3)).astype(np.float32),
+        "kinds": generator.integers(0, 5, (count, 2)),
+    }
+    return Samples("table", ArrayRecords(fields, "vector"), np.arange(count) % 2, ("no", "yes"))
+
+
+def test_samples_say_the_shapes_of_a_network() -> None:
+    samples = table()
+    network = load_network(Sum(), example=samples)
+    assert [entry.shape for entry in network.signature.inputs] == [(3,), (2,)]
+    assert network.output_name == "logits" and network.nodes[network.output].shape == (2,)
+    (batch,) = samples.batches(network.preprocessing, 7)
+    got = plan(network, [network.output]).run(batch.to(network.device), batch=7)[network.output]
+    torch.testing.assert_close(got, network.module(**batch.inputs).logits)
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(2, 6), (torch.zeros(2, 6),), {"input": torch.zeros(2, 6)}, np.zeros((2, 6), np.float32)]
+)
+def test_an_example_may_be_a_tensor_a_tuple_or_a_mapping(example: object) -> None:
+    network = load_network(nn.Sequential(nn.Linear(6, 3), nn.ReLU()), example=example)
+    assert network.signature.input_shape == (6,) and "input" in network.nodes
+    assert network.nodes["input"].full_shape == (1, 6)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5, 6), (2, 3, 4, 4, 4), (5, 8, 8), (16,), (3, 40)])
+def test_inputs_of_any_shape_are_taken(shape: tuple[int, ...]) -> None:
+    network = load_network(
+        nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 4)), example=torch.zeros(2, *shape)
+    )
+    samples = Samples("any", ArrayRecords({"x": np.zeros((3, *shape), np.float32)}), None)
+    (batch,) = samples.batches(network.preprocessing, 3)
+    assert batch.inputs["input"].shape == (3, *shape) and not samples.labelled
+
+
+def test_what_does_not_fit_is_one_sentence(network: Network) -> None:
+    with pytest.raises(SamplesError, match=r"takes 'input_ids'.* nearest: input_id"):
+        fields = {"input_id": np.zeros((2, LENGTH), np.int64), "other": np.zeros((2, 2))}
+        list(Samples("s", ArrayRecords(fields, "tokens"), None).batches(network.preprocessing, 2))
+    with pytest.raises(SamplesError, match=r"samples of shape \(4,\).*takes numbers"):
+        fields = {"numbers": np.zeros((2, 4), np.float32), "kinds": np.zeros((2, 2), np.int64)}
+        list(Samples("s", ArrayRecords(fields), None).batches(load_network(Sum(), example=table()).preprocessing, 2))
+    with pytest.raises(SamplesError, match="NaN or infinite in row 1"):
+        ArrayRecords({"x": np.array([[1.0], [np.nan]])})
+    with pytest.raises(SamplesError, match="has no labels"):
+        _ = Samples("s", ArrayRecords({"x": np.zeros((2, 1))}), None).labels
+    with pytest.raises(NetworkError, match=r"takes input_ids.* no images"):
+        _ = network.image_preprocessing
+    with pytest.raises(SettingsError, match="describe an image"):
+        load_network(nn.Linear(2, 2), example=torch.zeros(2, 2), size=3)
+    with pytest.raises(SettingsError, match="no batch"):
+        signature_of({"x": torch.tensor(1.0)})
+    with pytest.raises(NetworkError, match=r"takes input_ids, attention_mask\. Give an example"):
+        _ = load_network(Encoder()).nodes
+
+
+def test_a_network_of_tokens_keeps_its_digest_apart(network: Network) -> None:
+    assert encoder().structure == network.structure
+    assert Signature(network.signature.inputs).record()["inputs"]["input_ids"]["length_axis"] == 0
