@@ -29,6 +29,11 @@ def points(share: float) -> str:
     return f"{100 * share + 0.0:.2f} points"
 
 
+def two(value: float) -> str:
+    """With two decimals: `-0.10`, and `0.00` without a sign."""
+    return f"{round(float(value), 2) + 0.0:.2f}"
+
+
 def size(bytes: float) -> str:
     """`1.5 MB` (10^6 bytes), `27.2 kB`."""
     return f"{bytes / 1e6:,.1f} MB" if bytes >= 1e6 else f"{bytes / 1e3:,.1f} kB"

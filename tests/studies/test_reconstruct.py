@@ -17,7 +17,8 @@ from netopsy.engine.backproject.rules import MASKED, random_weights
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.samples.samples import read_images
-from netopsy.studies.reconstruct.report import Estimate, correlation, edges, on_edges, reach, strength, weigh
+from netopsy.stats.hypothesis_tests import Estimate, reach
+from netopsy.studies.reconstruct.report import correlation, edges, on_edges, strength, weigh
 from netopsy.studies.reconstruct.survey import default_layer
 from networks import shipped, trained_resnet20
 
@@ -140,7 +141,8 @@ def test_a_verdict_needs_both_intervals_on_one_side() -> None:
     assert estimate is not None and estimate.mean == pytest.approx(0.45)
     assert estimate.images == pytest.approx(reach([0.2, 0.5, 0.9])) and estimate.draws == reach([0.4, 0.5, 0.45])
     assert Estimate(0.99, 0.1).span("images") == (pytest.approx(0.89), 1.0)
-    assert Estimate(0.5, 0.1).span("draws") == Estimate(0.5, np.inf).span("images") == (None, None)
+    assert Estimate(0.99, 0.1, 2.0).span("draws", 2.0) == (pytest.approx(-1.01), 2.0)
+    assert Estimate(0.5, np.inf).span("images") == (None, None)
 
 
 def test_images_traced_a_few_at_a_time_give_the_same(

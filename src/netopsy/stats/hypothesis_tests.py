@@ -1,13 +1,16 @@
-"""Whether several treatments of the same images, in the same repeats, differ: intervals of shares, and tests."""
+"""Whether several treatments of the same images, in the same repeats, differ: intervals and tests."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64
+import polars as pl
+from jaxtyping import Bool, Float, Float64, Int
 from scipy.stats import chi2, nbinom, norm
 from scipy.stats import t as student
 
@@ -72,6 +75,7 @@ def _race(count: int, rate: float) -> tuple[int, Float64[np.ndarray, " values"]]
 
 EXACT = 20_000  # arrangements that are all gone through; of more, as many are drawn
 POWER = 0.8
+_LEAST = 3  # fewer values make no interval
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -81,6 +85,88 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     sample = np.asarray(values, np.float64)
     reach = float(student.ppf(0.975, len(sample) - 1)) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
     return float(sample.mean()) - reach, float(sample.mean()) + reach
+
+
+def reach(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the mean; infinite of fewer than three values."""
+    low, high = mean_interval(values) if len(values) >= _LEAST else (None, None)
+    return math.inf if low is None or high is None else (high - low) / 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the half-widths of its two 95 % intervals (Student's t), which are kept apart.
+
+    images: over other images; draws: over other draws of what is random, 0 where nothing is. Infinite where there are
+    fewer than three to make an interval of.
+    """
+
+    mean: float
+    images: float
+    draws: float = 0.0
+
+    @classmethod
+    def of(
+        cls, values: Float[np.ndarray, " maps"], images: Int[np.ndarray, " maps"], draws: Sequence[float] | None = None
+    ) -> Estimate | None:
+        """From one value a map with the map's image, and one mean a draw; None where no value is a number."""
+        usable = np.isfinite(values)
+        if not usable.any():
+            return None
+        values, images = values[usable], images[usable]
+        by_image = [float(values[images == image].mean()) for image in np.unique(images)]
+        drawn = 0.0 if draws is None else reach([draw for draw in draws if math.isfinite(draw)])
+        return cls(float(values.mean()), reach(by_image), drawn)
+
+    def above(self, bound: float) -> bool:
+        """Whether both intervals lie above it."""
+        return self.mean - max(self.images, self.draws) > bound
+
+    def below(self, bound: float) -> bool:
+        """Whether both intervals lie below it."""
+        return self.mean + max(self.images, self.draws) < bound
+
+    def span(self, over: Literal["images", "draws"], limit: float = 1.0) -> tuple[float | None, float | None]:
+        """(low, high) over images or draws, within -`limit` and `limit`; None where there is none."""
+        half: float = getattr(self, over)
+        if not math.isfinite(half):
+            return None, None
+        return max(-limit, self.mean - half), min(limit, self.mean + half)
+
+
+INTERVALS: dict[str, Any] = {
+    **dict.fromkeys(("mean", "images_low", "images_high", "draws_low", "draws_high"), pl.Float64),
+    **{"spread_maps": pl.Float64, "spread_draws": pl.Float64, "images": pl.Int64, "draws": pl.Int64},
+}
+"""Columns of a mean: its intervals, standard deviations, and the numbers of images and of draws (null: not drawn)."""
+
+
+def interval_row(
+    values: Float[np.ndarray, " maps"],
+    images: Int[np.ndarray, " maps"],
+    draws: Sequence[float] | None,
+    limit: float = 1.0,
+) -> dict[str, Any]:
+    """The columns `INTERVALS` of what `Estimate.of` takes; empty where no value is a number.
+
+    limit: no value is farther from 0.
+    """
+    mean = Estimate.of(values, images, draws)
+    if mean is None:
+        return {}
+    low, high = mean.span("images", limit)
+    draws_low, draws_high = (None, None) if draws is None else mean.span("draws", limit)
+    return {
+        **{"mean": mean.mean, "images_low": low, "images_high": high, "draws_low": draws_low, "draws_high": draws_high},
+        **{"spread_maps": _spread(values), "spread_draws": None if draws is None else _spread(np.array(draws))},
+        **{"images": len(np.unique(images)), "draws": None if draws is None else len(draws)},
+    }
+
+
+def _spread(values: Float[np.ndarray, " n"]) -> float | None:
+    """Standard deviation of the numbers among the values; None of fewer than two."""
+    usable = values[np.isfinite(values)]
+    return float(usable.std(ddof=1)) if len(usable) > 1 else None
 
 
 def cochran_q(right: Bool[np.ndarray, "images treatments"]) -> tuple[float, float]:

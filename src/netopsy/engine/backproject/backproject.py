@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from netopsy.engine.backproject.batching import UnitJob, batches
+from netopsy.engine.backproject.batching import UnitJob, batches, shuffle_places
 from netopsy.engine.backproject.reverse import needed_nodes, reverse
 from netopsy.engine.backproject.rules import Rule, RuleName, find_rule
 from netopsy.engine.backproject.tree import Tree, Trunk
 from netopsy.engine.interpreter import plan
 from netopsy.errors import NetopsyWarning, SettingsError
-from netopsy.network.activations import activations, nonlinearities
+from netopsy.network.activations import ELEMENTWISE, activations, nonlinearities
 from netopsy.network.network import Network, check_network
 from netopsy.network.node import Node
 from netopsy.network.units import Unit, UnitLike, find_unit
@@ -109,8 +109,18 @@ def trace(
     of: Sequence[int] | None = None,
     start: str | None = None,
     seed: int = 0,
+    masks_of: Sequence[int] | None = None,
+    shuffle: Sequence[int] | None = None,
 ) -> Trace:
-    """As `backproject`, with the units' values, places and fields, and what the rule acted on."""
+    """As `backproject`, with the units' values, places and fields, and what the rule acted on.
+
+    masks_of: for each unit the image whose masks and switches its flow meets; by default its own, `of`.
+    shuffle: for each unit a seed: its flow meets masks and switches whose places are in another order within each
+        channel, see `shuffle_places`.
+
+    With either the flow starts as ever, and the unit's own mask stays its own: what is replaced is all else that the
+    flow reads of the forward pass. Raises SettingsError where there is nothing to replace.
+    """
     check_network(network)
     chosen_rule = find_rule(rule, seed)
     begin = chosen_rule.start if start is None else start
@@ -136,9 +146,36 @@ def trace(
                 UnitJob(i, image_of_unit[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)
             ]
             weights = trunk.weights(overrides) if overrides else trunk.own_weights
-            for group, tree, values in batches(trunk, pictures, jobs, needed_nodes(trunk.tree(), chosen_rule)):
+            needed = needed_nodes(trunk.tree(), chosen_rule)
+            ends = _own_ends(trunk, needed)
+            starts: dict[int, dict[Node, Tensor]] = {}
+            if masks_of is not None or shuffle is not None:
+                _check_replaceable(trunk, needed - ends)
+            if masks_of is not None:
+                for group, _, values in batches(trunk, pictures, jobs, ends):
+                    starts |= {job.number: {node: values[node][row] for node in ends} for row, job in enumerate(group)}
+                jobs = [job._replace(image=masks_of[job.number]) for job in jobs]
+            for group, tree, values in batches(trunk, pictures, jobs, needed):
+                if masks_of is not None:
+                    values |= {node: torch.stack([starts[job.number][node] for job in group]) for node in ends}
+                if shuffle is not None:
+                    values = shuffle_places(tree, values, [shuffle[job.number] for job in group], ends)
                 _back(tree, group, values, chosen_rule, begin, weights, result)
     return result
+
+
+def _own_ends(trunk: Trunk, needed: set[Node]) -> set[Node]:
+    """The nodes that give the units' activations and, where they are an activation function's, their masks."""
+    acts = trunk.target.operator in ELEMENTWISE
+    return {trunk.target, *(needed.intersection(trunk.target.inputs) if acts else ())}
+
+
+def _check_replaceable(trunk: Trunk, others: set[Node]) -> None:
+    if not others:
+        raise SettingsError(
+            f"no mask and no switch lies between the image and '{trunk.target.name}' of {trunk.network.name}: there is "
+            "nothing to replace."
+        )
 
 
 def _back(

@@ -6,15 +6,17 @@ image that all its units share.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from netopsy.engine.backproject.tree import Tree, Trunk
+from netopsy.errors import SettingsError
 from netopsy.network.node import Node
 from netopsy.network.units import Unit
+from netopsy.seeds import stream
 
 _WHOLE = 0.7  # share of a trunk's multiply-accumulates from which on nothing is cut
 _VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache
@@ -129,3 +131,42 @@ def _room(tree: Tree, device: torch.device) -> int:
     """Units a batch: bounds the memory, and keeps the largest value in the cache."""
     largest = max(torch.Size(tree.size(node)).numel() for node in tree.trunk.data if node.is_tensor)
     return max(1, _VALUES.get(device.type, _VALUES["cuda"]) // largest)
+
+
+def shuffle_places(
+    tree: Tree, values: Mapping[Node, Any], seeds: Sequence[int], keep: Collection[Node]
+) -> dict[Node, Any]:
+    """`values` with the places of each channel in another order: a channel stays active at as many places.
+
+    values: of one batch, on the tree's boxes. seeds: one a unit of the batch. keep: nodes that stay as they are. A join
+    of shuffled maps is the join of what they became, so that switches still point at active units. The order is a
+    random one a map, shifted by a random number in each channel. Raises SettingsError where no map has two places.
+    """
+    shuffled: dict[Node, Tensor] = {}
+    for node in tree.trunk.data:
+        value = values.get(node)
+        if not isinstance(value, Tensor) or node in keep or tree.box(node) is None or value[0, 0].numel() < 2:
+            continue
+        parts: Any = node.args[0] if node.operator == "cat" else ()
+        if parts and all(part in shuffled and tree.box(part) == tree.box(node) for part in parts):
+            shuffled[node] = torch.cat([shuffled[part] for part in parts], node.argument("dim"))
+        else:
+            rows = [_in_another_order(row, stream(node.name, seed)) for row, seed in zip(value, seeds, strict=True)]
+            shuffled[node] = torch.stack(rows)
+    if not shuffled:
+        raise SettingsError(
+            f"no map with several places lies between the image and '{tree.trunk.target.name}': its masks cannot be "
+            "shuffled over places."
+        )
+    return {**values, **{node: _laid_out(value) for node, value in shuffled.items()}}
+
+
+def _in_another_order(maps: Tensor, seed: int) -> Tensor:
+    """(channel, *, height, width) with the places of each channel in another order."""
+    flat = maps.flatten(-2).flatten(0, -2)
+    channels, places = flat.shape
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(places, generator=generator)
+    shifts = torch.randint(places, (channels, 1), generator=generator)
+    index = order[(torch.arange(places) + shifts) % places]
+    return flat.gather(1, index.to(flat.device)).reshape(maps.shape)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from netopsy import charts
 from netopsy.engine.backproject.rules import MASKED, RuleName
+from netopsy.errors import SettingsError
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
@@ -26,6 +27,13 @@ from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
+from netopsy.studies.reconstruct.exchange import (
+    Depth,
+    exchange,
+    exchange_findings,
+    exchange_tables,
+    spread_layers,
+)
 from netopsy.studies.reconstruct.report import findings, means_table
 from netopsy.studies.reconstruct.survey import Archive, Example, default_layer, most_active, survey
 from netopsy.studies.study import Study
@@ -48,12 +56,17 @@ class Reconstruct(Study):
     rectify: rectify the image too, as Equations 4-7 read at the first layer do; the exact filter keeps its sign.
     survey: over how many images, spread over the samples, the maps are measured beside those drawn.
     draws: how often the random weights are drawn; below 3 nothing is concluded of them.
+    experiment: at how many layers, spread up to `layer`, masks and weights are each replaced while the other stays; 0
+        for none. It takes 9 traces a draw and layer.
     seed: of the random weights.
 
     Tables: `units`, `columns` (a unit and rule a row: whether the map lies on the image's edges), `likeness` (a unit
     and pair of rules a row: correlation of their strengths, and of the signed maps), both with the mean over the draws
     for random weights; `draws` (a draw a row), `means` (a rule and measure a row, with intervals over images and over
     draws). Artifact: `maps.npz`, the maps; of random weights those of draw 0, as in the pictures.
+    With `experiment`, for masks own, other or shuffled and weights learned, permuted or gaussian: `exchange` (a map and
+    draw a row), `exchange_means`, and `exchange_leads` (what keeping the masks leaves less what keeping the weights
+    leaves).
     """
 
     name: ClassVar[str] = "reconstruct"
@@ -66,6 +79,7 @@ class Reconstruct(Study):
     rectify: bool = True
     survey: NonNegativeInt = 16
     draws: PositiveInt = 5
+    experiment: NonNegativeInt = 0
     seed: Seed = 0
 
     def run(self, network: Network, samples: Samples) -> Result:
@@ -73,6 +87,8 @@ class Reconstruct(Study):
         pictured = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)
         numbers = list(dict.fromkeys([*pictured, *spread_indices(len(samples), self.survey)]))
         check_images(samples, numbers)
+        if self.experiment and len(samples) < 2:
+            raise SettingsError("experiment takes the masks of another image: give at least 2 images, or 0 for none.")
         rules = self._rules(network)
         path = Path(tempfile.mkdtemp(prefix="netopsy-")) / "maps.npz"
         with Archive(path) as archive:
@@ -90,13 +106,32 @@ class Reconstruct(Study):
             )
         tables = result.tables
         tables["means"] = means_table(tables["columns"], tables["likeness"], tables["draws"])
+        figures = _figures(tables["means"])
+        sentences = findings(tables, result.touched, result.untreated, result.refused)
+        if self.experiment:
+            depths = self._exchange(network, samples, numbers)
+            tables |= exchange_tables(depths)
+            figures |= _exchange_figures(tables["exchange_means"])
+            sentences += exchange_findings(depths)
         return self.result(
             tables=tables,
-            figures=_figures(tables["means"]),
+            figures=figures,
             images=self._images(network, samples, result.examples),
             artifacts={"maps.npz": path},
-            findings=findings(tables, result.touched, result.untreated, result.refused),
+            findings=sentences,
         )
+
+    def _exchange(self, network: Network, samples: Samples, numbers: list[int]) -> list[Depth]:
+        """Masks and weights replaced: at the layers of `units`, or at layers up to `layer`."""
+        units = [find_unit(network, unit) for unit in self.units]
+        units_at: dict[str, Callable[[Tensor], list[Unit]]] = {}
+        for node in dict.fromkeys(unit.node for unit in units):
+            members = [unit for unit in units if unit.node == node]
+            units_at[node] = lambda image, members=members: members  # type: ignore[misc]
+        last = network.node(self.layer or default_layer(network)).name
+        for node in () if units else spread_layers(network, last, self.experiment):
+            units_at[node] = lambda image, node=node: most_active(network, node, image, self.features)  # type: ignore[misc]
+        return exchange(network, samples, numbers, units_at, draws=self.draws, rectify=self.rectify, seed=self.seed)
 
     def _rules(self, network: Network) -> tuple[str, ...]:
         """The columns: where no activation has a binary mask, `guided` stands in for the rules that need one."""
@@ -175,6 +210,34 @@ def _figures(means: pl.DataFrame) -> dict[str, Figure]:
             color_title="interval over",
             reference=0.0,
             reference_label="no relation",
+        )
+    }
+
+
+def _exchange_figures(means: pl.DataFrame) -> dict[str, Figure]:
+    """What is left of the masked map with masks and weights replaced; the wider of the two intervals is drawn."""
+    rows = means.filter((pl.col("measure") == "likeness") & pl.col("mean").is_not_null())
+    if rows.is_empty():
+        return {}
+    rows = rows.with_columns(
+        low=pl.min_horizontal("images_low", "draws_low"), high=pl.max_horizontal("images_high", "draws_high")
+    )
+    return {
+        "exchange": charts.dots(
+            rows,
+            "masks",
+            "mean",
+            color="weights",
+            low="low",
+            high="high",
+            facet="layer",
+            title="What is left of the masked maps when masks or weights are replaced?",
+            reading="Correlation of strengths with the map of the own masks and learned weights. Whiskers: 95 % "
+            "interval, over images or over draws, whichever is wider.",
+            source="Palmieri et al., Section 3",
+            category_title="masks and switches",
+            value_title="correlation with the masked map",
+            color_title="weights",
         )
     }
 

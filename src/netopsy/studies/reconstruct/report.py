@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -15,8 +13,8 @@ from scipy import ndimage
 
 from netopsy.engine.backproject.backproject import count_kinds
 from netopsy.network.windows.field import Box
-from netopsy.stats.hypothesis_tests import mean_interval
-from netopsy.wording import listing, plural
+from netopsy.stats.hypothesis_tests import INTERVALS, Estimate, interval_row, reach
+from netopsy.wording import listing, plural, two
 
 
 def edges(image: Float[np.ndarray, "channel height width"]) -> Float[np.ndarray, "height width"]:
@@ -62,68 +60,20 @@ def inside(values: Float[np.ndarray, "*rest height width"], box: Box) -> Float[n
 
 _FAINT = 0.05  # correlations below are no more than chance gives
 _ALIKE = 0.05  # likenesses nearer than this count as alike
-_LEAST = 3  # fewer values make no interval
 RANDOM = "masked_random"
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with the half-widths of its two 95 % intervals (Student's t), which are kept apart.
-
-    images: over other images; draws: over other draws of what is random, 0 where nothing is. Infinite where there are
-    fewer than three to make an interval of.
-    """
-
-    mean: float
-    images: float
-    draws: float = 0.0
-
-    @classmethod
-    def of(
-        cls, values: Float[np.ndarray, " maps"], images: Int[np.ndarray, " maps"], draws: Sequence[float] | None = None
-    ) -> Estimate | None:
-        """From one value a map with the map's image, and one mean a draw; None where no value is a number."""
-        usable = np.isfinite(values)
-        if not usable.any():
-            return None
-        values, images = values[usable], images[usable]
-        by_image = [float(values[images == image].mean()) for image in np.unique(images)]
-        drawn = 0.0 if draws is None else reach([draw for draw in draws if math.isfinite(draw)])
-        return cls(float(values.mean()), reach(by_image), drawn)
-
-    def above(self, bound: float) -> bool:
-        """Whether both intervals lie above it."""
-        return self.mean - max(self.images, self.draws) > bound
-
-    def below(self, bound: float) -> bool:
-        """Whether both intervals lie below it."""
-        return self.mean + max(self.images, self.draws) < bound
-
-    def span(self, over: Literal["images", "draws"]) -> tuple[float | None, float | None]:
-        """(low, high) over images or draws, within -1 and 1; None where there is none, or nothing is drawn."""
-        half: float = getattr(self, over)
-        none = not math.isfinite(half) or (over == "draws" and half == 0)
-        return (None, None) if none else (max(-1.0, self.mean - half), min(1.0, self.mean + half))
-
-    def __str__(self) -> str:
-        """`0.31 ± 0.04 over images, ± 0.08 over draws`, as far as there are intervals."""
-        parts = [
-            f"± {two(half)} over {over}"
-            for over, half in (("images", self.images), ("draws", self.draws))
-            if math.isfinite(half) and half > 0
-        ]
-        return " ".join([two(self.mean), ", ".join(parts)]).rstrip()
+def spell(mean: Estimate) -> str:
+    """`0.31 ± 0.04 over images, ± 0.08 over draws`, as far as there are intervals."""
+    halves = (("images", mean.images), ("draws", mean.draws))
+    parts = [f"± {two(half)} over {over}" for over, half in halves if math.isfinite(half) and half > 0]
+    return " ".join([two(mean.mean), ", ".join(parts)]).rstrip()
 
 
-def two(value: float) -> str:
-    """With two decimals, and 0.00 without a sign."""
-    return f"{round(float(value), 2) + 0.0:.2f}"
-
-
-def reach(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of the mean; infinite of fewer than three values."""
-    low, high = mean_interval(values) if len(values) >= _LEAST else (None, None)
-    return math.inf if low is None or high is None else (high - low) / 2
+def spell_briefly(mean: Estimate) -> str:
+    """`0.31 (± 0.04, ± 0.08)`: the intervals over images and over draws, as far as there are any."""
+    parts = [f"± {two(half)}" for half in (mean.images, mean.draws) if math.isfinite(half) and half > 0]
+    return two(mean.mean) + (f" ({', '.join(parts)})" if parts else "")
 
 
 def means_table(columns: pl.DataFrame, likeness: pl.DataFrame, draws: pl.DataFrame) -> pl.DataFrame:
@@ -139,35 +89,11 @@ def means_table(columns: pl.DataFrame, likeness: pl.DataFrame, draws: pl.DataFra
         pair = _pair(likeness, "masked", rule) if rule != "masked" else likeness.clear()
         measured += [(name, pair, column) for name, column in (("likeness", "correlation"), ("signed", "signed"))]
         for measure, maps, column in measured:
-            values, single = maps[column].to_numpy(), None if drawn is None else drawn[measure].fill_null(np.nan)
-            mean = Estimate.of(values, maps["image"].to_numpy(), None if single is None else single.to_list())
-            if mean is None:
-                continue
-            low, high = mean.span("images")
-            draws_low, draws_high = mean.span("draws")
-            rows.append(
-                {"rule": rule, "measure": measure, "mean": mean.mean, "images_low": low, "images_high": high}
-                | {"draws_low": draws_low, "draws_high": draws_high}
-                | {
-                    "spread_maps": _spread(values),
-                    "spread_draws": None if single is None else _spread(single.to_numpy()),
-                }
-                | {"images": maps["image"].n_unique(), "draws": None if drawn is None else drawn.height}
-            )
-    return pl.DataFrame(rows, schema=_MEANS)
-
-
-_MEANS: dict[str, Any] = {
-    **{"rule": pl.String, "measure": pl.String},
-    **dict.fromkeys(("mean", "images_low", "images_high", "draws_low", "draws_high"), pl.Float64),
-    **{"spread_maps": pl.Float64, "spread_draws": pl.Float64, "images": pl.Int64, "draws": pl.Int64},
-}
-
-
-def _spread(values: Float[np.ndarray, " n"]) -> float | None:
-    """Standard deviation of the numbers among the values; None of fewer than two."""
-    usable = values[np.isfinite(values)]
-    return float(usable.std(ddof=1)) if len(usable) > 1 else None
+            single = None if drawn is None else drawn[measure].fill_null(math.nan).to_list()
+            figures = interval_row(maps[column].to_numpy(), maps["image"].to_numpy(), single)
+            if figures:
+                rows.append({"rule": rule, "measure": measure} | figures)
+    return pl.DataFrame(rows, schema={"rule": pl.String, "measure": pl.String, **INTERVALS})
 
 
 def findings(
@@ -280,8 +206,8 @@ def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     else:
         how = f"whether the masks suffice for the edges cannot be told from {_counts(images, single)}"
     return [
-        f"With the learned weights, the masks add {masks} to that correlation; with the masks, learned weights in "
-        f"place of random ones add {weights}: {how}."
+        f"With the learned weights, the masks add {spell(masks)} to that correlation; with the masks, learned weights "
+        f"in place of random ones add {spell(weights)}: {how}."
     ]
 
 
@@ -300,8 +226,8 @@ def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     signed = [np.nanmean(pair["signed"].to_numpy()) for pair in (masks, weights)]
     return [
         f"How alike are two maps (correlation of their strengths)? The masked one and the one with the same masks and "
-        f"random weights: {same_masks}. The masked one and the one with the same weights and no masks: {same_weights}. "
-        f"By this, {verdict}. Signed pixel correlation: {two(signed[0])} and {two(signed[1])}."
+        f"random weights: {spell(same_masks)}. The masked one and the one with the same weights and no masks: "
+        f"{spell(same_weights)}. By this, {verdict}. Signed pixel correlation: {two(signed[0])} and {two(signed[1])}."
     ]
 
 
