@@ -196,14 +196,20 @@ class Samples:
         return labels if labels.ndim == 1 or self.multilabel else np.zeros(len(self), np.int64)
 
     def check(self, classes_out: int) -> None:
-        """Raise SamplesError unless a network with `classes_out` outputs can be scored on these labels."""
+        """Raise SamplesError where labels are classes that a network with `classes_out` outputs does not have."""
+        if self._labels is None:
+            return
         if self.multilabel:
             if self.labels.shape[1] != classes_out:
                 raise SamplesError(
                     f"{self.name} has {self.labels.shape[1]} labels an image and the network {classes_out} outputs; "
                     "choose a network with one output a label, or the label columns that it knows."
                 )
-        elif (largest := int(self.labels.max())) >= classes_out:
+        elif (
+            self.labels.dtype.kind in "iu"
+            and self.labels.ndim == 1
+            and (largest := int(self.labels.max())) >= classes_out
+        ):
             raise SamplesError(
                 f"{self.name} has label {largest} and the network {classes_out} outputs (labels 0 to "
                 f"{classes_out - 1}); choose samples or a network with the same classes."
