@@ -373,3 +373,22 @@ def test_every_error_is_netopsys_own() -> None:
     ):
         with pytest.raises(NetopsyError, match="cannot be built with"):
             load_network(source, **options)
+
+
+def test_weights_of_other_names_may_be_taken_in_their_order(tmp_path: Path) -> None:
+    """As those of a port: 247 tensors of EfficientNet-Lite0 fit timm's, and no name agrees."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
+    renamed = {f"_{name}": tensor + 1 for name, tensor in module.state_dict().items() if "num_batches" not in name}
+    torch.save(renamed, tmp_path / "port.pt")
+    options = {"weights": tmp_path / "port.pt", "size": 8}
+    with pytest.raises(WeightsError, match="match='order'"):
+        load_network(module, **options)
+    network = load_network(module, match="order", **options)
+    assert network.provenance["weights_matched"] == "in their order, as asked for"
+    for name, tensor in renamed.items():
+        assert torch.equal(network.tensors[name[1:]], tensor)
+    torch.save(dict(list(renamed.items())[::-1]), tmp_path / "turned.pt")
+    with pytest.raises(WeightsError, match="choose the architecture"):
+        load_network(module, weights=tmp_path / "turned.pt", match="order", size=8)
+    with pytest.raises(SettingsError, match="match"):
+        load_network(module, match="shape")

@@ -98,6 +98,7 @@ PREPROCESSING = [
 NETWORK_OPTIONS = [
     option("weights", str | None, "A file (safetensors, pt, pth, th, onnx) or the name of published weights.", None),
     option("state", str | None, "Of a checkpoint with several networks, the key of the one to take.", None),
+    option("match", Literal["name", "order"] | None, "How weights find their places: by name, or in order.", None),
     option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
     option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
     *PREPROCESSING,

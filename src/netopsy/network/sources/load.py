@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_
 from netopsy.network.signature import Signature, signature_of
 from netopsy.network.sources.modules import unwrap
 from netopsy.network.sources.sources import Source, find_source, is_weights_path, read_architecture
-from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights
+from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights, match_in_order
 from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
 from netopsy.seeds import stream
 
@@ -33,6 +33,7 @@ def load_network(
     *,
     weights: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | bool | None = None,
     state: str | None = None,
+    match: Literal["name", "order"] = "name",
     seed: int = 0,
     output: str | int | None = None,
     example: Any = None,
@@ -47,6 +48,8 @@ def load_network(
         them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict, a checkpoint in memory or a module gives its own.
     state: of a checkpoint that holds the network several times (`model` and `model_ema`), the key of the one to take.
+    match: how the weights of a file find their places: by name, or one after the other, where another code base gave
+        all of them other names; then the shapes must agree from the first to the last.
     seed: of random weights; their stream is Netopsy's own, so they are not those that `torch.manual_seed(seed)` gives.
     output: of a network that returns several tensors the one to examine, by its key or its number; by default the one
         called `logits`, else the first.
@@ -76,6 +79,9 @@ def load_network(
     options = _options_in_header(file, origin) | options
     size = _built_size(overrides, file)
 
+    if match not in ("name", "order"):
+        raise SettingsError(f"match '{match}' must be 'name' or 'order'.")
+
     def build(**more: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream("weights", seed))
@@ -90,7 +96,7 @@ def load_network(
     changed = override(prepared, overrides)
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
     if file is not None:
-        module, more = _put(module, build, file, changed, origin, options, state)
+        module, more = _put(module, build, file, changed, origin, options, state, match)
         provenance |= more
     effective = remove_parametrizations(module)
     check_values(module, tensor_state(module), f"the weights of {origin.name}")
@@ -281,10 +287,14 @@ def _put(
     origin: Source,
     options: dict[str, Any],
     state: str | None,
+    match: str,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`module` with the file's weights, rebuilt for another number of classes where only that differs."""
     record: dict[str, Any] = {}
     module = _in_form_of(file, module, prepared)
+    if match == "order" and (in_order := match_in_order(file.tensors, module)) is not None:
+        fit_weights(module, in_order, file.label, origin.name)
+        return module, {"weights_matched": "in their order, as asked for"}
     tensors, said = _name_tensors(module, file, prepared, origin, state)
     classes = compare(module, tensors).classes
     if classes is not None and "num_classes" in origin.options and "num_classes" not in options:

@@ -122,6 +122,18 @@ def _is_expected(name: str, copies: list[str]) -> bool:
     return copied or name.endswith("num_batches_tracked") or any(part.startswith("optim") for part in name.split("."))
 
 
+def match_in_order(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor] | None:
+    """The tensors under the module's names, one after the other; None where their shapes differ somewhere.
+
+    Counters of batches do not take part.
+    """
+    given = [tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")]
+    wanted = {n: t for n, t in tensor_state(module).items() if not n.endswith("num_batches_tracked")}
+    if [tuple(tensor.shape) for tensor in given] != [tuple(tensor.shape) for tensor in wanted.values()]:
+        return None
+    return dict(zip(wanted, given, strict=True))
+
+
 def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], label: str, name: str, why: str = "") -> None:
     """Copy `tensors` into `module`; WeightsError says what does not fit, what would, or what is not finite.
 
@@ -136,6 +148,11 @@ def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], label: str, na
             advice = (
                 f"'{parts[0]}' is stored under {unknown[parts[0]]}, which the file alone does not define; give the "
                 "module that has it, or save after torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        elif match_in_order(tensors, module) is not None:
+            advice = (
+                "no name agrees, but all shapes do in their order: if both name their layers in the order in which "
+                "they run, match='order' (--match order) takes them so; look at the score then"
             )
         elif any("_packed_params" in given or given.endswith(".zero_point") for given in mismatch.unexpected):
             advice = "the file is that of a quantized network; give the weights of the float network"
