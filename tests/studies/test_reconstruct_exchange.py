@@ -245,7 +245,9 @@ def test_tables_hold_every_draw_and_the_study_resumes(
             & (pl.col("measure") == "likeness")
         )["mean"].item() for m in MASKS for w in WEIGHTS}  # fmt: skip
         assert row["mean"] == pytest.approx(at["own", row["weights"]] - at[row["masks"], "learned"])
-    assert "exchange" in whole.figures and sum(f.startswith("Masks or weights at") for f in whole.findings) == 2
+    resolve = whole.figures["exchange"].spec["resolve"]["scale"]
+    assert resolve["xOffset"] == "independent", "else the marks of a category lie on one another"
+    assert sum(f.startswith("Masks or weights at") for f in whole.findings) == 2
     # killed in its second draw, and run again
     calls = iter(range(100))
 

@@ -88,7 +88,9 @@ def dots(
         header = alt.Header(title=None, labelFontWeight="bold", labelOrient="top")
         wrapped = alt.Facet(field=field_name(facet), type="nominal", sort=in_order(frame, facet), header=header)
         inner = alt.layer(*layers).properties(width=310, height=200)
-        chart = inner.facet(facet=wrapped, columns=2, data=data).resolve_scale(y="independent", x="independent")
+        chart = inner.facet(facet=wrapped, columns=2, data=data).resolve_scale(
+            y="independent", x="independent", xOffset="independent"
+        )
         return make_figure(chart, title, reading, source, height=None)
     if reference is not None:
         layers += reference_line(reference, reference_label, percent)

@@ -106,6 +106,11 @@ def exchange_tables(depths: Sequence[Depth]) -> dict[str, pl.DataFrame]:
 
 _OTHERS = {"other": "another image's masks", "shuffled": "shuffled masks"}
 _RANDOM = {"permuted": "permuted weights", "gaussian": "Gaussian weights"}
+_VERDICTS = (
+    "the masks matter more than the weights, as Palmieri et al. say",
+    "the weights matter more than the masks, unlike what Palmieri et al. say",
+    "masks and weights matter alike",
+)
 _PAIRS = list(product(_OTHERS, _RANDOM))
 
 
@@ -131,7 +136,7 @@ def _left(depth: Depth) -> list[str]:
     verdicts: dict[str, list[str]] = {}
     for at in _PAIRS:
         lead = Estimate.of(*over_both(depth, depth.lead(*at, "likeness")))
-        words = (weigh(lead) if lead else "") or f"which matters more cannot be told from {_counts(depth)}"
+        words = (weigh(lead, *_VERDICTS) if lead else "") or f"which matters more cannot be told from {_counts(depth)}"
         verdicts.setdefault(words, []).append(f"{_OTHERS[at[0]]} with {_RANDOM[at[1]]}")
     if len(verdicts) == 1:
         verdict = f"{capital(next(iter(verdicts)))}."

@@ -212,7 +212,7 @@ def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
 
 
 def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
-    """The paper's claim: the activations, and not so much the parameters, hold what is reconstructed."""
+    """What random weights change and what leaving the masks out does: no even comparison, which `exchange` makes."""
     masks, weights = _pair(likeness, "masked", RANDOM), _pair(likeness, "masked", "deconvnet")
     images, single = masks["image"].to_numpy(), draws["likeness"].to_list()
     if masks.height != weights.height:
@@ -222,25 +222,29 @@ def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     lead = Estimate.of(masks["correlation"].to_numpy() - weights["correlation"].to_numpy(), images, single)
     if same_masks is None or same_weights is None or lead is None:
         return []
-    verdict = weigh(lead) or f"which of the two matters more cannot be told from {_counts(images, single)}"
+    verdict = weigh(
+        lead,
+        "leaving the masks out changes the maps more than random weights do",
+        "random weights change the maps more than leaving the masks out does",
+        "random weights and leaving the masks out change the maps alike",
+    )
+    verdict = verdict or f"which changes the maps more cannot be told from {_counts(images, single)}"
     signed = [np.nanmean(pair["signed"].to_numpy()) for pair in (masks, weights)]
     return [
         f"How alike are two maps (correlation of their strengths)? The masked one and the one with the same masks and "
         f"random weights: {spell(same_masks)}. The masked one and the one with the same weights and no masks: "
-        f"{spell(same_weights)}. By this, {verdict}. Signed pixel correlation: {two(signed[0])} and {two(signed[1])}."
+        f"{spell(same_weights)}. So {verdict}. Signed pixel correlation: {two(signed[0])} and {two(signed[1])}. "
+        "(`experiment` replaces masks and weights evenly.)"
     ]
 
 
-def weigh(lead: Estimate) -> str:
-    """The verdict on `lead`, the likeness that is left with the same masks less the one with the same weights.
-
-    Empty where an interval, over images or over draws, leaves it open.
-    """
+def weigh(lead: Estimate, positive: str, negative: str, alike: str) -> str:
+    """Which of the three the difference of two likenesses allows; empty where one of its intervals leaves it open."""
     if lead.above(-_ALIKE) and lead.below(_ALIKE):
-        return "masks and weights matter alike"
+        return alike
     if lead.above(0):
-        return "the masks matter more than the weights, as Palmieri et al. say"
-    return "the weights matter more than the masks, unlike what Palmieri et al. say" if lead.below(0) else ""
+        return positive
+    return negative if lead.below(0) else ""
 
 
 def _counts(images: Int[np.ndarray, " maps"], draws: Sequence[object]) -> str:
