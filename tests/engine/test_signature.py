@@ -211,3 +211,12 @@ def test_what_does_not_fit_is_one_sentence(network: Network) -> None:
 def test_a_network_of_tokens_keeps_its_digest_apart(network: Network) -> None:
     assert encoder().structure == network.structure
     assert Signature(network.signature.inputs).record()["inputs"]["input_ids"]["length_axis"] == 0
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_inputs_come_in_the_type_in_which_a_network_computes(kind: torch.dtype) -> None:
+    network = load_network(nn.Sequential(nn.Linear(5, 3), nn.ReLU()), example=torch.zeros(2, 5)).to(kind)
+    samples = Samples("rows", ArrayRecords({"x": np.ones((4, 5), np.float32)}, "vector"), None)
+    seen = observe(network, samples, {"mean": ("1", Moments(2))})["mean"].mean
+    expected = network.module(torch.ones(1, 5, dtype=kind))[0].double()
+    torch.testing.assert_close(seen, expected, atol=1e-6, rtol=1e-6)

@@ -71,7 +71,7 @@ class Plan:
         given: value by name for each given node, (batch, ...). batch: the batch size that the graph's sizes take.
         overrides: parameters or buffers to use instead of the network's own, by name.
         """
-        values: dict[Node, Any] = {node: given[node.name] for node in self.given}
+        values: dict[Node, Any] = {node: _in_type(node, given[node.name]) for node in self.given}
         tensors = {**self.network.program.constants, **self.network.tensors, **(overrides or {})}
         if visit:
             for node in self.given:
@@ -115,6 +115,13 @@ class Plan:
                 self._folded[norm] = folded
         operator: Any = convolution.target
         return operator(values[x], *folded, *rest[1:])
+
+
+def _in_type(node: Node, value: Tensor) -> Tensor:
+    """An input of real numbers in the type in which the network computes."""
+    if node.op != "placeholder" or not node.is_floating_point or not value.is_floating_point():
+        return value
+    return value.to(node.dtype)
 
 
 def fold(
