@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +28,19 @@ from netopsy.wording import listing
 
 @dataclass
 class Trace:
-    """What went back from each unit to the image.
+    """What went back from each unit to the sample.
+
+    shape: of the source without the batch: the image's; what the embedding gives for tokens, (length, features).
 
     units: as they were asked for, with their places. values: their activations. of: the image of each unit.
-    crops: one map a unit, (channel, height, width), cut to its field. fields: (top, left, bottom, right) in pixels.
+    crops: one map a unit, (channel, height, width), cut to its field. fields: (top, left, bottom, right) in pixels;
+        of the last two axes, where the source is no image.
     touched: the activations that the rule acted on, by node, with how many units' flows met each.
     untreated: what else is not linear between unit and image, by node with its operator: activations that the rule
         does not know, products of two values, norms, functions that are no activation; the flow met their derivative.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     units: list[Unit]
     of: list[int]
     values: Float[Tensor, " units"]
@@ -47,27 +50,32 @@ class Trace:
     untreated: dict[str, str]
 
     @property
-    def maps(self) -> Float[Tensor, "units channel height width"]:
-        """One image-shaped map a unit; zero outside its field."""
+    def maps(self) -> Float[Tensor, "units *source"]:
+        """One map a unit in the source's shape; zero outside its field."""
         maps = self.values.new_zeros(len(self.units), *self.shape)
         for image, crop, (top, left, bottom, right) in zip(maps, self.crops, self.fields, strict=True):
-            image[:, top:bottom, left:right] = crop
+            if crop.shape == image.shape:
+                image.copy_(crop)
+            else:
+                image[..., top:bottom, left:right] = crop
         return maps
 
 
 def backproject(
     network: Network,
-    images: Float[Tensor, "n channel height width"],
+    images: Float[Tensor, "n *sample"] | Mapping[str, Tensor],
     units: Sequence[UnitLike] | Unit | str,
     rule: RuleName | Rule = "masked",
     *,
     of: Sequence[int] | None = None,
     start: str | None = None,
     seed: int = 0,
-) -> Float[Tensor, "units channel height width"]:
+) -> Float[Tensor, "units *source"]:
     """One image-shaped map a unit: what `rule` brings back from it to the image.
 
-    images: preprocessed (Samples.batches gives such), (n, channel, height, width).
+    images: preprocessed (`Batch.images`), (n, channel, height, width); or a network's inputs by name (`Batch.inputs`).
+        The map of other samples has the shape of the first input of real numbers. Tokens have no derivative: there it
+        is (length, features), of what the embedding gives for them.
     units: (node, channel, y, x); (node, channel) for its strongest place on the image; (node, neuron) of a linear
         layer; or the same as text, `node:channel:y:x`.
     rule: gradient (Palmieri et al., Equations 8-9), deconvnet (4-5), masked (6-7, guided backpropagation), guided (the
@@ -102,7 +110,7 @@ def count_kinds(operators: Iterable[str]) -> str:
 
 def trace(
     network: Network,
-    images: Float[Tensor, "n channel height width"],
+    images: Float[Tensor, "n *sample"] | Mapping[str, Tensor],
     units: Sequence[UnitLike] | Unit | str,
     rule: RuleName | Rule = "masked",
     *,
@@ -126,12 +134,13 @@ def trace(
     begin = chosen_rule.start if start is None else start
     if begin not in ("activation", "one"):
         raise SettingsError(f"start '{start}' is neither 'activation' nor 'one'.")
-    pictures = check_image_tensor(network, images)
+    inputs = check_inputs(network, images)
+    count = len(next(iter(inputs.values())))
     entries = [units] if isinstance(units, str | Unit) else units
     unit_list = [find_unit(network, unit) for unit in entries]
-    image_of_unit = _pairing(len(pictures), len(unit_list), of)
+    image_of_unit = _pairing(count, len(unit_list), of)
     result = Trace(
-        network.image_preprocessing.input_shape, unit_list, image_of_unit, pictures.new_zeros(len(unit_list)),
+        (), unit_list, image_of_unit, torch.zeros(len(unit_list), dtype=_real_type(network), device=network.device),
         [torch.empty(0)] * len(unit_list), [(0, 0, 0, 0)] * len(unit_list), {}, {},
     )  # fmt: skip
     with torch.no_grad():
@@ -139,8 +148,9 @@ def trace(
         for node in dict.fromkeys(unit.node for unit in unit_list):
             members = [i for i, unit in enumerate(unit_list) if unit.node == node]
             trunk = Trunk(network, node)
+            result.shape = trunk.source.shape
             _account(network, trunk, chosen_rule, len(members), result)
-            _place(network, pictures, members, result)
+            _place(network, inputs, members, result)
             trees = [trunk.tree(result.units[i].place) for i in members]
             jobs = [
                 UnitJob(i, image_of_unit[i], result.units[i], t.field, t) for i, t in zip(members, trees, strict=True)
@@ -152,10 +162,10 @@ def trace(
             if masks_of is not None or shuffle is not None:
                 _check_replaceable(trunk, needed - ends)
             if masks_of is not None:
-                for group, _, values in batches(trunk, pictures, jobs, ends):
+                for group, _, values in batches(trunk, inputs, jobs, ends):
                     starts |= {job.number: {node: values[node][row] for node in ends} for row, job in enumerate(group)}
                 jobs = [job._replace(image=masks_of[job.number]) for job in jobs]
-            for group, tree, values in batches(trunk, pictures, jobs, needed):
+            for group, tree, values in batches(trunk, inputs, jobs, needed):
                 if masks_of is not None:
                     values |= {node: torch.stack([starts[job.number][node] for job in group]) for node in ends}
                 if shuffle is not None:
@@ -196,7 +206,8 @@ def _back(
     result.values[list(numbers)] = activation
     for map_, job in zip(maps, group, strict=True):
         (top, left, bottom, right), (y, x, *_) = job.field, job.tree.field
-        crop = map_[..., top - y : bottom - y, left - x : right - x]
+        whole = tree.box(tree.trunk.source) is None  # no axes to cut
+        crop = map_ if whole else map_[..., top - y : bottom - y, left - x : right - x]
         result.crops[job.number], result.fields[job.number] = crop, job.field
 
 
@@ -218,10 +229,10 @@ def start_at(trees: Sequence[Tree], units: Sequence[Unit], value: Tensor, begin:
     return start, torch.stack(activations)
 
 
-def resolve_place(network: Network, image: Tensor, unit: UnitLike) -> Unit:
-    """The unit with its place: the strongest on the one `image` where it has none."""
+def resolve_place(network: Network, inputs: Mapping[str, Tensor], unit: UnitLike) -> Unit:
+    """The unit with its place: the strongest on the one sample of `inputs` where it has none."""
     checked_unit = find_unit(network, unit)
-    value = plan(network, [checked_unit.node]).run({"input": image}, batch=1)[checked_unit.node][0]
+    value = plan(network, [checked_unit.node]).run(inputs, batch=1)[checked_unit.node][0]
     return _strongest(network, checked_unit, value)
 
 
@@ -237,7 +248,7 @@ def _strongest(network: Network, unit: Unit, value: Tensor) -> Unit:
     )
 
 
-def _place(network: Network, images: Tensor, members: list[int], result: Trace) -> None:
+def _place(network: Network, inputs: Mapping[str, Tensor], members: list[int], result: Trace) -> None:
     """Give each unit without a place the strongest on its image."""
     by_image: dict[int, list[int]] = {}
     for i in members:
@@ -248,7 +259,7 @@ def _place(network: Network, images: Tensor, members: list[int], result: Trace) 
     node = result.units[members[0]].node
     walk = plan(network, [node])
     for image, some in by_image.items():
-        value = walk.run({"input": images[image : image + 1]}, batch=1)[node][0]
+        value = walk.run({name: v[image : image + 1] for name, v in inputs.items()}, batch=1)[node][0]
         for i in some:
             result.units[i] = _strongest(network, result.units[i], value)
 
@@ -274,20 +285,41 @@ def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Tra
     result.untreated |= {node.name: left[node.name] for node in trunk.data if node.name in left}
 
 
-def check_image_tensor(network: Network, images: Any) -> Tensor:
-    """Preprocessed images as one tensor on the network's device; (channel, height, width) counts as one image."""
-    batch = torch.as_tensor(images)
-    batch = batch[None] if batch.ndim == 3 else batch
-    if tuple(batch.shape[1:]) != network.preprocessing.input_shape or not len(batch):
+def check_inputs(network: Network, inputs: Any) -> dict[str, Tensor]:
+    """A network's inputs by name on its device, each (n, ...); one sample alone counts as a batch of one.
+
+    inputs: as `Batch.inputs` has them; a tensor is the only one.
+    Errors: SettingsError for inputs that are missing, of another shape, or NaN.
+    """
+    names, entries = network.signature.names, network.signature.inputs
+    given = inputs if isinstance(inputs, Mapping) else dict.fromkeys(names[:1], inputs)
+    missing = [name for name in names if name not in given]
+    if missing:
         raise SettingsError(
-            f"images have shape {tuple(batch.shape)}; {network.name} takes (n, "
-            f"{', '.join(map(str, network.preprocessing.input_shape))}): preprocess them, as Samples.batches does."
+            f"{network.name} takes {', '.join(names)}, and {', '.join(missing)} is missing: give Batch.inputs, as "
+            "Samples.batches makes them."
         )
-    kind = next((t.dtype for t in network.tensors.values() if t.is_floating_point()), torch.float32)
-    batch = batch.detach().to(network.device, kind)
-    if not torch.isfinite(batch).all():
-        raise SettingsError("the images hold NaN or infinite values: look at how they were preprocessed.")
-    return batch
+    checked, noun = {}, "images" if entries[0].kind == "image" else "samples"
+    for name, entry in zip(names, entries, strict=True):
+        batch = torch.as_tensor(given[name])
+        batch = batch[None] if batch.ndim == len(entry.shape) else batch
+        if tuple(batch.shape[1:]) != entry.shape or not len(batch):
+            of = f" for {name}" if len(names) > 1 else ""
+            raise SettingsError(
+                f"{noun} have shape {tuple(batch.shape)}{of}; {network.name} takes (n, "
+                f"{', '.join(map(str, entry.shape))}): preprocess them, as Samples.batches does."
+            )
+        real = entry.dtype.is_floating_point
+        batch = batch.detach().to(network.device, _real_type(network) if real else entry.dtype)
+        if real and not torch.isfinite(batch).all():
+            raise SettingsError(f"the {noun} hold NaN or infinite values: look at how they were preprocessed.")
+        checked[name] = batch
+    return checked
+
+
+def _real_type(network: Network) -> torch.dtype:
+    """The type of the network's parameters."""
+    return next((t.dtype for t in network.tensors.values() if t.is_floating_point()), torch.float32)
 
 
 def _pairing(images: int, units: int, of: Sequence[int] | None) -> list[int]:

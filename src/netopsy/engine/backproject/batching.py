@@ -35,7 +35,9 @@ class UnitJob(NamedTuple):
 Prepared = tuple[list[UnitJob], Tree, dict[Node, Any]]
 
 
-def batches(trunk: Trunk, images: Tensor, jobs: list[UnitJob], keep: Collection[Node]) -> Iterator[Prepared]:
+def batches(
+    trunk: Trunk, inputs: Mapping[str, Tensor], jobs: list[UnitJob], keep: Collection[Node]
+) -> Iterator[Prepared]:
     """(jobs, a tree that fits them all, forward values of `keep` and of the target on the tree's boxes)."""
     nodes = {*keep, trunk.target}
     if sum(job.tree.share for job in jobs) > _WHOLE * len(jobs):
@@ -44,31 +46,34 @@ def batches(trunk: Trunk, images: Tensor, jobs: list[UnitJob], keep: Collection[
     distinct = len({job.image for job in jobs})
     # a copy of the image for each unit is dearer than one pass a picture unless the crops are small
     if sum(job.tree.share for job in jobs) > distinct and all(_by_image(node) for node in nodes):
-        yield from _shared(trunk, images, jobs, nodes)
+        yield from _shared(trunk, inputs, jobs, nodes)
         return
     for group in _alike(jobs):
         tree = group[0].tree
-        for some in _chunks(group, tree, images.device):
-            crops = torch.stack([_crop(images[job.image], job.tree) for job in some])
-            yield some, tree, tree.forward(_laid_out(crops), nodes)
+        for some in _chunks(group, tree, trunk.network.device):
+            parts = [job.tree.cut({name: v[job.image : job.image + 1] for name, v in inputs.items()}) for job in some]
+            crops = {name: _laid_out(torch.cat([part[name] for part in parts])) for name in parts[0]}
+            yield some, tree, tree.forward(crops, nodes)
 
 
-def _shared(trunk: Trunk, images: Tensor, jobs: list[UnitJob], nodes: set[Node]) -> Iterator[Prepared]:
+def _shared(trunk: Trunk, inputs: Mapping[str, Tensor], jobs: list[UnitJob], nodes: set[Node]) -> Iterator[Prepared]:
     full_tree = trunk.tree()
     by_image: dict[int, list[UnitJob]] = {}
     for job in jobs:
         by_image.setdefault(job.image, []).append(job)
-    room = _room(full_tree, images.device)
+    device = trunk.network.device
+    room = _room(full_tree, device)
     numbers = list(by_image)
     for first in range(0, len(numbers), room):
         some = numbers[first : first + room]
         row = {image: r for r, image in enumerate(some)}
         # once an image: by the module's own arithmetic, so that masks and switches are the module's to the last bit
-        forward = full_tree.forward(_crop(images[some], full_tree), nodes, trunk.plain)
+        cut = full_tree.cut({name: values[some] for name, values in inputs.items()})
+        forward = full_tree.forward(cut, nodes, trunk.plain)
         values = {node: _laid_out(forward[node]) for node in nodes}
         for group in _alike([job for image in some for job in by_image[image]]):
             tree = group[0].tree
-            for part in _chunks(group, tree, images.device):
+            for part in _chunks(group, tree, device):
                 rows = [row[job.image] for job in part]
                 yield part, tree, {node: _gather(values[node], node, full_tree, part, rows) for node in nodes}
 
@@ -114,11 +119,6 @@ def _laid_out(value: Any) -> Any:
     return (
         value.contiguous(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.ndim == 4 else value
     )
-
-
-def _crop(image: Tensor, tree: Tree) -> Tensor:
-    top, left, bottom, right = tree.field
-    return image[..., top:bottom, left:right]
 
 
 def _chunks(jobs: list[UnitJob], tree: Tree, device: torch.device) -> Iterator[list[UnitJob]]:

@@ -24,8 +24,10 @@ _PASSED_ON = SHAPED - {"expand"} | {"squeeze", "unsqueeze", "clone", "contiguous
 def needed_nodes(tree: Tree, rule: Rule) -> set[Node]:
     """The nodes whose forward values the flow under `rule` reads."""
     nodes: set[Node] = set()
-    for node in tree.trunk.data[1:]:
+    for node in tree.trunk.data:
         kind = node.operator
+        if node.op == "placeholder" or node is tree.trunk.source:
+            continue
         if kind == "relu":
             nodes.add(node)
         elif not _linear(tree, node):
@@ -41,16 +43,16 @@ def reverse(
     rule: Rule,
     visit: VisitFlow | None = None,
 ) -> Tensor:
-    """The flow at the input, on the tree's field: (batch, channel, height, width).
+    """The flow at the trunk's source, on the tree's field: (batch, channel, height, width) of images.
 
     values: forward values of `needed_nodes` on their boxes. constants: the trunk's, with the weights the flow
     meets. start: (batch, *target). visit: shown each node's flow on its box, before the node's own operator.
     """
     flow: dict[Node, BackwardFlow] = {tree.trunk.target: start}
-    source = tree.trunk.data[0]
-    for node in reversed(tree.trunk.data[1:]):
-        g = flow.pop(node, None)
-        if g is None:
+    source = tree.trunk.source
+    for node in reversed(tree.trunk.data):
+        g = None if node is source else flow.pop(node, None)
+        if g is None or node.op == "placeholder":
             continue
         if visit and isinstance(g, Tensor):
             visit(node, g)

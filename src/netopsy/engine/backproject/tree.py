@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,8 @@ SHAPED = {"view", "reshape", "unsafe_view", "expand"}  # operators whose second 
 class Trunk:
     """The part of a network's graph that one node depends on.
 
-    order: all its nodes in order of execution, the target last. data: those that depend on the input.
+    order: all its nodes in order of execution, the target last. data: those that depend on the inputs, these included.
+    source: where the flow back ends, see `source_of`.
     windows: for each data node how it reads its operands' places; None where it needs them all.
     operators: for each data node its windowed operator, or None. parameters: the weight and bias of those that have.
     """
@@ -40,6 +41,7 @@ class Trunk:
                 stack.extend([] if node.is_batch_size else node.inputs)
         self.order = [node for node in network.program.nodes if node in needed]
         self.data = [node for node in self.order if node.from_input]
+        self.source = source_of(network, self.data)
         self.windows: dict[Node, tuple[KernelWindow, KernelWindow] | None] = {node: windows(node) for node in self.data}
         self.operators: dict[Node, Operator | None] = {
             node: operator_of(node) if self.windows[node] is not None else None for node in self.data
@@ -116,6 +118,26 @@ class Trunk:
         return values
 
 
+def source_of(network: Network, data: Sequence[Node]) -> Node:
+    """The node among `data` at which the flow back from a unit ends: what can be said to be a sample's content.
+
+    The first input of real numbers; of tokens, which have no derivative, what the embedding gives for them; else the
+    first input.
+    """
+    given = [node for node in data if node.op == "placeholder"]
+    kinds = dict(zip(network.signature.names, network.signature.inputs, strict=True))
+    real = next((node for node in given if node.is_floating_point), None)
+    if real is not None:
+        return real
+    reached = {node for node in given if kinds[node.name].kind not in ("mask", "segments")}
+    for node in data:
+        if node not in reached and reached.intersection(node.inputs):
+            if node.is_floating_point:
+                return node
+            reached.add(node)
+    return data[0]
+
+
 def norm_scale(norm: Node, values: Mapping[Node, Any]) -> Tensor:
     """gamma / sqrt(variance + eps) of a batch norm, (channel,)."""
     arguments: Any = norm.args
@@ -153,9 +175,9 @@ class Tree:
 
     @property
     def field(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right) of the pixels that the units can depend on, half open."""
-        box = self.box(self.trunk.data[0])
-        height, width = (1, 1, *self.trunk.data[0].shape)[-2:]
+        """(top, left, bottom, right) of what the units can depend on of the last two axes of the source, half open."""
+        box = self.box(self.trunk.source)
+        height, width = (1, 1, *self.trunk.source.shape)[-2:]
         return (0, 0, height, width) if box is None else box
 
     @cached_property
@@ -186,26 +208,40 @@ class Tree:
 
     def forward(
         self,
-        images: Tensor,
+        inputs: Tensor | Mapping[str, Tensor],
         keep: Collection[Node] | None = None,
         weights: Mapping[Node, Tensor] | None = None,
     ) -> dict[Node, Any]:
         """Values of the tree's nodes, each on its box.
 
-        images: (batch, channel, height, width), cut to `field`. keep: the nodes to return besides the target; None
-        returns every node's. weights: `Trunk.own_weights` by default; with `Trunk.plain` on whole images they are the
-        module's values to the last bit. Runs under the caller's grad mode.
+        inputs: each network input by its name as `cut` gives it; a tensor is the only one. keep: the nodes to return
+        besides the target; None returns every node's. weights: `Trunk.own_weights` by default; with `Trunk.plain` on
+        whole images they are the module's values to the last bit. Runs under the caller's grad mode.
         """
-        values = self.trunk.constants(len(images), self.trunk.own_weights if weights is None else weights)
-        values[self.trunk.data[0]] = images
+        given = {self.trunk.data[0].name: inputs} if isinstance(inputs, Tensor) else inputs
+        batch = len(next(iter(given.values())))
+        values = self.trunk.constants(batch, self.trunk.own_weights if weights is None else weights)
+        values |= {node: given[node.name] for node in self.trunk.data if node.op == "placeholder"}
         to_keep = set(self.trunk.order) if keep is None else {*keep, self.trunk.target}
         last = {operand: node for node in self.trunk.order for operand in node.inputs}
-        for node in self.trunk.data[1:]:
-            values[node] = self._run(node, values)
+        for node in self.trunk.data:
+            if node.op != "placeholder":
+                values[node] = self._run(node, values)
             for operand in node.inputs:
                 if last[operand] is node and operand not in to_keep:
                     values.pop(operand, None)
         return values
+
+    def cut(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the tree reads of each network input, (batch, ...)."""
+        parts = {}
+        for node in self.trunk.data:
+            if node.op == "placeholder":
+                parts[node.name], box = inputs[node.name], self.box(node)
+                if box is not None:
+                    top, left, bottom, right = box
+                    parts[node.name] = parts[node.name][..., top:bottom, left:right]
+        return parts
 
     def _run(self, node: Node, values: Mapping[Node, Any]) -> Any:
         if self.trunk.windows[node] is None or self._is_uncut(node):

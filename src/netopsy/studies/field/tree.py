@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from netopsy.engine.backproject.backproject import check_image_tensor, resolve_place, start_at
+from netopsy.engine.backproject.backproject import check_inputs, resolve_place, start_at
 from netopsy.engine.backproject.reverse import needed_nodes, reverse
 from netopsy.engine.backproject.rules import reach
 from netopsy.engine.backproject.tree import Trunk
@@ -48,14 +48,13 @@ def contributing(
     image: preprocessed; (1, channel, height, width) will do. unit: as `backproject` takes it.
     An activation with a derivative but no mask (GELU, SiLU, ...) lets a path through where the derivative is not zero.
     """
-    picture = check_image_tensor(network, image)[:1]
+    inputs = {name: values[:1] for name, values in check_inputs(network, image).items()}
     with torch.no_grad():
-        unit_at_place = resolve_place(network, picture, unit)
+        unit_at_place = resolve_place(network, inputs, unit)
         trunk = Trunk(network, unit_at_place.node)
         tree = trunk.tree(unit_at_place.place)
-        top, left, bottom, right = tree.field
         names = {node for node in activations(network, mixing=False).values() if node in trunk.windows}
-        values = tree.forward(picture[..., top:bottom, left:right], needed_nodes(tree, reach()) | names)
+        values = tree.forward(tree.cut(inputs), needed_nodes(tree, reach()) | names)
         start, _ = start_at([tree], [unit_at_place], values[trunk.target], "one")
         flows = {}
         for masks in (True, False):
@@ -152,7 +151,7 @@ def strongest_unit(network: Network, image: Tensor) -> Unit | None:
 def _values(network: Network, image: Tensor, name: str) -> Tensor:
     """(channel, *place) of one image."""
     with torch.no_grad():
-        value = plan(network, [name]).run({"input": image}, batch=1)[name]
+        value = plan(network, [name]).run(check_inputs(network, image), batch=1)[name]
     return value.movedim(network.nodes[name].channel_axis, 1)[0]
 
 

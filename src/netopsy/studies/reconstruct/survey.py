@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from netopsy.engine.backproject.backproject import Trace, check_image_tensor, trace
+from netopsy.engine.backproject.backproject import Trace, check_inputs, trace
 from netopsy.engine.backproject.rules import MASKED, random_weights
 from netopsy.engine.interpreter import plan
 from netopsy.engine.workspace.workspace import current_workspace
@@ -68,7 +68,7 @@ def most_active(network: Network, node: str, image: Tensor, count: int) -> list[
     image: (channel, height, width). Fewer where fewer are above zero; always at least one.
     """
     with torch.no_grad():
-        value = plan(network, [node]).run({"input": check_image_tensor(network, image)}, batch=1)[node]
+        value = plan(network, [node]).run(check_inputs(network, image), batch=1)[node]
     maps = value.movedim(network.nodes[node].channel_axis, 1)[0]
     columns = maps.reshape(len(maps), -1)  # (channel, places)
     place = int(columns.amax(0).argmax())
