@@ -46,6 +46,10 @@ class SamplesError(NetopsyError):
     """Images or labels are missing, damaged or do not fit the network."""
 
 
+class NotApplicable(NetworkError, SamplesError):
+    """What was asked has no meaning for this network or these samples."""
+
+
 class SettingsError(NetopsyError, ValueError):
     """A setting of a study is out of its range."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from netopsy._version import __version__
 from netopsy.case import Case
 from netopsy.engine.workspace.workspace import Progress, workspace
+from netopsy.errors import NotApplicable
 from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.result import Result
@@ -38,7 +40,8 @@ def examine(
     network: or Features; then samples is None, and by default the studies are those that take them.
     train: images to train on, for the studies that train.
     other: a second network, for the studies that compare the first with one.
-    studies: names from `list_studies()`, or study objects with settings of their own; by default all, without `train`
+    studies: names from `list_studies()`, or study objects with settings of their own; by default all (one that has no
+        meaning for these samples, such as pictures of text, says so in its result and no more), without `train`
         all but those that train the network, without `other` all but those that compare it with a second one.
     out: the case folder; one that exists is continued, and finished studies are not run again. A temporary
         folder by default.
@@ -47,11 +50,13 @@ def examine(
     """
     if not isinstance(network, Features):
         check_network(network)
+    by_default = studies is None
     if studies is None:
         studies = [name for name in STUDIES if _suits(study_class(name), network, train, other)]
     chosen = [_study(entry, settings or {}, train, other) for entry in studies]
     for study in chosen:
-        check_inputs(study, network, samples)  # before the folder is made
+        with suppress(NotApplicable) if by_default else nullcontext():
+            check_inputs(study, network, samples)  # before the folder is made
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
     waiting = [study for study in chosen if isinstance(study, ObservingStudy)]
     waiting = [study for study in waiting if not _find_finished(study, network, samples, case)]
@@ -63,7 +68,7 @@ def examine(
                 with workspace(case.path / ".work", progress):
                     count_ahead(waiting, network, samples)
                 waiting = []
-            run_study(study, network, samples, case, progress)
+            run_study(study, network, samples, case, progress, any_kind=by_default)
     finally:
         if case.names:
             case.write_report()
@@ -76,15 +81,26 @@ def run_study(
     samples: Samples | None,
     case: Case | None = None,
     progress: Progress | None = None,
+    *,
+    any_kind: bool = False,
 ) -> Result:
-    """Run one study; with a case, take a finished result from there, keep checkpoints there, and add the result."""
+    """Run one study; with a case, take a finished result from there, keep checkpoints there, and add the result.
+
+    any_kind: of a study that has no meaning for this network or these samples, the result says so.
+    """
     if case is None:
         with workspace(None, progress):
             return perform(study, network, samples)
     if done := _find_finished(study, network, samples, case):
         return done
     with workspace(case.path / ".work", progress):
-        result = perform(study, network, samples)
+        try:
+            result = perform(study, network, samples)
+        except NotApplicable as error:
+            if not any_kind:
+                raise
+            result = study.result(findings=[f"This study does not apply here: {error}"])
+            result.provenance = origin(network, samples, 0.0, study)
     case.add(result)
     return result
 

@@ -220,3 +220,12 @@ def test_inputs_come_in_the_type_in_which_a_network_computes(kind: torch.dtype) 
     seen = observe(network, samples, {"mean": ("1", Moments(2))})["mean"].mean
     expected = network.module(torch.ones(1, 5, dtype=kind))[0].double()
     torch.testing.assert_close(seen, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [-1, VOCABULARY, 10**9])
+def test_a_token_out_of_the_vocabulary_is_one_sentence(network: Network, number: int) -> None:
+    ids = np.full((2, LENGTH), 3)
+    ids[1, 4] = number
+    samples = Samples("other", ArrayRecords({"input_ids": ids}, "tokens"), None)
+    with pytest.raises(SamplesError, match=rf"'embed' has rows 0 to {VOCABULARY - 1}.*another network"):
+        observe(network, samples, {"mean": (network.node("up").name, Moments(2, axis=-1))})

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netopsy.errors import SamplesError
 from netopsy.network.graph import aten
 from netopsy.network.network import Network
 from netopsy.network.node import Node
@@ -91,6 +92,8 @@ class Plan:
             else:
                 args, kwargs = node.filled(values)
                 target: Any = node.target if torch.is_grad_enabled() else step.target
+                if node.operator == "embedding":
+                    _check_rows(node, args[0], args[1])
                 value = values[node] = target(*args, **kwargs)
             name = node.name
             if visit and name in self.watched:
@@ -115,6 +118,16 @@ class Plan:
                 self._folded[norm] = folded
         operator: Any = convolution.target
         return operator(values[x], *folded, *rest[1:])
+
+
+def _check_rows(node: Node, table: Tensor, rows: Tensor) -> None:
+    """Raise SamplesError for a number that the table has no row for: on a GPU torch would end the process."""
+    if rows.numel() and not 0 <= (extremes := rows.aminmax())[0] <= extremes[1] < len(table):
+        raise SamplesError(
+            f"the samples hold numbers from {int(extremes[0])} to {int(extremes[1])} where '{node.name}' has rows 0 to "
+            f"{len(table) - 1}: they were made for another network (its tokenizer, its categories); give those of this "
+            "one."
+        )
 
 
 def _in_type(node: Node, value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from netopsy.errors import NetopsyWarning, NetworkError, SettingsError, UnknownLayer, nearest
+from netopsy.errors import NetopsyWarning, NetworkError, NotApplicable, SettingsError, UnknownLayer, nearest
 from netopsy.network.graph import export_graph, find_output
 from netopsy.network.layers import Layer, find_layers
 from netopsy.network.node import Node
@@ -78,10 +78,10 @@ class Network:
 
     @property
     def image_preprocessing(self) -> Preprocessing:
-        """How an image becomes the input; NetworkError where the network takes none."""
+        """How an image becomes the input; NotApplicable where the network takes none."""
         if isinstance(self.preprocessing, Preprocessing):
             return self.preprocessing
-        raise NetworkError(
+        raise NotApplicable(
             f"{self.name} takes {', '.join(map(str, self.signature.inputs))} and no images, which this needs."
         )
 

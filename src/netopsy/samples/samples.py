@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from netopsy.errors import SamplesError, SettingsError
+from netopsy.errors import NotApplicable, SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Kind, Signature
@@ -144,9 +144,9 @@ class Samples:
 
     @property
     def labels(self) -> NDArray[Any]:
-        """One a sample; SamplesError where there are none."""
+        """One a sample; NotApplicable where there are none."""
         if self._labels is None:
-            raise SamplesError(f"{self.name} has no labels, and this needs them; give samples with labels.")
+            raise NotApplicable(f"{self.name} has no labels, and this needs them; give samples with labels.")
         return self._labels
 
     @property
@@ -219,7 +219,7 @@ class Samples:
         """The picture at `index` as it came, before any resizing: 1 (gray), 3 or 4 channels."""
         pixels = self.read(index)
         if self.kind != "image":
-            raise SamplesError(f"{self.name} holds no images but {NOUNS.get(self.kind, 'sample')}s.")
+            raise NotApplicable(f"{self.name} holds no images but {NOUNS.get(self.kind, 'sample')}s.")
         return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
     def read(self, index: int) -> Any:
@@ -301,8 +301,9 @@ def read_images(
 ) -> Float32[Tensor, "n channel height width"]:
     """The preprocessed images of these numbers, in their order, on the network's device.
 
-    Raises SettingsError for a number that is none of the samples', SamplesError for an image that cannot be read.
+    Raises SettingsError for a number that is none of the samples', SamplesError for an image that cannot be read,
+    NotApplicable where the network takes no images.
     """
     check_images(samples, numbers)
-    (batch,) = samples.batches(network.preprocessing, len(numbers), order=list(numbers))
+    (batch,) = samples.batches(network.image_preprocessing, len(numbers), order=list(numbers))
     return batch.images.to(network.device)
