@@ -5,19 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from patients import patient
 
 from netopsy import examine
 from netopsy.errors import NotApplicable
-from netopsy.studies.table import STUDIES, study_class
 from netopsy.studies.study import takes
+from netopsy.studies.table import STUDIES, study_class
+from patients import patient
 
 
 @pytest.mark.parametrize("kind", ["table"])
 def test_a_study_without_meaning_says_so_and_the_others_go_on(kind: str, tmp_path: Path) -> None:
     network, samples = patient(kind)
     case = examine(network, samples, out=tmp_path / "case")
-    without_more = [n for n in STUDIES if not (takes(study_class(n)).networks.get("other") or takes(study_class(n)).images.get("train"))]
+    without_more = [
+        n
+        for n in STUDIES
+        if not (takes(study_class(n)).networks.get("other") or takes(study_class(n)).images.get("train"))
+    ]
     assert case.names == without_more
     for name in case.names:
         assert case.load(name).findings, f"{name} says nothing"
