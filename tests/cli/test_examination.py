@@ -10,8 +10,7 @@ import pytest
 
 import netopsy
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.protocol.read import read_protocol
-from netopsy.protocol.run import run_protocol
+from netopsy.protocol.run import read_protocol, run_protocol
 from networks import shipped
 
 PROTOCOLS = sorted((Path(__file__).parents[2] / "protocols").glob("*.toml"))
@@ -64,7 +63,7 @@ def test_an_examination_leaves_the_weights_as_they_were(digits, tmp_path) -> Non
 
 @pytest.mark.parametrize("path", PROTOCOLS, ids=lambda p: p.stem)
 def test_protocols_are_well_formed(path: Path) -> None:
-    from netopsy.protocol.read import make_study
+    from netopsy.protocol.run import make_study
 
     for name, settings in read_protocol(path)["studies"].items():
         assert make_study(name, settings).name == name
@@ -82,7 +81,7 @@ def test_a_protocol_runs_with_other_images(tmp_path) -> None:
 
 
 def test_an_unknown_setting_in_a_protocol_names_those_there_are() -> None:
-    from netopsy.protocol.read import make_study
+    from netopsy.protocol.run import make_study
 
     with pytest.raises(SettingsError, match="decimals"):
         make_study("rounding", {"digits": [1]})

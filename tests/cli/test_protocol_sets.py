@@ -9,8 +9,7 @@ import pytest
 
 from netopsy.case import Case
 from netopsy.errors import SettingsError
-from netopsy.protocol.read import merge_tables, read_protocol
-from netopsy.protocol.run import run_protocol
+from netopsy.protocol.run import merge_tables, read_protocol, run_protocol
 from netopsy.protocol.sets import combine
 from netopsy.result import Result
 

@@ -20,8 +20,7 @@ from netopsy import Case, Network, Result, Samples, examine, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyError, SettingsError
 from netopsy.network.zoo.cifar_resnet import CifarResNet
-from netopsy.protocol.read import read_protocol
-from netopsy.protocol.run import run_protocol
+from netopsy.protocol.run import read_protocol, run_protocol
 from netopsy.studies.functions import study_function
 from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes
 from netopsy.studies.table import STUDIES

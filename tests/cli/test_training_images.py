@@ -19,8 +19,7 @@ import netopsy
 from netopsy import Case, Features, Network, Result, Samples, examine, load_features, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyError, SamplesError, SettingsError
-from netopsy.protocol.read import read_protocol
-from netopsy.protocol.run import run_protocol
+from netopsy.protocol.run import read_protocol, run_protocol
 from netopsy.studies.functions import study_function
 from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes
 from netopsy.studies.table import STUDIES

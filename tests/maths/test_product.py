@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from netopsy.transform.product import ProductCoder
 from test_recipes import features, squared_error
 
 from netopsy import Transform
@@ -14,7 +15,6 @@ from netopsy.transform.fit import training
 from netopsy.transform.fit.binary import Itq
 from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer, train_opq, train_pq
 from netopsy.transform.fit.training import TrainingSet
-from netopsy.transform.product import ProductCoder
 
 faiss = pytest.importorskip("faiss")
 

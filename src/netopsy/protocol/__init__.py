@@ -26,7 +26,6 @@ network = {num_classes = 10}
 studies.noise.strengths = [0.1]
 """
 
-from netopsy.protocol.read import make_study, read_protocol
-from netopsy.protocol.run import further_options, run_protocol
+from netopsy.protocol.run import further_options, make_study, read_protocol, run_protocol
 
 __all__ = ["further_options", "make_study", "read_protocol", "run_protocol"]

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from netopsy.errors import TransformError
 from netopsy.files import atomic_write
-from netopsy.transform.coders import Coder, Floats, Levels, Scalars, Signs
-from netopsy.transform.product import ProductCoder
+from netopsy.transform.coders import Coder, Floats, Levels, ProductCoder, Scalars, Signs
 from netopsy.transform.steps import Project, Step, Take, UnitLength, kind_of
 
 FORMAT, VERSION = "netopsy-transform", 1
