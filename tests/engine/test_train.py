@@ -193,7 +193,7 @@ def test_images_read_anew_train_alike(samples: Samples, monkeypatch: pytest.Monk
     monkeypatch.setattr(train_data, "free_memory", lambda device: 1000)
     fresh = noise()
     assert same(resident, fit(tiny(), fresh, recipe, validation=fresh))
-    assert train_data.TrainingImages.of(fresh, tiny().preprocessing, torch.device("cpu")).store is None
+    assert train_data.TrainingSamples.of(fresh, tiny().preprocessing, torch.device("cpu")).store is None
 
 
 def test_a_teacher_adds_its_divergence(samples: Samples) -> None:

@@ -23,7 +23,7 @@ from netopsy import Network, Preprocessing, workspace
 from netopsy.blocks.activation_cache import bytes_needed, cache
 from netopsy.engine.train import activations as stored_values
 from netopsy.engine.train.activations import ActivationSet, TrainingActivations
-from netopsy.engine.train.data import TrainingImages
+from netopsy.engine.train.data import TrainingSamples
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import NetworkError, SettingsError, UnknownLayer
 
@@ -162,7 +162,7 @@ def test_an_epoch_is_that_of_the_images(tmp_path: Path) -> None:
     path = cache(network, samples, ("input",), tmp_path, flips=True)["input"]
     data = ActivationSet(path, samples.labels, targets=path, flips=True)
     cpu = torch.device("cpu")
-    images, stored = TrainingImages.of(samples, network.preprocessing, cpu), TrainingActivations.of(data, cpu)
+    images, stored = TrainingSamples.of(samples, network.preprocessing, cpu), TrainingActivations.of(data, cpu)
     assert stored.shape == images.shape == (3, 8, 8) and len(stored) == 90
     for recipe, epoch, rank, processes in (
         (Recipe(batch_size=16, augment="flip"), 0, 0, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
@@ -13,16 +14,17 @@ from torch import Tensor, nn
 
 from netopsy.engine.train.activations import ActivationSet, check_recipe
 from netopsy.engine.train.constraints import frozen_parts
-from netopsy.engine.train.data import check_devices, steps_an_epoch
+from netopsy.engine.train.data import Taken, check_augment, check_devices, steps_an_epoch
 from netopsy.engine.train.fit import history_table, launch
 from netopsy.engine.train.loop import TrainingJob, main_output
 from netopsy.engine.train.objective import Loss
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.network.capture import call
 from netopsy.network.network import digest_of, tensor_state
-from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,13 @@ def train_module(
     recipe: Recipe | None = None,
     *,
     spec: Mapping[str, Any],
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Taken | None = None,
     validation: Samples | ActivationSet | None = None,
     frozen: Collection[str] = (),
     teacher: nn.Module | None = None,
     loss: Loss = "labels",
     label: str = "fit",
+    task: Task = CLASSIFICATION,
 ) -> TrainingResult:
     """Train a copy of `module` where its parameters lie, as `fit` trains a network; the module itself stays as it is.
 
@@ -69,12 +72,13 @@ def train_module(
     if loss not in get_args(Loss):
         raise SettingsError(f"loss {loss!r} is unknown; give one of {', '.join(get_args(Loss))}.")
     device = parameter.device
+    outputs = 1
     for part in (data, *(() if validation is None else (validation,))):
-        _check(module, part, preprocessing, teacher, loss, device)
+        outputs = _check(module, part, preprocessing, teacher, loss, device, task)
     if isinstance(data, ActivationSet):
         check_recipe(data, recipe)
-    elif recipe.fill == "reflect" and preprocessing and recipe.pad >= min(preprocessing.size):
-        raise SettingsError(f"pad {recipe.pad} must be below {min(preprocessing.size)}, the images' size.")
+    elif preprocessing is not None:
+        check_augment(recipe, preprocessing, data)
     steps_an_epoch(len(data), recipe)
     check_devices(recipe, device)
     fixed, still = frozen_parts(module, frozen)
@@ -85,7 +89,7 @@ def train_module(
             "recipe": asdict(recipe),
             "data": data.digest,
             "validation": None if validation is None else validation.digest,
-            "preprocessing": None if preprocessing is None else asdict(preprocessing),
+            "preprocessing": None if preprocessing is None else preprocessing.record(),
             "frozen": [sorted(fixed), sorted(still)],
             "weights": digest_of(tensor_state(module)),
             "teacher": None if teacher is None else digest_of(tensor_state(teacher)),
@@ -105,10 +109,14 @@ def train_module(
         None if teacher is None else copy.deepcopy(teacher),
         place.checkpoint("fit", full_spec),
         loss,
+        task=task,
+        validation_task=task,
+        learned=task,
+        outputs=outputs,
     )
     state = launch(job, device, lambda done, total: place.report(label, done, total))
     return TrainingResult(
-        history_table(state["rows"]), {name: value.contiguous() for name, value in state["module"].items()}
+        history_table(state["rows"], task.column), {name: value.contiguous() for name, value in state["module"].items()}
     )
 
 
@@ -116,19 +124,24 @@ def train_module(
 def _check(
     module: nn.Module,
     data: Samples | ActivationSet,
-    preprocessing: Preprocessing | None,
+    preprocessing: Taken | None,
     teacher: nn.Module | None,
     loss: Loss,
     device: torch.device,
-) -> None:
-    """Raise unless the outputs for two images of `data` fit what they are to be."""
+    task: Task,
+) -> int:
+    """How many values an output has; raise unless the outputs for two samples of `data` fit what they are to be."""
     if isinstance(data, ActivationSet):
         shape, target_shape = data.shape, data.target_shape
     elif preprocessing is None:
-        raise SettingsError("images need their preprocessing; give preprocessing=network.preprocessing.")
+        raise SettingsError("samples need their preprocessing; give preprocessing=network.preprocessing.")
     else:
         shape, target_shape = preprocessing.input_shape, None
-    inputs = torch.zeros((2, *shape), device=device)
+    inputs: dict[str, Tensor] = {"x": torch.zeros((2, *shape), device=device)}
+    if isinstance(data, ActivationSet):
+        inputs |= {name: torch.from_numpy(kept[:2]).to(device) for name, kept in data.beside.items()}
+    elif preprocessing is not None:
+        inputs = preprocessing.signature.example(2, module)
     output_shape = tuple(_evaluate(module, inputs).shape)
     if teacher is not None:
         taught = tuple(_evaluate(teacher, inputs).shape)
@@ -141,8 +154,9 @@ def _check(
         raise SettingsError(
             f"the module gives {output_shape[1:]} an image, and is to learn {target_shape}; both must be the same."
         )
-    if loss != "labels":
-        return
+    values = max(1, math.prod(output_shape[1:]))
+    if loss != "labels" or task.learns != "classes":
+        return values
     if len(output_shape) != 2:
         raise NetworkError(
             f"the module does not give one score a class: its output is {output_shape}, not (batch, classes)."
@@ -153,13 +167,14 @@ def _check(
         raise SamplesError(
             f"{data.name} has {largest} and the module {output_shape[1]} outputs; both must know the classes."
         )
+    return values
 
 
-def _evaluate(module: nn.Module, inputs: Tensor) -> Tensor:
+def _evaluate(module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """The outputs in evaluation mode; the module's own mode comes back."""
     training = {part: part.training for part in module.modules()}
     try:
-        return main_output(module.eval()(inputs))
+        return main_output(call(module.eval(), inputs))
     finally:
         for part, before in training.items():
             part.training = before

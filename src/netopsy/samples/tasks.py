@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,8 @@ class Task:
     says so, from the outputs of the unedited network. places: of outputs of a sample's shape, the shape of what is
     predicted for it. column: what the score is called in tables; unit: in sentences.
     binary: whether a sample is right or wrong, and nothing between. needs_labels: whether the samples must have some.
+    learns: what a training lowers the loss of: classes of samples or of `places`, numbers, outputs of a teacher, or
+        what the labels suggest. axis: of the outputs, where the classes of places stand.
     """
 
     name: str
@@ -95,6 +97,8 @@ class Task:
     binary: bool = False
     reference: bool = False
     needs_labels: bool = True
+    learns: Literal["classes", "places", "numbers", "outputs", "labels"] = "labels"
+    axis: int = -1
 
     def __str__(self) -> str:
         return self.name
@@ -267,7 +271,7 @@ def _behind_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[1:]
 
 
-CLASSIFICATION = Task("classification", judge_classes, _fits_classes, binary=True)
+CLASSIFICATION = Task("classification", judge_classes, _fits_classes, binary=True, learns="classes")
 NEXT_TOKEN = Task(
     "next token",
     judge_places,
@@ -276,16 +280,21 @@ NEXT_TOKEN = Task(
     _first,
     unit="top-1 accuracy of tokens",
     needs_labels=False,
+    learns="places",
 )
-TAGGING = Task("tagging", judge_places, _fits_places, places=_before_last, unit="top-1 accuracy of places")
+TAGGING = Task(
+    "tagging", judge_places, _fits_places, places=_before_last, unit="top-1 accuracy of places", learns="places"
+)
 SEGMENTATION = Task(
     "segmentation",
     partial(judge_places, axis=1),
     _fits_pixels,
     places=_behind_first,
     unit="pixel accuracy",
+    learns="places",
+    axis=1,
 )
-REGRESSION = Task("regression", judge_numbers, _fits_numbers, column="r2", unit="R²")
+REGRESSION = Task("regression", judge_numbers, _fits_numbers, column="r2", unit="R²", learns="numbers")
 AGREEMENT = Task(
     "agreement",
     judge_agreement,
@@ -295,6 +304,7 @@ AGREEMENT = Task(
     unit="agreement with the unedited network",
     reference=True,
     needs_labels=False,
+    learns="outputs",
 )
 EMBEDDING = Task(
     "embedding",
@@ -305,6 +315,7 @@ EMBEDDING = Task(
     unit="cosine with the unedited network's output",
     reference=True,
     needs_labels=False,
+    learns="outputs",
 )
 TASKS = {
     task.name: task for task in (CLASSIFICATION, NEXT_TOKEN, TAGGING, SEGMENTATION, REGRESSION, AGREEMENT, EMBEDDING)
@@ -326,7 +337,7 @@ def find_task(network: Network, samples: Samples) -> Task:
         name = f"custom {getattr(task, '__qualname__', task)}"
         judge = partial(judge_by, function=task)
         task = Task(name, judge, _fits_any, column="score", unit="score", needs_labels=False)
-    chosen: Task = task or _suggest(network, samples)
+    chosen: Task = task or suggest_task(network, samples)
     if chosen.needs_labels and not samples.labelled:
         raise SamplesError(
             f"the task '{chosen.name}' needs labels and {samples.name} has none; give labels, or task='agreement'."
@@ -339,7 +350,8 @@ def find_task(network: Network, samples: Samples) -> Task:
     return chosen
 
 
-def _suggest(network: Network, samples: Samples) -> Task:
+def suggest_task(network: Network, samples: Samples) -> Task:
+    """What labels and outputs suggest, whatever the samples say."""
     shape = network.nodes[network.output].full_shape
     if samples.labelled:
         labels = samples.labels

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,6 +31,8 @@ class ActivationSet:
         that a batch of rows is channels_last as it lies. labels: int64 (n,), or float32 (n, classes) of 0 and 1.
     targets: a file alike, of what is to be learned by the squared error; None where labels or a teacher say it.
     flips: the files have 2n rows, and those from n on are of the mirrored images.
+    mask: bool (n, length), which places of values of tokens are no padding. beside: by name, what the module that takes
+        the values also reads, a row a sample, such as the network's own mask.
     Errors: SettingsError for files that do not fit.
     """
 
@@ -37,6 +40,8 @@ class ActivationSet:
     labels: Labels
     targets: Path | None = None
     flips: bool = False
+    mask: NDArray[np.bool_] | None = None
+    beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     shape: tuple[int, ...] = field(init=False)
     target_shape: tuple[int, ...] | None = field(init=False)
 
@@ -70,7 +75,7 @@ class ActivationSet:
     @property
     def multilabel(self) -> bool:
         """Whether an image may have several labels."""
-        return self.labels.ndim == 2
+        return self.labels.ndim == 2 and self.labels.dtype.kind == "f"
 
     @property
     def digest(self) -> str:
@@ -79,6 +84,8 @@ class ActivationSet:
         total.update(np.ascontiguousarray(self.labels).tobytes())
         for path in (self.values, self.targets):
             total.update(b"-" if path is None else f"{path.name} {path.stat().st_size};".encode())
+        for name, kept in ({} if self.mask is None else {"mask": self.mask, **self.beside}).items():
+            total.update(f"{name};".encode() + np.ascontiguousarray(kept).tobytes())
         return total.hexdigest()
 
 
@@ -95,7 +102,7 @@ def map_rows(path: Path) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class TrainingActivations:
-    """Activations as a training sees them, with the methods of `Images`.
+    """Activations as a training sees them, with the methods of `TrainingSamples`.
 
     values, targets: rows on the device; on the CPU, and where the device has no room, they stay in the file: the
         system keeps in memory what is read again and again, once for all processes.
@@ -138,7 +145,8 @@ class TrainingActivations:
             images = order[visits].to(self.device)
             for picked, labelled in zip(rows[visits].to(self.values.device), images, strict=True):
                 targets = None if self.targets is None else self._pick(self.targets, picked)
-                yield TrainingBatch(self._pick(self.values, picked), self.labels[labelled], size, targets)
+                inputs, mask = self._beside(self._pick(self.values, picked), labelled)
+                yield TrainingBatch(inputs, self.labels[labelled], size, targets, mask)
 
     def ordered(self, batch_size: int) -> Iterator[TrainingBatch]:
         """All values, none of mirrored images, in their order."""
@@ -147,7 +155,14 @@ class TrainingActivations:
             targets = None if self.targets is None else _maps(self.targets[part].to(self.device))
             # a copy: a module that begins with an operation in place would write to the file's memory
             values, labels = _maps(self.values[part].clone().to(self.device)), self.labels[part]
-            yield TrainingBatch(values, labels, len(labels), targets)
+            inputs, mask = self._beside(values, torch.arange(part.start, part.stop, device=self.device))
+            yield TrainingBatch(inputs, labels, len(labels), targets, mask)
+
+    def _beside(self, values: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The inputs of a module: the values, and what it reads besides; and the mask."""
+        beside = {name: torch.from_numpy(kept).to(self.device)[rows] for name, kept in self.data.beside.items()}
+        mask = None if self.data.mask is None else torch.from_numpy(self.data.mask).to(self.device)[rows]
+        return {"x": values, **beside}, mask
 
     def _pick(self, store: Tensor, rows: Tensor) -> Tensor:
         return _maps(store.index_select(0, rows).to(self.device))

@@ -1,10 +1,11 @@
-"""The images of a training: on its device where they fit, else read again each epoch; each epoch in its own order.
+"""The samples of a training: on its device where they fit, else read again each epoch; each epoch in its own order.
 
 On the device every image of a batch gets its own flip and shift, by one gather.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,13 @@ from torch import Tensor
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples.samples import Samples
+from netopsy.network.signature import Signature
+from netopsy.samples.records import MASK
+from netopsy.samples.samples import Batch, Samples
+from netopsy.samples.tasks import IGNORED
+
+Taken = Preprocessing | Signature
+"""What says how a sample becomes a network's inputs."""
 
 
 @dataclass(frozen=True)
@@ -94,56 +101,105 @@ def _inside(
     return size - 1 - (size - 1 - at).abs(), outside
 
 
-SHARE = 0.5  # of the free memory that images may take
+SHARE = 0.5  # of the free memory that samples may take
 _BATCH = 512
 
-_cache: WeakKeyDictionary[Samples, tuple[Preprocessing, torch.device, Tensor]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Samples, tuple[Taken, torch.device, dict[str, Tensor]]] = WeakKeyDictionary()
 
 
 class TrainingBatch(NamedTuple):
     """One process's share of a batch, augmented.
 
-    images: or what stands for them. size: of the whole batch, over all processes. targets: what the outputs should be.
+    inputs: by name, or the stored value that stands for them. size: samples in the whole batch, over all processes.
+    targets: what the outputs should be. mask: which places are no padding, where samples differ in length.
     """
 
-    images: Float[Tensor, "batch channel height width"] | Tensor
+    inputs: dict[str, Tensor]
     labels: Tensor
     size: int
     targets: Tensor | None = None
+    mask: Bool[Tensor, "batch length"] | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """The first input."""
+        return next(iter(self.inputs.values()))
+
+    def part(self, which: slice) -> TrainingBatch:
+        """Some of the samples, of a batch as large."""
+        inputs = {name: values[which] for name, values in self.inputs.items()}
+        targets = None if self.targets is None else self.targets[which]
+        return TrainingBatch(
+            inputs, self.labels[which], self.size, targets, None if self.mask is None else self.mask[which]
+        )
+
+
+def takes_images(taken: Taken) -> bool:
+    """Whether the one input is an image (channel, height, width), which can be flipped and shifted."""
+    inputs = taken.signature.inputs
+    return len(inputs) == 1 and inputs[0].kind == "image" and len(inputs[0].shape) == 3
+
+
+def check_augment(recipe: Recipe, taken: Taken, samples: Samples) -> None:
+    """SettingsError where the recipe asks for an augmentation that these samples cannot have."""
+    size = taken.input_shape[1:]
+    if takes_images(taken) and recipe.fill == "reflect" and recipe.pad >= min(size):
+        raise SettingsError(f"pad {recipe.pad} must be below {min(size)}, the images' size.")
+    if recipe.augment == "none":
+        return
+    if not takes_images(taken):
+        inputs = ", ".join(map(str, taken.signature.inputs))
+        raise SettingsError(f"augment '{recipe.augment}' varies images, and the network takes {inputs}; give none.")
+    if by_place(samples) and samples.labels.shape[1:] != size:
+        raise SettingsError(
+            f"augment '{recipe.augment}' moves a class for each pixel along, and the labels of {samples.name} are "
+            f"{samples.labels.shape[1:]} for images of {size}; give none."
+        )
+
+
+def by_place(samples: Samples) -> bool:
+    """Whether the labels are a class for each place."""
+    return samples.labelled and samples.labels.ndim > 1 and samples.labels.dtype.kind != "f"
 
 
 @dataclass(frozen=True)
-class TrainingImages:
-    """Labelled images as a training sees them.
+class TrainingSamples:
+    """Samples as a training sees them.
 
-    store: all images, normalised, (n, height, width, channel) on the device; None where they do not fit.
-    labels: on the device.
+    store: all of them by input, on the device; images normalised, (n, height, width, channel); None where they do not
+        fit. labels: on the device; -1 where there are none.
     """
 
     samples: Samples
-    preprocessing: Preprocessing
+    preprocessing: Taken
     device: torch.device
-    store: Float[Tensor, "n height width channel"] | None
+    store: dict[str, Tensor] | None
     labels: Tensor
 
     @classmethod
-    def of(
-        cls, samples: Samples, preprocessing: Preprocessing, device: torch.device, processes: int = 1
-    ) -> TrainingImages:
-        """The images on `device`, decoded once and kept as long as `samples` is, if they take at most half of what is
+    def of(cls, samples: Samples, preprocessing: Taken, device: torch.device, processes: int = 1) -> TrainingSamples:
+        """The samples on `device`, read once and kept as long as `samples` is, if they take at most half of what is
         free."""
-        labels = torch.from_numpy(samples.labels).to(device)
+        labels = torch.from_numpy(samples.labels) if samples.labelled else torch.full((len(samples),), -1)
+        labels = labels.to(device)
         cached = _cache.get(samples)
         if cached is not None and cached[:2] == (preprocessing, device):
             return cls(samples, preprocessing, device, cached[2], labels)
-        depth, height, width = preprocessing.input_shape
-        needed = 4 * len(samples) * depth * height * width
+        inputs = preprocessing.signature.inputs
+        needed = len(samples) * sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in inputs)
         on_cpu = device.type == "cpu"
         if needed > SHARE * free_memory(device) / (processes if on_cpu else 1):
             return cls(samples, preprocessing, device, None, labels)
-        store = torch.empty((len(samples), height, width, depth), device=device)
+        store: dict[str, Tensor] = {}
+        images = takes_images(preprocessing)
         for batch in samples.batches(preprocessing, _BATCH):
-            store[int(batch.indices[0]) : int(batch.indices[-1]) + 1] = batch.images.to(device).permute(0, 2, 3, 1)
+            part = slice(int(batch.indices[0]), int(batch.indices[-1]) + 1)
+            masked = {} if batch.mask is None else {MASK: batch.mask}
+            for name, values in {**batch.inputs, **masked}.items():
+                rows = values.permute(0, 2, 3, 1) if images else values
+                if name not in store:
+                    store[name] = torch.empty((len(samples), *rows.shape[1:]), dtype=rows.dtype, device=device)
+                store[name][part] = rows.to(device)
         _cache[samples] = (preprocessing, device, store)
         return cls(samples, preprocessing, device, store, labels)
 
@@ -152,12 +208,14 @@ class TrainingImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, channels first."""
+        """Of one sample's first input, channels first."""
         return self.preprocessing.input_shape
 
     @property
     def black(self) -> Float[Tensor, " channel"]:
         """The value of a black pixel."""
+        if isinstance(self.preprocessing, Signature):
+            return torch.zeros(self.shape[0], device=self.device)
         mean, std = (
             torch.tensor(values, device=self.device) for values in (self.preprocessing.mean, self.preprocessing.std)
         )
@@ -167,7 +225,7 @@ class TrainingImages:
         """The steps of `epoch` (from 0), of each the share of the process `rank`; the same for the same seed."""
         generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
         order = torch.randperm(len(self.samples), generator=generator)
-        draws, black, first = draw_augmentation(recipe, len(order), generator), self.black, 0
+        draws, first = draw_augmentation(recipe, len(order), generator), 0
         for count, size in step_sizes(len(order), recipe.batch_size):
             visits = torch.arange(first, first + count * size).reshape(count, size)[:, rank::processes]
             first += count * size
@@ -175,43 +233,78 @@ class TrainingImages:
             share = visits.shape[1]
             rows = order[visits.reshape(-1)]
             device_rows, steps = rows.to(self.device), range(0, len(rows), share)
-            if self.store is not None:
-                loaded: Iterator[tuple[Tensor, Tensor]] = ((self.store, device_rows[at : at + share]) for at in steps)
-            else:
-                batches = self.samples.batches(self.preprocessing, share, order=rows.numpy())
-                loaded = ((b.images.to(self.device).permute(0, 2, 3, 1), self._all(share)) for b in batches)
-            for at, (store, picked) in zip(steps, loaded, strict=True):
+            for at, (store, picked) in zip(steps, self._loaded(rows, device_rows, share), strict=True):
                 now = None if part is None else part.part(slice(at, at + share))
-                images = augment_images(store, picked, now, black, recipe.fill)
-                yield TrainingBatch(images, self.labels[device_rows[at : at + share]], size)
+                yield self._batch(store, picked, device_rows[at : at + share], size, recipe, now)
 
-    def _all(self, share: int) -> Int64[Tensor, " batch"]:
-        return torch.arange(share, device=self.device)
+    def _loaded(self, rows: Tensor, device_rows: Tensor, share: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """For each step, where its samples are and at which rows."""
+        if self.store is not None:
+            for at in range(0, len(rows), share):
+                yield self.store, device_rows[at : at + share]
+            return
+        for batch in self.samples.batches(self.preprocessing, share, order=rows.numpy()):
+            yield self._moved(batch), torch.arange(share, device=self.device)
+
+    def _moved(self, batch: Batch) -> dict[str, Tensor]:
+        """A batch on the device, as the store has it."""
+        values = batch.to(self.device)
+        if takes_images(self.preprocessing):
+            values = {name: images.permute(0, 2, 3, 1) for name, images in values.items()}
+        return values if batch.mask is None else {**values, MASK: batch.mask.to(self.device)}
+
+    def _batch(
+        self,
+        store: dict[str, Tensor],
+        picked: Tensor,
+        rows: Tensor,
+        size: int,
+        recipe: Recipe,
+        draws: AugmentationDraws | None,
+    ) -> TrainingBatch:
+        """The samples `picked` from the store, whose labels are in the `rows`."""
+        if not takes_images(self.preprocessing):
+            values = {name: kept.index_select(0, picked) for name, kept in store.items()}
+            mask = values.pop(MASK, None)
+            return TrainingBatch(values, self.labels[rows], size, None, mask)
+        ((name, images),) = store.items()
+        inputs = {name: augment_images(images, picked, draws, self.black, recipe.fill)}
+        if draws is None or not by_place(self.samples):
+            return TrainingBatch(inputs, self.labels[rows], size)
+        outside = torch.tensor([IGNORED], device=self.device)
+        moved = augment_images(self.labels[..., None], rows, draws, outside, recipe.fill)[:, 0]
+        return TrainingBatch(inputs, moved, size)
 
     def ordered(self, batch_size: int) -> Iterator[TrainingBatch]:
-        """All images as they are, in their order."""
+        """All samples as they are, in their order."""
         if self.store is None:
             for batch in self.samples.batches(self.preprocessing, batch_size):
-                yield TrainingBatch(batch.images.to(self.device), batch.labels.to(self.device), len(batch.labels))
+                inputs, mask = batch.to(self.device), None if batch.mask is None else batch.mask.to(self.device)
+                rows = batch.indices.to(self.device)
+                yield TrainingBatch(inputs, self.labels[rows], len(rows), None, mask)
             return
+        images = takes_images(self.preprocessing)
         for first in range(0, len(self.labels), batch_size):
             part = slice(first, first + batch_size)
-            yield TrainingBatch(self.store[part].permute(0, 3, 1, 2), self.labels[part], len(self.labels[part]))
+            values = {name: kept[part] for name, kept in self.store.items()}
+            mask = values.pop(MASK, None)
+            inputs = {name: kept.permute(0, 3, 1, 2) if images else kept for name, kept in values.items()}
+            yield TrainingBatch(inputs, self.labels[part], len(self.labels[part]), None, mask)
 
 
 def step_sizes(n: int, batch_size: int) -> list[tuple[int, int]]:
-    """(steps, images a step) pairs that part `n` images into steps of at most `batch_size`, equal within one image."""
+    """(steps, samples a step) pairs that part `n` samples into steps of at most `batch_size`, equal within one."""
     steps = -(-n // batch_size)
     size, larger = divmod(n, steps)
     return [(count, images) for count, images in ((larger, size + 1), (steps - larger, size)) if count]
 
 
 def steps_an_epoch(n: int, recipe: Recipe) -> int:
-    """How many steps an epoch has; SettingsError where a step has fewer images than there are devices."""
+    """How many steps an epoch has; SettingsError where a step has fewer samples than there are devices."""
     sizes = step_sizes(n, recipe.batch_size)
     if min(size for _, size in sizes) < recipe.devices:
         raise SettingsError(
-            f"steps of {min(size for _, size in sizes)} images cannot be shared by {recipe.devices} devices; "
+            f"steps of {min(size for _, size in sizes)} samples cannot be shared by {recipe.devices} devices; "
             "give a larger batch_size or fewer devices."
         )
     return sum(count for count, _ in sizes)

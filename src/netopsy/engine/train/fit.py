@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,33 +21,32 @@ from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train.constraints import check_constraints, frozen_parts
-from netopsy.engine.train.data import check_devices, steps_an_epoch
+from netopsy.engine.train.data import check_augment, check_devices, steps_an_epoch
 from netopsy.engine.train.loop import Trainer, TrainingJob, main_output
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import NetopsyError, NetworkError, SettingsError
+from netopsy.network.capture import call
 from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import CLASSIFICATION, Task, find_task, suggest_task
 
-HISTORY_COLUMNS: dict[str, Any] = {
-    "epoch": pl.Int64,
-    "rate": pl.Float64,
-    "loss": pl.Float64,
-    "top1": pl.Float64,
-    "validation_loss": pl.Float64,
-    "validation_top1": pl.Float64,
-    "seconds": pl.Float64,
-}
+
+def history_columns(score: str = "top1") -> dict[str, Any]:
+    """Names and types of the columns of a history; score: what the task calls its score."""
+    names = ("rate", "loss", score, "validation_loss", f"validation_{score}", "seconds")
+    return {"epoch": pl.Int64, **dict.fromkeys(names, pl.Float64)}
 
 
 @dataclass(frozen=True)
 class History:
     """A trained copy of a network, and how it came about.
 
-    table: a row an epoch: epoch (from 1), rate (at its last step), loss and top1 (means over the epoch's images as they
-        were trained on: augmented, while the weights moved), validation_loss and validation_top1 (afterwards, in
-        evaluation mode and float32; null without validation images), seconds.
+    table: a row an epoch: epoch (from 1), rate (at its last step), loss and top1 (means over the epoch's samples as
+        they were trained on: augmented, while the weights moved), validation_loss and validation_top1 (afterwards, in
+        evaluation mode and float32; null without validation samples), seconds. Means are over samples, or over the
+        tokens or pixels that count. Other tasks have their own score in place of top1: r2, agreement, cosine, score.
     network: the trained copy.
     shared: the moved tables of shared weights, by parameter name; decoded they are the weights of `network`.
     """
@@ -56,9 +56,9 @@ class History:
     shared: dict[str, SharedTensor]
 
 
-def history_table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+def history_table(rows: Sequence[dict[str, Any]], score: str = "top1") -> pl.DataFrame:
     """The rows of a history as its table."""
-    return pl.DataFrame(list(rows), schema=HISTORY_COLUMNS)
+    return pl.DataFrame(list(rows), schema=history_columns(score))
 
 
 def launch(job: TrainingJob, device: torch.device, report: Any) -> State:
@@ -142,14 +142,18 @@ def fit(
 ) -> History:
     """Train a copy of `network` on `samples`, where the network lies; the network itself stays as it is.
 
-    validation: images that are scored after each epoch. masks: by parameter name, bool of its shape; weights that are
+    validation: samples that are scored after each epoch. masks: by parameter name, bool of its shape; weights that are
     False stay exactly zero. shared: by parameter name; the codes stay and the table moves, by the summed gradient of
     each entry's weights (Han et al., ICLR 2016, Section 3.3); the entry 0.0 stays. Both are by parameter name, such as
     `conv1.weight`. frozen: layers, modules or parameters that stay; a frozen module runs as in evaluation, so its batch
     norm statistics stay too. teacher: a network whose outputs are learned too (`Recipe.alpha`). label: of the progress.
 
-    Labels of one class are learned by cross-entropy, of several by binary cross-entropy. Images are decoded once and
-    stay on the device where they take at most half of its free memory, for as long as `samples` lives.
+    What is learned is what the samples' task says (`find_task`): one class by cross-entropy, several by binary
+    cross-entropy; the next token, and a class for each place, by cross-entropy over the places that count, each with
+    the same weight; numbers by the squared error (`Recipe.regression_loss`); without labels a teacher's outputs, by KL
+    divergence, or an embedding by the squared error. For a task that is a function of the user's, labels say what is
+    learned and the function what is counted. Padding counts nowhere. Samples are read once and stay on the device where
+    they take at most half of its free memory, for as long as `samples` lives.
 
     In a `workspace` with a folder a checkpoint is written after each epoch, whole or not at all; the same training, run
     again, goes on after it and ends with the same weights bit for bit (on the CPU with as many threads; a GPU may
@@ -165,7 +169,7 @@ def fit(
     """
     check_network(network)
     recipe = Recipe() if recipe is None else recipe
-    _check(network, samples, recipe, validation, teacher)
+    task, validation_task, learned, outputs = _check(network, samples, recipe, validation, teacher)
     own_masks, own_shared = check_constraints(network, masks or {}, shared or {})
     fixed, still = frozen_parts(network.module, frozen, network.layer)
     place, spec = current_workspace(), {}
@@ -173,7 +177,7 @@ def fit(
         spec = _spec(network, samples, recipe, validation, own_masks, own_shared, fixed, still, teacher)
     job = TrainingJob(
         copy.deepcopy(network.module),
-        network.image_preprocessing,
+        network.preprocessing,
         samples,
         validation,
         recipe,
@@ -184,6 +188,10 @@ def fit(
         None if teacher is None else copy.deepcopy(teacher.module),
         place.checkpoint("fit", spec),
         returned=(network.returned, None if teacher is None else teacher.returned),
+        task=task,
+        validation_task=validation_task,
+        learned=learned,
+        outputs=outputs,
     )
     state = launch(job, network.device, lambda done, total: place.report(label, done, total))
     values = {name: value for name, value in state["module"].items() if name in network.tensors}
@@ -191,38 +199,72 @@ def fit(
     values |= {name: torch.from_numpy(tensor.decode()) for name, tensor in moved.items()}
     trained = network.with_tensors(values)
     trained.provenance["trained"] = {"recipe": asdict(recipe), "images": samples.name, "count": len(samples)}
-    return History(history_table(state["rows"]), trained, moved)
+    return History(history_table(state["rows"], task.column), trained, moved)
 
 
 def _check(
     network: Network, samples: Samples, recipe: Recipe, validation: Samples | None, teacher: Network | None
-) -> None:
-    classes = _classes(network)
-    for images in (samples, *(() if validation is None else (validation,))):
-        images.check(classes)
-    if validation is not None and validation.multilabel != samples.multilabel:
-        raise SettingsError("the validation images must have one label each, or several, as the training images have.")
-    if recipe.fill == "reflect" and recipe.pad >= min(network.image_preprocessing.size):
+) -> tuple[Task, Task, Task, int]:
+    """The task of the samples and of the validation samples, what is learned, and how many values an output has."""
+    shape = _output_shape(network)
+    task = _task(network, samples, shape)
+    learned = task if task.learns != "labels" else _by_labels(network, samples)
+    if learned.learns == "outputs" and teacher is None:
         raise SettingsError(
-            f"pad {recipe.pad} must be below {min(network.image_preprocessing.size)}, the images' size."
+            f"{samples.name} has nothing to learn from: give labels, or a teacher whose outputs are to be learned."
         )
-    if teacher is not None and (_classes(teacher), teacher.preprocessing) != (classes, network.preprocessing):
+    validation_task = task
+    if validation is not None:
+        if validation.labelled != samples.labelled or (
+            samples.labelled and validation.multilabel != samples.multilabel
+        ):
+            raise SettingsError(
+                "the validation samples must have one label each, or several, or none, as the training samples have."
+            )
+        validation_task = _task(network, validation, shape)
+        if validation_task.column != task.column or validation_task.learns != task.learns:
+            raise SettingsError(
+                f"the validation samples are of the task '{validation_task}' and those to train on of '{task}'; give "
+                "both the same labels, or the same task."
+            )
+    check_augment(recipe, network.preprocessing, samples)
+    if teacher is not None and (
+        _output_shape(teacher) != shape or teacher.preprocessing.record() != network.preprocessing.record()
+    ):
         raise SettingsError(
             f"the teacher {teacher.name} must have the outputs and the preprocessing of {network.name}."
         )
     steps_an_epoch(len(samples), recipe)
     check_devices(recipe, network.device)
+    return task, validation_task, learned, max(1, math.prod(shape))
+
+
+def _task(network: Network, samples: Samples, shape: tuple[int, ...]) -> Task:
+    """The task of the samples; plain classes are known without the network's graph, whose export takes time."""
+    classes = samples.labelled and (samples.multilabel or (samples.labels.ndim, samples.labels.dtype.kind) == (1, "i"))
+    if not classes or samples.task is not None or (samples.multilabel and not samples.classes):
+        return find_task(network, samples)
+    if len(shape) != 1:
+        raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
+    samples.check(shape[0])
+    return CLASSIFICATION
+
+
+def _by_labels(network: Network, samples: Samples) -> Task:
+    """What is learned where a function of the user's says what is counted: what the labels suggest."""
+    suggested = suggest_task(network, samples)
+    suggested.fits(network, samples)
+    return suggested
 
 
 @torch.no_grad()
-def _classes(network: Network) -> int:
-    """How many outputs the network has, by running it: its graph is not needed for training."""
-    outputs = main_output(
-        network.module(torch.zeros((2, *network.preprocessing.input_shape), device=network.device)), network.returned
-    )
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
-    return outputs.shape[1]
+def _output_shape(network: Network) -> tuple[int, ...]:
+    """Of a sample's output, by running the network: its graph is not needed for training."""
+    example = network.signature.example(2, network.module)
+    outputs = main_output(call(network.module, example), network.returned)
+    if outputs.ndim < 1:
+        raise NetworkError(f"{network.name} gives a single number for a whole batch; its output must be (batch, ...).")
+    return tuple(outputs.shape[1:])
 
 
 def _spec(

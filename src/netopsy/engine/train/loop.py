@@ -14,28 +14,31 @@ from torch import Tensor, fx, nn
 from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train.activations import ActivationSet, TrainingActivations
 from netopsy.engine.train.constraints import Constraints
-from netopsy.engine.train.data import TrainingBatch, TrainingImages, epoch_seed, steps_an_epoch
-from netopsy.engine.train.objective import Loss, hits, loss_sum, rate_at, squared_error
+from netopsy.engine.train.data import Taken, TrainingBatch, TrainingSamples, epoch_seed, steps_an_epoch, takes_images
+from netopsy.engine.train.objective import Loss, Measured, measure, rate_at, squared_error, targets_of, weight_of
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.errors import DivergedError, SettingsError
+from netopsy.network.capture import call
 from netopsy.network.graph import find_output, name_outputs
 from netopsy.network.network import tensor_state
-from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import CLASSIFICATION, Task
 
 _LOOK = 25  # steps between two looks at the loss, each of which waits for the device
+_ROOM = 2**26  # outputs that a step holds at once: logits of a vocabulary at each token
 
 
 @dataclass
 class TrainingJob:
     """All that a process needs to train: plain data and a module of its own, so that it can be sent to one.
 
-    fixed: names of parameters that stay. still: names of modules that run as in evaluation.
+    fixed: names of parameters that stay. still: names of modules that run as in evaluation. task, validation_task: what
+    is counted, on each of the two. learned: whose loss is lowered. outputs: values that the module gives a sample.
     """
 
     module: nn.Module
-    preprocessing: Preprocessing | None
+    preprocessing: Taken | None
     samples: Samples | ActivationSet
     validation: Samples | ActivationSet | None
     recipe: Recipe
@@ -47,6 +50,10 @@ class TrainingJob:
     checkpoint: Checkpoint
     loss: Loss = "labels"
     returned: tuple[str | int | None, str | int | None] = (None, None)  # which output, of the network and its teacher
+    task: Task = CLASSIFICATION
+    validation_task: Task = CLASSIFICATION
+    learned: Task = CLASSIFICATION
+    outputs: int = 1
 
 
 class Trainer:
@@ -63,7 +70,11 @@ class Trainer:
         self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe)
         self.teacher = None if job.teacher is None else job.teacher.to(device).eval().requires_grad_(False)
         processes = fabric.world_size
-        self.images = read_data(job.samples, job.preprocessing, device, processes)
+        self.data = read_data(job.samples, job.preprocessing, device, processes)
+        self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        norms = (nn.modules.batchnorm._BatchNorm,)
+        splits = job.learned.learns == "places" and not any(isinstance(part, norms) for part in self.module.modules())
+        self.most = max(1, _ROOM // job.outputs) if splits else None
         self.validation = None
         if job.validation is not None and fabric.is_global_zero:
             self.validation = read_data(job.validation, job.preprocessing, device, processes)
@@ -131,9 +142,9 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch (from 0); its row of the history."""
-        started, device, n = time.monotonic(), self.fabric.device, len(self.job.samples)
+        started, device, column = time.monotonic(), self.fabric.device, self.job.task.column
         losses = [row["loss" if self.job.validation is None else "validation_loss"] for row in self.rows]
-        totals = torch.zeros(2, dtype=torch.float64, device=device)
+        totals = torch.zeros(4, dtype=torch.float64, device=device)
         done, rate, rank = epoch * self.steps, 0.0, self.fabric.global_rank
         self.module.train()
         for name, part in self.module.named_modules():
@@ -141,52 +152,69 @@ class Trainer:
                 part.eval()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(epoch_seed(self.recipe.seed, epoch, rank + 1))  # dropout has no generator of its own
-            for at, step in enumerate(self.images.epoch(self.recipe, epoch, rank, self.fabric.world_size)):
+            for at, step in enumerate(self.data.epoch(self.recipe, epoch, rank, self.fabric.world_size)):
                 rate = rate_at(self.recipe, done + at, self.steps, losses)
                 totals += self._step(step, rate)
                 if at % _LOOK == 0 or at == self.steps - 1:
                     self._look(totals[0], epoch)
                     self.report(done + at + 1, self.steps * self.recipe.epochs)
         self._look(torch.stack(torch._foreach_norm([p.detach() for p in self.module.parameters()])).sum(), epoch)
-        loss, right = (self.fabric.all_reduce(totals, reduce_op="sum") / n).tolist()
-        row = {"epoch": epoch + 1, "rate": rate, "loss": loss, "top1": self._share(right)}
+        sums = self.fabric.all_reduce(totals, reduce_op="sum")
+        loss, score = (sums[::2] / sums[1::2].clamp_min(1)).tolist()
+        row = {"epoch": epoch + 1, "rate": rate, "loss": loss, column: self._counted(score)}
         row |= self.fabric.broadcast(self._validate())
         return {**row, "seconds": time.monotonic() - started}
 
     def _step(self, step: TrainingBatch, rate: float) -> Tensor:
-        """One step of the optimizer; the share's summed loss and hits, float64 (2,) on the device.
+        """One step of the optimizer; the share's sums, as `Measured` has them, float64 (4,) on the device.
 
-        The gradient is divided by the images in the whole batch: DDP then takes the mean over processes.
+        The gradient is divided by the weight of the whole batch: DDP then takes the mean over processes.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        outputs = main_output(self.model(step.images), self.job.returned[0])
-        teacher = None
-        if self.teacher is not None:
-            with torch.no_grad(), self.fabric.autocast():
-                teacher = main_output(self.teacher(step.images), self.job.returned[1]).float()
-        loss, right = self._loss_and_hits(outputs, step, self.recipe, teacher)
         self.module.zero_grad(set_to_none=True)
         self.constraints.zero_grad()
-        self.fabric.backward(loss * (self.fabric.world_size / step.size))
+        whole: float | Tensor = step.size
+        learned = self.job.learned
+        if self.job.loss == "labels" and learned.learns in ("places", "outputs"):
+            counted = weight_of(step, targets_of(step, learned), learned)
+            whole = self.fabric.all_reduce(counted.clone(), reduce_op="sum").clamp_min(1)
+        totals = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
+        size = len(step.labels)
+        for first in range(0, size, self.most or max(1, size)):
+            piece = step if self.most is None or self.most >= size else step.part(slice(first, first + self.most))
+            outputs = self._outputs(self.model, piece, 0)
+            teacher = None
+            if self.teacher is not None:
+                with torch.no_grad(), self.fabric.autocast():
+                    teacher = self._outputs(self.teacher, piece, 1).float()
+            measured = self._measure(outputs, piece, self.job.task, self.recipe, teacher)
+            self.fabric.backward(measured.loss * (self.fabric.world_size / whole))
+            totals += measured.totals()
         self.constraints.gradients()
         self.stepper.step()
         self.constraints.apply()
-        return torch.stack([loss.detach().double(), right])
+        return totals
 
-    def _loss_and_hits(
-        self, outputs: Tensor, step: TrainingBatch, recipe: Recipe, teacher: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The summed loss of a batch, and the hits, float64; none are counted where labels are not learned."""
+    def _outputs(self, module: nn.Module, step: TrainingBatch, which: int) -> Tensor:
+        """What the network (0) or its teacher (1) gives."""
+        inputs = {n: x.to(self.dtype) if x.is_floating_point() else x for n, x in step.inputs.items()}
+        return main_output(call(module, inputs), self.job.returned[which])
+
+    def _measure(
+        self, outputs: Tensor, step: TrainingBatch, task: Task, recipe: Recipe, teacher: Tensor | None
+    ) -> Measured:
+        """The summed loss and score of a batch; no score is counted where stored values are learned."""
         if self.job.loss == "labels":
-            return loss_sum(outputs, step.labels, recipe, teacher), hits(outputs, step.labels).double()
+            return measure(outputs, step, task, self.job.learned, recipe, teacher)
         targets = step.targets if teacher is None else teacher
         assert targets is not None
-        loss = squared_error(outputs, targets, self.job.loss)
-        return loss, loss.new_zeros((), dtype=torch.float64)
+        loss = squared_error(outputs, targets, self.job.loss, step.mask)
+        weight = torch.tensor(float(len(step.labels)), dtype=torch.float64, device=loss.device)
+        return Measured(loss, weight, torch.zeros_like(weight), weight)
 
-    def _share(self, right: float) -> float | None:
-        return right if self.job.loss == "labels" else None
+    def _counted(self, score: float) -> float | None:
+        return score if self.job.loss == "labels" else None
 
     def _look(self, value: Tensor, epoch: int) -> None:
         """Raise SettingsError, in all processes at once, where the loss or a weight is no longer finite."""
@@ -201,31 +229,39 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float | None]:
-        """Loss (without the part of a teacher of labels) and accuracy, in evaluation mode and float32."""
+        """Loss (without the part of a teacher of labels) and score, in evaluation mode and float32."""
+        column = f"validation_{self.job.task.column}"
         if self.validation is None:
-            return {"validation_loss": None, "validation_top1": None}
+            return {"validation_loss": None, column: None}
         self.module.eval()
-        totals = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)
-        plain = Recipe()
-        values = 2**23 if self.fabric.device.type == "cuda" else 2**20
-        followed = None if self.job.loss == "labels" else self.teacher
-        for step in self.validation.ordered(max(32, values // math.prod(self.validation.shape))):
-            outputs = main_output(self.module(step.images), self.job.returned[0])
-            teacher = None if followed is None else main_output(followed(step.images), self.job.returned[1])
-            loss_of, right_of = self._loss_and_hits(outputs, step, plain, teacher)
-            totals += torch.stack([loss_of.double(), right_of])
-        loss, right = (totals / len(self.validation)).tolist()
-        return {"validation_loss": loss, "validation_top1": self._share(right)}
+        totals = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
+        plain = Recipe(regression_loss=self.recipe.regression_loss, temperature=self.recipe.temperature)
+        followed = self.teacher if self.job.loss != "labels" or self.job.learned.learns == "outputs" else None
+        for step in self.validation.ordered(self._validation_size()):
+            outputs = self._outputs(self.module, step, 0)
+            teacher = None if followed is None else self._outputs(followed, step, 1).float()
+            measured = self._measure(outputs, step, self.job.validation_task, plain, teacher)
+            totals += measured.totals()
+        loss, score = (totals[::2] / totals[1::2].clamp_min(1)).tolist()
+        return {"validation_loss": loss, column: self._counted(score)}
+
+    def _validation_size(self) -> int:
+        """Samples at once: many of images and stored values, of others as many as a step has at most."""
+        assert self.validation is not None
+        if not isinstance(self.validation, TrainingSamples) or takes_images(self.validation.preprocessing):
+            values = 2**23 if self.fabric.device.type == "cuda" else 2**20
+            return max(32, values // math.prod(self.validation.shape))
+        return max(1, min(self.recipe.batch_size, _ROOM // self.job.outputs))
 
 
 def read_data(
-    data: Samples | ActivationSet, preprocessing: Preprocessing | None, device: torch.device, processes: int
-) -> TrainingImages | TrainingActivations:
+    data: Samples | ActivationSet, preprocessing: Taken | None, device: torch.device, processes: int
+) -> TrainingSamples | TrainingActivations:
     """What a training reads, on its device where it fits."""
     if isinstance(data, ActivationSet):
         return TrainingActivations.of(data, device)
     assert preprocessing is not None
-    return TrainingImages.of(data, preprocessing, device, processes)
+    return TrainingSamples.of(data, preprocessing, device, processes)
 
 
 def has_maps(module: nn.Module) -> bool:

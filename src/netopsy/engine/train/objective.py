@@ -7,16 +7,107 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from netopsy.engine.train.data import TrainingBatch
 from netopsy.engine.train.recipe import Recipe
+from netopsy.samples.tasks import IGNORED, Task, judge_agreement, judge_vectors
 
 Loss = Literal["labels", "mse", "sse"]
+
+
+class Measured(NamedTuple):
+    """Sums over a batch: of the loss over samples or places, how many these are; of the score, and over how many."""
+
+    loss: Tensor
+    weight: Tensor
+    score: Tensor
+    scored: Tensor
+
+    def totals(self) -> Tensor:
+        """Float64 (4,), without gradients."""
+        return torch.stack([part.detach().double() for part in self])
+
+
+def targets_of(step: TrainingBatch, task: Task) -> Tensor:
+    """What the outputs are held against; where a teacher alone says it, the labels as they are."""
+    return step.labels if task.reference else task.targets(step, None)  # type: ignore[arg-type]
+
+
+def weight_of(step: TrainingBatch, targets: Tensor, learned: Task) -> Tensor:
+    """How many samples, or places that count, float64."""
+    counted: Tensor | int = len(step.labels)
+    if learned.learns == "places":
+        counted = (targets != IGNORED).sum()
+    elif learned.judge is judge_agreement and step.mask is not None:
+        counted = step.mask.sum()
+    return torch.as_tensor(counted, dtype=torch.float64, device=targets.device)
+
+
+def measure(
+    outputs: Tensor, step: TrainingBatch, task: Task, learned: Task, recipe: Recipe, teacher: Tensor | None = None
+) -> Measured:
+    """The loss of what is `learned`, and the score of the `task`: another where that is a function of the user's.
+
+    Learned are classes of samples by cross-entropy; of places too, over those that count; numbers by the error of each
+    sample; the outputs of a teacher alone by T^2 KL at each place, or an embedding by the squared error.
+    """
+    targets = targets_of(step, learned)
+    weight = weight_of(step, targets, learned)
+    if learned.learns == "classes":
+        loss, score = loss_sum(outputs, targets, recipe, teacher), hits(outputs, targets)
+    elif learned.learns == "places":
+        rows = _rows(outputs, learned.axis)
+        which = (targets != IGNORED).reshape(-1).nonzero()[:, 0]
+        taught = None if teacher is None else _rows(teacher, learned.axis)[which]
+        picked, labels = rows[which], targets.reshape(-1)[which]
+        loss, score = loss_sum(picked, labels, recipe, taught), hits(picked, labels)
+    elif learned.learns == "numbers":
+        loss, score = _number_loss(outputs, targets, recipe, teacher), None
+    else:
+        assert teacher is not None
+        loss, score = _follow(outputs, teacher, step.mask, learned, recipe), None
+        targets = teacher
+    if score is None or task is not learned:
+        with torch.no_grad():
+            against = targets if task is learned else targets_of(step, task)
+            verdicts = task.judge(outputs.detach(), against, step.mask)
+        each = torch.ones_like(verdicts.score, dtype=torch.float64) if verdicts.weight is None else verdicts.weight
+        return Measured(loss, weight, (verdicts.score * each).sum(), each.sum())
+    return Measured(loss, weight, score, weight)
+
+
+def _rows(outputs: Tensor, axis: int) -> Float[Tensor, "places classes"]:
+    moved = outputs.movedim(axis, -1)
+    return moved.reshape(-1, moved.shape[-1])
+
+
+def _number_loss(outputs: Tensor, labels: Tensor, recipe: Recipe, teacher: Tensor | None) -> Float[Tensor, ""]:
+    """The error of each sample, averaged over its numbers and summed over the batch."""
+    values = outputs.reshape(len(outputs), -1).float()
+    error = F.mse_loss if recipe.regression_loss == "mse" else F.huber_loss
+    loss = error(values, labels.reshape(values.shape).float(), reduction="sum") / values.shape[1]
+    if teacher is None:
+        return loss
+    taught = error(values, teacher.reshape(values.shape), reduction="sum") / values.shape[1]
+    return (1 - recipe.alpha) * loss + recipe.alpha * taught
+
+
+def _follow(outputs: Tensor, teacher: Tensor, mask: Tensor | None, task: Task, recipe: Recipe) -> Float[Tensor, ""]:
+    """The distance to a teacher's outputs, summed over samples, or over places of classes without padding."""
+    if task.judge is judge_vectors:
+        return squared_error(outputs, teacher, "mse", mask)
+    rows, taught = _rows(outputs, -1).float(), _rows(teacher, -1)
+    if mask is not None and outputs.ndim > 2 and outputs.shape[1] == mask.shape[1]:
+        which = mask.reshape(-1).nonzero()[:, 0]
+        rows, taught = rows[which], taught[which]
+    warm = recipe.temperature
+    return warm**2 * _distance(rows / warm, taught / warm, False)
 
 
 def loss_sum(
@@ -51,12 +142,18 @@ def _distance(outputs: Tensor, teacher: Tensor, multilabel: bool) -> Tensor:
     return (cross - entropy) / outputs.shape[1]
 
 
-def squared_error(outputs: Tensor, targets: Tensor, kind: Loss) -> Float[Tensor, ""]:
+def squared_error(outputs: Tensor, targets: Tensor, kind: Loss, mask: Tensor | None = None) -> Float[Tensor, ""]:
     """The squared differences, summed over the batch: of each image their mean (`mse`) or their sum (`sse`).
 
     outputs, targets: (batch, *any shape). The mean over images of `sse` is Nowak & Corso, "Deep Net Triage", Eq 3 as
-    printed, a squared norm; `mse` is that over the number of values.
+    printed, a squared norm; `mse` is that over the number of values. mask: places (batch, length) that are no padding:
+    others do not count, where the outputs have so many places on their first axis.
     """
+    if mask is not None and outputs.ndim > 2 and outputs.shape[1] == mask.shape[1]:
+        real = mask.reshape(*mask.shape, *[1] * (outputs.ndim - 2))
+        errors = ((outputs.float() - targets) * real).square().flatten(1).sum(1)
+        values = mask.sum(1).clamp_min(1) * outputs[0, 0].numel()
+        return errors.sum() if kind == "sse" else (errors / values).sum()
     total = F.mse_loss(outputs.float(), targets, reduction="sum")
     return total if kind == "sse" else total / max(1, outputs[0].numel())
 

@@ -26,9 +26,9 @@ Precision = Literal["float32", "bfloat16"]
 class Recipe:
     """The settings of `fit`.
 
-    epochs: passes over the images.
-    batch_size: images a step, over all devices together. An epoch is split into steps of equal size (within one
-        image), so that it sees every image and no step is small.
+    epochs: passes over the samples.
+    batch_size: samples a step, over all devices together. An epoch is split into steps of equal size (within one
+        sample), so that it sees every sample and no step is small.
     optimizer: sgd (with `momentum`, 0 for none, and `nesterov`) or adamw (betas 0.9 and 0.999).
     learning_rate: the learning rate, which the schedule scales.
     weight_decay: added to the gradient by sgd, apart from it by adamw; on matrices and filters only, unless
@@ -38,16 +38,18 @@ class Recipe:
         plateau (times `factor` once the loss, on the validation images if given, has not fallen by 1e-4 of itself for
         more than `patience` epochs; then `cooldown` epochs are not counted; never below `final` times the rate).
     warmup: epochs in which the rate first rises to the schedule's; not with onecycle.
-    augment: none, flip (left to right, half of the images), crop (a shift by up to `pad` pixels each way), crop+flip.
+    augment: of images: none, flip (left to right, half of the images), crop (a shift by up to `pad` pixels each way),
+        crop+flip. A class for each pixel moves along.
     pad, fill: of crops; fill zero (black pixels) or reflect (mirrored at the edge pixel).
     label_smoothing: share of each label that is spread over all classes.
+    regression_loss: of numbers to be given: mse, or huber (the absolute error beyond 1; Huber, 1964).
     table_learning_rate: times the rate, for the tables of shared weights.
     table_gradient: sum (Han et al., ICLR 2016, Section 3.3) or mean of the gradients of an entry's weights.
     alpha, temperature: with a teacher, loss = (1 - alpha) loss + alpha T^2 KL(teacher || network) at temperature T
-        (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
+        (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015); of numbers the error to the teacher's.
     precision: float32, or bfloat16 (autocast; the weights stay float32).
     devices: how many GPUs of the network's kind, or processes on the CPU. Each takes its share of every batch.
-    seed: of the order of the images, the augmentation and dropout.
+    seed: of the order of the samples, the augmentation and dropout.
     """
 
     epochs: PositiveInt = 10
@@ -69,6 +71,7 @@ class Recipe:
     pad: NonNegativeInt = 4
     fill: Literal["zero", "reflect"] = "zero"
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    regression_loss: Literal["mse", "huber"] = "mse"
     table_learning_rate: PositiveFloat = 1.0
     table_gradient: Literal["sum", "mean"] = "sum"
     alpha: Share = 0.5

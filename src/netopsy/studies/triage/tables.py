@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from netopsy.engine.train.fit import HISTORY_COLUMNS
+from netopsy.engine.train.fit import history_columns
 from netopsy.stats.hypothesis_tests import mean_interval, paired_difference, wilson
 from netopsy.studies.triage.design import TriageRun, Trial
 
@@ -44,7 +44,7 @@ _HISTORY: dict[str, Any] = {
     "block": pl.String,
     "start": pl.String,
     "training": pl.String,
-    **HISTORY_COLUMNS,
+    **history_columns(),
 }
 
 
