@@ -154,7 +154,7 @@ def _learnt(network: Network, samples: Samples) -> tuple[Network, Samples]:
         outputs = network.module(**dict(zip(names, batch.inputs.values(), strict=True)))
     labels, drawn = samples.labels, np.arange(len(samples)) % 4 == 0
     if labels.dtype.kind == "f":
-        labels = (outputs + 0.3 * outputs.std() * torch.from_numpy(labels)).numpy()
+        labels = (outputs + 0.3 * outputs.std() * torch.from_numpy(labels).reshape(outputs.shape)).numpy()
     else:
         predicted = outputs.argmax(1).numpy()
         labels = np.where(drawn.reshape(-1, *[1] * (labels.ndim - 1)), labels, predicted)

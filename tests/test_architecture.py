@@ -185,7 +185,7 @@ def test_the_public_names_are_these() -> None:
         list_blocks list_layers list_studies load_features load_network load_samples load_transform maximize Network
         noise observe parameters Preprocessing prescribe Recipe reconstruct Replace Result rounding
         run_trials Samples score Shift sparsity stimuli storage_table sweep transfer Transform triage Variant
-        workers workspace"""
+        with_head workers workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:
         assert callable(getattr(netopsy, name))

@@ -23,6 +23,7 @@ from .features.features import Features as Features
 from .features.load import load_features as load_features
 from .network.listing import list_layers as list_layers
 from .network.network import Network as Network
+from .network.network import with_head as with_head
 from .network.preprocessing import Preprocessing as Preprocessing
 from .network.sources.load import load_network as load_network
 from .result import Figure as Figure

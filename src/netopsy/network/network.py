@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from netopsy.errors import NetopsyWarning, NetworkError, NotApplicable, SettingsError, UnknownLayer, nearest
-from netopsy.network.graph import export_graph, find_output
+from netopsy.network.capture import arguments
+from netopsy.network.graph import export_graph, find_output, name_outputs
 from netopsy.network.layers import Layer, find_layers
 from netopsy.network.node import Node
 from netopsy.network.origins import restore_names
@@ -285,3 +286,80 @@ def fresh(network: Network, seed: int, draw: int = 0) -> Network:
         )
     copied.provenance |= {"weights": "random", "seed": seed, "draw": draw}
     return copied
+
+
+class Head(nn.Module):
+    """A linear map of one vector a sample: of the values that another module gives, pooled over their places.
+
+    pool: mean, max, first or last, over the places that are no padding. axis: where the channels are. wanted: which of
+    several outputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, pool: str, axis: int, wanted: str | int | None) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.pool, self.axis, self.wanted = pool, axis, wanted
+
+    def forward(self, given: Any, mask: Tensor | None = None) -> Tensor:
+        """(batch, outputs) of what the module returns; mask: (batch, length), 0 where a sample is padded."""
+        named = name_outputs(given)
+        key = find_output(named, [name for name, value in named.items() if isinstance(value, Tensor)], self.wanted)
+        values = given if isinstance(given, Tensor) else named[str(key)]
+        if values.ndim > 2:
+            values = values.movedim(self.axis, -1).flatten(1, -2)
+            values = self._pooled(values, torch.ones_like(values[..., 0]) if mask is None else mask.to(values))
+        logits: Tensor = self.linear(values)
+        return logits
+
+    def _pooled(self, values: Tensor, mask: Tensor) -> Tensor:
+        if self.pool == "mean":
+            return (values * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        if self.pool == "max":
+            return values.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
+        if self.pool == "first":
+            return values[:, 0]
+        last = (mask.sum(1).long() - 1).clamp_min(0)
+        return values.gather(1, last[:, None, None].expand(-1, 1, values.shape[-1]))[:, 0]
+
+
+HEAD_POOLS = ("mean", "max", "first", "last")
+
+
+def with_head(network: Network, outputs: int, *, pool: str = "mean", seed: int = 0) -> Network:
+    """`network` with a linear map, drawn anew, of its output: a classifier to be trained by `fit`.
+
+    outputs: classes, or numbers to give. pool: how an output with places (tokens, pixels) becomes a vector: the mean or
+    max over the places that are no padding, the first, or the last. seed: of the map's weights. The network itself is
+    `body` and the map `head.linear`: `frozen=["body"]` trains the map alone. The weights of the body are copied.
+    Errors: SettingsError for another pool or fewer than one output.
+
+    >>> from netopsy import load_network, with_head
+    >>> with_head(load_network("netopsy:digits-a"), 3).classes
+    3
+    """
+    check_network(network)
+    if pool not in HEAD_POOLS:
+        raise SettingsError(f"pool '{pool}' is none; give {', '.join(HEAD_POOLS)}.")
+    if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
+        raise SettingsError(f"{outputs!r} outputs are none; give a whole number from 1.")
+    node = network.nodes[network.output]
+    if len(node.full_shape) < 2 or not node.per_sample or not node.is_floating_point:
+        raise NetworkError(
+            f"{network.name} gives no values for each sample (shape {node.full_shape}) to put a head on."
+        )
+    parameter = next((p for p in network.module.parameters() if p.is_floating_point()), torch.zeros(()))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream("weights", seed))
+        head = Head(node.full_shape[node.channel_axis], outputs, pool, node.channel_axis, network.returned)
+    graph, root = fx.Graph(), nn.Module()
+    root.add_module("body", copy.deepcopy(network.module))
+    root.add_module("head", head.to(parameter.device, parameter.dtype))
+    inputs = {entry.name: graph.placeholder(entry.name) for entry in network.signature.inputs}
+    args, kwargs = arguments(inputs)
+    given = graph.call_module("body", args, kwargs)
+    masks = [entry.name for entry in network.signature.inputs if entry.kind == "mask"]
+    masked = bool(masks) and bool(node.length_axes) and len(node.full_shape) == 3
+    graph.output(graph.call_module("head", (given, inputs[masks[0]]) if masked else (given,)))
+    provenance = {**network.provenance, "head": {"outputs": outputs, "pool": pool, "seed": seed}}
+    name = f"{network.name} with a head of {plural(outputs, 'output')}"
+    return Network(name, fx.GraphModule(root, graph, "WithHead"), network.preprocessing, provenance)
