@@ -168,5 +168,5 @@ def _in_another_order(maps: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(places, generator=generator)
     shifts = torch.randint(places, (channels, 1), generator=generator)
-    index = order[(torch.arange(places) + shifts) % places]
+    index = order.repeat(2).unfold(0, places, 1)[shifts[:, 0]]  # a row for each shift
     return flat.gather(1, index.to(flat.device)).reshape(maps.shape)
