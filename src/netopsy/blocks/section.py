@@ -17,7 +17,7 @@ from netopsy.engine.interpreter import ANY_LAYOUT
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.network.origins import Origin, Section, origin
+from netopsy.network.program import Origin, Section, origin
 
 
 def cut_before(network: Network, block: Block) -> str:

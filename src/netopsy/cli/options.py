@@ -84,7 +84,9 @@ def command(name: str, doc: str, options: Iterable[Option], body: Callable[..., 
     return function
 
 
-NETWORK = argument("network", "torchvision:NAME, timm:NAME, netopsy:NAME, package.module:factory or a file naming one.")
+NETWORK = argument(
+    "network", "torchvision:NAME, timm:NAME, netopsy:NAME, hf:FOLDER, package.module:factory or a file naming one."
+)
 
 PREPROCESSING = [
     option("size", tuple[int, ...] | None, "Input size: one number, or height,width.", None),
@@ -100,6 +102,9 @@ NETWORK_OPTIONS = [
     option("state", str | None, "Of a checkpoint with several networks, the key of the one to take.", None),
     option("match", Literal["name", "order"] | None, "How weights find their places: by name, or in order.", None),
     option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
+    option("head", str | None, "Of hf: another head than its own, as sequence-classification; base for none.", None),
+    option("length", int | None, "Of hf: tokens or steps of a sample, padded to it.", None),
+    option("download", bool, "Fetch hf:ORG/NAME from its hub.", False),
     option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
     *PREPROCESSING,
     option("device", str | None, "cpu, cuda, cuda:1, ...", None),

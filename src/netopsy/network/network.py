@@ -18,9 +18,8 @@ from netopsy.network.capture import arguments
 from netopsy.network.graph import export_graph, find_output, name_outputs
 from netopsy.network.layers import Layer, find_layers
 from netopsy.network.node import Node
-from netopsy.network.origins import restore_names
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.program import Program, read_program
+from netopsy.network.program import Program, read_program, restore_names
 from netopsy.network.signature import Signature
 from netopsy.seeds import stream
 from netopsy.wording import plural

@@ -64,7 +64,7 @@ class Input:
 class Signature:
     """The inputs of a network, in the order of its forward pass, and what text is turned into numbers with.
 
-    tokenizer: a `netopsy.network.tokenizer.Tokenizer` for inputs of tokens, or None.
+    tokenizer: a `netopsy.network.sources.huggingface_inputs.Tokenizer` for inputs of tokens, or None.
     """
 
     inputs: tuple[Input, ...]

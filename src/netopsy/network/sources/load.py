@@ -37,13 +37,14 @@ def load_network(
     seed: int = 0,
     output: str | int | None = None,
     example: Any = None,
+    download: bool = False,
     **preprocessing: Any,
 ) -> Network:
     """Load a network for examination; its module is in eval mode.
 
-    source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `package.module:factory`, a torch module (it is copied,
-        and taken out of DataParallel, AveragedModel and torch.compile), or the path of a safetensors file whose
-        metadata names its architecture.
+    source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `hf:FOLDER` (of Hugging Face's transformers),
+        `package.module:factory`, a torch module (it is copied, and taken out of DataParallel, AveragedModel and
+        torch.compile), or the path of a safetensors file whose metadata names its architecture.
     weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws
         them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict, a checkpoint in memory or a module gives its own.
@@ -55,9 +56,10 @@ def load_network(
         called `logits`, else the first.
     example: a batch that the forward pass takes, where that is no image: a tensor or array, several in order, or a
         mapping by name, each (batch, ...); or Samples, whose first batch it is; or a `Signature`. By default one image.
+    download: fetch the folder of `hf:ORG/NAME` from its hub.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
-        options of the architecture (`num_classes`, for some also `width` and others). What is not given here is taken
-        from a safetensors file's metadata where these name it.
+        options of the architecture (`num_classes`, for some also `width` and others; for `hf:` the `head` and the
+        `length` of samples). What is not given here is taken from a safetensors file's metadata where these name it.
 
     Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no such
     option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of the
@@ -71,7 +73,7 @@ def load_network(
             raise SettingsError(f"the source '{source}' is a weights file itself; give the architecture as the source.")
         file = read_weights(source)  # type: ignore[arg-type]
         source = read_architecture(file)
-    origin = find_source(source)
+    origin = find_source(source, download=download)
     overrides, options = _sort_options(preprocessing, origin)
     hub, file = _choose_weights(weights, origin, file)
     if state is not None and (file is None or file.uses):
@@ -90,12 +92,18 @@ def load_network(
     module = build()
     signature = _read_example(example, module, overrides)
     prepared, said_by = origin.preprocessing(module, hub, file)
-    if file is not None:
-        prepared, said_by = _from_metadata(prepared, said_by, file)
-    prepared = _fit_depth(prepared, module, read_size(overrides["size"]) if "size" in overrides else prepared.size)
-    changed = override(prepared, overrides)
+    changed: Preprocessing | Signature = prepared
+    if isinstance(prepared, Preprocessing):
+        if file is not None:
+            prepared, said_by = _from_metadata(prepared, said_by, file)
+        prepared = _fit_depth(prepared, module, read_size(overrides["size"]) if "size" in overrides else prepared.size)
+        changed = override(prepared, overrides)
+    elif overrides:
+        inputs = ", ".join(map(str, prepared.inputs))
+        raise SettingsError(f"{min(overrides)} is of pictures, and {origin.name} takes {inputs}; leave it out.")
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
-    if file is not None:
+    if file is not None and not origin.places_weights:
+        assert isinstance(changed, Preprocessing)
         module, more = _put(module, build, file, changed, origin, options, state, match)
         provenance |= more
     effective = remove_parametrizations(module)
@@ -104,7 +112,7 @@ def load_network(
         provenance["computed_in"] = f"float32, the weights were given in {', '.join(kinds)}"
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
-    taken: Preprocessing | Signature = signature or changed
+    taken = signature or changed
     provenance["preprocessing"] = {**taken.record(), "from": said_by if signature is None else "the example given"}
     if output is not None:
         provenance["output"] = output

@@ -18,12 +18,13 @@ from torch.export import ExportedProgram
 from netopsy.errors import NetworkError, WeightsError, nearest
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import Signature
 from netopsy.network.sources.modules import check_module, copy_module, unwrap, what_instead
 from netopsy.network.weights.weights import INDEX, KINDS, SUFFIXES, Weights
 from netopsy.network.zoo import ZOO, architecture
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
-FORMS = "torchvision:NAME, timm:NAME, netopsy:NAME, package.module:factory, a weights file or a torch module"
+FORMS = "torchvision:NAME, timm:NAME, netopsy:NAME, hf:FOLDER, package.module:factory, a weights file or a torch module"
 
 
 class Source(Protocol):
@@ -32,14 +33,18 @@ class Source(Protocol):
     name: as reports call it. options: names of the settings of the architecture. shipped: weights in the package.
     unused: beginnings of the names of tensors that serve training alone; a file may hold them.
     fresh: what the weights are called that `build` gives by itself. notes: what is to be said of the module built.
+    places_weights: whether `build` puts the tensors of a file in place itself.
     """
 
     name: str
     options: tuple[str, ...]
-    shipped: Path | None
     unused: tuple[str, ...]
     fresh: str
     notes: tuple[str, ...]
+    places_weights: bool
+
+    @property
+    def shipped(self) -> Path | None: ...
 
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
@@ -47,7 +52,9 @@ class Source(Protocol):
         """The module with fresh weights, or those of the hub; size and file tell what the user will put in."""
         ...
 
-    def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
+    def preprocessing(
+        self, module: nn.Module, hub: str | None, file: Weights | None
+    ) -> tuple[Preprocessing | Signature, str]:
         """What the input looks like, and who says so."""
         ...
 
@@ -58,6 +65,7 @@ class ZooSource:
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fresh = "random"
+    places_weights = False
 
     def __init__(self, name: str) -> None:
         self.entry = architecture(name)
@@ -80,6 +88,7 @@ class FactorySource:
 
     shipped: Path | None = None
     unused: tuple[str, ...] = ()
+    places_weights = False
 
     def __init__(self, path: str, attribute: str) -> None:
         self.name = f"{path}:{attribute}"
@@ -111,6 +120,7 @@ class ModuleSource:
     options: tuple[str, ...] = ()
     shipped: Path | None = None
     unused: tuple[str, ...] = ()
+    places_weights = False
     fresh = "the module's own"
 
     def __init__(self, module: nn.Module) -> None:
@@ -142,8 +152,11 @@ def _exported_module(given: Any) -> Any:
     return given.module() if isinstance(given, ExportedProgram) else given
 
 
-def find_source(source: object) -> Source:
-    """The source that `source` names; NetworkError gives the nearest names, or the forms that a source may take."""
+def find_source(source: object, *, download: bool = False) -> Source:
+    """The source that `source` names; NetworkError gives the nearest names, or the forms that a source may take.
+
+    download: fetch `hf:ORG/NAME` from its hub.
+    """
     source = _exported_module(source)
     if isinstance(source, nn.Module):
         return ModuleSource(source)
@@ -153,6 +166,12 @@ def find_source(source: object) -> Source:
         advice = what_instead(source) or f"this is a {type(source).__name__}"
         raise NetworkError(f"a network's source is {FORMS}; {advice}.")
     kind, _, name = source.partition(":")
+    if download and kind != "hf":
+        raise NetworkError(f"download fetches hf:ORG/NAME alone; for {source} give weights='hub' (--weights hub).")
+    if kind == "hf" and name:
+        from netopsy.network.sources.huggingface import HuggingFaceSource
+
+        return HuggingFaceSource(name, download)
     if kind == "netopsy" and name:
         return ZooSource(name)
     if kind == "torchvision" and name:
@@ -175,6 +194,7 @@ def is_weights_path(value: object) -> bool:
     """Whether `value` reads as the path of a weights file and not as a name."""
     return isinstance(value, os.PathLike) or (
         isinstance(value, str)
+        and not value.startswith("hf:")
         and (
             Path(value).suffix.lower() in (*SUFFIXES, ".pt2")
             or value.endswith(INDEX)

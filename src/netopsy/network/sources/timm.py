@@ -24,6 +24,7 @@ class TimmSource:
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fresh = "random"
+    places_weights = False
 
     def __init__(self, name: str) -> None:
         short, _, tag = name.partition(".")

@@ -25,6 +25,7 @@ class TorchvisionSource:
     unused: tuple[str, ...] = ("aux1.", "aux2.", "AuxLogits.")
     notes: tuple[str, ...] = ()
     fresh = "random"
+    places_weights = False
 
     def __init__(self, name: str) -> None:
         names = torchvision.models.list_models(module=torchvision.models)

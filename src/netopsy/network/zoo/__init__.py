@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from netopsy.errors import NetworkError, nearest
-
-if TYPE_CHECKING:
-    from netopsy.network.zoo.entry import Architecture
+from netopsy.network.preprocessing import Preprocessing
 
 ZOO: dict[str, str] = {
     "alexnet": "alexnet:ALEXNET",
@@ -29,6 +30,20 @@ ZOO: dict[str, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network, and what its input looks like.
+
+    build: makes the module with freshly drawn weights; its parameters are the options of the architecture.
+    preprocessing: what the published weights of this architecture expect.
+    shipped: file under `netopsy/network/shipped` with trained weights, if the package holds them.
+    """
+
+    build: Callable[..., nn.Module]
+    preprocessing: Preprocessing
+    shipped: str | None = None
+
+
 def architecture(name: str) -> Architecture:
     """The entry of the zoo called `name`; `-` and `_` are alike.
 
@@ -38,4 +53,5 @@ def architecture(name: str) -> Architecture:
     if key not in ZOO:
         raise NetworkError(f"no network 'netopsy:{name}'; nearest: {nearest(key, ZOO)}; all: {', '.join(ZOO)}.")
     module, constant = ZOO[key].split(":")
-    return getattr(import_module(f"{__name__}.{module}"), constant)
+    entry: Architecture = getattr(import_module(f"{__name__}.{module}"), constant)
+    return entry

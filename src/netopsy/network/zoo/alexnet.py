@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.zoo.entry import Architecture
+from netopsy.network.zoo import Architecture
 
 
 class AlexNet(nn.Module):

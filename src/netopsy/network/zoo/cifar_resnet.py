@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.zoo.entry import Architecture
+from netopsy.network.zoo import Architecture
 
 
 class PaddingShortcut(nn.Module):

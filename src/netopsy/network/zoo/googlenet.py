@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.zoo.entry import Architecture
+from netopsy.network.zoo import Architecture
 
 INCEPTIONS = {
     "3a": (192, 64, 96, 128, 16, 32, 32),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.zoo.entry import Architecture
+from netopsy.network.zoo import Architecture
 
 PREPROCESSING = Preprocessing(size=(28, 28), mean=(0.0,), std=(1.0,), channels="L", scale=1 / 256)
 """Caffe's own: `scale: 0.00390625`, no mean."""

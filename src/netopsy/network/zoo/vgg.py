@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.zoo.entry import Architecture
+from netopsy.network.zoo import Architecture
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
 """Convolutions per block: configuration D of the paper."""
