@@ -16,6 +16,7 @@ from netopsy.engine.interpreter import plan
 from netopsy.errors import NetworkError, SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.signature import Input, Signature, signature_of
+from netopsy.network.units import unit_nodes
 from netopsy.samples.records import ArrayRecords
 from netopsy.tallies import ClassMeans, Collect, Moments, TopImages, ZeroShare
 
@@ -229,3 +230,27 @@ def test_a_token_out_of_the_vocabulary_is_one_sentence(network: Network, number:
     samples = Samples("other", ArrayRecords({"input_ids": ids}, "tokens"), None)
     with pytest.raises(SamplesError, match=rf"'embed' has rows 0 to {VOCABULARY - 1}.*another network"):
         observe(network, samples, {"mean": (network.node("up").name, Moments(2, axis=-1))})
+
+
+class Rows(nn.Module):
+    """A linear map over the rows of all tokens together, as GPT-2 has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.weight, self.bias = (
+            nn.Embedding(VOCABULARY, 4),
+            nn.Parameter(torch.ones(4, 6)),
+            nn.Parameter(torch.ones(6)),
+        )
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        return torch.addmm(self.bias, x.view(-1, 4), self.weight).view(*x.shape[:2], 6)
+
+
+def test_units_of_a_map_over_the_rows_of_all_tokens_are_found_behind_it() -> None:
+    tokens = Input("input_ids", (LENGTH,), torch.int64, "tokens", 0)
+    units = unit_nodes(load_network(Rows(), example=Signature((tokens,))))
+    assert [(node.operator, node.full_shape, node.length_axes) for node in units.values()] == [
+        ("view", (1, LENGTH, 6), (1,))
+    ]

@@ -12,6 +12,7 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.windows.field import Box, receptive_field
 
+_VIEWS = {"view", "reshape", "unsafe_view", "unflatten"}
 _NORMS = {"batch_norm", "group_norm", "instance_norm"}
 
 
@@ -141,11 +142,17 @@ def unit_nodes(network: Network) -> dict[str, Node]:
     for layer in network.layers:
         for name in layer.nodes:
             node = network.nodes[name]
-            while len(node.users) == 1 and (follower := node.users[0]).operator in _NORMS:
+            while len(node.users) == 1 and _carries(node, follower := node.users[0]):
                 node = follower
             if not any(user.name in chosen for user in node.users):
                 chosen.add(node.name)
     return {name: node for name, node in network.nodes.items() if name in chosen and node.per_sample and node.shape}
+
+
+def _carries(node: Node, follower: Node) -> bool:
+    """Whether the units of a layer are those behind `follower`: a norm, or rows that become places of samples again."""
+    rows = not node.per_sample and follower.per_sample and follower.operator in _VIEWS
+    return follower.operator in _NORMS or (rows and node.full_shape[-1:] == follower.full_shape[-1:])
 
 
 def hidden_nodes(network: Network) -> dict[str, Node]:
