@@ -308,6 +308,10 @@ def test_a_verdict_needs_the_intervals_over_images_and_over_draws() -> None:
     )
     assert "the edges go with the masks" in exchange_findings([made(0.8, 0.3, 0.05)])[1]
     assert "the edges go with the weights" in exchange_findings([made(0.3, 0.8, 0.05)])[1]
+    neither = made(0.3, 0.8, 0.001)
+    neither.parts[0][..., MEASURES.index("edges")] = 0.4
+    neither.parts[0][:, 0, 1:, :, MEASURES.index("edges")], neither.parts[0][:, 1:, 0, :, 2] = -0.1, 0.01
+    assert "neither alone brings the edges back" in exchange_findings([neither])[1], "less of avoiding is no edge"
     means = exchange_tables([made(0.8, 0.3, 0.05)])["exchange_leads"]
     assert means["draws_high"].max() <= 2 and means["mean"].to_list()[0] == pytest.approx(0.5, abs=0.05)
 

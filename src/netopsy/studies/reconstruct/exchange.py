@@ -24,7 +24,16 @@ from netopsy.network.units import Unit, places
 from netopsy.samples.samples import Samples, read_images
 from netopsy.seeds import stream
 from netopsy.stats.hypothesis_tests import INTERVALS, Estimate, interval_row
-from netopsy.studies.reconstruct.report import correlation, edges, inside, on_edges, spell_briefly, strength, weigh
+from netopsy.studies.reconstruct.report import (
+    FAINT,
+    correlation,
+    edges,
+    inside,
+    on_edges,
+    spell_briefly,
+    strength,
+    weigh,
+)
 from netopsy.wording import capital, listing, plural, two
 
 MASKS = ("own", "other", "shuffled")
@@ -153,13 +162,17 @@ def _edges(depth: Depth) -> list[str]:
     """Where the edges of the image come from, and which image's."""
     whole, lent = _mean(depth, *_NEITHER, "edges"), _mean(depth, "other", "learned", "other_edges")
     leads = [lead for at in _PAIRS if (lead := Estimate.of(*over_both(depth, depth.lead(*at, "edges"))))]
+    by_masks = [mean for weights in _RANDOM if (mean := _mean(depth, "own", weights, "edges"))]
+    by_weights = [mean for masks in _OTHERS if (mean := _mean(depth, masks, "learned", "edges"))]
     if whole is None or lent is None or len(leads) < len(_PAIRS):
         return []
     if not whole.above(0):
         how = f"that the masked maps lie on edges cannot be told from {_counts(depth)}"
-    elif all(lead.above(0) for lead in leads):
+    elif all(mean.below(FAINT) for mean in by_masks + by_weights):
+        how = "neither alone brings the edges back"
+    elif all(lead.above(0) for lead in leads) and all(mean.above(0) for mean in by_masks):
         how = "the edges go with the masks"
-    elif all(lead.below(0) for lead in leads):
+    elif all(lead.below(0) for lead in leads) and all(mean.above(0) for mean in by_weights):
         how = "the edges go with the weights"
     else:
         how = f"whether the edges go with masks or weights cannot be told from {_counts(depth)}"

@@ -58,7 +58,7 @@ def inside(values: Float[np.ndarray, "*rest height width"], box: Box) -> Float[n
     return values[..., top:bottom, left:right]
 
 
-_FAINT = 0.05  # correlations below are no more than chance gives
+FAINT = 0.05  # correlations below are no more than chance gives
 _ALIKE = 0.05  # likenesses nearer than this count as alike
 RANDOM = "masked_random"
 
@@ -197,9 +197,9 @@ def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     weights = Estimate.of(edges["masked"] - edges[RANDOM], images, single)
     if masked is None or drawn is None or masks is None or weights is None:
         return []
-    if masked.below(_FAINT):
+    if masked.below(FAINT):
         how = "the masked maps do not lie on edges"
-    elif masked.above(0) and drawn.below(_FAINT):
+    elif masked.above(0) and drawn.below(FAINT):
         how = "the edges come through masks and learned weights together, not through masks with random weights"
     elif masked.above(0) and drawn.above(0):
         how = "the edges come through the masks even with random weights"
