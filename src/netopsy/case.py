@@ -17,7 +17,7 @@ from netopsy.errors import CaseError
 from netopsy.files import atomic_folder, atomic_write, restore_folder
 from netopsy.report.notebook import chart_svg
 from netopsy.report.pages import write_report
-from netopsy.result import Atlas, Figure, Image, Result, Sheet
+from netopsy.result import Atlas, Figure, Image, Passage, Result, Sheet, Texts
 
 FORMAT = 1
 
@@ -29,7 +29,7 @@ class Case:
         index.html, STUDY.html     the report
         STUDY/result.json          settings, findings, provenance, and what lies in the folders beside it
         STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png     STUDY/artifacts/*
-        STUDY/atlases/NAME/units.parquet, stimuli.parquet, *.webp
+        STUDY/texts/*.json         STUDY/atlases/NAME/units.parquet, stimuli.parquet, *.webp, texts.json
 
     A Result is written beside the old one and takes its place by renaming: a killed write leaves the former state.
 
@@ -108,6 +108,7 @@ class Case:
                 tables={key: pl.read_parquet(folder / "tables" / f"{key}.parquet") for key in index["tables"]},
                 figures=figures,
                 images=images,
+                texts={key: _read_texts(folder / "texts" / f"{key}.json") for key in index.get("texts", [])},
                 atlases={
                     key: _read_atlas(folder / "atlases" / key, words) for key, words in index.get("atlases", {}).items()
                 },
@@ -133,7 +134,7 @@ class Case:
 
 
 def _write_result(result: Result, folder: Path) -> None:
-    for name in ("tables", "figures", "images", "atlases", "artifacts"):
+    for name in ("tables", "figures", "images", "texts", "atlases", "artifacts"):
         (folder / name).mkdir()
     for name, frame in result.tables.items():
         frame.write_parquet(folder / "tables" / f"{name}.parquet")
@@ -142,6 +143,8 @@ def _write_result(result: Result, folder: Path) -> None:
         (folder / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
     for name, image in result.images.items():
         Picture.fromarray(image.pixels).save(folder / "images" / f"{name}.png", optimize=True)
+    for name, texts in result.texts.items():
+        (folder / "texts" / f"{name}.json").write_text(json.dumps(asdict(texts)), encoding="utf-8")
     for name, atlas in result.atlases.items():
         _write_atlas(atlas, folder / "atlases" / name)
     for name, path in result.artifacts.items():
@@ -163,6 +166,7 @@ def _index(result: Result) -> dict[str, Any]:
         "tables": list(result.tables),
         "figures": {name: words(figure, "spec") for name, figure in result.figures.items()},
         "images": {name: words(image, "pixels") for name, image in result.images.items()},
+        "texts": list(result.texts),
         "atlases": {name: _atlas_words(atlas) for name, atlas in result.atlases.items()},
         "artifacts": list(result.artifacts),
     }
@@ -170,7 +174,7 @@ def _index(result: Result) -> dict[str, Any]:
 
 def _atlas_words(atlas: Atlas) -> dict[str, Any]:
     """All of an atlas but its tables and pictures."""
-    words = {key: getattr(atlas, key) for key in ("top", "rules", "title", "reading", "source")}
+    words = {key: getattr(atlas, key) for key in ("top", "rules", "title", "reading", "source", "noun")}
     sheets = {
         node: [{"tile": sheet.tile, "columns": sheet.columns, "count": sheet.count} for sheet in node_sheets]
         for node, node_sheets in atlas.sheets.items()
@@ -182,6 +186,8 @@ def _write_atlas(atlas: Atlas, folder: Path) -> None:
     folder.mkdir()
     atlas.units.write_parquet(folder / "units.parquet")
     atlas.stimuli.write_parquet(folder / "stimuli.parquet")
+    texts = {node: [[asdict(p) for p in unit] for unit in units] for node, units in atlas.texts.items()}
+    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     for number, sheet in enumerate(sheet for node_sheets in atlas.sheets.values() for sheet in node_sheets):
         (folder / f"{number}.webp").write_bytes(sheet.data)
 
@@ -203,7 +209,19 @@ def _read_atlas(folder: Path, words: dict[str, Any]) -> Atlas:
         for node, entries in words["sheets"].items()
     }
     tables: dict[str, Any] = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("units", "stimuli")}
-    return Atlas(**{**words, "sheets": sheets}, **tables)
+    file = folder / "texts.json"
+    stored = _read_json(file) if file.exists() else {}  # cases of older versions have none
+    texts = {node: tuple(tuple(map(_passage, unit)) for unit in units) for node, units in stored.items()}
+    return Atlas(**{**words, "sheets": sheets}, **tables, texts=texts)
+
+
+def _read_texts(path: Path) -> Texts:
+    stored = _read_json(path)
+    return Texts(**{**stored, "groups": {name: tuple(map(_passage, rows)) for name, rows in stored["groups"].items()}})
+
+
+def _passage(stored: dict[str, Any]) -> Passage:
+    return Passage(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -67,6 +67,30 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A stretch of text in pieces, as tokens, each with a shade.
+
+    shades: -1..1, one a piece; 0 has none. mark: the number of the piece that is meant, -1 for none.
+    note: the words that stand before it.
+    """
+
+    pieces: tuple[str, ...]
+    shades: tuple[float, ...]
+    mark: int = -1
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Passages in groups, each under its name, as lines of shaded text. The texts may hold anything."""
+
+    groups: dict[str, tuple[Passage, ...]]
+    title: str
+    reading: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Atlas:
     """Units of many layers, each with what excites it, as a page to look things up in.
 
@@ -74,6 +98,7 @@ class Atlas:
         figures to sort by. stimuli: one row a picture: `node`, `channel`, `rank`, `value`, `image`, `class`.
     sheets: by node; its units' pictures in the order of `units`: for each unit `top` patches, then as many
         reconstructions if `rules` names a rule for the node; each sheet holds whole units.
+    texts: by node in the place of sheets, for each of its units its stimuli as passages. noun: what a sample is called.
     """
 
     units: pl.DataFrame
@@ -84,14 +109,16 @@ class Atlas:
     title: str
     reading: str
     source: str = ""
+    texts: dict[str, tuple[tuple[Passage, ...], ...]] = field(default_factory=dict)
+    noun: str = "image"
 
 
 @dataclass
 class Result:
     """What one study found on one network.
 
-    `tables` maps names to polars frames, `figures` to `Figure`, `images` to `Image`, `atlases` to `Atlas`, `artifacts`
-    to files.
+    `tables` maps names to polars frames, `figures` to `Figure`, `images` to `Image`, `texts` to `Texts`, `atlases` to
+    `Atlas`, `artifacts` to files.
     `findings` are plain sentences with their numbers, the most important first.
     `provenance` holds network, samples, versions, seed, digests and time (see `netopsy.provenance`).
     """
@@ -101,6 +128,7 @@ class Result:
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     images: dict[str, Image] = field(default_factory=dict)
+    texts: dict[str, Texts] = field(default_factory=dict)
     atlases: dict[str, Atlas] = field(default_factory=dict)
     artifacts: dict[str, Path] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)

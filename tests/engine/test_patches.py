@@ -66,7 +66,7 @@ def test_each_image_is_read_once_over_all_nodes(network: Network, samples: Sampl
     tiles = patches(
         network, samples, {"1": ([1, 4, 1], [0, 1, 2]), "4": (torch.tensor([4, -1]), torch.tensor([0, -1]))}
     )
-    assert sorted(samples._images.reads) == [1, 4]  # type: ignore[attr-defined]
+    assert sorted(samples.records.reads) == [1, 4]  # type: ignore[attr-defined]
     assert (tiles["4"][1] == 128).all() and tiles["1"].shape == (3, 3, 3, 3)
 
 

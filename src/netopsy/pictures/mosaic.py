@@ -14,6 +14,7 @@ from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import Signature
 
 PAPER = 255  # the gap between squares
 NEUTRAL = 128
@@ -87,9 +88,17 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def pictures(
-    images: Float[Tensor, "n channel height width"], preprocessing: Preprocessing
+    images: Float[Tensor, "n channel height width"], preprocessing: Preprocessing | Signature
 ) -> UInt8[np.ndarray, "n height width 3"]:
-    """Preprocessed images as the pictures that they were made from, after resizing and cropping."""
+    """Preprocessed images as the pictures that they were made from, after resizing and cropping.
+
+    Where nothing says what their values mean, each image's own least value is black and its largest white.
+    """
+    if isinstance(preprocessing, Signature):
+        flat = images.detach().float().cpu().flatten(1)
+        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        shares = (flat - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+        return _colours((shares * 255).round().to(torch.uint8).view(images.shape).numpy(), preprocessing)
     shape = (1, -1, 1, 1)
     std, mean = (torch.tensor(v, device=images.device).reshape(shape) for v in (preprocessing.std, preprocessing.mean))
     pixels = (images.detach() * std + mean) / preprocessing.scale
@@ -97,7 +106,7 @@ def pictures(
 
 
 def map_pictures(
-    maps: Float[Tensor, "n channel height width"], preprocessing: Preprocessing, *, clip: float = 0.0
+    maps: Float[Tensor, "n channel height width"], preprocessing: Preprocessing | Signature, *, clip: float = 0.0
 ) -> UInt8[np.ndarray, "n height width 3"]:
     """Signed maps as pictures: 0 is mid-gray, and each map is scaled to its own largest magnitude.
 
@@ -115,12 +124,46 @@ def _clip(value: Float[np.ndarray, "*shape"], clip: float) -> Float[np.ndarray, 
     return value.clip(-top, top)
 
 
-def _colours(values: UInt8[np.ndarray, "n channel height width"], preprocessing: Preprocessing) -> np.ndarray:
-    if preprocessing.channels == "BGR":
+def _colours(
+    values: UInt8[np.ndarray, "n channel height width"], preprocessing: Preprocessing | Signature
+) -> np.ndarray:
+    if isinstance(preprocessing, Preprocessing) and preprocessing.channels == "BGR":
         values = values[:, ::-1]
     if values.shape[1] not in (1, 3):
         values = values[:, :3] if values.shape[1] > 3 else values[:, :1]  # a screen shows three
     return np.ascontiguousarray(np.broadcast_to(values.transpose(0, 2, 3, 1), (len(values), *values.shape[2:], 3)))
+
+
+def waveform(
+    values: Float[np.ndarray, "channel length"], real: int, part: tuple[int, int], at: int, size: tuple[int, int]
+) -> SheetPixels:
+    """A recording as the band between its least and largest value at each column, its channels under one another.
+
+    real: how much of it is no padding; what follows is gray. part: (start, end) that is shaded. at: marked by a line.
+    size: (height, width) in pixels.
+    """
+    height, width = size
+    sheet = np.full((height, width, 3), PAPER, np.uint8)
+    length = values.shape[1]
+    columns = np.linspace(0, length, width + 1)
+    low_edge, high_edge = (int(np.clip(np.searchsorted(columns, p, "right") - 1, 0, width)) for p in part)
+    sheet[:, low_edge : max(high_edge, low_edge + 1)] = _SEEN
+    sheet[:, int(np.ceil(real * width / length)) :] = 225
+    tall = height // len(values)
+    for channel, line in enumerate(values):
+        own = line[:real] if real else line
+        reach = float(np.abs(own - own.mean()).max(initial=0)) or 1.0
+        for x in range(int(np.ceil(real * width / length))):
+            stretch = line[int(columns[x]) : max(int(columns[x]) + 1, min(real, int(np.ceil(columns[x + 1]))))]
+            ends = tall * (0.5 - 0.45 * (np.array([stretch.max(), stretch.min()]) - own.mean()) / reach)
+            top, bottom = (int(np.clip(round(end), 0, tall - 1)) for end in ends)
+            sheet[channel * tall + top : channel * tall + bottom + 1, x] = INK
+    x = int(np.clip(at * width / length, 0, width - 1))
+    sheet[:, x] = _MARK
+    return sheet
+
+
+_SEEN, _MARK = (255, 236, 205), (230, 60, 40)
 
 
 def draw_frame(

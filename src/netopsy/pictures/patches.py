@@ -14,12 +14,13 @@ from torch import Tensor
 from netopsy.engine.backproject.backproject import Trace, trace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.network.units import Unit, flat_place, places
+from netopsy.network.units import Unit, flat_place, place_at, places
 from netopsy.network.windows.field import Box, ReceptiveField, receptive_field
-from netopsy.pictures.mosaic import NEUTRAL, map_pictures, pictures, resize
+from netopsy.pictures.mosaic import NEUTRAL, draw_frame, map_pictures, pictures, resize, waveform
 from netopsy.samples.samples import Samples
 
 _BATCH = 32
+_WIDE = 3  # how much wider than high a recording is drawn
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class PatchWindow:
 
     size: (height, width) in pixels of the network's input. tile: (height, width) of the patch, shrunk to fit.
     field: the node's receptive field; None where its places cannot be told apart, and a patch is the whole image.
-    grid: rows and columns of the field's places.
+    grid: rows and columns of the field's places. kind: of the network's samples; a recording is drawn whole, its window
+    shaded and its place marked, and of an array of more axes the slice through the unit, marked too.
+    places: the node's.
     """
 
     size: tuple[int, int]
@@ -36,6 +39,40 @@ class PatchWindow:
     image: tuple[int, int]
     field: ReceptiveField | None
     grid: tuple[int, int]
+    kind: str = "image"
+    places: tuple[int, ...] = ()
+
+    def along(self, place: int) -> tuple[int, int]:
+        """(start, end), half open, of the part of a recording that the unit at the flat `place` sees."""
+        _, left, _, right = self.box(place)
+        return max(0, left), min(self.image[1], right)
+
+    def draw(self, value: np.ndarray, real: int, place: int) -> UInt8[np.ndarray, "tile_h tile_w 3"]:
+        """The patch of a sample that is no image, its first input. real: how long it is without padding."""
+        if self.kind == "series":
+            start, end = self.along(place)
+            line = value.reshape(-1, value.shape[-1])
+            return waveform(line, real, (start, end), (start + end - 1) // 2, self.tile)
+        return self._slice(value, place)
+
+    def _slice(self, value: np.ndarray, place: int) -> np.ndarray:
+        """The last two axes of an array, the others at the place of the unit as far as its node has them."""
+        space = value.shape[1:] if value.ndim > 2 else value.shape
+        at = place_at(max(place, 0), self.places) if self.places else ()
+        aligned = len(at) == len(space)
+        centre = [
+            (2 * p + 1) * size // (2 * grid) for p, size, grid in zip(at, space, self.places, strict=True)
+        ] if aligned else [size // 2 for size in space]  # fmt: skip
+        chosen = value[0] if value.ndim > 2 else value
+        for p in centre[:-2]:
+            chosen = chosen[p]
+        low, high = float(chosen.min()), float(chosen.max())
+        shades = np.rint((chosen - low) / ((high - low) or 1) * 255).astype(np.uint8).reshape(-1, chosen.shape[-1])
+        tile = resize(np.repeat(shades[:, :, None], 3, 2), self.tile, smooth=False)
+        if aligned and len(centre) > 1:
+            y, x = (c * side // full for c, side, full in zip(centre[-2:], self.tile, shades.shape, strict=True))
+            tile = draw_frame(tile, (max(0, y - 2), max(0, x - 2), y + 3, x + 3))
+        return tile
 
     def box(self, place: int) -> Box:
         """(top, left, bottom, right), half open, at the flat `place`; over the image's edge where the field is."""
@@ -65,11 +102,18 @@ def window(network: Network, node: str, tile: int = 64) -> PatchWindow:
     Raises UnknownLayer for a name that the network does not have.
     """
     record = network.node(node)
-    field, image = receptive_field(network, node), network.image_preprocessing.size
+    shape, kind = network.preprocessing.input_shape, network.signature.inputs[0].kind
+    image: tuple[int, int] = (1, shape[-1]) if kind == "series" else (1, *shape)[-2:]  # type: ignore[assignment]
+    field = receptive_field(network, node)
     has_places = field.tells_apart(places(record))
+    if kind not in ("image", "series"):
+        side = (tile, max(1, round(tile * image[1] / max(image[0], 1)))) if image[0] > 1 else (tile // 4, tile)
+        return PatchWindow(image, side, image, None, field.grid, "array", places(record))
     size = image
     if has_places:
         size = tuple(min(math.ceil(side), full) for side, full in zip(field.size, image, strict=True))  # type: ignore[assignment]
+    if kind == "series":
+        return PatchWindow(size, (tile, _WIDE * tile), image, field if has_places else None, field.grid, kind)
     shrink = min(1.0, tile / max(size))
     height, width = (max(1, round(side * shrink)) for side in size)
     return PatchWindow(size, (height, width), image, field if has_places else None, field.grid)
@@ -89,6 +133,7 @@ def patches(
     Raises UnknownLayer for an unknown node, SettingsError for a place outside the node, SamplesError for an image that
     cannot be read.
     """
+    kind = network.signature.inputs[0].kind
     windows = {node: window(network, node, tile) for node in units}
     lists = {node: [torch.as_tensor(v).reshape(-1).tolist() for v in pair] for node, pair in units.items()}
     tiles = {node: np.full((len(lists[node][0]), *w.tile, 3), NEUTRAL, np.uint8) for node, w in windows.items()}
@@ -99,15 +144,16 @@ def patches(
                 requests.setdefault(image, []).append((node, position, place))
     order = sorted(requests)
     for batch in samples.batches(network.preprocessing, _BATCH, order=order) if order else ():
-        for index, picture in zip(
-            batch.indices.tolist(), pictures(batch.images, network.image_preprocessing), strict=True
-        ):
-            done: dict[tuple[tuple[int, ...], tuple[int, int]], np.ndarray] = {}
+        drawn = pictures(batch.images, network.preprocessing) if kind == "image" else batch.images.float().numpy()
+        real = [batch.images.shape[-1]] * len(drawn) if batch.mask is None else batch.mask.sum(1).tolist()
+        for row, index in enumerate(batch.indices.tolist()):
+            done: dict[tuple[object, ...], np.ndarray] = {}
             for node, position, place in requests[index]:
                 w = windows[node]
-                key = (w.box(place), w.tile)
+                key = (w.box(place), w.tile, place if w.kind == "array" else 0)
                 if key not in done:
-                    done[key] = w.cut(picture, place)
+                    patch = w.cut(drawn[row], place) if kind == "image" else w.draw(drawn[row], real[row], place)
+                    done[key] = patch
                 tiles[node][position] = done[key]
     return tiles
 
@@ -120,7 +166,7 @@ _REACH = 0.995  # of a map's magnitudes lie inside the scale: few large ones wou
 
 def usable_rule(network: Network, node: str, place: tuple[int, ...]) -> str:
     """The first of `RULES` that can bring the units of `node` back to the image; empty where none can."""
-    blank = torch.zeros(1, *network.preprocessing.input_shape)
+    blank = dict(zip(network.signature.names, network.signature.example(1).values(), strict=True))
     for rule in RULES:
         try:
             trace(network, blank, [Unit(node, 0, place)], rule)  # type: ignore[arg-type]
@@ -152,7 +198,7 @@ def reconstructions(
         jobs = [(row, i) for row, image in enumerate(batch.indices.tolist()) for i in members[image]]
         for start in range(0, len(jobs), _UNITS):
             part = jobs[start : start + _UNITS]
-            unit_trace = trace(network, batch.images, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
+            unit_trace = trace(network, batch.inputs, [units[i] for _, i in part], rule, of=[row for row, _ in part])  # type: ignore[arg-type]
             tiles[[i for _, i in part]] = _pictures(unit_trace, window, network)
             report(len(part))
     return tiles
@@ -170,4 +216,4 @@ def _pictures(unit_trace: Trace, window: PatchWindow, network: Network) -> UInt8
     if window.tile != window.size:
         maps = torch.nn.functional.interpolate(maps, window.tile, mode="bilinear", antialias=True)
     reach = maps.abs().flatten(1).quantile(_REACH, dim=1)[:, None, None, None]
-    return map_pictures(maps.clamp(-reach, reach), network.image_preprocessing)
+    return map_pictures(maps.clamp(-reach, reach), network.preprocessing)

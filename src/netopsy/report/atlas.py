@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from netopsy.result import Atlas
+from netopsy.result import Atlas, Passage, Sheet
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; black becomes the ink of the page
 _LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C00", "#444444"]
@@ -61,7 +62,8 @@ def atlas_words(study: str, name: str, atlas: Atlas) -> dict[str, Any]:
         "reading": atlas.reading,
         "source": atlas.source,
         "units": atlas.units.height,
-        "layers": len(atlas.sheets),
+        "layers": len(atlas.sheets) + len(atlas.texts),
+        "classes": atlas.stimuli["class"].is_not_null().any(),
         "reconstructed": any(atlas.rules.values()),
     }
 
@@ -80,7 +82,8 @@ def atlas_data(atlas: Atlas) -> tuple[dict[str, Any], list[str]]:
         by_unit.setdefault((node, channel), []).append([_short(value), image, number(name)])
     layers: list[dict[str, Any]] = []
     sheets: list[str] = []
-    for node, node_sheets in atlas.sheets.items():
+    for node in [*atlas.sheets, *atlas.texts]:
+        node_sheets, texts = atlas.sheets.get(node, ()), atlas.texts.get(node, ())
         rows = atlas.units.filter(pl.col("node") == node)
         back = bool(atlas.rules.get(node))
         units = [
@@ -91,17 +94,31 @@ def atlas_data(atlas: Atlas) -> tuple[dict[str, Any], list[str]]:
             {
                 "node": node,
                 "back": back,
-                "tile": list(node_sheets[0].tile),
-                "held": node_sheets[0].count
-                // (atlas.top * (2 if back else 1)),  # units on a sheet; the last may have fewer
+                **_sheet_words(node_sheets, atlas.top * (2 if back else 1)),
+                "texts": [[_pieces(passage) for passage in unit] for unit in texts],
                 "sheets": list(range(len(sheets), len(sheets) + len(node_sheets))),
                 "units": units,
                 "stimuli": [by_unit.get((node, row[0]), []) for row in units],
             }
         )
         sheets += [base64.b64encode(sheet.data).decode() for sheet in node_sheets]
-    data = {"top": atlas.top, "classes": list(classes), "figures": figures, "layers": layers}
+    data = {"top": atlas.top, "noun": atlas.noun, "classes": list(classes), "figures": figures, "layers": layers}
     return data, sheets
+
+
+def shade_style(shade: float) -> str:
+    """The name of a shade's style: `w1` to `w9` above zero, `c1` to `c9` below, empty where there is none."""
+    level = round(9 * min(1.0, abs(shade)))
+    return f"{'w' if shade > 0 else 'c'}{level}" if level else ""
+
+
+def _sheet_words(sheets: Sequence[Sheet], pictures: int) -> dict[str, Any]:
+    """The size of a node's pictures, and how many units lie on a sheet; the last may have fewer."""
+    return {"tile": list(sheets[0].tile), "held": sheets[0].count // pictures} if sheets else {}
+
+
+def _pieces(passage: Passage) -> list[Any]:
+    return [passage.mark, [[t, shade_style(s)] for t, s in zip(passage.pieces, passage.shades, strict=True)]]
 
 
 def _short(value: Any) -> Any:

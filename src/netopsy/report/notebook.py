@@ -7,9 +7,10 @@ from typing import Any
 
 from netopsy.report.atlas import THEMES
 from netopsy.report.summary import image_summary, table_summary
-from netopsy.result import Result
+from netopsy.result import Result, Texts
 
 ROWS = 8
+_WARM, _COOL = "240,160,75", "111,168,220"  # of a passage's shades
 WIDTH = 560  # pixels of a chart whose width was left to its place
 
 
@@ -25,14 +26,32 @@ def result_html(result: Result) -> str:
         size = f'width="{summary["width"]}" style="max-width:100%"'
         parts.append(f'<figure><img src="{summary["url"]}" {size} alt="{escape(summary["alt"])}">')
         parts.append(f"<figcaption>{escape(image.title)}. {escape(image.reading)}</figcaption></figure>")
+    for texts in result.texts.values():
+        parts.append(f"<figure><figcaption><b>{escape(texts.title)}</b></figcaption>{_texts(texts)}")
+        parts.append(f"<figcaption>{escape(texts.reading)} {escape(texts.source)}</figcaption></figure>")
     for atlas in result.atlases.values():
-        units, layers = atlas.units.height, len(atlas.sheets)
+        units, layers = atlas.units.height, len(atlas.sheets) + len(atlas.texts)
         parts.append(f"<p>{escape(atlas.title)}: {units:,} units of {layers} layers, on a page of the report.</p>")
     parts += [
         _table(table_summary(result.study, name, frame.head(ROWS)), frame.height)
         for name, frame in result.tables.items()
     ]
     return f'<div class="netopsy">{"".join(parts)}</div>'
+
+
+def _texts(texts: Texts) -> str:
+    """Passages with their shades as colours of the background."""
+    rows = []
+    for name, passages in texts.groups.items():
+        rows.append(f"<div><b>{escape(name)}</b></div>")
+        for passage in passages:
+            spans = "".join(
+                f'<span style="background:rgba({_WARM if shade > 0 else _COOL},{min(1.0, abs(shade)):.2f})'
+                f'{";outline:1px solid" if k == passage.mark else ""}">{escape(text)}</span>'
+                for k, (text, shade) in enumerate(zip(passage.pieces, passage.shades, strict=True))
+            )
+            rows.append(f'<div style="white-space:pre-wrap"><small>{escape(passage.note)}</small> {spans}</div>')
+    return "".join(rows)
 
 
 def chart_svg(spec: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from PIL import Image as Picture
 
-from netopsy.report.atlas import atlas_words
-from netopsy.result import Figure, Image, Result
+from netopsy.report.atlas import atlas_words, shade_style
+from netopsy.result import Figure, Image, Result, Texts
 
 PAGE, WIDEST = 900, 1300  # pixels of a page's column, and of the widest picture that is shrunk to it
 TABLE_ROWS = 100  # a page shows so many rows; the Parquet file beside it holds all
@@ -26,6 +26,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "findings": result.findings,
         "figures": [figure_summary(result.study, name, figure) for name, figure in result.figures.items()],
         "images": [image_summary(name, image) for name, image in result.images.items()],
+        "texts": [texts_summary(texts) for texts in result.texts.values()],
         "atlases": [atlas_words(result.study, name, atlas) for name, atlas in result.atlases.items()],
         "tables": [table_summary(result.study, name, frame) for name, frame in result.tables.items()],
         "artifacts": [f"{result.study}/artifacts/{name}" for name in result.artifacts],
@@ -43,6 +44,27 @@ def figure_summary(study: str, name: str, figure: Figure) -> dict[str, Any]:
         "reading": figure.reading,
         "source": figure.source,
     }
+
+
+def texts_summary(texts: Texts) -> dict[str, Any]:
+    """Passages with their shades as the names of styles: `w1` to `w9` above zero, `c1` to `c9` below, empty for 0."""
+    groups = [
+        {
+            "name": name,
+            "passages": [
+                {
+                    "note": passage.note,
+                    "pieces": [
+                        {"text": text, "style": shade_style(shade), "mark": number == passage.mark}
+                        for number, (text, shade) in enumerate(zip(passage.pieces, passage.shades, strict=True))
+                    ],
+                }
+                for passage in passages
+            ],
+        }
+        for name, passages in texts.groups.items()
+    ]
+    return {"title": texts.title, "reading": texts.reading, "source": texts.source, "groups": groups}
 
 
 def image_summary(name: str, image: Image) -> dict[str, Any]:

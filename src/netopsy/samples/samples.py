@@ -152,7 +152,22 @@ class Samples:
     @property
     def multilabel(self) -> bool:
         """Whether a sample may have several labels."""
-        return self._labels is not None and self._labels.ndim == 2 and self._labels.dtype == np.float32
+        labels = self._labels
+        if labels is None or labels.ndim != 2 or labels.dtype != np.float32:
+            return False
+        return bool(self.classes) or bool(np.isin(labels, (0, 1)).all())  # else numbers that a network is to give
+
+    @property
+    def noun(self) -> str:
+        """What one of the samples is called."""
+        return NOUNS.get(self.kind, "sample")
+
+    @property
+    def classified(self) -> bool:
+        """Whether each sample has a class, or several of them (`multilabel`)."""
+        labels = self._labels
+        one = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
+        return bool(self.classes) and (one or self.multilabel)
 
     @cached_property
     def digest(self) -> str:

@@ -98,7 +98,7 @@ def _windows(program: Program) -> dict[Node, tuple[Any, str | None]]:
         if not node.from_input or node.op not in ("placeholder", "call_function"):
             continue
         if node.op == "placeholder":
-            windows_of[node] = _pixels(node.full_shape)
+            windows_of[node] = _pixels(node)
             because[node] = None
             continue
         windows = _apply(node, windows_of)
@@ -137,10 +137,18 @@ def _exact(value: Any) -> bool:
     return all(w.exact for w in _flat(value))
 
 
-def _pixels(shape: tuple[int, ...]) -> Windows:
-    """Each input value sees its own pixel; the last two axes are the image's (one axis: a single row)."""
-    height, width = (1, 1, *shape[2:])[-2:]
-    steps = [(0, 0)] * (len(shape) - 2) + [(1, 0), (0, 1)] if len(shape) > 3 else [(0, 0), (0, 0), (0, 1)][: len(shape)]
+def _pixels(node: Node) -> Windows:
+    """Each input value sees its own pixel; the last two axes are the image's (one axis: a single row).
+
+    Of tokens, (batch, length), each is a column of a single row.
+    """
+    shape = node.full_shape
+    if len(shape) == 2 and node.length_axes == (1,):
+        height, width, steps = 1, shape[1], [(0, 0), (0, 1)]
+    elif len(shape) > 3:
+        (height, width), steps = shape[-2:], [(0, 0)] * (len(shape) - 2) + [(1, 0), (0, 1)]
+    else:
+        (height, width), steps = (1, 1, *shape[2:])[-2:], [(0, 0), (0, 0), (0, 1)][: len(shape)]
     axes = tuple((Digit(n, step),) if n > 1 else () for n, step in zip(shape, steps, strict=True))
     return Windows(axes, (0, 0), (1, 1), ((0, height), (0, width)))
 

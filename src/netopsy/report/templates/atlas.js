@@ -61,11 +61,33 @@
 
   const range = (start, count) => Array.from({ length: count }, (_, k) => start + k);
 
+  // A passage as a line of shaded pieces; whatever it holds is text.
+  function passage([mark, pieces]) {
+    const line = document.createElement("span");
+    line.className = "passage";
+    pieces.forEach(([text, style], k) => {
+      const piece = element("span", text.replaceAll("\n", "⏎"));
+      piece.className = style + (k === mark ? " mark" : "");
+      line.append(piece);
+    });
+    return line;
+  }
+
+  const isWide = (unit) => unit.layer.tile && unit.layer.tile[1] > 2 * unit.layer.tile[0];
+
   async function draw(unit, size) {
     const n = unit.stimuli.length, both = back(unit);
-    const { canvas, width, height } = canvasFor(unit, Math.ceil(atlas.top / side), side, both ? 2 : 1, size);
+    if (unit.layer.texts.length) {
+      const lines = document.createElement("span");
+      lines.className = "passages";
+      lines.append(...unit.layer.texts[unit.i].slice(0, 4).map(passage));
+      return lines;
+    }
+    const wide = isWide(unit), across = wide ? 1 : side, count = wide ? Math.min(n, 4) : n;
+    const rows = wide ? Math.min(4, atlas.top) : Math.ceil(atlas.top / side);
+    const { canvas, width, height } = canvasFor(unit, rows, across, both ? 2 : 1, wide ? 4 * size : size);
     const context = canvas.getContext("2d");
-    await paint(context, unit, range(0, n), side, 0, 0, width, height);
+    await paint(context, unit, range(0, count), across, 0, 0, width, height);
     if (both) await paint(context, unit, range(atlas.top, n), side, side * (width + GAP) + 6, 0, width, height);
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `The ${n} strongest stimuli of unit ${unit.channel} of ${unit.layer.node}${both ? ", and their reconstructions" : ""}`);
@@ -74,10 +96,9 @@
 
   function words(unit) {
     const p = document.createElement("p");
-    const name = unit.group >= 0 ? atlas.classes[unit.group] : "no class";
-    p.append(element("strong", name === "no class" ? name : `class ${name}`));
+    if (atlas.classes.length) p.append(element("strong", unit.group >= 0 ? `class ${atlas.classes[unit.group]}` : "no class"));
     atlas.figures.forEach((figure, k) => {
-      if (unit.figures[k] !== null) p.append(` · ${figure.replaceAll("_", " ")} ${number(unit.figures[k])}`);
+      if (unit.figures[k] !== null) p.append(`${p.hasChildNodes() ? " · " : ""}${figure.replaceAll("_", " ")} ${number(unit.figures[k])}`);
     });
     return p;
   }
@@ -108,6 +129,7 @@
 
   function matches(unit, wanted) {
     if (!wanted) return 0;
+    if (!atlas.classes.length) return (unit.layer.texts[unit.i] ?? []).filter(([, pieces]) => pieces.map(([t]) => t).join("").toLowerCase().includes(wanted)).length;
     if (at("main-class").checked) return unit.group >= 0 && wanted.has(unit.group) ? unit.stimuli.length : 0;
     return unit.stimuli.filter((s) => wanted.has(s[2])).length;
   }
@@ -118,7 +140,7 @@
     const low = at("low").value === "" ? -Infinity : Number(at("low").value);
     const high = at("high").value === "" ? Infinity : Number(at("high").value);
     const exact = lower.indexOf(text);
-    const wanted = text && new Set(exact >= 0 ? [exact] : lower.flatMap((name, k) => name.includes(text) ? [k] : []));
+    const wanted = text && !atlas.classes.length ? text : text && new Set(exact >= 0 ? [exact] : lower.flatMap((name, k) => name.includes(text) ? [k] : []));
     found = [];
     for (const unit of units) {
       unit.match = matches(unit, wanted);
@@ -133,7 +155,7 @@
       found.sort((a, b) => { const x = last(key(a)), y = last(key(b)); return x === y ? 0 : sign * (x < y ? -1 : 1); });
     } else if (sign < 0) found.reverse();
     at("cards").replaceChildren();
-    at("count").textContent = `${found.length.toLocaleString("en")} of ${units.length.toLocaleString("en")} units${text ? ` with “${text}” among their strongest images` : ""}`;
+    at("count").textContent = `${found.length.toLocaleString("en")} of ${units.length.toLocaleString("en")} units${text ? ` with “${text}” among their strongest ${atlas.noun}s` : ""}`;
     at("more").hidden = true;
     shown = 0;
     return more();
@@ -146,16 +168,23 @@
     at("view-words").replaceChildren(...words(unit).childNodes);
     at("previous").disabled = position === 0;
     at("next").disabled = position === found.length - 1;
+    const caption = ([value, image, group], k) => element("figcaption",
+      `${k + 1}. ${atlas.classes.length ? (group >= 0 ? atlas.classes[group] : "no class") + " · " : ""}${number(value)} · ${atlas.noun} ${image}`);
+    at("view").classList.toggle("lines", unit.layer.texts.length > 0 || Boolean(isWide(unit)));
     const figures = await Promise.all(unit.stimuli.map(async (stimulus, k) => {
-      const { canvas, width, height } = canvasFor(unit, 1, 1, both ? 2 : 1, 144);
+      if (unit.layer.texts.length) {
+        const figure = document.createElement("figure");
+        figure.append(passage(unit.layer.texts[unit.i][k]), caption(stimulus, k));
+        return figure;
+      }
+      const { canvas, width, height } = canvasFor(unit, 1, 1, both ? 2 : 1, isWide(unit) ? 432 : 144);
       const context = canvas.getContext("2d");
       await paint(context, unit, [k], 1, 0, 0, width, height);
       if (both) await paint(context, unit, [atlas.top + k], 1, width + GAP + 6, 0, width, height);
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `Stimulus ${k + 1}`);
       const figure = document.createElement("figure");
-      const [value, image, group] = stimulus;
-      figure.append(canvas, element("figcaption", `${k + 1}. ${group >= 0 ? atlas.classes[group] : "no class"} · ${number(value)} · image ${image}`));
+      figure.append(canvas, caption(stimulus, k));
       return figure;
     }));
     if (open !== position) return;

@@ -19,10 +19,19 @@ from netopsy.settings import Interval, Seed
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
 from netopsy.studies.facets.account import Account, account, split_images
-from netopsy.studies.facets.choose import UnitFacets as Groups
-from netopsy.studies.facets.choose import find_late_step, finite_stimuli, group_stimuli, mixed_channels, watch_unit
 from netopsy.studies.facets.contributions import AffineStep, find_affine_step
-from netopsy.studies.facets.measure import StrongStimuli, decided_by, record, stimulus_shares
+from netopsy.studies.facets.measure import (
+    StrongStimuli,
+    decided_by,
+    find_late_step,
+    finite_stimuli,
+    group_stimuli,
+    mixed_channels,
+    record,
+    stimulus_shares,
+    watch_unit,
+)
+from netopsy.studies.facets.measure import UnitFacets as Groups
 from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
 from netopsy.studies.observing import ObservingStudy
 from netopsy.tallies.top_images import TopImages

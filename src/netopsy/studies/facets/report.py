@@ -12,8 +12,7 @@ from jaxtyping import Int64
 
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets.account import VERDICTS, Account, letters
-from netopsy.studies.facets.choose import UnitFacets
-from netopsy.studies.facets.measure import StrongStimuli
+from netopsy.studies.facets.measure import StrongStimuli, UnitFacets
 from netopsy.wording import listing, plural
 
 _FACETS: dict[str, Any] = {

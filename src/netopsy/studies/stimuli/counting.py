@@ -15,7 +15,8 @@ from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.network.units import places, unit_nodes
+from netopsy.network.units import place_at, places, unit_nodes
+from netopsy.pictures import passages, patches
 from netopsy.samples.samples import Samples
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.top_images import TopImages, TopImagesResult
@@ -26,7 +27,8 @@ class NodeStimuli:
     """What the pass found at one node.
 
     values, images, places: (channel, top) as in `TopImagesResult`. stimuli: which entries excite the unit at all: above
-    zero where the node rectifies. grid: the node's places, () for neurons. selectivity: float64 (channel,), NaN where
+    zero where the node rectifies. grid: the node's places, () for neurons. axis: of the node's value that holds the
+    channels, the samples' being 0. selectivity: float64 (channel,), NaN where
     there is none.
     """
 
@@ -37,6 +39,7 @@ class NodeStimuli:
     places: np.ndarray
     stimuli: np.ndarray
     grid: tuple[int, ...]
+    axis: int
     selectivity: np.ndarray
 
     @property
@@ -68,8 +71,8 @@ def choose_nodes(network: Network, layers: tuple[str, ...]) -> tuple[dict[str, N
 
 def tallies(samples: Samples, nodes: Mapping[str, Node], top: int, most_classes: int) -> Tallies:
     """The strongest images of the nodes' channels; class means for up to `most_classes` classes."""
-    by_class = not samples.multilabel and 2 <= len(samples.classes) <= most_classes
-    labels = samples.labels.astype(np.int64)
+    by_class = samples.classified and not samples.multilabel and 2 <= len(samples.classes) <= most_classes
+    labels = samples.labels.astype(np.int64) if by_class else np.zeros(0, np.int64)
     chosen: dict[str, tuple[str, Tally]] = {}
     for name, node in nodes.items():
         chosen[f"strongest {name}"] = (name, TopImages(top, node.channel_axis))
@@ -100,6 +103,7 @@ def _count(network: Network, node: Node, best: TopImagesResult, means: ClassMean
         places=best.places.numpy(),
         stimuli=stimuli,
         grid=places(node),
+        axis=node.channel_axis % len(node.full_shape),
         selectivity=nothing if means is None else means.selectivity.numpy(),
     )
 
@@ -115,9 +119,12 @@ STIMULI: dict[str, Any] = {
     "image": pl.Int64,
     "y": pl.Int64,
     "x": pl.Int64,
+    "place": pl.String,
     "label": pl.Int64,
     "class": pl.String,
 }
+TOKENS: dict[str, Any] = {"position": pl.Int64, "token": pl.String, "before": pl.String, "after": pl.String}
+WINDOW: dict[str, Any] = {"start": pl.Int64, "end": pl.Int64}
 UNITS: dict[str, Any] = {
     "node": pl.String,
     "layer": pl.String,
@@ -128,14 +135,20 @@ UNITS: dict[str, Any] = {
     "share": pl.Float64,
     "entropy": pl.Float64,
     "selectivity": pl.Float64,
+    "axis": pl.Int64,
 }
 
 
-def stimuli_table(node_stimuli: NodeStimuli, samples: Samples) -> pl.DataFrame:
-    """One row an entry, strongest first: `STIMULI`; a token's place is in `y`."""
+def stimuli_table(network: Network, node_stimuli: NodeStimuli, samples: Samples, texts: Texts) -> pl.DataFrame:
+    """One row an entry, strongest first: `STIMULI`; a token's place is in `y`, of more axes the last two.
+
+    place: as a unit's name ends, `y:x`. Of text also `TOKENS`: the number of the token, itself, and what stands around
+    it. Of recordings `WINDOW`: the part that the unit sees, half open.
+    """
     channel, rank = np.nonzero(node_stimuli.stimuli)
     image, place = node_stimuli.images[channel, rank], node_stimuli.places[channel, rank]
-    y, x = (*(np.unravel_index(place, node_stimuli.grid) if node_stimuli.grid else ()), None, None)[:2]
+    at = np.unravel_index(place, node_stimuli.grid) if node_stimuli.grid else ()
+    y, x = (*at[-2:], None, None)[:2]
     labels, names = _labels(samples, image)
     rows = {
         "node": [node_stimuli.node] * len(image),
@@ -146,10 +159,49 @@ def stimuli_table(node_stimuli: NodeStimuli, samples: Samples) -> pl.DataFrame:
         "image": image,
         "y": [None] * len(image) if y is None else y,
         "x": [None] * len(image) if x is None else x,
+        "place": [":".join(map(str, place_at(p, node_stimuli.grid))) or None for p in place.tolist()],
         "label": labels,
         "class": names,
     }
-    return pl.DataFrame(rows, schema=STIMULI)
+    frame = pl.DataFrame(rows, schema=STIMULI)
+    if samples.kind == "tokens":
+        return frame.hstack(_token_columns(network, node_stimuli, texts, image.tolist(), place.tolist()))
+    if network.signature.inputs[0].kind == "series":
+        cut = patches.window(network, node_stimuli.node)
+        return frame.hstack(pl.DataFrame([cut.along(p) for p in place.tolist()], schema=WINDOW, orient="row"))
+    return frame
+
+
+class Texts:
+    """The samples as lists of tokens, each read once."""
+
+    def __init__(self, network: Network, samples: Samples) -> None:
+        self.network, self.samples = network, samples
+        self.pieces: dict[int, list[str]] = {}
+
+    def __getitem__(self, index: int) -> list[str]:
+        if index not in self.pieces:
+            self.pieces[index] = passages.pieces_of(self.network, self.samples, index)
+        return self.pieces[index]
+
+
+_AROUND = 6  # tokens before and after in the table
+
+
+def _token_columns(
+    network: Network, node_stimuli: NodeStimuli, texts: Texts, samples: list[int], flat_places: list[int]
+) -> pl.DataFrame:
+    """`TOKENS` of each entry; null where the node has no axis of tokens."""
+    node, rows = network.nodes[node_stimuli.node], []
+    for sample, place in zip(samples, flat_places, strict=True):
+        at = None if place < 0 else passages.position_of(network, node, place_at(place, node_stimuli.grid))
+        pieces = texts[sample]
+        if at is None or at >= len(pieces):
+            rows.append((at, None, None, None))
+            continue
+        before, after = pieces[max(0, at - _AROUND) : at], pieces[at + 1 : at + 1 + _AROUND]
+        rows.append((at, pieces[at], "".join(before), "".join(after)))
+    return pl.DataFrame(rows, schema=TOKENS, orient="row")
 
 
 def units_table(node_stimuli: NodeStimuli, samples: Samples) -> pl.DataFrame:
@@ -163,6 +215,7 @@ def units_table(node_stimuli: NodeStimuli, samples: Samples) -> pl.DataFrame:
         "value": node_stimuli.values[:, 0].astype(np.float64),
         "stimuli": n,
         "class": [samples.classes[c] if c >= 0 else None for c in commonest.tolist()],
+        "axis": [node_stimuli.axis] * len(n),
         "share": share,
         "entropy": entropy,
         "selectivity": node_stimuli.selectivity,
@@ -183,6 +236,8 @@ def make_up(images: np.ndarray, stimuli: np.ndarray, samples: Samples) -> tuple[
     share, entropy = np.full(len(n), np.nan), np.full(len(n), np.nan)
     commonest = np.full(len(n), -1)
     rows = np.arange(len(n))[excited]
+    if not samples.classified:
+        return share, entropy, commonest
     if samples.multilabel:
         for row in rows:
             class_counts = samples.labels[images[row][stimuli[row]]].sum(0)
@@ -202,15 +257,19 @@ def make_up(images: np.ndarray, stimuli: np.ndarray, samples: Samples) -> tuple[
 
 
 def chance(samples: Samples, top: int, seed: int) -> float:
-    """The mean share of the commonest class among `top` images drawn at random, over 1,000 draws."""
+    """The mean share of the commonest class among `top` images drawn at random, over 1,000 draws; NaN without any."""
+    if not samples.classified:
+        return float("nan")
     generator = np.random.default_rng(seed)
     count = min(top, len(samples))
     images = np.stack([generator.choice(len(samples), count, replace=False) for _ in range(_DRAWS)])
     return float(make_up(images, np.ones_like(images, bool), samples)[0].mean())
 
 
-def _labels(samples: Samples, images: np.ndarray) -> tuple[Any, list[str]]:
+def _labels(samples: Samples, images: np.ndarray) -> tuple[Any, list[Any]]:
     """The label of each image (none where it may have several) and the name of its class or classes."""
+    if not samples.classified:
+        return [None] * len(images), [None] * len(images)
     labels = samples.labels[images]
     if samples.multilabel:
         return [None] * len(images), [", ".join(samples.classes[c] for c in np.flatnonzero(row)) for row in labels]

@@ -23,8 +23,9 @@ from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, place_at
 from netopsy.pictures.mosaic import NEUTRAL
+from netopsy.pictures.passages import Entry, passages
 from netopsy.pictures.patches import RULES, PatchWindow, patches, reconstructions, usable_rule, window
-from netopsy.result import Sheet
+from netopsy.result import Passage, Sheet
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.stimuli.counting import NodeStimuli
@@ -136,6 +137,34 @@ class _Study:
         chosen = images[filled].tolist()
         tiles[filled] = reconstructions(self.network, self.samples, units, chosen, part.window, rule, self.progress)
         return tiles.reshape(len(channels), top, *part.window.tile, 3)
+
+
+@dataclass(frozen=True)
+class UnitPassages:
+    """The stimuli of one unit as passages, strongest first."""
+
+    channel: int
+    passages: tuple[Passage, ...]
+
+
+def draw_passages(
+    network: Network, samples: Samples, node_stimuli: Mapping[str, NodeStimuli], most: int
+) -> dict[str, list[UnitPassages]]:
+    """The stimuli of each node's drawn units as text, shaded by the unit's value over its largest; by node."""
+    entries: dict[str, list[Entry]] = {}
+    largest: dict[tuple[str, int], float] = {}
+    for node, c in node_stimuli.items():
+        for channel in chosen_channels(c, most).tolist():
+            largest[node, channel] = float(np.abs(c.values[channel][c.stimuli[channel]]).max())
+            for rank in np.flatnonzero(c.stimuli[channel]).tolist():
+                image, place = int(c.images[channel, rank]), int(c.places[channel, rank])
+                note = f"{c.values[channel, rank]:.3g}"
+                entries.setdefault(node, []).append(Entry(channel, image, place, note))
+    shown: dict[str, list[UnitPassages]] = {}
+    for node, part in passages(network, samples, entries, largest).items():
+        for channel, rows in groupby(zip(entries[node], part, strict=True), key=lambda row: row[0].channel):
+            shown.setdefault(node, []).append(UnitPassages(channel, tuple(passage for _, passage in rows)))
+    return shown
 
 
 def chosen_channels(node_stimuli: NodeStimuli, most: int) -> Int64[np.ndarray, " unit"]:

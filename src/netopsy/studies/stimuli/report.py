@@ -10,9 +10,10 @@ from jaxtyping import UInt8
 
 from netopsy import charts
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
-from netopsy.result import Figure, Image
+from netopsy.result import Figure, Image, Texts
 from netopsy.samples.samples import Samples
-from netopsy.studies.stimuli.drawing import NodePictures
+from netopsy.stats.describe import spread_indices
+from netopsy.studies.stimuli.drawing import NodePictures, UnitPassages
 from netopsy.wording import ends, listing, plural
 
 _BINS = 10
@@ -107,6 +108,26 @@ def figure(pictures: list[NodePictures], top: int) -> Image:
     )
 
 
+_SHOWN = 3  # units of a layer whose passages stand in the report
+
+READING = (
+    "One card a unit: the texts that excite it most, strongest first. The framed token is the stimulus; the warmer a "
+    "token, the larger the unit's value there as a share of its strongest, cool shades are below zero.",
+    "One card a unit: the rows that excite it most, strongest first, by column.",
+)
+
+
+def lines(drawn: dict[str, list[UnitPassages]], pictured: list[str], noun: str) -> Texts:
+    """The passages of some units of some layers."""
+    chosen = {node: [drawn[node][i] for i in spread_indices(len(drawn[node]), _SHOWN)] for node in pictured}
+    return Texts(
+        {f"{node}:{unit.channel}": unit.passages for node, units in chosen.items() for unit in units},
+        "The strongest stimuli of some units",
+        READING[noun == "row"].replace("One card a unit", "One block a unit"),
+        "after Zeiler and Fergus, Figure 2",
+    )
+
+
 def _block(tiles: UInt8[np.ndarray, "tile height width 3"], top: int) -> UInt8[np.ndarray, "rows cols 3"]:
     """One unit: its patches in a square, and its reconstructions in another to the right."""
     height, width = tiles.shape[1:3]
@@ -125,18 +146,19 @@ def findings(
     units: the table. random: the share that chance gives. left: nodes that could not be treated. rules: rule by node.
     """
     live = units.filter(pl.col("stimuli") > 0)
-    sparse = samples.labels.ndim == 1 and len(samples) < 2 * len(samples.classes)
+    sparse = samples.classified and not samples.multilabel and len(samples) < 2 * len(samples.classes)
     sentences = []
-    if live.height and not sparse:
+    if live.height and samples.classified and not sparse:
         sentences += [*_depth(live, random, top), _single(live, random, top), *_index(live)]
-    sentences.append(_dead(units, len(samples)))
+    sentences.append(_dead(units, plural(len(samples), samples.noun)))
     if len(samples) < 10 * top:
         sentences.append(
-            f"With {plural(len(samples), 'image')} in all, the {top} strongest of a unit are many of them: give more."
+            f"With {plural(len(samples), samples.noun)} in all, the {top} strongest of a unit are many of them: give "
+            "more."
         )
     if sparse:
         sentences.append(
-            f"With {plural(len(samples), 'image')} of {plural(len(samples.classes), 'class', 'classes')} most "
+            f"With {plural(len(samples), samples.noun)} of {plural(len(samples.classes), 'class', 'classes')} most "
             "have one or none, so the class "
             "make-up says little."
         )
@@ -147,7 +169,7 @@ def findings(
         elif nodes:
             sentences.append(f"No rule brings the units of {listing(nodes)} back to the image.")
     if left:
-        sentences.append(f"Left out, since their rows are not one an image: {listing(left)}.")
+        sentences.append(f"Left out, since their rows are not one {samples.noun} each: {listing(left)}.")
     return sentences
 
 
@@ -188,15 +210,15 @@ def _index(live: pl.DataFrame) -> list[str]:
     ]
 
 
-def _dead(units: pl.DataFrame, images: int) -> str:
+def _dead(units: pl.DataFrame, samples: str) -> str:
     dead = units.filter(pl.col("stimuli") == 0)
     if not dead.height:
-        return f"Each of {plural(units.height, 'unit')} answers to at least one of the {plural(images, 'image')}."
+        return f"Each of {plural(units.height, 'unit')} answers to at least one of the {samples}."
     by_node = dead.group_by("node", maintain_order=True).len()
     where = listing([f"{row['node']} ({row['len']})" for row in by_node.iter_rows(named=True)])
     return (
         f"{dead.height:,} of {plural(units.height, 'unit')} {'answers' if dead.height == 1 else 'answer'} to none of "
-        f"the {plural(images, 'image')}: {where}."
+        f"the {samples}: {where}."
     )
 
 

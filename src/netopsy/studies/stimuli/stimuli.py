@@ -10,6 +10,7 @@ import polars as pl
 
 from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
+from netopsy.pictures.passages import reads_passages
 from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeInt, Seed
@@ -18,6 +19,7 @@ from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.stimuli.counting import (
     STIMULI,
     UNITS,
+    Texts,
     chance,
     choose_nodes,
     stimuli_table,
@@ -25,8 +27,8 @@ from netopsy.studies.stimuli.counting import (
     tallies,
     units_table,
 )
-from netopsy.studies.stimuli.drawing import NodePictures, draw_pictures
-from netopsy.studies.stimuli.report import figure, figures, findings
+from netopsy.studies.stimuli.drawing import NodePictures, UnitPassages, draw_passages, draw_pictures
+from netopsy.studies.stimuli.report import READING, figure, figures, findings, lines
 
 _PICTURED = 4  # layers in the figure of the paper's kind
 _DRAWN = 12  # units a layer
@@ -71,11 +73,22 @@ class Stimuli(ObservingStudy):
             tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}
             return self.result(tables=tables, findings=[f"{network.name} {_NO_UNITS}"])
         best_of = strongest(network, nodes, results)
-        stimuli = pl.concat([stimuli_table(c, samples) for c in best_of.values()])
+        texts = Texts(network, samples)
+        stimuli = pl.concat([stimuli_table(network, c, samples, texts) for c in best_of.values()])
         units = pl.concat([units_table(c, samples) for c in best_of.values()])
         random = chance(samples, self.top, self.seed)
         live = [node for node, c in best_of.items() if len(c.alive)]
         pictured = [live[i] for i in spread_indices(len(live), _PICTURED)]
+        if reads_passages(network):
+            drawn = draw_passages(network, samples, best_of, self._most(network, len(live)))
+            return self.result(
+                tables={"stimuli": stimuli, "units": units},
+                figures=figures(units, random, self.top),
+                texts={"stimuli": lines(drawn, pictured, samples.noun)} if drawn else {},
+                atlases={"atlas": self._atlas_of_texts(units, stimuli, drawn, samples.noun)} if drawn else {},
+                findings=findings(units, random, samples, self.top, left, {}),
+            )
+        back = self.reconstruct and network.signature.inputs[0].kind == "image"
         pictures = list(
             draw_pictures(
                 network,
@@ -83,7 +96,7 @@ class Stimuli(ObservingStudy):
                 best_of,
                 most=self._most(network, len(live)),
                 tile=self.tile,
-                reconstruct=self.reconstruct,
+                reconstruct=back,
                 pictured=pictured,
             )
         )
@@ -94,15 +107,33 @@ class Stimuli(ObservingStudy):
             figures=figures(units, random, self.top),
             images={"stimuli": figure(examples, self.top)} if examples else {},
             atlases={"atlas": self._atlas(units, stimuli, pictures)} if pictures else {},
-            findings=findings(units, random, samples, self.top, left, rules if self.reconstruct else {}),
+            findings=findings(units, random, samples, self.top, left, rules if back else {}),
         )
 
     def _most(self, network: Network, nodes: int) -> int:
         """Units to draw a layer."""
-        if self.most_units is not None or not self.reconstruct:
+        if self.most_units is not None or not self.reconstruct or reads_passages(network):
             return _DRAWN if self.most_units is None else self.most_units
         macs = _BACK * sum(layer.macs for layer in network.layers)
         return max(2, min(_DRAWN, int(_WORK / max(1, macs * max(1, nodes) * self.top))))
+
+    def _atlas_of_texts(
+        self, units: pl.DataFrame, stimuli: pl.DataFrame, drawn: dict[str, list[UnitPassages]], noun: str
+    ) -> Atlas:
+        """The drawn units' rows of both tables, with their passages."""
+        rows, entries = _drawn_rows(units, stimuli, {node: [u.channel for u in part] for node, part in drawn.items()})
+        return Atlas(
+            units=rows.rename({"value": "activation"}).drop("stimuli", "axis"),
+            stimuli=entries,
+            sheets={},
+            top=self.top,
+            rules={},
+            title="Atlas of units",
+            reading=READING[noun == "row"],
+            source="after Zeiler and Fergus, Figure 2",
+            texts={node: tuple(unit.passages for unit in part) for node, part in drawn.items()},
+            noun=noun,
+        )
 
     def _atlas(self, units: pl.DataFrame, stimuli: pl.DataFrame, pictures: list[NodePictures]) -> Atlas:
         """The drawn units' rows of both tables, with their pictures."""
@@ -113,22 +144,10 @@ class Stimuli(ObservingStudy):
             f"{', beside what is projected back from the unit to each of them' if back else ''}. A patch is the part "
             "of the image that the unit sees; gray lies beyond the image's edge."
         )
-        keys = pl.concat(
-            [
-                pl.DataFrame(
-                    {
-                        "node": [node_pictures.strongest.node] * len(node_pictures.channels),
-                        "channel": node_pictures.channels,
-                    }
-                )
-                for node_pictures in pictures
-            ]
-        )
-        rows, entries = (
-            frame.join(keys, on=["node", "channel"], how="semi", maintain_order="left") for frame in (units, stimuli)
-        )
+        drawn = {node_pictures.strongest.node: node_pictures.channels for node_pictures in pictures}
+        rows, entries = _drawn_rows(units, stimuli, drawn)
         return Atlas(
-            units=rows.rename({"value": "activation"}).drop("stimuli"),
+            units=rows.rename({"value": "activation"}).drop("stimuli", "axis"),
             stimuli=entries,
             sheets={node_pictures.strongest.node: node_pictures.sheets for node_pictures in pictures},
             top=self.top,
@@ -137,3 +156,14 @@ class Stimuli(ObservingStudy):
             reading=reading,
             source="after Zeiler and Fergus, Figure 2",
         )
+
+
+def _drawn_rows(
+    units: pl.DataFrame, stimuli: pl.DataFrame, drawn: Mapping[str, Any]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of both tables of the drawn channels of each node."""
+    keys = pl.concat([pl.DataFrame({"node": [node] * len(part), "channel": part}) for node, part in drawn.items()])
+    one, other = (
+        frame.join(keys, on=["node", "channel"], how="semi", maintain_order="left") for frame in (units, stimuli)
+    )
+    return one, other
