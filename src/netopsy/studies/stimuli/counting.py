@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from netopsy.charts import passages
 from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
@@ -16,7 +17,7 @@ from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import place_at, places, unit_nodes
-from netopsy.pictures import passages, patches
+from netopsy.pictures import patches
 from netopsy.samples.samples import Samples
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.top_images import TopImages, TopImagesResult
@@ -139,7 +140,7 @@ UNITS: dict[str, Any] = {
 }
 
 
-def stimuli_table(network: Network, node_stimuli: NodeStimuli, samples: Samples, texts: Texts) -> pl.DataFrame:
+def stimuli_table(network: Network, node_stimuli: NodeStimuli, samples: Samples, texts: SampleTexts) -> pl.DataFrame:
     """One row an entry, strongest first: `STIMULI`; a token's place is in `y`, of more axes the last two.
 
     place: as a unit's name ends, `y:x`. Of text also `TOKENS`: the number of the token, itself, and what stands around
@@ -172,7 +173,7 @@ def stimuli_table(network: Network, node_stimuli: NodeStimuli, samples: Samples,
     return frame
 
 
-class Texts:
+class SampleTexts:
     """The samples as lists of tokens, each read once."""
 
     def __init__(self, network: Network, samples: Samples) -> None:
@@ -189,7 +190,7 @@ _AROUND = 6  # tokens before and after in the table
 
 
 def _token_columns(
-    network: Network, node_stimuli: NodeStimuli, texts: Texts, samples: list[int], flat_places: list[int]
+    network: Network, node_stimuli: NodeStimuli, texts: SampleTexts, samples: list[int], flat_places: list[int]
 ) -> pl.DataFrame:
     """`TOKENS` of each entry; null where the node has no axis of tokens."""
     node, rows = network.nodes[node_stimuli.node], []

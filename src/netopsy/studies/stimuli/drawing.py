@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from netopsy.charts.passages import Entry, passages
 from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, place_at
 from netopsy.pictures.mosaic import NEUTRAL
-from netopsy.pictures.passages import Entry, passages
 from netopsy.pictures.patches import RULES, PatchWindow, patches, reconstructions, usable_rule, window
 from netopsy.result import Passage, Sheet
 from netopsy.samples.samples import Samples

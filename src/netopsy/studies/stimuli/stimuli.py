@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar
 
 import polars as pl
 
+from netopsy.charts.passages import reads_passages
 from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
-from netopsy.pictures.passages import reads_passages
 from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeInt, Seed
@@ -19,7 +19,7 @@ from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.stimuli.counting import (
     STIMULI,
     UNITS,
-    Texts,
+    SampleTexts,
     chance,
     choose_nodes,
     stimuli_table,
@@ -73,7 +73,7 @@ class Stimuli(ObservingStudy):
             tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}
             return self.result(tables=tables, findings=[f"{network.name} {_NO_UNITS}"])
         best_of = strongest(network, nodes, results)
-        texts = Texts(network, samples)
+        texts = SampleTexts(network, samples)
         stimuli = pl.concat([stimuli_table(network, c, samples, texts) for c in best_of.values()])
         units = pl.concat([units_table(c, samples) for c in best_of.values()])
         random = chance(samples, self.top, self.seed)
