@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 
@@ -41,6 +42,8 @@ def page(rows: list[dict[str, Any]], total: int) -> str:
         "cannot, below the tables. What an open network's layers look like: `netopsy layers NETWORK`.",
         "",
         *parts,
+        *Path(__file__).with_name("coverage_onnx.md").read_text().splitlines(),
+        "",
         "## Reasons",
         "",
         *(f"{number}. {reason}" for reason, number in reasons.items()),

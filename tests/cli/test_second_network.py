@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from netopsy import Case, Network, Result, Samples, examine, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyError, SettingsError
-from netopsy.network.zoo.cifar_resnet import CifarResNet
+from netopsy.network.zoo.papers import CifarResNet
 from netopsy.protocol.run import read_protocol, run_protocol
 from netopsy.studies.functions import study_function
 from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes

@@ -19,8 +19,7 @@ from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.load import load_network
 from netopsy.network.zoo import ZOO, architecture
-from netopsy.network.zoo.cifar_resnet import PaddingShortcut
-from netopsy.network.zoo.googlenet import INCEPTIONS
+from netopsy.network.zoo.papers import INCEPTIONS, PaddingShortcut
 from netopsy.samples.load import load_samples
 
 COUNTS = {

@@ -105,6 +105,10 @@ NETWORK_OPTIONS = [
     option("head", str | None, "Of hf: another head than its own, as sequence-classification; base for none.", None),
     option("length", int | None, "Of hf: tokens or steps of a sample, padded to it.", None),
     option("download", bool, "Fetch hf:ORG/NAME from its hub.", False),
+    option(
+        "shape", str | None, "Of onnx:FILE, sizes of a sample that it leaves open: 3x48x96, or ids=16,mask=16.", None
+    ),
+    option("fixed", str | None, "Of onnx:FILE, values of inputs that are given once: sr=16000,state=0.", None),
     option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
     *PREPROCESSING,
     option("device", str | None, "cpu, cuda, cuda:1, ...", None),

@@ -20,7 +20,7 @@ from netopsy.network.network import Network, tensor_state
 from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_size
 from netopsy.network.signature import Signature, signature_of
 from netopsy.network.sources.modules import unwrap
-from netopsy.network.sources.sources import Source, find_source, is_weights_path, read_architecture
+from netopsy.network.sources.sources import Source, find_source, is_graph_path, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights, match_in_order
 from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
 from netopsy.seeds import stream
@@ -42,9 +42,11 @@ def load_network(
 ) -> Network:
     """Load a network for examination; its module is in eval mode.
 
-    source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `hf:FOLDER` (of Hugging Face's transformers),
-        `package.module:factory`, a torch module (it is copied, and taken out of DataParallel, AveragedModel and
-        torch.compile), or the path of a safetensors file whose metadata names its architecture.
+    source: `torchvision:NAME`, `timm:NAME`, `netopsy:NAME`, `hf:FOLDER` (of Hugging Face's
+        transformers), `package.module:factory`; `onnx:FILE`, a graph (`shape`
+        gives the sizes of a sample that it leaves open, `fixed` the values of inputs that are none); `FILE.pt2`, an
+        exported program; a torch module (it is copied, and taken out of DataParallel, AveragedModel and
+        torch.compile); or the path of a safetensors file whose metadata names its architecture.
     weights: None takes the shipped weights where there are any, those that a module or factory brings, else draws
         them; "random" always draws; True, "hub" or a hub's name (`IMAGENET1K_V2`, a timm tag) fetches; a path reads
         .safetensors, .pt/.pth/.th, .npz or .onnx; a state dict, a checkpoint in memory or a module gives its own.
@@ -68,7 +70,7 @@ def load_network(
     NetopsyWarning, also in `Network.provenance["notes"]`, says what was chosen or left out on the way.
     """
     file = None
-    if is_weights_path(source):
+    if is_weights_path(source) and not is_graph_path(source):
         if weights is not None:
             raise SettingsError(f"the source '{source}' is a weights file itself; give the architecture as the source.")
         file = read_weights(source)  # type: ignore[arg-type]

@@ -8,23 +8,29 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from netopsy.errors import NetworkError, WeightsError, nearest
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Signature
+from netopsy.network.signature import Signature, signature_of
 from netopsy.network.sources.modules import check_module, copy_module, unwrap, what_instead
 from netopsy.network.weights.weights import INDEX, KINDS, SUFFIXES, Weights
 from netopsy.network.zoo import ZOO, architecture
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
-FORMS = "torchvision:NAME, timm:NAME, netopsy:NAME, hf:FOLDER, package.module:factory, a weights file or a torch module"
+FORMS = (
+    "torchvision:NAME, timm:NAME, netopsy:NAME, hf:FOLDER, onnx:FILE, FILE.pt2, package.module:factory, a weights file "
+    "or a torch module"
+)
+GRAPHS = (".onnx", ".pt2")  # endings of files that hold a whole graph
 
 
 class Source(Protocol):
@@ -123,10 +129,11 @@ class ModuleSource:
     places_weights = False
     fresh = "the module's own"
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, name: str | None = None, example: Mapping[str, Tensor] | None = None) -> None:
         self.module = module
-        self.name = type(unwrap(module)[0]).__name__
+        self.name = name or type(unwrap(module)[0]).__name__
         self.notes: tuple[str, ...] = ()
+        self.example = example
 
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
@@ -135,8 +142,53 @@ class ModuleSource:
         module, self.notes = open_module(self.module, self.name)
         return module
 
-    def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
-        return guess_preprocessing(module)
+    def preprocessing(
+        self, module: nn.Module, hub: str | None, file: Weights | None
+    ) -> tuple[Preprocessing | Signature, str]:
+        if self.example is None:
+            return guess_preprocessing(module)
+        return _inputs_of(self.example), "the example that it was exported with"
+
+
+class OnnxSource:
+    """`onnx:FILE`: the graph of an ONNX file, with its weights."""
+
+    options: tuple[str, ...] = ("shape", "fixed")
+    shipped: Path | None = None
+    unused: tuple[str, ...] = ()
+    places_weights = False
+    fresh = "the file's own"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = f"onnx:{path}"
+        self.notes: tuple[str, ...] = ()
+        self.example: Mapping[str, Tensor] = {}
+
+    def build(
+        self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
+    ) -> nn.Module:
+        from netopsy.network.sources.onnx_graph import open_onnx
+
+        _no_hub(self.name, hub)
+        module, self.example = open_onnx(self.path, size=size, **options)
+        self.notes = module.notes
+        return module
+
+    def preprocessing(
+        self, module: nn.Module, hub: str | None, file: Weights | None
+    ) -> tuple[Preprocessing | Signature, str]:
+        return _inputs_of(self.example), f"the inputs of {self.path}"
+
+
+def _inputs_of(example: Mapping[str, Tensor]) -> Preprocessing | Signature:
+    """One input of 1, 3 or 4 channels by height and width is an image, 0..1 and without a mean; else the inputs."""
+    first = next(iter(example.values()))
+    if len(example) > 1 or first.ndim != 4 or first.shape[1] not in (1, 3, 4) or not first.is_floating_point():
+        return signature_of(example)
+    depth, size = first.shape[1], (first.shape[2], first.shape[3])
+    channels: Any = {1: "L", 3: "RGB"}.get(depth, depth)
+    return Preprocessing(size, mean=(0.0,) * depth, std=(1.0,) * depth, channels=channels)
 
 
 def open_module(given: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]:
@@ -152,12 +204,55 @@ def _exported_module(given: Any) -> Any:
     return given.module() if isinstance(given, ExportedProgram) else given
 
 
+def _load_program(path: str) -> ExportedProgram:
+    """A `torch.export` program from a file; no Python object in it is made but tensors."""
+    if not Path(path).is_file():
+        raise NetworkError(f"no file '{path}'.")
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        # json, zip and torch each raise their own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+        raise NetworkError(
+            f"'{path}' is no exported program of this version of torch ({reason}); write it again with "
+            "torch.export.save(torch.export.export(module, (x,), dynamic_shapes=({0: Dim('batch')},)), path)."
+        ) from error
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+
+
+def _program_source(program: ExportedProgram, name: str | None) -> ModuleSource:
+    """An exported program, with the inputs that it was exported with."""
+    args, kwargs = program.example_inputs or ((), {})
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    example = dict(zip(names, (*args, *kwargs.values()), strict=False)) | dict(kwargs)
+    tensors = bool(example) and all(isinstance(x, Tensor) and x.ndim for x in example.values())
+    return ModuleSource(program.module(), name, example if tensors and len(example) == len(names) else None)
+
+
+def is_graph_path(value: object) -> bool:
+    """Whether `value` names a file that holds a whole graph."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    return str(text).startswith("onnx:") or Path(str(text)).suffix.lower() in GRAPHS
+
+
 def find_source(source: object, *, download: bool = False) -> Source:
     """The source that `source` names; NetworkError gives the nearest names, or the forms that a source may take.
 
     download: fetch `hf:ORG/NAME` from its hub.
     """
-    source = _exported_module(source)
+    if isinstance(source, ExportedProgram):
+        return _program_source(source, None)
+    if isinstance(source, str | os.PathLike) and is_graph_path(source):
+        path = os.fspath(source)
+        if Path(path).suffix.lower() == ".pt2" and not path.startswith("onnx:"):
+            return _program_source(_load_program(path), Path(path).name)
+        return OnnxSource(path.removeprefix("onnx:"))
     if isinstance(source, nn.Module):
         return ModuleSource(source)
     if isinstance(source, Network):
@@ -196,10 +291,7 @@ def is_weights_path(value: object) -> bool:
         isinstance(value, str)
         and not value.startswith("hf:")
         and (
-            Path(value).suffix.lower() in (*SUFFIXES, ".pt2")
-            or value.endswith(INDEX)
-            or os.sep in value
-            or Path(value).is_file()
+            Path(value).suffix.lower() in SUFFIXES or value.endswith(INDEX) or os.sep in value or Path(value).is_file()
         )
     )
 

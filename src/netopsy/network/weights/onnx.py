@@ -35,30 +35,44 @@ class Use:
     ordered: bool = True
 
 
+def load_model(path: Path) -> Any:
+    """The file as ONNX's own record of a model.
+
+    Raises MissingExtra without the package onnx, WeightsError for a file that it cannot parse.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra(f"Reading '{path}'", "onnx") from error
+    try:
+        return onnx.load(path)
+    except Exception as error:
+        # protobuf, onnx and the file system each raise their own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+        raise WeightsError(f"'{path}' is damaged or not an ONNX file ({reason}); export it again.") from error
+
+
+def read_attributes(node: Any) -> dict[str, Any]:
+    """The attributes of an operator by name."""
+    from onnx.helper import get_attribute_value
+
+    return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+
+
 def read_onnx(path: Path) -> tuple[tuple[Use, ...], dict[str, Tensor], dict[str, int]]:
     """The weights of the graph's operators, in order of execution, the same by name, and how many it has of each kind.
 
     Gemm with `transB = 0` and MatMul hold their weights as (inputs, outputs): they are transposed.
     Raises MissingExtra without the package onnx, WeightsError for a file that it cannot parse.
     """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise MissingExtra(f"Reading the weights of '{path}'", "onnx") from error
-    try:
-        model = onnx.load(path)
-        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    except Exception as error:
-        # protobuf, onnx and the file system each raise their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-        raise WeightsError(
-            f"weights file '{path}' is damaged or not an ONNX file ({reason}); export it again."
-        ) from error
+    model = load_model(path)
+    from onnx import numpy_helper
+
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     roots = {name: name for name in values}
     uses: dict[str, Use] = {}
     for node in model.graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        attributes = read_attributes(node)
         output = node.output[0]
         if node.op_type == "Constant" and "value" in attributes:
             values[output], roots[output] = numpy_helper.to_array(attributes["value"]), output

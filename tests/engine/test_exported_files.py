@@ -1,0 +1,78 @@
+"""Exported programs and modules as people hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, export, save
+
+from netopsy import load_network
+from netopsy.errors import NetworkError, WeightsError
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.head((self.embed(ids) * mask.unsqueeze(-1)).sum(1))
+
+
+def picture_net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+
+
+def test_an_exported_program_opens_from_its_file_with_its_inputs(tmp_path: Path) -> None:
+    module, x = picture_net(), torch.rand(2, 3, 10, 12)
+    save(export(module, (x,), dynamic_shapes=({0: Dim("batch")},)), tmp_path / "net.pt2")
+    network = load_network(tmp_path / "net.pt2")
+    assert network.preprocessing.input_shape == (3, 10, 12)
+    assert [layer.name for layer in network.layers] == ["0", "4"]
+    assert torch.equal(network.module(x), module(x))
+
+
+def test_an_exported_program_of_several_inputs(tmp_path: Path) -> None:
+    ids, mask, size = torch.randint(20, (2, 7)), torch.ones(2, 7, dtype=torch.long), Dim("batch")
+    program = export(Two(), (ids, mask), dynamic_shapes=({0: size}, {0: size}))
+    save(program, tmp_path / "net.pt2")
+    network = load_network(str(tmp_path / "net.pt2"))
+    assert [(entry.name, entry.kind) for entry in network.signature.inputs] == [("ids", "tokens"), ("mask", "mask")]
+    assert [layer.name for layer in network.layers] == ["head"]
+
+
+def test_an_exported_program_of_one_batch_size_says_how_to_export(tmp_path: Path) -> None:
+    save(export(picture_net(), (torch.rand(2, 3, 8, 8),)), tmp_path / "net.pt2")
+    with pytest.raises(NetworkError, match="dynamic_shapes"):
+        _ = load_network(tmp_path / "net.pt2").layers
+
+
+def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"none")
+    with pytest.raises(NetworkError, match="no exported program"):
+        load_network(tmp_path / "net.pt2")
+    with pytest.raises(NetworkError, match="no file"):
+        load_network("absent.pt2")
+
+
+def test_torchscript_says_the_way_out(tmp_path: Path) -> None:
+    torch.jit.trace(picture_net(), torch.rand(2, 3, 8, 8)).save(str(tmp_path / "net.pt"))
+    with pytest.raises(WeightsError, match=r"TorchScript.*torch\.jit\.load"):
+        load_network(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_modules_are_operators(kind: str) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = getattr(nn, kind)(5, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.cell(x)[0][:, -1])
+
+    network = load_network(Reader(), example=torch.rand(2, 9, 5))
+    assert [layer.kind for layer in network.layers] == ["recurrent", "recurrent", "linear"]
