@@ -7,11 +7,11 @@ import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from numpy.lib.format import open_memmap
 
 from netopsy.engine.observe.observe import observe
@@ -23,8 +23,10 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.samples.labels import Labels, strata, stratify
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import IGNORED
 from netopsy.tallies.collect import Collect, FloatKind, Pool, pool_places
 
+PLACES = "places"
 RowNumbers = Int64[np.ndarray, " rows"]
 
 
@@ -75,14 +77,15 @@ def extract(
     test: Samples,
     nodes: Sequence[str],
     *,
-    pool: Pool = "none",
+    pool: Pool | Literal["places"] = "none",
     dtype: FloatKind = "float32",
     folder: str | Path | None = None,
 ) -> dict[str, Features]:
     """The features of every node, by its full name, in the order given.
 
     pool: `none` flattens a node's value in the order of torch.flatten(1) (Carvalho et al.); `mean` and `max` pool each
-        channel over its places.
+        channel over its places, `first` and `last` take the first and the last place; `places` makes a vector of each
+        place, with its own label where labels are by place, else its sample's. Padding counts nowhere.
     dtype: `float32` or `float16`, in which the vectors are kept.
     folder: where the `.npy` files lie, one a node and part; those that are there are used again. By default the
         workspace's; without one a temporary folder that goes with the last of the Features, or when one is closed.
@@ -91,8 +94,8 @@ def extract(
     SamplesError for parts that are the same or do not fit, SettingsError for values that float16 cannot hold and for
     features that the disk cannot.
     """
-    if pool not in get_args(Pool):
-        raise SettingsError(f"pool '{pool}' is none; give none, mean or max.")
+    if pool not in (*get_args(Pool), PLACES):
+        raise SettingsError(f"pool '{pool}' is none; give {', '.join(get_args(Pool))} or {PLACES}.")
     if dtype not in get_args(FloatKind):
         raise SettingsError(f"dtype '{dtype}' is none; give float32 or float16.")
     chosen = {record.name: record for record in map(network.node, nodes)}
@@ -102,20 +105,31 @@ def extract(
         _check(network, node)
     classes = shared_classes(train, test)
     if train.digest == test.digest:
-        raise SamplesError(
-            f"{train.name} and {test.name} are the same images; train on other images than those tested on."
-        )
+        raise SamplesError(f"{train.name} and {test.name} are the same samples; train on others than those tested on.")
     scratch = None
     place = folder if folder is not None else current_workspace().folder
     if place is None:
         scratch = Scratch(Path(tempfile.mkdtemp(prefix="netopsy-features-")))
         place = scratch.folder
     try:
-        paths = [_collect(network, samples, chosen, pool, dtype, Path(place)) for samples in (train, test)]
+        collected: Pool = "none" if pool == "places" else pool
+        paths = [_collect(network, samples, chosen, collected, dtype, Path(place)) for samples in (train, test)]
+        if pool == "places":
+            return {
+                name: _features_of_places(
+                    network, (train, test), node, [part[name] for part in paths], classes, scratch
+                )
+                for name, node in chosen.items()
+            }
     except BaseException:
         if scratch:
             scratch.close()
         raise
+    for part in (train, test):
+        if part.labels.ndim > 1 and not part.multilabel:
+            raise SamplesError(
+                f"the labels of {part.name} are by place; take the features by place too (pool 'places')."
+            )
     y_train, y_test, class_names = occurring(train.labels, test.labels, classes)
     return {
         name: Features(
@@ -131,11 +145,54 @@ def extract(
     }
 
 
+def _features_of_places(
+    network: Network,
+    parts: tuple[Samples, Samples],
+    node: Node,
+    paths: Sequence[Path],
+    classes: tuple[str, ...],
+    scratch: Scratch | None,
+) -> Features:
+    """A vector of each place that is no padding and has a label, from files of flattened values."""
+    if len(node.full_shape) < 3:
+        raise NetworkError(f"node '{node.name}' of {network.name} has one place a sample; take pool 'none'.")
+    axis, vectors, labels = node.channel_axis, [], []
+    for samples, path in zip(parts, paths, strict=True):
+        values = np.moveaxis(np.load(path, mmap_mode="r").reshape(len(samples), *node.shape), axis, -1)
+        places = math.prod(values.shape[1:-1])
+        by_place = samples.labels.ndim > 1 and not samples.multilabel
+        y = samples.labels.reshape(len(samples), -1) if by_place else np.repeat(samples.labels[:, None], places, 1)
+        if by_place and y.shape[1] != places:
+            raise SamplesError(
+                f"the labels of {samples.name} are {samples.labels.shape[1:]} a sample and '{node.name}' has "
+                f"{values.shape[1:-1]} places; choose a node with as many."
+            )
+        keep = (y != IGNORED if y.ndim == 2 else np.ones(y.shape[:2], bool)) & _real(network, samples, node, places)
+        vectors.append(values.reshape(len(samples), places, -1)[keep])
+        labels.append(y[keep])
+    y_train, y_test, names = occurring(labels[0], labels[1], classes)
+    name = f"places of {node.name} of {network.name} on {parts[1].name}"
+    return Features(name, vectors[0], y_train, vectors[1], y_test, names, scratch)
+
+
+def _real(network: Network, samples: Samples, node: Node, places: int) -> Bool[np.ndarray, "n places"]:
+    """Which places are no padding."""
+    real = np.ones((len(samples), places), bool)
+    if node.length_axes and network.signature.length == places:
+        for batch in samples.batches(network.preprocessing, 512):
+            if batch.mask is not None:
+                real[batch.indices.numpy()] = batch.mask.numpy()
+    return real
+
+
 def default_node(network: Network) -> str:
     """The node of the penultimate features: what the last weight-bearing layer in front of the output reads.
 
+    Of a network that gives features itself, an output with a name of its own such as `last_hidden_state`, that output.
     Raises NetworkError for a network without such a layer.
     """
+    if network.output_name.rpartition(".")[2] not in ("", "logits"):
+        return network.output
     name = network.nodes[network.output].layer
     if not name:
         raise NetworkError(f"{network.name} has no weight-bearing layer, so no features in front of it; give a node.")

@@ -272,16 +272,8 @@ def _behind_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 CLASSIFICATION = Task("classification", judge_classes, _fits_classes, binary=True, learns="classes")
-NEXT_TOKEN = Task(
-    "next token",
-    judge_places,
-    _fits_tokens,
-    following_tokens,
-    _first,
-    unit="top-1 accuracy of tokens",
-    needs_labels=False,
-    learns="places",
-)
+_TOKENS = {"unit": "top-1 accuracy of tokens", "needs_labels": False, "learns": "places"}
+NEXT_TOKEN = Task("next token", judge_places, _fits_tokens, following_tokens, _first, **_TOKENS)  # type: ignore[arg-type]
 TAGGING = Task(
     "tagging", judge_places, _fits_places, places=_before_last, unit="top-1 accuracy of places", learns="places"
 )

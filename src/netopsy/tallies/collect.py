@@ -15,7 +15,7 @@ from torch import Tensor
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import NetworkError, SettingsError
 
-Pool = Literal["none", "mean", "max"]
+Pool = Literal["none", "mean", "max", "first", "last"]
 FloatKind = Literal["float32", "float16"]
 _MAPPED = 64 * 2**20  # bytes written before the file is mapped again: what is mapped counts as memory of the process
 
@@ -25,7 +25,8 @@ class Collect(Tally):
 
     path: the file; one that is there is continued. samples: their number. node: its name, for errors.
     pool: `none` flattens the values in the order of torch.flatten(1); `mean` and `max` pool each channel over its
-        places. axis: where the channels are. dtype: `float32` or `float16`, in which the rows are written.
+        places, `first` and `last` take those of one place. axis:
+        where the channels are. dtype: `float32` or `float16`, in which the rows are written.
     update: (batch, *any shape), floating point. result: the path. Memory does not grow with the number of samples.
     Raises NetworkError for NaN or infinity, SettingsError for a value above float16's largest number, 65,504.
     """
@@ -127,14 +128,19 @@ class Collect(Tally):
 
 
 def pool_places(values: Tensor, pool: Pool, axis: int = 1) -> Tensor:
-    """(batch, dimensions) of (batch, *any shape): flattened, or each channel's mean or maximum over its places.
+    """(batch, dimensions) of (batch, *any shape): flattened, or each channel's mean, maximum, first or last place.
 
     NaN stands at places that are padding: they count for nothing, and are 0 where nothing is pooled.
     """
     if values.ndim < 3:
         return values.reshape(len(values), -1)
     places = values.movedim(axis, 1).flatten(2)
+    if pool == "first" or (values.is_meta and pool == "last"):
+        return places[:, :, 0]
     padded = places.isnan().all(1, keepdim=True)
+    if pool == "last":
+        at = places.shape[2] - 1 - (~padded).flip(2).float().argmax(2, keepdim=True)
+        return places.gather(2, at.expand(-1, places.shape[1], 1))[:, :, 0]
     if values.is_meta or not padded.any():
         if pool == "none":
             return values.reshape(len(values), -1)

@@ -10,7 +10,7 @@ import torch
 
 from netopsy.errors import NetworkError, SamplesError
 from netopsy.features.bow.bag import bag_of_words
-from netopsy.features.extract import FloatKind, Pool, default_node, extract, shared_classes, split_samples
+from netopsy.features.extract import FloatKind, default_node, extract, shared_classes, split_samples
 from netopsy.features.features import Features, occurring
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
@@ -34,7 +34,12 @@ def training_and_test(
     parts, are left out. Test images of classes that no training image has are left out.
     Raises Untreatable where nothing is left to learn or to test.
     """
+    for part in (samples, *(() if train is None else (train,))):
+        if part.labels.dtype.kind == "f" and not (part.multilabel and part.classes):
+            raise Untreatable(f"{part.name} has numbers for labels, and a linear classifier needs classes.")
     sentences: list[str] = []
+    if samples.labels.ndim > 1 and not samples.multilabel:  # a class for each place: nothing to stratify by
+        return _parted_evenly(samples, train, seed, test_share)
     if train is None:
         samples, sentences = _without_singles(samples)
         train, samples = split_samples(samples, test_share, seed)
@@ -49,6 +54,21 @@ def training_and_test(
             f"No test image of {test.name} has a label, so there is nothing to find: give some that have."
         )
     return train, test, sentences + missing
+
+
+def _parted_evenly(
+    samples: Samples, train: Samples | None, seed: int, test_share: float
+) -> tuple[Samples, Samples, list[str]]:
+    """The parts where labels are by place: drawn without regard to classes."""
+    if train is not None:
+        return train, samples, []
+    order = np.random.default_rng(seed).permutation(len(samples))
+    cut = min(max(1, round(test_share * len(samples))), len(samples) - 1)
+    return (
+        samples.select(np.sort(order[cut:]), f"{samples.name}, to train on (seed {seed})"),
+        samples.select(np.sort(order[:cut]), f"{samples.name}, to test on (seed {seed})"),
+        [],
+    )
 
 
 def _counts(samples: Samples) -> np.ndarray:
@@ -97,7 +117,7 @@ def _keep_known_classes(samples: Samples, trained: np.ndarray) -> tuple[Samples,
 
 
 def network_features(
-    network: Network, train: Samples, test: Samples, nodes: Sequence[str], pool: Pool, dtype: FloatKind
+    network: Network, train: Samples, test: Samples, nodes: Sequence[str], pool: Any, dtype: FloatKind
 ) -> dict[str, Features]:
     """The features of `nodes`, or of the penultimate node where none is named.
 

@@ -11,6 +11,7 @@ import torch
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.features.features import Features
 from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, PositiveFloat, Seed, Unique
@@ -45,7 +46,9 @@ class Transfer(Study):
     nodes: nodes whose features are taken, each on its own; by default what the last weight-bearing layer reads.
     train: images to train on; without them the samples are split.
     test_share: share of the samples that is tested on where they are split.
-    pool: how values over places become features: `none` takes all, as the paper does; `mean` or `max` pools channels.
+    pool: how values over places become features: `none` takes all, as the paper does; `mean` or `max` pools channels,
+        `first` or `last` takes one place, `places` makes each place a vector. `auto` is `mean` where samples differ in
+        length, else `none`. Padding counts nowhere.
     dtype: in which type features are kept.
     stresses: of dr1 (random drops), dr2 (PCA), q1 (levels over one range), q2 (levels over a range a dimension), fc
         (dr2 and q2 at once), qb (bits erased) and alternatives (other codes of as many bits).
@@ -71,7 +74,7 @@ class Transfer(Study):
     nodes: tuple[str, ...] = ()
     train: Samples | None = None
     test_share: Annotated[float, Interval(gt=0, lt=1)] = 0.5
-    pool: Literal["none", "mean", "max"] = "none"
+    pool: Literal["auto", "none", "mean", "max", "first", "last", "places"] = "auto"
     dtype: Literal["float32", "float16"] = "float32"
     stresses: Annotated[tuple[Stress, ...], Unique()] = STRESSES
     repeats: Annotated[int, Interval(ge=1, le=1000)] = 10
@@ -152,8 +155,12 @@ class Transfer(Study):
             return [self._bench(network.name, network, device)], []
         assert samples is not None
         train, test, notes = training_and_test(samples, self.train, self.test_share, self.seed)
-        by_node = network_features(network, train, test, self.nodes, self.pool, self.dtype)
-        if self.baseline:
+        pool = self.pool if self.pool != "auto" else "none" if network.signature.length is None else "mean"
+        by_node = network_features(network, train, test, self.nodes, pool, self.dtype)
+        pictures = isinstance(network.preprocessing, Preprocessing)
+        if self.baseline and not pictures:
+            notes.append(f"A bag of visual words is of pictures, which {samples.name} has not: no such baseline.")
+        if self.baseline and pictures:
             options = {"words": self.words, "pooling": self.word_pooling, "seed": self.seed}
             by_node[BAG] = bag_features(train, test, network.device, **options)
         return [self._bench(node, features, network.device) for node, features in by_node.items()], notes
