@@ -263,7 +263,9 @@ class _Builder:
             return self.paths[name]
         places = _LEARNED_PLACES.get(call.operator, range(4, 20) if call.operator in _RECURRENT else ())
         floating = array.dtype.kind == "f"
-        learned = floating and place in places and name in self.tracing.learned
+        # some exporters keep weights in Constant nodes, where sums and factors are no weights
+        spelled = call.operator in ("Add", "Sub", "Mul", "Div", "Concat", "Expand")
+        learned = floating and place in places and (name in self.tracing.learned or not spelled)
         origin = self.tracing.origins.get(name, name)
         path = readable(origin)
         if not path or _anonymous(origin):
