@@ -370,7 +370,7 @@ ON_SIZES: dict[str, Callable[..., Any]] = {
     "Concat": lambda call, *parts: np.concatenate(parts, call.get("axis", 0)),
     "Div": _of_numbers(_divide_sizes),
     "Equal": _of_numbers(lambda a, b: bool(a == b)),
-    "Expand": lambda call, x, shape: np.broadcast_to(x, tuple(numbers_of(call, shape))),
+    "Expand": lambda call, x, to: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(numbers_of(call, to)))),
     "Floor": _of_numbers(lambda v: v if isinstance(v, int | torch.SymInt) else v // 1),
     "Gather": _gather,
     "Greater": _of_numbers(lambda a, b: bool(a > b)),
