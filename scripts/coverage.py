@@ -4,7 +4,8 @@
         [--workers 2] [--only PATTERN] [--page]
 
 All classification networks of torchvision, and of each family of timm (the architecture's name up to its first
-underscore) the architecture with the fewest parameters; random weights. Worker processes open one network after
+underscore) the architecture with the fewest parameters; a small network of each of many model types of transformers
+(`small_transformers.py`); random weights. Worker processes open one network after
 another, each within a limit of time; each answer is a line in FOLDER/coverage.jsonl, so a second run goes on where the
 first ended.
 """
@@ -22,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import small_transformers
 from coverage_page import page
 
 TINY = ["netopsy:lenet5", "netopsy:lenet_300_100"]
@@ -65,6 +67,8 @@ def describe(name: str) -> dict[str, Any]:
     from netopsy.studies.table import STUDIES
     from treatable import obstacles
 
+    if name.startswith("hf:"):
+        return describe_transformers(name)
     row: dict[str, Any] = {"network": name}
     begun = time.monotonic()
     try:
@@ -89,6 +93,45 @@ def describe(name: str) -> dict[str, Any]:
     except Exception as error:
         row["flop_counter_error"] = f"{type(error).__name__}: {error}"[:300]
     return row
+
+
+def describe_transformers(name: str) -> dict[str, Any]:
+    """What the table says of a small network of transformers; `error` where it cannot be opened.
+
+    difference: the greatest between an output of the graph and of the module, for one sample and for three, of which
+    two end in padding.
+    """
+    import tempfile
+
+    import torch
+
+    from netopsy.errors import NetopsyError
+    from netopsy.network.capture import call
+    from netopsy.network.graph import name_outputs
+    from netopsy.network.sources.load import load_network
+
+    kind = name.removeprefix("hf:")
+    row: dict[str, Any] = {"network": name}
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            row["architecture"] = small_transformers.save(kind, Path(folder))
+            network = load_network(f"hf:{folder}", weights="random", length=small_transformers.length(kind))
+            row |= {"layers": len(network.layers), "parameters": network.parameters}
+            row["inputs"] = [f"{x.name} {'x'.join(map(str, x.shape))}" for x in network.signature.inputs]
+            row["difference"] = 0.0
+            for size in (1, 3):
+                inputs = small_transformers.batch(network.signature, size)
+                with torch.no_grad():
+                    given, made = (name_outputs(call(f, inputs)) for f in (network.module, network.graph))
+                row["outputs"] = [f"{key} {'x'.join(map(str, v.shape[1:]))}".strip() for key, v in given.items()]
+                apart = [(made[key] - value).double().abs().max().item() for key, value in given.items()]
+                row["difference"] = max(row["difference"], *apart)
+        except NetopsyError as error:
+            return row | {"error": str(error).replace(f"hf:{folder}", name)}
+        except Exception as error:
+            return row | {"error": f"{type(error).__name__}: {error}"[:500], "crash": True}
+    return row | {"seconds": round(time.monotonic() - begun, 1)}
 
 
 def serve() -> None:
@@ -193,7 +236,9 @@ def main() -> None:
     if options.tiny:
         options.cache, options.out, options.workers = Path("tiny"), Path("tiny/coverage.md"), 1
     options.cache.mkdir(parents=True, exist_ok=True)
-    every = TINY if options.tiny else [*timm_names(options.cache), *torchvision_names()]
+    every = TINY if options.tiny else [f"hf:{kind}" for kind in small_transformers.names()]
+    if not options.tiny and not options.only.startswith("hf:"):  # timm's are many to build
+        every = [*timm_names(options.cache), *torchvision_names(), *every]
     names = [name for name in every if fnmatch.fnmatch(name, options.only)]
     workers = 0 if options.page else options.workers
     rows = sweep(names, options.cache / "coverage.jsonl", options.seconds, workers)

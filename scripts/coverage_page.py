@@ -23,8 +23,9 @@ def page(rows: list[dict[str, Any]], total: int) -> str:
         "Which networks Netopsy opens, and which study can treat them. This page is written by",
         f"`python scripts/coverage.py` (torch {_version(torch)}, torchvision {_version(torchvision)},",
         f"timm {_version(timm)}),",
-        "with random weights. It holds all classification networks of torchvision, and of each family of timm (the",
-        "architecture's name up to its first underscore) the architecture with the fewest parameters.",
+        "with random weights. It holds all classification networks of torchvision, of each family of timm (the",
+        "architecture's name up to its first underscore) the architecture with the fewest parameters, and a small",
+        "network of each of many model types of transformers.",
         "",
     ]
     if len(rows) < total:
@@ -35,6 +36,10 @@ def page(rows: list[dict[str, Any]], total: int) -> str:
         part = sorted((r for r in rows if r["network"].startswith(source)), key=lambda r: r["network"])
         lines.append(f"- {title}: {_summary(part)}")
         parts += [f"## {title}", "", *_table(part, reasons), ""]
+    small = sorted((row for row in rows if row["network"].startswith("hf:")), key=lambda row: row["network"])
+    if small:
+        lines.append(f"- transformers: {_summary_of_transformers(small)}")
+        parts += ["## transformers", "", *_table_of_transformers(small, reasons), ""]
     lines += [
         "",
         "MACs are multiply-accumulates for one image over all products of the graph, attention included.",
@@ -69,6 +74,31 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         f"{len(counted)} that it can run. {exact:,} of {layers:,} receptive fields are exact, the others upper bounds. "
         f"Treated by {studies}."
     )
+
+
+def _summary_of_transformers(rows: list[dict[str, Any]]) -> str:
+    import transformers
+
+    opened = [row for row in rows if "error" not in row]
+    worst = max(row["difference"] for row in opened)
+    return (
+        f"{len(opened)} of {len(rows)} model types open (transformers {_version(transformers)}). Every output of the "
+        f"graph is that of the module to {worst:.0e}, for one sample and for three, of which two end in padding."
+    )
+
+
+def _table_of_transformers(rows: list[dict[str, Any]], reasons: dict[str, int]) -> list[str]:
+    head = ["model type", "architecture", "opens", "layers", "inputs", "outputs"]
+    lines = [f"| {' | '.join(head)} |", "| --- | --- | --- | ---: | --- | --- |"]
+    for row in rows:
+        outputs = list(row.get("outputs", ()))
+        if len(outputs) > 4:
+            outputs = [*outputs[:3], f"and {len(outputs) - 3} more"]
+        cells = [row["network"].removeprefix("hf:"), row.get("architecture", "-")]
+        cells += ["yes" if "error" not in row else f"[{_number(row['error'], reasons)}](#reasons)"]
+        cells += [str(row.get("layers", "-")), ", ".join(row.get("inputs", ["-"])), ", ".join(outputs) or "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _table(rows: list[dict[str, Any]], reasons: dict[str, int]) -> list[str]:

@@ -190,6 +190,23 @@ def length(kind: str) -> int:
     )
 
 
+def batch(signature: Any, size: int, padded: int = 5) -> dict[str, Any]:
+    """Random inputs; all samples but the first end in `padded` places of padding."""
+    import torch
+
+    torch.manual_seed(size)
+    values = signature.example(size)
+    for entry in signature.inputs:
+        shape = values[entry.name].shape
+        if entry.kind == "tokens":
+            values[entry.name] = torch.randint(3, 30, shape)
+        elif entry.kind == "mask":
+            values[entry.name][1:, -padded:] = 0
+        elif entry.dtype.is_floating_point:
+            values[entry.name] = torch.randn(shape)
+    return values
+
+
 def names() -> list[str]:
     """All model types."""
     return sorted(kind for kinds in MODEL_TYPES.values() for kind in kinds.split())

@@ -36,18 +36,8 @@ def saved(kind: str, folder: Path, **options: Any) -> Any:
     return module.eval()
 
 
-def batch(network: Network, size: int, padded: int = 0) -> dict[str, torch.Tensor]:
-    """Random inputs; all samples but the first end in `padded` places of padding."""
-    torch.manual_seed(size)
-    values = network.signature.example(size, network.module)
-    for entry in network.signature.inputs:
-        if entry.kind == "tokens":
-            values[entry.name] = torch.randint(3, 90, values[entry.name].shape)
-        elif entry.kind == "mask" and padded:
-            values[entry.name][1:, -padded:] = 0
-        elif entry.dtype.is_floating_point:
-            values[entry.name] = torch.randn(values[entry.name].shape)
-    return values
+def batch(network: Network, size: int) -> dict[str, torch.Tensor]:
+    return small_transformers.batch(network.signature, size)
 
 
 def called(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -59,7 +49,7 @@ def called(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str
 
 def assert_graph_is_module(network: Network) -> None:
     for size in (1, 3):
-        inputs = batch(network, size, padded=5)
+        inputs = batch(network, size)
         outputs, expected = called(network.graph, inputs), called(network.module, inputs)
         assert outputs.keys() == expected.keys()
         for name in expected:
@@ -76,7 +66,7 @@ def test_a_folder_opens_with_its_weights_and_computes_what_transformers_does(kin
     for name, tensor in state.items():
         assert torch.equal(network.module.state_dict()[name], tensor), name
     assert_graph_is_module(network)
-    inputs = batch(network, 2, padded=5)
+    inputs = batch(network, 2)
     expected = called(
         module,
         {getattr(module, "main_input_name", name): inputs[name] for name in inputs} if len(inputs) == 1 else inputs,
