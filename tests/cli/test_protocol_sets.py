@@ -9,8 +9,7 @@ import pytest
 
 from netopsy.case import Case
 from netopsy.errors import SettingsError
-from netopsy.protocol.run import merge_tables, read_protocol, run_protocol
-from netopsy.protocol.sets import combine
+from netopsy.protocol.run import combine, merge_tables, read_protocol, run_protocol
 from netopsy.result import Result
 
 BASE = """

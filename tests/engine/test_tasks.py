@@ -84,7 +84,7 @@ def test_next_token_is_a_mean_over_tokens_and_its_interval_over_samples(language
 
 def test_the_interval_of_a_mean_over_tokens_holds_it_as_often_as_it_says() -> None:
     from netopsy.engine.sweep.score import COUNTS, count, task_row
-    from netopsy.samples.tasks import Verdicts
+    from netopsy.samples.verdicts import Verdicts
 
     generator, held = np.random.default_rng(0), 0
     for _ in range(400):
@@ -175,6 +175,11 @@ def test_segmentation_is_pixel_accuracy() -> None:
         predicted = network.module(x).argmax(1).numpy()
     row = score(network, samples).to_dicts()[0]
     assert row["top1"] == pytest.approx((predicted == labels)[:, 1:].mean()) and row["agreement"] == 1
+    ious = []
+    for one, other in zip(predicted[:, 1:], labels[:, 1:], strict=True):
+        pairs = [((one == k) & (other == k), (one == k) | (other == k)) for k in range(4)]
+        ious.append(np.mean([both.sum() / either.sum() for both, either in pairs if either.any()]))
+    assert row["iou"] == pytest.approx(np.mean(ious)) and "top5" not in row
 
 
 def test_a_function_of_the_users_is_a_task() -> None:

@@ -21,7 +21,8 @@ from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.samples.tasks import CLASSIFICATION, Task, Verdicts
+from netopsy.samples.tasks import CLASSIFICATION, Task
+from netopsy.samples.verdicts import Verdicts
 
 SMALLEST_PART = 32  # images: each part walks the unedited network too
 

@@ -9,8 +9,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from netopsy.samples.tasks import Task, Verdicts
-from netopsy.samples.tasks import judge_classes as judge
+from netopsy.samples.tasks import Task
+from netopsy.samples.verdicts import Verdicts
+from netopsy.samples.verdicts import judge_classes as judge
 from netopsy.stats.hypothesis_tests import paired_difference, wilson
 
 __all__ = ["COUNTS", "count", "judge", "margins", "near_ties", "row", "task_row"]
@@ -126,8 +127,8 @@ def task_row(task: Task, sums: dict[str, float], samples: int) -> dict[str, Any]
         f"{task.column}_low": max(low, -1.0 if task.column == "cosine" else 0.0) if bounded else low,
         f"{task.column}_high": min(high, 1.0) if bounded else high,
     }
-    if task.column == "top1":
-        columns["top5"] = sums["top5"] / weight
+    if task.second:
+        columns[task.second] = sums["top5"] / weight
     if task.column != "agreement":
         agreement = sums["agreement"] / weight
         columns["agreement"] = agreement if agreement == agreement else None

@@ -23,7 +23,7 @@ from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Signature
 from netopsy.samples.records import MASK
 from netopsy.samples.samples import Batch, Samples
-from netopsy.samples.tasks import IGNORED
+from netopsy.samples.verdicts import IGNORED
 
 Taken = Preprocessing | Signature
 """What says how a sample becomes a network's inputs."""

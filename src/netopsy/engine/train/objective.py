@@ -16,7 +16,8 @@ from torch import Tensor
 
 from netopsy.engine.train.data import TrainingBatch
 from netopsy.engine.train.recipe import Recipe
-from netopsy.samples.tasks import IGNORED, Task, judge_agreement, judge_vectors
+from netopsy.samples.tasks import Task
+from netopsy.samples.verdicts import IGNORED, judge_agreement, judge_vectors
 
 Loss = Literal["labels", "mse", "sse"]
 
