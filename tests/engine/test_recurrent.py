@@ -301,7 +301,7 @@ class Products(nn.Module):
         self.batched = square(1, 6, 6)
         self.bilinear = nn.Bilinear(6, 6, 6)
         self.scale = square(6)
-        self.table = nn.Embedding(9, 6)
+        self.table, self.places = nn.Embedding(9, 6), nn.Embedding(9, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.products
@@ -310,23 +310,25 @@ class Products(nn.Module):
         x = torch.einsum("bi,ij->bj", x, p["einsum"]) + F.linear(x, p["linear"]) + torch.inner(x, p["inner"])
         x = torch.tensordot(x, p["tensordot"], dims=1) + torch.addmm(self.scale, x, p["addmm"])
         x = torch.einsum("bi,ij,jk->bk", x, *self.pair) + torch.bmm(x[None], self.batched)[0]
-        return self.bilinear(x, x) * self.scale + self.table((x[:, 0] > 0).long())
+        return self.bilinear(x, x) * self.scale + self.table((x[:, 0] > 0).long()) + self.places(torch.tensor([2]))
 
 
 def test_every_product_with_a_parameter_is_a_layer_and_the_rest_is_named(samples: Samples) -> None:
     network = network_of(Products().eval())
     names = {f"products.{name}" for name in network.module.products} | {"pair.0", "pair.1", "batched", "bilinear"}
+    names |= {"table"}
     assert {layer.name for layer in network.layers} == names
-    assert set(other_parameters(network)) == {"table.weight"}  # the scale is a bias too
+    assert set(other_parameters(network)) == {"places.weight"}  # the scale is a bias too
     macs = {layer.name: layer.macs for layer in network.layers}
     assert macs.pop("bilinear") == 6 * 6 * 6 + 6 * 6 and (macs.pop("pair.0"), macs.pop("pair.1")) == (18, 18)
+    assert macs.pop("table") == 0 and network.layer("table").kind == "embedding"
     assert set(macs.values()) == {36}
     axes = {layer.name.removeprefix("products."): layer.output_axis for layer in network.layers}
-    rows = {"transposed", "linear", "inner", "bilinear", "pair.0"}  # of the last, no axis is one of the output
+    rows = {"transposed", "linear", "inner", "bilinear", "pair.0", "table"}  # of the last, no axis is one of the output
     assert {name for name, axis in axes.items() if axis == 0} == rows and axes["batched"] == 2
     findings = Noise(strengths=(0.5,), repeats=1, one_layer_at_a_time=False).run(network, samples).findings
     share = sum(other_parameters(network).values()) / network.parameters
-    assert any(f"{share:.1%}, stay as they are" in sentence and "table.weight" in sentence for sentence in findings)
+    assert any(f"{share:.1%}, stay as they are" in sentence and "places.weight" in sentence for sentence in findings)
     assert share >= 0.05
 
 

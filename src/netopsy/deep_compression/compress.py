@@ -79,7 +79,8 @@ def decode(shared: SharedTensor, like: Tensor) -> Tensor:
 def per_layer(layers: Sequence[Layer], entries: Iterable[str | float], what: str) -> dict[str, float]:
     """The value of each layer, by its name; a layer without an entry is left out.
 
-    entries: such as "0.1" (all), "conv=8" (a kind: conv or linear), "fc=4" (a name), "layer3.*=0.2" (a pattern).
+    entries: such as "0.1" (all), "conv=8" (a kind: conv, linear, recurrent, embedding), "fc=4" (a name),
+    "layer3.*=0.2" (a pattern).
     A later entry goes before an earlier one. what: the setting's name, for messages.
     Errors: SettingsError for an entry that is no number, UnknownLayer for one that names nothing.
     """
@@ -96,7 +97,8 @@ def per_layer(layers: Sequence[Layer], entries: Iterable[str | float], what: str
         if not chosen:
             names = [layer.name for layer in layers]
             raise UnknownLayer(
-                f"{what} '{entry}' names no layer; nearest: {nearest(pattern, names)}, or conv, linear, recurrent."
+                f"{what} '{entry}' names no layer; nearest: {nearest(pattern, names)}, or conv, linear, recurrent, "
+                "embedding."
             )
         values |= dict.fromkeys(chosen, value)
     return {layer.name: values[layer.name] for layer in layers if layer.name in values}

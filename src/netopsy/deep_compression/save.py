@@ -44,7 +44,9 @@ def describe(network: Network) -> dict[str, str]:
     for key, table in (("tied", aliases(network.module)), ("dtypes", kinds)):
         if table:
             metadata[key] = json.dumps(table, sort_keys=True)
-    return metadata | _fields(network.image_preprocessing)
+    if isinstance(network.preprocessing, Preprocessing):
+        return metadata | _fields(network.preprocessing)
+    return metadata | {"signature": json.dumps(network.signature.record(), sort_keys=True)}
 
 
 def _kind(tensor: Tensor) -> str:

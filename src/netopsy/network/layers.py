@@ -1,6 +1,8 @@
 """The weight-bearing layers of a graph, and the filters of a convolution, whichever way its weight is laid out.
 
-A layer is one learned weight. A recurrent operator applies several, at every step: each of them is a layer.
+A layer is one learned weight. A recurrent operator applies several, at every step: each of them is a layer. A table of
+embeddings is one too, whose rows are looked up and not multiplied; where the output layer multiplies with the same
+table (a tied head), the two are one layer, an embedding, with the multiply-accumulates of the head.
 """
 
 from __future__ import annotations
@@ -29,22 +31,24 @@ _KINDS = {
     **dict.fromkeys(PRODUCTS - {"scaled_dot_product_attention"}, "linear"),
     **CONVOLUTIONS,
     **dict.fromkeys(RECURRENT, "recurrent"),
+    **dict.fromkeys(("embedding", "embedding_bag", "_embedding_bag"), "embedding"),
 }
 _SUMS = ("addmm", "baddbmm", "addbmm", "addmv")  # with a summand in the first place
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear map with a learned weight.
+    """A convolution, linear map or table of embeddings with a learned weight.
 
     name: the weight's path without its ending `.weight`.
-    kind: `conv`, `conv_transpose`, `linear` or `recurrent`.
+    kind: `conv`, `conv_transpose`, `linear`, `recurrent` or `embedding`.
     nodes: the graph nodes that apply it, in order of execution (several where a module is called several times); of a
         recurrent operator, its hidden states.
     weight, bias: names of the parameters; bias is None where there is none.
     weight_shape: convolution (filters, depth per group, *kernel); linear (outputs, inputs); recurrent (gates * hidden,
-        inputs), with the rows of each gate together.
-    output_axis: of the weight, that which counts the outputs: 0 but for products written the other way round (`x @ w`).
+        inputs), with the rows of each gate together; embedding (entries, values), a row an entry.
+    output_axis: of the weight, that which counts the outputs: 0 but for products written the other way round (`x @ w`);
+        of an embedding, that which counts the entries.
     output_shape: of the first call for one sample, without the batch's axis where it has one.
     parameters: elements of weight and bias.
     macs: multiply-accumulates for one input, over all calls and steps (bias not counted).
@@ -97,7 +101,7 @@ def learned_maps(node: Node, tensors: Mapping[str, Tensor]) -> list[LearnedMap]:
     maps: list[tuple[Node | None, Any, int]]
     if node.operator in RECURRENT:
         maps = [(weight, bias, recurrent_map_macs(node, weight)) for weight, bias in recurrent_maps(node)]
-    elif not node.is_tensor:
+    elif not node.is_tensor and _KINDS[node.operator] != "embedding":
         return []
     elif node.operator == "einsum":
         maps = _einsum_maps(node)

@@ -31,9 +31,9 @@ _SCHEMA = {
 def list_layers(network: Network) -> pl.DataFrame:
     """The weight-bearing layers of `network` in order of execution, one row each; a weight used twice is one row.
 
-    layer, kind (conv, conv_transpose, linear, recurrent); weight: shape, as 64x3x7x7; groups;
+    layer, kind (conv, conv_transpose, linear, recurrent, embedding); weight: shape, as 64x3x7x7; groups;
     parameters: of weight and bias;
-    share: of all the network's parameters, 0..1 (norms and embeddings are no layers: see `other_parameters`);
+    share: of all the network's parameters, 0..1 (norms are no layers: see `other_parameters`);
     output: shape of the first call without the batch;
     macs: multiply-accumulates for one image over all calls and steps;
     field: receptive field of one output in pixels, height x width, `<=` before it where it is only a bound;
@@ -67,7 +67,8 @@ def list_layers(network: Network) -> pl.DataFrame:
 
 
 def other_parameters(network: Network) -> dict[str, int]:
-    """Parameters that belong to no layer, by name: norms' scales and shifts, embeddings, layer scales, tokens.
+    """Parameters that belong to no layer, by name: norms' scales and shifts, layer scales, tokens,
+    and embeddings that are looked up by the place alone.
 
     Together with the table's `parameters` they make up all of the network's.
     """

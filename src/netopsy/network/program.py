@@ -20,7 +20,7 @@ from netopsy.network.macs import RECURRENT
 from netopsy.network.node import Node
 
 _CHANNELS_LAST = {"linear", "bilinear", "addmm", "matmul", "linalg_matmul", "mm", "inner", "tensordot", *RECURRENT}
-_CHANNELS_LAST |= {"layer_norm", "native_layer_norm"}
+_CHANNELS_LAST |= {"layer_norm", "native_layer_norm", "embedding"}
 _CHANNELS_SECOND = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "batch_norm", "group_norm"}
 
 

@@ -160,7 +160,8 @@ def hidden_nodes(network: Network) -> dict[str, Node]:
 
     Empty where there is a single layer. The last layer may make maps that are averaged into the output later.
     """
-    last = network.layers[-1].name if network.layers else ""
+    order = {name: i for i, name in enumerate(network.nodes)}
+    last = max(network.layers, key=lambda layer: order[layer.nodes[-1]]).name if network.layers else ""
     return {name: node for name, node in unit_nodes(network).items() if node.layer not in (last, "")}
 
 

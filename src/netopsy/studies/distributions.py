@@ -23,7 +23,7 @@ from netopsy.studies.study import Study
 from netopsy.wording import listing, plural
 
 REACH = 5.0  # standard deviations on either side of the mean that the bins cover
-GROUPS = {"all conv": CONVOLUTION_KINDS, "all linear": ("linear",), "all recurrent": ("recurrent",)}
+GROUPS = {"all conv": CONVOLUTION_KINDS} | {f"all {kind}": (kind,) for kind in ("linear", "recurrent", "embedding")}
 SHOWN = 24  # layers drawn; the tables hold all
 LINE = 41  # points of a fitted line
 
@@ -65,11 +65,10 @@ BINS = {
 class Distributions(Study):
     """How weights and biases are distributed, layer by layer (Lorieul et al., Figures 1 and 3).
 
-    Each layer's weights and biases, and those of all convolutions, of all linear layers and of all recurrent weights
-    together (`all conv`, `all linear`, `all recurrent`): population moments (kurtosis in excess of the normal's 3),
-    share of exact zeros, a histogram, and
-    normal, Laplace and skew-normal densities fitted by maximum likelihood. The best fit has the lowest Bayesian
-    information criterion; `ks` is the Kolmogorov-Smirnov distance.
+    Each layer's weights and biases, and those of all convolutions, linear layers, recurrent weights and embeddings
+    together (`all conv`, `all linear`, `all recurrent`, `all embedding`): population moments (kurtosis in excess of
+    the normal's 3), share of exact zeros, a histogram, and normal, Laplace and skew-normal densities fitted by maximum
+    likelihood. The best fit has the lowest Bayesian information criterion; `ks` is the Kolmogorov-Smirnov distance.
 
     bins: bins of equal width within 5 standard deviations of the mean; what lies beyond has one more at each end.
 
@@ -146,8 +145,8 @@ def _fit_rows(fits: Sequence[Fit]) -> list[dict[str, Any]]:
 
 
 def _figures(network: Network, tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
-    linear, recurrent = (
-        [layer.name for layer in network.layers if layer.kind == kind] for kind in ("linear", "recurrent")
+    linear, recurrent, embedding = (
+        [layer.name for layer in network.layers if layer.kind == kind] for kind in ("linear", "recurrent", "embedding")
     )
     conv = [layer.name for layer in network.layers if layer.kind in CONVOLUTION_KINDS]
     source = "Lorieul et al., Figure {}"
@@ -155,6 +154,7 @@ def _figures(network: Network, tables: dict[str, pl.DataFrame]) -> dict[str, Fig
         "groups": _histograms(tables, list(GROUPS), "All layers of a kind together", source.format(1)),
         "linear": _histograms(tables, linear, "Weights of the linear layers", source.format(3)),
         "recurrent": _histograms(tables, recurrent, "Recurrent weights", f"after {source.format(3)}"),
+        "embedding": _histograms(tables, embedding, "Embeddings", f"after {source.format(3)}"),
         "conv": _histograms(tables, conv, "Weights of the convolutions", f"after {source.format(3)}"),
     }
     layers = tables["moments"].filter(~pl.col("layer").is_in(list(GROUPS)) & (pl.col("part") == "weights"))

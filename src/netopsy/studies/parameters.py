@@ -29,7 +29,7 @@ class Parameters(Study):
     layer's input (`input_depth` here); the 307,456 parameters of its Table I fit a depth of 48 in each of two groups.
 
     Tables: `layers` (Table I; parameters outside the layers stand in one row at the end), `filters` (Table II) and
-    `kinds` (convolutions, linear layers, recurrent weights, others).
+    `kinds` (convolutions, linear layers, recurrent weights, embeddings, others).
     """
 
     name: ClassVar[str] = "parameters"
@@ -147,10 +147,12 @@ def _kind_share(row: dict[str, Any]) -> str:
         "conv_transpose": "transposed convolution",
         "linear": "linear layer",
         "recurrent": "recurrent weight",
+        "embedding": "table of embeddings",
     }
     if row["kind"] not in nouns:
         return f"norms, embeddings and other parameters hold {row['share']:.2%}"
-    return f"{plural(row['layers'], nouns[row['kind']])} hold{'s' * (row['layers'] == 1)} {row['share']:.2%}"
+    several = "tables of embeddings" if row["kind"] == "embedding" else ""
+    return f"{plural(row['layers'], nouns[row['kind']], several)} hold{'s' * (row['layers'] == 1)} {row['share']:.2%}"
 
 
 def _few(largest: pl.DataFrame) -> str | None:
