@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,6 +66,13 @@ def _finish(value: T, futures: list[Future[object]]) -> T:
 
 NOUNS = {"image": "image", "tokens": "text", "series": "recording", "vector": "row"}
 """What a sample of each kind is called; any other is a sample."""
+
+
+def of_samples(sentence: str, kind: str) -> str:
+    """A sentence about images as one about samples of another kind: `over 17 images` is `over 17 texts`."""
+    noun = NOUNS.get(kind, "sample")
+    return sentence if noun == "image" else re.sub(r"\bimage(?=s?\b)", noun, sentence)
+
 
 CHUNK = 4  # pictures a task decodes: few, so that threads share a batch evenly and an interrupt waits briefly
 
@@ -195,7 +203,7 @@ class Samples:
             raise SamplesError(f"seed {seed!r} cannot seed a draw; give a whole number from 0.")
         if count == len(self):
             return self
-        rows = stratify(self._strata(), int(count), seed)
+        rows = stratify(self.strata, int(count), seed)
         return self.select(rows, f"{self.name}, {count:,} of {len(self):,} (seed {seed})")
 
     def select(self, rows: Int64[np.ndarray, " rows"], name: str) -> Samples:
@@ -203,7 +211,8 @@ class Samples:
         labels = None if self._labels is None else self._labels[rows]
         return Samples(name, self.records, labels, self.classes, self._rows[rows], self.task)
 
-    def _strata(self) -> NDArray[Any]:
+    @property
+    def strata(self) -> NDArray[Any]:
         """Labels to draw evenly from; where there are no classes, all samples are alike."""
         labels = self._labels
         if labels is None or (labels.dtype.kind == "f" and not self.multilabel) or labels.ndim > 2:

@@ -65,6 +65,19 @@ def drop_bound(losses: int, gains: int, n: int, new: int, confidence: float = 0.
     return min(1.0, max((losses - gains) / n, (first - least - len(gained) + 1 + place) / new))
 
 
+def mean_bound(mean: float, error: float, n: int, new: int, confidence: float = 0.95) -> float:
+    """The mean over `new` samples that is exceeded with probability 1 - confidence at most, from that over `n` others.
+
+    error: the standard error of `mean`. Student's prediction interval for a mean, one-sided, and never below the mean
+    seen: mean + t(confidence, n - 1) * error * sqrt(1 + n / new). Source: Hahn & Meeker, "Statistical intervals", 1991,
+    Section 4.8.
+    """
+    if n < 2 or not new or not math.isfinite(error):
+        return math.inf
+    quantile = float(student.ppf(confidence, n - 1)) if confidence > 0 else 0.0
+    return mean + max(0.0, quantile) * error * math.sqrt(1 + n / new)
+
+
 def _race(count: int, rate: float) -> tuple[int, Float64[np.ndarray, " values"]]:
     """The smallest value that matters, and the probabilities from there on, of NB(count, rate)."""
     if not count:

@@ -22,7 +22,16 @@ from netopsy.settings import HalfWidth, Interval, Length, Seed, Unique
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
 from netopsy.stats.kmeans1d.kmeans1d import LARGEST_K, SortedValues, Start
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict, with_left_out
+from netopsy.studies.sweep_report import (
+    Measure,
+    fragile,
+    measure_of,
+    setting_figures,
+    unchanged_settings,
+    verdict,
+    with_left_out,
+    with_perplexity,
+)
 from netopsy.wording import size
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -66,6 +75,8 @@ class WeightCodebook(Study):
             for k in self.sizes:
                 edits.append(({"layer": scope.name, "k": k}, _share(scope, k, codebooks, f"{self.start} {self.seed}")))
         scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
+        measure = measure_of(network, samples)
+        scores = with_perplexity(scores, measure)
         scores = scores.with_columns(pl.col("k").cast(pl.Int64))
         quality = pl.DataFrame(
             [_quality(network, layer, k, codebooks[layer.weight][k]) for layer in chosen for k in self.sizes]
@@ -76,13 +87,14 @@ class WeightCodebook(Study):
             figures=setting_figures(
                 scores,
                 "k",
-                unedited=float(scores["top1"][0]),
+                unedited=float(scores[measure.column][0]),
                 titles=("Shared weights, all layers", "Shared weights, one layer at a time"),
                 sources=("Lorieul et al., Figure 6", "after Lorieul et al., Figure 6"),
                 axis="log",
                 axis_title="weights that differ in each layer (K)",
+                measure=measure,
             ),
-            findings=with_left_out(_findings(scores, sizes), network),
+            findings=with_left_out(_findings(scores, sizes, measure), network),
         )
 
     def _codebooks(self, network: Network, layer: Layer) -> dict[int, Codes]:
@@ -128,7 +140,7 @@ def _sizes(layers: tuple[Layer, ...], counts: tuple[int, ...], codebooks: dict[s
     return pl.DataFrame(rows)
 
 
-def _findings(scores: pl.DataFrame, sizes: pl.DataFrame) -> list[str]:
+def _findings(scores: pl.DataFrame, sizes: pl.DataFrame, measure: Measure) -> list[str]:
     share = dict(zip(sizes["k"].to_list(), sizes["share_of_float32"].to_list(), strict=True))
     total = dict(zip(sizes["k"].to_list(), sizes["bytes"].to_list(), strict=True))
 
@@ -141,5 +153,5 @@ def _findings(scores: pl.DataFrame, sizes: pl.DataFrame) -> list[str]:
     edited = scores.filter(pl.col("k").is_not_null())
     together = edited.filter(pl.col("layer") == "all").sort("k", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
-    findings = verdict(together, describe, "smallest codebook")
-    return findings + fragile(alone, short) + unchanged_settings(edited, short)
+    findings = verdict(together, describe, "smallest codebook", measure)
+    return findings + fragile(alone, short, measure=measure) + unchanged_settings(edited, short)

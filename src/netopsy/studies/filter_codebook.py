@@ -18,7 +18,15 @@ from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveInt, Seed, Share, Unique
 from netopsy.stats.kmeans import Clusters, kmeans
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict
+from netopsy.studies.sweep_report import (
+    Measure,
+    fragile,
+    measure_of,
+    setting_figures,
+    unchanged_settings,
+    verdict,
+    with_perplexity,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class FilterCodebook(Study):
                 settings = {"layer": scope.name, "share": share, "k": k}
                 edits.append((settings, _share(scope, share, clusters, f"{self.starts} {self.seed}")))
         scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
+        measure = measure_of(network, samples)
+        scores = with_perplexity(scores, measure)
         scores = scores.with_columns(pl.col("share").cast(pl.Float64), pl.col("k").cast(pl.Int64))
         # all filters kept change nothing, by definition, and need no word
         scores = scores.with_columns(changed=pl.col("changed") | (pl.col("share") == 1.0).fill_null(False))
@@ -71,13 +81,14 @@ class FilterCodebook(Study):
             figures=setting_figures(
                 scores,
                 "share",
-                unedited=float(scores["top1"][0]),
+                unedited=float(scores[measure.column][0]),
                 titles=("Shared filters, all convolutions", "Shared filters, one convolution at a time"),
                 sources=("Lorieul et al., Figure 7", "after Lorieul et al., Figure 7"),
                 axis="share",
                 axis_title="clusters, as a share of each layer's filters",
+                measure=measure,
             ),
-            findings=_findings(scores),
+            findings=_findings(scores, measure),
         )
 
     def _clusters(self, network: Network, layer: Layer) -> dict[int, Clusters]:
@@ -127,12 +138,12 @@ def _quality(
     )
 
 
-def _findings(scores: pl.DataFrame) -> list[str]:
+def _findings(scores: pl.DataFrame, measure: Measure) -> list[str]:
     def describe(row: dict[str, Any]) -> str:
         return f"{100 * row['share']:g} %" if row["share"] else "2 clusters"
 
     edited = scores.filter(pl.col("share").is_not_null())
     together = edited.filter((pl.col("layer") == "all") & (pl.col("share") < 1)).sort("share", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
-    findings = verdict(together, describe, "smallest share of filters")
-    return findings + fragile(alone, describe) + unchanged_settings(edited, describe)
+    findings = verdict(together, describe, "smallest share of filters", measure)
+    return findings + fragile(alone, describe, measure=measure) + unchanged_settings(edited, describe)

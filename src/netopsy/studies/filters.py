@@ -15,6 +15,7 @@ from netopsy import charts
 from netopsy.errors import SettingsError
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of
 from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
 from netopsy.pictures.mosaic import grid, normalise_maps
 from netopsy.result import Figure, Image, Result
 from netopsy.samples.samples import Samples
@@ -102,8 +103,9 @@ class Filters(Study):
         number, depth = filters.shape[:2]
         filters = filters.reshape(number, depth, *_square(filters.shape[2:]))
         first = layer.nodes[0] == network.layers[0].nodes[0]
-        if first and depth == network.image_preprocessing.depth == 3:
-            colours = filters[:, ::-1] if network.image_preprocessing.channels == "BGR" else filters
+        taken = network.preprocessing
+        if first and isinstance(taken, Preprocessing) and depth == taken.depth == 3:
+            colours = filters[:, ::-1] if taken.channels == "BGR" else filters
             squares = normalise_maps(colours).transpose(0, 2, 3, 1)
             sheet, how = grid(squares), "one square a filter, in the colours it answers to"
             title = f"The {plural(number, 'filter')} of {layer.name}"

@@ -20,8 +20,16 @@ from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveFloat, PositiveInt, Seed, Unique
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict, with_left_out
-from netopsy.wording import points
+from netopsy.studies.sweep_report import (
+    Measure,
+    fragile,
+    measure_of,
+    setting_figures,
+    unchanged_settings,
+    verdict,
+    with_left_out,
+    with_perplexity,
+)
 
 STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
@@ -71,21 +79,24 @@ class Noise(Study):
                     shift = Shift(scope.tensors(self.biases), direction, strength, key)
                     edits.append(({"layer": scope.name, "strength": strength, "repeat": repeat}, shift))
         scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
-        summary = summarise_draws(scores)
+        measure = measure_of(network, samples)
+        scores = with_perplexity(scores, measure)
+        summary = summarise_draws(scores, measure)
         return self.result(
             tables={"scores": scores, "summary": summary},
             figures=setting_figures(
                 summary,
                 "strength",
-                unedited=float(summary["top1"][0]),
+                unedited=float(summary[measure.column][0]),
                 titles=("Noise on all layers", "Noise on one layer at a time"),
                 sources=("Lorieul et al., Figure 5", "the future work of Lorieul et al., Section III.C"),
                 axis="share",
                 axis_title="strength of the noise (share of each layer's standard deviation)",
                 band=("lowest", "highest"),
                 reading="The line is the mean over the draws, the band from the lowest to the highest.",
+                measure=measure,
             ),
-            findings=with_left_out(_findings(scores), network),
+            findings=with_left_out(_findings(scores, measure), network),
         )
 
 
@@ -113,43 +124,41 @@ def _draw_layer(tensors: Mapping[str, Tensor], layer: Layer, biases: bool, seed:
     return noise
 
 
-def summarise_draws(scores: pl.DataFrame) -> pl.DataFrame:
+def summarise_draws(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
     """Mean and standard deviation over the draws of each layer and strength."""
-    spread = pl.when(pl.len() > 1).then(pl.col("top1").std()).alias("top1_std")
+    score = pl.col(measure.column)
+    spread = pl.when(pl.len() > 1).then(score.std())
+    rises = [pl.col("rise").mean(), pl.col("rise_low").min(), pl.col("rise_high").max()] if "rise" in scores else []
+    means = [name for name in ("agreement", "loss", "perplexity") if name in scores and name != measure.column]
     return scores.group_by("layer", "strength", maintain_order=True).agg(
         repeats=pl.len(),
-        top1=pl.col("top1").mean(),
+        **{measure.column: score.mean()},
         spread=spread,
-        lowest=pl.col("top1").min(),
-        highest=pl.col("top1").max(),
+        lowest=score.min(),
+        highest=score.max(),
         drop=pl.col("drop").mean(),
         drop_low=pl.col("drop_low").min(),
         drop_high=pl.col("drop_high").max(),
-        agreement=pl.col("agreement").mean(),
-        loss=pl.col("loss").mean(),
+        **{name: pl.col(name).mean() for name in means},
+        **{rise.meta.output_name(): rise for rise in rises},
         images=pl.col("images").max(),
     )
 
 
-def _findings(scores: pl.DataFrame) -> list[str]:
+def _findings(scores: pl.DataFrame, measure: Measure) -> list[str]:
     describe: Callable[[dict[str, Any]], str] = lambda row: f"strength {100 * row['strength']:g} %"  # noqa: E731
     together = scores.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
     # the mean over the draws, and the intervals of all of them
-    rows = together.group_by("strength", maintain_order=True).agg(
-        pl.col("drop").mean(), pl.col("drop_low").min(), pl.col("drop_high").max(), pl.col("images").max()
-    )
-    findings = verdict(rows.sort("strength"), describe, "strongest noise") + _slope(rows)
+    rows = summarise_draws(together, measure)
+    findings = verdict(rows.sort("strength"), describe, "strongest noise", measure) + _slope(rows, measure)
     alone = scores.filter(pl.col("layer") != "all")
-    return findings + fragile(alone, describe) + unchanged_settings(scores, describe)
+    return findings + fragile(alone, describe, measure=measure) + unchanged_settings(scores, describe)
 
 
-def _slope(mean: pl.DataFrame) -> list[str]:
+def _slope(mean: pl.DataFrame, measure: Measure) -> list[str]:
     """The paper's two claims: little loss up to 10 %, a steep fall from 20 to 60 %."""
     lost = {row["strength"]: row for row in mean.to_dicts()}
     if not {0.1, 0.2, 0.6} <= set(lost):
         return []
-    costs = [
-        f"{points(lost[s]['drop'])} ({100 * lost[s]['drop_low'] + 0.0:.2f} to {100 * lost[s]['drop_high'] + 0.0:.2f})"
-        for s in (0.1, 0.2, 0.6)
-    ]
-    return [f"Noise of 10 % costs {costs[0]}, of 20 % {costs[1]}, of 60 % {costs[2]} of top-1 accuracy."]
+    costs = [f"{measure.amount(lost[s]['drop'])} ({measure.interval(lost[s])})" for s in (0.1, 0.2, 0.6)]
+    return [f"Noise of 10 % costs {costs[0]}, of 20 % {costs[1]}, of 60 % {costs[2]} of {measure.unit}."]

@@ -21,7 +21,16 @@ from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Interval, Seed, Unique
 from netopsy.studies.study import Allowance, Study
-from netopsy.studies.sweep_report import fragile, setting_figures, unchanged_settings, verdict, with_left_out
+from netopsy.studies.sweep_report import (
+    Measure,
+    fragile,
+    measure_of,
+    setting_figures,
+    unchanged_settings,
+    verdict,
+    with_left_out,
+    with_perplexity,
+)
 from netopsy.wording import plural
 
 FLOATS: dict[str, tuple[torch.dtype, int]] = {
@@ -169,6 +178,8 @@ class Rounding(Study):
             for name in self.formats if scope.name == "all" else self.layer_formats:
                 edits.append(({**blank, "layer": scope.name, "format": name}, _to_format(scope, name)))
         scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
+        measure = measure_of(network, samples)
+        scores = with_perplexity(scores, measure)
         scores = scores.with_columns(pl.col("decimals").cast(pl.Int64), pl.col("format").cast(pl.String))
         decimals = scores.filter(pl.col("format").is_null()).drop("format")
         formats = scores.filter(pl.col("format").is_not_null()).drop("decimals")
@@ -176,8 +187,8 @@ class Rounding(Study):
         formats = formats.insert_column(2, pl.Series("bits", bits, dtype=pl.Int64))
         return self.result(
             tables={"scores": decimals, "formats": formats},
-            figures=_figures(decimals, formats),
-            findings=with_left_out(_findings(decimals, formats), network),
+            figures=_figures(decimals, formats, measure),
+            findings=with_left_out(_findings(decimals, formats, measure), network),
         )
 
 
@@ -201,7 +212,7 @@ def _to_format(scope: Scope, name: str) -> Replace:
     return Replace(scope.tensors(), edit, f"format {name} {scope.name}")
 
 
-def _figures(decimals: pl.DataFrame, formats: pl.DataFrame) -> dict[str, Figure]:
+def _figures(decimals: pl.DataFrame, formats: pl.DataFrame, measure: Measure) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     for name, scores, setting, title, source in (
         ("decimals", decimals, "decimals", "Decimals kept", "Lorieul et al., Table III"),
@@ -210,29 +221,29 @@ def _figures(decimals: pl.DataFrame, formats: pl.DataFrame) -> dict[str, Figure]
         figures |= setting_figures(
             scores,
             setting,
-            unedited=float(decimals["top1"][0]),
+            unedited=float(decimals[measure.column][0]),
             titles=(f"{title}, all layers", f"{title}, one layer at a time"),
             sources=(source, f"after {source}"),
             axis="category",
             names=(name, f"{name}_layers"),
+            measure=measure,
         )
     return figures
 
 
-def _findings(decimals: pl.DataFrame, formats: pl.DataFrame) -> list[str]:
+def _findings(decimals: pl.DataFrame, formats: pl.DataFrame, measure: Measure) -> list[str]:
     by_count: Callable[[dict[str, Any]], str] = lambda row: plural(row["decimals"], "decimal")  # noqa: E731
     by_format: Callable[[dict[str, Any]], str] = lambda row: str(row["format"])  # noqa: E731
     edited = decimals.filter(pl.col("decimals").is_not_null())
     findings = []
     together = edited.filter(pl.col("layer") == "all").sort("decimals", descending=True)
-    findings += verdict(together, by_count, "smallest number of decimals")
+    findings += verdict(together, by_count, "smallest number of decimals", measure)
     # the fewest bits last; among formats of as many bits, the one that loses more comes first
     order = formats.filter(pl.col("layer") == "all").sort("bits", "drop", descending=[True, True])
-    findings += [
-        sentence for sentence in verdict(order, by_format, "smallest number format") if sentence not in findings
-    ]
+    more = verdict(order, by_format, "smallest number format", measure)
+    findings += [sentence for sentence in more if sentence not in findings]
     ways = ((edited, by_count, "rounded to decimals"), (formats, by_format, "put into a number format"))
     for scores, describe, how in ways:
         alone = scores.filter(pl.col("layer") != "all")
-        findings += fragile(alone, describe, how) + unchanged_settings(scores, describe)
+        findings += fragile(alone, describe, how, measure) + unchanged_settings(scores, describe)
     return findings

@@ -1,27 +1,170 @@
-"""What a sweep's scores show: accuracy against the setting in figures, and in sentences which edits cost little."""
+"""What a sweep's scores show: the score against the setting in figures, and in sentences which edits cost little."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
 import polars as pl
 
 from netopsy.charts import curve, heatmap
+from netopsy.errors import SettingsError
 from netopsy.network.listing import other_parameters
 from netopsy.network.network import Network
 from netopsy.result import Figure
+from netopsy.samples.samples import NOUNS, Samples
+from netopsy.samples.tasks import NEXT_TOKEN, Task, find_task
 from netopsy.wording import capital, listing, plural, points
 
 THRESHOLDS = (0.001, 0.005, 0.01)
-"""Losses of top-1 accuracy that count as small: 0.1, 0.5 and 1 point. Told where the images suffice to tell."""
+"""Losses of score that count as small: 0.1, 0.5 and 1 point. Told where the samples suffice to tell."""
+PERPLEXITY = 0.01
+"""Rise of perplexity that counts as small: 1 %."""
 _ROUNDING = 1e-12
 FRAGILE = 3
 
 Row = dict[str, Any]
 Describe = Callable[[Row], str]
 TextPair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the scores of a sweep are called: in tables `column`, in sentences `unit`, and a sample `noun`.
+
+    share: whether the score is a share, whose differences are points. tokens: whether the loss is that of the next
+    token, so that its exponential is the perplexity.
+    """
+
+    column: str = "top1"
+    unit: str = "top-1 accuracy"
+    noun: str = "image"
+    share: bool = True
+    tokens: bool = False
+
+    @property
+    def band(self) -> TextPair:
+        """The columns of the score's interval."""
+        return f"{self.column}_low", f"{self.column}_high"
+
+    def amount(self, difference: float) -> str:
+        """A difference of scores: `1.23 points`, or `0.0123` where the score is no share."""
+        return points(difference) if self.share else f"{difference + 0.0:.4g}"
+
+    def score(self, value: float) -> str:
+        """A score: `91.73%`, or `0.9173` where it is no share."""
+        return f"{value:.2%}" if self.share else f"{value:.4f}"
+
+    def samples(self, count: int) -> str:
+        """`17 texts`."""
+        return plural(count, self.noun)
+
+    def interval(self, row: Row) -> str:
+        """The 95 % interval of a drop."""
+        low, high = (row[name] for name in ("drop_low", "drop_high"))
+        return f"{100 * low + 0.0:.2f} to {100 * high + 0.0:.2f}" if self.share else f"{low + 0.0:.4g} to {high:.4g}"
+
+
+_NO_SHARES = ("r2", "cosine", "score")
+
+
+def measure_of(network: Network, samples: Samples, task: Task | None = None) -> Measure:
+    """What the scores of `network` on `samples` are called, by their task."""
+    task = task or find_task(network, samples)
+    return Measure(
+        column=task.column,
+        unit=task.unit,
+        noun=NOUNS.get(samples.kind, "sample"),
+        share=task.column not in _NO_SHARES,
+        tokens=task.name == NEXT_TOKEN.name,
+    )
+
+
+IMAGES = Measure()
+"""Top-1 accuracy on images."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost: `amount` of the score (by `drop`, a share) or of the loss (by `rise`, nats)."""
+
+    amount: float
+    by: Literal["drop", "rise"] = "drop"
+    measure: Measure = IMAGES
+
+    @property
+    def unit(self) -> str:
+        """Of what is lost: `top-1 accuracy`, `nats of loss`."""
+        return self.measure.unit if self.by == "drop" else "loss"
+
+    def words(self, value: float) -> str:
+        """A loss: `0.50 points`, `0.0123 nats`."""
+        return self.measure.amount(value) if self.by == "drop" else f"{value + 0.0:.4f} nats"
+
+    def interval(self, row: Row) -> str:
+        """The 95 % interval of what is lost."""
+        if self.by == "drop":
+            return self.measure.interval(row)
+        return f"{row['rise_low'] + 0.0:.4f} to {row['rise_high'] + 0.0:.4f}"
+
+
+def parse_budget(given: float | str) -> Budget:
+    """The budget that a user gives: points of the score (0.5), a rise of perplexity (`1%`), or nats (`0.02 nats`).
+
+    Errors: SettingsError for anything else.
+    """
+    text = str(given).strip().lower().removesuffix("of perplexity").strip()
+    ending = next((unit for unit in ("%", "nats", "nat", "points", "point") if text.endswith(unit)), "")
+    try:
+        number = float(text.removesuffix(ending))
+    except ValueError:
+        number = math.nan
+    most = 100.0 if ending in ("", "points", "point") else math.inf
+    if isinstance(given, bool) or not (0 <= number <= most and math.isfinite(number)):
+        raise SettingsError(
+            f"budget {given!r} must be points of the score from 0 to 100 (0.5), a rise of perplexity (1%), or nats of "
+            "loss (0.02 nats)."
+        )
+    if ending == "%":
+        return Budget(math.log1p(number / 100), "rise")
+    return Budget(number, "rise") if ending.startswith("nat") else Budget(number / 100)
+
+
+def with_perplexity(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
+    """`scores` with a column `perplexity` behind the loss, of language models."""
+    if not measure.tokens or "loss" not in scores:
+        return scores
+    return scores.insert_column(scores.columns.index("loss") + 1, scores["loss"].exp().alias("perplexity"))
+
+
+def perplexity_sentences(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> list[str]:
+    """Which is the harshest setting that raises the perplexity by less than 1 %, as far as the texts can tell.
+
+    rows: as `verdict` has them, of a language model, with loss, rise, rise_low and rise_high.
+    """
+    if not measure.tokens or rows.is_empty():
+        return []
+    limit = math.log1p(PERPLEXITY)
+    row = _harshest(rows, pl.col("rise_high") < limit)
+    if row is None:
+        least = rows.sort("rise", maintain_order=True).row(0, named=True)
+        return [
+            f"No setting tried is sure to raise the perplexity by less than {PERPLEXITY:.0%}; the least is "
+            f"{describe(least)} with {_rise(least)}."
+        ]
+    return [
+        f"The {superlative} that raises the perplexity by less than {PERPLEXITY:.0%} is {describe(row)}: {_rise(row)}."
+    ]
+
+
+def _rise(row: Row) -> str:
+    """`0.0031 nats a token more (95 % interval 0.001 to 0.005), a perplexity of 5.02`."""
+    low, high = row["rise_low"] + 0.0, row["rise_high"] + 0.0
+    more = f"{row['rise'] + 0.0:.4f} nats a token more (95 % interval {low:.4f} to {high:.4f})"
+    return f"{more}, a perplexity of {math.exp(min(row['loss'], 700)):.4g}"
 
 
 def setting_figures(
@@ -33,14 +176,15 @@ def setting_figures(
     sources: TextPair,
     axis: Literal["share", "log", "category"],
     axis_title: str | None = None,
-    band: TextPair = ("top1_low", "top1_high"),
+    band: TextPair | None = None,
     reading: str = "The dashed line is the unedited network; the band is the 95 % interval.",
     names: TextPair = ("all", "layers"),
+    measure: Measure = IMAGES,
 ) -> dict[str, Figure]:
-    """Top-1 accuracy against a setting: a curve of all layers edited together, and a map of one layer at a time.
+    """The score against a setting: a curve of all layers edited together, and a map of one layer at a time.
 
-    rows: scores with layer (`all` for all together), the column `setting` (null: unedited, not drawn), top1, drop and
-    the two columns of `band`. unedited: top-1 accuracy of the unedited network, drawn as a dashed line.
+    rows: scores with layer (`all` for all together), the column `setting` (null: unedited, not drawn), the score, drop
+    and the two columns of `band`. unedited: the score of the unedited network, drawn as a dashed line.
     titles, sources, names: of the curve and of the map. axis: `share` shows the setting in per cent, `log` on a
     logarithmic axis, `category` side by side. A figure that has no rows is left out.
     """
@@ -53,15 +197,15 @@ def setting_figures(
         figures[names[0]] = curve(
             together,
             setting,
-            "top1",
-            low=band[0],
-            high=band[1],
+            measure.column,
+            low=(band or measure.band)[0],
+            high=(band or measure.band)[1],
             log_x=axis == "log",
-            percent=True,
+            percent=measure.share,
             percent_x=axis == "share",
             reference=unedited,
             x_title=axis_title,
-            y_title="top-1 accuracy",
+            y_title=measure.unit,
             title=titles[0],
             reading=reading,
             source=sources[0],
@@ -72,20 +216,24 @@ def setting_figures(
             setting,
             "layer",
             "drop",
-            percent=True,
+            percent=measure.share,
             percent_x=axis == "share",
-            value_title="points lost",
+            value_title="points lost" if measure.share else f"{measure.unit} lost",
             title=titles[1],
-            reading="A row a layer, in order of execution; the brighter a cell, the more accuracy is lost.",
+            reading=f"A row a layer, in order of execution; the brighter a cell, the more {_short(measure)} is lost.",
             source=sources[1],
         )
     return figures
 
 
-def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[str]:
-    """The harshest settings that lose less than 0.1, 0.5 and 1 point, as far as the images can tell.
+def _short(measure: Measure) -> str:
+    return "accuracy" if measure.column == "top1" else measure.unit
 
-    A setting counts as losing less where its whole 95 % interval lies below; of losses that the images are too few to
+
+def verdict(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure = IMAGES) -> list[str]:
+    """The harshest settings that lose less than 0.1, 0.5 and 1 point, as far as the samples can tell.
+
+    A setting counts as losing less where its whole 95 % interval lies below; of losses that the samples are too few to
     show, the harshest setting is named whose interval holds 0.
 
     rows: scores of all layers together, from the mildest setting to the harshest, with drop, drop_low, drop_high and
@@ -98,17 +246,17 @@ def verdict(rows: pl.DataFrame, describe: Describe, superlative: str) -> list[st
     for row, group in groupby(known, key=lambda pair: pair[1]):
         thresholds = [threshold for threshold, _ in group]
         if row is not None:
-            claim = f"the {superlative} that loses less than {_limits(thresholds)}"
-            sentences.append(f"With all layers edited, {claim} is {_setting_sentence(rows, row, describe)}.")
+            claim = f"the {superlative} that loses less than {_limits(thresholds, measure)}"
+            sentences.append(f"With all layers edited, {claim} is {_setting_sentence(rows, row, describe, measure)}.")
             continue
         exceeded = [threshold for threshold in thresholds if (rows["drop_low"] >= threshold - _ROUNDING).all()]
         unknown += [threshold for threshold in thresholds if threshold not in exceeded]
         if exceeded:
-            limits = _limits(exceeded)
-            sentences.append(f"With all layers edited, no setting tried loses less than {limits} of top-1 accuracy.")
+            limits = _limits(exceeded, measure)
+            sentences.append(f"With all layers edited, no setting tried loses less than {limits} of {measure.unit}.")
     if unknown:
-        sentences.append(_too_few_images(rows, describe, superlative, unknown))
-    return sentences
+        sentences.append(_too_few_samples(rows, describe, superlative, unknown, measure))
+    return sentences + perplexity_sentences(rows, describe, superlative, measure)
 
 
 def _harshest(rows: pl.DataFrame, which: pl.Expr) -> Row | None:
@@ -117,41 +265,42 @@ def _harshest(rows: pl.DataFrame, which: pl.Expr) -> Row | None:
     return chosen.row(-1, named=True) if chosen.height else None
 
 
-def _limits(thresholds: list[float]) -> str:
+def _limits(thresholds: list[float], measure: Measure) -> str:
     """`0.1 and 0.5 points`."""
+    if not measure.share:
+        return listing([f"{t:g}" for t in thresholds])
     return listing([f"{100 * t:g}" for t in thresholds]) + (" point" if thresholds == [0.01] else " points")
 
 
-def _too_few_images(rows: pl.DataFrame, describe: Describe, superlative: str, thresholds: list[float]) -> str:
-    """What can be said of losses that the images are too few to show."""
+def _too_few_samples(
+    rows: pl.DataFrame, describe: Describe, superlative: str, thresholds: list[float], measure: Measure
+) -> str:
+    """What can be said of losses that the samples are too few to show."""
     widths = (rows["drop_high"] - rows["drop_low"]).to_list()
-    half, images = min(width for width in widths if width > 0) / 2, max(rows["images"].to_list())
-    limit = (
-        f"{plural(images, 'image')} cannot show a loss of {_limits(thresholds)}: at best it is known to "
-        f"{points(half)} either way (95 %)."
-    )
+    half, count = min((width for width in widths if width > 0), default=0.0) / 2, max(rows["images"].to_list())
+    known = f"at best it is known to {measure.amount(half)} either way (95 %)"
+    if not math.isfinite(half):
+        known = "one tells nothing of others"
+    limit = f"{measure.samples(count)} cannot show a loss of {_limits(thresholds, measure)}: {known}."
     row = _harshest(rows, pl.col("drop_low") <= _ROUNDING)
     if row is None:
         return f"With all layers edited, every setting tried loses measurably; {limit}"
-    sentence = _setting_sentence(rows, row, describe)
+    sentence = _setting_sentence(rows, row, describe, measure)
     return f"With all layers edited, the {superlative} without a measurable loss is {sentence}; {limit}"
 
 
-def _setting_sentence(rows: pl.DataFrame, row: Row, describe: Describe) -> str:
+def _setting_sentence(rows: pl.DataFrame, row: Row, describe: Describe, measure: Measure) -> str:
     """The setting with its loss and interval, and the last milder one that loses more, if there is one."""
-    text = f"{describe(row)} (it loses {100 * row['drop'] + 0.0:.2f}, 95 % interval {_interval(row)}"
+    lost = measure.amount(row["drop"]).removesuffix(" points")
+    text = f"{describe(row)} (it loses {lost}, 95 % interval {measure.interval(row)}"
     every = rows.to_dicts()
     worse = [milder for milder in every[: every.index(row)] if milder["drop_low"] > row["drop_high"]]
     if worse:
-        text += f"; the milder {describe(worse[-1])} loses {100 * worse[-1]['drop']:.2f}"
+        text += f"; the milder {describe(worse[-1])} loses {measure.amount(worse[-1]['drop']).removesuffix(' points')}"
     return text + ")"
 
 
-def _interval(row: Row) -> str:
-    return f"{100 * row['drop_low'] + 0.0:.2f} to {100 * row['drop_high'] + 0.0:.2f}"
-
-
-def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited") -> list[str]:
+def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited", measure: Measure = IMAGES) -> list[str]:
     """The layers that lose most when they alone are edited, by their mean loss over the settings.
 
     A layer that no setting hurts measurably (its intervals hold 0) is not named.
@@ -171,12 +320,13 @@ def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited") -> list
         return [
             f"{capital(how)} one at a time, no layer of {len(layers)} loses measurably in any setting tried: the "
             "most is "
-            f"{points(worst['drop'])} (95 % interval {_interval(worst)}) on {plural(images, 'image')}."  # type: ignore[arg-type]
+            f"{measure.amount(worst['drop'])} (95 % interval {measure.interval(worst)}) on "
+            f"{measure.samples(images)}."  # type: ignore[arg-type]
         ]
     parts = []
     for row in hurt.head(FRAGILE).to_dicts():
         worst = rows.filter(pl.col("layer") == row["layer"]).sort("drop", maintain_order=True).row(-1, named=True)
-        loss = f"loses {points(row['mean'])} on average, {points(worst['drop'])} with {describe(worst)}"
+        loss = f"loses {measure.amount(row['mean'])} on average, {measure.amount(worst['drop'])} with {describe(worst)}"
         parts.append(f"{row['layer']} ({loss})")
     sentence = f"Most fragile, {how} one at a time: {listing(parts)}."
     if unhurt := len(layers) - hurt.height:

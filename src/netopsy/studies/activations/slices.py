@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.interpreter import plan
+from netopsy.engine.observe.tally import real_places
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.node import Node
+from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.units import find_unit, places
 from netopsy.pictures import mosaic
 from netopsy.pictures.mosaic import below, beside, caption, fit_side, pictures
@@ -43,13 +45,13 @@ _VALUES = {"image": pl.Int64, "node": pl.String, "left": pl.Float64, "right": pl
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """What `record_images` saw: tables, the pictures by image, and the values of the nodes to show, float (channel,
-    h, w)."""
+    """What `record_images` saw: tables, the pictures by image (None of what is no image), and the values of the nodes to
+    show, float (channel, h, w)."""
 
     layers: pl.DataFrame
     places: pl.DataFrame
     values: pl.DataFrame
-    pictures: dict[int, np.ndarray]
+    pictures: dict[int, np.ndarray | None]
     maps: dict[tuple[int, str], Tensor]
 
 
@@ -87,14 +89,16 @@ def record_images(
     layers, places, values = [record.layers], [record.places], [record.values]
     for batch in samples.batches(network.preprocessing, 1, order=images, workers=0):
         image = int(batch.indices[0])
-        record.pictures[image] = pictures(batch.images, network.image_preprocessing)[0]
+        taken = network.preprocessing
+        record.pictures[image] = pictures(batch.images, taken)[0] if isinstance(taken, Preprocessing) else None
 
-        def visit(name: str, value: Tensor, image: int = image) -> None:
-            value = value.detach().movedim(network.nodes[name].channel_axis, 1)[0]
+        def visit(name: str, value: Tensor, image: int = image, mask: Tensor | None = batch.mask) -> None:
+            node = network.nodes[name]
             if name in maps:
-                record.maps[image, name] = value.to("cpu", torch.float32, copy=True)
+                moved = value.detach().movedim(node.channel_axis, 1)[0]
+                record.maps[image, name] = moved.to("cpu", torch.float32, copy=True)
             if name in nodes:
-                flat = value.to("cpu", torch.float32).reshape(len(value), -1)
+                flat = _real(node, value.detach(), mask).to("cpu", torch.float32)
                 row, at, distribution = _count(flat, threshold)
                 layers.append(pl.DataFrame([{"image": image, "node": name, **row}], schema=_LAYERS))
                 if flat.shape[1] > 1:
@@ -102,7 +106,7 @@ def record_images(
                 values.append(distribution.select(pl.lit(image).alias("image"), pl.lit(name).alias("node"), pl.all()))
 
         with torch.inference_mode():
-            walk.run({"input": batch.images.to(network.device)}, batch=1, visit=visit)
+            walk.run(batch.to(network.device), batch=1, visit=visit)
     return SliceRecord(
         pl.concat(layers),
         pl.concat(places),
@@ -110,6 +114,16 @@ def record_images(
         record.pictures,
         record.maps,
     )
+
+
+def _real(node: Node, value: Tensor, mask: Tensor | None) -> Tensor:
+    """A node's value for one sample as (channel, place), without the places of padding."""
+    moved = value.movedim(node.channel_axis, 1)
+    flat = moved[0].reshape(moved.shape[1], -1)
+    if mask is None or not node.length_axes:
+        return flat
+    real = real_places(node, value, mask).movedim(node.channel_axis, 1)[0, 0]
+    return flat[:, real.expand(moved.shape[2:]).reshape(-1)]
 
 
 def _count(flat: Tensor, threshold: float) -> tuple[dict[str, Any], Tensor, pl.DataFrame]:
@@ -175,7 +189,8 @@ class Slices:
             if not self.nodes:
                 continue
             rows = [self._row(name, channels, record.maps[image, name]) for name, channels in self.nodes.items()]
-            left = below([caption(f"image {image}"), fit_side(picture, _PICTURE)])
+            label = caption(f"{'sample' if picture is None else 'image'} {image}")
+            left = label if picture is None else below([label, fit_side(picture, _PICTURE)])
             key = "maps" if len(record.pictures) == 1 else f"maps_{image}"
             sheets[key] = Image(
                 beside([left, below(rows, 2)], 12),

@@ -39,7 +39,7 @@ from netopsy.studies.compression.report import (
 )
 from netopsy.studies.compression.retrain import IMAGES, Training, chosen_densities, lowest_within, sensitivity
 from netopsy.studies.study import REQUIRED, Study, file_for, stem_of, whereabouts
-from netopsy.studies.sweep_report import with_left_out
+from netopsy.studies.sweep_report import measure_of, with_left_out
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,15 @@ class Compression(Study):
         tables |= {"layers": storage_table(path), "codes": code_counts(shared), "values": value_shifts(first, shared)}
         if fits + more:
             tables["history"] = pl.concat([*fits, *more])
+        measure = measure_of(network, samples)
         left = [layer.name for layer in network.layers if layer.name not in bits]
         return self.result(
             tables=tables,
-            figures=figures(tables),
+            figures=figures(tables, measure),
             artifacts={path.name: path},
-            findings=with_left_out(findings(tables, whereabouts(self.name, path), other, chosen, left), network),
+            findings=with_left_out(
+                findings(tables, whereabouts(self.name, path), other, chosen, left, measure), network
+            ),
         )
 
     def _densities(self, network: Network, tables: dict[str, pl.DataFrame]) -> tuple[dict[str, float], str | None]:

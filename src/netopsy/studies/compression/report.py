@@ -19,7 +19,8 @@ from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.network.network import Network
 from netopsy.result import Figure
 from netopsy.samples.samples import Samples
-from netopsy.wording import plural, points
+from netopsy.studies.sweep_report import IMAGES, Measure
+from netopsy.wording import capital, plural, points
 
 FLOAT32, PRUNED, SHARED, RETRAINED, FILE = "float32", "pruned", "shared", "shared, retrained", "file"
 
@@ -95,7 +96,7 @@ _SOURCE = "Han et al., ICLR 2016"
 _FACETS = 12  # layers whose codes are drawn, the largest
 
 
-def figures(tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+def figures(tables: dict[str, pl.DataFrame], measure: Measure = IMAGES) -> dict[str, Figure]:
     """Sizes and scores by stage, bytes by layer, codes by layer, values before and after retraining."""
     stages = tables["stages"]
     charts_by_name = {
@@ -111,13 +112,13 @@ def figures(tables: dict[str, pl.DataFrame]) -> dict[str, Figure]:
         "accuracy": charts.curve(
             stages,
             "stage",
-            "top1",
-            low="top1_low",
-            high="top1_high",
-            percent=True,
-            reference=float(stages["top1"][0]),
-            y_title="top-1 accuracy",
-            title="Accuracy after each stage",
+            measure.column,
+            low=measure.band[0],
+            high=measure.band[1],
+            percent=measure.share,
+            reference=float(stages[measure.column][0]),
+            y_title=measure.unit,
+            title="Accuracy after each stage" if measure.column == "top1" else "Score after each stage",
             reading="The dashed line is the network as it was; the band is the 95 % interval.",
             source=_SOURCE,
         ),
@@ -194,7 +195,12 @@ def _bin_codes(codes: pl.DataFrame) -> pl.DataFrame:
 
 
 def findings(
-    tables: dict[str, pl.DataFrame], where: str, other: tuple[str, int], chosen: str | None, left: list[str]
+    tables: dict[str, pl.DataFrame],
+    where: str,
+    other: tuple[str, int],
+    chosen: str | None,
+    left: list[str],
+    measure: Measure = IMAGES,
 ) -> list[str]:
     """Plain sentences, the most important first.
 
@@ -206,8 +212,8 @@ def findings(
     total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
     sentences = [
         _size(total, where),
-        _error(stages[FLOAT32], stages[FILE]),
-        _steps(stages),
+        _error(stages[FLOAT32], stages[FILE], measure),
+        _steps(stages, measure),
         _kept_sentence(layers),
         _largest(layers, total),
         _coder(other, total["bytes"]),
@@ -226,25 +232,39 @@ def _size(total: dict[str, Any], where: str) -> str:
     )
 
 
-def _error(before: dict[str, Any], after: dict[str, Any]) -> str:
+def _error(before: dict[str, Any], after: dict[str, Any], measure: Measure) -> str:
+    if measure != Measure(noun=measure.noun):
+        nats = f"; the loss goes from {before['loss']:.4f} to {after['loss']:.4f} nats" if measure.tokens else ""
+        return (
+            f"{capital(measure.unit)} goes from {measure.score(before[measure.column])} to "
+            f"{measure.score(after[measure.column])} on {measure.samples(after['images'])}: a loss of "
+            f"{measure.amount(after['drop'])} (95 % interval {measure.interval(after)}), measured on the file's "
+            f"weights{nats}."
+        )
     drop = after["drop"]
     change = "unchanged" if drop == 0 else f"{points(abs(drop))} {'more' if drop > 0 else 'less'}"
     low, high = (100 * after[key] + 0.0 for key in ("drop_low", "drop_high"))
     return (
         f"Top-1 error goes from {1 - before['top1']:.2%} to {1 - after['top1']:.2%} on "
-        f"{plural(after['images'], 'image')}: "
+        f"{measure.samples(after['images'])}: "
         f"{change} (95 % interval of the loss {low:.2f} to {high:.2f} points), measured on the file's weights."
     )
 
 
-def _steps(stages: dict[str, dict[str, Any]]) -> str:
+def _steps(stages: dict[str, dict[str, Any]], measure: Measure) -> str:
     words_of = {PRUNED: "pruned", SHARED: "shared", RETRAINED: "with retrained tables"}
     parts = [
-        f"{words} 1/{stages[stage]['ratio']:.1f} at {1 - stages[stage]['top1']:.2%} error"
+        f"{words} 1/{stages[stage]['ratio']:.1f} at {_error_of(stages[stage], measure)}"
         for stage, words in words_of.items()
         if stage in stages
     ]
     return f"On the way there, before entropy coding: {', '.join(parts)}."
+
+
+def _error_of(stage: dict[str, Any], measure: Measure) -> str:
+    if measure == Measure(noun=measure.noun):
+        return f"{1 - stage['top1']:.2%} error"
+    return f"{measure.score(stage[measure.column])} {measure.unit}"
 
 
 def _kept_sentence(layers: pl.DataFrame) -> str:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize_scalar
+from scipy.stats import t as student
 from torch import Tensor
 
 from netopsy.engine.observe.counting import LABELS
@@ -25,10 +26,22 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.engine.sweep.edits import Variant, identity
 from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
-from netopsy.engine.sweep.score import judge, row
+from netopsy.engine.sweep.score import COUNTS, count, judge, row, task_row
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import (
+    AGREEMENT,
+    EMBEDDING,
+    NEXT_TOKEN,
+    SEGMENTATION,
+    TAGGING,
+    Task,
+    Verdicts,
+    find_task,
+    judge_agreement,
+    judge_vectors,
+)
 
 SHARPNESS = (0.1, 1e4)
 """Between which the standard deviation of the outputs, divided by their temperature, is searched."""
@@ -139,7 +152,12 @@ def divergence(
 
 @torch.inference_mode()
 def effects(
-    network: Network, samples: Samples, variants: Sequence[Variant], label: str, heat: float = 1.0
+    network: Network,
+    samples: Samples,
+    variants: Sequence[Variant],
+    label: str,
+    heat: float = 1.0,
+    task: Task | None = None,
 ) -> pl.DataFrame:
     """A row a variant: its settings, `divergence`, `expected`, `estimate`, `losses`, `gains`, the columns of `sweep`.
 
@@ -147,8 +165,12 @@ def effects(
     of them, see `expected_drop`; estimate: the value nearest to it in the 95 % interval of the drop counted. losses,
     gains: images right before and wrong after, and the other way round. label: of the progress. In a workspace it goes
     on from the last block of images that was done.
+    A task in which a sample is not right or wrong has `graded_effects`.
     Errors: EditError for a variant that changes no weight.
     """
+    task = task or find_task(network, samples)
+    if not task.binary:
+        return graded_effects(network, samples, variants, label, task)
     plan = make_plan(network, variants)
     rerun, block = Rerun(plan), min(BLOCK, plan.block)
     spec = {
@@ -212,6 +234,82 @@ def effects(
         }
         rows.append({**variant.settings, **columns, **scores})
     return pl.DataFrame(rows)
+
+
+def graded_effects(
+    network: Network, samples: Samples, variants: Sequence[Variant], label: str, task: Task
+) -> pl.DataFrame:
+    """A row a variant: its settings, `divergence`, `expected`, `estimate`, and the columns of `sweep` for the task.
+
+    divergence: mean over the samples of `apart`. expected, estimate: the drop that was measured. drop_error,
+    rise_error: standard errors of the paired means over samples. In a workspace it goes on from the last block.
+    """
+    plan = make_plan(network, variants)
+    rerun, block = Rerun(plan, settle=False), min(BLOCK, plan.block)
+    spec = {**conditions(network, samples), "variants": [identity(v) for v in variants], "block": block}
+    saved = current_workspace().checkpoint("effects", {**spec, "task": str(task)})
+    done, state = saved.load()
+    totals = state.get("totals", torch.zeros(len(variants), len(COUNTS) + 1, dtype=torch.float64))
+    for batch in samples.batches(network.preprocessing, block, start=done) if done < len(samples) else ():
+        inputs, mask = batch.to(network.device), batch.mask
+        plain = rerun.plain(inputs).clone()
+        targets = task.targets(batch, plain).to(network.device)
+        before, sums = task.judge(plain, targets, mask).cpu(), torch.zeros_like(totals)
+        changed = set[int]()
+
+        def take(
+            group: int,
+            outputs: dict[int, Tensor],
+            plain: Tensor = plain,
+            targets: Tensor = targets,
+            mask: Tensor | None = mask,
+            before: Verdicts = before,
+            sums: Tensor = sums,
+            changed: set[int] = changed,
+        ) -> None:
+            for position, values in outputs.items():
+                after = task.judge(values, targets, mask).cpu()
+                predicted = after.predicted[None] if after.predicted.numel() else after.predicted
+                one = Verdicts(after.score[None], after.top5[None], after.loss[None], predicted)
+                sums[position, :-1] = count(one, before)[0]
+                sums[position, -1] = apart(task, plain, values, mask).sum().cpu()
+                changed.add(position)
+
+        rerun.run(inputs, take, active=range(len(variants)))
+        take(0, dict.fromkeys(set(range(len(variants))) - changed, plain))
+        totals, done = totals + sums, done + len(batch.indices)
+        saved.save(done, lambda totals=totals: {"totals": totals}, final=done == len(samples))  # type: ignore[misc]
+        current_workspace().report(label, done, len(samples))
+    rows = []
+    for variant, counts in zip(variants, totals.tolist(), strict=True):
+        scores = task_row(task, dict(zip(COUNTS, counts[:-1], strict=True)), len(samples))
+        two_sided = float(student.ppf(0.975, max(1, len(samples) - 1)))
+        errors = {
+            f"{name}_error": (scores[f"{name}_high"] - scores[f"{name}_low"]) / 2 / two_sided
+            for name in ("drop", "rise")
+        }
+        if variant.edit is None:
+            scores |= {"drop_low": 0.0, "drop_high": 0.0}
+        measured = {"divergence": counts[-1] / len(samples), "expected": scores["drop"], "estimate": scores["drop"]}
+        rows.append({**variant.settings, **measured, "losses": None, "gains": None, **scores, **errors})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def apart(task: Task, plain: Tensor, edited: Tensor, mask: Tensor | None) -> Float[Tensor, " n"]:
+    """How far the edited outputs (n, ...) are from the plain ones, float64: 0 for none, infinite where not finite.
+
+    Scores of classes: the divergence in nats, averaged over the places of a sample. Vectors: 1 less the cosine. Other
+    numbers: the squared error over the variance of the plain outputs.
+    """
+    if task.name == EMBEDDING.name:
+        return judge_vectors(edited, plain, mask).loss
+    if task.name in (NEXT_TOKEN.name, TAGGING.name, AGREEMENT.name):
+        return judge_agreement(edited, plain, mask).loss
+    if task.name == SEGMENTATION.name:
+        return judge_agreement(edited.movedim(1, -1), plain.movedim(1, -1)).loss
+    error = (edited.double() - plain.double()).flatten(1).square().mean(1)
+    error = error / plain.double().var(correction=0).clamp_min(1e-300)
+    return torch.where(error.isfinite(), error, torch.inf)
 
 
 FLOATS = NDArray[np.float64]

@@ -21,12 +21,14 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.samples.labels import stratify
 from netopsy.samples.samples import Samples
-from netopsy.stats.hypothesis_tests import drop_bound
+from netopsy.samples.tasks import Task
+from netopsy.stats.hypothesis_tests import drop_bound, mean_bound
 from netopsy.studies.prescribe.candidates import Candidate, Joint, Tables, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
 from netopsy.studies.prescribe.divergence import Exchange, effects, temperature
 from netopsy.studies.prescribe.knapsack import Allocation, allocations
 from netopsy.studies.prescribe.sensitivity import losses, sensitivity
+from netopsy.studies.sweep_report import Budget
 
 COARSE, FINE = 1.4, 1.04
 """How many times fewer bytes the next point that is counted has, at least: far from the budget, and near it."""
@@ -40,7 +42,7 @@ AT_ONCE = 4
 class MeasuredAllocation:
     """A point of the path, counted: its place, its allocation, its row of `effects`.
 
-    bound: of its drop on new images, with the confidence asked.
+    bound: of its loss on new samples, with the confidence asked. by: whether the loss is the score's drop or a rise.
     unchanged: whether it changes no value of the network; then it can lose nothing.
     """
 
@@ -49,6 +51,12 @@ class MeasuredAllocation:
     scores: dict[str, Any]
     bound: float
     unchanged: bool = False
+    by: Literal["drop", "rise"] = "drop"
+
+    @property
+    def lost(self) -> float:
+        """What was counted of it, in the budget's unit."""
+        return float(self.scores[self.by])
 
 
 Measure = Callable[[Sequence[int]], list[MeasuredAllocation]]
@@ -87,7 +95,7 @@ def last_within(
     many were counted. The order may come from other images, not from those that are counted. Source: Angelopoulos,
     Bates, Candès, Jordan & Lei, "Learn then test", Annals of Applied Statistics 19 (2025), Section 2.3.
     """
-    values = ((one, one.bound if by == "bound" else one.scores["drop"]) for one in trials)
+    values = ((one, one.bound if by == "bound" else one.lost) for one in trials)
     within = [one for one, _ in takewhile(lambda pair: pair[1] <= budget + 1e-12, values)]
     return within[-1] if within else None
 
@@ -117,14 +125,14 @@ def part(samples: Samples, probes: int, seed: int) -> Parts:
     As many again, up to `LEARNT`, are learnt from, and all others certify. With fewer than four images to choose on,
     all parts of the choosing half are all of it.
     """
-    rows = stratify(samples.labels, len(samples) // 2, seed)
+    rows = stratify(samples.strata, len(samples) // 2, seed)
     rest = np.setdiff1d(np.arange(len(samples)), rows)
     choosing = samples.select(rows, f"{samples.name}, {len(rows):,} to choose on (seed {seed})")
     reporting = samples.select(rest, f"{samples.name}, {len(rest):,} to report on (seed {seed})")
     if len(choosing) < 4:
         return Parts(choosing, reporting, choosing, choosing, choosing, choosing)
     most = max(1, len(choosing) // 6)
-    probed = stratify(choosing.labels, min(probes, most), seed + 1)
+    probed = stratify(choosing.strata, min(probes, most), seed + 1)
     others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(choosing)), probed))
     learnt, counted = (np.sort(rows) for rows in np.split(others, [min(LEARNT, most)]))
     searched = np.sort(np.concatenate([probed, learnt]))
@@ -142,7 +150,7 @@ class Prescription:
     what was counted of the path; chosen: the smallest that keeps the budget with the confidence asked, or None: then
     the network is stored exactly. by_count: the smallest within the budget by its count alone, or None. least_budget:
     what so many images certify where they show no loss. rest: bytes of the values that are not weights of the layers.
-    heat: the temperature of the outputs.
+    heat: the temperature of the outputs, of a classification. budget: what was asked.
     """
 
     joint: Joint
@@ -157,6 +165,7 @@ class Prescription:
     least_budget: float
     rest: int
     heat: float
+    budget: Budget
 
     @property
     def allocation(self) -> Allocation:
@@ -174,7 +183,8 @@ def prescribe(
     parts: Parts,
     layers: Sequence[Layer],
     *,
-    budget: float,
+    budget: Budget,
+    task: Task,
     confidence: float,
     tables: Tables,
     compensate: bool,
@@ -182,35 +192,36 @@ def prescribe(
 ) -> Prescription:
     """Choose what each of `layers` gives up on `parts.choosing`; the reporting half is not looked at.
 
-    budget: the drop of top-1 accuracy that is allowed on as many new images as report, a share. confidence: the
-    probability with which it is kept. The rest as in the study.
+    budget: what may be lost on as many new samples as report. confidence: the probability with which it is kept. The
+    rest as in the study. Where a sample is right or wrong, the bound on new ones is of counts (`drop_bound`); else it
+    is Student's, one-sided, of the paired mean over samples.
     """
     how = f"{tables} {'compensated' if compensate else 'plain'} {parts.learning.digest[:12] if compensate else ''}"
-    heat = temperature(network, parts.searching)
+    heat = temperature(network, parts.searching) if task.binary else 1.0
     rounders = _rounders(network, parts, layers, compensate)
     choices = _choices(network, layers, rounders, tables, other_dtype)
-    measured = sensitivity(network, parts.probing, layers, rounders, choices, how=how, heat=heat)
+    measured = sensitivity(network, parts.probing, layers, rounders, choices, how=how, heat=heat, task=task)
     expected = losses(choices, measured)
     points = {
         name: [(one.bytes, loss) for one, loss in zip(layer_choices, expected[name], strict=True)]
         for name, layer_choices in choices.items()
     }
     path = allocations(points)
-    exchange = _exchange(measured)
+    exchange = _exchange(measured, budget)
     joint = Joint(network, layers, rounders, choices, other_dtype, how)
     counts = (len(parts.certifying), len(parts.reporting), confidence)
 
     def measure(places: Sequence[int]) -> list[MeasuredAllocation]:
         variants = [joint.variant(path[place], {"bytes": path[place].bytes}) for place in places]
-        rows = effects(network, parts.certifying, variants, "all layers together", heat).to_dicts()
+        rows = effects(network, parts.certifying, variants, "all layers together", heat, task).to_dicts()
         trials = []
         for place, variant, row in zip(places, variants, rows, strict=True):
             unchanged = variant.edit is None
-            bound = 0.0 if unchanged else drop_bound(row["losses"], row["gains"], *counts)
-            trials.append(MeasuredAllocation(place, path[place], row, bound, unchanged))
+            bound = 0.0 if unchanged else _bound(row, budget, task, *counts)
+            trials.append(MeasuredAllocation(place, path[place], row, bound, unchanged, budget.by))
         return trials
 
-    trials = climb(ladder(path, max(exchange.divergence(budget), 1e-9)), budget, measure)
+    trials = climb(ladder(path, max(exchange.divergence(budget.amount), 1e-9)), budget.amount, measure)
     weights = {layer.weight for layer in layers}
     rest = sum(array.nbytes for name, array in others(network, {}, other_dtype).items() if name not in weights)
     return Prescription(
@@ -221,11 +232,12 @@ def prescribe(
         path=path,
         exchange=exchange,
         trials=trials,
-        chosen=last_within(trials, budget),
-        by_count=last_within(trials, budget, "drop"),
-        least_budget=drop_bound(0, 0, *counts),
+        chosen=last_within(trials, budget.amount),
+        by_count=last_within(trials, budget.amount, "drop"),
+        least_budget=drop_bound(0, 0, *counts) if task.binary else 0.0,
         rest=rest,
         heat=heat,
+        budget=budget,
     )
 
 
@@ -247,7 +259,14 @@ def _choices(
     return choices
 
 
-def _exchange(measured: pl.DataFrame) -> Exchange:
+def _bound(row: Mapping[str, Any], budget: Budget, task: Task, n: int, new: int, confidence: float) -> float:
+    """The loss on `new` other samples that is exceeded with probability 1 - confidence at most."""
+    if task.binary:
+        return drop_bound(row["losses"], row["gains"], n, new, confidence)
+    return mean_bound(row[budget.by], row[f"{budget.by}_error"], n, new, confidence)
+
+
+def _exchange(measured: pl.DataFrame, budget: Budget) -> Exchange:
     if measured.is_empty():
         return Exchange([], [])
-    return Exchange(measured["divergence"].to_list(), measured["estimate"].to_list())
+    return Exchange(measured["divergence"].to_list(), measured["estimate" if budget.by == "drop" else "rise"].to_list())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -11,10 +11,11 @@ import polars as pl
 from netopsy.codec.file import SUFFIX
 from netopsy.deep_compression.save import OtherDtype, expand, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
-from netopsy.errors import NetworkError, SamplesError
+from netopsy.errors import SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import AGREEMENT, EMBEDDING, REGRESSION, Task, find_task
 from netopsy.settings import Interval, PositiveInt, Seed
 from netopsy.studies.prescribe.candidates import Tables
 from netopsy.studies.prescribe.divergence import effects
@@ -28,7 +29,7 @@ from netopsy.studies.prescribe.report import (
     sensitivity_table,
 )
 from netopsy.studies.study import Study, file_for, stem_of, whereabouts
-from netopsy.studies.sweep_report import with_left_out
+from netopsy.studies.sweep_report import Budget, measure_of, parse_budget, with_left_out
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Prescribe(Study):
     label is needed for the sensitivity map; the drop that the budget limits is counted, and kept away from the budget
     by the margin that the confidence takes. Where no smaller file is sure to keep it, the network is stored exactly.
 
-    budget: how many points of top-1 accuracy may be lost, on as many other images as report.
+    budget: how much may be lost, on as many other samples as report: points of the score, as top-1 accuracy (0.5);
+        for what is scored by places, as language models, also a rise of perplexity (`1%`) or nats (`0.02 nats`).
     confidence: the probability with which the budget is kept, from 0 to 0.9999; 0 takes the count without a margin.
     tables: of shared weights: `uniform` (steps with a dead zone, for the fewest bits) or `kmeans` (density x entries).
     compensate: let later weights of a layer make good what rounding the earlier ones does to its outputs.
@@ -54,7 +56,7 @@ class Prescribe(Study):
 
     name: ClassVar[str] = "prescribe"
 
-    budget: Annotated[float, Interval(ge=0, le=100)] = 0.5
+    budget: float | str = 0.5
     confidence: Annotated[float, Interval(ge=0, le=0.9999)] = 0.95
     tables: Tables = "uniform"
     compensate: bool = True
@@ -63,6 +65,9 @@ class Prescribe(Study):
     probes: PositiveInt = 128
     seed: Seed = 0
 
+    def check(self) -> None:
+        parse_budget(self.budget)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Choose on one half of `samples`, write the file, and score it on the other half."""
         layers = network.select(self.layers)
@@ -70,26 +75,29 @@ class Prescribe(Study):
             return self.result(
                 findings=[f"{network.name} has no convolution or linear layer whose weights could be stored in less."]
             )
-        if len(network.nodes[network.output].full_shape) != 2:
-            raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
-        samples.check(network.classes)
+        task = find_task(network, samples)
+        measure = measure_of(network, samples, task)
+        budget = _in_unit(replace(parse_budget(self.budget), measure=measure), task)
         if len(samples) < 2:
-            raise SamplesError(f"{samples.name} has 1 image; give at least 2: one half chooses, the other reports.")
+            raise SamplesError(
+                f"{samples.name} has 1 {measure.noun}; give at least 2: one half chooses, the other reports."
+            )
         parts = part(samples, self.probes, self.seed)
         prescription = prescribe(
             network,
             parts,
             layers,
-            budget=self.budget / 100,
+            budget=budget,
+            task=task,
             confidence=self.confidence,
             tables=self.tables,
             compensate=self.compensate,
             other_dtype=self.other_dtype,
         )
         path = self._write(network, prescription, parts)
-        scores = _verify(network, parts, path, prescription.heat)
+        scores = _verify(network, parts, path, prescription.heat, task)
         tables = {
-            "promise": promise_table(prescription, self.budget / 100, self.confidence, path),
+            "promise": promise_table(prescription, self.confidence, path),
             "layers": layer_table(network, layers, prescription, path),
             "sensitivity": sensitivity_table(prescription),
             "path": path_table(prescription, scores),
@@ -98,7 +106,7 @@ class Prescribe(Study):
         where = whereabouts(self.name, path)
         return self.result(
             tables=tables,
-            figures=figures(tables, prescription, self.budget / 100),
+            figures=figures(tables, prescription),
             artifacts={path.name: path},
             findings=with_left_out(findings(network, tables, prescription, where), network),
         )
@@ -119,11 +127,22 @@ class Prescribe(Study):
         return save_shared(network, shared, path, other_dtype=prescription.other_dtype, settings=settings)
 
 
-def _verify(network: Network, parts: Parts, path: Path, heat: float) -> pl.DataFrame:
+def _in_unit(budget: Budget, task: Task) -> Budget:
+    """The budget itself; SettingsError where the task has no such unit."""
+    in_nats = not task.binary and task.name not in (AGREEMENT.name, EMBEDDING.name, REGRESSION.name)
+    if budget.by == "rise" and not (in_nats and not task.name.startswith("custom")):
+        raise SettingsError(
+            "a budget in nats or of perplexity is for tasks that are scored by places, as next token, and the task here "
+            f"is '{task.name}'; give points of its score, as 0.5."
+        )
+    return budget
+
+
+def _verify(network: Network, parts: Parts, path: Path, heat: float, task: Task) -> pl.DataFrame:
     """The unedited network and what the file gives back, on the reporting half."""
     state = {name: value for name, value in expand(path).items() if name in network.tensors}
     variants = [
         Variant({"version": "unedited", "bytes": 4 * sum(v.numel() for v in state.values())}, None),
         Variant({"version": "prescribed", "bytes": path.stat().st_size}, replacement(network, state)),
     ]
-    return effects(network, parts.reporting, variants, "verify", heat)
+    return effects(network, parts.reporting, variants, "verify", heat, task)

@@ -16,7 +16,8 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure
 from netopsy.studies.prescribe.plan import Prescription
-from netopsy.wording import listing, plural, points, size
+from netopsy.studies.sweep_report import Budget, Measure
+from netopsy.wording import listing, points, size
 
 CURVE = 60  # points of the predicted path that the table holds besides the measured ones
 
@@ -83,28 +84,31 @@ def sensitivity_table(prescription: Prescription) -> pl.DataFrame:
     return prescription.sensitivity
 
 
-def promise_table(found: Prescription, budget: float, confidence: float, path: Path) -> pl.DataFrame:
+def promise_table(found: Prescription, confidence: float, path: Path) -> pl.DataFrame:
     """One row: the budget and its confidence, what was counted of the choice, the margin, the bytes and their price.
 
     how: `certified` by counting, or `exact`: nothing in the file differs from the network. images: that certify;
     losses, gains: those of them right before and wrong after, and the other way round. drop_low, drop_high: the 95 %
-    interval of `drop`. bound: of the drop on as many new images as report; margin: it less the drop. bytes_by_count:
-    of the file that the count alone would choose, estimated. price: bytes over these, less 1. least_budget: the
-    smallest that so many images certify, where they show no loss. Drops and budgets are shares.
+    interval of `drop`; of a budget in nats the drop is the rise of the loss. bound: on as many new images as report;
+    margin: it less the drop. bytes_by_count: of the file that the count alone would choose, estimated. price: bytes
+    over these, less 1. least_budget: the smallest that so many images certify, where they show no loss. Drops and
+    budgets are shares, or nats (`unit`).
     """
     chosen, by_count, total = found.chosen, found.by_count, path.stat().st_size
     scores = found.trials[0].scores if chosen is None else chosen.scores
     exact = chosen is None or chosen.unchanged
     bound = 0.0 if chosen is None else chosen.bound
     nothing = dict.fromkeys(("losses", "gains"), 0) | dict.fromkeys(("drop", "drop_low", "drop_high"), 0.0)
-    counted = nothing if exact else {key: scores[key] for key in nothing}
+    by = found.budget.by
+    counted = nothing if exact else {key: scores[key.replace("drop", by)] for key in nothing}
     smaller = float(total)
     if by_count is not None:
         smaller = by_count.allocation.bytes + found.rest
         if chosen is not None:  # what both leave out, as the header, is added
             smaller += total - chosen.allocation.bytes - found.rest
     row = {
-        "budget": budget,
+        "budget": found.budget.amount,
+        "unit": "nats" if by == "rise" else "share",
         "confidence": confidence,
         "how": "exact" if exact else "certified",
         "images": scores["images"],
@@ -116,7 +120,7 @@ def promise_table(found: Prescription, budget: float, confidence: float, path: P
         "price": total / smaller - 1,
         "least_budget": found.least_budget,
     }
-    return pl.DataFrame([row])
+    return pl.DataFrame([row], schema_overrides=dict.fromkeys(("losses", "gains"), pl.Int64))
 
 
 def path_table(prescription: Prescription, scores: pl.DataFrame) -> pl.DataFrame:
@@ -139,7 +143,9 @@ def path_table(prescription: Prescription, scores: pl.DataFrame) -> pl.DataFrame
             "predicted_divergence": allocation.loss,
             "predicted": prescription.exchange.drop(allocation.loss),
         }
-        row |= {key: None if trial is None else trial.scores[key] for key in keys}
+        row |= {
+            key: None if trial is None else trial.scores[key.replace("drop", prescription.budget.by)] for key in keys
+        }
         row |= {"bound": None if trial is None else trial.bound, "chosen": place == chosen}
         rows.append(row)
     whole = dict.fromkeys(("losses", "gains", "images"), pl.Int64)
@@ -156,41 +162,46 @@ def _sensitivity_table(prescription: Prescription, name: str) -> float | None:
 
 
 _SOURCE = "after Han et al., ICLR 2016"
+ENDS = ("low", "high")
 BITS = (0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6)
 
 
-def figures(tables: dict[str, pl.DataFrame], prescription: Prescription, budget: float) -> dict[str, Figure]:
+def figures(tables: dict[str, pl.DataFrame], prescription: Prescription) -> dict[str, Figure]:
     """trade_off: size against drop. layers: bits a weight. sensitivity: what fewer bits in each layer do."""
-    charts = {"trade_off": _trade_off(tables["path"], tables["scores"], budget), "layers": _layers(tables["layers"])}
+    charts = {
+        "trade_off": _trade_off(tables["path"], tables["scores"], prescription.budget),
+        "layers": _layers(tables["layers"]),
+    }
     if tables["sensitivity"].height:
         charts["sensitivity"] = _sensitivity_figure(prescription)
     return charts
 
 
-def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: float) -> Figure:
+def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: Budget) -> Figure:
     kilo = (pl.col("bytes") / 1000).alias("kB")
-    far = max(4 * budget, 0.02)
+    far = max(4 * budget.amount, 0.02)
     file = scores.filter(pl.col("version") == "prescribed")
     near = path.filter((pl.col("predicted") <= far) & (pl.col("bytes") <= 3 * file["bytes"][0]))
     parts = [near.select(kilo, pl.col("predicted").alias("drop"), what=pl.lit("predicted, one layer at a time"))]
     tried = path.drop_nulls("drop").filter(pl.col("bytes") <= 3 * file["bytes"][0])
     for name, what in (("drop", "counted, all layers together"), ("bound", "bound on new images")):
         parts.append(tried.filter(pl.col(name) <= 2 * far).select(kilo, drop=name, what=pl.lit(what)))
-    parts.append(file.select(kilo, "drop", what=pl.lit("the file, on the other half")))
+    parts.append(file.select(kilo, drop=budget.by, what=pl.lit("the file, on the other half")))
     return curve(
         pl.concat(parts),
         "kB",
         "drop",
         color="what",
-        title="Size against accuracy",
-        reading="Left: a smaller file. Up: more top-1 accuracy is lost. The dashed line is the budget.",
+        title="Size against accuracy" if budget.unit == "top-1 accuracy" else f"Size against {budget.unit}",
+        reading=f"Left: a smaller file. Up: more {budget.unit} is {'lost' if budget.by == 'drop' else 'added'}. The dashed "
+        "line is the budget.",
         source=_SOURCE,
-        percent=True,
+        percent=budget.by == "drop" and budget.measure.share,
         log_x=True,
         x_title="size in kB",
-        y_title="drop of top-1",
+        y_title="drop of top-1" if budget.unit == "top-1 accuracy" else f"{budget.by} of {budget.unit}",
         color_title="drop",
-        reference=budget,
+        reference=budget.amount,
         reference_label="budget",
     )
 
@@ -239,24 +250,39 @@ def findings(network: Network, tables: dict[str, pl.DataFrame], prescription: Pr
     """Plain sentences, the most important first. where: the file, as a reader finds it."""
     before, after = tables["scores"].to_dicts()
     layers, promise = tables["layers"], tables["promise"].row(0, named=True)
+    budget = prescription.budget
+    measure = budget.measure
     total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
     return [
-        _head(network, total, after, promise),
+        _head(network, total, after, promise, budget),
         *(
-            _promise_sentences(promise)
+            _promise_sentences(promise, budget)
             if prescription.chosen
             else _refusal_sentences(prescription, promise, after["images"])
         ),
-        *_verdict(after, promise),
+        *_verdict(after, promise, budget),
         *_prediction_sentence(prescription),
-        f"On the {after['images']:,} reporting images the unedited network scores {before['top1']:.2%}, the file "
-        f"{after['top1']:.2%}; they agree on {after['agreement']:.1%} of the predictions.",
+        _scores_sentence(before, after, measure),
         *(_most_and_least(layers) + _as_they_are(layers) if prescription.chosen else ()),
         f"The file is {where}; it was read back, and what it holds was scored.",
     ]
 
 
-def _head(network: Network, total: dict[str, Any], after: dict[str, Any], promise: dict[str, Any]) -> str:
+def _scores_sentence(before: dict[str, Any], after: dict[str, Any], measure: Measure) -> str:
+    scores = f"{measure.score(before[measure.column])}, the file {measure.score(after[measure.column])}"
+    text = f"On the {after['images']:,} reporting {measure.noun}s the unedited network scores {scores}"
+    if measure.unit != "top-1 accuracy":
+        text += f" ({measure.unit})"
+    if measure.tokens:
+        text += f", {before['loss']:.4f} and {after['loss']:.4f} nats a token"
+    if measure.column == "agreement" or after.get("agreement") is None:
+        return f"{text}."
+    return f"{text}; they agree on {after['agreement']:.1%} of the predictions."
+
+
+def _head(
+    network: Network, total: dict[str, Any], after: dict[str, Any], promise: dict[str, Any], budget: Budget
+) -> str:
     fits = (
         f"{network.name} fits into {size(total['bytes'])} on disk, {1 / total['share']:.1f} times less than float32 "
         f"({size(4 * total['weights'])}), without training"
@@ -264,24 +290,30 @@ def _head(network: Network, total: dict[str, Any], after: dict[str, Any], promis
     if promise["how"] == "exact":
         return f"{fits}, and without any loss."
     return (
-        f"{fits}: with a budget of {points(promise['budget'])} it loses {points(after['drop'])} of top-1 accuracy "
-        f"(95 % interval {_interval(after)}) on {after['images']:,} images that were not used to choose."
+        f"{fits}: with a budget of {budget.words(promise['budget'])} it loses {budget.words(after[budget.by])} of "
+        f"{budget.unit} (95 % interval {budget.interval(after)}) on {after['images']:,} {budget.measure.noun}s that were "
+        "not used to choose."
     )
 
 
-def _promise_sentences(promise: dict[str, Any]) -> list[str]:
+def _promise_sentences(promise: dict[str, Any], budget: Budget) -> list[str]:
     """What is promised, from what was counted, and what the confidence costs."""
     if promise["how"] == "exact":
         return ["The file changes no weight, so it keeps any budget."]
+    interval = budget.interval(promise if budget.by == "drop" else {f"rise_{k}": promise[f"drop_{k}"] for k in ENDS})
     counted = (
-        f"Of {plural(promise['images'], 'image')} kept apart to certify it, {promise['losses']:,} are lost and "
-        f"{promise['gains']:,} gained: a drop of {points(promise['drop'])} (95 % interval {_interval(promise)})."
+        f"On {budget.measure.samples(promise['images'])} kept apart to certify it, the loss is "
+        f"{budget.words(promise['drop'])} on average (95 % interval {interval}, of the paired mean over "
+        f"{budget.measure.noun}s)."
+        if promise["losses"] is None
+        else f"Of {budget.measure.samples(promise['images'])} kept apart to certify it, {promise['losses']:,} are lost and "
+        f"{promise['gains']:,} gained: a drop of {budget.words(promise['drop'])} (95 % interval {interval})."
     )
     if promise["confidence"] == 0:
-        return [f"{counted} The count alone decided; other images may lose more."]
+        return [f"{counted} The count alone decided; other {budget.measure.noun}s may lose more."]
     sentences = [
-        f"{counted} On as many other images as report it is at most {points(promise['bound'])} with "
-        f"{_percent(promise['confidence'])} confidence, a margin of {points(promise['margin'])}."
+        f"{counted} On as many other {budget.measure.noun}s as report it is at most {budget.words(promise['bound'])} "
+        f"with {_percent(promise['confidence'])} confidence, a margin of {budget.words(promise['margin'])}."
     ]
     if promise["bytes"] > promise["bytes_by_count"]:
         sentences.append(
@@ -293,21 +325,22 @@ def _promise_sentences(promise: dict[str, Any]) -> list[str]:
 
 def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: int) -> list[str]:
     """Why no smaller file can be certified, and what would help."""
-    least, asked = found.least_budget, promise["budget"]
-    images = plural(promise["images"], "image")
+    least, asked, budget = found.least_budget, promise["budget"], found.budget
+    noun, words = budget.measure.noun, budget.words
+    images = budget.measure.samples(promise["images"])
     if asked < least - 1e-12:
-        wanted = "" if asked <= 0 else f"about {math.ceil(least / asked) * 2 * reporting:,} images, "
-        why = f"{images} without a single lost prediction still leave a drop of {points(least)} possible"
-        advice = f"Give {wanted}a budget of at least {points(least)}"
+        wanted = "" if asked <= 0 else f"about {math.ceil(least / asked) * 2 * reporting:,} {noun}s, "
+        why = f"{images} without a single lost prediction still leave a drop of {words(least)} possible"
+        advice = f"Give {wanted}a budget of at least {words(least)}"
     else:
         gentlest = found.trials[0]
         why = (
-            f"on {images} the gentlest file drops {points(gentlest.scores['drop'])}, with the margin at most "
-            f"{points(gentlest.bound)}"
+            f"on {images} the gentlest file {'drops' if budget.by == 'drop' else 'adds'} {words(gentlest.lost)}, with the "
+            f"margin at most {words(gentlest.bound)}"
         )
-        advice = "Give more images, a larger budget"
+        advice = f"Give more {noun}s, a larger budget"
     sentences = [
-        f"No smaller file can be certified to keep a budget of {points(asked)} with {_percent(promise['confidence'])} "
+        f"No smaller file can be certified to keep a budget of {words(asked)} with {_percent(promise['confidence'])} "
         f"confidence: {why}. The file therefore holds the network exactly as it is.",
         f"{advice} or a lower confidence (0 takes the count alone).",
     ]
@@ -318,18 +351,21 @@ def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: 
     return sentences
 
 
-def _verdict(after: dict[str, Any], promise: dict[str, Any]) -> list[str]:
+def _verdict(after: dict[str, Any], promise: dict[str, Any], asked: Budget) -> list[str]:
     """What the interval says of the budget; and of few images, what they could show at all."""
     sentences, budget = [], promise["budget"]
     if promise["how"] == "exact":
         return []
-    if after["drop_low"] > budget:
-        sentences.append(f"That is more than the budget: the drop is at least {points(after['drop_low'])} (95 %).")
-    half = (after["drop_high"] - after["drop_low"]) / 2
+    low, high = after[f"{asked.by}_low"], after[f"{asked.by}_high"]
+    if low > budget:
+        sentences.append(f"That is more than the budget: the {asked.by} is at least {asked.words(low)} (95 %).")
+    half = (high - low) / 2
     if half > budget:
+        of_one = f", and one {asked.measure.noun} is {points(1 / after['images'])}"
+        one = of_one if promise["losses"] is not None else ""
         sentences.append(
-            f"{plural(after['images'], 'image')} cannot show a drop of {points(budget)}: it is known to about "
-            f"{points(half)} either way, and one image is {points(1 / after['images'])}. More samples tell more."
+            f"{asked.measure.samples(after['images'])} cannot show a {asked.by} of {asked.words(budget)}: it is known "
+            f"to about {asked.words(half)} either way{one}. More samples tell more."
         )
     return sentences
 
@@ -338,11 +374,12 @@ def _prediction_sentence(prescription: Prescription) -> list[str]:
     if prescription.chosen is None:
         return []
     loss, scores = prescription.chosen.allocation.loss, prescription.chosen.scores
-    drop = points(prescription.exchange.drop(loss))
+    budget = prescription.budget
+    drop, nats = budget.words(prescription.exchange.drop(loss)), " nats" if budget.measure.share else ""
     return [
-        f"Predicted from the layers one at a time: a drop of {drop} and a divergence of "
-        f"{loss:.3g} nats. Measured with all layers together on the {scores['images']:,} certifying images: "
-        f"{points(scores['drop'])} and {scores['divergence']:.3g} nats."
+        f"Predicted from the layers one at a time: a {budget.by} of {drop} and a divergence of "
+        f"{loss:.3g}{nats}. Measured with all layers together on the {scores['images']:,} certifying "
+        f"{budget.measure.noun}s: {budget.words(scores[budget.by])} and {scores['divergence']:.3g}{nats}."
     ]
 
 
@@ -367,7 +404,3 @@ def _bits(row: dict[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.6g} %"
-
-
-def _interval(row: dict[str, Any]) -> str:
-    return f"{100 * row['drop_low'] + 0.0:.2f} to {100 * row['drop_high'] + 0.0:.2f}"

@@ -14,6 +14,7 @@ from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import Task
 from netopsy.studies.prescribe.candidates import Candidate
 from netopsy.studies.prescribe.compensate import Rounder
 from netopsy.studies.prescribe.divergence import effects, loss_at
@@ -33,6 +34,7 @@ def sensitivity(
     *,
     how: str,
     heat: float = 1.0,
+    task: Task | None = None,
 ) -> pl.DataFrame:
     """A row a layer and measured candidate: layer, noise, density, entries, bits, and the columns of `effects`.
 
@@ -44,7 +46,7 @@ def sensitivity(
         for layer in layers
         for one in spread_over_noise(choices[layer.name])
     ]
-    return effects(network, samples, variants, "sensitivity", heat) if variants else pl.DataFrame()
+    return effects(network, samples, variants, "sensitivity", heat, task) if variants else pl.DataFrame()
 
 
 def spread_over_noise(choices: Sequence[Candidate]) -> list[Candidate]:
