@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import polars as pl
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
-from netopsy.network.layers import filters_of, weight_of
+from netopsy.network.layers import filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import token_input
 from netopsy.settings import HalfWidth, Interval, Seed, Unique
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import (
@@ -55,15 +58,23 @@ def round_decimals(values: Float[Tensor, "*shape"], decimals: int) -> Float[Tens
 class NumberFormat:
     """A format that weights can be stored in.
 
-    name: `bf16`, `fp16`, `fp8_e4m3`, `fp8_e5m2`, `int8_tensor`, `int4_channel`, ...
+    name: `bf16`, `fp16`, `fp8_e4m3`, `fp8_e5m2`, `int8_tensor`, `int4_channel`, `int4_group32`, ...
     bits: of one stored weight; the scales come on top.
-    scale: `none` casts the values as they are; `tensor` or `channel` first divides by a scale, one for the whole
-        weight or one for each of its first axis, so that the largest magnitude becomes the format's largest number.
+    scale: `none` casts the values as they are; `tensor`, `channel` or `group` first divides by a scale, one for the
+        whole weight, one for each of its first axis, or one for each `group` inputs of these, in their order, so that
+        the largest magnitude becomes the format's largest number.
     """
 
     name: str
     bits: int
-    scale: Literal["none", "tensor", "channel"]
+    scale: Literal["none", "tensor", "channel", "group"]
+    group: int = 0
+
+    def scales(self, shape: Sequence[int]) -> int:
+        """How many scales a weight of this shape, (channel, *rest), has; each is a float32."""
+        channels, rest = shape[0] if len(shape) > 1 else 1, math.prod(shape[1:] if len(shape) > 1 else shape)
+        counts = {"none": 0, "tensor": 1, "channel": shape[0] if shape else 1}
+        return counts[self.scale] if self.scale in counts else channels * -(-rest // self.group)
 
     def apply(self, weight: Float[Tensor, "channel *rest"]) -> Float[Tensor, "channel *rest"]:
         """The weight as it comes back from the format, in its own precision.
@@ -75,7 +86,7 @@ class NumberFormat:
         """
         if not weight.isfinite().all():
             raise SettingsError(f"weights with NaN or infinity have no values in {self.name}; mend them first.")
-        kind = self.name.split("_tensor")[0].split("_channel")[0]
+        kind = re.sub("_(tensor|channel|group.*)$", "", self.name)
         top = float(torch.finfo(FLOATS[kind][0]).max) if kind in FLOATS else 2.0 ** (self.bits - 1) - 1
         scale = torch.ones_like(weight) if self.scale == "none" else self._largest(weight) / top
         reached = scale >= torch.finfo(weight.dtype).tiny
@@ -84,8 +95,12 @@ class NumberFormat:
         return torch.where(reached, stored * scale, 0.0)
 
     def _largest(self, weight: Tensor) -> Tensor:
-        """Largest magnitude of the whole or of each channel, shaped to divide `weight`."""
+        """Largest magnitude of the whole, of each channel or group, shaped to divide `weight`."""
         size = weight.abs()
+        if self.scale == "group" and size.numel():
+            rows = size.flatten(1) if weight.ndim > 1 else size.reshape(1, -1)
+            parts = F.pad(rows, (0, -rows.shape[1] % self.group)).unflatten(1, (-1, self.group))
+            return parts.amax(2).repeat_interleave(self.group, 1)[:, : rows.shape[1]].reshape(weight.shape)
         if self.scale == "tensor" or not weight.ndim:
             return size.max() if size.numel() else size.new_zeros(())
         largest = size.flatten(1).amax(1) if weight.ndim > 1 and size.numel() else size.reshape(len(size), -1).sum(1)
@@ -96,19 +111,24 @@ def number_format(name: str) -> NumberFormat:
     """The format called `name`.
 
     Raises SettingsError for any other than bf16, fp16, fp8_e4m3, fp8_e5m2 (these two also with `_tensor` or `_channel`)
-    and int2 to int16 with `_tensor` (or nothing) or `_channel`.
+    and int2 to int16 with `_tensor` (or nothing), `_channel` or `_group` and its size, 2 to 4096 inputs.
     """
-    match = re.fullmatch(r"(bf16|fp16|fp8_e4m3|fp8_e5m2|int\d+)(?:_(tensor|channel))?", name)
+    match = re.fullmatch(r"(bf16|fp16|fp8_e4m3|fp8_e5m2|int\d+)(?:_(tensor|channel|group(\d+)))?", name)
     if match:
         kind = match[1]
         scale: Any = match[2]
+        if match[3]:
+            size = int(match[3])
+            if kind not in FLOATS and 2 <= int(kind[3:]) <= 16 and 2 <= size <= 4096:
+                return NumberFormat(f"{kind}_group{size}", int(kind[3:]), "group", size)
+            kind = "bf16"  # falls through to the error
         if kind in FLOATS and (scale is None or kind.startswith("fp8")):
             return NumberFormat(name, FLOATS[kind][1], scale or "none")
         if kind not in FLOATS and 2 <= int(kind[3:]) <= 16:
             return NumberFormat(f"{kind}_{scale or 'tensor'}", int(kind[3:]), scale or "tensor")
     raise SettingsError(
         f"no number format '{name}'; give bf16, fp16, fp8_e4m3, fp8_e5m2 (these two also with _tensor or _channel), "
-        "or int2 to int16 with _tensor or _channel, as int4_channel."
+        "or int2 to int16 with _tensor or _channel, as int4_channel, or with _group and its size, as int4_group32."
     )
 
 
@@ -119,6 +139,8 @@ FORMATS = (
     "fp8_e5m2",
     *(f"int{bits}_{scale}" for bits in (8, 6, 4, 3, 2) for scale in ("tensor", "channel")),
 )
+GROUPED = tuple(f"int{bits}_group{size}" for bits in (8, 4) for size in (128, 64, 32))
+"""Tried by default on networks that take tokens, whose weights are usually stored so."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +149,12 @@ class Rounding(Study):
 
     Decimals are digits after the point, not significant ones; weights and biases of the layers are rounded, norms are
     left alone. Beside that, so that the reader can compare, the weights alone in smaller number formats: floats, and
-    symmetric integers with one scale a layer (`_tensor`) or one an output channel (`_channel`).
+    symmetric integers with one scale a layer (`_tensor`), one an output channel (`_channel`), or one a group of its
+    inputs (`_group32`, as language models are stored).
 
     decimals: digits kept after the point.
-    formats: number formats for all layers together, see `netopsy.studies.rounding.number_format`.
+    formats: number formats for all layers together, see `netopsy.studies.rounding.number_format`; by default with
+        those in groups where the network takes tokens.
     layer_formats: number formats for one layer at a time; few, since each costs half a pass a layer.
     one_layer_at_a_time: also round one layer at a time.
     biases: whether biases are rounded to decimals too.
@@ -138,7 +162,7 @@ class Rounding(Study):
     precision: None scores on all images; else stop each score at +- so many points.
     seed: of the order of the images where `precision` is given.
 
-    Tables: `scores` (by decimals; null is the unedited network), `formats`.
+    Tables: `scores` (by decimals; null is the unedited network), `formats` (`stored_bits`: a weight, with the scales).
     """
 
     name: ClassVar[str] = "rounding"
@@ -167,6 +191,8 @@ class Rounding(Study):
         chosen = network.select(self.layers)
         if not chosen:
             return self.result(findings=[f"{network.name} has no convolution or linear layer to round."])
+        grouped = GROUPED if self.formats == FORMATS and token_input(network) else ()
+        formats_tried = (*self.formats, *grouped)
         covered = scopes(chosen, self.one_layer_at_a_time)
         blank = {"layer": "all", "decimals": None, "format": None}
         edits: list[tuple[dict[str, Any], Replace | None]] = [(blank, None)]
@@ -175,7 +201,7 @@ class Rounding(Study):
                 edits.append(
                     ({**blank, "layer": scope.name, "decimals": count}, _to_decimals(scope, count, self.biases))
                 )
-            for name in self.formats if scope.name == "all" else self.layer_formats:
+            for name in formats_tried if scope.name == "all" else self.layer_formats:
                 edits.append(({**blank, "layer": scope.name, "format": name}, _to_format(scope, name)))
         scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         measure = measure_of(network, samples)
@@ -185,11 +211,22 @@ class Rounding(Study):
         formats = scores.filter(pl.col("format").is_not_null()).drop("decimals")
         bits = [number_format(name).bits for name in formats["format"]]
         formats = formats.insert_column(2, pl.Series("bits", bits, dtype=pl.Int64))
+        shapes = {scope.name: [filter_shape(layer) for layer in scope.layers] for scope in covered}
+        stored = [
+            _stored_bits(number_format(name), shapes[layer]) for layer, name in formats.select("layer", "format").rows()
+        ]
+        formats = formats.insert_column(3, pl.Series("stored_bits", stored, dtype=pl.Float64))
         return self.result(
             tables={"scores": decimals, "formats": formats},
             figures=_figures(decimals, formats, measure),
             findings=with_left_out(_findings(decimals, formats, measure), network),
         )
+
+
+def _stored_bits(kind: NumberFormat, shapes: Sequence[tuple[int, ...]]) -> float:
+    """Bits a weight over layers of these shapes, with a float32 for each scale."""
+    scales, weights = sum(map(kind.scales, shapes)), sum(map(math.prod, shapes))
+    return kind.bits + 32 * scales / max(1, weights)
 
 
 def _to_decimals(scope: Scope, count: int, biases: bool) -> Replace:

@@ -18,9 +18,10 @@ from netopsy.network.units import unit_nodes
 from netopsy.result import Result
 from netopsy.samples.samples import Samples, check_images, of_samples
 from netopsy.settings import FiniteFloat, Interval, Length, NonNegativeInt, PositiveInt, Seed
-from netopsy.studies.activations import counts, figures
+from netopsy.studies.activations import counts
 from netopsy.studies.activations import counts as regions
-from netopsy.studies.activations.findings import findings
+from netopsy.studies.activations.heads import HeadAttention, attention_maps, study_heads
+from netopsy.studies.activations.report import draw_figures, findings
 from netopsy.studies.activations.slices import Slices, record_images, typical_image
 from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.study import Allowance
@@ -42,6 +43,7 @@ class Activations(ObservingStudy):
     maps: nodes, or single channels as node:channel, whose maps are shown; by default five nodes spread over the depth.
     shown: how many channels of a node are shown.
     order: which channels: `active` for those of the largest mean on the image, `first` for the first ones.
+    remove_heads: whether each attention head is removed in turn, to see what it costs.
     places: at most so many places a layer are drawn for the patterns of single places.
     seed: of the draw of these places.
     """
@@ -52,6 +54,7 @@ class Activations(ObservingStudy):
     shown: Annotated[int, Interval(ge=1, le=64)] = 8
     order: Literal["active", "first"] = "active"
     places: PositiveInt = 20_000
+    remove_heads: bool = True
     seed: Seed = 0
 
     name: ClassVar[str] = "activations"
@@ -62,7 +65,9 @@ class Activations(ObservingStudy):
         check_images(samples, self.images)
         nodes, _ = _treatable(network)
         self._slices(network, nodes)
-        tallies: dict[str, tuple[str, Tally]] = {}
+        tallies: dict[str, tuple[str, Tally]] = {
+            f"heads {name}": (name, HeadAttention()) for name in attention_maps(network)
+        }
         for name, node in nodes.items():
             settings: dict[str, Any] = {"threshold": self.threshold, "axis": node.channel_axis}
             tallies[f"active {name}"] = (name, ActiveCount(len(samples), **settings))
@@ -75,11 +80,13 @@ class Activations(ObservingStudy):
         """Which features of `network` answer on `samples`, and a close look at a few images."""
         nodes, left_out = _treatable(network)
         slices = self._slices(network, nodes)
+        heads, head_charts, sentences = study_heads(network, samples, results, self.remove_heads)
         if not nodes:
             pictures = slices.pictures(
                 record_images(network, samples, self.images or (0,), {}, slices.nodes, self.threshold)
             )
-            return self.result(images=pictures, findings=findings(pl.DataFrame(), pl.DataFrame(), 0, left_out=left_out))
+            nothing = findings(pl.DataFrame(), pl.DataFrame(), 0, left_out=left_out)
+            return self.result(tables=heads, figures=head_charts, images=pictures, findings=nothing + sentences)
         active = {name: results[f"active {name}"] for name in nodes}
         hashes = {name: results[f"patterns {name}"] for name, node in nodes.items() if is_piecewise_linear(node)}
         patterns = regions.pattern_table(hashes)
@@ -97,13 +104,14 @@ class Activations(ObservingStudy):
             "channels": counts.channels(active),
         }
         return self.result(
-            tables=tables,
-            figures=figures.draw_figures(tables, len(samples), images[0], typical=not self.images),
+            tables=tables | heads,
+            figures=draw_figures(tables, len(samples), images[0], typical=not self.images) | head_charts,
             images=slices.pictures(record),
             findings=[
                 of_samples(sentence, samples.kind)
                 for sentence in findings(layers, patterns, len(samples), self.threshold, left_out)
-            ],
+            ]
+            + sentences,
         )
 
     def _slices(self, network: Network, nodes: dict[str, Node]) -> Slices:

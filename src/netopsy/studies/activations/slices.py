@@ -45,7 +45,7 @@ _VALUES = {"image": pl.Int64, "node": pl.String, "left": pl.Float64, "right": pl
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """What `record_images` saw: tables, the pictures by image (None of what is no image), and the values of the nodes to
+    """What `record_images` saw: tables, the pictures by image (None of what is none), and the values of the nodes to
     show, float (channel, h, w)."""
 
     layers: pl.DataFrame

@@ -132,7 +132,7 @@ def _in_unit(budget: Budget, task: Task) -> Budget:
     in_nats = not task.binary and task.name not in (AGREEMENT.name, EMBEDDING.name, REGRESSION.name)
     if budget.by == "rise" and not (in_nats and not task.name.startswith("custom")):
         raise SettingsError(
-            "a budget in nats or of perplexity is for tasks that are scored by places, as next token, and the task here "
+            "a budget in nats or of perplexity is for tasks that are scored by places, as next token, and this task "
             f"is '{task.name}'; give points of its score, as 0.5."
         )
     return budget

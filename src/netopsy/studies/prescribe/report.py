@@ -193,8 +193,8 @@ def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: Budget) -> Figu
         "drop",
         color="what",
         title="Size against accuracy" if budget.unit == "top-1 accuracy" else f"Size against {budget.unit}",
-        reading=f"Left: a smaller file. Up: more {budget.unit} is {'lost' if budget.by == 'drop' else 'added'}. The dashed "
-        "line is the budget.",
+        reading=f"Left: a smaller file. Up: more {budget.unit} is {'lost' if budget.by == 'drop' else 'added'}. The "
+        "dashed line is the budget.",
         source=_SOURCE,
         percent=budget.by == "drop" and budget.measure.share,
         log_x=True,
@@ -291,8 +291,8 @@ def _head(
         return f"{fits}, and without any loss."
     return (
         f"{fits}: with a budget of {budget.words(promise['budget'])} it loses {budget.words(after[budget.by])} of "
-        f"{budget.unit} (95 % interval {budget.interval(after)}) on {after['images']:,} {budget.measure.noun}s that were "
-        "not used to choose."
+        f"{budget.unit} (95 % interval {budget.interval(after)}) on {after['images']:,} {budget.measure.noun}s that "
+        "were not used to choose."
     )
 
 
