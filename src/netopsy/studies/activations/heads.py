@@ -129,7 +129,7 @@ def head_table(network: Network, results: Mapping[str, Any]) -> pl.DataFrame:
 
 
 def removal_table(network: Network, samples: Samples, heads: pl.DataFrame) -> pl.DataFrame:
-    """The scores with one head removed at a time, its columns of the projection set to 0: node, head, then `sweep`'s."""
+    """The scores with one head removed at a time, its columns of the projection set to 0: node, head, `sweep`'s."""
     edits: list[tuple[dict[str, Any], Replace | None]] = []
     counts = dict(heads.group_by("node").len().iter_rows())
     for row in heads.drop_nulls("projection").iter_rows(named=True):

@@ -306,8 +306,8 @@ def _promise_sentences(promise: dict[str, Any], budget: Budget) -> list[str]:
         f"{budget.words(promise['drop'])} on average (95 % interval {interval}, of the paired mean over "
         f"{budget.measure.noun}s)."
         if promise["losses"] is None
-        else f"Of {budget.measure.samples(promise['images'])} kept apart to certify it, {promise['losses']:,} are lost and "
-        f"{promise['gains']:,} gained: a drop of {budget.words(promise['drop'])} (95 % interval {interval})."
+        else f"Of {budget.measure.samples(promise['images'])} kept apart to certify it, {promise['losses']:,} are lost "
+        f"and {promise['gains']:,} gained: a drop of {budget.words(promise['drop'])} (95 % interval {interval})."
     )
     if promise["confidence"] == 0:
         return [f"{counted} The count alone decided; other {budget.measure.noun}s may lose more."]
@@ -335,8 +335,8 @@ def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: 
     else:
         gentlest = found.trials[0]
         why = (
-            f"on {images} the gentlest file {'drops' if budget.by == 'drop' else 'adds'} {words(gentlest.lost)}, with the "
-            f"margin at most {words(gentlest.bound)}"
+            f"on {images} the gentlest file {'drops' if budget.by == 'drop' else 'adds'} {words(gentlest.lost)}, with "
+            f"the margin at most {words(gentlest.bound)}"
         )
         advice = f"Give more {noun}s, a larger budget"
     sentences = [
