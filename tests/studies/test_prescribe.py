@@ -246,7 +246,7 @@ def test_several_labels_an_image_are_scored_too() -> None:
     torch.manual_seed(2)
     net, noise = small(nn.Flatten(), nn.Linear(108, 20), nn.ReLU(), nn.Linear(20, 4))
     labels = (np.random.default_rng(3).random((24, 4)) < 0.4).astype(np.float32)
-    many = Samples("many", noise._images, labels, noise.classes)
+    many = Samples("many", noise.records, labels, noise.classes)
     result = prescribe(net, many, budget=10.0, confidence=0.0)
     assert result.tables["scores"].height == 2 and result.tables["scores"]["divergence"][1] >= 0
 

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from netopsy import charts
-from netopsy.network.layers import CONVOLUTION_KINDS, Layer
+from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filters_of
 from netopsy.network.network import Network
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
@@ -72,7 +72,8 @@ class Distributions(Study):
 
     bins: bins of equal width within 5 standard deviations of the mean; what lies beyond has one more at each end.
 
-    Tables: `moments`, `fits`, `histograms`.
+    Tables: `moments`, `fits`, `histograms`, and `outliers`: the output and input channels whose largest weight is more
+    than 6 standard deviations of its layer's weights from 0, which one scale a layer or a channel stores badly.
     """
 
     name: ClassVar[str] = "distributions"
@@ -99,8 +100,50 @@ class Distributions(Study):
             "moments": pl.DataFrame(moments, schema=MOMENTS).fill_nan(None),
             "fits": pl.DataFrame(fits, schema=FITS),
             "histograms": pl.DataFrame(bins, schema=BINS).fill_nan(None),
+            "outliers": outliers(network),
         }
         return self.result(tables=tables, figures=_figures(network, tables), findings=_findings(network, tables))
+
+
+OUTLIER = 6.0  # standard deviations of a layer's weights
+OUTLIERS = {
+    "layer": pl.String,
+    "axis": pl.String,
+    "channel": pl.Int64,
+    "largest": pl.Float64,
+    "sigmas": pl.Float64,
+    "over_median": pl.Float64,
+}
+
+
+def outliers(network: Network) -> pl.DataFrame:
+    """The channels with a weight beyond OUTLIER standard deviations of their layer, by layer, the largest first.
+
+    axis: `output` or `input` channels of the layer. largest: magnitude of the channel's largest weight, in `sigmas`
+    standard deviations and over the median of all channels' largest. Channels of zeros alone are not counted there.
+    """
+    frames = [pl.DataFrame(schema=OUTLIERS)]
+    for layer in network.layers:
+        values = network.tensors[layer.weight].detach().double()
+        sigma = float(values.std(correction=0))
+        if values.ndim < 2 or not sigma > 0:
+            continue
+        filters = filters_of(layer, values).abs()
+        sides = {"output": filters.flatten(1).amax(1)}
+        if layer.groups == 1:
+            sides["input"] = filters.transpose(0, 1).flatten(1).amax(1)
+        for axis, largest in sides.items():
+            beyond = (largest > OUTLIER * sigma).nonzero()[:, 0]
+            rows = {
+                "layer": [layer.name] * len(beyond),
+                "axis": [axis] * len(beyond),
+                "channel": beyond.tolist(),
+                "largest": largest[beyond].tolist(),
+                "sigmas": (largest[beyond] / sigma).tolist(),
+                "over_median": (largest[beyond] / largest[largest > 0].median()).tolist(),
+            }
+            frames.append(pl.DataFrame(rows, schema=OUTLIERS).sort("largest", descending=True, maintain_order=True))
+    return pl.concat(frames)
 
 
 def _parts(network: Network) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -239,6 +282,7 @@ def _findings(network: Network, tables: dict[str, pl.DataFrame]) -> list[str]:
             f"In {plural(pruned.height, 'layer')} over 1 % of the weights are exactly zero, most in {top['layer']} "
             f"({top['zeros']:.1%}): no smooth density fits those."
         )
+    findings += _outliers(tables["outliers"])
     flat = layers.filter(pl.col("std") == 0)["layer"].to_list()
     if flat:
         findings.append(f"All weights are equal in {listing(flat)}: no density is fitted there.")
@@ -248,6 +292,19 @@ def _findings(network: Network, tables: dict[str, pl.DataFrame]) -> list[str]:
     if unfitted:
         findings.append(f"Fewer than {FEWEST} distinct weights in {listing(unfitted)}: no density is fitted there.")
     return findings
+
+
+def _outliers(table: pl.DataFrame) -> list[str]:
+    """Which channels stand out most."""
+    if table.is_empty():
+        return []
+    top = table.sort("sigmas", descending=True, maintain_order=True).head(3).to_dicts()
+    names = [f"{row['axis']} {row['channel']} of {row['layer']} ({row['sigmas']:.1f} sigma)" for row in top]
+    count, layers = plural(table.height, "channel"), plural(table["layer"].n_unique(), "layer")
+    return [
+        f"{count} in {layers} {'has' if table.height == 1 else 'have'} a weight beyond {OUTLIER:g} "
+        f"standard deviations of the layer; the farthest: {listing(names)}."
+    ]
 
 
 def _best(fits: pl.DataFrame, layers: pl.DataFrame) -> list[str]:
