@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netopsy.engine.interpreter import Plan, affected_nodes, boundary, plan
 from netopsy.engine.sweep.edits import Shift, Variant
@@ -22,6 +22,7 @@ BLOCK_IMAGES = 512
 FOLD_BYTES = {"cpu": 4 << 20}  # the largest activation of a piece: what the caches hold
 HEAD_BYTES = 64 << 20
 ELSEWHERE = 256 << 20
+OUTPUT_BYTES = 512 << 20  # outputs of the members of a group, before they are judged
 # Work on each value alone: folding gains nothing, so these stay with the head, where a batch norm can be folded too.
 # What is taken from several results stays with them: the results together are no value that can be kept.
 _LIGHT = {"batch_norm", "add", "relu", "hardtanh", "silu", "hardswish", "gelu", "max_pool2d", "avg_pool2d", "getitem"}
@@ -76,11 +77,11 @@ class SweepPlan:
 
         (images that the heads take at once, a multiple of the next; images of a piece of the tail; variants of one)
         """
-        fold = self.piece or max(8, min(256, self.budget // group.tail_bytes))
+        fold = self.piece or max(_fewest(8, group.tail_bytes), min(256, self.budget // group.tail_bytes))
         images = max(1, fold // members)
         inside = 256
         if group.linear is None:
-            inside = max(4, self.piece or min(256, self.budget // group.head_bytes))
+            inside = max(_fewest(4, group.head_bytes), self.piece or min(256, self.budget // group.head_bytes))
             if group.tail is None:
                 return inside, images, 1
         room = max(1, HEAD_BYTES // (group.cut_bytes * members))
@@ -89,7 +90,10 @@ class SweepPlan:
 
 def make_plan(network: Network, variants: Sequence[Variant], piece: int | None = None) -> SweepPlan:
     """The plan for `variants` of `network`; piece: images times variants that run at once, None chooses."""
-    groups = _groups(network, variants)
+    groups, each = _groups(network, variants), value_bytes(network, network.output)
+    most = max(1, OUTPUT_BYTES // each)  # of a large vocabulary few variants at a time
+    groups = tuple(part for group in groups for part in _split(group, most))
+    largest = max((len(group.members) for group in groups), default=1)
     needs = dict.fromkeys(name for group in groups for name in group.needs)
     return SweepPlan(
         network=network,
@@ -97,10 +101,20 @@ def make_plan(network: Network, variants: Sequence[Variant], piece: int | None =
         groups=groups,
         members=frozenset(position for group in groups for position in group.members),
         walk=plan(network, [network.output], watched=list(needs)),
-        block=_block(network, groups),
+        block=min(_block(network, groups), max(1, most // largest)),
         piece=piece,
         budget=FOLD_BYTES.get(network.device.type, ELSEWHERE),
     )
+
+
+def _fewest(count: int, each: int) -> int:
+    """`count` pieces, or as many of `each` bytes as there is room for."""
+    return max(1, min(count, ELSEWHERE // each))
+
+
+def _split(group: EditGroup, most: int) -> list[EditGroup]:
+    """The group in parts of at most `most` members."""
+    return [replace(group, members=group.members[i : i + most]) for i in range(0, len(group.members), most)]
 
 
 def last_use(groups: Iterable[EditGroup]) -> dict[str, str]:
