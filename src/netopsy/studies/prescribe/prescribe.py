@@ -26,7 +26,6 @@ from netopsy.studies.prescribe.report import (
     layer_table,
     path_table,
     promise_table,
-    sensitivity_table,
 )
 from netopsy.studies.study import Study, file_for, stem_of, whereabouts
 from netopsy.studies.sweep_report import Budget, measure_of, parse_budget, with_left_out
@@ -99,7 +98,7 @@ class Prescribe(Study):
         tables = {
             "promise": promise_table(prescription, self.confidence, path),
             "layers": layer_table(network, layers, prescription, path),
-            "sensitivity": sensitivity_table(prescription),
+            "sensitivity": prescription.sensitivity,
             "path": path_table(prescription, scores),
             "scores": scores,
         }

@@ -79,11 +79,6 @@ def layer_table(network: Network, layers: Sequence[Layer], prescription: Prescri
     return pl.DataFrame(rows, schema=_LAYERS)
 
 
-def sensitivity_table(prescription: Prescription) -> pl.DataFrame:
-    """The map as it was measured, a row a layer and candidate."""
-    return prescription.sensitivity
-
-
 def promise_table(found: Prescription, confidence: float, path: Path) -> pl.DataFrame:
     """One row: the budget and its confidence, what was counted of the choice, the margin, the bytes and their price.
 
