@@ -266,8 +266,7 @@ def findings(network: Network, tables: dict[str, pl.DataFrame], prescription: Pr
 def _scores_sentence(before: dict[str, Any], after: dict[str, Any], measure: Measure) -> str:
     scores = f"{measure.score(before[measure.column])}, the file {measure.score(after[measure.column])}"
     text = f"On the {after['images']:,} reporting {measure.noun}s the unedited network scores {scores}"
-    if measure.unit != "top-1 accuracy":
-        text += f" ({measure.unit})"
+    text += "" if measure.unit == "top-1 accuracy" else f" ({measure.unit})"
     if measure.tokens:
         text += f", {before['loss']:.4f} and {after['loss']:.4f} nats a token"
     if measure.column == "agreement" or after.get("agreement") is None:
