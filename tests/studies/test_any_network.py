@@ -113,7 +113,7 @@ def test_a_regression_is_scored_by_r2() -> None:
     (batch,) = samples.batches(network.preprocessing, len(samples))
     with torch.no_grad():
         given = network.module(*batch.inputs.values())[:, 0].numpy()
-    labels = samples.labels
+    labels = samples.labels.reshape(-1)
     r2 = 1 - ((given - labels) ** 2).sum() / ((labels - labels.mean()) ** 2).sum()
     assert row["r2"] == pytest.approx(r2, abs=1e-5)
 

@@ -215,6 +215,8 @@ class Samples:
     def strata(self) -> NDArray[Any]:
         """Labels to draw evenly from; where there are no classes, all samples are alike."""
         labels = self._labels
+        if labels is not None and labels.dtype.kind == "f" and not np.isin(labels, (0, 1)).all():
+            return np.zeros(len(self), np.int64)  # numbers
         if labels is None or (labels.dtype.kind == "f" and not self.multilabel) or labels.ndim > 2:
             return np.zeros(len(self), np.int64)
         return labels if labels.ndim == 1 or self.multilabel else np.zeros(len(self), np.int64)
