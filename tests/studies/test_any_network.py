@@ -247,7 +247,7 @@ def test_outlying_channels_are_named() -> None:
 @pytest.mark.parametrize("name", PATIENTS)
 def test_compressed_files_give_the_weights_back(name: str, tmp_path: Path) -> None:
     network, _ = patient(name)
-    state = expand(compress(network, tmp_path / "x.netopsy", bits=8))
+    state = expand(compress(network, tmp_path / "x.netopsy.safetensors", bits=8))
     assert set(state) == set(network.module.state_dict())
     for layer in network.layers:
         assert len(np.unique(state[layer.weight].numpy())) <= 256
