@@ -38,9 +38,8 @@ def pieces_of(network: Network, samples: Samples, index: int) -> list[str]:
         return _columns(samples.read(index))
     value, signature = samples.read(index), network.signature
     if isinstance(value, str) and signature.tokenizer is not None:
-        encoded = signature.tokenizer.encode([value], signature.length)[0]
-        ids, spans = getattr(encoded, "ids", encoded), getattr(encoded, "spans", None)
-        names = [_name(signature.tokenizer, number) for number in ids[: signature.length]]
+        ids, spans = tokens_of(signature.tokenizer, value, signature.length)
+        names = [token_name(signature.tokenizer, number) for number in ids[: signature.length]]
         if spans is None:
             return names
         return [value[a:b] or name for name, (a, b) in zip(names, spans, strict=False)]
@@ -49,7 +48,15 @@ def pieces_of(network: Network, samples: Samples, index: int) -> list[str]:
     return [f"{number} " for number in batch.images[0][real].reshape(-1).tolist()]
 
 
-def _name(tokenizer: Any, number: int) -> str:
+def tokens_of(tokenizer: Any, text: str, length: int | None) -> tuple[Sequence[int], Sequence[tuple[int, int]] | None]:
+    """The numbers of a text's tokens, and the characters (start, end) of each; None where the tokenizer tells none."""
+    if hasattr(tokenizer, "align"):
+        aligned = tokenizer.align([text], length)[0]
+        return aligned.ids, aligned.spans
+    return tokenizer.encode([text], length)[0], None
+
+
+def token_name(tokenizer: Any, number: int) -> str:
     """One token of the vocabulary as text."""
     text = tokenizer.decode([number]) if hasattr(tokenizer, "decode") else ""
     return text or (tokenizer.token(number) if hasattr(tokenizer, "token") else "") or f"<{number}>"

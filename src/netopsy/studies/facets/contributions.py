@@ -75,12 +75,20 @@ class AffineStep:
         values: the values of the sources by name, (n, ...). places: flat place of each image; by default the unit's own
         place, or where it has none its strongest one on each image.
         """
-        inputs = {name: values[name].detach().requires_grad_() for name in self.sources}
+        padded = {name: _by_channel(values[name], self.network.nodes[name]).isnan().all(1) for name in self.sources}
+        inputs = {
+            name: values[name].detach().nan_to_num() if padded[name].any() else values[name].detach()
+            for name in self.sources
+        }
+        inputs = {name: value.requires_grad_() for name, value in inputs.items()}
         n = len(next(iter(inputs.values())))
         with torch.enable_grad():
             end = self.step.run(inputs, batch=n)[self.end.node]
             axis = self.network.nodes[self.end.node].channel_axis
             space = end.select(axis, self.end.channel).reshape(n, -1)
+            for blank in padded.values():  # no place of padding is the strongest
+                if blank.any() and blank.shape == space.shape:
+                    space = space.masked_fill(blank, -torch.inf)
             at = self.flat(space) if places is None else places.to(space.device)
             value = space.gather(1, at[:, None])[:, 0]
             slopes = torch.autograd.grad(value.sum(), list(inputs.values()), allow_unused=True)

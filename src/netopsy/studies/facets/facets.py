@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from netopsy.charts.passages import Entry, passages, reads_passages
 from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.pictures.patches import patches
-from netopsy.result import Figure, Image, Result
+from netopsy.result import Figure, Image, Result, Texts
 from netopsy.samples.labels import strata
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Seed
@@ -109,11 +110,13 @@ class Facets(ObservingStudy):
         ]
         accounts = self._accounts(network, samples, drives)
         units = [str(drive.unit) for drive in drives]
-        frames = tables.make_tables(units, names, samples.classes, strata(samples.labels), stimuli, groups, accounts)
+        frames = tables.make_tables(units, names, samples.classes, _class_of(samples), stimuli, groups, accounts)
+        texts = reads_passages(network)
         return self.result(
             tables=frames,
             figures=_figures(units, names, accounts),
-            images=self._sheets(network, samples, drives, stimuli, groups),
+            images={} if texts else self._sheets(network, samples, drives, stimuli, groups),
+            texts={"facets": _texts(network, samples, drives, stimuli, groups)} if texts else {},
             findings=[
                 findings.overall_sentence(units, groups),
                 *tables.sentences(units, names, groups, accounts, frames),
@@ -159,7 +162,7 @@ class Facets(ObservingStudy):
         if isinstance(first, str):
             return [], [], [first]
         strongest = results["units"]
-        channels = mixed_channels(strongest, strata(samples.labels), HANDFUL)[: self.chosen]
+        channels = mixed_channels(strongest, _class_of(samples), HANDFUL)[: self.chosen]
         if not channels:
             why = f"No unit of {first.unit.node} is strong on {HANDFUL} or more of the {plural(len(samples), 'image')}."
             return [], [], [why]
@@ -168,7 +171,7 @@ class Facets(ObservingStudy):
         return [d for d in drives if isinstance(d, AffineStep)], stimuli, []
 
     def _accounts(self, network: Network, samples: Samples, drives: Sequence[AffineStep]) -> list[Account | str]:
-        labels = samples.labels
+        labels = samples.labels if samples.classified else _class_of(samples)
         if len(samples) < 20:
             return [f"{len(samples)} images are too few for a Boolean account: give 20 or more"] * len(drives)
         train, test = split_images(labels, self.images, self.held_out, self.seed)
@@ -224,3 +227,36 @@ def _figures(
         for unit, input_names, result in zip(units, names, accounts, strict=True)
         if isinstance(result, Account) and 0 < result.table.inputs <= 6
     }
+
+
+def _class_of(samples: Samples) -> np.ndarray:
+    """The class of every sample, -1 where they have none."""
+    return strata(samples.labels) if samples.classified else np.full(len(samples), -1)
+
+
+def _texts(
+    network: Network,
+    samples: Samples,
+    drives: Sequence[AffineStep],
+    stimuli: Sequence[StrongStimuli],
+    groups: Sequence[Groups],
+) -> Texts:
+    """The strongest stimuli of each facet as text."""
+    shown = {}
+    for drive, strong, facets in zip(drives, stimuli, groups, strict=True):
+        for k, part in enumerate(facets.parts, 1):
+            entries = [
+                Entry(drive.end.channel, int(strong.images[r]), int(strong.places[r]), f"{strong.values[r]:.3g}")
+                for r in part.rows[:_LINES]
+            ]
+            shown[f"{drive.unit}, facet {k}"] = tuple(
+                passages(network, samples, {drive.end.node: entries})[drive.end.node]
+            )
+    return Texts(
+        shown,
+        "The facets of each unit",
+        "One block a facet, its strongest stimuli first; the framed token is the stimulus, shaded by the unit's value.",
+    )
+
+
+_LINES = 5  # stimuli of a facet that are shown

@@ -53,6 +53,8 @@ class Contributions(Tally):
     update: the values of the step's sources. result: the measures by name, (n,) or (n, input).
     """
 
+    by_sample = True
+
     def __init__(
         self,
         step: AffineStep,

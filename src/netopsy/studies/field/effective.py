@@ -9,13 +9,16 @@ from typing import Any
 import polars as pl
 import torch
 from jaxtyping import Float64
+from scipy import stats
 from torch import Tensor
 
 from netopsy.engine.backproject.backproject import backproject
+from netopsy.engine.backproject.tree import Trunk
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import NetworkError
 from netopsy.network.activations import operand
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.network.units import Unit, channels, find_unit, middle, places, unit_field, unit_nodes
 from netopsy.network.windows.field import Box, receptive_field
 from netopsy.samples.samples import Samples
@@ -202,3 +205,102 @@ def measure(probe: Probe, box: Box, cut: bool, energy: Float64[Tensor, "height w
         sd.append(float((along * (position - mean).square()).sum().sqrt()))
     area = pixels / ((bottom - top) * (right - left))
     return Effective(probe, box, cut, energy, area, pixels**0.5, (sd[0], sd[1]), (centre[0], centre[1]))
+
+
+DISTANCES: dict[str, Any] = {
+    **{"node": pl.String, "axis": pl.Int64, "samples": pl.Int64, "mean": pl.Float64, "mean_low": pl.Float64},
+    **{"mean_high": pl.Float64, "radius": pl.Float64, "radius_low": pl.Float64, "radius_high": pl.Float64},
+    **{"itself": pl.Float64, "before": pl.Float64, "after": pl.Float64},
+}
+_RADIUS = 0.9  # share of the squared gradient within the radius
+
+
+def distances(
+    network: Network, samples: Samples, names: Sequence[str], rows: Sequence[int], generator: torch.Generator
+) -> pl.DataFrame:
+    """How far along a text or a recording units look: one row a node, means over the samples with 95 % intervals.
+
+    The squared gradient of one unit, a channel drawn at random, at three quarters of each sample, over the places of
+    the input, summed over what each place holds. mean: distance weighted by it, in places. radius: within which 90 %
+    of it lies. itself, before, after: shares of it. axis: of the node's value that holds the features.
+    """
+    parts: dict[str, list[list[float]]] = {name: [] for name in names}
+    length = network.signature.length
+    for batch in samples.batches(network.preprocessing, _STEP, order=rows):
+        inputs = batch.to(network.device)
+        real = torch.full((len(batch.indices),), length) if batch.mask is None else batch.mask.sum(1)
+        for name in names:
+            node = network.nodes[name]
+            grid = places(node)
+            axis = [k for k in range(1, len(node.full_shape)) if k != node.channel_axis % len(node.full_shape)].index(
+                node.length_axes[0]
+            )
+            units, at = [], []
+            for count in real.tolist():
+                place = [size // 2 for size in grid]
+                place[axis] = min(grid[axis] - 1, (3 * count // 4) * grid[axis] // length)
+                at.append(place[axis] * length // grid[axis])
+                units.append((name, int(torch.randint(channels(node), (1,), generator=generator)), *place))
+            try:
+                maps = backproject(network, inputs, units, "gradient", of=range(len(units)))
+            except NetworkError:
+                continue
+            source = source_of_node(network, name)
+            energy = maps.double().square().movedim(source.length_axes[0], 1).flatten(2).sum(2).cpu()
+            for weights, place, count in zip(energy, at, real.tolist(), strict=True):
+                weights = weights[:count]
+                if weights.sum() > 0 and torch.isfinite(weights).all():
+                    parts[name].append(_along(weights / weights.sum(), place))
+    table = []
+    for name, values in parts.items():
+        if not values:
+            continue
+        columns = torch.tensor(values, dtype=torch.float64)
+        ends = [_interval(columns[:, k]) for k in (0, 1)]
+        node = network.nodes[name]
+        table.append(
+            [
+                name,
+                node.channel_axis % len(node.full_shape),
+                len(values),
+                *ends[0],
+                *ends[1],
+                *columns[:, 2:].mean(0).tolist(),
+            ]
+        )
+    return pl.DataFrame(table, schema=DISTANCES, orient="row")
+
+
+def source_of_node(network: Network, name: str) -> Node:
+    """Where the flow back from a node ends."""
+    return Trunk(network, name).source
+
+
+def along_length(network: Network, count: int) -> list[str]:
+    """`count` nodes spread over the depth whose units lie along a text or a recording."""
+    names = [name for name, node in unit_nodes(network).items() if node.length_axes]
+    return [names[i] for i in spread_indices(len(names), count)]
+
+
+def _along(weights: Float64[Tensor, " length"], place: int) -> list[float]:
+    """Mean distance, radius, and the shares at the place itself, before and after it."""
+    away = (torch.arange(len(weights)) - place).abs()
+    within = torch.zeros(int(away.max()) + 1, dtype=weights.dtype).index_add(0, away, weights).cumsum(0)
+    radius = int((within < _RADIUS - 1e-12).sum())
+    here = float(weights[place]) if place < len(weights) else 0.0
+    return [
+        float((away * weights).sum()),
+        float(radius),
+        here,
+        float(weights[:place].sum()),
+        float(weights[place + 1 :].sum()),
+    ]
+
+
+def _interval(values: Float64[Tensor, " n"]) -> list[float | None]:
+    """Mean, and the ends of its 95 % interval (Student's t); null ends of fewer than three values."""
+    mean = float(values.mean())
+    if len(values) < 3:
+        return [mean, None, None]
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5)
+    return [mean, max(0.0, mean - half), mean + half]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import polars as pl
 import torch
 
+from netopsy import charts
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Image, Result
@@ -16,8 +17,17 @@ from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed
 from netopsy.studies.field import drawings
 from netopsy.studies.field import report as figures
-from netopsy.studies.field.effective import Effective, Probe, averages, fields, find_probe, over_depth
-from netopsy.studies.field.report import findings
+from netopsy.studies.field.effective import (
+    Effective,
+    Probe,
+    along_length,
+    averages,
+    distances,
+    fields,
+    find_probe,
+    over_depth,
+)
+from netopsy.studies.field.report import far, findings
 from netopsy.studies.field.tree import ActivationTree, grow_tree, tree_table
 from netopsy.studies.study import Study
 
@@ -52,6 +62,8 @@ class Field(Study):
         unit = None if self.tree is None else find_unit(network, self.tree)
         generator = torch.Generator().manual_seed(self.seed)
         rows = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
+        if network.signature.length is not None:
+            return self._along_length(network, samples, rows.tolist(), generator)
         probes: list[Probe] = [*named, *over_depth(network, self.layers)]
         measured = averages(network, samples, probes, rows.tolist(), self.energy, generator)
         image = read_images(network, samples, [self.image])
@@ -63,6 +75,31 @@ class Field(Study):
             figures=figures.draw_figures(tables, grown),
             images=self._images(network, image, measured, grown),
             findings=findings(network, tables, grown, self.image, self.energy, len(rows)),
+        )
+
+    def _along_length(self, network: Network, samples: Samples, rows: list[int], generator: torch.Generator) -> Result:
+        """How far back units of texts and recordings look; they have no pictures to draw fields on."""
+        names = [find_unit(network, unit).node for unit in self.units] + along_length(network, self.layers)
+        names = [name for name in dict.fromkeys(names) if network.nodes[name].length_axes]
+        away = distances(network, samples, names, rows, generator)
+        chart = {}
+        if away.height:
+            chart["distances"] = charts.curve(
+                away,
+                "node",
+                "mean",
+                low="mean_low",
+                high="mean_high",
+                zero=True,
+                title="How far units look, by depth",
+                reading="Distance in places between a unit and what its squared gradient lies on, mean over samples "
+                "with its 95 % interval.",
+                source="after Luo et al., 2016",
+                x_title="node",
+                y_title="places",
+            )
+        return self.result(
+            tables={"fields": fields(network), "distances": away}, figures=chart, findings=far(away, samples.noun)
         )
 
     def _images(

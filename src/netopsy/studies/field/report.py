@@ -215,3 +215,21 @@ def _theory(fields: pl.DataFrame) -> list[str]:
 
 def _name(row: dict[str, object]) -> str:
     return str(row["node"]) if row["channel"] is None else f"{row['node']}:{row['channel']}:{row['place']}".rstrip(":")
+
+
+def far(away: pl.DataFrame, noun: str) -> list[str]:
+    """How far units look along a text or a recording. away: the table `distances`."""
+    if away.is_empty():
+        return ["No gradient reaches the input from the units that lie along it, so how far they look is unknown."]
+    first, last = away.row(0, named=True), away.row(-1, named=True)
+    lines = [
+        f"A unit of {row['node']} looks {row['mean']:.1f} places far on average (90 % of its squared gradient within "
+        f"{row['radius']:.0f}), over {plural(row['samples'], noun)}; {row['itself']:.0%} of it lies at its own place."
+        for row in ([first, last] if away.height > 1 else [first])
+    ]
+    ahead = away.filter(pl.col("after") > 0)
+    if ahead.is_empty():
+        lines.append("No unit looks ahead: nothing after its place has any gradient (a causal network).")
+    elif (away["before"] == 0).all():
+        lines.append("No unit looks back.")
+    return lines

@@ -10,7 +10,9 @@ import torch
 
 from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.workspace.workspace import conditions, current_workspace
+from netopsy.errors import SettingsError
 from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.units import find_unit
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
@@ -21,6 +23,8 @@ from netopsy.studies.maximize.drawing import figures, sheets
 from netopsy.studies.maximize.findings import findings
 from netopsy.studies.maximize.parametrisation import mixing
 from netopsy.studies.maximize.records import run_table, step_table
+from netopsy.studies.maximize.search import run_table as found_table
+from netopsy.studies.maximize.search import search, sentences, show
 from netopsy.studies.maximize.target import Target, find_targets
 from netopsy.studies.observing import ObservingStudy
 
@@ -77,6 +81,8 @@ class Maximize(ObservingStudy):
         counts = {} if named else candidate_nodes(network)
         statistics = SampleStatistics.of(results)
         targets = find_targets(network, named or choose_units(network, counts, statistics), self.objective)
+        if not isinstance(network.preprocessing, Preprocessing):
+            return self._search(network, samples, targets, statistics)
         recipe = self.recipe(mixing(statistics.covariance, network.image_preprocessing.depth))
         climbs = self.climb(network, targets, recipe)
         strongest = [strongest_of(target, statistics) for target in targets]
@@ -89,8 +95,26 @@ class Maximize(ObservingStudy):
             findings=findings(runs, targets, climbs, recipe, network, samples, chosen=not named),
         )
 
+    def _search(
+        self, network: Network, samples: Samples | None, targets: list[Target], statistics: SampleStatistics
+    ) -> Result:
+        """The same of samples that are no pictures: tokens, recordings, rows and other arrays."""
+        strongest = [strongest_of(target, statistics) for target in targets]
+        found = search(
+            network, samples, targets, strongest, runs=self.runs, steps=self.steps or _STEPS["plain"], seed=self.seed
+        )
+        best = {str(target.unit): value for target, value in zip(targets, strongest, strict=True)}
+        runs = found_table(found, best, network)
+        texts, images = show(network, samples, targets, strongest, found)
+        return self.result(tables={"runs": runs}, texts=texts, images=images, findings=sentences(runs, samples))
+
     def _unit_names(self, network: Network) -> list[str]:
         """The units asked for; SettingsError for one that cannot be climbed."""
+        if self.way == "fourier" and not isinstance(network.preprocessing, Preprocessing):
+            raise SettingsError(
+                f"the way 'fourier' draws pictures, and {network.name} takes "
+                f"{', '.join(map(str, network.signature.inputs))}; use the way 'plain'."
+            )
         named = list(dict.fromkeys(str(find_unit(network, unit)) for unit in self.units))
         find_targets(network, named, self.objective)
         return named
