@@ -98,7 +98,8 @@ class Setting:
     """What one field of a dataclass may be.
 
     kind: bool, int, float or str; None where it is another thing, which is not checked here. several: a tuple of them.
-    optional: or None. choices: the words allowed, empty for any.
+    optional: or None. choices: the words allowed, empty for any. number_or_text: a number stands for its text, and
+    the method `check` says which texts are allowed.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Setting:
     interval: Interval | None
     length: Length
     unique: bool
+    number_or_text: bool = False
 
     def check(self, value: Any) -> Any:
         """`value`, of Python's own types and a list as a tuple; SettingsError where it is not allowed."""
@@ -148,7 +150,8 @@ class Setting:
         if self.choices:
             return self._check_choice(value)
         if self.kind in (bool, str):
-            if not isinstance(value, self.kind):
+            stands = self.number_or_text and isinstance(value, Real) and not isinstance(value, bool)
+            if not (isinstance(value, self.kind) or stands):
                 raise self._mistake(value)
             return value
         number = Integral if self.kind is int else Real
@@ -216,17 +219,19 @@ def _read(name: str, hint: Any, default: Any) -> Setting:
     lengths = [part for part in parts if isinstance(part, Length)]
     kinds = [part for part in parts if isinstance(part, type) and part is not NoneType and part is not tuple]
     choices = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
+    mixed = set(kinds) == {float, str} and not choices
     known = len(set(kinds)) == 1 and kinds[0] in _NOUNS
     return Setting(
         name=name,
         default=default,
-        kind=kinds[0] if known and not choices else str if choices and not kinds else None,
+        kind=kinds[0] if known and not choices else str if mixed or (choices and not kinds) else None,
         several=tuple in parts,
         optional=NoneType in parts,
         choices=choices,
         interval=intervals[0] if intervals else None,
         length=lengths[0] if lengths else Length(),
         unique=any(isinstance(part, Unique) for part in parts),
+        number_or_text=mixed,
     )
 
 

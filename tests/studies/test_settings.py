@@ -84,6 +84,7 @@ def test_what_is_out_of_a_range_is_refused_in_one_sentence(cls: type, setting: S
         return
     wrap = (lambda value: (value,) * max(1, setting.length.least)) if setting.several else (lambda value: value)
     wrong: list[Any] = {bool: ["yes", 1], str: [3, True], int: [True, "1", 0.5], float: [True, "1"]}[setting.kind]
+    wrong = ["1 bit", "", True] if setting.number_or_text else wrong
     for value in [*wrong, *(beyond(setting) if numeric(setting) else [])]:
         sentence = refused(cls, setting.name, wrap(value))
         words = str(setting.interval or "")
