@@ -28,7 +28,7 @@ def refusal(source: object, **options: object) -> str:
     [
         (X, Y[:3], r"4 images and 3 labels"),
         (X, Y - 1, r"down to -1; number the classes from 0"),
-        (X, Y / 3, r"float64 of shape \(4,\); give whole numbers"),
+        (X, np.where(Y == 2, np.nan, Y), r"label of row 2 .* is NaN or infinite"),
         (X, np.array(list("abcd")), r"<U1 of shape \(4,\); give whole numbers"),
         (X, Y[:, None].repeat(3, 1), r"other values than 0 and 1"),
         (X, Y * 10**9, r"up to 3000000000; number the classes"),
@@ -205,7 +205,11 @@ def test_torch_datasets_of_other_things():
     assert "not (picture, label)" in refusal(Odd(3, 4))
     assert "not (picture, label) with labels of one kind" in refusal(Odd((X[0], [0, 1]), (X[0], [1])))
     assert "<U3" in refusal(Odd((X[0], "cat")))
-    for picture, says in ((X[0] / 255, "float64 ndarray"), ("a.png", "a str"), (X[0, :, :, :2], "uint8 ndarray")):
+    for picture, says in (
+        (X[0] / 255, "float64 ndarray"),
+        ("a.png", "a str"),
+        (np.zeros((5, 6, 70), np.uint8), "uint8 ndarray"),
+    ):
         samples = load_samples(Odd((picture, 0)))
         with pytest.raises(SamplesError, match=rf"{says}.*give Pillow images"):
             samples.image(0)

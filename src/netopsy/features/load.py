@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError
-from netopsy.features.arrays import Raw, from_npy, from_npz
 from netopsy.features.extract import split_rows
 from netopsy.features.features import Features, blocks_of, occurring, read_labels
-from netopsy.features.parquet import from_parquet
+from netopsy.features.read import Raw, from_npy, from_npz, from_parquet
 from netopsy.samples.arrays import as_array
 
 FORMS = "a .npy with labels=FILE, an .npz, a .parquet, or a pair of arrays (x, y)"

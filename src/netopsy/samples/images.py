@@ -6,22 +6,71 @@ import hashlib
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Kind, Signature
-from netopsy.samples.pixels import Pixels, array_of, fit, match_depth, normalise, plain_image
+from netopsy.samples.pixels import (
+    MOST_CHANNELS,
+    Pixels,
+    array_of,
+    draw_picture,
+    fit,
+    match_depth,
+    normalise,
+    plain_image,
+)
 from netopsy.samples.records import Arrays
+
+
+class Span(NamedTuple):
+    """A part of a file, as a member of a tar is."""
+
+    path: Path
+    offset: int
+    size: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.path}"
+
+
+class Contents(NamedTuple):
+    """The contents of a file that stand in a table."""
+
+    bytes: bytes
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Entry = Path | Span | Contents
+
+
+def read_entry(entry: Entry, what: str) -> bytes:
+    """The contents of a file, of a part of one, or as they stand in a table; SamplesError where they cannot be had."""
+    if isinstance(entry, Contents):
+        return entry.bytes
+    try:
+        if isinstance(entry, Path):
+            return entry.read_bytes()
+        with entry.path.open("rb") as file:
+            file.seek(entry.offset)
+            return file.read(entry.size)
+    except OSError as error:
+        raise SamplesError(f"cannot read the {what} {entry}: {error.strerror or error}.") from error
 
 
 class Images(ABC):
@@ -44,6 +93,14 @@ class Images(ABC):
     @abstractmethod
     def load(self, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Pixels:
         """Pixels (batch, height, width, channel) at the network's size and depth, 0..255, RGB, gray or other."""
+
+    def title(self, row: int) -> str:
+        """Nothing beyond its number."""
+        return ""
+
+    def thumbnail(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
+        """The picture itself, made small."""
+        return draw_picture(self.read(row))
 
     def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
         """Whether pictures are copied and no more."""
@@ -99,7 +156,7 @@ class ArrayImages(Images):
 class FileImages(Images):
     """Pictures in files, decoded when asked for. The digest is over the files' contents, not their names or dates."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Entry]) -> None:
         self.paths = paths
 
     def __len__(self) -> int:
@@ -128,24 +185,26 @@ class FileImages(Images):
         return hashlib.blake2b(self._contents(row)).digest()
 
     def _contents(self, row: int) -> bytes:
-        try:
-            return self.paths[row].read_bytes()
-        except OSError as error:
-            raise SamplesError(f"cannot read the image {self.paths[row]}: {error.strerror or error}.") from error
+        return read_entry(self.paths[row], "image")
 
 
 class DatasetImages(Images):
-    """Pictures of anything that gives (picture, label) by index. One thread reads, unless it is known to allow more."""
+    """Pictures of anything that gives (picture, label) by index. One thread reads, unless it is known to allow more.
 
-    def __init__(self, dataset: Any, name: str, workers: int | None = 1) -> None:
-        self.dataset, self.name, self.workers = dataset, name, workers
+    picture: of an item, that which is the picture.
+    """
+
+    def __init__(
+        self, dataset: Any, name: str, workers: int | None = 1, picture: Callable[[Any], Any] = itemgetter(0)
+    ) -> None:
+        self.dataset, self.name, self.workers, self.picture = dataset, name, workers, picture
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, row: int) -> Pixels:
         try:
-            picture = self.dataset[row][0]
+            picture = self.picture(self.dataset[row])
         except Exception as error:
             raise SamplesError(
                 f"{self.name} gives no picture at index {row}: {error or type(error).__name__}."
@@ -191,10 +250,11 @@ def pixels_of(picture: Any, name: str) -> NDArray[np.uint8]:
         pixels = picture
     if pixels is not None and pixels.dtype == np.uint8:
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        if pixels.ndim == 3 and pixels.shape[-1] in (1, 3, 4) and pixels.size:
+        if pixels.ndim == 3 and pixels.shape[-1] <= MOST_CHANNELS and pixels.size:
             return pixels
     what = f"{getattr(picture, 'dtype', '')} {type(picture).__name__} {tuple(getattr(picture, 'shape', ()))}".strip()
     raise SamplesError(
         f"the picture {name} is a {what}; give Pillow images, uint8 tensors (channel, height, width) or uint8 arrays "
-        "(height, width, channel) of 1, 3 or 4 channels: leave out transforms that make floats, Netopsy normalises."
+        f"(height, width, channel) of at most {MOST_CHANNELS} channels: leave out transforms that make floats, Netopsy "
+        "normalises."
     )

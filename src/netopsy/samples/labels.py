@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float32, Int64
 from numpy.typing import NDArray
 
@@ -93,13 +95,50 @@ def check_labels(values: NDArray[np.generic], name: str) -> Labels:
     return values.astype(np.int64)
 
 
+def read_targets(
+    y: Any, classes: tuple[str, ...] | None, name: str, task: Any = None, places: tuple[int, ...] = ()
+) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
+    """What a network is to give for each sample, as `Samples` holds it, and the names of the classes if there are any.
+
+    y: None; whole numbers (n,) or 0 and 1 (n, classes), which are classes; other floats (n,) or (n, values), which are
+    numbers to give; whole numbers (n, *places), a class for each place of a sample. task: 'regression' takes
+    whole numbers as numbers to give, 'classification' floats as classes. places: of one sample, its tokens or pixels.
+    """
+    if y is None:
+        return None, ()
+    task = getattr(task, "name", task)
+    values = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise SamplesError(f"the label of row {row} of {name} is NaN or infinite; mend it or leave the row out.")
+        if task == "classification" and (values == np.rint(values)).all():
+            values = values.astype(np.int64)
+    numbers = task == "regression" or (
+        values.dtype.kind == "f" and (values.ndim == 1 or (values.ndim == 2 and not np.isin(values, (0, 1)).all()))
+    )
+    if numbers and values.ndim in (1, 2) and values.dtype.kind in "biuf":
+        return values.astype(np.float32), ()
+    by_place = values.ndim > 2 or (values.ndim == 2 and places != () and values.shape[1:] == places[-1:])
+    if by_place and values.dtype.kind in "iu":
+        if values.min(initial=0) < 0 and set(np.unique(values[values < 0]).tolist()) != {-100}:
+            raise SamplesError(
+                f"the labels of {name} go down to {values.min()}; mark places that do not count by -100."
+            )
+        needed = int(values.max(initial=0)) + 1
+        return values.astype(np.int64), tuple(map(str, range(needed))) if classes is None else classes
+    labels = check_labels(values, name)
+    return labels, name_classes(labels, classes, name)
+
+
 def name_classes(labels: Labels, classes: tuple[str, ...] | None, name: str) -> tuple[str, ...]:
     """The class names for `labels`: those given, if there are enough, or else the indices as text."""
     needed = labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
     if classes is None:
         if needed > MOST:
             raise SamplesError(
-                f"the labels of {name} go up to {needed - 1}; number the classes from 0, below {MOST:,}."
+                f"the labels of {name} go up to {needed - 1}; number the classes from 0, below {MOST:,}, or "
+                "give task='regression' for numbers that a network is to give."
             )
         return tuple(str(index) for index in range(needed))
     if len(classes) < needed or (labels.ndim == 2 and len(classes) != needed):
@@ -138,4 +177,67 @@ def multi_hot(rows: Sequence[Int64[np.ndarray, " held"]], width: int) -> Float32
     table = np.zeros((len(rows), width), np.float32)
     for hot, row in zip(table, rows, strict=True):
         hot[row] = 1
+    return table
+
+
+def column_labels(
+    frame: pl.DataFrame,
+    columns: Sequence[str],
+    classes: tuple[str, ...] | None,
+    features: Mapping[str, Any],
+    name: str,
+    by_place: bool,
+) -> tuple[NDArray[Any] | None, tuple[str, ...] | None]:
+    """The labels in columns of a table as numbers, and the names of their classes where the table has them.
+
+    features: what Hugging Face says of the columns. by_place: whether a list of labels has one for each token.
+    """
+    if not columns:
+        return None, classes
+    values = [frame[column] for column in columns]
+    for one in values:
+        if one.null_count():
+            row = int(one.is_null().arg_max() or 0)
+            raise SamplesError(
+                f"column '{one.name}' of {name} has no label in row {row} (from 0); give label=None for none."
+            )
+    if len(values) > 1:
+        if not all(one.dtype.is_numeric() or one.dtype == pl.Boolean for one in values):
+            raise SamplesError(
+                f"the label columns {', '.join(columns[:5])} of {name} are not all numbers; name one of words."
+            )
+        table = np.stack([one.cast(pl.Float64).to_numpy() for one in values], axis=1)
+        return table, tuple(columns) if np.isin(table, (0, 1)).all() else None
+    (one,) = values
+    kind = features.get(columns[0])
+    if isinstance(kind, Mapping):
+        kind = kind if kind.get("_type") == "ClassLabel" else kind.get("feature")
+        if isinstance(kind, Mapping) and isinstance(kind.get("names"), list) and classes is None:
+            classes = tuple(map(str, kind["names"]))
+    if isinstance(one.dtype, pl.List | pl.Array):
+        rows = one.to_list()
+        if by_place:
+            return _pad(rows), classes
+        if one.dtype.inner.is_float():
+            return np.asarray(rows), None
+        flat, names = indices_of([str(word) for row in rows for word in row], classes, name)
+        ends = np.cumsum([len(row) for row in rows])
+        return multi_hot(np.split(flat, ends[:-1]), len(names)), names
+    if one.dtype == pl.Boolean or one.dtype.is_numeric():
+        numbers = one.cast(pl.Int64).to_numpy() if one.dtype == pl.Boolean else one.to_numpy()
+        if one.dtype.is_integer() and (numbers == -1).all():  # how the Hub marks a part whose labels are kept secret
+            return None, classes
+        return (numbers.astype(np.float64) if one.dtype.is_decimal() else numbers), classes
+    if isinstance(one.dtype, pl.Enum) and classes is None:
+        classes = tuple(one.dtype.categories.to_list())
+    if one.dtype != pl.String and not isinstance(one.dtype, pl.Enum | pl.Categorical):
+        raise SamplesError(f"column '{columns[0]}' of {name} holds {one.dtype}; give words or numbers as labels.")
+    return indices_of(one.cast(pl.String).to_list(), classes, name)
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> Int64[np.ndarray, "n places"]:
+    """Labels of tokens, -100 behind shorter rows."""
+    table = np.full((len(rows), max(map(len, rows))), -100, np.int64)
+    for target, row in zip(table, rows, strict=True):
+        target[: len(row)] = row
     return table

@@ -20,6 +20,8 @@ FILTERS = {
 }
 LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601-2 in 1/65536, as Pillow has it
 
+MOST_CHANNELS = 64
+
 Pixels = UInt8[np.ndarray, "..."] | Float32[np.ndarray, "..."]
 
 
@@ -133,3 +135,39 @@ def apply(image: Image.Image | Pixels, preprocessing: Preprocessing) -> Float32[
     """One picture, or its pixels (height, width[, channel]) in 0..255, as the network's input."""
     pixels = array_of(plain_image(image)) if isinstance(image, Image.Image) else image
     return normalise(fit(pixels[..., None] if pixels.ndim == 2 else pixels, preprocessing)[None], preprocessing)[0]
+
+
+THUMBNAIL = 128  # pixels of a thumbnail's longer side
+
+
+def draw_picture(pixels: Pixels) -> UInt8[np.ndarray, "height width 3"]:
+    """A small picture of pixels (height, width, channel) in 0..255: of many channels three, of two the first."""
+    pixels = pixels[..., : 3 if pixels.shape[-1] >= 3 else 1]
+    plain = pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    picture = Image.fromarray(np.repeat(plain, 3, axis=-1) if plain.shape[-1] == 1 else np.ascontiguousarray(plain))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    return np.asarray(picture)
+
+
+def draw_array(values: Float32[np.ndarray, "..."]) -> UInt8[np.ndarray, "height width 3"]:
+    """A small picture of values (channel, height, width), or of the middle slice of more axes, from least to most."""
+    while values.ndim > 3 or (values.ndim == 3 and values.shape[0] not in (1, 3)):
+        values = values[len(values) // 2]
+    values = np.asarray(values, np.float32)
+    low, high = float(values.min()), float(values.max())
+    grey = (values - low) * np.float32(255 / (high - low) if high > low else 0)
+    return draw_picture(grey[..., None] if grey.ndim == 2 else np.moveaxis(grey, 0, -1))
+
+
+def draw_wave(values: Float32[np.ndarray, "*channels length"]) -> UInt8[np.ndarray, "height width 3"]:
+    """The outline of a series, dark on white: at each place from the least to the greatest value, of all channels."""
+    height, width = THUMBNAIL // 2, THUMBNAIL
+    lines = np.asarray(values, np.float32).reshape(-1, values.shape[-1])
+    edges = np.linspace(0, lines.shape[1], min(width, lines.shape[1]) + 1).astype(int)
+    low = np.minimum.reduceat(lines.min(0), edges[:-1])
+    high = np.maximum.reduceat(lines.max(0), edges[:-1])
+    most = max(float(np.abs(lines).max()), 1e-12)
+    top, bottom = (np.rint((1 - side / most) / 2 * (height - 1)).astype(int) for side in (high, low))
+    rows = np.arange(height)[:, None]
+    dark = ((rows >= top) & (rows <= bottom))[:, np.arange(width) * len(top) // width]
+    return np.repeat(np.where(dark, 40, 255).astype(np.uint8)[..., None], 3, axis=-1)

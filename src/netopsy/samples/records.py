@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 from numpy.typing import NDArray
 
-from netopsy.errors import SamplesError, nearest
+from netopsy.errors import NetopsyWarning, SamplesError, nearest
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Input, Kind, Signature
+from netopsy.samples.pixels import draw_array, draw_wave
 
 MASK = "<mask>"
 """Stands among the arrays of a batch for the places that belong to a sample, bool (batch, length)."""
@@ -38,6 +40,12 @@ class Records(Protocol):
     def read(self, row: int) -> Any:
         """One sample as it came."""
 
+    def title(self, row: int) -> str:
+        """A few words on one sample, in one line; nothing where its number says all."""
+
+    def thumbnail(self, row: int) -> UInt8[np.ndarray, "height width 3"] | None:
+        """A small picture of one sample; None of a kind that words show better."""
+
     def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
         """Whether a batch is copied and no more, so that one thread fills it at once."""
 
@@ -54,7 +62,9 @@ class Records(Protocol):
 class ArrayRecords:
     """Arrays by name, each (n, ...): what a network's inputs of these names take, as it is.
 
-    lengths: int64 (n,), how many places along `length_axis` of each sample are its own; None where all are.
+    lengths: int64 (n,), how many places along the last axis of each sample are its own; None where all are.
+    scale: (low, high) of the first field's values that become 0 and 1; None leaves them as they are.
+    rate: of a series, in samples a second, where it is known. describe: a few words on one row.
     """
 
     workers: int | None = None
@@ -65,6 +75,10 @@ class ArrayRecords:
         kind: Kind = "array",
         lengths: Int64[np.ndarray, " n"] | None = None,
         name: str = "arrays",
+        *,
+        scale: tuple[float, float] | None = None,
+        rate: int | None = None,
+        describe: Callable[[int], str] | None = None,
     ) -> None:
         counts = {field: len(values) for field, values in fields.items()}
         if not counts or len(set(counts.values())) > 1:
@@ -77,9 +91,35 @@ class ArrayRecords:
             if values.dtype.kind not in "fiub":
                 raise SamplesError(f"{field} of {name} is {values.dtype}; give numbers.")
         self.fields, self.kind, self.lengths, self.name = dict(fields), kind, lengths, name
+        self.scale, self.rate, self.describe = scale, rate, describe
+        self.notes: list[str] = []
+        self.coding: Any = None  # of a table: which columns became which inputs
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
+
+    def title(self, row: int) -> str:
+        """What `describe` says, how long a series is, else the first values."""
+        if self.describe is not None:
+            return self.describe(row)
+        values = next(iter(self.fields.values()))[row]
+        return title_values(values, self.kind, None if self.lengths is None else int(self.lengths[row]), self.rate)
+
+    def thumbnail(self, row: int) -> UInt8[np.ndarray, "height width 3"] | None:
+        """The outline of a series, the middle slice of an array."""
+        values = next(iter(self.fields.values()))[row]
+        if self.lengths is not None:
+            values = values[..., : max(1, int(self.lengths[row]))]
+        return draw_values(values, self.kind)
+
+    def prepare(self, rows: Int64[np.ndarray, " n"], preprocessing: Preprocessing | Signature) -> None:
+        """Say once of how many of these samples the end is cut off."""
+        length = preprocessing.signature.length
+        if length is None:
+            return
+        longest = max(array.shape[-1] if array.ndim > 1 else 1 for array in self.fields.values())
+        every = np.full(len(rows), longest) if self.lengths is None else self.lengths[rows]
+        note_cut(self, int((every > length).sum()), len(rows), length)
 
     def read(self, row: int) -> dict[str, NDArray[Any]] | NDArray[Any]:
         """The sample's values by field; of a single field its values alone."""
@@ -96,7 +136,8 @@ class ArrayRecords:
             shape = array.shape[1:]
             axis = None if self.lengths is None else len(shape) - 1
             kind: Kind = "mask" if array.dtype.kind in "biu" and field.endswith("mask") else self.kind
-            inputs.append(Input(field, shape, _TYPES.get(array.dtype.kind, torch.float32), kind, axis))
+            dtype = torch.float32 if self._scaled(field) else _TYPES.get(array.dtype.kind, torch.float32)
+            inputs.append(Input(field, shape, dtype, kind, axis))
         return Signature(tuple(inputs))
 
     def buffers(self, count: int, preprocessing: Preprocessing | Signature) -> Arrays:
@@ -116,13 +157,22 @@ class ArrayRecords:
             if entry.kind == "segments" and entry.name not in self.fields:
                 target[...] = 0
                 continue
-            values = self.fields[self._field(signature, entry)][rows]
+            field = self._field(signature, entry)
+            values = self.fields[field][rows]
+            if self.scale is not None and self._scaled(field):
+                low, high = map(np.float32, self.scale)
+                values = (values.astype(np.float32) - low) / (high - low)
+            if entry.kind == "series" and values.ndim != target.ndim:  # one channel, with its axis or without
+                values = values[:, None] if values.ndim < target.ndim else values[:, 0]
             part = tuple(slice(0, min(a, b)) for a, b in zip(values.shape, target.shape, strict=True))
             if values.shape != target.shape:
                 target[...] = 0
             target[part] = values[part]
         if MASK in out:
             out[MASK][...] = _real(self._lengths(rows, length), length)
+
+    def _scaled(self, field: str) -> bool:
+        return self.scale is not None and field == next(iter(self.fields))
 
     def _lengths(self, rows: Int64[np.ndarray, " batch"], length: int | None) -> Int64[np.ndarray, " batch"]:
         longest = max(array.shape[-1] if array.ndim > 1 else 1 for array in self.fields.values())
@@ -148,6 +198,8 @@ class ArrayRecords:
                 continue
             field = self._field(signature, entry)
             shape = self.fields[field].shape[1:]
+            if entry.kind == "series" and {len(shape), len(entry.shape)} == {1, 2}:
+                shape = (1, *shape) if len(shape) == 1 else shape[1:] if shape[0] == 1 else shape
             loose = [i for i in range(len(entry.shape)) if i != entry.length_axis]
             if len(shape) != len(entry.shape) or any(shape[i] != entry.shape[i] for i in loose):
                 raise SamplesError(
@@ -155,7 +207,7 @@ class ArrayRecords:
                     "samples of that shape, or load the network with example=samples."
                 )
             integers = not entry.dtype.is_floating_point
-            if integers and self.fields[field].dtype.kind == "f":
+            if integers and (self.fields[field].dtype.kind == "f" or self._scaled(field)):
                 raise SamplesError(
                     f"'{field}' of {self.name} holds {self.fields[field].dtype} and the network takes whole numbers "
                     f"for {entry.name}; give integers."
@@ -170,6 +222,38 @@ class ArrayRecords:
             yield self.lengths[rows].tobytes()
 
 
+WORDS = 80  # characters of a text in its title
+
+
+def title_values(values: NDArray[Any], kind: Kind, length: int | None, rate: int | None) -> str:
+    """A few words on one sample: how long it is, its shape, or its first values."""
+    if kind == "series":
+        places = values.shape[-1] if length is None else length
+        return f"{places / rate:.2f} s" if rate else f"{places:,} values"
+    if values.ndim > 1:
+        return "x".join(map(str, values.shape))
+    shown = ", ".join(f"{value:.4g}" if values.dtype.kind == "f" else str(value) for value in values.ravel()[:6])
+    return f"{shown}, ..." if values.size > 6 else shown
+
+
+def draw_values(values: NDArray[Any], kind: Kind) -> UInt8[np.ndarray, "height width 3"] | None:
+    """A small picture of one sample of a kind that a picture shows."""
+    if kind == "series":
+        return draw_wave(values)
+    return draw_array(values) if kind in ("image", "array") and values.ndim > 1 else None
+
+
+def note_cut(records: Any, cut: int, count: int, length: int) -> None:
+    """Say once, by a warning and in `notes`, that of `cut` of `count` samples the end is cut off."""
+    units = "tokens" if records.kind == "tokens" else "values"
+    note = (
+        f"{cut:,} of {count:,} samples are longer than the {length:,} {units} that the network takes; the rest is cut"
+    )
+    if cut and note not in records.notes:
+        records.notes.append(note)
+        warnings.warn(f"{records.name}: {note}.", NetopsyWarning, stacklevel=2)
+
+
 class TextRecords:
     """Texts, which the network's own tokenizer turns into tokens. `truncated` counts those that were too long."""
 
@@ -177,13 +261,55 @@ class TextRecords:
     workers: int | None = 1
 
     def __init__(self, texts: Sequence[str], name: str = "texts") -> None:
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise SamplesError(f"text {row} of {name} is a {type(text).__name__}; give words in quotes.")
+            if not text.strip():
+                raise SamplesError(f"text {row} of {name} (counted from 0) is empty; leave it out.")
         self.texts, self.name = texts, name
+        self.notes: list[str] = []
+        self.truncated = 0
+        self._prepared: dict[Any, set[int]] = {}
+        self._tokens: dict[Any, dict[int, NDArray[Any]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tokens": {}}  # a worker makes its own
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def read(self, row: int) -> str:
         return self.texts[row]
+
+    def title(self, row: int) -> str:
+        """The text's beginning in one line, without characters that do not print."""
+        text = " ".join("".join(c if c.isprintable() else " " for c in self.texts[row][: 2 * WORDS]).split())
+        return text if len(text) <= WORDS and len(self.texts[row]) <= 2 * WORDS else text[: WORDS - 3].rstrip() + "..."
+
+    def thumbnail(self, row: int) -> None:
+        """None: a text shows itself."""
+        return None
+
+    def prepare(self, rows: Int64[np.ndarray, " n"], preprocessing: Preprocessing | Signature) -> None:
+        """Say once how many of these texts are longer than the network takes; SamplesError for one without tokens."""
+        signature = preprocessing.signature
+        tokens, length = tokenizer(signature, self.name), signature.length
+        assert length is not None
+        done = self._prepared.setdefault((tokens.digest, length), set())
+        new = [row for row in rows.tolist() if row not in done]
+        if not new:
+            return
+        cut = 0
+        for start in range(0, len(new), 1024):
+            part = new[start : start + 1024]
+            # with room for one more, so that a text that just fits is told from one that does not
+            for row, ids in zip(part, tokens.encode([self.texts[row] for row in part], length + 1), strict=True):
+                if not len(ids):
+                    raise SamplesError(f"text {row} of {self.name} gives no tokens; leave it out.")
+                cut += len(ids) > length
+        done.update(new)
+        self.truncated += cut
+        note_cut(self, cut, len(new), length)
 
     def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
         return True
@@ -198,7 +324,7 @@ class TextRecords:
         length = signature.length
         assert length is not None
         tokens = tokenizer(signature, self.name)
-        numbers = [ids[:length] for ids in tokens.encode([self.texts[row] for row in rows.tolist()], length)]
+        numbers = self._encode(rows, tokens, length)
         lengths = np.array([len(ids) for ids in numbers])
         for name, entry in zip(signature.names, signature.inputs, strict=True):
             if entry.kind == "mask":
@@ -212,9 +338,23 @@ class TextRecords:
         if MASK in out:
             out[MASK][...] = _real(lengths, length)
 
+    def _encode(self, rows: Int64[np.ndarray, " batch"], tokens: Any, length: int) -> list[NDArray[Any]]:
+        """The tokens of texts; those of the first `MOST_TOKENS` are kept, for the passes that follow."""
+        kept = self._tokens.setdefault((tokens.digest, length), {})
+        new = [row for row in rows.tolist() if row not in kept]
+        ids = tokens.encode([self.texts[row] for row in new], length) if new else []
+        made = {row: np.asarray(one[:length], np.int32) for row, one in zip(new, ids, strict=True)}
+        numbers = [made[row] if row in made else kept[row] for row in rows.tolist()]
+        if (len(kept) + len(made)) * length <= MOST_TOKENS:
+            kept.update(made)
+        return numbers
+
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         for row in rows.tolist():
             yield hashlib.blake2b(self.texts[row].encode(errors="surrogatepass")).digest()
+
+
+MOST_TOKENS = 2**24
 
 
 def tokenizer(signature: Signature, name: str) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
+import io
 import os
 import re
 from collections import deque
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from torch import Tensor
 
 from netopsy.errors import NotApplicable, SamplesError, SettingsError
@@ -161,7 +165,8 @@ class Samples:
     def multilabel(self) -> bool:
         """Whether a sample may have several labels."""
         labels = self._labels
-        if labels is None or labels.ndim != 2 or labels.dtype != np.float32:
+        numbers = getattr(self.task, "name", self.task) == "regression"
+        if labels is None or labels.ndim != 2 or labels.dtype != np.float32 or numbers:
             return False
         return bool(self.classes) or bool(np.isin(labels, (0, 1)).all())  # else numbers that a network is to give
 
@@ -211,6 +216,10 @@ class Samples:
         labels = None if self._labels is None else self._labels[rows]
         return Samples(name, self.records, labels, self.classes, self._rows[rows], self.task)
 
+    def with_task(self, task: Any) -> Samples:
+        """The same samples, with another answer to what right means."""
+        return Samples(self.name, self.records, self._labels, self.classes, self._rows, task)
+
     @property
     def strata(self) -> NDArray[Any]:
         """Labels to draw evenly from; where there are no classes, all samples are alike."""
@@ -245,7 +254,11 @@ class Samples:
         """The picture at `index` as it came, before any resizing: 1 (gray), 3 or 4 channels."""
         pixels = self.read(index)
         if self.kind != "image":
-            raise NotApplicable(f"{self.name} holds no images but {NOUNS.get(self.kind, 'sample')}s.")
+            what, noun = f"{getattr(pixels, 'dtype', '')} {type(pixels).__name__}".strip(), NOUNS.get(self.kind, "sample")
+            raise NotApplicable(
+                f"{self.name} holds no images but {noun}s: {noun} {index} is a {what}; give Pillow images, or uint8 arrays "
+                "(height, width, channel)."
+            )
         return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
     def read(self, index: int) -> Any:
@@ -254,6 +267,28 @@ class Samples:
             noun = NOUNS.get(self.kind, "sample")
             raise SamplesError(f"no {noun} {index} in {self.name}; give 0 to {len(self) - 1}.")
         return self.records.read(int(self._rows[index]))
+
+    def title(self, index: int) -> str:
+        """What the sample at `index` is, in one line of plain text: its number, then the beginning of a text, a
+        recording's length, or the values of a row."""
+        index = range(len(self))[index]
+        more = self.records.title(int(self._rows[index])) if hasattr(self.records, "title") else ""
+        return f"{NOUNS.get(self.kind, 'sample')} {index}" + (f": {more}" if more else "")
+
+    def thumbnail(self, index: int) -> UInt8[np.ndarray, "height width 3"] | None:
+        """A small picture of the sample at `index`: an image, a waveform, a slice; None where the title shows it."""
+        index = range(len(self))[index]
+        return self.records.thumbnail(int(self._rows[index])) if hasattr(self.records, "thumbnail") else None
+
+    def show(self, index: int) -> str:
+        """The sample at `index` as HTML: its thumbnail, if it has one, and its title, escaped."""
+        picture, title = self.thumbnail(index), html.escape(self.title(index))
+        if picture is None:
+            return f"<span>{title}</span>"
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<img src="data:image/png;base64,{data}" alt="{title}"> {title}'
 
     def batches(
         self,
@@ -285,6 +320,8 @@ class Samples:
             raise SamplesError(
                 f"batch size {batch_size} and start {start} must be at least 1 and within 0 to {len(visited):,}."
             )
+        if hasattr(self.records, "prepare"):
+            self.records.prepare(self._rows, preprocessing)
         ready = self.records.cheap(preprocessing)
         if workers is None:
             workers = 1 if ready else self.records.workers or min(8, os.cpu_count() or 1)

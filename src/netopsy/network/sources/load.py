@@ -147,8 +147,12 @@ def _read_example(example: Any, module: nn.Module, overrides: Mapping[str, Any])
     if isinstance(example, Signature):
         if len(example.inputs) > 1:
             return example
-        names = forward_names(module)
-        return replace(example, inputs=(replace(example.inputs[0], name=(names or ("input",))[0]),))
+        entry = replace(example.inputs[0], name=(forward_names(module) or ("input",))[0])
+        if entry.kind == "series" and len(entry.shape) == 1:  # one channel, with its axis where the module needs it
+            shape = (1, *entry.shape)
+            if not _runs(module, entry.shape) and _runs(module, shape):
+                entry = replace(entry, shape=shape, length_axis=None if entry.length_axis is None else 1)
+        return replace(example, inputs=(entry,))
     return signature_of(example, forward_names(module) or ("input",))
 
 
