@@ -161,9 +161,11 @@ def _study_command(name: str) -> Any:
             study = cls(**chosen, **{field: load_second(field, options) for field in needs.networks})
         else:
             cls(**chosen)  # a mistake in a setting is reported before the network and images are loaded
-            subject, images = load_subject(network, options), load_images(samples, options)
-            further = {field: load_further(field, samples, options) for field in needs.images}
-            study = cls(**chosen, **further, **{field: load_second(field, options) for field in needs.networks})
+            images = load_images(samples, options)
+            subject = load_subject(network, options, images)
+            further = {field: load_further(field, samples, options, images) for field in needs.images}
+            others = {field: load_second(field, options, images) for field in needs.networks}
+            study = cls(**chosen, **further, **others)
         check_inputs(study, subject, images)  # before the folder is made
         with ring, progress() as show:
             case = Case(out) if out else None
@@ -179,12 +181,9 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
     from netopsy.examination import examine
 
     ring = worker_pool(options)
-    net, images, train = (
-        load_subject(network, options),
-        load_images(samples, options),
-        load_further("train", samples, options),
-    )
-    other = load_second("other", options)
+    images = load_images(samples, options)
+    net, train = load_subject(network, options, images), load_further("train", samples, options, images)
+    other = load_second("other", options, images)
     settings = {"seed": options["seed"]} | ({} if precision is None else {"precision": precision})
     with ring, progress() as show:
         case = examine(

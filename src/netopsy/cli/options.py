@@ -115,14 +115,33 @@ NETWORK_OPTIONS = [
 ]
 SAMPLES_OPTIONS = [
     option("split", str | None, "Part of the image set, where it has parts.", None),
-    option("count", int | None, "Take this many images, spread evenly over the classes.", None),
-    option("labels", str | None, "CSV file of labels, for a flat folder of images.", None),
+    option("count", int | None, "Take this many samples, spread evenly over the classes.", None),
+    option("labels", str | None, "CSV file of labels, for a flat folder of images or recordings.", None),
     option("root", str | None, "Where torchvision finds its data sets.", None),
+    option(
+        "task", str | None, "What right means: classification, next-token, regression, ... or module:function.", None
+    ),
+    option("label", tuple[str, ...] | None, "Column of labels, or several; `none`: samples without labels.", None),
+    option("text", str | None, "Column of texts, in a table.", None),
+    option("columns", tuple[str, ...] | None, "Columns of a table that the network takes as a row of numbers.", None),
+    option("categorical", tuple[str, ...] | None, "Columns of numbers that are categories.", None),
+    option(
+        "categories", str | None, "JSON file {column: [words]}, where not all parts of a table have all words.", None
+    ),
+    option("encoding", Literal["onehot", "codes"] | None, "How categories reach the network; codes: embeddings.", None),
+    option("file", str | None, "Column of files, in a table of images or recordings.", None),
+    option("kind", Literal["image", "tokens", "series", "vector", "array"] | None, "What arrays are.", None),
+    option("range", tuple[float, ...] | None, "low,high: the values of arrays that become 0 and 1.", None),
+    option("rate", int | None, "Values a second, to which recordings are resampled.", None),
+    option("length", int | None, "Values, at which longer recordings are cut.", None),
+    option("mono", bool | None, "The mean of a recording's channels.", None),
+    option("empty", Literal["error", "skip"] | None, "What to do with empty lines of a text file.", None),
     option("seed", int, "Seed of every random choice.", 0),
 ]
-SAMPLES = option("samples", str, "Folder, .npz, digits, or torchvision:NAME.")
+SOURCES = "Folder, table (.csv, .parquet, .jsonl, ...), .txt, .npz, .npy, .tar, digits, or torchvision:NAME"
+SAMPLES = option("samples", str, f"{SOURCES}.")
 FEATURES = argument("network", "A network as elsewhere, or features: a .npy, .npz or .parquet of vectors with labels.")
-FEATURES_SAMPLES = option("samples", str | None, "Folder, .npz, digits, or torchvision:NAME; not with features.", None)
+FEATURES_SAMPLES = option("samples", str | None, f"{SOURCES}; not with features.", None)
 FEATURES_OPTIONS = [
     option("x", str | None, "Vectors in a features file: an array's name, columns NAME,NAME or NAME*.", None),
     option("y", str | None, "Labels in a features file: an array's or a column's name.", None),

@@ -1,4 +1,4 @@
-"""Load what a command works on: a network, images, or features."""
+"""Load what a command works on: a network, samples, or features."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def is_features(source: str) -> bool:
     return Path(source).suffix.lower() in _FEATURES
 
 
-def load_subject(source: str, options: dict[str, Any]) -> Any:
-    """Load the network that the options describe."""
+def load_subject(source: str, options: dict[str, Any], samples: Any = None) -> Any:
+    """Load the network that the options describe; samples that are no images say what inputs a factory's takes."""
     for name in ("x", "y"):
         if options.get(name) is not None:
             raise SettingsError(f"--{name} belongs to a file of features; leave it out with a network.")
@@ -27,10 +27,10 @@ def load_subject(source: str, options: dict[str, Any]) -> Any:
     if "size" in chosen:
         size = chosen["size"]
         chosen["size"] = (size[0], size[-1])
-    return _load(source, chosen, options.get("device"))
+    return _load(source, chosen, options.get("device"), samples)
 
 
-def load_second(name: str, options: dict[str, Any]) -> Any:
+def load_second(name: str, options: dict[str, Any], samples: Any = None) -> Any:
     """Load the network of --NAME, --NAME-weights, --NAME-state and --NAME-num-classes; None where none is given.
 
     Its preprocessing is what its weights or its architecture say, its device the first network's.
@@ -41,15 +41,15 @@ def load_second(name: str, options: dict[str, Any]) -> Any:
         for key in chosen:
             raise SettingsError(f"--{words[key].replace('_', '-')} is of no use without --{name}: give that network.")
         return None
-    return _load(options[name], chosen, options.get("device"))
+    return _load(options[name], chosen, options.get("device"), samples)
 
 
-def _load(source: str, options: dict[str, Any], device: str | None) -> Any:
-    from netopsy.network.sources.load import load_network
+def _load(source: str, options: dict[str, Any], device: str | None, samples: Any) -> Any:
+    from netopsy.protocol.run import load_for
 
     if is_features(source):
         raise SettingsError(f"'{source}' is a file of features, and this command needs a network: give one.")
-    network = load_network(source, **options)
+    network = load_for(samples, source, **options)
     if device:
         try:
             network.module.to(device)
@@ -59,7 +59,7 @@ def _load(source: str, options: dict[str, Any], device: str | None) -> Any:
 
 
 def load_images(source: str | None, options: dict[str, Any]) -> Any:
-    """Load the images that the options describe."""
+    """Load the samples that the options describe."""
     if source is None:
         return None
     from netopsy.samples.load import load_samples
@@ -67,10 +67,12 @@ def load_images(source: str | None, options: dict[str, Any]) -> Any:
     return load_samples(source, **_image_options(options))
 
 
-def load_further(name: str, samples: str | None, cli_options: dict[str, Any]) -> Any:
-    """Load the images of --NAME, --NAME-split and --NAME-count; None where none of them is given."""
-    from netopsy.protocol.run import further_options
-    from netopsy.samples.load import load_samples
+def load_further(name: str, samples: str | None, cli_options: dict[str, Any], images: Any = None) -> Any:
+    """Load the samples of --NAME, --NAME-split and --NAME-count; None where none of them is given.
+
+    images: those of --samples, whose coding of categories a table takes.
+    """
+    from netopsy.protocol.run import further_options, load_like
 
     words = {"source": name, "split": f"{name}_split", "count": f"{name}_count"}
     further = {key: cli_options[word] for key, word in words.items() if cli_options.get(word) is not None}
@@ -81,7 +83,7 @@ def load_further(name: str, samples: str | None, cli_options: dict[str, Any]) ->
     if "source" not in further and samples is None:
         raise SettingsError(f"--{name}-split is a part of --samples: give these, or --{name}.")
     options = further_options({"source": samples, **_image_options(cli_options)}, further)
-    return load_samples(options.pop("source"), **options)
+    return load_like(images, **options)
 
 
 def load_vectors(source: str, samples: str | None, cli_options: dict[str, Any], settings: Collection[str]) -> Any:
@@ -103,4 +105,8 @@ def load_vectors(source: str, samples: str | None, cli_options: dict[str, Any], 
 
 def _image_options(options: dict[str, Any]) -> dict[str, Any]:
     names = [option.name for option in o.SAMPLES_OPTIONS]
-    return {name: options[name] for name in names if options.get(name) is not None}
+    chosen = {name: options[name] for name in names if options.get(name) is not None}
+    if "label" in chosen:
+        label = chosen["label"]
+        chosen["label"] = None if label == ("none",) else label[0] if len(label) == 1 else label
+    return chosen

@@ -16,9 +16,12 @@ from netopsy.case import Case
 from netopsy.engine.workspace.workspace import Progress
 from netopsy.errors import NetopsyError, SettingsError
 from netopsy.examination import examine
+from netopsy.network.network import Network
 from netopsy.network.sources.load import load_network
+from netopsy.network.sources.sources import FactorySource, find_source, is_weights_path
 from netopsy.result import Result
 from netopsy.samples.load import load_samples
+from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study, check_other, takes
 from netopsy.studies.table import STUDIES, study_class
 
@@ -98,16 +101,36 @@ def _run(
             train_options = {**train_options, "source": _beside(path, train_options["source"])}
         train_options = further_options(sample_options, train_options)
     studies = _studies(protocol)
-    network = load_network(network_options.pop("source"), **network_options)
     images = load_samples(sample_options.pop("source"), **sample_options)
-    train = None if train_options is None else load_samples(train_options.pop("source"), **train_options)
-    other = None if other_options is None else load_network(other_options.pop("source"), **other_options)
+    network = load_for(images, **network_options)
+    train = None if train_options is None else load_like(images, **train_options)
+    other = None if other_options is None else load_for(images, **other_options)
     return examine(network, images, train=train, other=other, studies=studies, out=out, progress=progress)
+
+
+def load_for(samples: Samples | None, source: str, **options: Any) -> Network:
+    """A network; where the samples are no images they say what inputs the module of a factory takes."""
+    shaped = samples is not None and samples.kind != "image" and hasattr(samples.records, "signature")
+    if shaped and not is_weights_path(source) and isinstance(find_source(source), FactorySource):
+        options["example"] = samples
+    return load_network(source, **options)
+
+
+def load_like(samples: Samples | None, source: Any, **options: Any) -> Samples:
+    """Further samples; of a table with the coding of its categories that the first samples have."""
+    if samples is not None and getattr(samples.records, "coding", None) is not None:
+        options["like"] = samples
+    return load_samples(source, **options)
+
+
+CARRIED = {"root", "seed", "task", "label", "text", "columns", "categorical", "categories", "encoding", "kind", "range"}
+CARRIED |= {"rate", "length", "mono", "empty"}
+"""Options of samples that hold for further ones of another source too."""
 
 
 def further_options(samples: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
     """The options of load_samples for further images: of a `source` of their own, or another part of the samples'."""
-    left = ("split", "count") if "source" not in further else set(samples) - {"root", "seed"}
+    left = ("split", "count") if "source" not in further else set(samples) - CARRIED
     return {key: value for key, value in samples.items() if key not in left} | further
 
 

@@ -137,10 +137,10 @@ def _load(source: Any, split: str | None, options: dict[str, Any]) -> Samples:
         return _call(from_pair, "arrays", options, source)
     if hasattr(source, "collate_fn") and hasattr(source, "dataset"):
         return _call(from_loader, what, options, source)
-    if hasattr(source, "__getitem__"):
-        return _call(from_dataset, what, options, source)
     if isinstance(source, torch.utils.data.IterableDataset):
         return _call(from_loader, what, options, torch.utils.data.DataLoader(source, batch_size=None))
+    if hasattr(source, "__getitem__"):
+        return _call(from_dataset, what, options, source)
     raise SamplesError(f"a {what} is no source of samples; give {FORMS}.")
 
 

@@ -254,10 +254,10 @@ class Samples:
         """The picture at `index` as it came, before any resizing: 1 (gray), 3 or 4 channels."""
         pixels = self.read(index)
         if self.kind != "image":
-            what, noun = f"{getattr(pixels, 'dtype', '')} {type(pixels).__name__}".strip(), NOUNS.get(self.kind, "sample")
+            noun, what = NOUNS.get(self.kind, "sample"), f"{getattr(pixels, 'dtype', '')} {type(pixels).__name__}"
             raise NotApplicable(
-                f"{self.name} holds no images but {noun}s: {noun} {index} is a {what}; give Pillow images, or uint8 arrays "
-                "(height, width, channel)."
+                f"{self.name} holds no images but {noun}s: {noun} {index} is a {what.strip()}; give Pillow images, or "
+                "uint8 arrays (height, width, channel)."
             )
         return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
