@@ -19,7 +19,7 @@ from netopsy.examination import examine
 from netopsy.network.network import Network
 from netopsy.network.sources.load import load_network
 from netopsy.network.sources.sources import FactorySource, find_source, is_weights_path
-from netopsy.protocol.sets import run_sets
+from netopsy.result import Result
 from netopsy.samples.load import load_samples
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study, check_other, takes
