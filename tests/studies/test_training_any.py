@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
-from netopsy import Samples, transfer
+from netopsy import Recipe, Samples, dsd, score, transfer
 from netopsy.errors import SamplesError
 from netopsy.features.extract import extract
 from netopsy.network.graph import name_outputs
+from netopsy.studies.compression.retrain import Training
 from patients import patient
 
 
@@ -93,3 +95,33 @@ def test_transfer_by_place_and_what_it_cannot() -> None:
     assert result.tables["unstressed"]["score"][0] > 0.25
     network, samples = patient("regression")
     assert "numbers for labels" in transfer(network, samples, **QUICK).findings[0]
+
+
+@pytest.mark.parametrize("name", ["causal", "table", "regression", "lstm", "series", "unet"])
+def test_dense_sparse_dense_on_any_network(name: str) -> None:
+    network, samples = patient(name)
+    train, test = halves(samples)
+    before = network.digest
+    result = dsd(
+        network, test, train=train, epochs=(1, 1, 1), repeats=1, batch_size=8, learning_rate=0.01, sparsity=("0.3",)
+    )
+    column = "r2" if name == "regression" else "top1"
+    steps = result.tables["steps"]
+    expected = score(network, test).row(0, named=True)
+    start = steps.filter(pl.col("step") == "dense").row(0, named=True)
+    assert start[column] == pytest.approx(expected[column]) and start["loss"] == pytest.approx(expected["loss"])
+    assert steps.filter(pl.col("step") == "pruned")["zeros"][0] == pytest.approx(0.3, abs=0.02)
+    assert f"validation_{column}" in result.tables["history"].columns and network.digest == before
+    assert not any("image" in sentence for sentence in result.findings) or name == "unet"
+
+
+@pytest.mark.parametrize("name", ["causal", "table", "series"])
+def test_pruning_rounds_hold_their_zeros_on_any_network(name: str) -> None:
+    network, samples = patient(name)
+    training = Training(samples, Recipe(batch_size=16, learning_rate=0.01, optimizer="adamw"), network)
+    densities = {layer.name: 0.5 for layer in network.layers}
+    pruned, tables = training.prune(network, densities, 2, (1,))
+    for layer in network.layers:
+        weight = pruned.tensors[layer.weight]
+        assert float((weight != 0).double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert [table.height for table in tables] == [1, 1]

@@ -25,8 +25,8 @@ class Collect(Tally):
 
     path: the file; one that is there is continued. samples: their number. node: its name, for errors.
     pool: `none` flattens the values in the order of torch.flatten(1); `mean` and `max` pool each channel over its
-        places, `first` and `last` take those of one place. axis:
-        where the channels are. dtype: `float32` or `float16`, in which the rows are written.
+        places, `first` and `last` take those of one place.
+    axis: where the channels are. dtype: `float32` or `float16`, in which the rows are written.
     update: (batch, *any shape), floating point. result: the path. Memory does not grow with the number of samples.
     Raises NetworkError for NaN or infinity, SettingsError for a value above float16's largest number, 65,504.
     """

@@ -16,13 +16,16 @@ from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.network.network import Network, fresh
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import find_task
 
 
 def scores(network: Network, samples: Samples, others: Sequence[Network]) -> dict[str, dict[str, Any]]:
-    """By digest, the scores of `others`, each `network` with other weights and statistics."""
+    """By digest, the scores of `others`, each `network` with other weights; `top1` is the score of any task."""
     distinct = {other.digest: other for other in others}
     edits = [({"digest": digest}, replacement(network, other.tensors)) for digest, other in distinct.items()]
-    return {row["digest"]: row for row in sweep_edits(network, samples, edits).iter_rows(named=True)}
+    column = find_task(network, samples).column
+    rows = sweep_edits(network, samples, edits).iter_rows(named=True)
+    return {row["digest"]: {name.replace(column, "top1"): value for name, value in row.items()} for row in rows}
 
 
 DSD, BASELINE = "dsd", "baseline"

@@ -14,11 +14,13 @@ from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples.samples import Samples
+from netopsy.samples.samples import NOUNS, Samples
+from netopsy.samples.tasks import find_task
 from netopsy.settings import Interval, Length, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.dsd.branches import Phases, Snapshot, scores
-from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary
+from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary, with_score, word_of
 from netopsy.studies.study import REQUIRED, Study, file_for, whereabouts
+from netopsy.wording import plural
 
 DsdStart = Literal["trained", "random"]
 Baseline = Literal["phases", "single"]
@@ -33,7 +35,7 @@ class Dsd(Study):
     all are trained on at a lower rate. Each seed is done twice, with masks (dsd) and without (baseline), from the same
     start and on the same batches.
 
-    train: images to train on; no choice is made on the samples, which are scored after each epoch.
+    train: samples to train on; no choice is made on the samples, which are scored after each epoch.
     start: `trained` goes on from the network's weights; `random` redraws them for each seed and trains them first.
     sparsity: share of weights pruned: a number, or LAYER=NUMBER with a kind (conv, linear, recurrent), a name or a
         pattern. The paper prunes 25 to 50 %.
@@ -45,11 +47,11 @@ class Dsd(Study):
     last_learning_rate: that of the last phase, as a share of `learning_rate`; a tenth in the paper.
     schedule: how the rate changes within a phase.
     weight_decay: how strongly filters and matrices are drawn towards 0.
-    batch_size: images a step.
+    batch_size: samples a step.
     augment: how training images are varied: flip is left to right, crop shifts them by up to 4 pixels.
     dtype: of the training: float32, or bfloat16, faster where the device has it; weights stay float32.
     repeats: how often all is done, each time with the next seed.
-    seed: of the first repeat: of random weights, the order of the images and their augmentation.
+    seed: of the first repeat: of random weights, the order of the samples and their augmentation.
 
     Tables: `summary` (mean and spread over the seeds, the gain), `steps` (scores at each step), `history` (each epoch),
     `histograms` (the weights of each layer at the five steps, of the first seed).
@@ -106,6 +108,7 @@ class Dsd(Study):
             if seed == self.seed:
                 bins = histograms(dsd, network.layers)
                 path = save_network(dsd[-1].network, file_for(self.name, "dsd.safetensors"))
+        task = find_task(network, samples)
         frame = steps_frame(steps, network.layers, scores(network, samples, [step.network for step in steps]))
         tables = {
             "summary": summary(frame),
@@ -114,11 +117,14 @@ class Dsd(Study):
             "histograms": bins,
         }
         where = whereabouts(self.name, path)
+        scored = plural(len(samples), NOUNS.get(samples.kind, "sample"))
         return self.result(
-            tables=tables,
-            figures=figures(tables, network.layers),
+            tables={name: with_score(table, task) for name, table in tables.items()},
+            figures=figures(tables, network.layers, task),
             artifacts={path.name: path},
-            findings=findings(tables, shares, len(network.layers), self.baseline, self.start, len(samples), where),
+            findings=findings(
+                tables, shares, len(network.layers), self.baseline, self.start, scored, where, word_of(task)
+            ),
         )
 
     def _shares(self, network: Network) -> dict[str, float]:

@@ -14,6 +14,7 @@ from scipy.stats import t as student
 from netopsy.charts import curve, histogram
 from netopsy.network.layers import Layer
 from netopsy.result import Figure
+from netopsy.samples.tasks import Task
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, RESTORED, SPARSE, Snapshot
 from netopsy.wording import plural, points
@@ -31,7 +32,8 @@ def steps_frame(
         weights = [step.network.tensors[layer.weight] for layer in layers]
         zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
         score = scored[step.network.digest]
-        columns = {name: score[name] for name in ("top1", "top1_low", "top1_high", "top5", "loss", "images")}
+        names = ("top1", "top1_low", "top1_high", "top5", "loss", "images")
+        columns = {name: score[name] for name in names if name in score}
         rows.append(
             {"seed": step.seed, "branch": step.branch, "step": step.name, "epochs": step.epochs, "zeros": zeros}
             | columns
@@ -111,9 +113,9 @@ _LAYERS = 4  # whose weights are drawn; the table has all
 _SOURCE = "Han et al., DSD, ICLR 2017"
 
 
-def figures(tables: Mapping[str, pl.DataFrame], layers: Sequence[Layer]) -> dict[str, Figure]:
-    """Accuracy over the epochs, and five panels of weights for some layers."""
-    charts = {"epochs": _epochs(tables["history"])}
+def figures(tables: Mapping[str, pl.DataFrame], layers: Sequence[Layer], task: Task) -> dict[str, Figure]:
+    """The score over the epochs, and five panels of weights for some layers."""
+    charts = {"epochs": _epochs(tables["history"], task)}
     for index in spread_indices(len(layers), _LAYERS):
         name = layers[index].name
         charts[f"weights {name}"] = histogram(
@@ -133,8 +135,8 @@ def figures(tables: Mapping[str, pl.DataFrame], layers: Sequence[Layer]) -> dict
     return charts
 
 
-def _epochs(history: pl.DataFrame) -> Figure:
-    top1 = pl.col("validation_top1")
+def _epochs(history: pl.DataFrame, task: Task) -> Figure:
+    top1 = pl.col(f"validation_{task.column}")
     both = history.filter(pl.col("branch") == "both")
     ways = [
         history.filter(pl.col("branch") == way).vstack(both.with_columns(pl.lit(way).alias("branch")))
@@ -155,12 +157,22 @@ def _epochs(history: pl.DataFrame) -> Figure:
         high="high",
         percent=True,
         x_title="epochs of training",
-        y_title="top-1 accuracy",
+        y_title=task.unit,
         color_title="way",
-        title="Accuracy on the images scored, epoch by epoch",
+        title=f"{word_of(task).capitalize()} on the samples scored, epoch by epoch",
         reading="Lines are means over the seeds, bands run from the worst to the best of them.",
         source=_SOURCE,
     )
+
+
+def word_of(task: Task) -> str:
+    """The score in a sentence: accuracy, or the task's own."""
+    return "accuracy" if "accuracy" in task.unit else task.unit
+
+
+def with_score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """A table whose columns of the score have the task's name for it."""
+    return frame.rename({name: name.replace("top1", task.column) for name in frame.columns})
 
 
 _SAID = {"phases": "the same phases and rates without masks", "single": "one schedule over all of them"}
@@ -172,29 +184,30 @@ def findings(
     layers: int,
     baseline: str,
     start: str,
-    images: int,
+    images: str,
     where: str,
+    word: str = "accuracy",
 ) -> list[str]:
-    """Plain sentences, the most important first."""
+    """Plain sentences, the most important first. images: how many samples were scored, in words; word: the score."""
     rows = {row["what"]: row for row in tables["summary"].iter_rows(named=True)}
     steps = tables["steps"].filter(pl.col("branch") == DSD)
     mean = {name: _mean(steps, name) for name in (PRUNED, SPARSE, RESTORED)}
     epochs = int(steps["epochs"].max())  # type: ignore[arg-type]
     return [
         _gain(rows, baseline, epochs, images),
-        _start(rows, start),
-        f"On the way, pruning {_zeros_of(shares, layers)} takes the mean accuracy from {rows['start']['top1']:.2%} to "
+        _start(rows, start, word),
+        f"On the way, pruning {_zeros_of(shares, layers)} takes the mean {word} from {rows['start']['top1']:.2%} to "
         f"{mean[PRUNED]:.2%}, retraining with the masks held gives {mean[SPARSE]:.2%}, and training all weights again "
         f"{rows['dsd']['top1']:.2%}.",
         f"The network of the first seed is in {where}: load_network(path) reads it.",
     ]
 
 
-def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images: int) -> str:
+def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images: str) -> str:
     gain, dsd, base = rows["dsd - baseline"], rows["dsd"], rows["baseline"]
     seeds = gain["seeds"]
     text = (
-        f"After {plural(epochs, 'epoch')} dense-sparse-dense training gives {_with(dsd)} on {plural(images, 'image')}, "
+        f"After {plural(epochs, 'epoch')} dense-sparse-dense training gives {_with(dsd)} on {images}, "
         f"conventional training ({_SAID[baseline]}) {_with(base)}: a difference of {points(gain['top1'])}"
     )
     if seeds < 2:
@@ -208,16 +221,15 @@ def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images
         verdict = "no more than the seeds vary"
     return (
         f"{text} over {plural(seeds, 'seed')} (95 % interval {100 * low:.2f} to {100 * high:.2f}, paired t over "
-        "the seeds, on "
-        f"these images): {verdict}."
+        f"the seeds, on these samples): {verdict}."
     )
 
 
-def _start(rows: Mapping[str, dict[str, Any]], start: str) -> str:
+def _start(rows: Mapping[str, dict[str, Any]], start: str, word: str) -> str:
     dsd, base = rows["dsd - start"], rows["baseline - start"]
     what = "the network as it came" if start == "trained" else "the dense networks that both ways began with"
     return (
-        f"Against {what} ({rows['start']['top1']:.2%}), dense-sparse-dense training changes the accuracy by "
+        f"Against {what} ({rows['start']['top1']:.2%}), dense-sparse-dense training changes the {word} by "
         f"{points(dsd['top1'])}, training on without masks by {points(base['top1'])}."
     )
 
