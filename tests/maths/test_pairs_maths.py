@@ -27,7 +27,7 @@ from netopsy.stats.matching import agreement, bipartite_matching, semi_matching
 from netopsy.studies.correspondence.comoments.clusters import co_clusters
 from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, gaussian_information
 from netopsy.studies.correspondence.comoments.pair import Pair
-from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
+from netopsy.studies.correspondence.regression import linear_cka, procrustes, pwcca, svcca
 
 
 @pytest.fixture

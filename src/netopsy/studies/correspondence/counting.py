@@ -23,9 +23,12 @@ from netopsy.studies.correspondence.regression import (
     LeastSquares,
     lasso_path,
     least_squares,
+    linear_cka,
+    procrustes,
+    pwcca,
     strength_of_decay,
+    svcca,
 )
-from netopsy.studies.correspondence.similarity import linear_cka, procrustes, pwcca, svcca
 
 Names = tuple[str, str]
 
