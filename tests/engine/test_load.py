@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, WeightsError
+from netopsy.network.capture import call
+from netopsy.network.graph import name_outputs
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.load import load_network
@@ -185,8 +187,8 @@ def test_a_module_of_the_users_stays_as_it_is(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("netopsy:resnet21", "no network 'netopsy:resnet21'; nearest: resnet32, resnet20"),
-        ("torchvision:resnet19", "no classification network 'torchvision:resnet19'; nearest: resnet1"),
-        ("torchvision:deeplabv3_resnet50", "no classification network"),
+        ("torchvision:resnet19", "no network 'torchvision:resnet19'; nearest: resnet1"),
+        ("torchvision:quantized_resnet18", "no network 'torchvision:quantized_resnet18'"),
         ("timm:resnet19", "no network 'timm:resnet19'; nearest: resnet1"),
         ("timm:resnet18.nosuch", "has no weights 'nosuch'; it has a1_in1k"),
         ("resnet20", "no network 'resnet20'; write torchvision:NAME.*nearest in the zoo: netopsy:resnet20"),
@@ -392,3 +394,34 @@ def test_weights_of_other_names_may_be_taken_in_their_order(tmp_path: Path) -> N
         load_network(module, weights=tmp_path / "turned.pt", match="order", size=8)
     with pytest.raises(SettingsError, match="match"):
         load_network(module, match="shape")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "outputs"),
+    [
+        ("lraspp_mobilenet_v3_large", 64, {"out": (21, 64, 64)}),
+        pytest.param("r3d_18", None, {"": (400,)}, marks=pytest.mark.slow),
+        pytest.param(
+            "ssdlite320_mobilenet_v3_large",
+            None,
+            {"bbox_regression": (3234, 4), "cls_logits": (3234, 91)},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "retinanet_resnet50_fpn",
+            64,
+            {"cls_logits": (774, 91), "bbox_regression": (774, 4)},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_torchvision_beyond_classification(name: str, size: int | None, outputs: dict[str, tuple[int, ...]]) -> None:
+    network = load_network(f"torchvision:{name}", size=size)
+    inputs = {key: torch.randn(value.shape) for key, value in network.signature.example(3).items()}
+    with torch.no_grad():
+        expected, given = (name_outputs(call(part, inputs)) for part in (network.module, network.graph))
+    assert {key: tuple(value.shape[1:]) for key, value in given.items()} == outputs
+    for key, value in expected.items():
+        torch.testing.assert_close(given[key], value, rtol=1e-4, atol=1e-5)
+    plain = torchvision.models.get_model(name, weights=None, weights_backbone=None) if size or "ssd" in name else None
+    assert plain is None or network.module.state_dict().keys() == plain.state_dict().keys()

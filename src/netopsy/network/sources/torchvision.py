@@ -1,24 +1,27 @@
-"""Networks of torchvision."""
+"""Networks of torchvision: for classification, segmentation, detection, video and optical flow."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from netopsy.errors import NetworkError, WeightsError, nearest
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import Input, Signature
 from netopsy.network.weights.weights import Weights
 
 
 class TorchvisionSource:
-    """`torchvision:NAME`, one of torchvision's classification networks.
+    """`torchvision:NAME`, one of torchvision's networks but the quantized ones.
 
-    Preprocessing comes from the enum of the weights; for a file it is that of the weights whose file name it bears,
-    else, as for random weights, that of the first ImageNet weights at the architecture's own size.
+    A detector is examined up to its dense outputs, see `Detector`. Preprocessing comes from the enum of the weights;
+    for a file it is that of the weights whose file name it bears, else, as for random weights, that of the first
+    ImageNet weights at the architecture's own size.
     """
 
     shipped: Path | None = None
@@ -28,15 +31,14 @@ class TorchvisionSource:
     places_weights = False
 
     def __init__(self, name: str) -> None:
-        names = torchvision.models.list_models(module=torchvision.models)
+        names = [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
         self.short = name.lower()
         if self.short not in names:
-            raise NetworkError(
-                f"no classification network 'torchvision:{name}'; nearest: {nearest(self.short, names)}."
-            )
+            raise NetworkError(f"no network 'torchvision:{name}'; nearest: {nearest(self.short, names)}.")
         self.name = f"torchvision:{self.short}"
         self.enum = torchvision.models.get_model_weights(self.short)
         self.transforms_input = self.short in ("googlenet", "inception_v3")
+        self.classifies = self.short in torchvision.models.list_models(module=torchvision.models)
         self.options = ("num_classes", *(("transform_input",) if self.transforms_input else ()))
 
     def build(
@@ -44,6 +46,8 @@ class TorchvisionSource:
     ) -> nn.Module:
         options = dict(options)
         entry = self._entry(hub) if hub is not None else None
+        if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(self.short)).parameters:
+            options["weights_backbone"] = None  # or it fetches them
         if self.short.startswith("vit_") and size is not None:
             options["image_size"] = size[0]
         if self.transforms_input and entry is None:
@@ -51,7 +55,7 @@ class TorchvisionSource:
             options |= {"aux_logits": False, "init_weights": file is None}
             options.setdefault("transform_input", file is not None)
         try:
-            return torchvision.models.get_model(self.short, weights=entry, **options)
+            module = torchvision.models.get_model(self.short, weights=entry, **options)
         except Exception as error:
             if entry is not None and isinstance(error, OSError | RuntimeError):
                 raise WeightsError(
@@ -62,8 +66,21 @@ class TorchvisionSource:
             raise NetworkError(
                 f"{self.name} cannot be built with {arguments}: {type(error).__name__}: {error}"
             ) from error
+        if not hasattr(module, "transform") or not hasattr(module, "backbone"):
+            return module
+        detector = Detector(module)
+        self.notes = (f"examined are {detector.part}; what chooses and merges boxes by their values is left out",)
+        self.unused = (*self.unused, "roi_heads.")
+        return detector
 
-    def preprocessing(self, module: nn.Module, hub: str | None, file: Weights | None) -> tuple[Preprocessing, str]:
+    def preprocessing(
+        self, module: nn.Module, hub: str | None, file: Weights | None
+    ) -> tuple[Preprocessing | Signature, str]:
+        if isinstance(module, Detector):
+            return module.preprocessing, "the transform inside the detector"
+        if self.short.startswith("raft"):
+            pair = (Input("image1", (3, 128, 128), kind="image"), Input("image2", (3, 128, 128), kind="image"))
+            return Signature(pair), "two pictures of -1..1, one after the other"
         entries = list(self.enum)
         named = [entry for entry in entries if file is not None and Path(entry.url).name == file.label]
         if hub is not None:
@@ -71,7 +88,11 @@ class TorchvisionSource:
         elif named:
             entry = named[0]
         else:
-            entry = min(entries, key=lambda e: (e.name != "IMAGENET1K_V1", e.transforms().crop_size[0]))
+            entry = min(entries, key=lambda e: (e.name != "IMAGENET1K_V1", _side(e.transforms())))
+        if not self.classifies and hasattr(entry.transforms(), "crop_size"):  # a clip
+            height, width = entry.transforms().crop_size[-2:]
+            clip = Input("x", (3, entry.meta.get("min_temporal_size", 16), height, width))
+            return Signature((clip,)), f"torchvision's {entry}: clips with its mean and spread"
         return _from_preset(entry.transforms()), f"torchvision's {entry}"
 
     def _entry(self, hub: str) -> Any:
@@ -87,8 +108,8 @@ class TorchvisionSource:
 
 
 def _from_preset(preset: Any) -> Preprocessing:
-    """A torchvision ImageClassification preset as a Preprocessing."""
-    crop = preset.crop_size[0]
+    """A torchvision preset for classification or segmentation as a Preprocessing."""
+    crop = _side(preset)
     modes = {InterpolationMode.BICUBIC: "bicubic", InterpolationMode.NEAREST: "nearest"}
     return Preprocessing(
         size=(crop, crop),
@@ -97,3 +118,39 @@ def _from_preset(preset: Any) -> Preprocessing:
         std=tuple(preset.std),
         interpolation=cast(Literal["nearest", "bilinear", "bicubic"], modes.get(preset.interpolation, "bilinear")),
     )
+
+
+def _side(preset: Any) -> int:
+    """Of the square that pictures become: a segmenter's are resized and not cropped."""
+    return int(getattr(preset, "crop_size", preset.resize_size)[0])
+
+
+class Detector(nn.Module):
+    """A detector of torchvision up to its dense outputs, for pictures (batch, 3, height, width) of one size.
+
+    It leaves out what hangs on the values: which boxes are kept and merged, and of an R-CNN the heads that look at each
+    of these. Parameters keep their names. part: in words, what is left.
+    """
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.backbone = module.backbone
+        self.rpn = getattr(module, "rpn", None)
+        self.head = None if self.rpn is not None else module.head
+        dense = "its proposals of boxes" if self.rpn is not None else "its head's classes and boxes at every place"
+        self.part = f"the backbone and {dense}"
+        side = module.transform.fixed_size or (module.transform.min_size[0],) * 2
+        self.preprocessing = Preprocessing(
+            (side[1], side[0]), None, tuple(module.transform.image_mean), tuple(module.transform.image_std)
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """The maps of the head by their names."""
+        features = self.backbone(x)
+        maps = [features] if isinstance(features, Tensor) else list(features.values())
+        if self.rpn is not None:
+            objectness, deltas = self.rpn.head(maps)
+            return {"objectness": objectness, "bbox_regression": deltas}
+        assert self.head is not None
+        returned: dict[str, Any] = self.head(maps)
+        return returned
