@@ -56,7 +56,7 @@ class OnnxModule(nn.Module):
         self.constants: dict[str, np.ndarray] = {}
         self.final: dict[str, str] = {}
 
-    def forward(self, *given: Tensor, **named: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, *given: Tensor, **named: Tensor) -> Any:
         values: dict[str, Value] = dict(self.constants)
         found = given or [named[readable_input(entry.name)] for entry in self.inputs]
         for entry, x in zip(self.inputs, found, strict=True):
@@ -188,8 +188,7 @@ def _examples(
     if shapes:
         raise SettingsError(f"{file} has no input '{next(iter(shapes))}'; its inputs: {', '.join(declared)}.")
     for name, value in fixed.items():
-        kind = tensor_dtype_to_np_dtype(declared[name].type.tensor_type.elem_type)
-        array = np.asarray(value, dtype=kind)
+        array = np.asarray(value, dtype=tensor_dtype_to_np_dtype(declared[name].type.tensor_type.elem_type))
         size = [d if isinstance(d, int) else 1 for d in sizes[name]]
         tracing.constants[name] = np.full(size, array) if array.ndim == 0 else array
     generator = torch.Generator().manual_seed(0)
@@ -240,7 +239,7 @@ class _Builder:
         turned = Counter(call.inputs[1] for _, call in calls if call.operator == "Linear" and call.get("flipped"))
         self.turned = {name for name, count in turned.items() if uses[name] == count}
         for on_sizes, call in calls:
-            path, tensors = call.path, []
+            path, tensors = call.path, list[str | None]()
             for place, name in enumerate(call.inputs):
                 array = self.tracing.constants.get(name)
                 if array is None or on_sizes or place in SIZES.get(call.operator, ()) or _is_number(call, place, array):

@@ -127,10 +127,10 @@ def _batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor
 def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Value = None) -> Tensor:
     axis = call.get("axis", -1) % x.ndim
     shape = x.shape[axis:]
-    scale, bias = (None if v is None else as_tensor(v, x.device).expand(shape) for v in (scale, bias))
+    weight, shift = (None if v is None else as_tensor(v, x.device).expand(shape) for v in (scale, bias))
     if call.operator in ("RMSNormalization", "SimplifiedLayerNormalization"):
-        return F.rms_norm(x, list(shape), scale, call.get("epsilon", 1e-5))
-    return F.layer_norm(x, list(shape), scale, bias, call.get("epsilon", 1e-5))
+        return F.rms_norm(x, list(shape), weight, call.get("epsilon", 1e-5))
+    return F.layer_norm(x, list(shape), weight, shift, call.get("epsilon", 1e-5))
 
 
 def _group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -192,10 +192,10 @@ def _recurrent(call: Call, x: Tensor, lengths: Value, h: Value, c: Value, *weigh
     """Y (steps, directions, batch, hidden), Y_h and Y_c (directions, batch, hidden)."""
     batch_first = call.get("layout", 0)
     x = x.transpose(0, 1) if batch_first else x
-    states = [None if s is None else as_tensor(s, x.device) for s in (h, c)]
-    states = [s.transpose(0, 1) if s is not None and batch_first else s for s in states]
+    given_states = [None if s is None else as_tensor(s, x.device) for s in (h, c)]
+    given_states = [s.transpose(0, 1) if s is not None and batch_first else s for s in given_states]
     way, count = call.get("direction", "forward"), len(weights) // 4
-    states = [_state(x, s, count, weights[1].shape[1]) for s in states]
+    states = [_state(x, s, count, weights[1].shape[1]) for s in given_states]
     uneven = isinstance(lengths, Tensor)
     if uneven and len(call.outputs) > 2 and call.outputs[2]:
         raise call.refuse("gives the last cells of sequences of several lengths, which is not supported")
@@ -332,7 +332,7 @@ def _pad(call: Call, x: Tensor, pads: Value = None, value: Value = None, axes: V
     if all(side >= 0 for side in flat) and x.ndim - first <= 3 and first in (1, 2) and mode != "wrap":
         return F.pad(x, flat, mode="replicate" if mode == "edge" else mode)
     for dim, (before, behind) in sides.items():
-        how = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}[mode]
+        how: Any = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}[mode]
         index = np.pad(np.arange(x.shape[dim]), (max(before, 0), max(behind, 0)), how)
         index = index[max(-before, 0) : len(index) - max(-behind, 0)]
         x = x.index_select(dim, torch.from_numpy(index).to(x.device))

@@ -267,7 +267,7 @@ def _coordinates(call: Call, length: int, size: int, scale: float) -> np.ndarray
     older = call.operator == "Upsample" or call.version < 11
     rounding = call.get("nearest_mode", "floor" if older else "round_prefer_floor")
     old = np.round(old, 9)
-    rounds = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5)}
+    rounds: dict[str, Any] = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5)}
     return np.clip(rounds.get(rounding, lambda v: np.ceil(v - 0.5))(old), 0, length - 1).astype(np.int64)
 
 

@@ -307,7 +307,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Value]:
     return lambda call, *operands: function(*operands)
 
 
-_UNARY = {
+_UNARY: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
     "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil, "Cos": torch.cos,
     "Cosh": torch.cosh, "Det": torch.det, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor,

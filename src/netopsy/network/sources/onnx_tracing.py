@@ -242,7 +242,7 @@ class Tracing:
     def scan(self, call: Call, scope: dict[str, str], names: Sequence[str]) -> None:
         body, count = call.attributes["body"], call.get("num_scan_inputs")
         carried, sequences = list(call.inputs[:-count]), call.inputs[-count:]
-        value = self.constants.get(sequences[0], self.values.get(sequences[0], (None,))[0])
+        value: Any = self.constants.get(sequences[0], self.values.get(sequences[0], (None,))[0])
         axes = call.get("scan_input_axes", [0] * count)
         back = call.get("scan_input_directions", [0] * count)
         length, rows = int(value.shape[axes[0]]), []
@@ -293,7 +293,8 @@ class Tracing:
         while f"{path}.weight_ih_l{layer}" in self.constants:
             layer += 1
         own = []
-        for name, array in recurrent_weights(call, *(self.constants.get(name) for name in names[1:4])).items():
+        weight, state, bias = self.constants[names[1]], self.constants[names[2]], self.constants.get(names[3])
+        for name, array in recurrent_weights(call, weight, state, bias).items():
             own.append(f"{path}.{name.replace('_l0', f'_l{layer}')}")
             self.constants[own[-1]] = array
             self.learned.add(own[-1])
