@@ -32,3 +32,11 @@ def test_a_study_that_was_named_is_refused() -> None:
     network, samples = patient("table")
     with pytest.raises(NotApplicable, match="no images"):
         examine(network, samples, studies=["filters", "activations"]).load("activations")
+
+
+def test_a_length_is_the_networks_where_it_is_a_folder_of_transformers() -> None:
+    from netopsy.cli.sources import of_samples
+
+    options = {"length": 8, "split": "test"}
+    assert of_samples("hf:folder", options) == {"length": None, "split": "test"}
+    assert of_samples("module:factory", options) == options

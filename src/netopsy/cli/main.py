@@ -14,7 +14,15 @@ from netopsy._version import __version__
 from netopsy.cli import options as o
 from netopsy.cli.options import worker_pool
 from netopsy.cli.output import print_result, print_table, progress
-from netopsy.cli.sources import is_features, load_further, load_images, load_second, load_subject, load_vectors
+from netopsy.cli.sources import (
+    is_features,
+    load_further,
+    load_images,
+    load_second,
+    load_subject,
+    load_vectors,
+    of_samples,
+)
 from netopsy.errors import NetopsyError, NetopsyWarning
 from netopsy.studies.table import STUDIES
 
@@ -161,9 +169,10 @@ def _study_command(name: str) -> Any:
             study = cls(**chosen, **{field: load_second(field, options) for field in needs.networks})
         else:
             cls(**chosen)  # a mistake in a setting is reported before the network and images are loaded
-            images = load_images(samples, options)
+            of_images = of_samples(network, options)
+            images = load_images(samples, of_images)
             subject = load_subject(network, options, images)
-            further = {field: load_further(field, samples, options, images) for field in needs.images}
+            further = {field: load_further(field, samples, of_images, images) for field in needs.images}
             others = {field: load_second(field, options, images) for field in needs.networks}
             study = cls(**chosen, **further, **others)
         check_inputs(study, subject, images)  # before the folder is made
@@ -181,8 +190,9 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
     from netopsy.examination import examine
 
     ring = worker_pool(options)
-    images = load_images(samples, options)
-    net, train = load_subject(network, options, images), load_further("train", samples, options, images)
+    of_images = of_samples(network, options)
+    images = load_images(samples, of_images)
+    net, train = load_subject(network, options, images), load_further("train", samples, of_images, images)
     other = load_second("other", options, images)
     settings = {"seed": options["seed"]} | ({} if precision is None else {"precision": precision})
     with ring, progress() as show:

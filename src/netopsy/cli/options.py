@@ -97,13 +97,14 @@ PREPROCESSING = [
     option("scale", float | None, "Factor on the pixels 0..255 before mean and std.", None),
     option("interpolation", Literal["nearest", "bilinear", "bicubic"] | None, "How images are resized.", None),
 ]
+LENGTH = "Of hf:, tokens or steps to which samples are padded and cut; else values at which recordings are cut."
 NETWORK_OPTIONS = [
     option("weights", str | None, "A file (safetensors, pt, pth, th, onnx) or the name of published weights.", None),
     option("state", str | None, "Of a checkpoint with several networks, the key of the one to take.", None),
     option("match", Literal["name", "order"] | None, "How weights find their places: by name, or in order.", None),
     option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
     option("head", str | None, "Of hf: another head than its own, as sequence-classification; base for none.", None),
-    option("length", int | None, "Of hf: tokens or steps of a sample, padded to it.", None),
+    option("length", int | None, LENGTH, None),
     option("download", bool, "Fetch hf:ORG/NAME from its hub.", False),
     option(
         "shape", str | None, "Of onnx:FILE, sizes of a sample that it leaves open: 3x48x96, or ids=16,mask=16.", None
@@ -133,7 +134,7 @@ SAMPLES_OPTIONS = [
     option("kind", Literal["image", "tokens", "series", "vector", "array"] | None, "What arrays are.", None),
     option("range", tuple[float, ...] | None, "low,high: the values of arrays that become 0 and 1.", None),
     option("rate", int | None, "Values a second, to which recordings are resampled.", None),
-    option("length", int | None, "Values, at which longer recordings are cut.", None),
+    option("length", int | None, LENGTH, None),
     option("mono", bool | None, "The mean of a recording's channels.", None),
     option("empty", Literal["error", "skip"] | None, "What to do with empty lines of a text file.", None),
     option("seed", int, "Seed of every random choice.", 0),

@@ -22,8 +22,10 @@ def load_subject(source: str, options: dict[str, Any], samples: Any = None) -> A
     for name in ("x", "y"):
         if options.get(name) is not None:
             raise SettingsError(f"--{name} belongs to a file of features; leave it out with a network.")
-    names = [option.name for option in (*o.NETWORK_OPTIONS, *o.PREPROCESSING)]
-    chosen = {name: options[name] for name in names if options.get(name) is not None and name != "device"}
+    names = {option.name for option in (*o.NETWORK_OPTIONS, *o.PREPROCESSING)} - {"device"}
+    if not source.startswith("hf:"):
+        names -= {"length"}
+    chosen = {name: options[name] for name in sorted(names) if options.get(name) is not None}
     if "size" in chosen:
         size = chosen["size"]
         chosen["size"] = (size[0], size[-1])
@@ -56,6 +58,11 @@ def _load(source: str, options: dict[str, Any], device: str | None, samples: Any
         except (RuntimeError, AssertionError) as error:
             raise SettingsError(f"device '{device}' is not to be had here: {error}".splitlines()[0]) from error
     return network
+
+
+def of_samples(network: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options without the length, where that is one of the network's."""
+    return options | {"length": None} if network.startswith("hf:") else options
 
 
 def load_images(source: str | None, options: dict[str, Any]) -> Any:
