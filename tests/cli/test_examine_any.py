@@ -35,8 +35,8 @@ def test_a_study_that_was_named_is_refused() -> None:
 
 
 def test_a_length_is_the_networks_where_it_is_a_folder_of_transformers() -> None:
-    from netopsy.cli.sources import of_samples
+    from netopsy.cli.sources import samples_options
 
     options = {"length": 8, "split": "test"}
-    assert of_samples("hf:folder", options) == {"length": None, "split": "test"}
-    assert of_samples("module:factory", options) == options
+    assert samples_options("hf:folder", options) == {"length": None, "split": "test"}
+    assert samples_options("module:factory", options) == options

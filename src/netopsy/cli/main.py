@@ -21,7 +21,7 @@ from netopsy.cli.sources import (
     load_second,
     load_subject,
     load_vectors,
-    of_samples,
+    samples_options,
 )
 from netopsy.errors import NetopsyError, NetopsyWarning
 from netopsy.studies.table import STUDIES
@@ -169,7 +169,7 @@ def _study_command(name: str) -> Any:
             study = cls(**chosen, **{field: load_second(field, options) for field in needs.networks})
         else:
             cls(**chosen)  # a mistake in a setting is reported before the network and images are loaded
-            of_images = of_samples(network, options)
+            of_images = samples_options(network, options)
             images = load_images(samples, of_images)
             subject = load_subject(network, options, images)
             further = {field: load_further(field, samples, of_images, images) for field in needs.images}
@@ -190,7 +190,7 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
     from netopsy.examination import examine
 
     ring = worker_pool(options)
-    of_images = of_samples(network, options)
+    of_images = samples_options(network, options)
     images = load_images(samples, of_images)
     net, train = load_subject(network, options, images), load_further("train", samples, of_images, images)
     other = load_second("other", options, images)

@@ -60,7 +60,7 @@ def _load(source: str, options: dict[str, Any], device: str | None, samples: Any
     return network
 
 
-def of_samples(network: str, options: dict[str, Any]) -> dict[str, Any]:
+def samples_options(network: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options without the length, where that is one of the network's."""
     return options | {"length": None} if network.startswith("hf:") else options
 

@@ -75,7 +75,9 @@ NOUNS = {"image": "image", "tokens": "text", "series": "recording", "vector": "r
 def of_samples(sentence: str, kind: str) -> str:
     """A sentence about images as one about samples of another kind: `over 17 images` is `over 17 texts`."""
     noun = NOUNS.get(kind, "sample")
-    return sentence if noun == "image" else re.sub(r"\bimage(?=s?\b)", noun, sentence)
+    if noun == "image":
+        return sentence
+    return re.sub(r"\bimage(?=s?\b)", noun, re.sub(r"\ban image\b", f"a {noun}", sentence))
 
 
 CHUNK = 4  # pictures a task decodes: few, so that threads share a batch evenly and an interrupt waits briefly
