@@ -40,10 +40,10 @@ def default_blocks(network: Network) -> tuple[Block, ...]:
     Blocks that no one layer can stand in for are replaced by those inside them, and so is a stretch with more than two
     thirds of all layers: it is rather the network than a block of it (Inception v3 between its poolings). Classifiers,
     whose values are single vectors, are left out where the network has other blocks, and so is what gives the
-    network's output.
+    network's output, unless that is a vector at each place, as of an encoder.
     """
     every = {block.name: block for block in find_blocks(network)}
-    usable = {name: block for name, block in every.items() if block.output != network.output}
+    usable = {name: block for name, block in every.items() if block.output != network.output or block.kind == "tokens"}
     if any(block.kind != "linear" and block.obstacle is None for block in usable.values()):
         usable = {name: block for name, block in usable.items() if block.kind != "linear"}
 
@@ -68,7 +68,8 @@ def _search_blocks(network: Network) -> tuple[Block, ...]:
     blocks: dict[tuple[str, ...], Block] = {}
     for path, region in sorted(_modules(flow).items(), key=lambda entry: (entry[0].count("."), len(entry[0]))):
         block = describe_block(network, flow, path, region) if _has_two_layers(network, flow, region) else None
-        is_network = block is not None and block.input == "input" and block.output == network.output
+        whole = block is not None and network.nodes[block.input].op == "placeholder"
+        is_network = whole and block is not None and block.output == network.output
         if block is not None and len(block.layers) > 1 and not is_network:
             blocks.setdefault(block.nodes, block)
     layer_sets = {block.layers for block in blocks.values() if block.obstacle is None}
@@ -82,7 +83,7 @@ def _search_blocks(network: Network) -> tuple[Block, ...]:
 
 def _has_two_layers(network: Network, flow: Flow, region: int) -> bool:
     """Whether at least two layers have a call in `region`; a cheap test before the costly ones."""
-    return sum(any(region >> flow.position(network, n) & 1 for n in layer.nodes) for layer in network.layers) > 1
+    return sum(any(region >> i & 1 for i in flow.calls(network, layer)) for layer in network.layers) > 1
 
 
 def _modules(flow: Flow) -> dict[str, int]:
@@ -99,7 +100,7 @@ def _stretches(network: Network, flow: Flow) -> Iterator[Block]:
     """The stretches of the chain between poolings, changes of axes, and the layer that gives the output."""
     spine = flow.spine()
     parts = [flow.between(a, b) for a, b in pairwise(spine)]
-    calls = {flow.position(network, n) for layer in network.layers for n in layer.nodes}
+    calls = {i for layer in network.layers for i in flow.calls(network, layer)}
     holds = [any(i in calls for i in bits(part)) for part in parts]
     final = max((k for k, layered in enumerate(holds) if layered), default=-1)
     run: list[int] = []

@@ -9,14 +9,39 @@ import weakref
 from collections.abc import Iterator
 
 from netopsy.network.activations import ELEMENTWISE
+from netopsy.network.layers import Layer
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.network.program import Program
 
 _cache: weakref.WeakKeyDictionary[Program, Flow] = weakref.WeakKeyDictionary()
 
 
+def side_inputs(network: Network) -> tuple[str, ...]:
+    """Names of the inputs that only say of what kind the places of a sample are: masks and segments.
+
+    They reach into every block of a network of tokens. Where there are no others they are the input itself.
+    """
+    pairs = zip(network.signature.names, network.signature.inputs, strict=True)
+    names = tuple(name for name, entry in pairs if entry.kind in ("mask", "segments"))
+    return names if len(names) < len(network.signature.inputs) else ()
+
+
+def _from_content(network: Network) -> set[Node]:
+    """The nodes whose values depend on more than sizes, parameters and side inputs."""
+    sides = set(side_inputs(network))
+    chosen: set[Node] = set()
+    for node in network.program.nodes:
+        given = node.op == "placeholder" and node.name not in sides
+        if given or (node.from_input and node.op != "placeholder" and any(p in chosen for p in node.inputs)):
+            chosen.add(node)
+    return chosen
+
+
 class Flow:
-    """The nodes whose values depend on the input, and who reads whom; parameters and sizes are left out.
+    """The nodes whose values depend on the input, and who reads whom.
+
+    Left out are parameters, sizes, and what is made from `side_inputs` alone.
 
     nodes: in order of execution. index: position by node. reads: positions that each node reads. live: the nodes that
     the network's output depends on. dominators: of each node, the nodes that every path from the input to it passes.
@@ -24,7 +49,8 @@ class Flow:
     """
 
     def __init__(self, network: Network) -> None:
-        self.nodes = [n for n in network.program.nodes if n.from_input and n.op != "output"]
+        content = _from_content(network)
+        self.nodes = [n for n in network.program.nodes if n in content and n.op != "output"]
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.reads = [tuple(self.index[p] for p in node.inputs if p in self.index) for node in self.nodes]
         self.readers: list[list[int]] = [[] for _ in self.nodes]
@@ -60,6 +86,10 @@ class Flow:
     def position(self, network: Network, name: str) -> int:
         """Position of the node called `name`."""
         return self.index[network.nodes[name]]
+
+    def calls(self, network: Network, layer: Layer) -> list[int]:
+        """Positions of the nodes of a layer; none of one that reads side inputs alone."""
+        return [self.index[network.nodes[name]] for name in layer.nodes if network.nodes[name] in self.index]
 
     def name(self, i: int) -> str:
         """Name of node `i`."""

@@ -13,7 +13,7 @@ from netopsy.blocks.fit import last_activation
 from netopsy.blocks.layer import OneLayer
 from netopsy.engine.observe.observe import observe
 from netopsy.engine.observe.tally import Tally
-from netopsy.errors import SettingsError
+from netopsy.errors import NotApplicable, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.samples.samples import Samples
@@ -35,9 +35,10 @@ def least_squares(
 ) -> dict[str, Any]:
     """Set `layer`, in place, to the least-squares fit of its linear map to the block.
 
-    Over all images and places it minimises sum ||W x + b - y||^2, x the patch of the block's input under the kernel,
-    y the block's value before its last activation where it ends in one, else its output. The solution is that of the
-    normal equations, gathered in float64 in one pass; where they are singular the least ridge that mends it is added.
+    Over all images and places but padding it minimises sum ||W x + b - y||^2, x the patch of the block's input under
+    the kernel, y the block's value before its last activation where it ends in one, else its output. The solution is
+    that of the normal equations, gathered in float64 in one pass; where they are singular the least ridge that mends it
+    is added.
     A norm is then set so that it passes the fit through, with its running statistics as with those of the images.
 
     rows: patches to gather at most, places drawn evenly from all images by `seed`; None: 20 for each unknown, at least
@@ -47,6 +48,11 @@ def least_squares(
     act = last_activation(network, block)
     before = [network.nodes[block.output]] if act is None else [node.args[0] for node in act]
     axis = _axis(network.nodes[block.output]) if act is not None and len(act) > 1 else 1
+    if layer.conv is not None and network.nodes[block.input].length_axes:
+        raise NotApplicable(
+            f"the least-squares fit to {block.name} needs maps of one size, and those of {network.name} are padded; "
+            "start the new layer in another way."
+        )
     sums = NormalEquations(layer, rows, len(samples), block, seed, axis)
     watched = (block.input, *(node.name for node in before))
     label = f"least squares {block.name}"
@@ -63,6 +69,7 @@ class NormalEquations(Tally):
 
     update: the values of the block's input and of what is fitted, in one tensor or in several to be joined along
     `axis`. result: the tally itself, to `solve`. The places are drawn batch after batch, so the pass is not split.
+    Where samples are padded they come as rows of real places, of each sample `each` at most.
     """
 
     sequential = True
@@ -79,7 +86,8 @@ class NormalEquations(Tally):
         self.places = max(1, int(torch.Size(self._places(block)).numel()))
         needed = max(20 * (self.unknowns + 1), 20_000) if rows is None else rows
         self.each = max(1, min(self.places, -(-needed // images)))
-        self.n = 0
+        self.rank = 1 + len(block.input_shape)
+        self.n = self.seen = 0
         self.xx: Tensor | None = None
         self.xy: Tensor | None = None
         self.yy: Tensor | None = None
@@ -91,9 +99,15 @@ class NormalEquations(Tally):
     def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
         x, *parts = values
         y = parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
-        for first in range(0, len(x), max(1, _CHUNK // (self.unknowns * self.places))):
-            part = slice(first, first + max(1, _CHUNK // (self.unknowns * self.places)))
-            inputs, outputs = self._rows(x[part], y[part])
+        real = x.ndim < self.rank  # rows of real places, not samples
+        self.seen += len(x) * (1 if real else self.places)
+        if real:
+            drawn = self._draw_of(indices.cpu()).to(x.device)
+            x, y = x[drawn], y[drawn]
+        step = max(1, _CHUNK // (self.unknowns * (1 if real else self.places)))
+        for first in range(0, len(x), step):
+            part = slice(first, first + step)
+            inputs, outputs = (x[part], y[part]) if real else self._rows(x[part], y[part])
             inputs = torch.cat([inputs.double(), inputs.new_ones(len(inputs), 1).double()], 1)
             outputs = outputs.double()
             self._add(inputs.T @ inputs, inputs.T @ outputs, outputs.square().sum(0), len(inputs))
@@ -107,6 +121,7 @@ class NormalEquations(Tally):
     def merge(self, other: NormalEquations) -> None:
         if other.xx is not None and other.xy is not None and other.yy is not None:
             self._add(other.xx, other.xy, other.yy, other.n)
+            self.seen += other.seen
 
     def result(self) -> NormalEquations:
         return self
@@ -128,12 +143,26 @@ class NormalEquations(Tally):
 
     def _draw(self, images: int) -> Tensor:
         """`each` places of every image."""
+        return self._random(images, self.places).argsort(1)[:, : self.each]
+
+    def _draw_of(self, owners: Tensor) -> Tensor:
+        """`each` rows of every sample, or all of one that has fewer; owners: whose each row is, in ascending order."""
+        if self.each >= self.places:
+            return torch.arange(len(owners))
+        order = self._random(len(owners)).argsort()
+        order = order[owners[order].argsort(stable=True)]  # by owner, within each in random order
+        counts = owners.unique_consecutive(return_counts=True)[1]
+        place = torch.arange(len(owners)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        return order[place < self.each]
+
+    def _random(self, *shape: int) -> Tensor:
+        """Uniform numbers, going on where the last draw ended."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.drawn is not None:
             generator.set_state(self.drawn.cpu())
-        places = torch.rand(images, self.places, generator=generator).argsort(1)[:, : self.each]
+        values = torch.rand(*shape, generator=generator)
         self.drawn = generator.get_state()
-        return places
+        return values
 
     def solve(self, layer: OneLayer) -> dict[str, Any]:
         """Set the layer; r2, rows, share, ridge."""
@@ -148,7 +177,7 @@ class NormalEquations(Tally):
         missed = (total - 2 * (weight * xy).sum(0) + fitted).clamp(min=0)
         _install(layer, weight.T, mean_y - mean_x @ weight, mean_y, fitted)
         share = float(missed.sum() / total.sum()) if float(total.sum()) > 0 else 0.0
-        return {"r2": 1 - share, "rows": self.n, "share": self.each / self.places, "ridge": ridge}
+        return {"r2": 1 - share, "rows": self.n, "share": self.n / max(self.seen, 1), "ridge": ridge}
 
 
 def _solve_ridge(xx: Tensor, xy: Tensor) -> tuple[Tensor, float]:

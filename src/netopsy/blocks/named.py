@@ -50,7 +50,7 @@ def _some(names: list[str]) -> str:
 
 
 def _layers(network: Network, flow: Flow, region: int) -> bool:
-    return any(region >> flow.position(network, n) & 1 for layer in network.layers for n in layer.nodes)
+    return any(region >> i & 1 for layer in network.layers for i in flow.calls(network, layer))
 
 
 def _between(network: Network, flow: Flow, name: str, modules: dict[str, int]) -> int:
@@ -69,14 +69,16 @@ def _between(network: Network, flow: Flow, name: str, modules: dict[str, int]) -
 def _positions(network: Network, flow: Flow, name: str, modules: dict[str, int]) -> list[int]:
     """The first and last node that `name`, a layer, node or module, stands for."""
     for layer in network.layers:
-        if layer.name == name:
-            return [flow.position(network, layer.nodes[0]), flow.position(network, layer.nodes[-1])]
-    if name in network.nodes:
+        if layer.name == name and (calls := flow.calls(network, layer)):
+            return [calls[0], calls[-1]]
+    if name in network.nodes and network.nodes[name] in flow.index:
         return [flow.position(network, name)] * 2
     if name in modules:
         inside = list(bits(modules[name]))
         return [inside[0], inside[-1]]
     names = [*(layer.name for layer in network.layers), *modules]
+    if name in names or name in network.nodes:
+        raise SettingsError(f"'{name}' of {network.name} is made from a mask or segments alone, so it is in no block.")
     raise UnknownLayer(f"no layer, module or node '{name}' in {network.name}; nearest: {nearest(name, names)}.")
 
 

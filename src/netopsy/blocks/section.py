@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from netopsy.blocks.block import Block
-from netopsy.blocks.flow import Flow
+from netopsy.blocks.flow import Flow, side_inputs
 from netopsy.blocks.training_ops import Norm, find_dropouts, flat_arguments, norm_path, overwriting
 from netopsy.engine.interpreter import ANY_LAYOUT
 from netopsy.errors import SettingsError
@@ -23,11 +23,13 @@ from netopsy.network.program import Origin, Section, origin
 def cut_before(network: Network, block: Block) -> str:
     """Name of the last node at or before the block's input that every path from the input to the output passes.
 
-    Its value has one row an image, so that it can be stored and read back in batches.
+    Its value has one row an image, so that it can be stored and read back in batches. Where several inputs meet behind
+    the block there is none, and the first input stands for all of them.
     """
     flow = Flow.of(network)
     at = flow.position(network, block.input)
-    return flow.name([i for i in flow.spine() if i <= at][-1])
+    passed = [i for i in flow.spine() if i <= at]
+    return flow.name(passed[-1]) if passed else network.signature.names[0]
 
 
 def layer_path(block: Block) -> str:
@@ -45,17 +47,20 @@ def section(
 ) -> Section:
     """The computation from the value of node `start` to that of `end` (None: the output), with blocks replaced.
 
-    It takes one tensor and gives one. Parameters and buffers are the network's own, not copies, under their own names;
-    a new layer lies at `layer_path(block)`.
+    From `input`, or any of several inputs, it takes what the network takes; from another node that node's value, `x`,
+    and by their names the masks and segments that a network of tokens takes. It gives one tensor. Parameters and
+    buffers are the network's own, not copies, under their own names; a new layer lies at `layer_path(block)`.
     Errors: UnknownLayer for a name of nothing; SettingsError where another value than that of `start` is needed, and
     for blocks that overlap.
     """
-    first, last = network.node(start), network.node(network.output if end is None else end)
+    last = network.node(network.output if end is None else end)
+    given = _given(network, start)
+    first = next(iter(given))
     _check(network, first, replaced)
     instead = {network.nodes[block.output]: (block, layer) for block, layer in replaced}
-    order = _nodes_to_compute(network, first, last, instead)
+    order = _nodes_to_compute(network, given, last, instead)
     graph, root = fx.Graph(), nn.Module()
-    values: dict[Node, fx.Node] = {first: graph.placeholder("x")}
+    values: dict[Node, fx.Node] = {node: graph.placeholder(name) for node, name in given.items()}
     drop = _Drops(network, graph, root, values)
     tensors = {**network.program.constants, **network.tensors}
     modules = dict(network.module.named_modules())
@@ -80,7 +85,7 @@ def section(
                 new = graph.call_module(path, (operands[node.args[0]],))
             else:
                 target = ANY_LAYOUT.get(node.target, node.target)
-                if not dropped and node.args and node.args[0] not in instead and node.args[0] is not first:
+                if not dropped and node.args and node.args[0] not in instead and node.args[0] not in given:
                     target = overwriting(node) or target
                 new = graph.call_function(target, *node.filled(operands))
             if node.is_tensor:
@@ -90,6 +95,14 @@ def section(
     graph.lint()
     layers = {layer_path(block): origin(node) for node, (block, _) in instead.items()}
     return Section.of(root, graph, names, layers).train(network.module.training)
+
+
+def _given(network: Network, start: str) -> dict[Node, str]:
+    """The nodes whose values the section takes, and what they are called in it."""
+    names = network.signature.names
+    if start == "input" or start in names:
+        return {network.nodes[name]: "x" if len(names) == 1 else name for name in names}
+    return {network.node(start): "x", **{network.nodes[name]: name for name in side_inputs(network)}}
 
 
 class _Drops:
@@ -146,19 +159,19 @@ def _check(network: Network, first: Node, replaced: Sequence[tuple[Block, nn.Mod
 
 
 def _nodes_to_compute(
-    network: Network, first: Node, last: Node, instead: dict[Node, tuple[Block, nn.Module]]
+    network: Network, given: dict[Node, str], last: Node, instead: dict[Node, tuple[Block, nn.Module]]
 ) -> list[Node]:
     """The nodes to compute, in order; a replaced block is its output node alone."""
     inside = {name: block for block, _ in instead.values() for name in block.nodes if name != block.output}
     needed: set[Node] = set()
-    stack = [last] if last is not first else []
+    stack = [last] if last not in given else []
     while stack:
         node = stack.pop()
         if node in needed:
             continue
         if node.op == "placeholder":
             raise SettingsError(
-                f"the section from '{first.name}' to '{last.name}' needs a value that is made before "
+                f"the section from '{next(iter(given)).name}' to '{last.name}' needs a value that is made before "
                 f"it; begin at a node that all paths pass, as `cut_before` finds it."
             )
         if (block := inside.get(node.name)) is not None:
@@ -170,7 +183,7 @@ def _nodes_to_compute(
         reads = [network.nodes[instead[node][0].input]] if node in instead else node.inputs
         if node.is_batch_size:
             reads = []
-        stack += [parent for parent in reads if parent is not first]
+        stack += [parent for parent in reads if parent not in given]
     return [node for node in network.program.nodes if node in needed]
 
 
@@ -190,8 +203,16 @@ def _place(root: nn.Module, path: str, value: nn.Module | torch.Tensor) -> None:
 
 
 def compressed_network(network: Network, replaced: Sequence[tuple[Block, nn.Module]]) -> Network:
-    """`network` with blocks replaced by the given modules; all other weights are the network's own, not copies."""
+    """`network` with blocks replaced by the given modules; all other weights are the network's own, not copies.
+
+    `nn.Identity()` leaves a block out. An output that has a key, as `logits`, keeps it.
+    """
     names = ", ".join(block.name for block, _ in replaced)
     module = section(network, replaced=replaced)
+    if network.output_name and not network.output_name.isdigit():
+        (result,) = (node for node in module.graph.nodes if node.op == "output")
+        result.args = ({network.output_name: result.args[0]},)
+        module.recompile()
     provenance = {**network.provenance, "compressed": [block.name for block, _ in replaced]}
-    return Network(f"{network.name} with {names} as one layer", module, network.preprocessing, provenance)
+    how = "left out" if all(isinstance(layer, nn.Identity) for _, layer in replaced) else "as one layer"
+    return Network(f"{network.name} with {names} {how}", module, network.preprocessing, provenance)
