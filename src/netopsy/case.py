@@ -221,7 +221,8 @@ def _read_texts(path: Path) -> Texts:
 
 
 def _passage(stored: dict[str, Any]) -> Passage:
-    return Passage(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return Passage(**fields)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_an_exported_program_of_several_inputs(tmp_path: Path) -> None:
     save(program, tmp_path / "net.pt2")
     network = load_network(str(tmp_path / "net.pt2"))
     assert [(entry.name, entry.kind) for entry in network.signature.inputs] == [("ids", "tokens"), ("mask", "mask")]
-    assert [layer.name for layer in network.layers] == ["head"]
+    assert [layer.name for layer in network.layers] == ["embed", "head"]
 
 
 def test_an_exported_program_of_one_batch_size_says_how_to_export(tmp_path: Path) -> None:
@@ -58,10 +58,15 @@ def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
         load_network("absent.pt2")
 
 
-def test_torchscript_says_the_way_out(tmp_path: Path) -> None:
-    torch.jit.trace(picture_net(), torch.rand(2, 3, 8, 8)).save(str(tmp_path / "net.pt"))
+def test_a_torchscript_archive_opens_as_a_source_and_not_as_weights(tmp_path: Path) -> None:
+    module, x = picture_net(), torch.rand(3, 3, 8, 8)
+    torch.jit.trace(module, x, check_trace=False).save(str(tmp_path / "net.pt"))
+    network = load_network(tmp_path / "net.pt", size=8)
+    assert [layer.name for layer in network.layers] == ["0", "4"]
+    with torch.no_grad():
+        torch.testing.assert_close(network.graph(x), module(x))
     with pytest.raises(WeightsError, match=r"TorchScript.*torch\.jit\.load"):
-        load_network(tmp_path / "net.pt")
+        load_network(picture_net(), weights=tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

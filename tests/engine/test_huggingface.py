@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from netopsy import load_network
+from netopsy import compress, load_network
 from netopsy.cli import main
 from netopsy.errors import NetopsyWarning, NetworkError, SettingsError, WeightsError
-from netopsy.network.network import Network
+from netopsy.network.network import Network, tensor_state
 from netopsy.network.sources.huggingface_inputs import read_processor, read_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -428,3 +428,22 @@ def test_stories260k_reaches_its_known_score(shared: Path) -> None:
     right = (logits.argmax(-1) == target)[counted].float().mean()
     assert int(counted.sum()) == 4335
     assert (round(float(nats), 3), round(float(right), 3)) == (1.610, 0.562)
+
+
+def test_a_compressed_folder_opens_by_itself_where_the_folder_is(tmp_path: Path) -> None:
+    folder = tmp_path / "a bert"
+    folder.mkdir()
+    saved("bert", folder)
+    with pytest.warns(NetopsyWarning, match="drawn"):
+        network = load_network(f"hf:{folder}", length=7, num_classes=3, head="sequence-classification")
+    path = compress(network, tmp_path / "bert.netopsy.safetensors")
+    again = load_network(path)
+    assert again.signature.record() == network.signature.record()
+    assert again.nodes[again.output].full_shape[1:] == (3,)
+    assert tensor_state(again.module).keys() == tensor_state(network.module).keys()
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(
+        NetworkError, match=r"belongs to hf:.*a bert, which is not here.*load_network.'hf:FOLDER', weig"
+    ):
+        load_network(path)
+    assert load_network(f"hf:{tmp_path / 'moved'}", weights=path).name.endswith("moved")

@@ -10,6 +10,7 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -24,6 +25,8 @@ from netopsy.network.graph import name_outputs
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.load import load_network
+from netopsy.samples.load import load_samples
+from netopsy.samples.tasks import find_task
 from netopsy.seeds import stream
 
 
@@ -399,7 +402,7 @@ def test_weights_of_other_names_may_be_taken_in_their_order(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "size", "outputs"),
     [
-        ("lraspp_mobilenet_v3_large", 64, {"out": (21, 64, 64)}),
+        pytest.param("lraspp_mobilenet_v3_large", 64, {"out": (21, 64, 64)}, marks=pytest.mark.slow),
         pytest.param("r3d_18", None, {"": (400,)}, marks=pytest.mark.slow),
         pytest.param(
             "ssdlite320_mobilenet_v3_large",
@@ -425,3 +428,14 @@ def test_torchvision_beyond_classification(name: str, size: int | None, outputs:
         torch.testing.assert_close(given[key], value, rtol=1e-4, atol=1e-5)
     plain = torchvision.models.get_model(name, weights=None, weights_backbone=None) if size or "ssd" in name else None
     assert plain is None or network.module.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_timm_beyond_classification() -> None:
+    x = np.random.default_rng(0).random((12, 32, 32, 3), np.float32)
+    pooled = load_network("timm:resnet10t", size=32, weights="random", num_classes=0)
+    assert pooled.nodes[pooled.output].full_shape[1:] == (512,)
+    assert find_task(pooled, load_samples(x)).name == "agreement"
+    assert find_task(pooled, load_samples((x, [0, 1] * 6), task="embedding")).name == "embedding"
+    maps = load_network("timm:resnet10t", size=32, weights="random", features_only=True, output=4)
+    assert maps.nodes[maps.output].full_shape[1:] == (512, 1, 1)
+    assert find_task(maps, load_samples(x)).name == "agreement"

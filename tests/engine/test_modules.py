@@ -114,6 +114,8 @@ LOADS: dict[str, Callable[[], Any]] = {
     "several wrappers": lambda: torch.compile(nn.DataParallel(torch.optim.swa_utils.AveragedModel(Net()))),
     "a wrapper of one's own": lambda: Wrapper(Net()),
     "symbolically traced": lambda: fx.symbolic_trace(Net()),
+    "scripted": lambda: torch.jit.script(Net()),
+    "traced": lambda: torch.jit.trace(Net().eval(), IMAGES, check_trace=False),
     "exported": lambda: torch.export.export(Net().eval(), (IMAGES,), dynamic_shapes=({0: torch.export.Dim("n")},)),
     "float16": lambda: Net().half(),
     "bfloat16": lambda: Net().bfloat16(),
@@ -124,6 +126,7 @@ LOADS: dict[str, Callable[[], Any]] = {
     "without parameters": nn.Sequential,
 }
 EXPORTED = ("caches activations", "compiled inside", "a wrapper of one's own", "symbolically traced", "exported")
+EXPORTED += ("scripted", "traced")
 
 
 def open_network(module: Any) -> Network:
@@ -239,8 +242,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "prepared": (lambda: quantized(prepared_only=True), "is prepared for quantization .*give the float module"),
     "a tensor subclass": (subclassed, r"holds 'fc.weight' as a .*Packed.*give the module with float weights"),
     "lazy": (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten()), "is lazy: '0.weight' has no shape until"),
-    "scripted": (lambda: torch.jit.script(Net()), r"is TorchScript .*give this one's state_dict\(\) as weights"),
-    "traced": (lambda: torch.jit.trace(Net().eval(), IMAGES), "is TorchScript"),
     "scripted inside": (lambda: nested(torch.jit.script), "is TorchScript .'conv' is a"),
     "exported for one batch": (
         lambda: torch.export.export(Net().eval(), (IMAGES,)).module(),
@@ -250,7 +251,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "batch of one": (One, "takes a single image, but no batch of two"),
     "batch of one, checked": (OneChecked, "one image please. It takes a single image, but no batch of two"),
     "the first image alone": (First, r"an output of shape \(10\) for any number of images"),
-    "two inputs": (Two, "its forward pass takes x, y, and Netopsy gives it one batch of images"),
+    "two inputs": (Two, r"its forward pass takes x, y\. Give an example of a batch by name, as .*example="),
     "branching": (Branching, "must not branch on values"),
     "no forward": (lambda: nn.ModuleList([nn.Linear(2, 2)]), "has no forward"),
     "complex": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 2, dtype=torch.complex64)), "of type complex64"),
@@ -396,3 +397,164 @@ def test_of_float16_weights_the_buffers_of_that_type_become_float32_too() -> Non
         state = tensor_state(open_network(module).module)
     kinds = {name: tensor.dtype for name, tensor in state.items()}
     assert kinds["norm.running_mean"] == kinds["conv.weight"] == torch.float32 and kinds["constant"] == torch.float64
+
+
+class Pair(nn.Module):
+    """Embeddings and an LSTM beside a table; the vector goes through a view that names the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.cell = nn.Embedding(11, 4), nn.LSTM(4, 5, 2, batch_first=True)
+        self.table, self.head = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, tokens: Tensor, vector: Tensor) -> Tensor:
+        states, _ = self.cell(self.embed(tokens))
+        return self.head(states[:, -1] + self.table(vector.view(vector.shape[0], -1)))
+
+
+PAIR = {"tokens": torch.randint(11, (2, 6)), "vector": torch.rand(2, 3)}
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, tuple(PAIR.values()))])
+def test_torchscript_of_several_inputs_opens_in_memory_and_from_its_file(make: Any, tmp_path: Path) -> None:
+    module = Pair().eval()
+    script = make(module)
+    script.save(tmp_path / "pair.ts")
+    for source in (script, tmp_path / "pair.ts", str(tmp_path / "pair.ts")):
+        network = load_network(source, example=PAIR)
+        assert [entry.name for entry in network.signature.inputs] == ["tokens", "vector"]
+        assert network.name in ("Pair", "pair.ts")
+        assert {name for name, _ in network.module.named_parameters()} == dict(module.named_parameters()).keys()
+        kinds = {layer.name: layer.kind for layer in network.layers}
+        assert kinds["head"] == kinds["table"] == "linear" and "recurrent" in kinds.values()
+        inputs = {"tokens": torch.randint(11, (5, 6)), "vector": torch.rand(5, 3)}
+        with torch.no_grad():
+            torch.testing.assert_close(network.graph(**inputs), module(**inputs))
+
+
+def test_torchscript_is_copied_and_read_in_eval_mode() -> None:
+    script = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.BatchNorm1d(4)))
+    network = load_network(script, example=torch.rand(2, 3))
+    before = copy.deepcopy(script.state_dict())
+    with torch.no_grad():
+        network.module.get_parameter("0.weight").zero_()
+    assert script.training and all(torch.equal(value, before[name]) for name, value in script.state_dict().items())
+
+
+class Drawing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        words: list[str] = []
+        while x.sum() > 3 and len(words) < 5:
+            words.append("more")
+            x = x / 2
+        return x * len(words)
+
+
+def test_torchscript_without_a_graph_says_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"is TorchScript.*state_dict\(\) as weights, or .*\.pt2") as caught:
+        load_network(torch.jit.script(Drawing()), example=torch.rand(2, 3))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    quantized(prepared_only=False)
+    torch.jit.script(quantized()).save(tmp_path / "integers.pt")
+    with pytest.raises(NetworkError, match=r"code that runs as soon as it is loaded.*give the float module"):
+        load_network(tmp_path / "integers.pt")
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.LazyConv1d(4, 3), nn.LazyBatchNorm1d(), nn.LazyLinear(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.conv(x))).flatten(1))
+
+
+def test_a_lazy_module_takes_its_shapes_from_the_example_in_a_copy() -> None:
+    module, batch = Lazy(), torch.rand(4, 2, 9)
+    network = load_network(module, example=batch, seed=3)
+    shapes = [tuple(network.tensors[layer.weight].shape) for layer in network.layers]
+    assert shapes == [(4, 2, 3), (3, 28)]
+    assert isinstance(module.conv.weight, nn.UninitializedParameter)
+    assert int(network.module.get_buffer("norm.num_batches_tracked")) == 0
+    again = load_network(module, example=batch, seed=3)
+    assert all(map(torch.equal, tensor_state(network.module).values(), tensor_state(again.module).values()))
+    state = tensor_state(network.module)
+    filled = load_network(Lazy(), example=batch, weights=state)
+    assert all(torch.equal(value, state[name]) for name, value in tensor_state(filled.module).items())
+    with pytest.raises(NetworkError, match=r"is lazy: 'conv.weight' has no shape.*example=batch"):
+        load_network(module)
+    with pytest.raises(NetworkError, match="is lazy and cannot take the example"):
+        load_network(module, example=torch.rand(4, 2, 9, 9, 9))
+
+
+@pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("old", [True, False])
+def test_recurrent_modules_load_with_norms_on_their_weights(recurrent: type[nn.Module], old: bool) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = recurrent(5, 6, batch_first=True), nn.Linear(6, 6)
+            (nn.utils.spectral_norm if old else parametrizations.orthogonal)(self.head)
+            (nn.utils.weight_norm if old else parametrizations.weight_norm)(self.cell, "weight_hh_l0")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.cell(x)[0][:, -1])
+
+    module, x = Reader().eval(), torch.rand(3, 4, 5)
+    network = load_network(module, example=x)
+    with torch.no_grad():
+        torch.testing.assert_close(network.graph(x), module(x))
+    assert {"cell.weight_hh_l0", "head.weight"} <= dict(network.module.named_parameters()).keys()
+
+
+def test_a_state_dict_of_parallel_training_fits_the_plain_module() -> None:
+    trained = Net()
+    state = nn.DataParallel(trained).state_dict()
+    assert all(name.startswith("module.") for name in state)
+    network = load_network(Net(), weights=state, size=8, channels="L")
+    assert torch.equal(network.module.get_parameter("fc.weight"), trained.fc.weight)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embed(ids))
+
+
+def test_shared_weights_stay_one_tensor() -> None:
+    network = load_network(Tied(), example=torch.randint(9, (2, 5)))
+    assert network.module.head.weight is network.module.embed.weight
+    assert sum(p.numel() for p in network.module.parameters()) == 36
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_computes_in_its_own_type_where_asked(kind: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Net().eval().to(kind)
+    network = load_network(module, size=8, channels="L", dtype="own")
+    assert {p.dtype for p in network.module.parameters()} == {kind}
+    assert network.provenance["computed_in"] == f"{str(kind).removeprefix('torch.')}, the type of the weights"
+    with torch.no_grad():
+        assert torch.equal(network.graph(IMAGES.to(kind)), module(IMAGES.to(kind)))
+    torch.save(module.state_dict(), tmp_path / "net.pt")
+    filled = load_network(Net(), weights=tmp_path / "net.pt", size=8, channels="L", dtype="own")
+    assert torch.equal(filled.module.get_parameter("fc.weight"), module.fc.weight)
+    assert filled.module.get_parameter("fc.weight").dtype == kind
+    images = torch.rand(40, 8, 8, generator=torch.Generator().manual_seed(1))
+    samples = netopsy.load_samples((images.numpy(), [i % 10 for i in range(40)]))
+    scores = netopsy.score(network, samples)
+    with torch.no_grad():
+        outputs = module(torch.cat([b.images for b in samples.batches(network.preprocessing, 40)]).to(kind))
+    right = float((outputs.argmax(1) == torch.arange(40) % 10).double().mean())
+    assert scores["top1"][0] == pytest.approx(right)
+    for study in (netopsy.sparsity, netopsy.distributions, netopsy.noise):
+        assert study(network, samples).tables
+
+
+def test_types_are_float32_or_the_networks_own() -> None:
+    with pytest.raises(SettingsError, match="dtype 'float16' must be float32, or own"):
+        load_network(Net(), dtype="float16")  # type: ignore[call-overload]

@@ -22,7 +22,7 @@ from netopsy.network.network import Network, tensor_state
 from netopsy.network.preprocessing import FIELDS, Preprocessing
 from netopsy.network.weights.weights import array_of, read_compressed_tensors, tensor_of
 
-OWN = ("netopsy:", "torchvision:", "timm:")
+OWN = ("netopsy:", "torchvision:", "timm:", "hf:")
 """The sources that a file alone can name; code of the user's is not run because a file asks for it."""
 
 

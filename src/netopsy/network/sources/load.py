@@ -19,7 +19,7 @@ from netopsy.network.effective import EFFECTIVE, fold_computed_weights, is_param
 from netopsy.network.network import Network, tensor_state
 from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_size
 from netopsy.network.signature import Signature, signature_of
-from netopsy.network.sources.modules import unwrap
+from netopsy.network.sources.modules import is_lazy, run_lazy, unwrap
 from netopsy.network.sources.sources import Source, find_source, is_graph_path, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights, match_in_order
 from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
@@ -38,6 +38,7 @@ def load_network(
     output: str | int | None = None,
     example: Any = None,
     download: bool = False,
+    dtype: Literal["float32", "own"] = "float32",
     **preprocessing: Any,
 ) -> Network:
     """Load a network for examination; its module is in eval mode.
@@ -59,15 +60,18 @@ def load_network(
     example: a batch that the forward pass takes, where that is no image: a tensor or array, several in order, or a
         mapping by name, each (batch, ...); or Samples, whose first batch it is; or a `Signature`. By default one image.
     download: fetch the folder of `hf:ORG/NAME` from its hub.
+    dtype: in which the network computes: float32, whatever its weights are; or `own`, the type of its weights, as
+        float16 and bfloat16. Samples are turned into it.
     preprocessing: the fields of `Preprocessing`, each overriding what the weights or the architecture say, and the
         options of the architecture (`num_classes`, for some also `width` and others; for `hf:` the `head` and the
         `length` of samples). What is not given here is taken from a safetensors file's metadata where these name it.
 
-    Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no such
-    option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of the
-    preprocessing. Weights of another floating type than float32 are turned into it; masked and parametrised ones,
-    and those that a module computes from others, into the effective weights that their operators multiply with. A
-    NetopsyWarning, also in `Network.provenance["notes"]`, says what was chosen or left out on the way.
+    Raises NetworkError (no such network), WeightsError (no such weights, or they do not fit) and SettingsError (no
+    such option, or out of range). `Network.provenance` records source, weights, digest, seed and who said what of
+    the preprocessing. Weights of another floating type than float32 are turned into it, unless asked otherwise;
+    masked and parametrised ones, and those that a module computes from others, into the effective weights that
+    their operators multiply with. A NetopsyWarning, also in `Network.provenance["notes"]`, says what was chosen or
+    left out on the way.
     """
     file = None
     if is_weights_path(source) and not is_graph_path(source):
@@ -75,7 +79,9 @@ def load_network(
             raise SettingsError(f"the source '{source}' is a weights file itself; give the architecture as the source.")
         file = read_weights(source)  # type: ignore[arg-type]
         source = read_architecture(file)
-    origin = find_source(source, download=download)
+    if dtype not in ("float32", "own"):
+        raise SettingsError(f"dtype '{dtype}' must be float32, or own for the type of the weights.")
+    origin = find_source(source, download=download, own_type=dtype == "own")
     overrides, options = _sort_options(preprocessing, origin)
     hub, file = _choose_weights(weights, origin, file)
     if state is not None and (file is None or file.uses):
@@ -89,7 +95,10 @@ def load_network(
     def build(**more: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream("weights", seed))
-            return origin.build({**options, **more}, size, hub, file)
+            built = origin.build({**options, **more}, size, hub, file)
+            if is_lazy(built):
+                run_lazy(built, _read_example(example, built, overrides), origin.name)
+            return built
 
     module = build()
     signature = _read_example(example, module, overrides)
@@ -110,8 +119,15 @@ def load_network(
         provenance |= more
     effective = remove_parametrizations(module)
     check_values(module, tensor_state(module), f"the weights of {origin.name}")
-    if kinds := _to_float32(module):
-        provenance["computed_in"] = f"float32, the weights were given in {', '.join(kinds)}"
+    if dtype == "own":
+        if file is not None and not origin.places_weights:
+            _take_type(module, file)
+        kinds = _types(module) - {torch.float32}
+        if kinds:
+            provenance["computed_in"] = f"{_names(kinds)}, the type of the weights"
+    elif kinds := _types(module) - {torch.float32}:
+        _turn(module, kinds, torch.float32)
+        provenance["computed_in"] = f"float32, the weights were given in {_names(kinds)}"
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
     taken = signature or changed
@@ -156,17 +172,31 @@ def _read_example(example: Any, module: nn.Module, overrides: Mapping[str, Any])
     return signature_of(example, forward_names(module) or ("input",))
 
 
-def _to_float32(module: nn.Module) -> list[str]:
-    """Turn parameters into float32, in which images come, and buffers of their types too; returns the types there were.
+def _types(module: nn.Module) -> set[torch.dtype]:
+    """The floating-point types of the parameters."""
+    return {t.dtype for t in module.parameters() if t.is_floating_point()}
+
+
+def _names(kinds: set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+
+
+def _turn(module: nn.Module, kinds: set[torch.dtype], kind: torch.dtype) -> None:
+    """Turn parameters and buffers of some types into another, in place.
 
     A buffer of a type that no parameter has (a constant in float64, a table in float16) stays as it is.
     """
-    kinds = {t.dtype for t in module.parameters() if t.is_floating_point()} - {torch.float32}
-    for part in module.modules() if kinds else ():
+    for part in module.modules():
         for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
             if tensor.dtype in kinds:
-                tensor.data = tensor.data.float()
-    return sorted(str(kind).removeprefix("torch.") for kind in kinds)
+                tensor.data = tensor.data.to(kind)
+
+
+def _take_type(module: nn.Module, file: Weights) -> None:
+    """Turn a module into the one floating-point type that the tensors of its file have."""
+    kinds = {tensor.dtype for tensor in file.tensors.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        _turn(module, _types(module), kinds.pop())
 
 
 def _sort_options(options: dict[str, Any], origin: Source) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -287,7 +317,8 @@ def _runs(module: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether the module takes inputs of this shape."""
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module.eval()(torch.zeros(2, *shape))
+            like = next(module.parameters(), torch.zeros(0))
+            module.eval()(torch.zeros(2, *shape, dtype=like.dtype))
     except Exception:  # whatever a forward pass raises
         return False
     return True

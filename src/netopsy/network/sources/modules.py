@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor, fx, nn
+from torch.nn.parameter import UninitializedBuffer
+from torch.nn.parameter import is_lazy as is_uninitialized
 from torch.overrides import TorchFunctionMode
 
 from netopsy.errors import NetworkError
+from netopsy.network.signature import Signature
 
 # Where wrappers keep the module, by the name of their class (some of these libraries are rarely there to import).
 _WRAPPERS = {
@@ -59,8 +64,8 @@ def _reasons(module: nn.Module) -> Iterator[str]:
         home = kind.__module__
         if isinstance(part, torch.jit.ScriptModule):
             yield (
-                f"is TorchScript ({where} is a {kind.__name__}), compiled code whose operations are hidden; build the "
-                "Python module that it was made from and give this one's state_dict() as weights"
+                f"in part is TorchScript ({where} is a {kind.__name__}), compiled code whose operations are hidden; "
+                "give the Python module that it was made from in its place, with this one's state_dict() as weights"
             )
         if home.startswith(_QUANTIZED):
             yield (
@@ -85,12 +90,9 @@ def _reasons(module: nn.Module) -> Iterator[str]:
 
 
 def _tensor_reasons(label: str, path: str, tensor: Tensor) -> Iterator[str]:
-    if is_lazy(tensor):
-        yield (
-            f"is lazy: '{path}' has no shape until the module has run; call it on a batch of your images, train it "
-            "or load its weights, and give it then"
-        )
-    elif type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and type(tensor.data) is not Tensor:
+    if is_uninitialized(tensor):
+        return
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and type(tensor.data) is not Tensor:
         yield (
             f"holds '{path}' as a {type(tensor.data).__module__.partition('.')[0]}.{type(tensor.data).__name__}, "
             "which is no plain tensor (as quantized or sharded weights are); give the module with float weights"
@@ -110,10 +112,128 @@ def _tensor_reasons(label: str, path: str, tensor: Tensor) -> Iterator[str]:
         yield f"holds '{path}' in the layout {kind}; give the module with dense weights (tensor.to_dense())"
 
 
+def is_lazy(module: nn.Module) -> bool:
+    """Whether a parameter or buffer waits for a first batch to have a shape."""
+    return any(map(is_uninitialized, (*module.parameters(), *module.buffers())))
+
+
+def run_lazy(module: nn.Module, signature: Signature | None, name: str) -> None:
+    """Run a lazy module once, in place, so that its parameters have shapes. Raises NetworkError without an example."""
+    if signature is None:
+        path = next(path for path, tensor in module.state_dict(keep_vars=True).items() if is_uninitialized(tensor))
+        raise NetworkError(
+            f"{name} is lazy: '{path}' has no shape until the module has run; give a batch to run it on, "
+            "load_network(module, example=batch), or call it yourself, or load its weights, and give it then."
+        )
+    inputs = signature.example(2, module)
+    try:
+        with torch.no_grad():
+            module.eval()(*inputs.values()) if len(inputs) == 1 else module(**inputs)
+    except Exception as error:  # whatever a forward pass raises
+        raise NetworkError(
+            f"{name} is lazy and cannot take the example ({', '.join(map(str, signature.inputs))}): {_line(error)}."
+        ) from error
+
+
+def is_script(path: str) -> bool:
+    """Whether a file is a TorchScript archive."""
+    if not path or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+
+
+def load_script(path: str) -> nn.Module:
+    """A TorchScript archive, on the CPU. Raises NetworkError where it is damaged, or has code that loading it runs."""
+    with zipfile.ZipFile(path) as archive:
+        sources = [archive.read(name) for name in archive.namelist() if name.endswith(".py")]
+    if any(b"def __setstate__" in source for source in sources):
+        raise NetworkError(
+            f"'{path}' is a TorchScript archive with code that runs as soon as it is loaded, as quantized ones have; "
+            "give the float module that it was made from."
+        )
+    try:
+        module: nn.Module = torch.jit.load(path, map_location="cpu")
+    except Exception as error:  # torch raises several kinds
+        raise NetworkError(
+            f"'{path}' is a damaged TorchScript archive ({_line(error)}); fetch or save it again."
+        ) from error
+    return module
+
+
+def graph_of_script(module: torch.jit.ScriptModule, name: str) -> nn.Module:
+    """The operators of a TorchScript module as a graph in Python, in eval mode, with its parameters under their names.
+
+    It is run on nothing. Raises NetworkError where torch has no counterpart of one of its operators.
+    """
+    script: Any = copy.deepcopy(module).eval()
+    places = [place for place in script.forward.schema.arguments[1:] if not place.has_default_value()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch._export.converter import TS2EPConverter
+
+            class Converter(TS2EPConverter):  # torch exports the graph for the example's batch size; it is kept before
+                def retrace_as_exported_program(self, gm: fx.GraphModule, name_to_constant: Any) -> Any:
+                    self.graph = gm
+                    return SimpleNamespace(state_dict=script.state_dict())
+
+            converter = Converter(script, tuple(torch.zeros(2, 1) for _ in places))
+            converter.convert()
+            graph: fx.GraphModule = converter.graph
+    except Exception as error:  # of many kinds: torch's converter is a prototype
+        raise NetworkError(
+            f"{name} is TorchScript, and torch finds no graph in it ({_line(error)}); build the Python module that it "
+            "was made from and give this one's state_dict() as weights, or give its torch.export program (a .pt2 file)."
+        ) from error
+    for node, place in zip([n for n in graph.graph.nodes if n.op == "placeholder"], places, strict=False):
+        node.target = place.name
+    _name_operands(graph, dict(script.named_parameters()))
+    graph.recompile()
+    for path, parameter in script.named_parameters():
+        owner, _, last = path.rpartition(".")
+        with suppress(AttributeError):  # of one that no operator takes
+            holder = graph.get_submodule(owner)
+            if last in holder._buffers:
+                del holder._buffers[last]
+                holder.register_parameter(last, nn.Parameter(parameter.detach()))
+    return graph.eval()
+
+
+def _name_operands(graph: fx.GraphModule, parameters: Mapping[str, Tensor]) -> None:
+    """Read parameters that stand in the graph as values, as those of a recurrent layer do, by their names."""
+    names = {parameter.data_ptr(): name for name, parameter in parameters.items()}
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.data_ptr() not in names:
+            return value
+        name = names[value.data_ptr()]
+        owner, _, last = name.rpartition(".")
+        holder: nn.Module = graph
+        for part in filter(None, owner.split(".")):
+            if not hasattr(holder, part):
+                holder.add_module(part, nn.Module())
+            holder = getattr(holder, part)
+        if not hasattr(holder, last):
+            holder.register_buffer(last, value.detach())
+        return graph.graph.get_attr(name)
+
+    for node in reversed(graph.graph.nodes):
+        if node.target is torch.cond and not node.users:  # a check, which may raise and gives nothing
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    for node in graph.graph.nodes:
+        with graph.graph.inserting_before(node):
+            node.args = fx.node.map_aggregate(node.args, read)
+
+
 class _Detaching(TorchFunctionMode):
     """Lets `deepcopy` copy tensors with a history too, such as cached activations, by their values."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and isinstance(args[0], UninitializedBuffer):  # torch copies parameters alone
+            buffer, memo = args
+            return memo.setdefault(id(buffer), UninitializedBuffer(device=buffer.device, dtype=buffer.dtype))
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
             tensor, memo = args
             if id(tensor) not in memo:
@@ -129,12 +249,15 @@ def copy_module(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     and the older weight norm are made of them.
     """
     memo: dict[int, Any] = {}
-    hooked = []
+    hooked, methods = [], []
     for path, part in module.named_modules():
         for hooks in (getattr(part, name, None) for name in _HOOKS):
             if hooks:
                 kept = {key: hook for key, hook in hooks.items() if _of_torch(hook)}
-                memo[id(hooks)] = type(hooks)((key, copy.deepcopy(hook)) for key, hook in kept.items())
+                bound = {key: hook for key, hook in kept.items() if getattr(hook, "__self__", None) is part}
+                again = ((key, hook if key in bound else copy.deepcopy(hook)) for key, hook in kept.items())
+                memo[id(hooks)] = type(hooks)(again)
+                methods += [(path, memo[id(hooks)], key, hook.__func__) for key, hook in bound.items()]
                 hooked += [path or type(part).__name__] if len(kept) < len(hooks) else []
     with torch.no_grad(), _Detaching():
         try:
@@ -151,6 +274,8 @@ def copy_module(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
                     f"{type(module).__name__} cannot be copied ({type(error).__name__}: {_line(error)}), and Netopsy "
                     "changes no module of yours; give one that copy.deepcopy can copy."
                 ) from error
+    for path, hooks, key, function in methods:
+        hooks[key] = MethodType(function, copied.get_submodule(path))
     for part in copied.modules():
         if isinstance(part, nn.DataParallel):
             part.device_ids = []  # it then calls what is inside, wherever that lies

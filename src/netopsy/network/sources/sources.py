@@ -17,11 +17,19 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from netopsy.errors import NetworkError, WeightsError, nearest
+from netopsy.errors import MissingExtra, NetworkError, WeightsError, nearest
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Signature, signature_of
-from netopsy.network.sources.modules import check_module, copy_module, unwrap, what_instead
+from netopsy.network.sources.modules import (
+    check_module,
+    copy_module,
+    graph_of_script,
+    is_script,
+    load_script,
+    unwrap,
+    what_instead,
+)
 from netopsy.network.weights.weights import INDEX, KINDS, SUFFIXES, Weights
 from netopsy.network.zoo import ZOO, architecture
 
@@ -131,7 +139,8 @@ class ModuleSource:
 
     def __init__(self, module: nn.Module, name: str | None = None, example: Mapping[str, Tensor] | None = None) -> None:
         self.module = module
-        self.name = name or type(unwrap(module)[0]).__name__
+        inside = unwrap(module)[0]
+        self.name = name or str(getattr(inside, "original_name", type(inside).__name__))
         self.notes: tuple[str, ...] = ()
         self.example = example
 
@@ -159,8 +168,8 @@ class OnnxSource:
     places_weights = False
     fresh = "the file's own"
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, own_type: bool = False) -> None:
+        self.path, self.own_type = path, own_type
         self.name = f"onnx:{path}"
         self.notes: tuple[str, ...] = ()
         self.example: Mapping[str, Tensor] = {}
@@ -171,7 +180,7 @@ class OnnxSource:
         from netopsy.network.sources.onnx_graph import open_onnx
 
         _no_hub(self.name, hub)
-        module, self.example = open_onnx(self.path, size=size, **options)
+        module, self.example = open_onnx(self.path, size=size, own_type=self.own_type, **options)
         self.notes = module.notes
         return module
 
@@ -194,6 +203,8 @@ def _inputs_of(example: Mapping[str, Tensor]) -> Preprocessing | Signature:
 def open_module(given: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy of the module inside `given`, and what to say of it; NetworkError says why it cannot be examined."""
     module, notes = unwrap(given)
+    if isinstance(module, torch.jit.ScriptModule):
+        return graph_of_script(module, name), notes
     check_module(module, name)
     copied, further = copy_module(module)
     return copied, (*notes, *further)
@@ -238,13 +249,13 @@ def _program_source(program: ExportedProgram, name: str | None) -> ModuleSource:
 def is_graph_path(value: object) -> bool:
     """Whether `value` names a file that holds a whole graph."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
-    return str(text).startswith("onnx:") or Path(str(text)).suffix.lower() in GRAPHS
+    return text.startswith("onnx:") or Path(text).suffix.lower() in GRAPHS or is_script(text)
 
 
-def find_source(source: object, *, download: bool = False) -> Source:
+def find_source(source: object, *, download: bool = False, own_type: bool = False) -> Source:
     """The source that `source` names; NetworkError gives the nearest names, or the forms that a source may take.
 
-    download: fetch `hf:ORG/NAME` from its hub.
+    download: fetch `hf:ORG/NAME` from its hub. own_type: of an ONNX file, half precision stays half.
     """
     if isinstance(source, ExportedProgram):
         return _program_source(source, None)
@@ -252,7 +263,9 @@ def find_source(source: object, *, download: bool = False) -> Source:
         path = os.fspath(source)
         if Path(path).suffix.lower() == ".pt2" and not path.startswith("onnx:"):
             return _program_source(_load_program(path), Path(path).name)
-        return OnnxSource(path.removeprefix("onnx:"))
+        if is_script(path):
+            return ModuleSource(load_script(path), Path(path).name)
+        return OnnxSource(path.removeprefix("onnx:"), own_type)
     if isinstance(source, nn.Module):
         return ModuleSource(source)
     if isinstance(source, Network):
@@ -299,7 +312,12 @@ def is_weights_path(value: object) -> bool:
 def read_architecture(file: Weights) -> str:
     """The source that a file's own metadata names. Raises NetworkError where it names none."""
     architecture_name = file.metadata.get("architecture", "")
-    match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)", architecture_name)
+    match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)|(hf):(.+)", architecture_name)
+    if match and match[3] and not _is_here(architecture_name):
+        raise NetworkError(
+            f"'{file.label}' belongs to {architecture_name[:200]}, which is not here; give the folder that its network "
+            f"came from: load_network('hf:FOLDER', weights='{file.label}') (hf:FOLDER --weights {file.label})."
+        )
     if not match:
         named = (
             f"names code of its own, '{architecture_name[:100]}',"
@@ -309,7 +327,19 @@ def read_architecture(file: Weights) -> str:
         raise NetworkError(
             f"'{file.label}' holds weights but {named} name it as the source ({FORMS}) and give the file as weights."
         )
-    return ":".join(match.groups())
+    return ":".join(part for part in match.groups() if part)
+
+
+def _is_here(folder: str) -> bool:
+    """Whether a folder of transformers lies where its name says, or in the local cache of the hub."""
+    from netopsy.network.sources.huggingface import HuggingFaceSource
+
+    try:
+        return bool(HuggingFaceSource(folder.removeprefix("hf:")).folder)
+    except MissingExtra:
+        raise
+    except NetworkError:
+        return False
 
 
 def guess_preprocessing(module: nn.Module) -> tuple[Preprocessing, str]:

@@ -19,7 +19,7 @@ from netopsy.network.weights.weights import Weights
 class TimmSource:
     """`timm:NAME` or `timm:NAME.TAG`; preprocessing comes from the pretrained configuration of timm."""
 
-    options: tuple[str, ...] = ("num_classes", "in_chans")
+    options: tuple[str, ...] = ("num_classes", "in_chans", "features_only")
     shipped: Path | None = None
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -193,7 +193,8 @@ def _token_columns(
     network: Network, node_stimuli: NodeStimuli, texts: SampleTexts, samples: list[int], flat_places: list[int]
 ) -> pl.DataFrame:
     """`TOKENS` of each entry; null where the node has no axis of tokens."""
-    node, rows = network.nodes[node_stimuli.node], []
+    node = network.nodes[node_stimuli.node]
+    rows: list[tuple[int | None, str | None, str | None, str | None]] = []
     for sample, place in zip(samples, flat_places, strict=True):
         at = None if place < 0 else passages.position_of(network, node, place_at(place, node_stimuli.grid))
         pieces = texts[sample]
