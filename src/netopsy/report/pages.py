@@ -20,6 +20,9 @@ from netopsy.result import Atlas, Result
 INDEX_FIGURES = 2  # charts a study has on the index; its page has all
 
 
+_NOUNS = {"image": "Images", "tokens": "Texts", "series": "Recordings", "vector": "Rows"}
+
+
 def write_report(results: list[Result], folder: Path) -> Path:
     """Write `STUDY.html` for each result and `index.html` into `folder`; returns the path of the index."""
     if not results:
@@ -89,7 +92,10 @@ def _head(results: list[Result]) -> dict[str, Any]:
         about = [
             ("Parameters", f"{network.get('parameters', 0):,}"),
             ("Weights", str(network.get("weights") or "as given")),
-            ("Images", f"{samples.get('count', 0):,} of {samples.get('name', 'no images')}"),
+            (
+                _NOUNS.get(samples.get("kind", "image"), "Samples"),
+                f"{samples.get('count', 0):,} of {samples.get('name', 'no images')}",
+            ),
         ]
     return {
         "network": str(network.get("name") or features.get("name") or "a network"),

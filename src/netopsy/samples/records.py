@@ -254,6 +254,9 @@ def note_cut(records: Any, cut: int, count: int, length: int) -> None:
         warnings.warn(f"{records.name}: {note}.", NetopsyWarning, stacklevel=2)
 
 
+_COUNTED = 20_000  # texts
+
+
 class TextRecords:
     """Texts, which the network's own tokenizer turns into tokens. `truncated` counts those that were too long."""
 
@@ -296,9 +299,11 @@ class TextRecords:
         tokens, length = tokenizer(signature, self.name), signature.length
         assert length is not None
         done = self._prepared.setdefault((tokens.digest, length), set())
-        new = [row for row in rows.tolist() if row not in done]
-        if not new:
+        if done.issuperset(rows.tolist()):
             return
+        # of a set of usual size all at once, so that one note counts them all
+        rows = np.arange(len(self.texts)) if len(self.texts) <= _COUNTED else rows
+        new = [row for row in rows.tolist() if row not in done]
         cut = 0
         for start in range(0, len(new), 1024):
             part = new[start : start + 1024]

@@ -16,7 +16,7 @@ from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.result import Figure, Result
-from netopsy.samples.samples import Samples, of_samples
+from netopsy.samples.samples import Samples
 from netopsy.settings import NonNegativeFloat
 from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.study import Allowance
@@ -185,10 +185,7 @@ class Sparsity(ObservingStudy):
         return self.result(
             tables={"layers": frame, "units": table, "extreme_units": flagged},
             figures=_figures(frame, table, self.threshold),
-            findings=[
-                of_samples(sentence, samples.kind)
-                for sentence in findings(frame, flagged, len(samples), self.threshold)
-            ],
+            findings=findings(frame, flagged, len(samples), self.threshold),
         )
 
 

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -18,7 +18,7 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.provenance import provenance
 from netopsy.result import Result
-from netopsy.samples.samples import Samples
+from netopsy.samples.samples import Samples, of_samples
 from netopsy.settings import check_settings, members
 
 
@@ -124,8 +124,19 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
     check_inputs(study, network, samples)
     started = time.monotonic()
     result = study.run(network, samples)
+    if samples is not None and samples.kind != "image":
+        _name_samples(result, samples.kind)
     result.provenance = origin(network, samples, time.monotonic() - started, study)
     return result
+
+
+def _name_samples(result: Result, kind: str) -> None:
+    """Call samples in sentences and captions what they are: `over 17 images` becomes `over 17 texts`."""
+    result.findings = [of_samples(sentence, kind) for sentence in result.findings]
+    for shown in (result.figures, result.images):
+        for name, entry in shown.items():
+            words = {"title": of_samples(entry.title, kind), "reading": of_samples(entry.reading, kind)}
+            shown[name] = replace(entry, **words)  # type: ignore[assignment,type-var]
 
 
 def check_inputs(study: Study, network: Network | Features, samples: Samples | None) -> None:

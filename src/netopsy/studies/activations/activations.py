@@ -16,7 +16,7 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import unit_nodes
 from netopsy.result import Result
-from netopsy.samples.samples import Samples, check_images, of_samples
+from netopsy.samples.samples import Samples, check_images
 from netopsy.settings import FiniteFloat, Interval, Length, NonNegativeInt, PositiveInt, Seed
 from netopsy.studies.activations import counts
 from netopsy.studies.activations import counts as regions
@@ -107,11 +107,7 @@ class Activations(ObservingStudy):
             tables=tables | heads,
             figures=draw_figures(tables, len(samples), images[0], typical=not self.images) | head_charts,
             images=slices.pictures(record),
-            findings=[
-                of_samples(sentence, samples.kind)
-                for sentence in findings(layers, patterns, len(samples), self.threshold, left_out)
-            ]
-            + sentences,
+            findings=findings(layers, patterns, len(samples), self.threshold, left_out) + sentences,
         )
 
     def _slices(self, network: Network, nodes: dict[str, Node]) -> Slices:
