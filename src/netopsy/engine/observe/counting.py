@@ -142,6 +142,12 @@ def text_of(value: Any) -> str:
 LABELS = "<labels>"
 """Stands among the nodes of a tally for the labels of the samples, as `Batch.labels` has them."""
 
+PLACES = "<places>"
+"""Stands among the nodes of a tally for the places that belong to a sample, bool (batch, length): those that all its
+networks have, see `align_places`; a single true one where no network pads its samples."""
+
+NOT_NODES = (LABELS, PLACES)
+
 NodeRef = str | tuple[Network, str]
 NodeRefs = NodeRef | tuple[NodeRef, ...]
 Tallies = Mapping[str, tuple[NodeRefs, Tally]]
@@ -152,12 +158,18 @@ _FORM = "give (node name, tally), e.g. ('relu', ZeroShare()), or ((node, node), 
 class WatchedNodes:
     """The nodes of one tally.
 
-    nodes: (network, full name) of each; the labels belong to the first network of the observation.
+    nodes: (network, full name) of each; labels and places belong to the first network of the observation.
     together: whether the tally gets the tuple of all values, also where it is a tuple of one.
     """
 
     nodes: tuple[tuple[Network, str], ...]
     together: bool
+
+    @property
+    def networks(self) -> list[Network]:
+        """Those whose nodes are watched, each once."""
+        named = [network for network, node in self.nodes if node not in NOT_NODES]
+        return list({id(network): network for network in named}.values())
 
     def describe(self, network: Network) -> list[object]:
         """Plain data that tells these nodes from others; `network`: the first of the observation."""
@@ -180,7 +192,7 @@ def find_watched(name: str, entry: object, network: Network) -> tuple[WatchedNod
     if not isinstance(listed, tuple) or not listed or not all(map(_is_node, listed)):
         raise SettingsError(f"tally '{name}' watches {nodes!r}; {_FORM}; (network, node) is a node of another network.")
     pairs = [(network, node) if isinstance(node, str) else node for node in listed]
-    full_names = [(owner, text if text == LABELS else owner.node(text).name) for owner, text in pairs]
+    full_names = [(owner, text if text in NOT_NODES else owner.node(text).name) for owner, text in pairs]
     return WatchedNodes(tuple(full_names), together), tally
 
 

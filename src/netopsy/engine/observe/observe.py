@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from netopsy.engine.interpreter import plan
-from netopsy.engine.observe.counting import LABELS, Pass, Tallies, TallySet, WatchedNodes
-from netopsy.engine.observe.tally import Tally, without_padding
+from netopsy.engine.observe.counting import LABELS, NOT_NODES, PLACES, Pass, Tallies, TallySet, WatchedNodes
+from netopsy.engine.observe.tally import Places, Tally, align_places, without_padding
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
@@ -38,7 +38,8 @@ def observe(
 
     tallies: name -> (node, tally); several may watch one node. A tuple of nodes in place of one gives the tally the
         tuple of their values: ((node, node), tally). A node of another network is (other, node); that network runs on
-        the same samples with its own preprocessing. `LABELS` in place of a node gives the labels of the samples.
+        the same samples with its own preprocessing, and where samples are padded the places of both are aligned, see
+        `align_places`. `LABELS` in place of a node gives the labels of the samples, `PLACES` which places are theirs.
         The tallies themselves stay empty: copies count.
     batch_size: images a step; by default as many as keep the largest activation in the processor's cache.
     order: indices of the samples to visit, in any number and order; by default all in order.
@@ -126,7 +127,7 @@ def _visit(run: Pass, sets: Sequence[TallySet], piece: range, alone: bool) -> No
     """Show the samples of `piece` to the sets, each from where it stands."""
     place = current_workspace()
     networks = list({id(network): network for tally_set in sets for network in tally_set.networks}.values())
-    dispatcher = _Dispatcher(sets, alone)
+    dispatcher = _Dispatcher(run, sets, alone)
     walks = []
     for network in networks:
         single, joint = dispatcher.nodes(network)
@@ -158,14 +159,14 @@ def _visit(run: Pass, sets: Sequence[TallySet], piece: range, alone: bool) -> No
 class _Dispatcher:
     """Hands the values of each batch to the tallies that watch them."""
 
-    def __init__(self, sets: Sequence[TallySet], alone: bool) -> None:
-        self.sets, self.alone = sets, alone
+    def __init__(self, run: Pass, sets: Sequence[TallySet], alone: bool) -> None:
+        self.run, self.sets, self.alone = run, sets, alone
         self.single: dict[tuple[int, str], list[tuple[TallySet, Tally]]] = {}
         self.joint: list[tuple[TallySet, Tally, WatchedNodes]] = []
         for tally_set in sets:
             for name, watched in tally_set.watched.items():
                 network, node = watched.nodes[0]
-                if watched.together or node == LABELS:
+                if watched.together or node in NOT_NODES:
                     self.joint.append((tally_set, tally_set.tallies[name], watched))
                 else:
                     self.single.setdefault((id(network), node), []).append((tally_set, tally_set.tallies[name]))
@@ -173,14 +174,18 @@ class _Dispatcher:
     def nodes(self, network: Network) -> tuple[list[str], list[str]]:
         """The nodes of `network` that are shown alone, as soon as they are there, and those kept for other values."""
         joint = [
-            name for *_, watched in self.joint for owner, name in watched.nodes if owner is network and name != LABELS
+            name
+            for *_, watched in self.joint
+            for owner, name in watched.nodes
+            if owner is network and name not in NOT_NODES
         ]
         return [name for owner, name in self.single if owner == id(network)], list(dict.fromkeys(joint))
 
     def begin(self, done: int, batches: Sequence[Batch], networks: Sequence[Network]) -> None:
         """A batch comes, of each network; the sets that have counted all before it take part."""
         self.indices = batches[0].indices
-        self.masks = {id(network): batch.mask for network, batch in zip(networks, batches, strict=True)}
+        self.batches = {id(network): batch for network, batch in zip(networks, batches, strict=True)}
+        self.aligned: dict[tuple[int, ...], dict[int, Places]] = {}
         self.active = [tally_set for tally_set in self.sets if tally_set.done == done and not tally_set.failed]
 
     def visitor(self, network: Network) -> Any:
@@ -188,29 +193,57 @@ class _Dispatcher:
 
         def visit(node: str, values: Tensor) -> None:
             for tally_set, tally in self.single[id(network), node]:
-                self._update(tally_set, tally, *self._cut(network, node, values, tally))
+
+                def show(tally: Tally = tally) -> None:
+                    tally.update(*self._cut(network, node, values, tally, self._places([network])))
+
+                self._update(tally_set, show)
 
         return visit
 
     def together(self, values: dict[tuple[int, str], Tensor]) -> None:
         """Show the values that belong together."""
         for tally_set, tally, watched in self.joint:
-            parts = [self._cut(network, node, values[id(network), node], tally) for network, node in watched.nodes]
-            tensors = tuple(part for part, _ in parts)
-            self._update(tally_set, tally, tensors if watched.together else tensors[0], parts[0][1])
 
-    def _cut(self, network: Network, node: str, values: Tensor, tally: Tally) -> tuple[Tensor, Tensor]:
+            def show(tally: Tally = tally, watched: WatchedNodes = watched) -> None:
+                places = self._places(watched.networks)
+                parts = [
+                    (self._real(places), self.indices)
+                    if node == PLACES
+                    else self._cut(network, node, values[id(network), node], tally, places)
+                    for network, node in watched.nodes
+                ]
+                tensors = tuple(part for part, _ in parts)
+                tally.update(tensors if watched.together else tensors[0], parts[0][1])
+
+            self._update(tally_set, show)
+
+    def _places(self, networks: Sequence[Network]) -> dict[int, Places]:
+        """The places of networks that a tally watches, aligned with one another."""
+        key = tuple(map(id, networks))
+        if key not in self.aligned:
+            self.aligned[key] = align_places(networks, [self.batches[k] for k in key], self.run.samples)
+        return self.aligned[key]
+
+    def _real(self, places: dict[int, Places]) -> Tensor:
+        """What stands for `PLACES`."""
+        nothing = torch.ones(len(self.indices), 1, dtype=torch.bool)
+        return next((part.mask for part in places.values()), nothing).to(self.run.network.device)
+
+    def _cut(
+        self, network: Network, node: str, values: Tensor, tally: Tally, places: dict[int, Places]
+    ) -> tuple[Tensor, Tensor]:
         """The values without what is padding, and the sample of each row."""
-        mask = self.masks[id(network)]
-        if mask is None or node == LABELS:
+        if node == LABELS or id(network) not in places:
             return values, self.indices
-        return without_padding(network.nodes[node], values, mask, self.indices, tally.by_sample)
+        own, record = places[id(network)], network.nodes[node]
+        return without_padding(record, own.align(record, values), own.mask, self.indices, tally.by_sample)
 
-    def _update(self, tally_set: TallySet, tally: Tally, values: Any, indices: Tensor) -> None:
+    def _update(self, tally_set: TallySet, show: Callable[[], None]) -> None:
         if tally_set not in self.active:
             return
         try:
-            tally.update(values, indices)
+            show()
         except Exception:
             if self.alone:
                 raise

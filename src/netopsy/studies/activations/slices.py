@@ -122,7 +122,7 @@ def _real(node: Node, value: Tensor, mask: Tensor | None) -> Tensor:
     flat = moved[0].reshape(moved.shape[1], -1)
     if mask is None or not node.length_axes:
         return flat
-    real = real_places(node, value, mask).movedim(node.channel_axis, 1)[0, 0]
+    real = real_places(node.length_axes, value, mask).movedim(node.channel_axis, 1)[0, 0]
     return flat[:, real.expand(moved.shape[2:]).reshape(-1)]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from netopsy.charts.passages import reads_passages
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples.samples import Samples
+from netopsy.samples.samples import Samples, of_samples
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.studies.correspondence.counting import compare_networks
-from netopsy.studies.correspondence.figures import figures, picture
+from netopsy.studies.correspondence.figures import figures, picture, texts
 from netopsy.studies.correspondence.findings import findings
 from netopsy.studies.correspondence.regression import EXPONENTS
 from netopsy.studies.correspondence.tables import tables
@@ -24,7 +25,8 @@ class Correspondence(Study):
 
     One pass over the samples runs both networks and counts how each unit of the first goes with each of the other.
     Beside every figure stand two controls: the same with the images of one network in another order, and with
-    the other network untrained.
+    the other network untrained. On texts a row is a token: the same one where both networks have one tokenizer, else
+    a token of the first and the one of the other that covers its last character.
 
     other: the network to compare with.
     layers: pairs of layers or nodes, A:B, or one name for both; by default those of equal name, or of equal position
@@ -65,7 +67,9 @@ class Correspondence(Study):
     def run(self, network: Network, samples: Samples) -> Result:
         """Compare the units of `network` with those of `other` on `samples`."""
         if len(samples) < 2:
-            raise SettingsError("one image says nothing about correlations; give at least 2, better some thousands.")
+            raise SettingsError(
+                f"one {samples.noun} says nothing about correlations; give at least 2, better some thousands."
+            )
         comparison = compare_networks(
             network,
             self.other,
@@ -80,10 +84,13 @@ class Correspondence(Study):
             seed=self.seed,
         )
         frames = tables(comparison)
-        image = picture(comparison, network, self.other, samples, self.top, self.drawn) if self.top else None
+        shown = comparison, network, self.other, samples, self.top, self.drawn
+        image = picture(*shown) if self.top and not reads_passages(network) else None
+        lines = texts(*shown) if self.top and reads_passages(network) else None
         return self.result(
             tables=frames,
             figures=figures(frames, comparison),
             images={} if image is None else {"pairs": image},
-            findings=findings(frames, comparison),
+            texts={} if lines is None else {"pairs": lines},
+            findings=[of_samples(sentence, samples.kind) for sentence in findings(frames, comparison)],
         )

@@ -10,15 +10,16 @@ import polars as pl
 from jaxtyping import UInt8
 
 from netopsy.charts import curve, heatmap
+from netopsy.charts.passages import Entry, passages
 from netopsy.engine.observe.observe import observe
 from netopsy.network.network import Network
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.pictures.patches import patches
-from netopsy.result import Figure, Image
+from netopsy.result import Figure, Image, Passage, Texts
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Comparison, Names
-from netopsy.tallies.top_images import TopImages
+from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 SOURCE = "Li et al., Convergent Learning, ICLR 2016"
 WORDS = {NETWORKS: "", SHUFFLED: ", shuffled", UNTRAINED: ", untrained"}
@@ -187,14 +188,10 @@ def picture(
     comparison: Comparison, network: Network, other: Network, samples: Samples, top: int, drawn: int
 ) -> Image | None:
     """For some layers the pairs of the one-to-one matching that correlate most and least; None where there are none."""
-    names = [list(comparison.compared)[i] for i in spread_indices(len(comparison.compared), _LAYERS)]
-    chosen = {pair: rows for pair in names if (rows := _choose_pairs(comparison, pair, drawn))}
+    chosen = _choose(comparison, drawn)
     if not chosen:
         return None
-    sides = [
-        _tiles(net, samples, [(pair[k], row[:2][k]) for pair, rows in chosen.items() for row in rows], top)
-        for k, net in enumerate((network, other))
-    ]
+    sides = [_tiles(net, samples, _units(chosen, k), top) for k, net in enumerate((network, other))]
     parts = []
     for (a, b), rows in chosen.items():
         half = len(rows) // 2 if len(rows) > drawn else len(rows)
@@ -207,13 +204,51 @@ def picture(
     return Image(
         below(parts, gap=6),
         "Pairs of units and what excites them",
-        f"One block a pair: left the {top} images that excite the unit of {comparison.networks[0]} most, right those "
-        "of "
-        f"its one-to-one partner in {comparison.networks[1]}, with their correlation. A patch is the unit's receptive "
-        "field; gray is beyond the image.",
+        f"One block a pair: left the {top} {samples.noun}s that excite the unit of {comparison.networks[0]} most, "
+        f"right those of its one-to-one partner in {comparison.networks[1]}, with their correlation. "
+        + (
+            "A patch is the unit's receptive field; gray is beyond the image."
+            if samples.kind == "image"
+            else "What is shaded or framed is where the unit looks."
+        ),
         "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
         alt=f"Patches of matched units of {comparison.networks[0]} and {comparison.networks[1]}",
     )
+
+
+def texts(
+    comparison: Comparison, network: Network, other: Network, samples: Samples, top: int, drawn: int
+) -> Texts | None:
+    """`picture` of samples that are read: texts and rows."""
+    sides, chosen = [], _choose(comparison, drawn)
+    if not chosen:
+        return None
+    for k, net in enumerate((network, other)):
+        sides.append(_passages(net, samples, _units(chosen, k), top))
+    groups = {}
+    for names, rows in chosen.items():
+        for *units, correlation in rows:
+            for k, unit in enumerate(units):
+                words = f"{names[0]}:{units[0]} - {names[1]}:{units[1]} ({correlation:.2f}), {comparison.networks[k]}"
+                groups[words] = sides[k][names[k], unit]
+    return Texts(
+        groups,
+        "Pairs of units and what excites them",
+        f"Two blocks a pair, a unit of {comparison.networks[0]} and its one-to-one partner in {comparison.networks[1]} "
+        f"with their correlation, the best pairs of a layer first: the {samples.noun}s that excite each most.",
+        "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
+    )
+
+
+def _choose(comparison: Comparison, drawn: int) -> Chosen:
+    """For some layers the best pairs, then the worst."""
+    names = [list(comparison.compared)[i] for i in spread_indices(len(comparison.compared), _LAYERS)]
+    return {pair: rows for pair in names if (rows := _choose_pairs(comparison, pair, drawn))}
+
+
+def _units(chosen: Chosen, k: int) -> list[tuple[str, int]]:
+    """The units of network `k`, as (node, channel)."""
+    return [(names[k], row[:2][k]) for names, rows in chosen.items() for row in rows]
 
 
 def _choose_pairs(comparison: Comparison, names: Names, drawn: int) -> list[tuple[int, int, float]]:
@@ -224,13 +259,42 @@ def _choose_pairs(comparison: Comparison, names: Names, drawn: int) -> list[tupl
     return [(unit, int(matching.partner[unit]), float(matching.correlation[unit])) for unit in units]
 
 
-def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int) -> UnitTiles:
-    """The patches of each unit's strongest images, by node and channel."""
+def _strongest(
+    network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int
+) -> tuple[dict[str, list[int]], dict[str, TopImagesResult]]:
+    """The channels of each node, and what excites its channels most."""
     channels_of: dict[str, list[int]] = {}
     for node, channel in dict.fromkeys(units):
         channels_of.setdefault(node, []).append(channel)
     tallies = {node: (node, TopImages(top, network.nodes[node].channel_axis)) for node in channels_of}
-    best = observe(network, samples, tallies)
+    return channels_of, observe(network, samples, tallies)
+
+
+def _passages(
+    network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int
+) -> dict[tuple[str, int], tuple[Passage, ...]]:
+    """The strongest samples of each unit as text, by node and channel."""
+    channels_of, best = _strongest(network, samples, units, top)
+    entries = {
+        (node, channel): [
+            Entry(channel, image, place, f"{value:.3g}")
+            for value, image, place in zip(
+                *(part[channel].tolist() for part in (best[node].values, best[node].images, best[node].places)),
+                strict=True,
+            )
+            if image >= 0
+        ]
+        for node, node_channels in channels_of.items()
+        for channel in node_channels
+    }
+    by_node = {node: [e for c in channels for e in entries[node, c]] for node, channels in channels_of.items()}
+    drawn = {node: iter(rows) for node, rows in passages(network, samples, by_node).items()}
+    return {(node, c): tuple(next(drawn[node]) for _ in rows) for (node, c), rows in entries.items()}
+
+
+def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int) -> UnitTiles:
+    """The patches of each unit's strongest images, by node and channel."""
+    channels_of, best = _strongest(network, samples, units, top)
     stimuli = {
         node: (best[node].images[node_channels].flatten(), best[node].places[node_channels].flatten())
         for node, node_channels in channels_of.items()

@@ -7,8 +7,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from netopsy.engine.observe.tally import places_differ
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.network.units import channels, places
 from netopsy.studies.correspondence.comoments.pair import Grid, common_grid
 
@@ -25,16 +27,18 @@ class GridLevel:
     spans: for each network, by its number, the nodes in order of execution and the columns of each.
     blocks: for each network that the first one is compared with, the columns of the first and of that one whose
     products cover all pairs of layers. shuffled: whether they are counted with the image before, too.
+    padded: whether samples differ in length, so that a row stands for itself and not for a place of an image.
     """
 
     grid: Grid
     spans: dict[int, dict[str, Span]]
     blocks: dict[int, list[tuple[Span, Span]]]
     shuffled: bool
+    padded: bool = False
 
     @property
     def places(self) -> int:
-        """Rows of one image."""
+        """Rows of one image; of padded samples the most."""
         return math.prod(self.grid)
 
     def width(self, k: int) -> int:
@@ -50,12 +54,17 @@ def arrange_columns(
     networks: the first is compared with each of the others, or with itself. pairs: of nodes, by the other's number.
     """
     _check_size(networks, pairs, shuffled)
-    levels = []
+    levels, padded = [], any_padded(networks)
     for grid, meetings in _by_grid(networks, pairs).items():
         spans = {k: _spans(network, names) for k, network in enumerate(networks) if (names := _names(k, meetings))}
         blocks = {k: _blocks(spans[0], spans[k], compared) for k, compared in meetings.items()}
-        levels.append(GridLevel(grid, spans, blocks, shuffled))
+        levels.append(GridLevel(grid, spans, blocks, shuffled, padded))
     return tuple(sorted(levels, key=lambda level: (-level.places, -len(level.grid), level.grid)))
+
+
+def any_padded(networks: Sequence[Network]) -> bool:
+    """Whether one of the networks takes samples of any length, padded."""
+    return any(network.signature.length is not None for network in networks)
 
 
 def values_per_image(networks: Sequence[Network], pairs: dict[int, list[Names]]) -> int:
@@ -71,11 +80,23 @@ def values_per_image(networks: Sequence[Network], pairs: dict[int, list[Names]])
 
 def _by_grid(networks: Sequence[Network], pairs: dict[int, list[Names]]) -> dict[Grid, dict[int, list[Names]]]:
     by_grid: dict[Grid, dict[int, list[Names]]] = {}
+    aligned = networks[0].signature.length if places_differ(networks) else None
     for k, compared in pairs.items():
         for a, b in compared:
-            grid = common_grid(places(networks[0].nodes[a]), places(networks[k].nodes[b]))
+            nodes = networks[0].nodes[a], networks[k].nodes[b]
+            one, other = (_aligned_places(node, aligned) for node in nodes)
+            by_length = any(node.length_axes for node in nodes)
+            grid = () if by_length and one != other else common_grid(one, other)
             by_grid.setdefault(grid, {}).setdefault(k, []).append((a, b))
     return by_grid
+
+
+def _aligned_places(node: Node, length: int | None) -> Grid:
+    """The node's places, with `length` of them along the samples."""
+    if length is None:
+        return places(node)
+    axes = [axis for axis in range(1, len(node.full_shape)) if axis != node.channel_axis % len(node.full_shape)]
+    return tuple(length if axis in node.length_axes else node.full_shape[axis] for axis in axes)
 
 
 def _names(k: int, pairs: dict[int, list[Names]]) -> set[str]:

@@ -8,6 +8,7 @@ rows are added up in float32, those sums in float64. Sums about the means follow
 
 The shuffled products pair each image with the one before it. The images of a part are a chain, whose first image has
 none before it yet; a part that follows is joined to the chain's end, and the end to the beginning when all is counted.
+Samples that differ in length have no such places: there the rows of a batch meet those half a batch further on.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ class Side:
 
     width: columns. places: rows an image. images: the most that come at once.
     The buffer begins with the rows of the image before those at hand, zeros before the first one.
+    turned: the rows before are those half a batch further on, and no image is joined to another.
     """
 
-    def __init__(self, width: int, places: int, images: int, device: torch.device | str = "cpu") -> None:
-        self.width, self.places = width, places
+    def __init__(
+        self, width: int, places: int, images: int, device: torch.device | str = "cpu", *, turned: bool = False
+    ) -> None:
+        self.width, self.places, self.turned = width, places, turned
         self.buffer: Float32[Tensor, "rows width"] = torch.zeros((images + 1) * places, width, device=device)
         self.first: Float32[Tensor, "places width"] = torch.zeros(places, width, device=device)
         self.shift: Float32[Tensor, " width"] = torch.zeros(width, device=device)
@@ -52,6 +56,8 @@ class Side:
 
     def rows(self, images: int, *, before: bool = False) -> Float32[Tensor, "rows width"]:
         """Deviations from the shift; before: each image's place is taken by the one before it."""
+        if before and self.turned:
+            return self.rows(images).roll(images * self.places // 2, 0)
         start = 0 if before else self.places
         return self.buffer[start : start + images * self.places]
 
@@ -78,6 +84,7 @@ class CrossProduct:
 
     def __init__(self, left: Side, rows: Span, right: Side, columns: Span, *, before: bool = False) -> None:
         self.left, self.right, self.before = left, right, before
+        self.joined = before and not left.turned  # image to image, over batches and parts
         self.rows, self.columns = slice(*rows), slice(*columns)
         shape = (rows[1] - rows[0], columns[1] - columns[0])
         self.part: Float32[Tensor, "p q"] = torch.empty(shape, device=left.shift.device)
@@ -98,13 +105,13 @@ class CrossProduct:
     def merge(self, other: CrossProduct) -> None:
         """Add the product of a part that follows, about the same shifts; called before the sides are merged."""
         self.total += other.total
-        if self.before:
+        if self.joined:
             self.total += self._join(other.left.first, self.right.last)
 
     def move(self, left: Float64[Tensor, " p"], right: Float64[Tensor, " q"], n: int) -> None:
         """Sums about shifts that lie `left` and `right` further; called before the sides move."""
         one, other = self.left.sums[self.rows], self.right.sums[self.columns]
-        if self.before:  # the first image has none before it, and the last stands before none
+        if self.joined:  # the first image has none before it, and the last stands before none
             one = one - self.left.first[:, self.rows].sum(0, dtype=torch.float64)
             other = other - self.right.last[:, self.columns].sum(0, dtype=torch.float64)
             n -= self.left.places
@@ -112,7 +119,7 @@ class CrossProduct:
 
     def central(self, n: int) -> Float64[Tensor, "p q"]:
         """Sums of products of the deviations from the means."""
-        total = self.total + self._join(self.left.first, self.right.last) if self.before else self.total
+        total = self.total + self._join(self.left.first, self.right.last) if self.joined else self.total
         return total - torch.outer(self.left.sums[self.rows], self.right.sums[self.columns] / n)
 
     def _join(self, image: Tensor, before: Tensor) -> Float64[Tensor, "p q"]:
@@ -124,12 +131,13 @@ class CoMoments:
     """All products of columns on one grid; the sides' buffers are filled before each `update`.
 
     A column whose mean moves far from its shift, compared with its spread, gets a new one: the sums are translated.
-    images: the most that come at once.
+    images: the most that come at once. Of padded samples each row counts as an image of one place.
     """
 
     def __init__(self, level: GridLevel, images: int, device: torch.device | str = "cpu") -> None:
-        self.level = level
-        self.sides = {k: Side(level.width(k), level.places, images, device) for k in level.spans}
+        self.level, self.places = level, 1 if level.padded else level.places
+        most = images * level.places // self.places
+        self.sides = {k: Side(level.width(k), self.places, most, device, turned=level.padded) for k in level.spans}
         self.within = {
             (k, name): CrossProduct(self.sides[k], span, self.sides[k], span)
             for k, spans in level.spans.items()
@@ -147,10 +155,14 @@ class CoMoments:
         )
         across = [*self.between.values(), *self.shuffled.values()]
         self.products = [*self.within.values(), *(product for products in across for product in products)]
-        self.n = self.waiting = 0
+        self.n = self.waiting = self.images = 0
 
-    def update(self, images: int) -> None:
-        """Add the rows of the first `images` images of the buffers."""
+    def update(self, images: int, rows: int | None = None) -> None:
+        """Add the rows of the first `images` images of the buffers; rows: of padded samples, how many they have."""
+        self.images += images
+        images = images if rows is None else rows
+        if not images:
+            return
         for side in self.sides.values():
             side.sums += side.rows(images).sum(0).double()
             if not self.n:
@@ -159,7 +171,7 @@ class CoMoments:
             product.update(images)
         for side in self.sides.values():
             side.advance(images)
-        count = images * self.level.places
+        count = images * self.places
         self.n, self.waiting = self.n + count, self.waiting + count
         if self.waiting >= SETTLE:
             self.waiting = 0
@@ -175,6 +187,7 @@ class CoMoments:
             side.sums += other.sides[k].sums
             side.last.copy_(other.sides[k].last)
         self.n, self.waiting = self.n + other.n, self.waiting + other.waiting
+        self.images += other.images
 
     def _move(self, moves: dict[int, Tensor]) -> None:
         """Move the shifts of the sides, by id, as far as float32 can follow, and translate the sums."""
@@ -212,7 +225,7 @@ class CoMoments:
                 mean_a, mean_b = means[0][slice(*level.spans[0][a])], means[k][slice(*level.spans[k][b])]
                 aa, bb = squares[0, a], squares[k, b]
                 shuffled = control.get((a, b))
-                pairs[k][a, b] = Pair(a, b, n, n // level.places, level.grid, mean_a, mean_b, aa, bb, sums, shuffled)
+                pairs[k][a, b] = Pair(a, b, n, self.images, level.grid, mean_a, mean_b, aa, bb, sums, shuffled)
         return pairs
 
     def _layers(self, k: int, products: list[CrossProduct]) -> dict[Names, Float64[np.ndarray, "p q"]]:
@@ -230,14 +243,14 @@ class CoMoments:
 
     def state(self) -> dict[str, Tensor]:
         """All that has been counted, as tensors."""
-        state = {"counts": torch.tensor([self.n, self.waiting])}
+        state = {"counts": torch.tensor([self.n, self.waiting, self.images])}
         for k, side in self.sides.items():
             state |= {f"{k} {name}": getattr(side, name) for name in ("shift", "sums", "first", "last")}
         return state | {f"{k} total": product.total for k, product in enumerate(self.products)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a `state`."""
-        self.n, self.waiting = state["counts"].tolist()
+        self.n, self.waiting, self.images = state["counts"].tolist()
         for k, side in self.sides.items():
             for name in ("shift", "sums", "first", "last"):
                 getattr(side, name).copy_(state[f"{k} {name}"])

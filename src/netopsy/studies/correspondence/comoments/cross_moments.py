@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from netopsy.engine.observe.counting import PLACES, NodeRefs
 from netopsy.engine.observe.observe import default_batch_size, observe
-from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.tally import Tally, real_places
 from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network
@@ -21,12 +22,13 @@ from netopsy.studies.correspondence.comoments.column_layout import (
     GridLevel,
     Names,
     Span,
+    any_padded,
     arrange_columns,
     values_per_image,
 )
 from netopsy.studies.correspondence.comoments.comoments import CoMoments
 from netopsy.studies.correspondence.comoments.layers import Pairing, pairs_of
-from netopsy.studies.correspondence.comoments.pair import Pair, pyramid
+from netopsy.studies.correspondence.comoments.pair import Pair, pyramid, real_rows
 
 PILOT = 32  # images whose medians are the shifts
 _SAMPLED = 256  # places of each that count
@@ -66,11 +68,14 @@ def cross_moments_of(
 
     All in one pass: each network runs once an image, with its own preprocessing. A network may be compared with itself.
     layers: pairs of node names; by default as `pairs` says, see `pairs_of`. Layers of different size are compared on
-    their common grid, see `common_grid`; the Pair says which.
+    their common grid, see `common_grid`; the Pair says which. Where samples differ in length a row is a place that all
+    networks have of a sample, with other tokenizers a token of a and the one of b that goes with it (`align_places`);
+    layers that do not go by the same places are averaged over each sample's own.
     shuffled: count the control too. The images run in a random order (`seed`), and each image of a is paired with the
     one that b saw before it, the first with the last: what remains is what places have in common whatever the image
-    (centre and border, say), and chance. As many products again as the pairs themselves.
-    batch_size: images a step; the results do not depend on it but for rounding.
+    (centre and border, say), and chance. As many products again as the pairs themselves. Where samples differ in
+    length the rows of each batch meet those half a batch further on, so that the control depends on the batches.
+    batch_size: images a step; the results do not depend on it but for rounding. At least 2 of padded samples.
     Errors: UnknownLayer, SettingsError; NetworkError for NaN or infinity. In a `workspace` a pass that was stopped goes
     on from its last checkpoint, with the same result to the last bit; over `workers` it is split. Correlations are off
     by less than 1e-6, also where a mean is 1000 standard deviations.
@@ -82,13 +87,15 @@ def cross_moments_of(
     distinct = {k: _once(names) if k == 0 else names for k, names in chosen.items()}
     levels = arrange_columns(networks, distinct, shuffled)
     nodes = tuple(
-        WatchedNode(k, name, network.nodes[name].channel_axis)
+        WatchedNode(k, name, network.nodes[name].channel_axis, network.nodes[name].length_axes)
         for k, network in enumerate(networks)
         for name in network.nodes
         if any(name in level.spans.get(k, {}) for level in levels)
     )
-    watched = tuple((networks[node.network], node.name) for node in nodes)
+    watched: tuple[NodeRefs, ...] = tuple((networks[node.network], node.name) for node in nodes)
     size, order = batch_size or _batch_size(networks, distinct), np.random.default_rng(seed).permutation(len(samples))
+    if any_padded(networks):
+        watched, size = (*watched, PLACES), several_each(size, len(samples))
 
     def count(tally: Tally, visited: Int64[np.ndarray, " n"]) -> Any:
         tallies = {"co-moments": (watched, tally)}
@@ -98,6 +105,11 @@ def cross_moments_of(
 
     with workspace(None):  # a few images, whose medians a run that resumes finds again
         shifts = count(ColumnMedians(nodes, levels), np.roll(order, 1)[:PILOT])
+    if not len(shifts):
+        listed = " and ".join(dict.fromkeys(network.name for network in networks))
+        raise SettingsError(
+            f"{listed} have no place in common on {samples.name}; give longer samples, or greater lengths."
+        )
     pairs_with = count(CrossMoments(nodes, levels, shifts, size), order)
     for k, counted_pairs in pairs_with.items():
         for pair in counted_pairs.values():
@@ -106,12 +118,21 @@ def cross_moments_of(
     return [{names: _orient(pairs_with[k], names) for names in chosen[k]} for k in positions]
 
 
+def several_each(size: int, count: int) -> int:
+    """The batch size next to `size` with which no batch of `count` samples has one alone."""
+    size = max(2, size)
+    while count > 1 and count % size == 1:
+        size += 1
+    return size
+
+
 class WatchedNode(NamedTuple):
-    """A node that is compared: the number of its network, its name, and where its channels are."""
+    """A node that is compared: the number of its network, its name, where its channels are, and its `length_axes`."""
 
     network: int
     name: str
     axis: int
+    length_axes: tuple[int, ...] = ()
 
 
 Nodes = tuple[WatchedNode, ...]
@@ -120,21 +141,45 @@ Nodes = tuple[WatchedNode, ...]
 def _on_grids(
     nodes: Nodes, levels: Sequence[GridLevel], values: Sequence[Tensor]
 ) -> Iterator[tuple[int, int, Span, Float32[Tensor, "batch *grid channel"]]]:
-    """For each node and each level that it is on: the numbers of the level and of the network, columns and values."""
-    for (network, name, axis), value in zip(nodes, values, strict=True):
+    """For each node and each level that it is on: the numbers of the level and of the network, columns and values.
+
+    Of padded samples `values` end with the places, and what comes are rows (rows, channel).
+    """
+    if len(values) > len(nodes):
+        yield from _real_on_grids(nodes, levels, values[:-1], values[-1])
+        return
+    for (network, name, axis, _), value in zip(nodes, values, strict=True):
         at = [(i, level) for i, level in enumerate(levels) if name in level.spans.get(network, {})]
         grids = pyramid(value.movedim(axis, -1), [level.grid for _, level in at])
         for (i, level), pooled in zip(at, grids, strict=True):
             yield i, network, level.spans[network][name], pooled
 
 
+def _real_on_grids(
+    nodes: Nodes, levels: Sequence[GridLevel], values: Sequence[Tensor], mask: Tensor
+) -> Iterator[tuple[int, int, Span, Float32[Tensor, "rows channel"]]]:
+    """`_on_grids` of padded samples. mask: which places belong to a sample, (batch, length)."""
+    moved = [value.movedim(node.axis, -1) for node, value in zip(nodes, values, strict=True)]
+    reals = [
+        real_places(node.length_axes, value, mask).movedim(node.axis, -1)[..., 0]
+        for node, value in zip(nodes, values, strict=True)
+    ]
+    for i, level in enumerate(levels):
+        at = [k for k, node in enumerate(nodes) if node.name in level.spans.get(node.network, {})]
+        rows_of_nodes = real_rows([moved[k] for k in at], [reals[k] for k in at], level.grid)
+        for k, rows in zip(at, rows_of_nodes, strict=True):
+            yield i, nodes[k].network, level.spans[nodes[k].network][nodes[k].name], rows
+
+
 class ColumnMedians(Tally):
     """The medians of all columns over some of the rows.
 
     nodes, levels: see `CrossMoments`. update: the values of the nodes. result: float32 (columns,), level after level
-    and network after network. Which rows count depends on the batches; so few images are not split.
+    and network after network; empty where there is no row. Which rows count depends on the batches; so few images are
+    not split.
     """
 
+    by_sample = True
     sequential = True
 
     def __init__(self, nodes: Nodes, levels: tuple[GridLevel, ...]) -> None:
@@ -160,6 +205,8 @@ class ColumnMedians(Tally):
             for network, spans in level.spans.items()
             for start, _ in spans.values()
         ]
+        if not all(len(self.rows[key]) for key in starts):
+            return torch.zeros(0)
         return torch.cat([self.rows[key].median(0).values for key in starts])
 
 
@@ -168,10 +215,13 @@ class CrossMoments(Tally):
 
     nodes: what is watched, in that order. levels: which columns meet on which grid. shifts: near the mean of each
     column, float32, in the order of `ColumnMedians`. images: the most of one batch.
-    update: the values of the nodes, (batch, channel, *space) each. result: the pairs of layers of network 0 with those
-    of each other, by its number. The control pairs each image with the one before it in the order of the pass, and the
-    first with the last, also where parts are merged. Sums of float64; parts agree with the whole but for rounding.
+    update: the values of the nodes, (batch, channel, *space) each, and of padded samples `PLACES`. result: the pairs of
+    layers of network 0 with those of each other, by its number. The control pairs each image with the one before it in
+    the order of the pass, and the first with the last, also where parts are merged; of padded samples each row with
+    the one half a batch further on. Sums of float64; parts agree with the whole but for rounding.
     """
+
+    by_sample = True
 
     def __init__(self, nodes: Nodes, levels: tuple[GridLevel, ...], shifts: Tensor, images: int) -> None:
         self.nodes, self.levels, self.shifts, self.images = nodes, levels, shifts, images
@@ -180,11 +230,13 @@ class CrossMoments(Tally):
 
     def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
         moments = self._moments = self._moments or self._restored(values[0].device)
+        rows: dict[int, int | None] = {}
         for i, network, span, pooled in _on_grids(self.nodes, self.levels, values):
             moments[i].sides[network].write(span, pooled)
+            rows[i] = len(pooled) if self.levels[i].padded else None
         with _full_precision():
-            for level in moments:
-                level.update(len(indices))
+            for i, level in enumerate(moments):
+                level.update(len(indices), rows[i])
         self._keep()
 
     def _restored(self, device: torch.device) -> list[CoMoments]:

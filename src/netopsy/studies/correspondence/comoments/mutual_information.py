@@ -17,13 +17,15 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.counting import NodeRefs
+from netopsy.engine.observe.counting import PLACES, NodeRefs
 from netopsy.engine.observe.observe import default_batch_size, observe
-from netopsy.engine.observe.tally import Tally
+from netopsy.engine.observe.tally import Tally, real_places
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.samples.samples import Samples
-from netopsy.studies.correspondence.comoments.pair import common_grid, pool
+from netopsy.studies.correspondence.comoments.column_layout import any_padded
+from netopsy.studies.correspondence.comoments.pair import common_grid, pool, real_rows
 
 WARMUP = 16_384  # rows that fix the bins
 
@@ -164,15 +166,17 @@ def pair_information(
 
     units: the unit of a and the unit of b of each pair. images: how many are drawn, without repetition. Layers of
     different size meet on their common grid. In the control each image of a is paired with the one that b saw before
-    it, the first of a batch with the batch's last.
+    it, the first of a batch with the batch's last; where samples differ in length, each row of a batch with the one
+    half a batch further on. Which rows there are: see `cross_moments_of`.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(samples))[:images]
     size = min(default_batch_size(network_a), default_batch_size(network_b))
     size = max(2, min(size, len(order)))
     order = order[: len(order) - (len(order) % size == 1)]  # a batch of one image has no other order
+    places: tuple[str, ...] = (PLACES,) if any_padded((network_a, network_b)) else ()
     tallies: dict[Names, tuple[NodeRefs, Tally]] = {
-        (a, b): ((a, (network_b, b)), PairedUnits(pairs, bins, (_axis(network_a, a), _axis(network_b, b))))
+        (a, b): ((a, (network_b, b), *places), PairedUnits(pairs, bins, (network_a.nodes[a], network_b.nodes[b])))
         for (a, b), pairs in units.items()
         if len(pairs)
     }
@@ -184,29 +188,38 @@ def pair_information(
     return dict(zip(tallies, results.values(), strict=True))
 
 
-def _axis(network: Network, node: str) -> int:
-    return network.nodes[node].channel_axis
-
-
 class PairedUnits(Tally):
     """The information of pairs of units of two nodes, and the same with the images of the second in another order.
 
-    pairs: (m, 2), see `PairInformation`. axes: where the channels of the two nodes are.
-    update: the values of both nodes, (batch, channel, *space). result: the two Informations. The first rows fix the
-    bins, and the control turns each batch by one image, so that batches are part of the result.
+    pairs: (m, 2), see `PairInformation`. nodes: the two that are watched.
+    update: the values of both nodes, (batch, channel, *space), and of padded samples `PLACES`. result: the two
+    Informations. The first rows fix the bins, and the control turns each batch, so that batches are part of the result.
     """
 
+    by_sample = True
     sequential = True
 
-    def __init__(self, pairs: Int64[np.ndarray, "m 2"], bins: int, axes: tuple[int, int]) -> None:
-        self.pairs, self.bins, self.axes = pairs, bins, axes
+    def __init__(self, pairs: Int64[np.ndarray, "m 2"], bins: int, nodes: tuple[Node, Node]) -> None:
+        self.pairs, self.bins = pairs, bins
+        self.axes = tuple(node.channel_axis for node in nodes)
+        self.length_axes = tuple(node.length_axes for node in nodes)
         self.counted: Tensor | None = None  # of both parts: whether there is any
 
-    def update(self, values: tuple[Tensor, Tensor], indices: Tensor) -> None:
-        x, y = (value.movedim(axis, -1) for value, axis in zip(values, self.axes, strict=True))
-        grid = common_grid(tuple(x.shape[1:-1]), tuple(y.shape[1:-1]))
-        x, y = pool(x, grid).cpu(), pool(y, grid).cpu()
-        for name, other in (("own", y), ("control", y.roll(1, 0))):
+    def update(self, values: tuple[Tensor, ...], indices: Tensor) -> None:
+        x, y = (value.movedim(axis, -1) for value, axis in zip(values, self.axes, strict=False))
+        grids = tuple(x.shape[1:-1]), tuple(y.shape[1:-1])
+        grid, step = common_grid(*grids), 1
+        if len(values) > 2:
+            reals = [
+                real_places(axes, value, values[2]).movedim(axis, -1)[..., 0]
+                for axes, axis, value in zip(self.length_axes, self.axes, values, strict=False)
+            ]
+            grid = () if any(self.length_axes) and grids[0] != grids[1] else grid
+            x, y = (rows.cpu() for rows in real_rows((x, y), reals, grid))
+            step = len(y) // 2
+        else:
+            x, y = pool(x, grid).cpu(), pool(y, grid).cpu()
+        for name, other in (("own", y), ("control", y.roll(step, 0))):
             part = self._part(name)
             part.update(x.flatten(0, -2), other.flatten(0, -2))
             sums = part.state()

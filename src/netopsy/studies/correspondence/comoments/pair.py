@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float64
 from torch import Tensor
@@ -21,7 +22,8 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)  # a standard deviation below thi
 class Pair:
     """Sums of squares and products of the deviations from the means, of all units of two layers.
 
-    layer_a, layer_b: node names. n: rows, images times places of the common grid. images: their number.
+    layer_a, layer_b: node names. n: rows, images times places of the common grid; of padded samples those that are
+    theirs. images: their number.
     grid: the common grid of places, (height, width) or (tokens,); () where each image is one row.
     mean_a, mean_b: per unit. aa, bb: within each layer. ab: between the two.
     shuffled: `ab` with the images of b in another order (the control), or None.
@@ -177,6 +179,26 @@ def pool(values: Tensor, grid: Grid) -> Tensor:
     if divides(grid, places):
         return F.avg_pool2d(maps, (places[0] // grid[0], places[1] // grid[1])).movedim(1, -1)
     return F.adaptive_avg_pool2d(maps, (grid[0], grid[1])).movedim(1, -1)
+
+
+def real_rows(values: Sequence[Tensor], reals: Sequence[Bool[Tensor, "batch *places"]], grid: Grid) -> Iterator[Tensor]:
+    """(rows, channel) of each of several values (batch, *places, channel), at the places of `grid` that belong to a
+    sample in all of them. reals: which do, with axes of 1 where a value does not go by the samples' length.
+
+    A value of other places is averaged: over its own real places to the grid (), over areas to another.
+    """
+    kept = torch.ones((), dtype=torch.bool, device=values[0].device)
+    for real in reals:
+        kept = kept & (real if grid else real.reshape(len(real), -1).any(1))
+    for value, real in zip(values, reals, strict=True):
+        pooled = value
+        if not grid and value.ndim > 2:
+            own = real.expand(value.shape[:-1])[..., None]
+            sums = value.masked_fill(~own, 0).flatten(1, -2).sum(1)
+            pooled = sums / own.flatten(1, -2).sum(1).clamp(min=1)
+        elif tuple(value.shape[1:-1]) != grid:
+            pooled = pool(value, grid)
+        yield pooled[kept.expand(pooled.shape[:-1])]
 
 
 def pyramid(values: Tensor, grids: Sequence[Grid]) -> Iterator[Tensor]:
