@@ -1,6 +1,6 @@
 """What `observe` can count: one tally a file."""
 
-from netopsy.engine.observe.counting import LABELS
+from netopsy.engine.observe.counting import LABELS, PLACES
 from netopsy.engine.observe.tally import Tally
 from netopsy.tallies.active_count import ActiveCount, ActiveCountResult
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
@@ -13,6 +13,7 @@ from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 __all__ = [
     "LABELS",
+    "PLACES",
     "ActiveCount",
     "ActiveCountResult",
     "Buckets",

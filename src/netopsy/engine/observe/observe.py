@@ -12,7 +12,7 @@ from torch import Tensor
 
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.counting import LABELS, NOT_NODES, PLACES, Pass, Tallies, TallySet, WatchedNodes
-from netopsy.engine.observe.tally import Places, Tally, align_places, without_padding
+from netopsy.engine.observe.tally import AlignedPlaces, Tally, align_places, without_padding
 from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
@@ -185,7 +185,7 @@ class _Dispatcher:
         """A batch comes, of each network; the sets that have counted all before it take part."""
         self.indices = batches[0].indices
         self.batches = {id(network): batch for network, batch in zip(networks, batches, strict=True)}
-        self.aligned: dict[tuple[int, ...], dict[int, Places]] = {}
+        self.aligned: dict[tuple[int, ...], dict[int, AlignedPlaces]] = {}
         self.active = [tally_set for tally_set in self.sets if tally_set.done == done and not tally_set.failed]
 
     def visitor(self, network: Network) -> Any:
@@ -218,20 +218,20 @@ class _Dispatcher:
 
             self._update(tally_set, show)
 
-    def _places(self, networks: Sequence[Network]) -> dict[int, Places]:
+    def _places(self, networks: Sequence[Network]) -> dict[int, AlignedPlaces]:
         """The places of networks that a tally watches, aligned with one another."""
         key = tuple(map(id, networks))
         if key not in self.aligned:
             self.aligned[key] = align_places(networks, [self.batches[k] for k in key], self.run.samples)
         return self.aligned[key]
 
-    def _real(self, places: dict[int, Places]) -> Tensor:
+    def _real(self, places: dict[int, AlignedPlaces]) -> Tensor:
         """What stands for `PLACES`."""
         nothing = torch.ones(len(self.indices), 1, dtype=torch.bool)
         return next((part.mask for part in places.values()), nothing).to(self.run.network.device)
 
     def _cut(
-        self, network: Network, node: str, values: Tensor, tally: Tally, places: dict[int, Places]
+        self, network: Network, node: str, values: Tensor, tally: Tally, places: dict[int, AlignedPlaces]
     ) -> tuple[Tensor, Tensor]:
         """The values without what is padding, and the sample of each row."""
         if node == LABELS or id(network) not in places:

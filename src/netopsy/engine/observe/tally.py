@@ -138,7 +138,7 @@ def without_padding(
 
 
 @dataclass(frozen=True)
-class Places:
+class AlignedPlaces:
     """The places of one network in a batch.
 
     mask: those that belong to a sample. length: places of the network. index: which of its places stands at each place
@@ -169,7 +169,7 @@ def places_differ(networks: Sequence[Network]) -> bool:
     return len({(signature.length, _digest(signature.tokenizer)) for signature in padded}) > 1
 
 
-def align_places(networks: Sequence[Network], batches: Sequence[Batch], samples: Samples) -> dict[int, Places]:
+def align_places(networks: Sequence[Network], batches: Sequence[Batch], samples: Samples) -> dict[int, AlignedPlaces]:
     """The places of each network with padding in one batch, by the network's `id`, all with one mask.
 
     The places of networks with one tokenizer and one greatest length are the same. Else there is a place for each of
@@ -181,17 +181,16 @@ def align_places(networks: Sequence[Network], batches: Sequence[Batch], samples:
     padded = [(network, batch) for network, batch in zip(networks, batches, strict=True) if batch.mask is not None]
     if not padded:
         return {}
-    mask = padded[0][1].mask
-    assert mask is not None
+    mask = _mask(padded[0][1])
     if not places_differ(networks):
         for _, batch in padded[1:]:
-            mask = mask & batch.mask
-        return {id(network): Places(mask, mask.shape[1]) for network, _ in padded}
+            mask = mask & _mask(batch)
+        return {id(network): AlignedPlaces(mask, mask.shape[1]) for network, _ in padded}
     indices = {id(network): _partners(padded[0], (network, batch), samples) for network, batch in padded}
     for index in indices.values():
         mask = mask & (index >= 0)
     return {
-        id(network): Places(mask, network.signature.length or 1, indices[id(network)].clamp(min=0))
+        id(network): AlignedPlaces(mask, network.signature.length or 1, indices[id(network)].clamp(min=0))
         for network, _ in padded
     }
 
@@ -200,9 +199,9 @@ def _partners(
     first: tuple[Network, Batch], other: tuple[Network, Batch], samples: Samples
 ) -> Int64[Tensor, "batch length"]:
     """The place of `other` that goes with each place of `first`; -1 for none."""
-    networks, batches = zip(first, other, strict=True)
+    networks, batches = (first[0], other[0]), (first[1], other[1])
     one, two = (network.signature for network in networks)
-    mask, other_mask = (batch.mask for batch in batches)
+    mask, other_mask = map(_mask, batches)
     index = torch.full(mask.shape, -1)
     if not places_differ(networks):
         return torch.where(other_mask, torch.arange(mask.shape[1]), index)
@@ -241,6 +240,11 @@ def _spans(network: Network, texts: Sequence[str]) -> list[Sequence[tuple[int, i
             "be aligned with another tokenizer's; give it a method `align`, or networks with one tokenizer."
         )
     return [encoded.spans[:length] for encoded in tokenizer.align(texts, length)]
+
+
+def _mask(batch: Batch) -> Bool[Tensor, "batch length"]:
+    assert batch.mask is not None
+    return batch.mask
 
 
 def _digest(tokenizer: object) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from netopsy.engine.observe.counting import PLACES, NodeRefs
+from netopsy.engine.observe.counting import PLACES, NodeRef
 from netopsy.engine.observe.observe import default_batch_size, observe
 from netopsy.engine.observe.tally import Tally, real_places
 from netopsy.engine.workspace.workspace import workspace
@@ -92,7 +92,7 @@ def cross_moments_of(
         for name in network.nodes
         if any(name in level.spans.get(k, {}) for level in levels)
     )
-    watched: tuple[NodeRefs, ...] = tuple((networks[node.network], node.name) for node in nodes)
+    watched: tuple[NodeRef, ...] = tuple((networks[node.network], node.name) for node in nodes)
     size, order = batch_size or _batch_size(networks, distinct), np.random.default_rng(seed).permutation(len(samples))
     if any_padded(networks):
         watched, size = (*watched, PLACES), several_each(size, len(samples))
