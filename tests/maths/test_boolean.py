@@ -9,7 +9,7 @@ from sympy import Or, symbols
 from sympy.logic import SOPform
 
 from netopsy.errors import SettingsError
-from netopsy.studies.facets.inputs import choose_decisive, gray_code, karnaugh_map, refine_cuts, threshold
+from netopsy.studies.facets.account import choose_decisive, gray_code, karnaugh_map, refine_cuts, threshold
 from netopsy.studies.facets.minimise import Expression, ProductTerm, cells_of, minimise, truth_table
 
 

@@ -31,8 +31,9 @@ def reads_passages(network: Network) -> bool:
 def pieces_of(network: Network, samples: Samples, index: int) -> list[str]:
     """The sample at `index` as a list of texts: one a token, or one a column of a row.
 
-    A token is the stretch of the text that it stands for, as far as the tokenizer tells; special ones, and tokens
-    without a text, are written as the vocabulary has them. Longer texts end where the network stops reading.
+    A token is the stretch of the text that it stands for, as far as the tokenizer tells, with the spaces before it;
+    special ones, and tokens without a text, are written as the vocabulary has them. Longer texts end where the network
+    stops reading.
     """
     if network.signature.inputs[0].kind == "vector":
         return _columns(samples.read(index))
@@ -42,10 +43,22 @@ def pieces_of(network: Network, samples: Samples, index: int) -> list[str]:
         names = [token_name(signature.tokenizer, number) for number in ids[: signature.length]]
         if spans is None:
             return names
-        return [value[a:b] or name for name, (a, b) in zip(names, spans, strict=False)]
+        return _stretches(value, spans, names)
     (batch,) = samples.batches(network.preprocessing, 1, order=[index])
     real = slice(None) if batch.mask is None else batch.mask[0]
     return [f"{number} " for number in batch.images[0][real].reshape(-1).tolist()]
+
+
+def _stretches(text: str, spans: Sequence[tuple[int, int]], names: Sequence[str]) -> list[str]:
+    """The text of each token from where the one before it ends: many tokenizers leave spaces out of their spans.
+
+    names: of the tokens that stand for no text of their own, as special ones and the later bytes of one character.
+    """
+    pieces, end = [], 0
+    for name, (a, b) in zip(names, spans, strict=False):
+        pieces.append(text[end:b] if b > max(a, end) else name)
+        end = max(end, b)
+    return pieces
 
 
 def tokens_of(tokenizer: Any, text: str, length: int | None) -> tuple[Sequence[int], Sequence[tuple[int, int]] | None]:
@@ -57,9 +70,15 @@ def tokens_of(tokenizer: Any, text: str, length: int | None) -> tuple[Sequence[i
 
 
 def token_name(tokenizer: Any, number: int) -> str:
-    """One token of the vocabulary as text."""
+    """One token of the vocabulary as text, with its leading space, which decoding it alone may drop."""
     text = tokenizer.decode([number]) if hasattr(tokenizer, "decode") else ""
-    return text or (tokenizer.token(number) if hasattr(tokenizer, "token") else "") or f"<{number}>"
+    written = tokenizer.token(number) if hasattr(tokenizer, "token") else ""
+    if written.startswith(_SPACES) and not text.startswith(" "):
+        return " " + (text or written[1:]).lstrip("".join(_SPACES))
+    return text or written or f"<{number}>"
+
+
+_SPACES = ("▁", "Ġ")  # as SentencePiece and byte-level vocabularies write a space
 
 
 def _columns(value: Any) -> list[str]:

@@ -369,6 +369,12 @@ def read_images(
     Raises SettingsError for a number that is none of the samples', SamplesError for an image that cannot be read,
     NotApplicable where the network takes no images.
     """
+    return next(iter(read_inputs(network, samples, numbers).values()))
+
+
+def read_inputs(network: Network, samples: Samples, numbers: Sequence[int]) -> dict[str, Tensor]:
+    """The images of these numbers as `read_images` has them, with the network's other inputs, by name."""
     check_images(samples, numbers)
-    (batch,) = samples.batches(network.image_preprocessing, len(numbers), order=list(numbers))
-    return batch.images.to(network.device)
+    prepared = network.preprocessing if network.signature.inputs[0].kind == "image" else network.image_preprocessing
+    (batch,) = samples.batches(prepared, len(numbers), order=list(numbers))
+    return batch.to(network.device)

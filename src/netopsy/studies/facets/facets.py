@@ -15,7 +15,7 @@ from netopsy.network.units import Unit, find_unit
 from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image, Result, Texts
 from netopsy.samples.labels import strata
-from netopsy.samples.samples import Samples
+from netopsy.samples.samples import Samples, of_samples
 from netopsy.settings import Interval, Seed
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
@@ -99,7 +99,8 @@ class Facets(ObservingStudy):
             network, samples, results
         )
         if not drives:
-            return self.result(tables=tables.empty_tables(), findings=sentences)
+            reasons = [of_samples(sentence, samples.kind) for sentence in sentences]
+            return self.result(tables=tables.empty_tables(), findings=reasons)
         names = [[str(unit) for unit in drive.inputs] for drive in drives]
         shares = stimulus_shares(network, samples, drives, stimuli)
         groups = [
@@ -118,9 +119,12 @@ class Facets(ObservingStudy):
             images={} if texts else self._sheets(network, samples, drives, stimuli, groups),
             texts={"facets": _texts(network, samples, drives, stimuli, groups)} if texts else {},
             findings=[
-                findings.overall_sentence(units, groups),
-                *tables.sentences(units, names, groups, accounts, frames),
-                *sentences,
+                of_samples(sentence, samples.kind)
+                for sentence in (
+                    findings.overall_sentence(units, groups),
+                    *tables.sentences(units, names, groups, accounts, frames),
+                    *sentences,
+                )
             ],
         )
 

@@ -12,8 +12,7 @@ from jaxtyping import UInt8
 from netopsy.charts.parts import inline, make_figure
 from netopsy.pictures.mosaic import PAPER, below, beside, caption, resize
 from netopsy.result import Figure, Image
-from netopsy.studies.facets.account import VERDICTS, Account, letters
-from netopsy.studies.facets.inputs import gray_code, karnaugh_map
+from netopsy.studies.facets.account import VERDICTS, Account, gray_code, karnaugh_map, letters
 from netopsy.wording import listing, plural
 
 SQUARE = 96  # screen pixels of a patch, about

@@ -172,8 +172,11 @@ def _single(account: Account, input_names: Sequence[str]) -> str:
     return f"NOT {input_names[account.single]}" if account.inverse else input_names[account.single]
 
 
+_NO_CLASS = "none"
+
+
 def _class(classes: Sequence[str], label: int) -> str:
-    return classes[label] if 0 <= label < len(classes) else "none"
+    return classes[label] if 0 <= label < len(classes) else _NO_CLASS
 
 
 _SPELT = 3  # literals; longer expressions are written with letters
@@ -198,9 +201,9 @@ def facets_sentence(unit: str, group: UnitFacets, facets: pl.DataFrame) -> str:
     cut = group.division.cuts[0] if group.division.cuts else None
     if len(group.parts) == 1:
         why = "too few of them lie apart to form a second" if cut is None else _dip(cut.dip, cut.expected, cut.p)
-        return f"{unit} has one facet only: its {stimuli} strong stimuli form one cloud ({why}), {_classes(facets)}."
+        return f"{unit} has one facet only: its {stimuli} strong stimuli form one cloud ({why}){_classes(facets)}."
     parts = [
-        f"{row['stimuli']} stimuli driven by {listing(row['inputs'].split(', '))} ({_class_words(row)})"
+        f"{row['stimuli']} stimuli driven by {listing(row['inputs'].split(', '))}{_in_brackets(_class_words(row))}"
         for row in facets.iter_rows(named=True)
     ]
     assert cut is not None
@@ -216,6 +219,9 @@ def _dip(dip: float, expected: float, p: float) -> str:
 
 
 def _class_words(row: dict[str, object]) -> str:
+    """The make-up of a facet; nothing where samples have no classes."""
+    if row["classes"] == 1 and row["top_class"] == _NO_CLASS:
+        return ""
     if row["classes"] == row["stimuli"]:
         return "each of another class"
     if row["classes"] == 1:
@@ -224,7 +230,12 @@ def _class_words(row: dict[str, object]) -> str:
 
 
 def _classes(facets: pl.DataFrame) -> str:
-    return _class_words(facets.row(0, named=True))
+    words = _class_words(facets.row(0, named=True))
+    return f", {words}" if words else ""
+
+
+def _in_brackets(words: str) -> str:
+    return f" ({words})" if words else ""
 
 
 def account_sentence(unit: str, account: Account | str, names: Sequence[str], single: str) -> str:

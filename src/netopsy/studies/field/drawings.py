@@ -45,8 +45,8 @@ def _name(name: str, width: int) -> np.ndarray:
 
 def picture_of(network: Network, image: Tensor) -> np.ndarray:
     """uint8 (height, width, 3) of one preprocessed image (1, channel, height, width); other inputs as a gray row."""
-    if image.ndim == 4 and image.shape[1] in (1, 3):
-        return pictures(image, network.image_preprocessing)[0]
+    if image.ndim == 4 and network.signature.inputs[0].kind == "image":
+        return pictures(image, network.preprocessing)[0]
     rows = image.reshape(-1, image.shape[-1]).float()
     low, high = rows.min(), rows.max()
     shades = ((rows - low) / (high - low if high > low else 1) * 255).to(torch.uint8).cpu().numpy()

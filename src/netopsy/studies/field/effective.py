@@ -172,13 +172,13 @@ def averages(
     if not probes:
         return []
     for batch in samples.batches(network.preprocessing, _STEP, order=images):
-        pictures = batch.images.to(network.device)
-        first, count = done // len(probes), len(pictures)
+        inputs = batch.to(network.device)
+        first, count = done // len(probes), len(batch.indices)
         for number, probe in enumerate(probes):
             picked = [draws[number][first + i] if probe.channel is None else probe.channel for i in range(count)]
             units = [(probe.node, channel, *probe.place) for channel in picked]
             try:
-                maps = backproject(network, pictures, units, "gradient", of=range(count))
+                maps = backproject(network, inputs, units, "gradient", of=range(count))
                 sums[number] += maps.reshape(count, -1, height, width).double().square().sum((0, 1)).cpu()
             except NetworkError:  # an operator without a derivative: the probe has no gradient
                 sums[number].fill_(torch.nan)
@@ -225,7 +225,7 @@ def distances(
     of it lies. itself, before, after: shares of it. axis: of the node's value that holds the features.
     """
     parts: dict[str, list[list[float]]] = {name: [] for name in names}
-    length = network.signature.length
+    length = network.signature.length or 1
     for batch in samples.batches(network.preprocessing, _STEP, order=rows):
         inputs = batch.to(network.device)
         real = torch.full((len(batch.indices),), length) if batch.mask is None else batch.mask.sum(1)
@@ -235,22 +235,23 @@ def distances(
             axis = [k for k in range(1, len(node.full_shape)) if k != node.channel_axis % len(node.full_shape)].index(
                 node.length_axes[0]
             )
-            units, at = [], []
+            units: list[Unit] = []
+            at: list[int] = []
             for count in real.tolist():
                 place = [size // 2 for size in grid]
                 place[axis] = min(grid[axis] - 1, (3 * count // 4) * grid[axis] // length)
                 at.append(place[axis] * length // grid[axis])
-                units.append((name, int(torch.randint(channels(node), (1,), generator=generator)), *place))
+                units.append(Unit(name, int(torch.randint(channels(node), (1,), generator=generator)), tuple(place)))
             try:
                 maps = backproject(network, inputs, units, "gradient", of=range(len(units)))
             except NetworkError:
                 continue
             source = source_of_node(network, name)
             energy = maps.double().square().movedim(source.length_axes[0], 1).flatten(2).sum(2).cpu()
-            for weights, place, count in zip(energy, at, real.tolist(), strict=True):
+            for weights, here, count in zip(energy, at, real.tolist(), strict=True):
                 weights = weights[:count]
                 if weights.sum() > 0 and torch.isfinite(weights).all():
-                    parts[name].append(_along(weights / weights.sum(), place))
+                    parts[name].append(_along(weights / weights.sum(), here))
     table = []
     for name, values in parts.items():
         if not values:

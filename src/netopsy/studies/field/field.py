@@ -10,10 +10,11 @@ import polars as pl
 import torch
 
 from netopsy import charts
+from netopsy.errors import NotApplicable
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
 from netopsy.result import Image, Result
-from netopsy.samples.samples import Samples, check_images, read_images
+from netopsy.samples.samples import Samples, check_images, read_inputs
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed
 from netopsy.studies.field import drawings
 from netopsy.studies.field import report as figures
@@ -64,16 +65,21 @@ class Field(Study):
         rows = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
         if network.signature.length is not None:
             return self._along_length(network, samples, rows.tolist(), generator)
+        if network.signature.inputs[0].kind != "image":
+            raise NotApplicable(
+                f"{network.name} takes {', '.join(map(str, network.signature.inputs))}; fields of view are measured on "
+                "images, and on texts and recordings whose inputs have a `length_axis`."
+            )
         probes: list[Probe] = [*named, *over_depth(network, self.layers)]
         measured = averages(network, samples, probes, rows.tolist(), self.energy, generator)
-        image = read_images(network, samples, [self.image])
-        grown = grow_tree(network, image, unit)
+        inputs = read_inputs(network, samples, [self.image])
+        grown = grow_tree(network, inputs, unit)
         theory = fields(network)
         tables = {"fields": theory, "effective": effective_table(measured, len(rows)), "tree": tree_table(grown)}
         return self.result(
             tables=tables,
             figures=figures.draw_figures(tables, grown),
-            images=self._images(network, image, measured, grown),
+            images=self._images(network, next(iter(inputs.values())), measured, grown),
             findings=findings(network, tables, grown, self.image, self.energy, len(rows)),
         )
 

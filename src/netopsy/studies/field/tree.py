@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,12 @@ class Contribution:
 
 
 def contributing(
-    network: Network, image: Float[Tensor, "channel height width"], unit: UnitLike
+    network: Network, image: Float[Tensor, "channel height width"] | Mapping[str, Tensor], unit: UnitLike
 ) -> tuple[Unit, list[Contribution]]:
     """The unit with its place, and the activations in its tree in order of execution, its own node (if one) last.
 
-    image: preprocessed; (1, channel, height, width) will do. unit: as `backproject` takes it.
+    image: preprocessed; (1, channel, height, width) will do, or the network's inputs by name.
+    unit: as `backproject` takes it.
     An activation with a derivative but no mask (GELU, SiLU, ...) lets a path through where the derivative is not zero.
     """
     inputs = {name: values[:1] for name, values in check_inputs(network, image).items()}
@@ -117,10 +119,10 @@ class ActivationTree:
     rows: list[TreeLevel]
 
 
-def grow_tree(network: Network, image: Tensor, unit: Unit | None) -> ActivationTree:
+def grow_tree(network: Network, image: Tensor | Mapping[str, Tensor], unit: Unit | None) -> ActivationTree:
     """The tree of `unit`, or of the strongest unit of the last activation that has places.
 
-    image: (1, channel, height, width), preprocessed.
+    image: (1, channel, height, width), preprocessed, or the network's inputs by name.
     """
     chosen = strongest_unit(network, image) if unit is None else unit
     if chosen is None:
@@ -138,7 +140,7 @@ def grow_tree(network: Network, image: Tensor, unit: Unit | None) -> ActivationT
     )
 
 
-def strongest_unit(network: Network, image: Tensor) -> Unit | None:
+def strongest_unit(network: Network, image: Tensor | Mapping[str, Tensor]) -> Unit | None:
     """The strongest unit on the image of the last activation that has places (else the last one, or the last layer)."""
     name = last_map(activation_nodes(network))
     if name is None:
@@ -148,7 +150,7 @@ def strongest_unit(network: Network, image: Tensor) -> Unit | None:
     return Unit(name, channel, tuple(place))
 
 
-def _values(network: Network, image: Tensor, name: str) -> Tensor:
+def _values(network: Network, image: Tensor | Mapping[str, Tensor], name: str) -> Tensor:
     """(channel, *place) of one image."""
     with torch.no_grad():
         value = plan(network, [name]).run(check_inputs(network, image), batch=1)[name]

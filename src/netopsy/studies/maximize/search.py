@@ -285,13 +285,11 @@ def run_table(found: Sequence[Found], strongest: Mapping[str, Best | None], netw
 
 
 def _pieces(network: Network, ids: Sequence[int]) -> list[str]:
-    """Tokens as text, one by one; a mark of the vocabulary for a space is written as one."""
+    """Tokens as text, one by one."""
     tokenizer = network.signature.tokenizer
     if tokenizer is None:
         return [f"{number} " for number in ids]
-    token = getattr(tokenizer, "token", None)
-    names = [(token(n) if token else "") or token_name(tokenizer, n) for n in ids]
-    return [name.replace("▁", " ").replace("Ġ", " ") for name in names]
+    return [token_name(tokenizer, number) for number in ids]
 
 
 def show(

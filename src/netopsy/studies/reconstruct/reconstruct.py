@@ -16,17 +16,26 @@ from torch import Tensor
 
 from netopsy import charts
 from netopsy.engine.backproject.rules import MASKED, RuleName
-from netopsy.errors import SettingsError
+from netopsy.errors import NotApplicable, SettingsError
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import Signature
 from netopsy.network.units import Unit, find_unit
 from netopsy.network.windows.field import Box
 from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
 from netopsy.result import Figure, Image, Result
-from netopsy.samples.samples import Samples, check_images, read_images
+from netopsy.samples.samples import Samples, check_images, of_samples, read_images
 from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
+from netopsy.studies.reconstruct.attribution import (
+    attribute,
+    attribution_findings,
+    attribution_tables,
+    check_parts,
+    passages_of,
+    waveforms,
+)
 from netopsy.studies.reconstruct.exchange import (
     Depth,
     exchange,
@@ -35,7 +44,7 @@ from netopsy.studies.reconstruct.exchange import (
     spread_layers,
 )
 from netopsy.studies.reconstruct.report import findings, means_table
-from netopsy.studies.reconstruct.survey import Archive, Example, default_layer, most_active, survey
+from netopsy.studies.reconstruct.survey import Archive, Example, default_layer, most_active, strongest_place, survey
 from netopsy.studies.study import Study
 
 _SOURCE = "Palmieri et al., Figure 4"
@@ -59,6 +68,9 @@ class Reconstruct(Study):
     experiment: at how many layers, spread up to `layer`, masks and weights are each replaced while the other stays; 0
         for none. It takes 9 traces a draw and layer.
     seed: of the random weights.
+
+    On texts, recordings and rows the study gives attributions instead, gradient x input: what each token, place or
+    column adds to the unit by each rule (tables `units` and `attributions`); padding has none.
 
     Tables: `units`, `columns` (a unit and rule a row: whether the map lies on the image's edges), `likeness` (a unit
     and pair of rules a row: correlation of their strengths, and of the signed maps), both with the mean over the draws
@@ -90,6 +102,8 @@ class Reconstruct(Study):
         if self.experiment and len(samples) < 2:
             raise SettingsError("experiment takes the masks of another image: give at least 2 images, or 0 for none.")
         rules = self._rules(network)
+        if network.signature.inputs[0].kind != "image":
+            return self._attributions(network, samples, numbers, pictured, rules)
         path = Path(tempfile.mkdtemp(prefix="netopsy-")) / "maps.npz"
         with Archive(path) as archive:
             result = survey(
@@ -121,6 +135,24 @@ class Reconstruct(Study):
             findings=sentences,
         )
 
+    def _attributions(
+        self, network: Network, samples: Samples, numbers: list[int], pictured: list[int], rules: tuple[str, ...]
+    ) -> Result:
+        """What the tokens of a text, the places of a recording or the columns of a row add to units."""
+        check_parts(network)
+        if self.experiment:
+            raise NotApplicable(f"experiment exchanges masks on images; {samples.name} holds {samples.noun}s.")
+        result = attribute(network, samples, numbers, self._units(network), rules, self.seed)
+        series = result.kind == "series"
+        return self.result(
+            tables=attribution_tables(result, samples),
+            images={"reconstructions": waveforms(result, pictured)} if series else {},
+            texts={} if series else {"reconstructions": passages_of(result, pictured, samples.noun)},
+            findings=[
+                of_samples(sentence, samples.kind) for sentence in attribution_findings(result, pictured, samples.noun)
+            ],
+        )
+
     def _exchange(self, network: Network, samples: Samples, numbers: list[int]) -> list[Depth]:
         """Masks and weights replaced: at the layers of `units`, or at layers up to `layer`."""
         units = [find_unit(network, unit) for unit in self.units]
@@ -138,19 +170,22 @@ class Reconstruct(Study):
         masks = any(MASKED.treats(node) for node in activations(network).values())
         return self.rules if masks or self.rules != _PAPER else (*self.rules, "guided")
 
-    def _units(self, network: Network) -> Callable[[Tensor], list[Unit]]:
-        """The units to trace on one image."""
+    def _units(self, network: Network) -> Callable[..., list[Unit]]:
+        """The units to trace on one image, or on one other sample with its mask."""
         if self.units:
             named = [find_unit(network, unit) for unit in self.units]
-            return lambda image: named
+            return lambda image, mask=None: [
+                unit if mask is None else strongest_place(network, unit, image, mask) for unit in named
+            ]
         node = network.node(self.layer or default_layer(network)).name
-        return lambda image: most_active(network, node, image, self.features)
+        return lambda image, mask=None: most_active(network, node, image, self.features, mask)
 
     def _images(self, network: Network, samples: Samples, examples: list[Example]) -> dict[str, Image]:
         numbers = list(dict.fromkeys(example.image for example in examples))
         titles = []
         for example in examples:
-            label = "" if samples.multilabel else f" (class {samples.classes[int(samples.labels[example.image])]})"
+            one = samples.classified and not samples.multilabel
+            label = f" (class {samples.classes[int(samples.labels[example.image])]})" if one else ""
             titles.append(f"{example.unit} at {example.value:.3g} on image {example.image}{label}")
         pixels = sheet(
             read_images(network, samples, numbers),
@@ -161,7 +196,7 @@ class Reconstruct(Study):
                 for rule in examples[0].maps
             },
             titles,
-            network.image_preprocessing,
+            network.preprocessing,
         )
         return {
             "reconstructions": Image(
@@ -254,14 +289,15 @@ def sheet(
     fields: Sequence[Box],
     maps: Mapping[str, Tensor],
     titles: Sequence[str],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | Signature,
 ) -> Picture:
     """One row a unit: the image with its field of view framed, then each rule's map over a faded image.
 
     images: (n, channel, height, width). of: each unit's image. maps: rule -> (units, channel, height, width).
     titles: what stands above each row. Where fields are small, each row shows the field alone below.
     """
-    size = _column_size(preprocessing.size)
+    height, width = images.shape[-2:]
+    size = _column_size((height, width))
     originals = pictures(images, preprocessing)
     map_sheets = {rule: map_pictures(values, preprocessing, clip=_CLIP) for rule, values in maps.items()}
     head = beside([caption(text, size[1]) for text in ("image", *maps)], 4)
@@ -269,10 +305,10 @@ def sheet(
     for row, (image, field) in enumerate(zip(of, fields, strict=True)):
         rows.append(caption(titles[row], head.shape[1]))
         squares = [originals[image], *(_over(originals[image], d[row], field) for d in map_sheets.values())]
-        zoom = max(1, size[0] // preprocessing.size[0])
+        zoom = max(1, size[0] // height)
         box = tuple(zoom * n for n in field)
         rows.append(beside([draw_frame(resize(p, size, smooth=zoom == 1), box) for p in squares], 4))  # type: ignore[arg-type]
-        if max((field[2] - field[0]) / preprocessing.size[0], (field[3] - field[1]) / preprocessing.size[1]) < _CLOSE:
+        if max((field[2] - field[0]) / height, (field[3] - field[1]) / width) < _CLOSE:
             parts = [originals[image], *(d[row] for d in map_sheets.values())]
             rows.append(beside([_close(part, field, size) for part in parts], 4))
     return below(rows, 4)

@@ -109,17 +109,22 @@ def findings(
     sentences += _empty(columns)
     if touched:
         sentences.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
-    for rule, left in untreated.items():
-        if left:
-            kinds = count_kinds(left.values())
-            sentences.append(f"The rule {rule} does not know {kinds}: there the flow met the derivative.")
+    sentences += untreated_sentences(untreated)
     silent = units.filter(pl.col("value") <= 0)["unit"].unique(maintain_order=True).to_list()
     if silent:
         sentences.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
-    return sentences + _refusal_sentences(refused)
+    return sentences + refusal_sentences(refused)
 
 
-def _refusal_sentences(refused: list[str]) -> list[str]:
+def untreated_sentences(untreated: dict[str, dict[str, str]]) -> list[str]:
+    """By rule, what it does not know on the way. untreated: as in `Survey`."""
+    known = {rule: count_kinds(left.values()) for rule, left in untreated.items() if left}
+    return [
+        f"The rule {rule} does not know {kinds}: there the flow met the derivative." for rule, kinds in known.items()
+    ]
+
+
+def refusal_sentences(refused: list[str]) -> list[str]:
     """The sentences on rules that could not act; those of one reason as one."""
     by_reason: dict[str, list[str]] = {}
     for sentence in refused:

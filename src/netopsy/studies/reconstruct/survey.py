@@ -20,12 +20,13 @@ from torch import Tensor
 from netopsy.engine.backproject.backproject import Trace, check_inputs, trace
 from netopsy.engine.backproject.rules import MASKED, random_weights
 from netopsy.engine.interpreter import plan
+from netopsy.engine.observe.tally import real_places
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, activation_nodes, last_map, place_at
 from netopsy.network.windows.field import Box
-from netopsy.samples.samples import Samples, read_images
+from netopsy.samples.samples import Samples, read_images, read_inputs
 from netopsy.studies.reconstruct.report import RANDOM, correlation, edges, inside, on_edges, strength
 
 
@@ -50,6 +51,9 @@ class Archive:
         self._file.close()
 
 
+Inputs = Tensor | Mapping[str, Tensor]
+
+
 def default_layer(network: Network) -> str:
     """The last activation with several places, since rules act on activations; else the last one, or the last layer.
 
@@ -62,20 +66,37 @@ def default_layer(network: Network) -> str:
     return name
 
 
-def most_active(network: Network, node: str, image: Tensor, count: int) -> list[Unit]:
-    """The `count` most active channels at the place of the node's strongest value on one image.
+def most_active(network: Network, node: str, image: Inputs, count: int, mask: Tensor | None = None) -> list[Unit]:
+    """The `count` most active channels at the place of the node's strongest value on one sample.
 
-    image: (channel, height, width). Fewer where fewer are above zero; always at least one.
+    image: (channel, height, width), or the network's inputs by name. mask: (1, length), places that are no padding.
+    Fewer where fewer are above zero; always at least one.
     """
-    with torch.no_grad():
-        value = plan(network, [node]).run(check_inputs(network, image), batch=1)[node]
-    maps = value.movedim(network.nodes[node].channel_axis, 1)[0]
+    maps = _real_values(network, node, image, mask)
     columns = maps.reshape(len(maps), -1)  # (channel, places)
     place = int(columns.amax(0).argmax())
     strongest = columns[:, place].topk(min(count, len(columns)))
     chosen = [int(c) for c, v in zip(strongest.indices, strongest.values, strict=True) if v > 0]
     position = place_at(place, maps.shape[1:])
     return [Unit(node, channel, position) for channel in chosen or [int(strongest.indices[0])]]
+
+
+def strongest_place(network: Network, unit: Unit, image: Inputs, mask: Tensor | None) -> Unit:
+    """The unit with its place: the strongest that is no padding where it has none."""
+    if unit.place is not None:
+        return unit
+    channel = _real_values(network, unit.node, image, mask)[unit.channel]
+    return Unit(unit.node, unit.channel, place_at(int(channel.argmax()), channel.shape))
+
+
+def _real_values(network: Network, name: str, image: Inputs, mask: Tensor | None) -> Float[Tensor, "channel *places"]:
+    """A node's values on one sample, -inf at padding."""
+    node = network.nodes[name]
+    with torch.no_grad():
+        value = plan(network, [name]).run(check_inputs(network, image), batch=1)[name]
+    if mask is not None and node.length_axes:
+        value = value.masked_fill(~real_places(node, value, mask), -torch.inf)
+    return value.movedim(node.channel_axis, 1)[0]
 
 
 _IMAGES = 32  # traced at a time
@@ -160,7 +181,7 @@ def survey(
     network: Network,
     samples: Samples,
     numbers: Sequence[int],
-    units_on: Callable[[Tensor], list[Unit]],
+    units_on: Callable[..., list[Unit]],
     rules: Sequence[str],
     *,
     pictured: Collection[int],
@@ -183,9 +204,12 @@ def survey(
     for first in range(0, len(numbers), _IMAGES):
         some = list(numbers[first : first + _IMAGES])
         # the image after the last of them lends its edges for comparison
-        images = read_images(network, samples, [*some, numbers[(first + len(some)) % len(numbers)]])
+        lent = [*some, numbers[(first + len(some)) % len(numbers)]]
+        images = read_images(network, samples, lent)
+        several = len(network.signature.names) > 1
+        inputs = read_inputs(network, samples, lent) if several else {network.signature.names[0]: images}
         outlines = [edges(image) for image in images.cpu().numpy()]
-        units = [units_on(image) for image in images[:-1]]
+        units = [units_on({name: values[k] for name, values in inputs.items()}) for k in range(len(some))]
         unit_list, of = (
             [unit for image_units in units for unit in image_units],
             [i for i, image_units in enumerate(units) for _ in image_units],
@@ -194,7 +218,7 @@ def survey(
         for rule in list(usable_rules):
             place.report("reconstruct", done, total)
             try:
-                traces[rule] = trace(network, images, unit_list, rule, of=of, seed=seed)  # type: ignore[arg-type]
+                traces[rule] = trace(network, inputs, unit_list, rule, of=of, seed=seed)  # type: ignore[arg-type]
             except SettingsError as error:
                 usable_rules.remove(rule)
                 result.refused.append(f"Left out: {error}")
@@ -213,7 +237,7 @@ def survey(
         for draw in range(draws if RANDOM in traces else 1):
             if draw:
                 place.report("reconstruct", done, total)
-                traces[RANDOM] = trace(network, images, unit_list, random_weights(MASKED, seed, draw), of=of)
+                traces[RANDOM] = trace(network, inputs, unit_list, random_weights(MASKED, seed, draw), of=of)
                 done += 1
             for i, k in enumerate(of):
                 of_map = {"map": len(result.units) - len(of) + i, "draw": draw, "image": some[k]}
@@ -232,7 +256,8 @@ def _map(rule_trace: Trace, i: int, rectify: bool) -> Tensor:
 def _unit_row(samples: Samples, number: int, traces: Mapping[str, Trace], i: int) -> dict[str, Any]:
     """The row of unit `i` in the table `units`."""
     first = next(iter(traces.values()))
-    label = None if samples.multilabel else samples.classes[int(samples.labels[number])]
+    one = samples.classified and not samples.multilabel
+    label = samples.classes[int(samples.labels[number])] if one else None
     sides = dict(zip(("top", "left", "bottom", "right"), first.fields[i], strict=True))
     return {"unit": str(first.units[i]), "image": number, "label": label, "value": float(first.values[i])} | sides
 

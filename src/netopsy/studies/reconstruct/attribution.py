@@ -1,0 +1,351 @@
+"""Units on samples that are no images: what each token, place of a recording or column of a row adds to a unit.
+
+An attribution is gradient x input: what a rule brings back from the unit to the input, times the input (Shrikumar et
+al., arXiv:1605.01713), summed over the embedding where the input is a token. With the rule `gradient` that is each
+part's share in the unit's linear map around the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from netopsy.charts.passages import pieces_of, position_of
+from netopsy.engine.backproject.backproject import trace
+from netopsy.engine.backproject.tree import Trunk
+from netopsy.engine.interpreter import plan
+from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.errors import NotApplicable, SettingsError
+from netopsy.network.network import Network
+from netopsy.network.node import Node
+from netopsy.network.units import Unit
+from netopsy.pictures.mosaic import below, caption, normalise_maps, resize, waveform
+from netopsy.result import Image, Passage, Texts
+from netopsy.samples.samples import Batch, Samples
+from netopsy.stats.hypothesis_tests import Estimate
+from netopsy.studies.reconstruct.report import refusal_sentences, spell_briefly, untreated_sentences
+from netopsy.wording import listing, plural
+
+KINDS = ("tokens", "series", "vector")
+"""What an input must be for its parts to have attributions; images have maps instead."""
+
+_SAMPLES = 8  # traced at a time
+_BEFORE, _BEHIND = 120, 40  # pieces of a long text that are shown around the unit's place
+_WIDTH, _HEIGHT = 640, 96  # pixels of a recording
+_STRIP = 14  # pixels of a channel's attributions below it
+_NAMED = 4  # units with a sentence of their own
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The attributions of one unit on one sample by one rule.
+
+    place: of the input that the unit lies at, None for none. span: of the input that the unit sees, half open.
+    sample: the input's values, (channel, length) of a recording. values: (length,), (channel, length) of a recording,
+    (columns,); no padding.
+    """
+
+    unit: Unit
+    number: int
+    rule: str
+    activation: float
+    place: int | None
+    span: tuple[int, int]
+    values: Float[np.ndarray, "*places"]
+    sample: Float[np.ndarray, "*places"]
+
+
+@dataclass
+class Attributions:
+    """All parts, in the order of the samples. kind: of the input that they are of; first: of its columns in a row.
+
+    untreated, refused: as in `Survey`. left: the network's inputs that have no attribution.
+    """
+
+    kind: str
+    parts: list[Attribution] = field(default_factory=list)
+    pieces: dict[int, list[str]] = field(default_factory=dict)
+    first: int = 0
+    untreated: dict[str, dict[str, str]] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def attribute(
+    network: Network,
+    samples: Samples,
+    numbers: Sequence[int],
+    units_on: Callable[..., list[Unit]],
+    rules: Sequence[str],
+    seed: int,
+) -> Attributions:
+    """The attributions of the units on the samples of these numbers by every rule.
+
+    units_on: the units to trace, given one sample's inputs and mask. Padding has no attribution.
+    Raises SettingsError where no rule can act, NotApplicable where the input has no parts of a kind of `KINDS`.
+    """
+    result, usable, done = Attributions(network.signature.inputs[0].kind), list(rules), 0
+    for batch in samples.batches(network.preprocessing, _SAMPLES, order=numbers):
+        inputs = batch.to(network.device)
+        chosen = [units_on(*_one(inputs, batch, row)) for row in range(len(batch.indices))]
+        entries = sorted(((u, row) for row, units in enumerate(chosen) for u in units), key=lambda entry: entry[0].node)
+        for node, group in groupby(entries, key=lambda entry: entry[0].node):
+            _trace_node(network, batch, inputs, node, list(group), usable, result, seed)
+        done += len(batch.indices)
+        current_workspace().report("attributions", done, len(numbers))
+    if not result.parts:
+        raise SettingsError(f"no rule can be applied: {' '.join(result.refused)}")
+    order = {number: i for i, number in enumerate(numbers)}
+    result.parts.sort(key=lambda part: order[part.number])
+    for number in order:
+        result.pieces[number] = pieces_of(network, samples, number) if result.kind != "series" else []
+    if result.kind == "vector":
+        result.first = _first_column(network, samples.read(numbers[0]))
+    return result
+
+
+def _one(inputs: Mapping[str, Tensor], batch: Batch, row: int) -> tuple[dict[str, Tensor], Tensor | None]:
+    mask = None if batch.mask is None else batch.mask[row : row + 1]
+    return {name: values[row : row + 1] for name, values in inputs.items()}, mask
+
+
+def _trace_node(
+    network: Network,
+    batch: Batch,
+    inputs: Mapping[str, Tensor],
+    node: str,
+    entries: Sequence[tuple[Unit, int]],
+    usable: list[str],
+    result: Attributions,
+    seed: int,
+) -> None:
+    """The parts of one node's units, each with the row of its sample; a rule that cannot act is struck off."""
+    source = Trunk(network, node).source
+    result.kind = _kind(network, source)
+    names = network.signature.names
+    result.left = [
+        entry.name
+        for name, entry in zip(names, network.signature.inputs, strict=True)
+        if name != source.name and entry.kind in KINDS and (source.op == "placeholder" or entry.kind != "tokens")
+    ]
+    with torch.no_grad():
+        value = plan(network, [source.name]).run(inputs, batch=len(batch.indices))[source.name]
+    axis = source.length_axes[0] if source.length_axes else value.ndim - 1 if result.kind != "tokens" else 1
+    of = [row for _, row in entries]
+    for rule in list(usable):
+        try:
+            traced = trace(network, inputs, [unit for unit, _ in entries], rule, of=of, seed=seed)  # type: ignore[arg-type]
+        except SettingsError as error:
+            usable.remove(rule)
+            result.refused.append(f"Left out: {error}")
+            continue
+        if rule != "gradient":  # which is the derivative everywhere
+            known = result.untreated.setdefault(rule, {})
+            known |= {name: kind for name, kind in traced.untreated.items() if kind != "embedding"}
+        flows = _by_place(traced.maps * value[of], axis, result.kind)
+        contents = _by_place(value[of], axis, result.kind)
+        for i, (_, row) in enumerate(entries):
+            real = flows.shape[-1] if batch.mask is None else int(batch.mask[row].sum())
+            span = traced.fields[i][1], traced.fields[i][3]
+            place = traced.units[i].place or ()
+            result.parts.append(
+                Attribution(
+                    traced.units[i],
+                    int(batch.indices[row]),
+                    rule,
+                    float(traced.values[i]),
+                    position_of(network, network.nodes[node], place),
+                    span if result.kind == "series" and span[1] > span[0] else (0, real),
+                    flows[i][..., :real],
+                    contents[i][..., :real],
+                )
+            )
+
+
+def check_parts(network: Network, kind: str | None = None) -> str:
+    """The kind, by default of the first input; raises NotApplicable for one that is none of `KINDS`."""
+    kind = network.signature.inputs[0].kind if kind is None else kind
+    if kind not in KINDS:
+        raise NotApplicable(
+            f"{network.name} takes {', '.join(map(str, network.signature.inputs))}; units are brought back to images, "
+            "texts, recordings and rows only."
+        )
+    return kind
+
+
+def _kind(network: Network, source: Node) -> str:
+    """Of what the attributions are: what the flow back ends at, an input or the embedding of tokens."""
+    kinds = {name: entry.kind for name, entry in zip(network.signature.names, network.signature.inputs, strict=True)}
+    return check_parts(network, kinds.get(source.name, "tokens"))
+
+
+def _by_place(values: Tensor, axis: int, kind: str) -> Float[np.ndarray, "units *places"]:
+    """(units, length) of tokens, summed over the embedding, and of rows; (units, channel, length) of recordings."""
+    flat = values.double().movedim(axis, -1).flatten(1, -2) if values.ndim > 2 else values.double()[:, None]
+    return (flat if kind == "series" else flat.sum(1)).cpu().numpy()
+
+
+def _first_column(network: Network, value: Any) -> int:
+    """Where the columns of the input with attributions begin in a row."""
+    source = next(entry for entry in network.signature.inputs if entry.dtype.is_floating_point).name
+    if not isinstance(value, Mapping) or source not in value:
+        return 0
+    names = list(value)
+    return sum(np.asarray(value[name]).size for name in names[: names.index(source)])
+
+
+def attribution_tables(result: Attributions, samples: Samples) -> dict[str, pl.DataFrame]:
+    """`units`: a unit and sample a row; `attributions`: a unit, rule and token (place, column) a row."""
+    noun = samples.noun
+    word = {"tokens": "token", "series": "channel", "vector": "column"}[result.kind]
+    units, rows = {}, []
+    for part in result.parts:
+        label = samples.classes[int(samples.labels[part.number])] if _has_class(samples) else None
+        units[part.unit, part.number] = [str(part.unit), part.number, label, part.activation, part.place]
+        for index in np.ndindex(part.values.shape):
+            value = float(part.values[index])
+            what = index[0] if result.kind == "series" else _piece(result, part.number, index[0]).strip("; ")
+            rows.append([str(part.unit), part.number, index[-1], what, part.rule, value])
+    schema: dict[str, Any] = {"unit": pl.String, noun: pl.Int64}
+    named = {word: pl.Int64 if result.kind == "series" else pl.String}
+    return {
+        "units": pl.DataFrame(
+            list(units.values()),
+            schema=schema | {"label": pl.String, "value": pl.Float64, "position": pl.Int64},
+            orient="row",
+        ),
+        "attributions": pl.DataFrame(
+            rows,
+            schema=schema | {"position": pl.Int64} | named | {"rule": pl.String, "attribution": pl.Float64},
+            orient="row",
+        ),
+    }
+
+
+def _has_class(samples: Samples) -> bool:
+    return samples.classified and not samples.multilabel
+
+
+def _piece(result: Attributions, number: int, position: int) -> str:
+    """The token at a position, or the column with its value."""
+    pieces = result.pieces[number]
+    at = result.first + position
+    return pieces[at] if at < len(pieces) else ""
+
+
+def passages_of(result: Attributions, pictured: Collection[int], noun: str) -> Texts:
+    """Each unit's texts, a line a rule: tokens (or columns) shaded by their attributions."""
+    groups: dict[str, tuple[Passage, ...]] = {}
+    for part in result.parts:
+        if part.number in pictured:
+            name = f"{part.unit} at {part.activation:.3g} on {noun} {part.number}"
+            groups[name] = (*groups.get(name, ()), _passage(result, part))
+    what = "column" if noun == "row" else "token"
+    return Texts(
+        groups,
+        f"What each {what} adds to some units",
+        f"One block per unit, one line per rule. Warm {what}s raise the unit and cool ones lower it (gradient x input, "
+        f"each line scaled by itself){'' if noun == 'row' else '; the frame is the place of the unit'}.",
+        "after Shrikumar et al., 2016",
+    )
+
+
+def _passage(result: Attributions, part: Attribution) -> Passage:
+    pieces = result.pieces[part.number]
+    top = float(np.abs(part.values).max(initial=0.0))
+    shades = [0.0] * len(pieces)
+    for position, value in enumerate(part.values.tolist()):
+        if result.first + position < len(pieces) and top and math.isfinite(value):
+            shades[result.first + position] = value / top
+    mark = -1 if part.place is None else part.place
+    start, end = max(0, mark - _BEFORE), max(mark, 0) + _BEHIND if mark >= 0 else _BEFORE
+    return Passage(tuple(pieces[start:end]), tuple(shades[start:end]), mark - start if mark >= 0 else -1, part.rule)
+
+
+def waveforms(result: Attributions, pictured: Collection[int]) -> Image:
+    """Each unit's recording, and below it the attributions of every rule."""
+    blocks, last = [], None
+    for part in result.parts:
+        if part.number not in pictured:
+            continue
+        length = part.values.shape[-1]
+        if (part.unit, part.number) != last:
+            last = part.unit, part.number
+            words = f"{part.unit} at {part.activation:.3g} on recording {part.number}"
+            at = (part.span[0] + part.span[1] - 1) // 2 if part.place is None else part.place
+            line = waveform(part.sample, length, part.span, at, (_HEIGHT, _WIDTH))
+            blocks += [caption(words, _WIDTH), line]
+        strip = np.repeat(normalise_maps(_strongest(part.values, _WIDTH)[None])[0][..., None], 3, 2)
+        blocks += [
+            caption(part.rule, _WIDTH, 11),
+            resize(np.ascontiguousarray(strip), (_STRIP * len(strip), _WIDTH), smooth=False),
+        ]
+    return Image(
+        below(blocks, 2),
+        "What each place of a recording adds to some units",
+        "The shaded part of the recording is the unit's field of view, the line its place. Below, one strip per rule "
+        "and one row per channel: light places raise the unit, dark ones lower it (gradient x input; mid-gray is 0).",
+        "after Shrikumar et al., 2016",
+        alt="Recordings with the attributions of each rule below them.",
+    )
+
+
+def _strongest(values: Float[np.ndarray, "channel length"], most: int) -> Float[np.ndarray, "channel columns"]:
+    """At most so many columns: of the places that share one the largest magnitude, with its sign."""
+    parts = np.array_split(np.arange(values.shape[1]), min(most, values.shape[1]))
+    rows = np.arange(len(values))
+    return np.stack([values[rows, part[0] + np.abs(values[:, part]).argmax(1)] for part in parts], 1)
+
+
+def attribution_findings(result: Attributions, pictured: Collection[int], noun: str) -> list[str]:
+    """Where the attributions lie, the strongest of some units, and which rules and inputs have none."""
+    sentences = _where(result, noun)
+    shown = [part for part in result.parts if part.number in pictured and part.rule == result.parts[0].rule]
+    for part in shown[:_NAMED] if result.kind != "series" else ():
+        order = np.argsort(-np.abs(part.values), kind="stable")[:3]
+        names = [f"'{_piece(result, part.number, int(i)).strip('; ')}' ({part.values[i]:+.2g})" for i in order]
+        sentences.append(
+            f"{part.unit} at {part.activation:.3g} on {noun} {part.number}: by {part.rule} most comes from "
+            f"{listing(names)}."
+        )
+    silent = list(dict.fromkeys(str(part.unit) for part in result.parts if part.activation <= 0))
+    if silent:
+        sentences.append(f"Not active on their {noun}, so that their attributions say little: {listing(silent)}.")
+    sentences += untreated_sentences(result.untreated)
+    if result.left:
+        why = "only the first input of real numbers, or the tokens, can have attributions"
+        sentences.append(f"Without attributions: {listing(result.left)}; {why}.")
+    return sentences + refusal_sentences(result.refused)
+
+
+def _where(result: Attributions, noun: str) -> list[str]:
+    """How much of the attribution lies at the unit's place, before and after it."""
+    sentences = []
+    for rule in dict.fromkeys(part.rule for part in result.parts):
+        parts = [part for part in result.parts if part.rule == rule and part.place is not None]
+        lies, numbers = [], []
+        for part in parts:
+            weights = np.abs(part.values).reshape(-1, part.values.shape[-1]).sum(0)
+            if weights.sum() > 0 and part.place is not None:
+                weights = weights / weights.sum()
+                at = part.place
+                lies.append([weights[at : at + 1].sum(), weights[:at].sum(), weights[at + 1 :].sum()])
+                numbers.append(part.number)
+        means = [Estimate.of(column, np.array(numbers)) for column in np.array(lies).T] if lies else []
+        here, before, after = (spell_briefly(mean) if mean else "0.00" for mean in means or (None,) * 3)
+        if means:
+            sentences.append(
+                f"By {rule} a share of {here} of the attributions' magnitude lies at the unit's own place, {before} "
+                f"before and {after} after it: mean over {plural(len(lies), 'unit')} on "
+                f"{plural(len(set(numbers)), noun)}."
+            )
+    return sentences
