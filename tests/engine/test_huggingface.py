@@ -179,6 +179,7 @@ def test_a_decoder_classifies_at_the_last_token_that_is_no_padding(tmp_path: Pat
     with pytest.warns(NetopsyWarning, match=r"score\.weight of the new head is drawn"):
         network = load_network(f"hf:{tmp_path}", head="sequence-classification", num_classes=3, length=8)
     inputs = batch(network, 2)
+    inputs["attention_mask"][1, :5] = 1
     inputs["input_ids"][1, 5:], inputs["attention_mask"][1, 5:] = 0, 0
     with torch.no_grad():
         short = network.module(input_ids=inputs["input_ids"][1:, :5], attention_mask=torch.ones(1, 5).long()).logits

@@ -1,4 +1,4 @@
-"""Networks of torchvision: for classification, segmentation, detection, video and optical flow."""
+"""Networks of torchvision: for classification, segmentation, detection, video."""
 
 from __future__ import annotations
 
