@@ -57,6 +57,8 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        if (path / "config.json").is_file():
+            raise WeightsError(f"'{path}' is a folder of transformers; give hf:{path} as the network's source.")
         raise WeightsError(f"weights file '{path}' {what}; give the path of a {KINDS} file.")
     suffix = path.suffix.lower()
     files = [path]
