@@ -19,6 +19,7 @@ from netopsy.network.node import Node
 from netopsy.samples.samples import Samples
 
 _CHUNK = 2**21  # values of unfolded patches at once
+_ROUNDING, _MENDING = 1e-12, 1e-8  # variance that is rounding of float32, as of features behind a layer norm; its ridge
 _LARGEST = 12_000  # unknowns of one output: the normal equations then take 1.2 GB
 
 
@@ -185,11 +186,16 @@ def _solve_ridge(xx: Tensor, xy: Tensor) -> tuple[Tensor, float]:
     scale = float(xx.diagonal().mean())
     if not scale > 0:
         return torch.zeros_like(xy), 0.0
-    limit = 1e-7 * float(xy.norm()) + 1e-300
+    limit, least = 1e-7 * float(xy.norm()) + 1e-300, 0.0
     for ridge in (0.0, *(10.0**power for power in range(-12, -2))):
+        if ridge < least:
+            continue
         bent = xx + ridge * scale * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
         factor, failed = torch.linalg.cholesky_ex(bent)
         if int(failed):
+            continue
+        if ridge == 0 and float(factor.diagonal().square().min()) < _ROUNDING * scale:
+            least = _MENDING
             continue
         weight = torch.cholesky_solve(xy, factor)
         if bool(weight.isfinite().all()) and float((bent @ weight - xy).norm()) <= limit:

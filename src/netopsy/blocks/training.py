@@ -50,6 +50,7 @@ def train_module(
     loss: Loss = "labels",
     label: str = "fit",
     task: Task = CLASSIFICATION,
+    learned: Task | None = None,
 ) -> TrainingResult:
     """Train a copy of `module` where its parameters lie, as `fit` trains a network; the module itself stays as it is.
 
@@ -59,6 +60,7 @@ def train_module(
         values of an image and averaged over images, which is Nowak & Corso's Eq 3 as printed. Both have outputs of any
         shape, and no accuracy.
     teacher: a module that is run, in evaluation mode and without gradients, on the same inputs, augmented alike.
+    task: what is counted. learned: what is learned, where that is another task.
     spec: plain data that says what the module computes. In a `workspace` with a folder a checkpoint is written after
         each epoch; its name is a digest of spec, recipe, data, what is frozen and all weights.
 
@@ -74,7 +76,7 @@ def train_module(
     device = parameter.device
     outputs = 1
     for part in (data, *(() if validation is None else (validation,))):
-        outputs = _check(module, part, preprocessing, teacher, loss, device, task)
+        outputs = _check(module, part, preprocessing, teacher, loss, device, learned or task)
     if isinstance(data, ActivationSet):
         check_recipe(data, recipe)
     elif preprocessing is not None:
@@ -111,7 +113,7 @@ def train_module(
         loss,
         task=task,
         validation_task=task,
-        learned=task,
+        learned=learned or task,
         outputs=outputs,
     )
     state = launch(job, device, lambda done, total: place.report(label, done, total))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float64, Int
-from scipy.stats import chi2, nbinom, norm
+from scipy.stats import chi2, nbinom, norm, rankdata
 from scipy.stats import t as student
 
 Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
@@ -198,6 +198,39 @@ def cochran_q(right: Bool[np.ndarray, "images treatments"]) -> tuple[float, floa
     return q, float(chi2.sf(q, k - 1))
 
 
+def friedman(scores: Float[np.ndarray, "samples treatments"]) -> tuple[float, float]:
+    """(statistic, p) of the hypothesis that on a sample any treatment could have had any of the scores.
+
+    With mean ranks for ties; samples on which all treatments agree say nothing.
+    Source: Friedman, "The use of ranks to avoid the assumption of normality", JASA 32 (1937); ties: Conover, "Practical
+    nonparametric statistics", 3rd ed., Section 5.8.
+    """
+    n, k = scores.shape
+    ranks = rankdata(scores, axis=1)
+    spread = float(np.square(ranks).sum()) - n * k * (k + 1) ** 2 / 4
+    if k < 2 or spread <= 1e-9 * n:
+        return 0.0, 1.0
+    statistic = (k - 1) * float(np.square(ranks.sum(0) - n * (k + 1) / 2).sum()) / spread
+    return statistic, float(chi2.sf(statistic, k - 1))
+
+
+def weighted_interval(
+    values: Float[np.ndarray, " n"], weight: Float[np.ndarray, " n"]
+) -> tuple[float | None, float | None]:
+    """95 % interval of a mean over samples that weigh as many places as they have; None of fewer than two.
+
+    Student's, of a ratio of sums whose variance is by linearisation (Cochran, Sampling Techniques, 3rd ed., Equation
+    6.13), as of `sweep`: the places of one sample are not independent, samples are.
+    """
+    n, total = len(values), float(weight.sum())
+    if n < 2 or not total > 0:
+        return None, None
+    mean = float((values * weight).sum()) / total
+    error = math.sqrt(n / (n - 1) * float(np.square((values - mean) * weight).sum())) / total
+    half = float(student.ppf(0.975, n - 1)) * error
+    return mean - half, mean + half
+
+
 def permutation_p(scores: Float64[np.ndarray, "repeats treatments"], seed: int = 0) -> tuple[float, float]:
     """(p, least p possible) of the hypothesis that within a repeat any treatment could have had any of the scores.
 
@@ -241,17 +274,20 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(right: Bool[np.ndarray, "images treatments"]) -> float | None:
-    """The difference between two treatments' shares right that so many images would show in 4 of 5 cases.
+def detectable(right: Bool[np.ndarray, "images treatments"] | Float[np.ndarray, "images treatments"]) -> float | None:
+    """The difference between two treatments' shares right, or mean scores, that so many images would show in 4 of 5
+    cases.
 
     By the normal approximation of the paired test of each two treatments at 5 % over all pairs together (Bonferroni),
-    with the share of images on which two treatments disagree as it is, averaged over the pairs.
+    with the share of images on which two treatments disagree (the mean squared difference) as it is, averaged over the
+    pairs.
     """
     n, k = right.shape
     if k < 2:
         return None
     pairs = list(itertools.combinations(range(k), 2))
-    disagree = float(np.mean([(right[:, a] != right[:, b]).mean() for a, b in pairs]))
+    scores = right.astype(np.float64)
+    disagree = float(np.mean([np.square(scores[:, a] - scores[:, b]).mean() for a, b in pairs]))
     reach = float(norm.ppf(1 - 0.025 / len(pairs)) + norm.ppf(POWER))
     return min(1.0, reach * math.sqrt(disagree / n))
 

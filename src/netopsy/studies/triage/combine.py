@@ -20,7 +20,7 @@ KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
 
 def combine(results: Mapping[str, Result]) -> Result:
     """One result over the sets in which there was something to compress."""
-    compressed = {name: result for name, result in results.items() if "cells" in result.tables}
+    compressed = {name: result for name, result in results.items() if "top1" in _columns(result)}
     sentences = [f"{name}: {result.findings[0]}" for name, result in results.items() if name not in compressed]
     if not compressed:
         return Result("triage", findings=sentences)
@@ -45,6 +45,11 @@ def combine(results: Mapping[str, Result]) -> Result:
     return Result(
         "triage", tables=tables, figures=_figures(compressed), findings=_findings(compressed, tables) + sentences
     )
+
+
+def _columns(result: Result) -> list[str]:
+    """Of the table of cells; scores other than an accuracy are not put together."""
+    return result.tables["cells"].columns if "cells" in result.tables else []
 
 
 def _kinds(tests: pl.DataFrame) -> list[pl.DataFrame]:

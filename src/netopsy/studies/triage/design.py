@@ -17,8 +17,8 @@ from netopsy.samples.samples import Samples
 NetworkStart = Literal["trained", "random"]
 Mean = Literal["layer", "filter"]
 StnLoss = Literal["mse", "sse"]
-LayerStart = Literal["RW", "MW", "STN", "LSQ"]
-TrainedPart = Literal["FM", "TM"]
+LayerStart = Literal["RW", "MW", "STN", "LSQ", "ID"]
+TrainedPart = Literal["none", "FM", "TM"]
 MADE = ("STN", "LSQ")
 """Starts that cost a pass or a training, and so are made once for FM and TM."""
 
@@ -51,6 +51,10 @@ class Design:
         """The network before compression, scored, or trained again."""
         recipe = asdict(replace(self.baseline, seed=seed)) if self.fresh else None
         return {"what": "baseline", "seed": seed, "fresh": self.fresh, "recipe": recipe}
+
+    def fits(self, block: Block, start: str, training: str) -> bool:
+        """Whether there is such a network: a block is left out (ID) where it keeps the shape, and then not trained."""
+        return start != "ID" or (block.input_shape == block.output_shape and training != "FM")
 
     def start_spec(self, seed: int, block: str, start: str) -> dict[str, Any]:
         """A new layer as FM and TM will find it."""
@@ -88,10 +92,29 @@ class Trial:
     seconds: float | None = None
 
     @property
+    def binary(self) -> bool:
+        """Whether a sample is right or wrong, and nothing between."""
+        return "right" in self.tensors
+
+    @property
     def right(self) -> np.ndarray:
-        """Which of the samples the last network gets right, bool (n,)."""
+        """Which of the samples the last network gets right, bool (n,); of other tasks their scores, float64 (n,)."""
         assert self.values is not None
+        if not self.binary:
+            return self.tensors["score"].double().numpy()
         return np.unpackbits(self.tensors["right"].numpy(), count=self.values["images"]).astype(bool)
+
+    @property
+    def weight(self) -> np.ndarray:
+        """Over how many places each sample's score is a mean, float64 (n,)."""
+        return np.ones(len(self.right)) if self.binary else self.tensors["weight"].double().numpy()
+
+    @property
+    def score(self) -> float:
+        """The mean over samples, each with its weight."""
+        if self.binary:
+            return float(self.right.mean())
+        return float((self.right * self.weight).sum() / max(self.weight.sum(), 1e-300))
 
 
 @dataclass
@@ -111,10 +134,10 @@ class TriageRun:
     deeper: list[Trial] = field(default_factory=list)
 
 
-def right_by_block(run: TriageRun, seed: int, start: str, training: str) -> dict[str, np.ndarray]:
-    """Which samples each block's network gets right, for one seed and way; those that came through."""
+def trials_by_block(run: TriageRun, seed: int, start: str, training: str) -> dict[str, Trial]:
+    """Each block's trial, for one seed and way; those that came through."""
     return {
-        t.spec["blocks"][0]: t.right
+        t.spec["blocks"][0]: t
         for t in run.cells
         if t.values is not None and (t.spec["seed"], t.spec["start"], t.spec["training"]) == (seed, start, training)
     }

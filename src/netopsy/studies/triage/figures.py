@@ -20,7 +20,8 @@ def figures(tables: Mapping[str, pl.DataFrame]) -> dict[str, Figure]:
     charts: dict[str, Figure] = {}
     if tables["summary"].height:
         charts["accuracy"] = _accuracy(tables["cells"], tables["summary"], tables["baselines"])
-        charts["epochs"] = _epochs(tables["cells"])
+        if tables["cells"]["epochs_to_99"].is_not_null().any():
+            charts["epochs"] = _epochs(tables["cells"])
     if "deeper" in tables and tables["deeper"]["top1"].is_not_null().any():
         charts["deeper"] = _deeper(tables["deeper"], tables["baselines"])
     return charts

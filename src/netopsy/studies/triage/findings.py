@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from netopsy.stats.hypothesis_tests import mean_interval
-from netopsy.studies.triage.block_tests import IMAGES, SEEDS, TOGETHER
+from netopsy.studies.triage.block_tests import IMAGES, SCORES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import convergence
 from netopsy.wording import listing, plural, points
 
@@ -28,7 +28,7 @@ def findings(tables: Mapping[str, pl.DataFrame], left: Sequence[str], *, max_dro
             *deeper(tables.get("deeper"), max_drop),
             *speed(cells, stn_epochs),
             *likeness(scored),
-            optimism_sentence(scored),
+            *optimism_sentences(scored),
         ]
     return [*sentences, *failure_sentences(cells, tables["baselines"]), *skipped_sentences(left)]
 
@@ -129,14 +129,15 @@ def critical(tests: pl.DataFrame) -> list[str]:
             f"{widest['least_critical']} to {widest['most_critical']} (p {_p(widest['p_holm'])}; a difference of "
             f"{_points(widest['detectable'])} would be seen in 4 of 5 cases).{blind}"
         )
-    images = tests.filter(pl.col("over") == IMAGES)
+    images = tests.filter(pl.col("over").is_in([IMAGES, SCORES]))
     if images.height:
         hit = images.filter(pl.col("p_holm") < 0.05)
         widest = images.sort("spread", descending=True).row(0, named=True)
+        test = images["over"][0].partition("(")[2][:-1]
         claim = "so these networks differ" if hit.height else "so the images show no block to be more critical"
         sentences.append(
             f"On the same {plural(widest['count'], 'image')} the blocks' networks differ in {hit.height} of "
-            f"{plural(images.height, 'comparison')} (Cochran's Q, Holm: p < 0.05), {claim}: the spread runs from "
+            f"{plural(images.height, 'comparison')} ({test}, Holm: p < 0.05), {claim}: the spread runs from "
             f"{_points(float(images['spread'].min()))} to {_points(widest['spread'])}, and a difference of "  # type: ignore[arg-type]
             f"{_points(float(images['detectable'].mean()))} would be seen in 4 of 5 cases."  # type: ignore[arg-type]
             f"{'' if seeds.height else ' One seed cannot tell a critical block from an unlucky training.'}"
@@ -194,13 +195,16 @@ def likeness(scored: pl.DataFrame) -> list[str]:
     return [f"{text}: {listing(parts, 8)}."]
 
 
-def optimism_sentence(done: pl.DataFrame) -> str:
+def optimism_sentences(scored: pl.DataFrame) -> list[str]:
     """How much a best epoch on the scored images promises too much."""
+    done = scored.filter(pl.col("epochs_to_99").is_not_null())
+    if not done.height:
+        return []
     gap = float((done["best"] - done["top1"]).mean())  # type: ignore[arg-type]
-    return (
+    return [
         f"The best epoch, which the paper reports, is {_points(gap)} above the last on average. It is chosen on the "
         "images that it is scored on, so it flatters; all other accuracies are the last epoch's."
-    )
+    ]
 
 
 def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[str]:

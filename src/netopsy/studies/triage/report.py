@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,9 @@ import numpy as np
 from netopsy.blocks.block import Block
 from netopsy.blocks.section import section
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
-from netopsy.result import Image
+from netopsy.result import Figure, Image
+from netopsy.samples.samples import of_samples
+from netopsy.samples.tasks import Task, find_task
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.block_tests import criticality
 from netopsy.studies.triage.design import TriageRun
@@ -41,9 +46,7 @@ def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
     if not new_maps:
         return None
     channels = np.arange(min(count, block.output_shape[0]))
-    parent_maps = maps(
-        section(parent, end=block.output).eval(), parent.image_preprocessing, run.samples, channels
-    ).numpy()
+    parent_maps = maps(section(parent, end=block.output).eval(), parent, run.samples, channels).numpy()
     side = max(SIDE, parent_maps.shape[1])
     size = (side, max(1, round(side * parent_maps.shape[2] / parent_maps.shape[1])))
     parts = [below([caption("", 26), *[_label(str(c), size[0] + 1) for c in channels]])]
@@ -76,6 +79,7 @@ def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -
     """The parts of the Result of a run."""
     if not run.blocks:
         return {"findings": [_untreatable(run)]}
+    task = find_task(run.network, run.samples)
     cells = t.cells(run)
     tables = {
         "summary": t.summary(cells),
@@ -87,12 +91,37 @@ def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -
     if run.deeper:
         tables["deeper"] = t.deeper(run)
     tables["history"] = t.history(run)
+    sentences = findings(tables, [block.name for block in run.left_out], max_drop=max_drop, stn_epochs=stn_epochs)
     return {
-        "tables": tables,
-        "figures": figures(tables),
+        "tables": {
+            name: frame.rename({c: c.replace("top1", task.column) for c in frame.columns})
+            for name, frame in tables.items()
+        },
+        "figures": {name: _worded(figure, task) for name, figure in figures(tables).items()},
         "images": images(run, pictures),
-        "findings": findings(tables, [block.name for block in run.left_out], max_drop=max_drop, stn_epochs=stn_epochs),
+        "findings": [of_samples(_of_task(s, task), run.samples.kind) for s in sentences] + _kept(run),
     }
+
+
+def _worded(figure: Figure, task: Task) -> Figure:
+    """A figure of accuracies as one of the task's score."""
+    if task.unit == "top-1 accuracy":
+        return figure
+    spec = json.loads(json.dumps(figure.spec).replace("top-1 accuracy", task.unit))
+    return replace(figure, spec=spec, title=_of_task(figure.title, task), reading=_of_task(figure.reading, task))
+
+
+def _of_task(sentence: str, task: Task) -> str:
+    """A sentence about accuracy as one about the task's score."""
+    return sentence if "accuracy" in task.unit else re.sub(r"\b(mean )?accurac(y|ies)\b", task.unit, sentence)
+
+
+def _kept(run: TriageRun) -> list[str]:
+    """Blocks that cannot be left out."""
+    if not any(t.spec["start"] == "ID" for t in run.cells):
+        return []
+    names = [block.name for block in run.blocks if block.input_shape != block.output_shape]
+    return [f"{listing(names)} cannot be left out (ID): what comes out has another shape."] if names else []
 
 
 def _untreatable(run: TriageRun) -> str:

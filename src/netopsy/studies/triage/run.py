@@ -19,8 +19,9 @@ from netopsy.engine.workspace.workspace import conditions
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import find_task
 from netopsy.studies.triage.design import MADE, Design, TriageRun, Trial
-from netopsy.studies.triage.storage import PLAIN, ActivationFiles, store_activations
+from netopsy.studies.triage.storage import PLAIN, ActivationFiles, storable, store_activations
 from netopsy.studies.triage.work import Context, LayerState, work
 
 
@@ -40,6 +41,11 @@ def run_design(
     max_drop: points lost at which more and more blocks at once are one too many; None does not try it.
     storage: bytes on disk that stored activations may take.
     """
+    task = find_task(network, samples)
+    if train.labelled != samples.labelled:
+        raise SettingsError(
+            "the training samples must have labels where the samples that are scored have, and only then."
+        )
     treated, left_out = choose_blocks(network, blocks)
     run = TriageRun(network, train, samples, treated, left_out)
     if not treated:
@@ -57,7 +63,7 @@ def run_design(
             taught="STN" in design.starts,
             frozen="FM" in design.training,
             flips="flip" in augment,
-            limit=storage if augment in PLAIN else 0.0,
+            limit=storage if augment in PLAIN and storable(network, task) else 0.0,
         ) as files:
             _run_group(design, run, seeds, files, digest, control=control)
     if max_drop is not None:
@@ -129,7 +135,9 @@ def _run_group(
         for block in run.blocks
         for start in design.starts
         for training in design.training
+        if design.fits(block, start, training)
     ]
+    control = control and set(design.training) != {"none"}
     controls = [design.cell_spec(seed, [], "none", "TM") | parent[seed] for seed in seeds] if control else []
     done = _try(run, [*controls, *cells], digest, "compressed networks", _starts(run), files_of)
     run.controls += done[: len(controls)]
@@ -191,13 +199,13 @@ def deeper(
     The new layers start and are trained in the way that gave the highest mean accuracy over all blocks and seeds. The
     last step is the first whose mean drop over the seeds is above `max_drop` points, or that no seed came through.
     """
-    base = {trial.spec["seed"]: float(trial.right.mean()) for trial in run.baselines if trial.values is not None}
+    base = {trial.spec["seed"]: trial.score for trial in run.baselines if trial.values is not None}
     way = best_way(run)
     if way is None:
         return []
     start, training = way
     drops = {
-        name: float(np.mean([base[t.spec["seed"]] - t.right.mean() for t in trials]))
+        name: float(np.mean([base[t.spec["seed"]] - t.score for t in trials]))
         for name, trials in _by_block(run, start, training).items()
     }
     order = disjoint(run, sorted(drops, key=lambda name: drops[name]))
@@ -214,7 +222,7 @@ def deeper(
         ]
         step = attempt(specs)
         finished += step
-        losses = [base[t.spec["seed"]] - float(t.right.mean()) for t in step if t.values is not None]
+        losses = [base[t.spec["seed"]] - t.score for t in step if t.values is not None]
         if not losses:
             break
         fell = float(np.mean(losses))
@@ -226,7 +234,7 @@ def best_way(run: TriageRun) -> tuple[str, str] | None:
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     for trial in run.cells:
         if trial.values is not None:
-            scores[trial.spec["start"], trial.spec["training"]].append(float(trial.right.mean()))
+            scores[trial.spec["start"], trial.spec["training"]].append(trial.score)
     return max(scores, key=lambda way: (len(scores[way]), np.mean(scores[way])), default=None)
 
 

@@ -17,57 +17,80 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 
 from netopsy.blocks.activation_cache import bytes_needed, cache
 from netopsy.blocks.block import Block
 from netopsy.blocks.section import cut_before
-from netopsy.engine.sweep.score import judge
 from netopsy.engine.train.activations import ActivationSet
+from netopsy.engine.train.loop import main_output
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.network.capture import call
 from netopsy.network.network import Network
-from netopsy.network.preprocessing import Preprocessing
-from netopsy.samples.samples import Samples
+from netopsy.samples.samples import Batch, Samples
+from netopsy.samples.tasks import TASKS, Task
 from netopsy.stats.matching import bipartite_matching
 
 _VALUES = 2**20  # of the images of one step
 PICTURED = 0  # the image whose activation maps are drawn
 
 
-def right(module: nn.Module, preprocessing: Preprocessing, samples: Samples) -> tuple[Bool[np.ndarray, " n"], float]:
-    """(which images are classified right, mean loss) in evaluation mode and float32."""
-    hits, losses = [], []
-    place = _device(module)
-    labels = torch.from_numpy(samples.labels)
+def right(
+    module: nn.Module, parent: Network, samples: Samples, task: Task
+) -> tuple[dict[str, Tensor], float, dict[str, int]]:
+    """What the task says of each sample, in evaluation mode and float32: (tensors, mean loss, counts).
+
+    tensors: `right`, bits, where a sample is right or wrong; else `score` and `weight`, as `Verdicts` has them. counts:
+    images, and the lowest score that there can be, where 1 is the highest.
+    """
+    parts = []
     with torch.inference_mode():
-        for images, rows in _batches(samples, preprocessing, np.arange(len(samples))):
-            verdicts = judge(module(images.to(place)).cpu(), labels[rows])
-            hits.append(verdicts.top1.numpy())
-            losses.append(verdicts.loss.numpy())
-    return np.concatenate(hits), float(np.concatenate(losses).mean())
+        for batch in _batches(samples, parent, np.arange(len(samples))):
+            outputs = _value(module, parent, batch)
+            before = _value(parent.module, parent, batch).cpu() if task.reference else None
+            parts.append(task.judge(outputs.cpu(), task.targets(batch, before), batch.mask).cpu())
+    score = torch.cat([part.score for part in parts])
+    loss = torch.cat([part.loss for part in parts])
+    counts = {"images": len(score)}
+    if task.binary:
+        return {"right": torch.from_numpy(np.packbits(score.numpy()))}, float(loss.numpy().mean()), counts
+    ones = torch.ones(1, dtype=torch.float64)
+    weight = torch.cat([ones.expand(len(p.score)) if p.weight is None else p.weight for p in parts])
+    mean = float((loss * weight).masked_fill(weight == 0, 0).sum() / weight.sum().clamp_min(1e-300))
+    bounded = task.column != "r2" and task.name in TASKS
+    floor = {} if not bounded else {"lowest": -1 if task.column == "cosine" else 0}
+    return {"score": score.double(), "weight": weight}, mean, counts | floor
+
+
+def _value(module: nn.Module, parent: Network, batch: Batch) -> Tensor:
+    """What a section of the parent, or its own module, gives for a batch."""
+    return main_output(call(module, batch.to(parent.device)), parent.returned if module is parent.module else None)
 
 
 def match_channels(
-    teacher: nn.Module, student: nn.Module, kind: str, preprocessing: Preprocessing, samples: Samples, count: int
+    teacher: nn.Module, student: nn.Module, kind: str, parent: Network, samples: Samples, count: int
 ) -> tuple[dict[str, Any], Int64[np.ndarray, " channel"]]:
     """How like the parent's the new layer's activations are: values, and for each parent's channel its partner.
 
     Partners are found by the correlations over half of `count` images (spread evenly over the samples), and
     `matched_correlation` is the partners' mean correlation over the other half: among many channels some correlate by
     chance. `same_index_correlation` is the mean of channel i with channel i over that half. Channels in which the
-    parent is constant do not count (None where all are), those in which the new layer is count as 0.
+    parent is constant do not count (None where all are), those in which the new layer is count as 0. Nor does padding.
     """
     rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
     axis = -1 if kind == "tokens" else 1
     halves = []
-    place = _device(student)
     with torch.inference_mode():
         for half in (rows[::2], rows[1::2]):
             correlation = Correlation(axis)
-            for images, _ in _batches(samples, preprocessing, half):
-                correlation.update(teacher(images.to(place)), student(images.to(place)))
+            for batch in _batches(samples, parent, half):
+                a, b = (_value(module, parent, batch) for module in (teacher, student))
+                if batch.mask is not None and kind == "tokens" and a.ndim > 2 and a.shape[1] == batch.mask.shape[1]:
+                    real = batch.mask.to(a.device)
+                    a, b = a[real], b[real]
+                correlation.update(a, b)
             halves.append(correlation.result())
     everyone = np.zeros(len(halves[0]), bool)  # constant channels too: every parent's channel has its picture
     order = bipartite_matching(halves[0], everyone, everyone).partner
@@ -80,25 +103,18 @@ def match_channels(
 
 
 def maps(
-    module: nn.Module, preprocessing: Preprocessing, samples: Samples, channels: Int64[np.ndarray, " channel"]
+    module: nn.Module, parent: Network, samples: Samples, channels: Int64[np.ndarray, " channel"]
 ) -> Float32[Tensor, "channel height width"]:
     """The activation maps of some channels of `module`'s value on one image."""
     with torch.inference_mode():
-        images, _ = next(_batches(samples, preprocessing, np.array([PICTURED])))
-        return module(images.to(_device(module)))[0, torch.from_numpy(channels)].float().cpu().clone()
+        batch = next(_batches(samples, parent, np.array([PICTURED])))
+        return _value(module, parent, batch)[0, torch.from_numpy(channels)].float().cpu().clone()
 
 
-def _batches(
-    samples: Samples, preprocessing: Preprocessing, rows: Int64[np.ndarray, " rows"]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and their positions in the samples."""
-    size = max(1, min(256, _VALUES // math.prod(preprocessing.input_shape)))
-    for batch in samples.batches(preprocessing, size, order=rows):
-        yield batch.images, batch.indices
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+def _batches(samples: Samples, parent: Network, rows: Int64[np.ndarray, " rows"]) -> Iterator[Batch]:
+    """Batches of bounded inputs and outputs."""
+    values = max(math.prod(parent.signature.input_shape), math.prod(parent.nodes[parent.output].shape))
+    yield from samples.batches(parent.preprocessing, max(1, min(256, _VALUES // values)), order=rows)
 
 
 INPUT = "input"
@@ -129,6 +145,12 @@ class ActivationFiles:
         return ActivationSet(self.samples[cut], samples.labels, None, False)
 
 
+def storable(network: Network, task: Task) -> bool:
+    """Whether a training can read stored values: of one input, of samples of one size, with labels of whole samples."""
+    alone = len(network.signature.inputs) == 1 and network.signature.length is None
+    return alone and task.learns in ("classes", "numbers")
+
+
 @contextmanager
 def store_activations(
     network: Network,
@@ -147,6 +169,9 @@ def store_activations(
     cost most to compute and least to keep, are stored first. Left by an error or a kill, the files stay in the
     workspace, where the same run finds them again.
     """
+    if limit <= 0:
+        yield ActivationFiles()
+        return
     place = current_workspace().folder
     folder = Path(tempfile.mkdtemp(prefix="netopsy-triage-")) if place is None else place / "triage-stored"
     folder.mkdir(exist_ok=True)
@@ -209,4 +234,5 @@ class Correlation:
         correlation = (sxy / n - np.outer(sx / n, sy / n)) / scale
         correlation[flat_x, :] = 0.0
         correlation[:, flat_y] = 0.0
+        correlation[~np.isfinite(correlation)] = 0.0  # of values that overflow
         return np.clip(correlation, -1.0, 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from netopsy.engine.train.fit import history_columns
-from netopsy.stats.hypothesis_tests import mean_interval, paired_difference, wilson
+from netopsy.stats.hypothesis_tests import mean_interval, paired_difference, weighted_interval, wilson
 from netopsy.studies.triage.design import TriageRun, Trial
 
 REACHED = 0.99
@@ -50,7 +50,9 @@ _HISTORY: dict[str, Any] = {
 
 def epochs_to_99(accuracy: Sequence[float]) -> int:
     """The first epoch, from 1, whose accuracy is at least 99 % of the highest (the paper's Figure 4)."""
-    return next(at for at, value in enumerate(accuracy, start=1) if value >= REACHED * max(accuracy))
+    best = max(accuracy)
+    edge = REACHED * best if best >= 0 else best / REACHED  # a score such as R² may lie below 0
+    return next(at for at, value in enumerate(accuracy, start=1) if value >= edge)
 
 
 def cells(run: TriageRun) -> pl.DataFrame:
@@ -75,21 +77,14 @@ def cell_row(trial: Trial, base: Trial) -> dict[str, Any]:
     if values is None or base.values is None:
         return row
     accuracy = [epoch["validation_top1"] for epoch in values["history"]]
-    right, n = trial.right, values["images"]
-    losses, gains = int((base.right & ~right).sum()), int((right & ~base.right).sum())
-    best = max(accuracy)
-    ends = {
-        "best": wilson(round(best * n), n),
-        "top1": wilson(int(right.sum()), n),
-        "drop": paired_difference(losses, gains, n),
-    }
-    for name, (low, high) in ends.items():
+    best = max(accuracy, default=trial.score)
+    for name, (low, high) in _ends(trial, base, best).items():
         row |= {f"{name}_low": low, f"{name}_high": high}
     return row | {
         "best": best,
-        "top1": float(right.mean()),
-        "drop": (losses - gains) / n,
-        "epochs_to_99": epochs_to_99(accuracy),
+        "top1": trial.score,
+        "drop": _drop(trial, base),
+        "epochs_to_99": epochs_to_99(accuracy) if accuracy else None,
         "parameters": values["parameters"],
         "share": values["parameters"] / base.values["parameters"],
         "macs": values["macs"],
@@ -97,6 +92,29 @@ def cell_row(trial: Trial, base: Trial) -> dict[str, Any]:
         "matched_correlation": values.get("matched_correlation"),
         "same_index_correlation": values.get("same_index_correlation"),
         "seconds": trial.seconds,
+    }
+
+
+def _drop(trial: Trial, base: Trial) -> float:
+    if not trial.binary:
+        return base.score - trial.score
+    return (int((base.right & ~trial.right).sum()) - int((trial.right & ~base.right).sum())) / len(trial.right)
+
+
+def _ends(trial: Trial, base: Trial, best: float) -> dict[str, tuple[float | None, float | None]]:
+    """The intervals over the samples; none of the best epoch where a sample is not right or wrong."""
+    right, n = trial.right, len(trial.right)
+    if not trial.binary:
+        assert trial.values is not None
+        low, high = weighted_interval(right, trial.weight)
+        if low is not None and high is not None and (lowest := trial.values.get("lowest")) is not None:
+            low, high = max(low, float(lowest)), min(high, 1.0)
+        return {"top1": (low, high), "drop": weighted_interval(base.right - right, trial.weight)}
+    losses, gains = int((base.right & ~right).sum()), int((right & ~base.right).sum())
+    return {
+        "best": wilson(round(best * n), n),
+        "top1": wilson(int(right.sum()), n),
+        "drop": paired_difference(losses, gains, n),
     }
 
 
@@ -152,9 +170,11 @@ _SUMMARY = ("best", "top1", "top1_low", "top1_high", "lowest", "highest")
 
 
 def share_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """`mean_interval` of shares, which lie in 0..1."""
+    """`mean_interval` of scores, which are 1 at most; of shares, which are 0 at least."""
     low, high = mean_interval(values)
-    return (None, None) if low is None or high is None else (max(0.0, low), min(1.0, high))
+    if low is None or high is None:
+        return None, None
+    return (low if min(values) < 0 else max(0.0, low)), min(1.0, high)
 
 
 def summary(cells: pl.DataFrame) -> pl.DataFrame:
@@ -202,20 +222,19 @@ def baselines(run: TriageRun) -> pl.DataFrame:
     for trial in run.baselines:
         row: dict[str, Any] = {"seed": trial.spec["seed"], "status": trial.status, "reason": trial.reason}
         if trial.values is not None:
-            n, right = trial.values["images"], trial.right
-            low, high = wilson(int(right.sum()), n)
+            low, high = _ends(trial, trial, trial.score)["top1"]
             accuracy = [epoch["validation_top1"] for epoch in trial.values["history"]]
             further = controls.get(trial.spec["seed"])
             row |= {
                 "epochs": len(accuracy),
-                "best": max(accuracy, default=float(right.mean())),
-                "top1": float(right.mean()),
+                "best": max(accuracy, default=trial.score),
+                "top1": trial.score,
                 "top1_low": low,
                 "top1_high": high,
                 "loss": trial.values["loss"],
                 "parameters": trial.values["parameters"],
                 "macs": trial.values["macs"],
-                "images": n,
+                "images": trial.values["images"],
             }
             if further is not None:
                 epoch = cell_row(further, trial)

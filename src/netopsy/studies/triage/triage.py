@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
+from netopsy.engine.train.data import takes_images
 from netopsy.engine.train.recipe import Augment, Precision, Recipe, Schedule
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
@@ -33,13 +34,15 @@ class Triage(Study):
     """How much a network needs each of its blocks: each becomes one layer and is trained (Nowak & Corso, 2018).
 
     Every block in turn is compressed to one layer, which starts in several ways and is trained alone (FM) or with all
-    the rest (TM); every such network is scored against the one that was not compressed.
+    the rest (TM), or not at all; every such network is scored, by the samples' task, against the one that was not
+    compressed.
 
-    train: images to train on. The samples are scored after each epoch; a plateau of their loss lowers the rate.
+    train: samples to train on. The samples are scored after each epoch; a plateau of their loss lowers the rate.
     blocks: which, by the names that `netopsy blocks` lists, or FIRST:LAST of layers; by default the outermost ones.
     starts: of the new layer: RW random (Glorot uniform), MW mean of the block's filters (Equation 2), STN taught the
-        block's output (Equation 3), LSQ the closed-form least-squares fit to it (ours).
-    training: FM trains the new layer alone, TM all layers.
+        block's output (Equation 3), LSQ the closed-form least-squares fit to it, ID no layer at all (ours): where
+        a block keeps the shape, it is left out.
+    training: FM trains the new layer alone, TM all layers; none scores the network as it starts.
     network_start: `trained` takes the network's weights; `random` redraws them for each seed and trains a baseline.
     baseline_epochs: of that baseline.
     epochs: after compression.
@@ -55,7 +58,8 @@ class Triage(Study):
     momentum: of the stochastic gradient descent.
     weight_decay: how strongly filters and matrices are drawn towards 0.
     batch_size: images a step.
-    augment: how training images are varied: flip is left to right, crop shifts them by up to 4 pixels.
+    augment: how training images are varied: flip is left to right, crop shifts them by up to 4 pixels; auto: flip for
+        images, none for other samples.
     mw_mean: MW over the filters of the whole block (`layer`, Equation 2), or of each filter by itself (`filter`).
     control: also train the uncompressed network for `epochs`: what TM gains by training on alone.
     deeper: compress more and more blocks at once, the least critical first, until the network fails.
@@ -93,7 +97,7 @@ class Triage(Study):
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 0.0005
     batch_size: PositiveInt = 128
-    augment: Augment = "flip"
+    augment: Augment | Literal["auto"] = "auto"
     mw_mean: Mean = "layer"
     control: bool = True
     deeper: bool = False
@@ -106,6 +110,10 @@ class Triage(Study):
     storage: NonNegativeFloat = 20.0
 
     def check(self) -> None:
+        if set(self.starts) == {"ID"} and set(self.training) == {"FM"}:
+            raise SettingsError(
+                "a block that is left out (ID) has no layer to train alone (FM); give training none or TM."
+            )
         lowest = min(self.learning_rate, self.stn_learning_rate or self.learning_rate)
         if self.min_learning_rate > lowest:
             raise SettingsError(
@@ -131,7 +139,7 @@ class Triage(Study):
             final=self.min_learning_rate / rate if rate > 0 else 0.0,
             patience=max(0, self.patience - 1),
             cooldown=max(0, self.cooldown - 1),
-            augment=self.augment,
+            augment="flip" if self.augment == "auto" else self.augment,
             precision=self.dtype,
             seed=seed,
         )
@@ -155,8 +163,11 @@ class Triage(Study):
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Compress copies of `network`, train them and score them on `samples`."""
+        augment = self.augment
+        if augment == "auto":
+            augment = "flip" if takes_images(network.preprocessing) else "none"
         run = run_design(
-            self.design,
+            replace(self, augment=augment).design,
             network,
             self.train,
             samples,

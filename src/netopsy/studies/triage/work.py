@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, fx, nn
@@ -32,6 +31,7 @@ from netopsy.engine.trials.trial import Outcome
 from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network, fresh
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import Task, find_task, suggest_task
 from netopsy.studies.triage.storage import ActivationFiles, maps, match_channels, right
 
 LayerState = dict[str, Tensor]
@@ -71,9 +71,10 @@ def _baseline(context: Context, spec: dict[str, Any]) -> Outcome:
         )
         network, history = done.network, done.table
         tensors = {f"state {name}": value.detach().cpu() for name, value in network.tensors.items()}
-    hits, loss = right(network.module, network.image_preprocessing, context.samples)
-    values = {"history": history.to_dicts(), "loss": loss, "images": len(hits), "digest": network.digest}
-    return Outcome(values | _size(parent, section(parent)), {**tensors, "right": _pack_bits(hits)})
+    task = find_task(parent, context.samples)
+    scores, loss, counts = right(network.module, network, context.samples, task)
+    values = {"history": _epochs(history, task), "loss": loss, "digest": network.digest, **counts}
+    return Outcome(values | _size(parent, section(parent)), {**tensors, **scores})
 
 
 def _start(context: Context, spec: dict[str, Any]) -> Outcome:
@@ -84,6 +85,7 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
         fit_values = least_squares(parent, block, layer, context.train)
         return Outcome({"history": [], **fit_values}, dict(layer.state_dict()))
     stored, recipe = context.stored.get(seed, ActivationFiles()), recipe_of(spec)
+    task = find_task(parent, context.samples)
     cut = cut_before(parent, block)
     data, begin = stored.training(cut, context.train, recipe, target=block.after)
     module = section(parent, start=begin, end=block.after, replaced=[(block, layer)])
@@ -91,14 +93,15 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
         module,
         data,
         recipe,
-        preprocessing=parent.image_preprocessing,
+        preprocessing=parent.preprocessing,
         frozen=parts_outside(module, [block]),
         teacher=section(parent, start=begin, end=block.after) if data is context.train else None,
         loss=spec["loss"],
         label=f"seed {seed}, {block.name}, STN",
         spec=spec,
+        task=task,
     )
-    return Outcome({"history": trained.table.to_dicts()}, _layer_state(trained.state, block))
+    return Outcome({"history": _epochs(trained.table, task)}, _layer_state(trained.state, block))
 
 
 def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
@@ -107,39 +110,48 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
     layers = {block.name: _start_layer(context, parent, block, spec) for block in blocks}
     replaced = [(block, layers[block.name]) for block in blocks]
     recipe, frozen = recipe_of(spec), spec["training"] == "FM"
+    task, state, history = find_task(parent, context.samples), dict[str, Tensor](), pl.DataFrame()
     stored = context.stored.get(seed, ActivationFiles()) if frozen else ActivationFiles()
-    data, begin = stored.training(cut_before(parent, blocks[0]) if frozen else "input", context.train, recipe)
-    module = section(parent, start=begin, replaced=replaced)
-    trained = train_module(
-        module,
-        data,
-        recipe,
-        preprocessing=parent.image_preprocessing,
-        validation=context.samples if begin == "input" else stored.validation(begin, context.samples),
-        frozen=parts_outside(module, blocks) if frozen else (),
-        label=f"seed {seed}, {', '.join(spec['blocks']) or 'uncompressed'}, {spec['start']}, {spec['training']}",
-        spec=spec,
-    )
-    full_module = load_state(section(parent, replaced=replaced), trained.state)
-    hits, loss = right(full_module, parent.image_preprocessing, context.samples)
-    values = {"history": trained.table.to_dicts(), "loss": loss, "images": len(hits)}
+    if spec["training"] != "none":
+        data, begin = stored.training(cut_before(parent, blocks[0]) if frozen else "input", context.train, recipe)
+        module = section(parent, start=begin, replaced=replaced)
+        learned = task if task.learns != "labels" else suggest_task(parent, context.train)
+        trained = train_module(
+            module,
+            data,
+            recipe,
+            preprocessing=parent.preprocessing,
+            validation=context.samples if begin == "input" else stored.validation(begin, context.samples),
+            frozen=parts_outside(module, blocks) if frozen else (),
+            teacher=section(parent, start=begin) if learned.learns == "outputs" else None,
+            label=f"seed {seed}, {', '.join(spec['blocks']) or 'uncompressed'}, {spec['start']}, {spec['training']}",
+            spec=spec,
+            task=task,
+            learned=learned,
+        )
+        state, history = trained.state, trained.table
+    full_module = load_state(section(parent, replaced=replaced), state)
+    scores, loss, counts = right(full_module, parent, context.samples, task)
+    values = {"history": _epochs(history, task), "loss": loss, **counts}
     values |= _size(parent, full_module, replaced)
-    tensors = {"right": _pack_bits(hits)}
+    tensors = dict(scores)
     if len(blocks) == 1:
         block = blocks[0]
-        student = load_state(section(parent, end=block.output, replaced=replaced), trained.state)
+        student = load_state(section(parent, end=block.output, replaced=replaced), state)
         teacher = section(parent, end=block.output)
         likeness, order = match_channels(
-            teacher, student, block.kind, parent.image_preprocessing, context.samples, spec["matching_images"]
+            teacher.eval(), student, block.kind, parent, context.samples, spec["matching_images"]
         )
         values |= likeness
         if spec["pictures"] and block.kind == "conv":
-            tensors["maps"] = maps(student, parent.image_preprocessing, context.samples, order[: spec["pictures"]])
+            tensors["maps"] = maps(student, parent, context.samples, order[: spec["pictures"]])
     return Outcome(values, tensors)
 
 
-def _start_layer(context: Context, parent: Network, block: Block, spec: dict[str, Any]) -> OneLayer:
+def _start_layer(context: Context, parent: Network, block: Block, spec: dict[str, Any]) -> nn.Module:
     """The new layer as its training finds it."""
+    if spec["start"] == "ID":
+        return nn.Identity()
     layer = new_layer(parent, block, spec["seed"])
     if spec["start"] == "MW":
         mean_of_parent(parent, block, layer, each=spec["mean"])
@@ -182,11 +194,11 @@ def _layer_state(state: Mapping[str, Tensor], block: Block) -> LayerState:
     return {name.removeprefix(path): value for name, value in state.items() if name.startswith(path)}
 
 
-def _size(parent: Network, full_module: nn.Module, replaced: Sequence[tuple[Block, OneLayer]] = ()) -> dict[str, int]:
+def _size(parent: Network, full_module: nn.Module, replaced: Sequence[tuple[Block, nn.Module]] = ()) -> dict[str, int]:
     """Learned values of `full_module`, the parent with blocks replaced, and its multiply-accumulates for one image."""
     macs = graph_macs(parent.program.nodes)
     for block, layer in replaced:
-        macs += layer.map.weight.numel() * _places(block) - block.macs
+        macs += (layer.map.weight.numel() * _places(block) if isinstance(layer, OneLayer) else 0) - block.macs
     return {"parameters": sum(p.numel() for p in full_module.parameters()), "macs": macs}
 
 
@@ -195,5 +207,6 @@ def _places(block: Block) -> int:
     return math.prod(block.output_shape[1:] if block.kind == "conv" else block.output_shape[:-1])
 
 
-def _pack_bits(hits: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.packbits(hits))
+def _epochs(table: pl.DataFrame, task: Task) -> list[dict[str, Any]]:
+    """The rows of a history, in which the score is called `top1` whatever the task."""
+    return table.rename({name: name.replace(task.column, "top1") for name in table.columns}).to_dicts()

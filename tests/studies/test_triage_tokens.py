@@ -1,0 +1,169 @@
+"""The study `triage` on networks that are scored by another task than classes of images: tokens, cosines, numbers."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import friedmanchisquare
+from torch import nn
+
+from netopsy import Network, Samples, score
+from netopsy.blocks import compressed_network, find_block, least_squares, new_layer
+from netopsy.errors import SettingsError
+from netopsy.result import Result
+from netopsy.stats.hypothesis_tests import friedman
+from netopsy.studies.study import perform
+from netopsy.studies.triage.tables import epochs_to_99
+from netopsy.studies.triage.triage import Triage
+from patients import patient
+
+LAYERS = {"causal": "model.layers", "encoder": "encoder.layer"}
+
+
+def halves(samples: Samples) -> tuple[Samples, Samples]:
+    even = np.arange(len(samples)) % 2 == 0
+    return samples.select(np.flatnonzero(even), "even"), samples.select(np.flatnonzero(~even), "odd")
+
+
+def quick(train: Samples, **settings: object) -> Triage:
+    plain = {"epochs": 1, "stn_epochs": 1, "repeats": 1, "batch_size": 8, "matching_images": 10, "learning_rate": 0.01}
+    return Triage(train=train, **{**plain, **settings})  # type: ignore[arg-type]
+
+
+@cache
+def untrained(name: str) -> Result:
+    network, samples = patient(name)
+    train, test = halves(samples)
+    return perform(quick(train, starts=("ID", "LSQ"), training=("none",)), network, test)
+
+
+def cell(result: Result, block: str, start: str) -> dict:
+    cells = result.tables["cells"]
+    return next(row for row in cells.iter_rows(named=True) if (row["block"], row["start"]) == (block, start))
+
+
+def test_a_language_model_without_a_block_is_scored_by_the_next_token() -> None:
+    network, samples = patient("causal")
+    train, test = halves(samples)
+    for i in range(2):
+        block = find_block(network, f"model.layers.{i}")
+        layer = new_layer(network, block)
+        least_squares(network, block, layer, train)
+        for start, new in (("ID", nn.Identity()), ("LSQ", layer)):
+            expected = score(compressed_network(network, [(block, new)]), test).row(0, named=True)
+            row = cell(untrained("causal"), block.name, start)
+            for column in ("top1", "top1_low", "top1_high", "loss"):
+                assert row[column] == pytest.approx(expected[column], abs=1e-6), column
+            assert row["status"] == "done" and row["epochs_to_99"] is None
+            assert row["parameters"] == network.parameters - block.parameters + (16 * 17 if start == "LSQ" else 0)
+    base = untrained("causal").tables["baselines"].row(0, named=True)
+    assert base["top1"] == pytest.approx(score(network, test)["top1"].item()) and base["further"] is None
+
+
+def cosines(network: Network, module: nn.Module, samples: Samples) -> np.ndarray:
+    """Of each text's states with those of the network itself, over its tokens alone."""
+    (batch,) = samples.batches(network.preprocessing, len(samples))
+    with torch.no_grad():
+        now, then = (m(**batch.inputs).last_hidden_state.double() for m in (module, network.module))
+    pairs = [(a[m].flatten(), b[m].flatten()) for a, b, m in zip(now, then, batch.mask, strict=True)]
+    return np.array([float(a @ b / a.norm() / b.norm()) for a, b in pairs])
+
+
+def test_an_encoder_without_a_block_is_scored_by_its_cosine_with_the_whole() -> None:
+    network, samples = patient("encoder")
+    _, test = halves(samples)
+    result = untrained("encoder")
+    for i in range(2):
+        by_hand = copy.deepcopy(network.module)
+        by_hand.encoder.layer = nn.ModuleList([by_hand.encoder.layer[1 - i]])
+        each = cosines(network, by_hand, test)
+        row = cell(result, f"encoder.layer.{i}", "ID")
+        assert row["cosine"] == pytest.approx(each.mean(), abs=1e-6)
+        assert row["drop"] == pytest.approx(1 - each.mean(), abs=1e-6)
+        half = 2.093024 * each.std(ddof=1) / np.sqrt(len(each))  # Student's t, 19 degrees of freedom
+        assert row["cosine_low"] == pytest.approx(each.mean() - half, abs=1e-5)
+    assert result.tables["baselines"]["cosine"].item() == 1.0
+    tests = result.tables["criticality"]
+    assert tests["over"].to_list() == ["images (Friedman's test)"] * 2
+    assert "cosine with the unedited network's output" in str(result.figures["accuracy"].spec)
+    assert not any("image" in text or "accuracy" in text for text in result.findings)
+
+
+@pytest.mark.parametrize("name", ["causal", "encoder"])
+def test_every_way_of_training_trains_what_it_says(name: str) -> None:
+    network, samples = patient(name)
+    train, test = halves(samples)
+    block = f"{LAYERS[name]}.1"
+    before = {path: tensor.clone() for path, tensor in network.tensors.items()}
+    settings = {"blocks": (block,), "starts": ("RW", "MW", "STN", "LSQ", "ID"), "training": ("none", "FM", "TM")}
+    result = perform(quick(train, **settings), network, test)
+    cells = result.tables["cells"]
+    assert cells.height == 5 * 3 - 1  # nothing is left to train alone where the block is left out
+    assert cells["status"].unique().to_list() == ["done"], cells["reason"].to_list()
+    assert cells.filter(start="ID")["training"].to_list() == ["none", "TM"]
+    history = result.tables["history"]
+    trained = history.filter(training="TM")
+    assert trained["loss"].is_finite().all() and trained["validation_loss"].is_finite().all()
+    assert all(before[path].equal(tensor) for path, tensor in network.tensors.items())
+
+
+def test_padding_is_not_taught() -> None:
+    """The loss of STN is that of the texts' own places: other tokens behind the texts change nothing."""
+    network, samples = patient("causal")
+    train, test = halves(samples)
+    settings = {"blocks": ("model.layers.0",), "starts": ("STN",), "training": ("none",), "batch_size": 20}
+    settings |= {"learning_rate": 1e-12, "min_learning_rate": 1e-12}
+    history = perform(quick(train, **settings), network, test).tables["history"].filter(training="start")
+    layer = new_layer(network, find_block(network, "model.layers.0"), 0)
+    errors = []
+    for row in range(len(train)):
+        (batch,) = train.batches(network.preprocessing, 1, order=[row])
+        tokens = batch.inputs["input_ids"][:, : int(batch.mask.sum())]
+        with torch.no_grad():
+            states = network.module.model(tokens, output_hidden_states=True).hidden_states
+            errors.append(float((layer(states[0]) - states[1]).square().mean()))
+    assert history["loss"].item() == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_a_classifier_of_texts_is_right_or_wrong() -> None:
+    network, samples = patient("lstm")
+    train, test = halves(samples)
+    result = perform(quick(train, starts=("RW",), training=("FM",)), network, test)
+    assert result.tables["baselines"]["top1"].item() == pytest.approx(score(network, test)["top1"].item())
+
+
+@pytest.mark.parametrize("name", ["series", "table", "regression", "volume", "unet", "spectral"])
+def test_other_networks_get_a_table_or_a_sentence(name: str) -> None:
+    network, samples = patient(name)
+    train, test = halves(samples)
+    result = perform(quick(train, starts=("LSQ",), training=("none", "FM")), network, test)
+    if "cells" in result.tables:
+        assert result.tables["cells"]["status"].unique().to_list() == ["done"]
+    else:
+        (sentence,) = result.findings
+        assert "has no block of two or more layers" in sentence
+
+
+def test_what_cannot_be_is_said() -> None:
+    train, test = halves(patient("causal")[1])
+    with pytest.raises(SettingsError, match="has no layer to train alone"):
+        quick(train, starts=("ID",), training=("FM",))
+    labelled = patient("lstm")[1]
+    with pytest.raises(SettingsError, match="must have labels where the samples that are scored have"):
+        perform(quick(labelled, training=("none",)), patient("causal")[0], test)
+
+
+def test_epochs_to_within_one_per_cent_of_a_best_below_zero() -> None:
+    assert epochs_to_99([-2.0, -1.005, -1.0, -3.0]) == 2 and epochs_to_99([-0.5]) == 1
+
+
+def test_friedman_is_that_of_scipy() -> None:
+    generator = np.random.default_rng(0)
+    for scores in (generator.standard_normal((30, 4)), generator.integers(0, 3, (25, 3)).astype(float)):
+        expected = friedmanchisquare(*scores.T)
+        assert friedman(scores) == pytest.approx((expected.statistic, expected.pvalue))
+    assert friedman(np.ones((5, 3))) == (0.0, 1.0)
