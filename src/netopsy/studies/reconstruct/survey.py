@@ -95,7 +95,7 @@ def _real_values(network: Network, name: str, image: Inputs, mask: Tensor | None
     with torch.no_grad():
         value = plan(network, [name]).run(check_inputs(network, image), batch=1)[name]
     if mask is not None and node.length_axes:
-        value = value.masked_fill(~real_places(node, value, mask), -torch.inf)
+        value = value.masked_fill(~real_places(node.length_axes, value, mask), -torch.inf)
     return value.movedim(node.channel_axis, 1)[0]
 
 
