@@ -78,8 +78,10 @@ def test_every_benchmark_and_script_is_tried() -> None:
     assert every - tried == {
         "benchmarks/all.py",
         "benchmarks/common.py",
+        "scripts/beyond_images.py",  # takes data, and minutes
         "scripts/coverage_page.py",
         "scripts/docs_ranges.py",  # a hook of mkdocs, see test_docs.py
+        "scripts/small_transformers.py",
         "scripts/treatable.py",
     }
 

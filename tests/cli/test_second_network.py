@@ -138,7 +138,7 @@ def test_what_is_no_second_network_is_said(given, message, a, b, samples, tmp_pa
 
 
 def test_images_of_foreign_classes_are_fine(a, b, samples) -> None:
-    foreign = Samples("foreign", samples._images, samples.labels + 90, tuple(map(str, range(100))), samples._rows)
+    foreign = Samples("foreign", samples.records, samples.labels + 90, tuple(map(str, range(100))), samples._rows)
     assert perform(Gap(other=b), a, foreign).findings == ["Compared."]
 
 

@@ -166,7 +166,7 @@ def test_classes_numbered_otherwise_in_the_training_images_are_refused(network, 
 def test_a_precision_of_the_scores_is_no_precision_of_the_training(network, samples, train, monkeypatch) -> None:
     """`examine --precision 0.5` hands the setting to every study that has one of that name."""
     studies_run: list[Study] = []
-    monkeypatch.setattr("netopsy.examination.run_study", lambda study, *given: studies_run.append(study))
+    monkeypatch.setattr("netopsy.examination.run_study", lambda study, *given, **more: studies_run.append(study))
     examine(network, samples, train=train, other=network, settings={"seed": 1, "precision": 0.5})
     assert [study.name for study in studies_run] == list(STUDIES)
     assert {study.precision for study in studies_run if hasattr(study, "precision")} == {0.5}

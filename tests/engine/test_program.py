@@ -30,7 +30,8 @@ from netopsy.network.windows.field import receptive_field
 
 SOURCE = Path(netopsy.__file__).parent
 # the export, the reading of it, and modules that keep the names of the nodes that they were made from
-READERS = {f"network/{name}.py" for name in ("graph", "canonical", "capture", "origins", "program")}
+READERS = {f"network/{name}.py" for name in ("graph", "canonical", "capture", "program")}
+READERS.add("network/sources/torchvision.py")  # what torchvision says of its weights
 
 
 class Tokens(nn.Module):

@@ -278,7 +278,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
 
 def test_several_labels_an_image_are_learned_from_stored_values(tmp_path: Path) -> None:
     labels = (np.random.default_rng(3).random((90, 5)) < 0.4).astype(np.float32)
-    several = Samples("several", noise()._images, labels, tuple("abcde"))
+    several = Samples("several", noise().records, labels, tuple("abcde"))
     path = cache(tiny(), several, (POOLED,), tmp_path)[POOLED]
     recipe = replace(SHORT, learning_rate=0.1)
     whole = fit(tiny(), several, recipe, frozen=("conv", "norm"), validation=several)

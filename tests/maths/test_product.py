@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from netopsy.transform.product import ProductCoder
 from test_recipes import features, squared_error
 
 from netopsy import Transform
 from netopsy.errors import MissingExtra, SettingsError
+from netopsy.transform.coders import ProductCoder
 from netopsy.transform.fit import training
 from netopsy.transform.fit.binary import Itq
 from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer, train_opq, train_pq

@@ -12,12 +12,11 @@ import pytest
 import reference_stress as reference
 import safetensors.numpy
 import torch
-from netopsy.transform.product import ProductCoder
 
 from netopsy import load_transform
 from netopsy.errors import TransformError
 from netopsy.transform.chain import Transform
-from netopsy.transform.coders import Floats, Levels, Scalars, Signs, pack, unpack
+from netopsy.transform.coders import Floats, Levels, ProductCoder, Scalars, Signs, pack, unpack
 from netopsy.transform.fit.training import fit_ranges, quantize, unit
 from netopsy.transform.steps import Project, Take, UnitLength
 

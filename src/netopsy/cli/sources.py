@@ -101,10 +101,11 @@ def load_vectors(source: str, samples: str | None, cli_options: dict[str, Any], 
 
     options = ("labels", "x", "y", "split")
     foreign = [o.NETWORK_OPTIONS, o.PREPROCESSING, [p for p in o.SAMPLES_OPTIONS if p.name not in (*options, "seed")]]
-    names = [p.name for group in foreign for p in group if p.name not in settings]
+    defaults = {p.name: p.default for group in foreign for p in group}
+    names = [name for name in defaults if name not in settings]
     names += [f"{name}{end}" for name in settings for end in ("", "_split", "_count") if f"{name}_split" in cli_options]
     for name, value in [("samples", samples), *((name, cli_options.get(name)) for name in names)]:
-        if value is not None:
+        if value is not None and value != defaults.get(name):
             raise SettingsError(
                 f"--{name.replace('_', '-')} has no use with features: '{source}' holds vectors and labels of its own."
             )

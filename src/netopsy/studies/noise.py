@@ -128,7 +128,7 @@ def summarise_draws(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
     """Mean and standard deviation over the draws of each layer and strength."""
     score = pl.col(measure.column)
     spread = pl.when(pl.len() > 1).then(score.std())
-    rises = [pl.col("rise").mean(), pl.col("rise_low").min(), pl.col("rise_high").max()] if "rise" in scores else []
+    rises = {"rise": pl.Expr.mean, "rise_low": pl.Expr.min, "rise_high": pl.Expr.max} if "rise" in scores else {}
     means = [name for name in ("agreement", "loss", "perplexity") if name in scores and name != measure.column]
     return scores.group_by("layer", "strength", maintain_order=True).agg(
         repeats=pl.len(),
@@ -140,7 +140,7 @@ def summarise_draws(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
         drop_low=pl.col("drop_low").min(),
         drop_high=pl.col("drop_high").max(),
         **{name: pl.col(name).mean() for name in means},
-        **{rise.meta.output_name(): rise for rise in rises},
+        **{name: over(pl.col(name)) for name, over in rises.items()},
         images=pl.col("images").max(),
     )
 

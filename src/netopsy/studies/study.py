@@ -136,7 +136,7 @@ def _name_samples(result: Result, kind: str) -> None:
     for shown in (result.figures, result.images):
         for name, entry in shown.items():
             words = {"title": of_samples(entry.title, kind), "reading": of_samples(entry.reading, kind)}
-            shown[name] = replace(entry, **words)  # type: ignore[assignment,type-var]
+            shown[name] = replace(entry, **words)  # type: ignore[assignment,arg-type]
 
 
 def check_inputs(study: Study, network: Network | Features, samples: Samples | None) -> None:

@@ -233,7 +233,7 @@ class _Detaching(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__ and isinstance(args[0], UninitializedBuffer):  # torch copies parameters alone
             buffer, memo = args
-            return memo.setdefault(id(buffer), UninitializedBuffer(device=buffer.device, dtype=buffer.dtype))
+            return memo.setdefault(id(buffer), UninitializedBuffer(device=buffer.device, dtype=buffer.dtype))  # type: ignore[call-arg]
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
             tensor, memo = args
             if id(tensor) not in memo:
