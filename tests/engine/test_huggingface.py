@@ -23,7 +23,8 @@ transformers = pytest.importorskip("transformers")
 import small_transformers  # noqa: E402
 
 TEXTS = ["a cat sat on the mat", "the dog", "a dog on the mat sat on a cat on the mat"]
-TYPES = ["bert", "gpt2", "llama", "t5", "vit", "resnet", "wav2vec2", "clip"]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("t5", "clip", "gpt2")]
+TYPES = ["bert", "llama", "vit", "resnet", "wav2vec2", *SLOW]
 
 
 def saved(kind: str, folder: Path, **options: Any) -> Any:

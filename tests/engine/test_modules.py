@@ -415,7 +415,11 @@ class Pair(nn.Module):
 PAIR = {"tokens": torch.randint(11, (2, 6)), "vector": torch.rand(2, 3)}
 
 
-@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, tuple(PAIR.values()))])
+def traced(module: nn.Module) -> Any:
+    return torch.jit.trace(module, tuple(PAIR.values()))
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, pytest.param(traced, marks=pytest.mark.slow)])
 def test_torchscript_of_several_inputs_opens_in_memory_and_from_its_file(make: Any, tmp_path: Path) -> None:
     module = Pair().eval()
     script = make(module)

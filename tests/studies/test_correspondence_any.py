@@ -203,7 +203,10 @@ def test_what_cannot_be_aligned_is_explained() -> None:
         cross_moments(encoder(0, None), encoder(1, None, 7), rows, PAIR)
 
 
-@pytest.mark.parametrize("name", ["series", "table", "volume", "spectral", "lstm"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("series", "lstm")]
+
+
+@pytest.mark.parametrize("name", ["table", "volume", "spectral", *SLOW])
 def test_every_kind_of_sample_is_compared(name: str) -> None:
     network, samples = patient(name)
     torch.manual_seed(5)

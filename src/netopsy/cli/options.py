@@ -110,7 +110,7 @@ NETWORK_OPTIONS = [
         "shape", str | None, "Of onnx:FILE, sizes of a sample that it leaves open: 3x48x96, or ids=16,mask=16.", None
     ),
     option("fixed", str | None, "Of onnx:FILE, values of inputs that are given once: sr=16000,state=0.", None),
-    option("dtype", Literal["float32", "own"], "Compute in float32, or in the own type of the weights.", "float32"),
+    option("own_dtype", bool, "Compute in the weights' own floating type in place of float32.", False),
     option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
     *PREPROCESSING,
     option("device", str | None, "cpu, cuda, cuda:1, ...", None),

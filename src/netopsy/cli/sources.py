@@ -26,8 +26,8 @@ def load_subject(source: str, options: dict[str, Any], samples: Any = None) -> A
     if not source.startswith("hf:"):
         names -= {"length"}
     chosen = {name: options[name] for name in sorted(names) if options.get(name) is not None}
-    if chosen.get("dtype") != "own":  # a study may have a setting of this name
-        chosen.pop("dtype", None)
+    if chosen.pop("own_dtype", False):
+        chosen["dtype"] = "own"
     if "size" in chosen:
         size = chosen["size"]
         chosen["size"] = (size[0], size[-1])
