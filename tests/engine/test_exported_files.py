@@ -81,3 +81,10 @@ def test_recurrent_modules_are_operators(kind: str) -> None:
 
     network = load_network(Reader(), example=torch.rand(2, 9, 5))
     assert [layer.kind for layer in network.layers] == ["recurrent", "recurrent", "linear"]
+
+
+def test_a_damaged_program_is_one_sentence_and_no_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(NetworkError, match="no exported program"):
+        load_network(tmp_path / "net.pt2")
+    assert capfd.readouterr() == ("", "")

@@ -12,7 +12,7 @@ from scipy import stats
 from test_signature import LENGTH, VOCABULARY, encoder, texts
 from torch import Tensor, nn
 
-from netopsy import Samples, load_network
+from netopsy import Samples, load_network, load_samples
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import score, sweep
 from netopsy.errors import NetworkError, SamplesError
@@ -201,3 +201,11 @@ def test_tasks_that_do_not_fit_are_one_sentence(language: Network) -> None:
     with pytest.raises(SamplesError, match=r"1 number a sample and .* gives 4"):
         score(linear(4), vectors(labels=np.zeros(30, np.float32)))
     assert CLASSIFICATION.binary and not NEXT_TOKEN.needs_labels
+
+
+def test_samples_of_another_kind_than_the_inputs_are_refused_as_such(language: Network) -> None:
+    pictures = load_samples((np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 2]))
+    with pytest.raises(SamplesError, match="these samples are pictures, and the network takes input_ids"):
+        score(language, pictures)
+    with pytest.raises(SamplesError, match=r"the network takes input \(5, float32\)"):
+        score(linear(4), unlabelled(texts()))

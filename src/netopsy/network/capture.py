@@ -38,7 +38,7 @@ def capture(module: nn.Module, signature: Signature) -> fx.GraphModule:
     """
     tensor = next((p for p in module.parameters() if p.is_floating_point()), None)
     reasons: list[Exception] = []
-    with _quiet(), torch.random.fork_rng([tensor.device] if tensor is not None and tensor.is_cuda else []):
+    with quiet_torch(), torch.random.fork_rng([tensor.device] if tensor is not None and tensor.is_cuda else []):
         for program in _attempts(module, signature, reasons):
             try:
                 graph = program.run_decompositions({}).module()
@@ -165,7 +165,7 @@ def _check_batch(graph: fx.GraphModule, module: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_torch() -> Iterator[None]:
     """torch logs, warns of and prints what it cannot export, and the next way may well work."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -196,6 +196,7 @@ def find_task(network: Network, samples: Samples) -> Task:
     Errors: SamplesError for a task that there is not, that needs labels, or that does not fit; NetworkError where the
     outputs do not fit it.
     """
+    samples.records.buffers(0, network.preprocessing)  # samples of another kind than the inputs are refused as such
     task = samples.task
     if isinstance(task, str):
         if task not in TASKS:

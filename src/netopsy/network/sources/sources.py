@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from netopsy.errors import MissingExtra, NetworkError, WeightsError, nearest
+from netopsy.network.capture import quiet_torch
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Signature, signature_of
@@ -222,7 +223,8 @@ def _load_program(path: str) -> ExportedProgram:
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        return torch.export.load(path)
+        with quiet_torch():
+            return torch.export.load(path)
     except Exception as error:
         # json, zip and torch each raise their own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
@@ -231,10 +233,8 @@ def _load_program(path: str) -> ExportedProgram:
             "torch.export.save(torch.export.export(module, (x,), dynamic_shapes=({0: Dim('batch')},)), path)."
         ) from error
     finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+        os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+        os.environ |= {} if before is None else {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": before}
 
 
 def _program_source(program: ExportedProgram, name: str | None) -> ModuleSource:
