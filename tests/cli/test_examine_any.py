@@ -30,7 +30,7 @@ def test_a_study_without_meaning_says_so_and_the_others_go_on(kind: str, tmp_pat
 
 def test_a_study_that_was_named_is_refused() -> None:
     network, samples = patient("table")
-    with pytest.raises(NotApplicable):
+    with pytest.raises(NotApplicable, match="TableNet"):
         examine(network, samples, studies=["filters", "field"])
 
 
