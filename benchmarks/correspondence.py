@@ -38,8 +38,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
     from netopsy import load_network, load_samples
     from netopsy.network.network import fresh
     from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
-    from netopsy.studies.correspondence.comoments.layers import layers_of
-    from netopsy.studies.correspondence.comoments.pair import common_grid, pool
+    from netopsy.studies.correspondence.comoments.pair import common_grid, layers_of, pool
 
     torch.set_num_threads(threads)
     networks = [fresh(load_network(name, weights="random"), seed) for seed in (0, 1)]

@@ -26,8 +26,7 @@ from netopsy import Network, Samples, load_network, load_samples
 from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.observe.tally import Tally
 from netopsy.network.activations import activations
-from netopsy.tallies.histogram import Histogram
-from netopsy.tallies.moments import Moments
+from netopsy.tallies.moments import Histogram, Moments
 from netopsy.tallies.sparsity import ZeroShare
 
 TARGET = 1.15

@@ -17,8 +17,7 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
-from netopsy.studies.observing import ObservingStudy, count_ahead
-from netopsy.studies.study import Study, check_inputs, origin, perform, takes
+from netopsy.studies.study import ObservingStudy, Study, check_inputs, count_ahead, origin, perform, takes
 from netopsy.studies.table import STUDIES, study_class
 
 

@@ -17,8 +17,7 @@ from netopsy import Network, Preprocessing, Samples, observe, workspace
 from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError, UnknownLayer
-from netopsy.tallies.histogram import Histogram
-from netopsy.tallies.moments import Moments
+from netopsy.tallies.moments import Histogram, Moments
 from netopsy.tallies.sparsity import ZeroShare
 from networks import branching, branching_values, noise_images
 from processes import Stop, run_process, stopping

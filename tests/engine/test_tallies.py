@@ -17,8 +17,7 @@ from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
-from netopsy.tallies.histogram import Histogram
-from netopsy.tallies.moments import Moments
+from netopsy.tallies.moments import Histogram, Moments
 from netopsy.tallies.sparsity import ZeroShare
 
 

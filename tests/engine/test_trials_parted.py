@@ -22,8 +22,7 @@ from netopsy.errors import NetopsyError, SamplesError
 from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.class_means import ClassMeans
 from netopsy.tallies.collect import Collect
-from netopsy.tallies.histogram import Histogram
-from netopsy.tallies.moments import Moments
+from netopsy.tallies.moments import Histogram, Moments
 from netopsy.tallies.patterns import Patterns
 from netopsy.tallies.sparsity import ZeroShare
 from netopsy.tallies.top_images import TopImages

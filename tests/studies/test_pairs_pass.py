@@ -23,9 +23,8 @@ from netopsy.studies.correspondence.comoments.cross_moments import (
     cross_moments,
     cross_moments_of,
 )
-from netopsy.studies.correspondence.comoments.layers import layers_of
 from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, pair_information
-from netopsy.studies.correspondence.comoments.pair import merge
+from netopsy.studies.correspondence.comoments.pair import layers_of, merge
 
 
 class Small(nn.Module):

@@ -5,11 +5,10 @@ a light or a dark theme over it (`netopsy.report.atlas`). Categories keep the or
 layers stay in the order of execution. Shares run from 0 to 1 and are shown in per cent with `percent=True`.
 """
 
-from netopsy.charts.bars import bars
+from netopsy.charts.bars import bars, histogram
 from netopsy.charts.curve import curve
 from netopsy.charts.dots import dots
 from netopsy.charts.heatmap import heatmap
-from netopsy.charts.histogram import histogram
 from netopsy.charts.scatter import scatter
 
 __all__ = ["bars", "curve", "dots", "heatmap", "histogram", "scatter"]

@@ -18,8 +18,7 @@ from netopsy.network.node import Node
 from netopsy.result import Figure, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import NonNegativeFloat
-from netopsy.studies.observing import ObservingStudy
-from netopsy.studies.study import Allowance
+from netopsy.studies.study import Allowance, ObservingStudy
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import ZeroShare as ZeroShare
 from netopsy.wording import ends, plural

@@ -5,8 +5,7 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.tallies.active_count import ActiveCount, ActiveCountResult
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.collect import Collect
-from netopsy.tallies.histogram import Buckets, Histogram
-from netopsy.tallies.moments import Moments, MomentsResult
+from netopsy.tallies.moments import Buckets, Histogram, Moments, MomentsResult
 from netopsy.tallies.patterns import JointPatterns, JointPatternsResult, Patterns, PatternsResult
 from netopsy.tallies.sparsity import ZeroShare, ZeroShareResult
 from netopsy.tallies.top_images import TopImages, TopImagesResult

@@ -23,8 +23,7 @@ from netopsy.studies.activations import counts as regions
 from netopsy.studies.activations.heads import HeadAttention, attention_maps, study_heads
 from netopsy.studies.activations.report import draw_figures, findings
 from netopsy.studies.activations.slices import Slices, record_images, typical_image
-from netopsy.studies.observing import ObservingStudy
-from netopsy.studies.study import Allowance
+from netopsy.studies.study import Allowance, ObservingStudy
 from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import Patterns
 

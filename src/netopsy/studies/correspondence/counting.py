@@ -15,9 +15,8 @@ from netopsy.samples.samples import Samples
 from netopsy.stats.matching import Matching, bipartite_matching, semi_matching
 from netopsy.studies.correspondence.comoments.clusters import CoClusters, co_clusters
 from netopsy.studies.correspondence.comoments.cross_moments import cross_moments_of
-from netopsy.studies.correspondence.comoments.layers import layers_of, pairs_of
 from netopsy.studies.correspondence.comoments.mutual_information import Information, pair_information
-from netopsy.studies.correspondence.comoments.pair import Pair
+from netopsy.studies.correspondence.comoments.pair import Pair, layers_of, pairs_of
 from netopsy.studies.correspondence.regression import (
     LassoPath,
     LeastSquares,

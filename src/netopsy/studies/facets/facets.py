@@ -33,8 +33,8 @@ from netopsy.studies.facets.measure import (
     watch_unit,
 )
 from netopsy.studies.facets.measure import UnitFacets as Groups
-from netopsy.studies.facets.pictures import SQUARE, karnaugh, sheet
-from netopsy.studies.observing import ObservingStudy
+from netopsy.studies.facets.report import SQUARE, karnaugh, sheet
+from netopsy.studies.study import ObservingStudy
 from netopsy.tallies.top_images import TopImages
 from netopsy.wording import plural
 

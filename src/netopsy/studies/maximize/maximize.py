@@ -26,7 +26,7 @@ from netopsy.studies.maximize.records import run_table, step_table
 from netopsy.studies.maximize.search import run_table as found_table
 from netopsy.studies.maximize.search import search, sentences, show
 from netopsy.studies.maximize.target import Target, find_targets
-from netopsy.studies.observing import ObservingStudy
+from netopsy.studies.study import ObservingStudy
 
 _BYTES = 2**30  # of activations that a batch of images may hold on the way
 _STEPS = {"plain": 100, "fourier": 128}

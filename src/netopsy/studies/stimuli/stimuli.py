@@ -15,7 +15,6 @@ from netopsy.result import Atlas, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeInt, Seed
 from netopsy.stats.describe import spread_indices
-from netopsy.studies.observing import ObservingStudy
 from netopsy.studies.stimuli.counting import (
     STIMULI,
     UNITS,
@@ -29,6 +28,7 @@ from netopsy.studies.stimuli.counting import (
 )
 from netopsy.studies.stimuli.drawing import NodePictures, UnitPassages, draw_passages, draw_pictures
 from netopsy.studies.stimuli.report import READING, figure, figures, findings, lines
+from netopsy.studies.study import ObservingStudy
 
 _PICTURED = 4  # layers in the figure of the paper's kind
 _DRAWN = 12  # units a layer

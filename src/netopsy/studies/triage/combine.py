@@ -10,7 +10,7 @@ import polars as pl
 from netopsy.charts import dots
 from netopsy.result import Figure, Result
 from netopsy.stats.hypothesis_tests import holm
-from netopsy.studies.triage.block_tests import IMAGES, SEEDS, TOGETHER
+from netopsy.studies.triage.design import IMAGES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import SOURCE, WAY, convergence, ranges
 from netopsy.studies.triage.findings import difference
 from netopsy.wording import listing

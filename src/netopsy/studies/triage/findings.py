@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from netopsy.stats.hypothesis_tests import mean_interval
-from netopsy.studies.triage.block_tests import IMAGES, SCORES, SEEDS, TOGETHER
+from netopsy.studies.triage.design import IMAGES, SCORES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import convergence
 from netopsy.wording import listing, plural, points
 

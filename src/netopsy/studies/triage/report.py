@@ -16,8 +16,7 @@ from netopsy.result import Figure, Image
 from netopsy.samples.samples import of_samples
 from netopsy.samples.tasks import Task, find_task
 from netopsy.studies.triage import tables as t
-from netopsy.studies.triage.block_tests import criticality
-from netopsy.studies.triage.design import TriageRun
+from netopsy.studies.triage.design import TriageRun, criticality
 from netopsy.studies.triage.figures import figures
 from netopsy.studies.triage.findings import findings
 from netopsy.studies.triage.storage import PICTURED, maps

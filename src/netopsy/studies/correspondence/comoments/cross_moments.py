@@ -27,8 +27,7 @@ from netopsy.studies.correspondence.comoments.column_layout import (
     values_per_image,
 )
 from netopsy.studies.correspondence.comoments.comoments import CoMoments
-from netopsy.studies.correspondence.comoments.layers import Pairing, pairs_of
-from netopsy.studies.correspondence.comoments.pair import Pair, pyramid, real_rows
+from netopsy.studies.correspondence.comoments.pair import Pair, Pairing, pairs_of, pyramid, real_rows
 
 PILOT = 32  # images whose medians are the shifts
 _SAMPLED = 256  # places of each that count
