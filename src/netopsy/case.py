@@ -20,6 +20,7 @@ from netopsy.report.pages import write_report
 from netopsy.result import Atlas, Figure, Image, Passage, Result, Sheet, Texts
 
 FORMAT = 1
+_AT_WORK = ".at-work"  # ends the name of an empty file that stands for a study between its beginning and its Result
 
 
 class Case:
@@ -30,6 +31,7 @@ class Case:
         STUDY/result.json          settings, findings, provenance, and what lies in the folders beside it
         STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png     STUDY/artifacts/*
         STUDY/texts/*.json         STUDY/atlases/NAME/units.parquet, stimuli.parquet, *.webp, texts.json
+        .work/                     checkpoints of studies that are not finished
 
     A Result is written beside the old one and takes its place by renaming: a killed write leaves the former state.
 
@@ -66,6 +68,11 @@ class Case:
             raise CaseError(f"cannot write a case to '{path}' ({error.strerror}): give another --out.") from error
 
     @property
+    def work(self) -> Path:
+        """The folder of checkpoints, of studies that are not finished."""
+        return self.path / ".work"
+
+    @property
     def names(self) -> list[str]:
         """Names of the studies, in the order they came."""
         return list(self._manifest["studies"])
@@ -74,6 +81,16 @@ class Case:
     def results(self) -> list[Result]:
         """All Results, in the order they came."""
         return [self.load(name) for name in self.names]
+
+    def begin(self, study: str) -> None:
+        """Note that `study` is at work here, until its Result is added: what it leaves behind is kept for it."""
+        self.work.mkdir(exist_ok=True)
+        (self.work / f"{study}{_AT_WORK}").touch()
+
+    def tidy(self) -> None:
+        """Remove the checkpoints, unless a study that began here was stopped: it resumes from them."""
+        if not any(self.work.glob(f"*{_AT_WORK}")):
+            shutil.rmtree(self.work, ignore_errors=True)
 
     def add(self, result: Result) -> None:
         """Write `result`, in place of an older one of the same study."""
@@ -86,6 +103,7 @@ class Case:
             key: source[key] for key in ("network", "samples", "features", "versions") if source.get(key)
         }
         self._write_manifest()
+        (self.work / f"{result.study}{_AT_WORK}").unlink(missing_ok=True)
 
     def load(self, name: str) -> Result:
         """The Result of the study called `name`."""

@@ -42,10 +42,11 @@ def examine(
     studies: names from `list_studies()`, or study objects with settings of their own; by default all (one that has no
         meaning for these samples, such as pictures of text, says so in its result and no more), without `train`
         all but those that train the network, without `other` all but those that compare it with a second one.
-    out: the case folder; one that exists is continued, and finished studies are not run again. A temporary
-        folder by default.
+    out: the case folder; one that exists is continued, and finished studies are not run again. Its checkpoints go once
+        every study is finished. A temporary folder by default.
     settings: settings for those of the named studies that have them, e.g. {"seed": 1, "precision": 0.5}.
-    progress: called with (label, done, total).
+    progress: called with (label, done, total): at first for each study its name and how much of 1 the case has, then
+        ("examine", number, of how many) before each study and after the last, and in between what each one does.
     """
     if not isinstance(network, Features):
         check_network(network)
@@ -57,20 +58,30 @@ def examine(
         with suppress(NotApplicable) if by_default else nullcontext():
             check_inputs(study, network, samples)  # before the folder is made
     case = Case(out if out is not None else tempfile.mkdtemp(prefix="netopsy-case-"))
-    waiting = [study for study in chosen if isinstance(study, ObservingStudy)]
-    waiting = [study for study in waiting if not _find_finished(study, network, samples, case)]
+    finished = [_find_finished(study, network, samples, case) is not None for study in chosen]
+    waiting = [
+        study for study, done in zip(chosen, finished, strict=True) if isinstance(study, ObservingStudy) and not done
+    ]
     try:
+        for study, done in zip(chosen, finished, strict=True):
+            if progress:
+                progress(study.name, int(done), 1)
         for number, study in enumerate(chosen):
             if progress:
                 progress("examine", number, len(chosen))
             if study in waiting and isinstance(network, Network) and samples is not None:
-                with workspace(case.path / ".work", progress):
+                for one in waiting:
+                    case.begin(one.name)
+                with workspace(case.work, progress):
                     count_ahead(waiting, network, samples)
                 waiting = []
             run_study(study, network, samples, case, progress, any_kind=by_default)
+        if progress:
+            progress("examine", len(chosen), len(chosen))
     finally:
         if case.names:
             case.write_report()
+    case.tidy()
     return case
 
 
@@ -92,7 +103,8 @@ def run_study(
             return perform(study, network, samples)
     if done := _find_finished(study, network, samples, case):
         return done
-    with workspace(case.path / ".work", progress):
+    case.begin(study.name)
+    with workspace(case.work, progress):
         try:
             result = perform(study, network, samples)
         except NotApplicable as error:

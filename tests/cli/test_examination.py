@@ -216,3 +216,26 @@ def test_a_stopped_pass_of_several_studies_goes_on(digits, tmp_path, monkeypatch
     assert done[0] > 0, "the pass began anew"
     for study in chosen:
         same_tables(case.load(study.name), whole.load(study.name))
+
+
+def test_checkpoints_go_when_every_study_is_finished_and_stay_for_one_that_was_stopped(digits, tmp_path) -> None:
+    def stop(label: str, at: int, total: int) -> None:
+        if label == "sweep":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        netopsy.examine(*digits, studies=["rounding"], out=tmp_path, progress=stop)
+    netopsy.examine(*digits, studies=["sparsity"], out=tmp_path)
+    assert any((tmp_path / ".work").glob("observe-*")), "what the stopped study may need was removed"
+    netopsy.examine(*digits, studies=["sparsity", "rounding"], out=tmp_path)
+    assert not (tmp_path / ".work").exists()
+    netopsy.examine(*digits, studies=["rounding"], out=tmp_path)
+    assert not (tmp_path / ".work").exists()
+
+
+def test_progress_says_what_the_case_has_and_which_study_is_at_work(digits, tmp_path) -> None:
+    netopsy.examine(*digits, studies=["parameters"], out=tmp_path)
+    seen: list[tuple[str, int, int]] = []
+    netopsy.examine(*digits, studies=["parameters", "sparsity"], out=tmp_path, progress=lambda *one: seen.append(one))
+    assert seen[:4] == [("parameters", 1, 1), ("sparsity", 0, 1), ("examine", 0, 2), ("examine", 1, 2)]
+    assert seen[-1] == ("examine", 2, 2) and ("observe", 60, 60) in seen
