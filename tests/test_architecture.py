@@ -180,10 +180,10 @@ def test_no_two_modules_define_a_public_class_of_the_same_name() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    known = """activations backproject Case Codebook codebook compress compression correspondence distributions
-        dsd examine expand facets Features field Figure filter_codebook filters fit History Image kmeans1d
-        list_blocks list_layers list_studies load_features load_network load_samples load_transform maximize Network
-        noise observe parameters Preprocessing prescribe Recipe reconstruct Replace Result rounding
+    known = """activations Alert backproject baseline Case Codebook codebook compress compression correspondence
+        distributions dsd examine expand facets Features field Figure Finding filter_codebook filters fit History
+        Image kmeans1d list_blocks list_layers list_studies load_features load_network load_samples load_transform
+        maximize Network noise observe parameters Preprocessing prescribe Recipe reconstruct Replace Result rounding
         run_trials Samples score Shift sparsity stimuli storage_table sweep transfer Transform triage Variant
         with_head workers workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())

@@ -26,7 +26,9 @@ from .network.network import Network as Network
 from .network.network import with_head as with_head
 from .network.preprocessing import Preprocessing as Preprocessing
 from .network.sources.load import load_network as load_network
+from .result import Alert as Alert
 from .result import Figure as Figure
+from .result import Finding as Finding
 from .result import Image as Image
 from .result import Result as Result
 from .samples.load import load_samples as load_samples
@@ -34,6 +36,7 @@ from .samples.samples import Samples as Samples
 from .stats.kmeans1d.codebook import Codebook as Codebook
 from .stats.kmeans1d.kmeans1d import kmeans1d as kmeans1d
 from .studies.functions import activations as activations
+from .studies.functions import baseline as baseline
 from .studies.functions import codebook as codebook
 from .studies.functions import compression as compression
 from .studies.functions import correspondence as correspondence

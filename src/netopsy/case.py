@@ -17,9 +17,9 @@ from netopsy.errors import CaseError
 from netopsy.files import atomic_folder, atomic_write, restore_folder
 from netopsy.report.notebook import chart_svg
 from netopsy.report.pages import write_report
-from netopsy.result import Atlas, Figure, Image, Passage, Result, Sheet, Texts
+from netopsy.result import MEASURE_SCHEMA, Alert, Atlas, Figure, Finding, Image, Passage, Result, Sheet, Texts
 
-FORMAT = 1
+FORMAT = 2
 _AT_WORK = ".at-work"  # ends the name of an empty file that stands for a study between its beginning and its Result
 
 
@@ -131,7 +131,10 @@ class Case:
                     key: _read_atlas(folder / "atlases" / key, words) for key, words in index.get("atlases", {}).items()
                 },
                 artifacts={key: folder / "artifacts" / key for key in index["artifacts"]},
-                findings=index["findings"],
+                findings=[Finding(*pair) for pair in zip(index["findings"], index["weights"], strict=True)],
+                group=index["group"],
+                alerts=[Alert(**alert) for alert in index["alerts"]],
+                measures=pl.DataFrame(index["measures"], schema=MEASURE_SCHEMA, orient="row"),
                 provenance=index["provenance"],
             )
         except CaseError:
@@ -180,6 +183,10 @@ def _index(result: Result) -> dict[str, Any]:
         "study": result.study,
         "settings": result.settings,
         "findings": result.findings,
+        "weights": [getattr(finding, "weight", 1.0) for finding in result.findings],
+        "group": result.group,
+        "alerts": [asdict(alert) for alert in result.alerts],
+        "measures": result.measures.rows(),
         "provenance": result.provenance,
         "tables": list(result.tables),
         "figures": {name: words(figure, "spec") for name, figure in result.figures.items()},

@@ -17,6 +17,7 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
+from netopsy.studies.baseline.baseline import Baseline
 from netopsy.studies.study import ObservingStudy, Study, check_inputs, count_ahead, origin, perform, takes
 from netopsy.studies.table import STUDIES, study_class
 
@@ -34,7 +35,8 @@ def examine(
 ) -> Case:
     """Run `studies` on `network` and `samples`; returns the case with its report written.
 
-    What the studies count that only look is counted in one pass over the samples, before the first of them.
+    `baseline` comes first whatever the studies are: its score and its alerts head every page. What the studies count
+    that only look is counted in one pass over the samples, before the first of them.
 
     network: or Features; then samples is None, and by default the studies are those that take them.
     train: images to train on, for the studies that train.
@@ -53,7 +55,7 @@ def examine(
     by_default = studies is None
     if studies is None:
         studies = [name for name in STUDIES if _suits(study_class(name), network, train, other)]
-    chosen = [_study(entry, settings or {}, train, other) for entry in studies]
+    chosen = with_baseline([_study(entry, settings or {}, train, other) for entry in studies], network, samples)
     for study in chosen:
         with suppress(NotApplicable) if by_default else nullcontext():
             check_inputs(study, network, samples)  # before the folder is made
@@ -83,6 +85,13 @@ def examine(
             case.write_report()
     case.tidy()
     return case
+
+
+def with_baseline(studies: list[Study], network: Network | Features, samples: Samples | None) -> list[Study]:
+    """`studies` with `baseline` in front, if it is not among them and the network is shown samples."""
+    if samples is None or isinstance(network, Features) or any(study.name == "baseline" for study in studies):
+        return studies
+    return [Baseline(), *studies]
 
 
 def run_study(

@@ -6,10 +6,18 @@ import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
+
+Group = Literal["contents", "vision", "losses", "size"]
+"""What a study asks: what is in the network, what does it see, what can it lose, how small does it get."""
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+"""From the worst. error: the figures of the report do not mean what they seem to. warning: they may not, or something
+is wrong with the network. note: good to know."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +121,87 @@ class Atlas:
     noun: str = "image"
 
 
+@dataclass(frozen=True)
+class Alert:
+    """What a reader must know before believing the rest.
+
+    name: of its kind, as `random-weights`. message: what is wrong, with its number. advice: what to do.
+    layer: where, if at one. figures: the numbers behind it, plain data.
+    """
+
+    name: str
+    level: Level
+    message: str
+    advice: str = ""
+    layer: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Finding(str):
+    """A sentence, and how much it tells.
+
+    weight: the effect over the smallest that the samples could have shown; of facts that hang on no sample, how far
+    they are from the usual. Below 1 it is not repeated on the first page.
+    """
+
+    weight: float
+
+    def __new__(cls, text: str, weight: float = 1.0) -> Finding:
+        finding = super().__new__(cls, text)
+        finding.weight = weight
+        return finding
+
+    def __getnewargs__(self) -> tuple[str, float]:  # type: ignore[override]
+        return str(self), self.weight
+
+
+@dataclass(frozen=True)
+class LayerMeasure:
+    """A figure of every layer, for the strip and the decision table of the first page.
+
+    title: what it is; unit: `share` (0..1, shown in per cent), `points` (a share of the score), `count`, `bytes` or
+    `bits`. worse: whether a higher value is worse, better, or neither.
+    """
+
+    title: str
+    unit: Literal["share", "points", "count", "bytes", "bits"]
+    worse: Literal["higher", "lower", ""] = ""
+
+
+MEASURES = {
+    "parameters": LayerMeasure("Parameters", "count"),
+    "bytes": LayerMeasure("Bytes", "bytes"),
+    "macs": LayerMeasure("Multiply-accumulates", "count"),
+    "dead": LayerMeasure("Dead units", "count", "higher"),
+    "sparsity": LayerMeasure("Zeros among the activations", "share"),
+    "fragility": LayerMeasure("Score lost with noise on the layer", "points", "higher"),
+    "variance": LayerMeasure("Variance that the first tenth of the components explains", "share"),
+    "bits": LayerMeasure("Bits a weight needs", "bits", "higher"),
+    "prunable": LayerMeasure("Share of the weights that can be pruned", "share", "lower"),
+    "cost": LayerMeasure("Score lost with the advised format", "points", "higher"),
+}
+"""The measures that studies give and pages show, by name."""
+
+MEASURE_SCHEMA = {
+    "layer": pl.String,
+    "measure": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "text": pl.String,
+}
+
+
 @dataclass
 class Result:
     """What one study found on one network.
 
     `tables` maps names to polars frames, `figures` to `Figure`, `images` to `Image`, `texts` to `Texts`, `atlases` to
     `Atlas`, `artifacts` to files.
-    `findings` are plain sentences with their numbers, the most important first.
+    `findings` are plain sentences with their numbers, the most important first; a `Finding` says how much it tells, and
+    `group` which question they answer.
+    `alerts` are what a reader must know first. `measures` are figures by layer for the first page, in the columns of
+    `MEASURE_SCHEMA`: layer, measure (a name in `MEASURES`), value, its 95 % interval or nulls, and a word on it.
     `provenance` holds network, samples, versions, seed, digests and time (see `netopsy.provenance`).
     """
 
@@ -132,6 +214,9 @@ class Result:
     atlases: dict[str, Atlas] = field(default_factory=dict)
     artifacts: dict[str, Path] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
+    group: Group = "contents"
+    alerts: list[Alert] = field(default_factory=list)
+    measures: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MEASURE_SCHEMA))
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:

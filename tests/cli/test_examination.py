@@ -30,7 +30,9 @@ def test_finished_studies_are_not_run_again(digits, tmp_path, monkeypatch) -> No
 
     monkeypatch.setattr(examination, "perform", never)
     again = netopsy.examine(*digits, studies=["parameters", "sparsity"], out=tmp_path)
-    assert [r.study for r in again.results] == [r.study for r in first.results] == ["parameters", "sparsity"]
+    assert (
+        [r.study for r in again.results] == [r.study for r in first.results] == ["baseline", "parameters", "sparsity"]
+    )
 
 
 def test_other_settings_images_or_weights_are_run_again(digits, tmp_path, monkeypatch) -> None:
@@ -43,7 +45,7 @@ def test_other_settings_images_or_weights_are_run_again(digits, tmp_path, monkey
     monkeypatch.setattr(examination, "perform", lambda *given: runs.append(1) or perform(*given))
     netopsy.examine(network, samples.subset(30), studies=["sparsity"], out=tmp_path)
     netopsy.examine(shipped("b"), samples.subset(30), studies=["sparsity"], out=tmp_path)
-    assert len(runs) == 2
+    assert len(runs) == 4  # each time the baseline too
 
 
 def test_an_error_in_one_study_keeps_the_others(digits, tmp_path) -> None:
@@ -76,7 +78,7 @@ def test_a_protocol_runs_with_other_images(tmp_path) -> None:
         "[studies.parameters]\n[studies.rounding]\ndecimals = [1]\none_layer_at_a_time = false\n"
     )
     case = run_protocol(protocol, out=tmp_path / "case", samples="digits", count=20)
-    assert [result.study for result in case.results] == ["parameters", "rounding"]
+    assert [result.study for result in case.results] == ["baseline", "parameters", "rounding"]
     assert case.load("rounding").settings["decimals"] in ((1,), [1])
 
 
@@ -181,7 +183,7 @@ def test_a_study_that_fails_does_not_lose_the_pass_of_the_others(digits, tmp_pat
     monkeypatch.setattr(Activations, "conclude", conclude)
     passes.clear()
     case = netopsy.examine(*digits, studies=chosen, out=tmp_path)
-    assert case.names == ["sparsity", "activations", "stimuli"] and "observe" not in passes
+    assert case.names == ["baseline", "sparsity", "activations", "stimuli"] and "observe" not in passes
 
 
 def test_a_study_whose_tallies_cannot_be_made_fails_in_its_turn(digits, tmp_path, passes) -> None:

@@ -143,9 +143,9 @@ def test_images_of_foreign_classes_are_fine(a, b, samples) -> None:
 
 
 def test_an_examination_runs_what_compares_with_another_network_only_when_given_one(a, b, samples, tmp_path) -> None:
-    assert examine(a, samples, out=tmp_path / "one").names == ["beside"]
+    assert examine(a, samples, out=tmp_path / "one").names == ["baseline", "beside"]
     case = examine(a, samples, other=b, out=tmp_path / "two")
-    assert case.names == ["gap", "beside"]
+    assert case.names == ["baseline", "gap", "beside"]
     assert ",".join(RUNS) == f"none,{b.name},{b.name}"
     examine(a, samples, other=b, studies=[Gap(other=a)], out=tmp_path / "own")
     assert RUNS[-1] == a.name  # one that a study brings stays

@@ -152,8 +152,8 @@ def test_a_study_that_trains_the_network_wants_training_images(network, samples,
     with pytest.raises(SettingsError, match="give images to train on"):
         examine(network, samples, studies=["strict", "retrain"], out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    assert examine(network, samples, out=tmp_path / "a").names == ["strict"]
-    assert examine(network, samples, train=train, out=tmp_path / "b").names == ["strict", "retrain"]
+    assert examine(network, samples, out=tmp_path / "a").names == ["baseline", "strict"]
+    assert examine(network, samples, train=train, out=tmp_path / "b").names == ["baseline", "strict", "retrain"]
 
 
 def test_classes_numbered_otherwise_in_the_training_images_are_refused(network, samples) -> None:

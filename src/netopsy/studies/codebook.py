@@ -16,7 +16,7 @@ from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Interval, Length, Seed, Unique
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
@@ -55,6 +55,7 @@ class WeightCodebook(Study):
     """
 
     name: ClassVar[str] = "codebook"
+    group: ClassVar[Group] = "losses"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     sizes: Annotated[tuple[int, ...], Interval(ge=1, le=LARGEST_K), Length(1), Unique()] = SIZES

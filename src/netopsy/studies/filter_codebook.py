@@ -13,7 +13,7 @@ from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveInt, Seed, Share, Unique
 from netopsy.stats.kmeans import Clusters, kmeans
@@ -47,6 +47,7 @@ class FilterCodebook(Study):
     """
 
     name: ClassVar[str] = "filter_codebook"
+    group: ClassVar[Group] = "losses"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     shares: Annotated[tuple[Share, ...], Length(1), Unique()] = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

@@ -16,7 +16,7 @@ from netopsy.engine.sweep.edits import Shift
 from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveFloat, PositiveInt, Seed, Unique
 from netopsy.studies.study import Allowance, Study
@@ -54,6 +54,7 @@ class Noise(Study):
     """
 
     name: ClassVar[str] = "noise"
+    group: ClassVar[Group] = "losses"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     strengths: Annotated[tuple[PositiveFloat, ...], Length(1), Unique()] = STRENGTHS

@@ -19,7 +19,7 @@ from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.layers import filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
-from netopsy.result import Figure, Result
+from netopsy.result import Figure, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import token_input
 from netopsy.settings import HalfWidth, Interval, Seed, Unique
@@ -166,6 +166,7 @@ class Rounding(Study):
     """
 
     name: ClassVar[str] = "rounding"
+    group: ClassVar[Group] = "losses"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     decimals: Annotated[tuple[int, ...], Interval(ge=0, le=30), Unique()] = (1, 2, 3, 4, 5)

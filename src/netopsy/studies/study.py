@@ -21,7 +21,7 @@ from netopsy.errors import SamplesError, SettingsError
 from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.provenance import provenance
-from netopsy.result import Result
+from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples, of_samples
 from netopsy.settings import check_settings, members
 
@@ -70,11 +70,13 @@ class Study(ABC):
     it is required, else --other, and --other-weights and --other-num-classes, in a protocol the table [other].
 
     name: the study's name in the table, on the command line and as a function.
+    group: which of the user's questions it answers, see `netopsy.result.Group`.
     allows: what no hint can say. workers: its work may be split over workers, and its command takes --workers and
         --cluster. any classes: the images' classes are its own business, they need not be the network's outputs.
     """
 
     name: ClassVar[str]
+    group: ClassVar[Group] = "contents"
     allows: ClassVar[tuple[Allowance, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -86,7 +88,7 @@ class Study(ABC):
 
     def result(self, **parts: Any) -> Result:
         """A Result of this study with its settings filled in."""
-        return Result(study=self.name, settings=self.settings(), **parts)
+        return Result(study=self.name, settings=self.settings(), group=self.group, **parts)
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain data: images as name, count and digest, networks as name, parameters and digest."""
@@ -136,7 +138,7 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
 
 def _name_samples(result: Result, kind: str) -> None:
     """Call samples in sentences and captions what they are: `over 17 images` becomes `over 17 texts`."""
-    result.findings = [of_samples(sentence, kind) for sentence in result.findings]
+    result.findings = [Finding(of_samples(s, kind), getattr(s, "weight", 1.0)) for s in result.findings]
     for shown in (result.figures, result.images):
         for name, entry in shown.items():
             words = {"title": of_samples(entry.title, kind), "reading": of_samples(entry.reading, kind)}

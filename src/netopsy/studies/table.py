@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # name -> (module, class, one line); in the order of a full examination
 STUDIES: dict[str, tuple[str, str, str]] = {
+    "baseline": ("baseline", "Baseline", "How good is it, where is it wrong, and is it loaded right?"),
     "parameters": ("parameters", "Parameters", "Where the parameters are: Tables I and II."),
     "distributions": ("distributions", "Distributions", "How the weights are distributed: Figures 1 and 3."),
     "filters": ("filters", "Filters", "How varied the filters are: Equation 1, Figure 2; their pictures."),

@@ -3,11 +3,12 @@
 from netopsy.engine.observe.counting import LABELS, PLACES
 from netopsy.engine.observe.tally import Tally
 from netopsy.tallies.active_count import ActiveCount, ActiveCountResult
+from netopsy.tallies.answers import Answers, AnswersResult
 from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
 from netopsy.tallies.collect import Collect
 from netopsy.tallies.moments import Buckets, Histogram, Moments, MomentsResult
 from netopsy.tallies.patterns import JointPatterns, JointPatternsResult, Patterns, PatternsResult
-from netopsy.tallies.sparsity import ZeroShare, ZeroShareResult
+from netopsy.tallies.sparsity import Range, RangeResult, ZeroShare, ZeroShareResult
 from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "PLACES",
     "ActiveCount",
     "ActiveCountResult",
+    "Answers",
+    "AnswersResult",
     "Buckets",
     "ClassMeans",
     "ClassMeansResult",
@@ -26,6 +29,8 @@ __all__ = [
     "MomentsResult",
     "Patterns",
     "PatternsResult",
+    "Range",
+    "RangeResult",
     "Tally",
     "TopImages",
     "TopImagesResult",

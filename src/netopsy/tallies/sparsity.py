@@ -62,3 +62,42 @@ class ZeroShare(Tally):
     def result(self) -> ZeroShareResult:
         zeros = torch.zeros(0, dtype=torch.int64) if self.zeros is None else self.zeros.cpu()
         return ZeroShareResult(zeros.double() / max(self.seen, 1), zeros, self.seen)
+
+
+@dataclass(frozen=True)
+class RangeResult:
+    """The least and the greatest value of each channel; empty if nothing was seen."""
+
+    low: Float64[Tensor, " channel"]
+    high: Float64[Tensor, " channel"]
+
+
+class Range(Tally):
+    """The range of each channel's values: 0 to 0 is a dead unit, one value another that says nothing.
+
+    axis: where the channels are. update: (batch, channel, *space). result: `RangeResult`. A NaN stays.
+    """
+
+    def __init__(self, axis: int = 1) -> None:
+        self.axis = axis
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def update(self, values: Tensor, indices: Tensor) -> None:
+        for x in sample_blocks(values, self.axis):
+            flat = x.movedim(1, 0).flatten(1)
+            if not flat.shape[1]:
+                continue
+            low, high = flat.amin(1), flat.amax(1)
+            self.low = low if self.low is None else torch.minimum(self.low, low)
+            self.high = high if self.high is None else torch.maximum(self.high, high)
+
+    def merge(self, other: Range) -> None:
+        if other.low is not None and other.high is not None:
+            self.low = other.low.clone() if self.low is None else torch.minimum(self.low, other.low)
+            self.high = other.high.clone() if self.high is None else torch.maximum(self.high, other.high)
+
+    def result(self) -> RangeResult:
+        nothing = torch.zeros(0, dtype=torch.float64)
+        low, high = (nothing if t is None else t.double().cpu() for t in (self.low, self.high))
+        return RangeResult(low, high)

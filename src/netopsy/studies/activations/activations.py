@@ -15,7 +15,7 @@ from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import unit_nodes
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples, check_images
 from netopsy.settings import FiniteFloat, Interval, Length, NonNegativeInt, PositiveInt, Seed
 from netopsy.studies.activations import counts
@@ -57,6 +57,7 @@ class Activations(ObservingStudy):
     seed: Seed = 0
 
     name: ClassVar[str] = "activations"
+    group: ClassVar[Group] = "vision"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:

@@ -20,7 +20,7 @@ from netopsy.deep_compression.storage_table import storage_table
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network, tensor_state
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
 from netopsy.stats.hypothesis_tests import paired_difference
@@ -77,6 +77,7 @@ class Compression(Study):
     """
 
     name: ClassVar[str] = "compression"
+    group: ClassVar[Group] = "size"
 
     train: Samples = REQUIRED
     density: tuple[str, ...] = ()

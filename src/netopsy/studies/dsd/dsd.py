@@ -13,7 +13,7 @@ from netopsy.deep_compression.save import save_network
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import NOUNS, Samples
 from netopsy.samples.tasks import find_task
 from netopsy.settings import Interval, Length, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
@@ -58,6 +58,7 @@ class Dsd(Study):
     """
 
     name: ClassVar[str] = "dsd"
+    group: ClassVar[Group] = "size"
 
     train: Samples = REQUIRED
     start: DsdStart = "trained"

@@ -13,7 +13,7 @@ from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, find_unit
 from netopsy.pictures.patches import patches
-from netopsy.result import Figure, Image, Result, Texts
+from netopsy.result import Figure, Group, Image, Result, Texts
 from netopsy.samples.labels import strata
 from netopsy.samples.samples import Samples, of_samples
 from netopsy.settings import Interval, Seed
@@ -68,6 +68,7 @@ class Facets(ObservingStudy):
     """
 
     name: ClassVar[str] = "facets"
+    group: ClassVar[Group] = "vision"
 
     units: tuple[str, ...] = ()
     layer: str | None = None

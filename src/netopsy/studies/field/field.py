@@ -13,7 +13,7 @@ from netopsy import charts
 from netopsy.errors import NotApplicable
 from netopsy.network.network import Network
 from netopsy.network.units import find_unit
-from netopsy.result import Image, Result
+from netopsy.result import Group, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_inputs
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed
 from netopsy.studies.field import drawings
@@ -55,6 +55,7 @@ class Field(Study):
     seed: Seed = 0
 
     name: ClassVar[str] = "field"
+    group: ClassVar[Group] = "vision"
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Measure the fields of view of units of `network` on `samples`, and grow one unit's tree."""

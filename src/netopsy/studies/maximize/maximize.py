@@ -14,7 +14,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.units import find_unit
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend
@@ -59,6 +59,7 @@ class Maximize(ObservingStudy):
     """
 
     name: ClassVar[str] = "maximize"
+    group: ClassVar[Group] = "vision"
 
     units: tuple[str, ...] = ()
     way: Literal["plain", "fourier"] = "plain"

@@ -13,7 +13,7 @@ from netopsy.deep_compression.save import OtherDtype, expand, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
 from netopsy.errors import SamplesError, SettingsError
 from netopsy.network.network import Network
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import AGREEMENT, EMBEDDING, REGRESSION, Task, find_task
 from netopsy.settings import Interval, PositiveInt, Seed
@@ -54,6 +54,7 @@ class Prescribe(Study):
     """
 
     name: ClassVar[str] = "prescribe"
+    group: ClassVar[Group] = "size"
 
     budget: float | str = 0.5
     confidence: Annotated[float, Interval(ge=0, le=0.9999)] = 0.95

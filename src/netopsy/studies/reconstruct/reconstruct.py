@@ -24,7 +24,7 @@ from netopsy.network.signature import Signature
 from netopsy.network.units import Unit, find_unit
 from netopsy.network.windows.field import Box
 from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
-from netopsy.result import Figure, Image, Result
+from netopsy.result import Figure, Group, Image, Result
 from netopsy.samples.samples import Samples, check_images, of_samples, read_images
 from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
@@ -82,6 +82,7 @@ class Reconstruct(Study):
     """
 
     name: ClassVar[str] = "reconstruct"
+    group: ClassVar[Group] = "vision"
 
     units: tuple[str, ...] = ()
     layer: str | None = None

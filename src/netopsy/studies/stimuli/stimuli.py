@@ -11,7 +11,7 @@ import polars as pl
 from netopsy.charts.passages import reads_passages
 from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
-from netopsy.result import Atlas, Result
+from netopsy.result import Atlas, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeInt, Seed
 from netopsy.stats.describe import spread_indices
@@ -61,6 +61,7 @@ class Stimuli(ObservingStudy):
     seed: Seed = 0
 
     name: ClassVar[str] = "stimuli"
+    group: ClassVar[Group] = "vision"
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest images of every unit, and its means by class."""

@@ -12,7 +12,7 @@ from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, PositiveFloat, Seed, Unique
 from netopsy.studies.study import Allowance, Study
@@ -69,6 +69,7 @@ class Transfer(Study):
     """
 
     name: ClassVar[str] = "transfer"
+    group: ClassVar[Group] = "size"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers", "any classes")
 
     nodes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from netopsy.engine.train.data import takes_images
 from netopsy.engine.train.recipe import Augment, Precision, Recipe, Schedule
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.result import Result
+from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import (
     Interval,
@@ -76,6 +76,7 @@ class Triage(Study):
     """
 
     name: ClassVar[str] = "triage"
+    group: ClassVar[Group] = "losses"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
     train: Samples = REQUIRED
