@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
@@ -64,6 +65,7 @@ def examine(
     waiting = [
         study for study, done in zip(chosen, finished, strict=True) if isinstance(study, ObservingStudy) and not done
     ]
+    writing = 0.1  # seconds that the report takes
     try:
         for study, done in zip(chosen, finished, strict=True):
             if progress:
@@ -77,7 +79,13 @@ def examine(
                 with workspace(case.work, progress):
                     count_ahead(waiting, network, samples)
                 waiting = []
+            started = time.monotonic()
             run_study(study, network, samples, case, progress, any_kind=by_default)
+            # readable from the first study on, as long as writing takes a small part of the time
+            if not finished[number] and time.monotonic() - started > 10 * writing:
+                started = time.monotonic()
+                case.write_report()
+                writing = time.monotonic() - started
         if progress:
             progress("examine", len(chosen), len(chosen))
     finally:

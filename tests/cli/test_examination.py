@@ -239,5 +239,5 @@ def test_progress_says_what_the_case_has_and_which_study_is_at_work(digits, tmp_
     netopsy.examine(*digits, studies=["parameters"], out=tmp_path)
     seen: list[tuple[str, int, int]] = []
     netopsy.examine(*digits, studies=["parameters", "sparsity"], out=tmp_path, progress=lambda *one: seen.append(one))
-    assert seen[:4] == [("parameters", 1, 1), ("sparsity", 0, 1), ("examine", 0, 2), ("examine", 1, 2)]
-    assert seen[-1] == ("examine", 2, 2) and ("observe", 60, 60) in seen
+    assert seen[:4] == [("baseline", 1, 1), ("parameters", 1, 1), ("sparsity", 0, 1), ("examine", 0, 3)]
+    assert seen[-1] == ("examine", 3, 3) and ("observe", 60, 60) in seen

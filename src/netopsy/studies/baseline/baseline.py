@@ -46,7 +46,7 @@ class Baseline(ObservingStudy):
 
     name: ClassVar[str] = "baseline"
     group: ClassVar[Group] = "contents"
-    allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
+    allows: ClassVar[tuple[Allowance, ...]] = ("workers", "any classes")
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The answers of a classifier, and the range of every unit behind an activation function."""
