@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from netopsy.cli import main
+from netopsy.cli.main import build
 from netopsy.cli.options import setting_texts
+from netopsy.cli.sources import load_images
+from netopsy.errors import SamplesError
 from netopsy.studies.table import STUDIES
 
 
@@ -120,6 +124,95 @@ def test_help_of_a_study_shows_its_settings(netopsy) -> None:
     assert "--strengths" in text and "--samples" in text
 
 
+def test_help_groups_the_commands_in_words_of_their_tasks(netopsy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = netopsy("--help")[1]
+    heads = [line.split()[1:-1] for line in text.splitlines() if line.startswith("╭")]
+    assert [" ".join(head).strip("─ ") for head in heads] == [
+        *("Start here", "Look", "Stress", "Shrink", "Compare", "Plumbing", "Options")
+    ]
+    assert text.index(" examine ") < text.index(" layers ") and not {"Figure", "Figures", "Table"} & set(text.split())
+    assert all(f"│ {name} " in text for name in STUDIES) and max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", [*STUDIES, "examine", "layers", "blocks", "compress", "expand", "report", "serve"])
+def test_the_example_of_each_command_is_a_call_of_it(name: str, netopsy) -> None:
+    text = " ".join(netopsy(name, "--help")[1].partition("╭")[0].split())
+    words = text.partition(f"Example: netopsy {name} ")[2].split(" ")
+    words = words[: next((at for at, word in enumerate(words) if word[:1].isupper()), len(words))]
+    assert build(name).parse_args([name, *words], exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("nois netopsy:digits-a", "no command 'nois'; nearest: noise. `netopsy --help` lists all."),
+        ("--quiet noise", "'--quiet' comes before a command: write `netopsy COMMAND` first"),
+        ("noise netopsy:digits-a --sample digits", "has no option --sample; did you mean --samples?"),
+        ("noise netopsy:digits-a --samples digits --strength 1", "has no option --strength; nearest: --strengths."),
+        ("noise netopsy:digits-a --samples", "--samples needs a value: Folder, table"),
+        ("noise netopsy:digits-a", "`netopsy noise` needs --samples: Folder"),
+        ("layers", "`netopsy layers` needs NETWORK: torchvision:NAME"),
+        ("layers netopsy:digits-a --json=maybe", "--json is a switch: give it without a value."),
+        ("layers netopsy:digits-a --json --csv", "--json and --csv contradict each other"),
+        ("noise netopsy:digits-a --samples digits --count 3 --count 4", "--count is given twice: give it once"),
+        ("noise netopsy:digits-a --samples digits --match foo", 'Choose from: "name", "order".'),
+        ("noise netopsy:digits-a --samples digits --open", "there is none without a folder: give --out too"),
+        ("noise netopsy:digits-a --samples digits --classes nowhere", "cannot read the class names in nowhere"),
+        ("completion tcsh", 'Choose from: "bash", "zsh", "fish".'),
+        ("serve nowhere", "no folder 'nowhere': give a case"),
+    ],
+)
+def test_wrong_words_get_a_sentence_that_says_what_to_write(words: str, sentence: str, netopsy) -> None:
+    code, out, error = netopsy(*words.split())
+    assert code == 2 and out == "" and sentence in error and len(error.strip().splitlines()) == 1
+
+
+def test_completion_knows_commands_and_settings(netopsy, tmp_path: Path) -> None:
+    app = build("", whole=True)
+    scripts = {shell: app.generate_completion(shell=shell) for shell in ("zsh", "fish")}
+    for shell, script in {"bash": netopsy("completion", "bash")[1], **scripts}.items():
+        assert all(word in script for word in ("examine", "filter_codebook", "strengths", "serve"))
+        program = shutil.which(shell)
+        (tmp_path / shell).write_text(script)
+        assert not program or subprocess.run([program, "-n", str(tmp_path / shell)]).returncode == 0
+
+
+def test_classes_are_named_by_a_file(tmp_path: Path) -> None:
+    names = [f"digit {i}" for i in range(10)]
+    files = {
+        "a.txt": "\n".join(names),
+        "a.json": json.dumps(names),
+        "b.json": json.dumps({str(i): name for i, name in enumerate(names)}),
+        "c.json": json.dumps({str(i): [f"n{i}", name] for i, name in enumerate(names)}),
+        "d.json": json.dumps({name: i for i, name in enumerate(names)}),
+    }
+    for file, content in files.items():
+        (tmp_path / file).write_text(content)
+        assert load_images("digits", {"classes": str(tmp_path / file), "count": 20}).classes == tuple(names)
+    for content in ("{", "3", "[3]", '{"1": "a"}', '{"a": "b"}', "[]", '{"0": []}'):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(SamplesError, match="class names"):
+            load_images("digits", {"classes": str(tmp_path / "bad.json")})
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    with pytest.raises(SamplesError, match="10 classes, but 2 class names are given"):
+        load_images("digits", {"classes": str(tmp_path / "few.txt")})
+
+
+def test_a_second_examination_says_what_is_new(tmp_path: Path, netopsy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netopsy.case.chart_svg", lambda spec: "<svg/>")  # drawing takes seconds, and is not the matter
+    monkeypatch.setattr("netopsy.case.write_report", lambda results, folder: folder / "index.html")
+    words = ["examine", "netopsy:digits-a", "--samples", "digits", "--count", "20", "--out", str(tmp_path / "case")]
+    report = f"Report: {tmp_path / 'case' / 'index.html'}\n"
+    assert netopsy(*words, "--studies", "parameters", "--quiet") == (0, report, "")
+    code, out, error = netopsy(*words, "--studies", "parameters,sparsity")
+    assert "From the case, with the same network, samples and settings: baseline, parameters.\nNew: sparsity.\n" in out
+    lines = error.splitlines()
+    assert lines[:2] == ["[1/3] baseline from the case", "[2/3] parameters from the case"]
+    assert len(lines) == 3 and lines[2].startswith("[3/3] sparsity ")
+    assert code == 0 and not (tmp_path / "case" / ".work").exists()
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_setting_has_a_line_of_help_and_a_name_of_its_own(name: str) -> None:
     from dataclasses import fields
@@ -129,7 +222,8 @@ def test_every_setting_has_a_line_of_help_and_a_name_of_its_own(name: str) -> No
 
     cls = study_class(name)
     shared = {option.name for option in (*options.NETWORK_OPTIONS, *options.SAMPLES_OPTIONS)} - {"seed"}
-    shared |= {option.name for option in (options.SAMPLES, options.OUT, options.JSON, *options.TRIAL_OPTIONS)}
+    shared |= {option.name for option in (options.SAMPLES, options.OUT, *options.TABLES, *options.TRIAL_OPTIONS)}
+    shared |= {option.name for option in (options.TABLE, *options.RUNNING)}
     settings = [setting.name for setting in fields(cls)]
     texts = setting_texts(cls.__doc__ or "", settings)
     assert set(texts) == set(settings) and not shared & set(settings)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from netopsy.cli import options as o
-from netopsy.cli.output import print_table, progress
+from netopsy.cli.output import Output
+from netopsy.cli.progress import show_progress
 from netopsy.cli.sources import load_subject
 
 if TYPE_CHECKING:
     import polars as pl
 
-COMPRESS = "Write a network as one small file: prune, share weights, code; without images and without training."
-EXPAND = "Write the network of a compressed file as an ordinary state dict."
-_FORCE = o.option("force", bool, "Replace the file where there is one.", False)
+COMPRESS = "Write a network as one small file, without samples and without training."
+EXPAND = "Turn a compressed file back into an ordinary state dict."
+_FORCE = o.switch("force", "Replace the file where there is one.")
 _TABLE = [
     "layer",
     "weights",
@@ -53,7 +54,8 @@ def compress_options() -> list[o.Option]:
         o.option("coder", Literal["ans", "huffman"], "How the file is packed: ans (smaller), or huffman.", "ans"),
         o.option("seed", int, "Seed of --start random.", 0),
         _FORCE,
-        o.JSON,
+        *o.TABLES,
+        o.QUIET,
         *o.NETWORK_OPTIONS,
     ]
 
@@ -63,24 +65,21 @@ def expand_options() -> list[o.Option]:
     return [o.argument("file", "A file that `netopsy compress` wrote."), out, _FORCE]
 
 
-def compress(network: str, *, out: str, force: bool, json: bool, **options: Any) -> None:
+def compress(network: str, *, out: str, force: bool, **options: Any) -> None:
     from netopsy.codec.file import SUFFIX
     from netopsy.deep_compression.compress import compress as write
     from netopsy.deep_compression.save import destination
     from netopsy.deep_compression.storage_table import storage_table
     from netopsy.engine.workspace.workspace import workspace
 
+    output = Output.take(options)
     destination(out, SUFFIX, force=force)
     settings = {name: options[name] for name in ("density", "bits", "start", "other_dtype", "coder", "seed")}
     subject = load_subject(network, options)
-    with progress() as show, workspace(None, show):
+    with show_progress("compress", quiet=output.quiet) as show, workspace(None, show):
         path = write(subject, out, **{name: value for name, value in settings.items() if value is not None})
     table = storage_table(path)
-    if json:
-        print(table.write_json())
-        return
-    print_table(table.select(_TABLE), subject.name, rows=table.height)
-    print(f"\n{sentence(table, str(path))}")
+    output.show_frame(table, subject.name, _TABLE, sentence(table, str(path)))
 
 
 def sentence(table: pl.DataFrame, path: str) -> str:
@@ -102,31 +101,26 @@ def expand(file: str, *, out: str, force: bool) -> None:
     print(f"{target}: {len(state)} tensors, {values:,} values, {target.stat().st_size:,} bytes.")
 
 
-BLOCKS = "List the blocks: stretches with one input and one output, which one layer may stand in for."
+BLOCKS = "List the blocks: stretches of layers that a single layer could replace."
 _COLUMNS = ["block", "kind", "layers", "parameters", "share", "macs", "input", "output", "layer", "layer_parameters"]
-_TITLES = {"layer": "one layer", "layer_parameters": "its parameters"}
 
 
 def blocks_options() -> list[o.Option]:
-    """A network, its options, and --json."""
-    return [o.NETWORK, *o.NETWORK_OPTIONS, o.JSON]
+    """A network, its options, and how the table is printed."""
+    return [o.NETWORK, *o.NETWORK_OPTIONS, *o.TABLES]
 
 
-def blocks(network: str, *, json: bool, **options: Any) -> None:
+def blocks(network: str, **options: Any) -> None:
     """Print the table."""
     from netopsy.blocks.find import list_blocks
 
-    net = load_subject(network, options)
+    output, net = Output.take(options), load_subject(network, options)
     frame = list_blocks(net)
-    if json:
-        print(frame.write_json())
-        return
-    print_table(frame.select(_COLUMNS).rename(_TITLES), net.name, rows=frame.height)
-    print()
-    for block, obstacle in frame.filter(frame["obstacle"].is_not_null()).select("block", "obstacle").iter_rows():
-        print(f"No one layer fits {block}. {obstacle}")
+    obstacles = frame.filter(frame["obstacle"].is_not_null()).select("block", "obstacle").iter_rows()
+    notes = [f"No one layer fits {block}. {obstacle}" for block, obstacle in obstacles]
     chosen = frame.filter(frame["default"])["block"].to_list()
     if chosen:
-        print(f"Taken where none is named: {', '.join(chosen)}.")
+        notes.append(f"Taken where none is named: {', '.join(chosen)}.")
     else:
-        print("No stretch with one input and one output holds two layers; name one as FIRST:LAST by its layers.")
+        notes.append("No stretch with one input and one output holds two layers; name one as FIRST:LAST by its layers.")
+    output.show_frame(frame, net.name, _COLUMNS, "\n".join(notes))

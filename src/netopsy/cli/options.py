@@ -13,8 +13,11 @@ from cyclopts import Group, Parameter
 from netopsy.settings import Setting, members
 
 Option = inspect.Parameter
-SETTINGS = Group("Settings of the study")
-ARGUMENTS = Group.create_default_arguments()
+# The panels of a command's help, from above.
+ARGUMENTS, SETTINGS, OF_SAMPLES, OF_NETWORK, TRIALS, OUTPUT = (
+    Group(name, sort_key=place)
+    for place, name in enumerate(("Arguments", "Study", "Samples", "Network", "Where trials run", "Output"))
+)
 
 
 def _element(kind: Any) -> Any:
@@ -45,9 +48,9 @@ def _value(kind: Any, text: str) -> Any:
         raise ValueError(f"'{text}' is no {'whole ' if kind is int else ''}number.") from error
 
 
-def option(name: str, kind: Any, help: str, default: Any = Option.empty, group: Group | None = None) -> Option:
-    """A keyword option; a tuple takes its values separated by commas."""
-    extra: dict[str, Any] = {} if group is None else {"group": group}
+def option(name: str, kind: Any, help: str, default: Any = Option.empty, group: Group = OUTPUT) -> Option:
+    """A keyword option; a tuple takes its values separated by commas. group: its panel in the help."""
+    extra: dict[str, Any] = {"group": group}
     if _element(kind) is not None:
         extra |= {"converter": _commas, "n_tokens": 1, "allow_leading_hyphen": True}
         extra["show_default"] = (lambda values: ",".join(map(str, values))) if default else False
@@ -57,14 +60,29 @@ def option(name: str, kind: Any, help: str, default: Any = Option.empty, group: 
     return Option(name, Option.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def argument(name: str, help: str) -> Option:
+def switch(name: str, help: str) -> Option:
+    """An option without a value, off unless it is given."""
+    more = Parameter(help=help, negative=(), show_default=False, group=OUTPUT)
+    return Option(name, Option.KEYWORD_ONLY, default=False, annotation=Annotated[bool, more])
+
+
+def argument(name: str, help: str, kind: Any = str) -> Option:
     """A required argument."""
-    return Option(name, Option.POSITIONAL_ONLY, annotation=Annotated[str, Parameter(help=help)])
+    return Option(name, Option.POSITIONAL_ONLY, annotation=Annotated[kind, Parameter(help=help, group=ARGUMENTS)])
 
 
-def command(name: str, doc: str, options: Iterable[Option], body: Callable[..., Any]) -> Callable[..., Any]:
-    """`body` as a function that cyclopts sees with these options and this help."""
+def grouped(group: Group, options: Iterable[Option]) -> list[Option]:
+    """The options, in this panel of the help."""
+    return [one.replace(annotation=Annotated[one.annotation, Parameter(group=group)]) for one in options]
 
+
+def command(
+    name: str, line: str, options: Iterable[Option], body: Callable[..., Any], example: str = "", more: str = ""
+) -> Callable[..., Any]:
+    """`body` as a function that cyclopts sees with these options and this help.
+
+    line: the command in one sentence. example: a call. more: what its own help says below.
+    """
     named: dict[str, Option] = {}
     for parameter in options:
         named.pop(parameter.name, None)  # of two of one name the later, in its own place
@@ -80,7 +98,7 @@ def command(name: str, doc: str, options: Iterable[Option], body: Callable[..., 
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     function.__name__ = name
-    function.__doc__ = doc
+    function.__doc__ = "\n\n".join(filter(None, (line, f"Example: {example}" if example else "", more)))
     return function
 
 
@@ -98,61 +116,97 @@ PREPROCESSING = [
     option("interpolation", Literal["nearest", "bilinear", "bicubic"] | None, "How images are resized.", None),
 ]
 LENGTH = "Of hf:, tokens or steps to which samples are padded and cut; else values at which recordings are cut."
-NETWORK_OPTIONS = [
-    option("weights", str | None, "A file (safetensors, pt, pth, th, onnx) or the name of published weights.", None),
-    option("state", str | None, "Of a checkpoint with several networks, the key of the one to take.", None),
-    option("match", Literal["name", "order"] | None, "How weights find their places: by name, or in order.", None),
-    option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
-    option("head", str | None, "Of hf: another head than its own, as sequence-classification; base for none.", None),
-    option("length", int | None, LENGTH, None),
-    option("download", bool, "Fetch hf:ORG/NAME from its hub.", False),
-    option(
-        "shape", str | None, "Of onnx:FILE, sizes of a sample that it leaves open: 3x48x96, or ids=16,mask=16.", None
-    ),
-    option("fixed", str | None, "Of onnx:FILE, values of inputs that are given once: sr=16000,state=0.", None),
-    option("own_dtype", bool, "Compute in the weights' own floating type in place of float32.", False),
-    option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
-    *PREPROCESSING,
-    option("device", str | None, "cpu, cuda, cuda:1, ...", None),
-]
-SAMPLES_OPTIONS = [
-    option("split", str | None, "Part of the image set, where it has parts.", None),
-    option("count", int | None, "Take this many samples, spread evenly over the classes.", None),
-    option("labels", str | None, "CSV file of labels, for a flat folder of images or recordings.", None),
-    option("root", str | None, "Where torchvision finds its data sets.", None),
-    option(
-        "task", str | None, "What right means: classification, next-token, regression, ... or module:function.", None
-    ),
-    option("label", tuple[str, ...] | None, "Column of labels, or several; `none`: samples without labels.", None),
-    option("text", str | None, "Column of texts, in a table.", None),
-    option("columns", tuple[str, ...] | None, "Columns of a table that the network takes as a row of numbers.", None),
-    option("categorical", tuple[str, ...] | None, "Columns of numbers that are categories.", None),
-    option(
-        "categories", str | None, "JSON file {column: [words]}, where not all parts of a table have all words.", None
-    ),
-    option("encoding", Literal["onehot", "codes"] | None, "How categories reach the network; codes: embeddings.", None),
-    option("file", str | None, "Column of files, in a table of images or recordings.", None),
-    option("kind", Literal["image", "tokens", "series", "vector", "array"] | None, "What arrays are.", None),
-    option("range", tuple[float, ...] | None, "low,high: the values of arrays that become 0 and 1.", None),
-    option("rate", int | None, "Values a second, to which recordings are resampled.", None),
-    option("length", int | None, LENGTH, None),
-    option("mono", bool | None, "The mean of a recording's channels.", None),
-    option("empty", Literal["error", "skip"] | None, "What to do with empty lines of a text file.", None),
-    option("seed", int, "Seed of every random choice.", 0),
-]
+NETWORK_OPTIONS = grouped(
+    OF_NETWORK,
+    [
+        option(
+            "weights", str | None, "A file (safetensors, pt, pth, th, onnx) or the name of published weights.", None
+        ),
+        option("state", str | None, "Of a checkpoint with several networks, the key of the one to take.", None),
+        option("match", Literal["name", "order"] | None, "How weights find their places: by name, or in order.", None),
+        option("num_classes", int | None, "Number of outputs, where it is not the architecture's usual one.", None),
+        option(
+            "head", str | None, "Of hf: another head than its own, as sequence-classification; base for none.", None
+        ),
+        option("length", int | None, LENGTH, None),
+        switch("download", "Fetch hf:ORG/NAME from its hub."),
+        option(
+            "shape",
+            str | None,
+            "Of onnx:FILE, sizes of a sample that it leaves open: 3x48x96, or ids=16,mask=16.",
+            None,
+        ),
+        option("fixed", str | None, "Of onnx:FILE, values of inputs that are given once: sr=16000,state=0.", None),
+        switch("own_dtype", "Compute in the weights' own floating type in place of float32."),
+        option("output", str | None, "Of several outputs the one to examine: its name or its number.", None),
+        *PREPROCESSING,
+        option("device", str | None, "cpu, cuda, cuda:1, ...", None),
+    ],
+)
+SAMPLES_OPTIONS = grouped(
+    OF_SAMPLES,
+    [
+        option("split", str | None, "Part of the image set, where it has parts.", None),
+        option("count", int | None, "Take this many samples, spread evenly over the classes.", None),
+        option("labels", str | None, "CSV file of labels, for a flat folder of images or recordings.", None),
+        option("classes", str | None, "Names of the classes by their number: a file with one a line, or JSON.", None),
+        option("root", str | None, "Where torchvision finds its data sets.", None),
+        option(
+            "task",
+            str | None,
+            "What right means: classification, next-token, regression, ... or module:function.",
+            None,
+        ),
+        option("label", tuple[str, ...] | None, "Column of labels, or several; `none`: samples without labels.", None),
+        option("text", str | None, "Column of texts, in a table.", None),
+        option(
+            "columns", tuple[str, ...] | None, "Columns of a table that the network takes as a row of numbers.", None
+        ),
+        option("categorical", tuple[str, ...] | None, "Columns of numbers that are categories.", None),
+        option(
+            "categories",
+            str | None,
+            "JSON file {column: [words]}, where not all parts of a table have all words.",
+            None,
+        ),
+        option(
+            "encoding", Literal["onehot", "codes"] | None, "How categories reach the network; codes: embeddings.", None
+        ),
+        option("file", str | None, "Column of files, in a table of images or recordings.", None),
+        option("kind", Literal["image", "tokens", "series", "vector", "array"] | None, "What arrays are.", None),
+        option("range", tuple[float, ...] | None, "low,high: the values of arrays that become 0 and 1.", None),
+        option("rate", int | None, "Values a second, to which recordings are resampled.", None),
+        option("length", int | None, LENGTH, None),
+        option("mono", bool | None, "The mean of a recording's channels.", None),
+        option("empty", Literal["error", "skip"] | None, "What to do with empty lines of a text file.", None),
+        option("seed", int, "Seed of every random choice.", 0),
+    ],
+)
 SOURCES = "Folder, table (.csv, .parquet, .jsonl, ...), .txt, .npz, .npy, .tar, digits, or torchvision:NAME"
-SAMPLES = option("samples", str, f"{SOURCES}.")
+SAMPLES = option("samples", str, f"{SOURCES}.", group=OF_SAMPLES)
 FEATURES = argument("network", "A network as elsewhere, or features: a .npy, .npz or .parquet of vectors with labels.")
-FEATURES_SAMPLES = option("samples", str | None, f"{SOURCES}; not with features.", None)
-FEATURES_OPTIONS = [
-    option("x", str | None, "Vectors in a features file: an array's name, columns NAME,NAME or NAME*.", None),
-    option("y", str | None, "Labels in a features file: an array's or a column's name.", None),
-    option("labels", str | None, "CSV of labels, for a flat folder; .npy, .csv or .txt for a features .npy.", None),
-    option("split", str | None, "Part of the image set; of a features .parquet the column of train and test.", None),
-]
+FEATURES_SAMPLES = option("samples", str | None, f"{SOURCES}; not with features.", None, OF_SAMPLES)
+FEATURES_OPTIONS = grouped(
+    OF_SAMPLES,
+    [
+        option("x", str | None, "Vectors in a features file: an array's name, columns NAME,NAME or NAME*.", None),
+        option("y", str | None, "Labels in a features file: an array's or a column's name.", None),
+        option("labels", str | None, "CSV of labels, for a flat folder; .npy, .csv or .txt for a features .npy.", None),
+        option(
+            "split", str | None, "Part of the image set; of a features .parquet the column of train and test.", None
+        ),
+    ],
+)
 OUT = option("out", str | None, "Case folder that the result is added to.", None)
-JSON = option("json", bool, "Print tables as JSON.", False)
-TRIALS = Group("Where trials run")
+JSON = switch("json", "Print the tables as JSON, whole.")
+CSV = switch("csv", "Print the tables as CSV, whole.")
+ALL_COLUMNS = switch("all_columns", "Print every column, however wide the table becomes.")
+TABLES = [JSON, CSV, ALL_COLUMNS]
+TABLE = option("table", str | None, "Print this one of the tables alone.", None)
+OPEN = switch("open", "Open the report in the browser when it is done.")
+QUIET = switch("quiet", "Show no progress, and print findings only; of an examination only where its report is.")
+VERBOSE = switch("verbose", "Print every finding, and keep a line of progress for each study.")
+RUNNING = [OPEN, QUIET, VERBOSE]
 TRIAL_OPTIONS = [
     option("workers", int | None, "Trials at a time, each in a process of its own.", None, TRIALS),
     option("cluster", Literal["ray"] | None, "Run trials on Ray (needs the extra `cluster`).", None, TRIALS),
@@ -165,26 +219,29 @@ TRIAL_OPTIONS = [
 def image_options(name: str, text: str) -> list[Option]:
     """The options of further images that a study takes, such as those to train on."""
     text = text or f"The study's {name} images."
-    return [
-        option(name, str | None, f"{text[:1].upper()}{text[1:]} A source as that of --samples.", None),
-        option(f"{name}_split", str | None, f"Part for --{name}; of --samples where --{name} is not given.", None),
-        option(f"{name}_count", int | None, f"Take this many of the {name} images, spread over the classes.", None),
-    ]
+    return grouped(
+        OF_SAMPLES,
+        [
+            option(name, str | None, f"{text[:1].upper()}{text[1:]} A source as that of --samples.", None),
+            option(f"{name}_split", str | None, f"Part for --{name}; of --samples where --{name} is not given.", None),
+            option(f"{name}_count", int | None, f"Take this many of the {name} images, spread over the classes.", None),
+        ],
+    )
 
 
 def network_options(name: str, text: str, *, second: bool = False) -> list[Option]:
     """The options of a further network that a study takes; second: it may be the argument after the first network."""
     text = text or f"The study's {name} network."
-    group = ARGUMENTS if second else None
+    group = ARGUMENTS if second else OF_NETWORK
     source = option(name, str | None, f"{text[:1].upper()}{text[1:]} A source as that of the first.", None, group)
-    return [
-        source.replace(kind=Option.POSITIONAL_OR_KEYWORD) if second else source,
+    further = [
         option(f"{name}_weights", str | None, f"A file, or the name of published weights, for --{name}.", None),
         option(f"{name}_state", str | None, f"Key of the network to take in --{name}-weights.", None),
         option(
             f"{name}_num_classes", int | None, f"Number of outputs of --{name}, where it is not the usual one.", None
         ),
     ]
+    return [source.replace(kind=Option.POSITIONAL_OR_KEYWORD) if second else source, *grouped(OF_NETWORK, further)]
 
 
 def setting_options(hints: dict[str, Any], settings: list[Setting], doc: str) -> list[Option]:

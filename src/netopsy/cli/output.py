@@ -1,12 +1,15 @@
-"""What a command prints: findings, tables, progress."""
+"""What a command prints: findings, tables as text, JSON or CSV, and where the report is."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from netopsy.errors import SettingsError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -14,36 +17,154 @@ if TYPE_CHECKING:
     from netopsy.result import Result
 
 ROWS = 40
+FINDINGS = 3  # of each study, after an examination
+_GAP = 2  # between two columns
+_NARROW = 14  # the least width of a column of sentences
 
 
-def print_result(result: Result, as_json: bool) -> None:
-    """Findings and tables; long tables are cut, with a word about where the rest is."""
-    if as_json:
-        tables = {name: frame.to_dicts() for name, frame in result.tables.items()}
-        data = {"study": result.study, "settings": result.settings, "findings": result.findings, "tables": tables}
-        print(json.dumps({**data, "provenance": result.provenance}, default=str, allow_nan=True))
-        return
-    for finding in result.findings:
-        print(finding)
-    for name, frame in result.tables.items():
-        print_table(frame, name)
+@dataclass(frozen=True)
+class Output:
+    """How a command shows what it made; the options of the group Output, under their own names."""
+
+    json: bool = False
+    csv: bool = False
+    table: str | None = None
+    all_columns: bool = False
+    open: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> Output:
+        """Take these options out of all that a command was given. Errors: SettingsError where two contradict."""
+        output = cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
+        for one, other in (("json", "csv"), ("quiet", "verbose")):
+            if getattr(output, one) and getattr(output, other):
+                raise SettingsError(f"--{one} and --{other} contradict each other: give one of them.")
+        return output
+
+    def show_frame(self, frame: pl.DataFrame, title: str, columns: list[str], notes: str = "") -> None:
+        """One table: as JSON or CSV whole, as text its `columns` and the notes below."""
+        if self.json:
+            print(frame.write_json())
+        elif self.csv:
+            print(to_csv(frame), end="")
+        else:
+            print_table(frame if self.all_columns else frame.select(columns), title, frame.height, self.all_columns)
+            print(f"\n{notes}" if notes else "")
+
+    def show_result(self, result: Result) -> None:
+        """Findings and tables; long tables are cut, with a word about where the rest is."""
+        tables = result.tables
+        if self.table is not None:
+            if self.table not in tables:
+                raise SettingsError(
+                    f"'{result.study}' has no table '{self.table}'; it has: {', '.join(tables) or 'none'}."
+                )
+            tables = {self.table: tables[self.table]}
+        if self.json:
+            rows = {name: frame.to_dicts() for name, frame in tables.items()}
+            data = {"study": result.study, "settings": result.settings, "findings": result.findings, "tables": rows}
+            print(json.dumps({**data, "provenance": result.provenance}, default=str, allow_nan=True))
+            return
+        if self.csv:
+            for number, (name, frame) in enumerate(tables.items()):
+                head = "" if len(tables) == 1 else f"{chr(10) if number else ''}# {name}\n"
+                print(f"{head}{to_csv(frame)}", end="")
+            return
+        for finding in result.findings if self.table is None else ():
+            print(finding)
+        if not self.quiet or self.table is not None:
+            for name, frame in tables.items():
+                print_table(frame, name, ROWS, self.all_columns)
+
+    def show_case(self, case: Any, new: list[str], kept: list[str]) -> None:
+        """The findings of an examination, which studies are new and which the case had, and where the report is."""
+        page = case.path / "index.html"
+        if not self.quiet:
+            for result in case.results:
+                for finding in result.findings if self.verbose else result.findings[:FINDINGS]:
+                    print(f"{result.study}: {finding}")
+            print()
+            if kept:
+                print(f"From the case, with the same network, samples and settings: {', '.join(kept)}.")
+                print(f"New: {', '.join(new) or 'none'}.")
+        print(f"Report: {page}")
+        self.open_page(page)
+
+    def open_page(self, page: Path | str) -> None:
+        """Open a page or an address in the browser, where --open asks for it."""
+        if not self.open:
+            return
+        import webbrowser
+
+        address = page.resolve().as_uri() if isinstance(page, Path) else page
+        if not webbrowser.open(address):
+            print(f"netopsy: no browser could be opened here; open {address} yourself.", file=sys.stderr)
 
 
-def print_table(frame: pl.DataFrame, title: str, rows: int = ROWS) -> None:
-    """A frame as aligned text, numbers to the right."""
+def to_csv(frame: pl.DataFrame) -> str:
+    """A table as CSV, numbers in full; a list in a cell becomes JSON."""
+    import polars as pl
+
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+    texts = [pl.Series(name, [_json(value) for value in frame[name]], pl.String) for name in nested]
+    return frame.with_columns(texts).write_csv()
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(getattr(value, "to_list", lambda: value)(), default=str)
+
+
+def print_table(frame: pl.DataFrame, title: str, rows: int = ROWS, all_columns: bool = False) -> None:
+    """A frame as aligned text, numbers to the right, in the width of the terminal; 80 columns where there is none.
+
+    A name or a number is never broken; sentences are wrapped. Columns that find no room, from the right, are named
+    below. all_columns: none is left out, whatever the width.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column, kind in frame.schema.items():
-        table.add_column(column, justify="right" if kind.is_numeric() else "left", overflow="fold")
-    for row in frame.head(rows).iter_rows():
-        table.add_row(*map(text, row))
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    shown = frame.head(rows)
+    cells = {name: [text(value) for value in shown[name].to_list()] for name in shown.columns}
+    widths = {name: _widths(name, column) for name, column in cells.items()}
+    width = 10_000 if all_columns else shutil.get_terminal_size((80, 24)).columns
+    width = max(width, next(iter(widths.values()), (0, 0))[0])  # a name longer than the line stays whole too
+    chosen = list(cells) if all_columns else _fitting(widths, width)
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    for name in chosen:
+        least, most = widths[name]
+        right = frame.schema[name].is_numeric()
+        table.add_column(name, justify="right" if right else "left", min_width=least, no_wrap=least == most)
+    for row in zip(*(cells[name] for name in chosen), strict=True):
+        table.add_row(*row)
+    console = Console(width=width, highlight=False, markup=False)
     console.print()
     console.print(table)
+    if left := [name for name in cells if name not in chosen]:
+        names = ", ".join(left)
+        print(f"{len(left)} more column{'s' if len(left) > 1 else ''} ({names}): --all-columns, --csv or --json.")
     if frame.height > rows:
-        console.print(f"... {frame.height - rows} more rows; --json prints them all.")
+        print(f"... {frame.height - rows:,} more rows: --csv or --json.")
+
+
+def _widths(name: str, cells: list[str]) -> tuple[int, int]:
+    """The least and the most characters that a column needs: a sentence can be wrapped, a name cannot."""
+    most = max(map(len, (name, *cells)))
+    words = [max(map(len, cell.split(" "))) for cell in (name, *cells)]
+    sentences = most > _NARROW and any(cell.count(" ") > 2 for cell in cells)
+    return (max(_NARROW, *words), most) if sentences else (most, most)
+
+
+def _fitting(widths: dict[str, tuple[int, int]], room: int) -> list[str]:
+    """The columns from the left that fit side by side; at least the first."""
+    chosen: list[str] = []
+    for name, (least, _) in widths.items():
+        room -= least + (_GAP if chosen else 0)
+        if room < 0 and chosen:
+            break
+        chosen.append(name)
+    return chosen
 
 
 def text(value: Any) -> str:
@@ -55,29 +176,5 @@ def text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, list):
-        return "x".join(map(str, value))
+        return ("x" if all(isinstance(part, int) for part in value) else ", ").join(map(str, value))
     return str(value)
-
-
-@contextmanager
-def progress() -> Iterator[Any]:
-    """A callback (label, done, total) that draws bars on the terminal's error stream."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def update(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bar.add_task(label, total=total)
-            bar.update(tasks[label], completed=done, total=total)
-
-        yield update

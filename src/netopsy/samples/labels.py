@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -49,19 +50,38 @@ INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The class names in a UTF-8 text file, one a line, verbatim; empty lines at the end do not count."""
+    """The class names in a UTF-8 file: one a line, verbatim (empty lines at the end do not count), or JSON.
+
+    JSON (`.json`): names in order, or an object of names by number, or of numbers by name; of several names a class,
+    as in `{"0": ["n01440764", "tench"]}`, the last. Errors: SamplesError.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_text(encoding="utf-8-sig")
+        names = _names_of(json.loads(content)) if path.suffix.lower() == ".json" else content.split("\n")
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise SamplesError(
-            f"cannot read the class names in {path}: {error}; give UTF-8 text, one name a line."
+            f"cannot read the class names in {path}: {error}; give UTF-8 text, one name a line, or JSON with a name "
+            "for each number from 0."
         ) from error
-    names = [line.removesuffix("\r") for line in lines]
+    names = [name.removesuffix("\r") for name in names]
     while names and not names[-1]:
         names.pop()
     if not names:
         raise SamplesError(f"{path} holds no class names; give one name a line.")
     return tuple(names)
+
+
+def _names_of(content: Any) -> list[str]:
+    """Class names from what a JSON file holds."""
+    if isinstance(content, dict) and content and all(type(value) is int for value in content.values()):
+        content = {number: name for name, number in content.items()}
+    if isinstance(content, dict):
+        by_number = {int(number): name for number, name in content.items()}
+        content = [by_number[number] for number in range(len(content))]
+    names = [name[-1] if isinstance(name, list) else name for name in content]
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("it holds no list of names and no object of them")
+    return names
 
 
 def find_classes(classes: str | Path | Sequence[str] | None, beside: Path | None = None) -> tuple[str, ...] | None:

@@ -26,6 +26,7 @@ from netopsy.samples.folders import (
     from_tables,
     read_table,
 )
+from netopsy.samples.labels import find_classes
 from netopsy.samples.records import TextRecords
 from netopsy.samples.samples import Samples
 from netopsy.samples.series import find_shards, from_shards
@@ -52,7 +53,8 @@ def load_samples(
     for each sample, or `module:function`, which names one; None: what labels and network suggest.
     options: further keywords of the source's own loader (`from_folder`, `from_table`, `from_frame`, `from_npz`,
     `from_npy`, `from_pair`, `from_fields`, `from_text`, `from_shards`, `from_torchvision`, `from_dataset`,
-    `from_loader`). Most take `label` (None: without labels).
+    `from_loader`). Most take `label` (None: without labels). `classes` names the classes of any: names, or a file of
+    them with one a line or as JSON.
     Errors: SamplesError; MissingExtra for a format that an optional package reads.
     """
     task = _find_task(task)
@@ -220,13 +222,15 @@ def _call_table(loader: Callable[..., Samples], name: str, options: dict[str, An
 def _call(loader: Callable[..., Samples], name: str, options: dict[str, Any], *arguments: Any) -> Samples:
     """`loader(*arguments, **options)`, with an error that lists the options it has."""
     parameters = list(inspect.signature(loader).parameters)[len(arguments) :]
-    if "task" not in parameters:
-        options = {key: value for key, value in options.items() if key != "task"}
+    names = None if "classes" in parameters else find_classes(options.get("classes"))
+    left = {key for key in ("task", "classes") if key not in parameters}
+    options = {key: value for key, value in options.items() if key not in left}
     _check_options(name, options, parameters)
     try:
-        return loader(*arguments, **options)
+        samples = loader(*arguments, **options)
     except OSError as error:
         raise SamplesError(f"cannot read samples {name}: {error}.") from error
+    return samples if names is None else samples.with_classes(names)
 
 
 def _check_options(name: str, options: dict[str, Any], allowed: list[str]) -> None:

@@ -26,7 +26,7 @@ from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Kind, Signature
 from netopsy.samples.images import PlainImages
-from netopsy.samples.labels import stratify
+from netopsy.samples.labels import name_classes, stratify
 from netopsy.samples.records import MASK, Records
 from netopsy.wording import plural
 
@@ -221,6 +221,13 @@ class Samples:
     def with_task(self, task: Any) -> Samples:
         """The same samples, with another answer to what right means."""
         return Samples(self.name, self.records, self._labels, self.classes, self._rows, task)
+
+    def with_classes(self, names: tuple[str, ...]) -> Samples:
+        """The same samples, with other names for their classes. Errors: SamplesError without labels or with too few."""
+        if self._labels is None:
+            raise SamplesError(f"{self.name} has no labels, so its classes have no names; leave classes out.")
+        classes = name_classes(self._labels, names, self.name)
+        return Samples(self.name, self.records, self._labels, classes, self._rows, self.task)
 
     @property
     def strata(self) -> NDArray[Any]:

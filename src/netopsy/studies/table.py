@@ -1,4 +1,4 @@
-"""The table of studies: their modules, classes and one line each."""
+"""The table of studies: their modules, classes and the question that each answers."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 
     from netopsy.studies.study import Study
 
-# name -> (module, class, one line); in the order of a full examination
+# name -> (module, class, the question it answers); in the order of a full examination
 STUDIES: dict[str, tuple[str, str, str]] = {
     "baseline": ("baseline", "Baseline", "How good is it, where is it wrong, and is it loaded right?"),
-    "parameters": ("parameters", "Parameters", "Where the parameters are: Tables I and II."),
-    "distributions": ("distributions", "Distributions", "How the weights are distributed: Figures 1 and 3."),
-    "filters": ("filters", "Filters", "How varied the filters are: Equation 1, Figure 2; their pictures."),
-    "sparsity": ("sparsity", "Sparsity", "How many activations are zero: Figure 4; dead and always-on units."),
-    "activations": ("activations", "Activations", "Which features answer and which patterns they make: Figures 2, 6."),
-    "reconstruct": ("reconstruct", "Reconstruct", "From a unit back to the image, four ways: Figure 4."),
-    "stimuli": ("stimuli", "Stimuli", "What excites each unit most: strongest images, patches, classes; an atlas."),
-    "maximize": ("maximize", "Maximize", "Which image excites a unit most: Equation 10, Figure 5."),
-    "field": ("field", "Field", "What units see: theoretical and effective fields, the activation tree of Figure 3."),
-    "facets": ("facets", "Facets", "Which different patterns make a unit fire: its facets, and a Karnaugh map."),
-    "transfer": ("transfer", "Transfer", "How far transferred features can be squeezed: Figures 2 to 5, Tables 2, 3."),
-    "noise": ("noise", "Noise", "What Gaussian noise on the weights costs: Figure 5."),
-    "rounding": ("rounding", "Rounding", "What fewer decimals and smaller number formats cost: Table III."),
-    "codebook": ("codebook", "WeightCodebook", "What K shared weights a layer cost: Figure 6."),
-    "filter_codebook": ("filter_codebook", "FilterCodebook", "What K shared filters a layer cost: Figure 7."),
-    "prescribe": ("prescribe", "Prescribe", "How small it gets without training: bits and densities of each layer."),
-    "compression": ("compression", "Compression", "How small it gets: pruned, shared, coded, and retrained between."),
-    "triage": ("triage", "Triage", "Which blocks it needs: each becomes one layer, started and trained six ways."),
-    "correspondence": ("correspondence", "Correspondence", "Whether another network learned the same units."),
-    "dsd": ("dsd", "Dsd", "What dense-sparse-dense training gains over a conventional one of as many epochs."),
+    "parameters": ("parameters", "Parameters", "Where are the parameters?"),
+    "distributions": ("distributions", "Distributions", "How are the weights distributed?"),
+    "filters": ("filters", "Filters", "How varied are the filters of each layer?"),
+    "sparsity": ("sparsity", "Sparsity", "Which units are dead or always on, and how many activations are zero?"),
+    "activations": ("activations", "Activations", "Which features respond, and in how many different patterns?"),
+    "reconstruct": ("reconstruct", "Reconstruct", "What in an image makes a unit fire?"),
+    "stimuli": ("stimuli", "Stimuli", "Which images excite each unit most?"),
+    "maximize": ("maximize", "Maximize", "Which image would excite a unit most?"),
+    "field": ("field", "Field", "How much of the image does a unit see, and what feeds it?"),
+    "facets": ("facets", "Facets", "Does a unit respond to several different patterns?"),
+    "transfer": ("transfer", "Transfer", "How few bytes do the features need for another task?"),
+    "noise": ("noise", "Noise", "How much noise on the weights can it take?"),
+    "rounding": ("rounding", "Rounding", "How many decimals, or which number format, do the weights need?"),
+    "codebook": ("codebook", "WeightCodebook", "How many distinct weights does each layer need?"),
+    "filter_codebook": ("filter_codebook", "FilterCodebook", "How many distinct filters does each layer need?"),
+    "prescribe": ("prescribe", "Prescribe", "How small can it be stored without training, within a loss you choose?"),
+    "compression": ("compression", "Compression", "How small does it get with pruning, sharing and retraining?"),
+    "triage": ("triage", "Triage", "Which blocks does it need, and which can be a single layer?"),
+    "correspondence": ("correspondence", "Correspondence", "Did another network learn the same units?"),
+    "dsd": ("dsd", "Dsd", "Does it gain from training dense, then sparse, then dense again?"),
 }
 
 
@@ -48,7 +48,14 @@ def study_class(name: str) -> type[Study]:
 
 
 def list_studies() -> pl.DataFrame:
-    """Every study: `study`, `what` it answers."""
+    """Every study: `study`, `what` it answers.
+
+    Sources: Lorieul et al., Static and Dynamic Autopsy of Deep Networks (parameters, distributions, filters, sparsity,
+    noise, rounding, codebook, filter_codebook); Palmieri et al., Probing a Deep Neural Network (activations,
+    reconstruct, field, maximize, facets); Zeiler and Fergus 2014 (stimuli); Carvalho et al., Deep Neural Networks Under
+    Stress (transfer); Han et al., Deep Compression and DSD (prescribe, compression, dsd); Nowak and Corso, Deep Net
+    Triage (triage); Li et al., Convergent Learning (correspondence). Each study's page names equations and figures.
+    """
     import polars as pl  # the command line reads the table alone, and starts sooner without
 
     return pl.DataFrame({"study": list(STUDIES), "what": [line for _, _, line in STUDIES.values()]})
