@@ -204,6 +204,57 @@ def test_the_account_sums_to_the_file(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("coder", ["ans", "huffman"])
+def test_tensors_in_groups_come_back_as_integers_times_the_scale_of_their_group(tmp_path: Path, coder: str) -> None:
+    lot = np.random.default_rng(3)
+    shared, expected = {}, {}
+    for name, shape, group in (("a", (5, 70), 32), ("b", (3, 4, 2, 2), 5), ("c", (9,), 4), ("d", (2, 3), 3)):
+        rows, width = (shape[0], int(np.prod(shape[1:]))) if len(shape) > 1 else (1, shape[0])
+        integers = lot.integers(-7, 8, (rows, width)).astype(np.float32)
+        scales = lot.gamma(1, size=(rows, -(-width // group))).astype(np.float32)
+        scales[0, 0] = 0
+        codes = SharedTensor.of(integers.reshape(shape))
+        shared[name] = SharedTensor(shape, codes.table, codes.codes, group, scales)
+        by_hand = [[integers[r, k] * scales[r, k // group] for k in range(width)] for r in range(rows)]
+        expected[name] = np.array(by_hand, np.float32).reshape(shape)
+    path = write_compressed(tmp_path / "n.netopsy.safetensors", shared, {}, coder=coder)
+    state = read_compressed(path).state()
+    assert all(state[name].tobytes() == expected[name].tobytes() for name in shared)
+    lines = sizes(path)
+    assert sum(line["bytes"] for line in lines) == path.stat().st_size
+    assert all(line["bytes"] == line["positions"] + line["codes"] + line["table"] for line in lines[:-1])
+
+
+@pytest.mark.parametrize(
+    ("group", "scales", "words"),
+    [
+        (4, None, "give both or none"),
+        (0, np.ones((2, 1), np.float32), "give both or none"),
+        (4, np.ones((2, 1), np.float32), r"must be \(2, 2\) float32"),
+        (4, np.ones((2, 2)), "float32"),
+        (4, np.full((2, 2), -1, np.float32), "not below 0"),
+        (4, np.full((2, 2), np.nan, np.float32), "finite"),
+        (-4, np.ones((2, 2), np.float32), "both or none"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(group: int, scales: np.ndarray | None, words: str) -> None:
+    whole = SharedTensor.of(np.ones((2, 5), np.float32))
+    with pytest.raises(SettingsError, match=words):
+        SharedTensor(whole.shape, whole.table, whole.codes, group, scales)
+    with pytest.raises(SettingsError, match="whole numbers below 32768"):
+        SharedTensor(whole.shape, whole.table / 2, whole.codes, 4, np.ones((2, 2), np.float32))
+
+
+def test_the_table_of_a_tensor_in_groups_takes_a_few_bytes() -> None:
+    lot = np.random.default_rng(4)
+    for top in (1, 7, 127, 32_767):
+        integers = lot.integers(-top, top + 1, (30, 64)).astype(np.float32)
+        codes = SharedTensor.of(integers)
+        shared = SharedTensor(codes.shape, codes.table, codes.codes, 32, np.ones((30, 2), np.float32))
+        coded = encode_tensor(shared)
+        assert same(decode_tensor(coded), codes) and (len(coded.table) < 30 or top > 127)
+
+
 def test_the_file_is_a_safetensors_file(tmp_path: Path) -> None:
     shared, kept = network()
     path = write_compressed(tmp_path / "n.netopsy.safetensors", shared, kept, metadata={"architecture": "a"})

@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ def pruned(shape: tuple[int, ...], seed: int = 0, entries: int = 9) -> SharedTen
 
 def small(folder: Path, coder: str) -> Path:
     shared = {"a.weight": pruned((6, 4, 3, 3)), "b.weight": pruned((12, 20), 1), "c": pruned((3, 2, 5, 5), 2)}
+    scales = np.linspace(1, 2, 6, dtype=np.float32).reshape(3, 2)
+    shared["d"] = replace(pruned((3, 6), 3), group=4, scales=scales)
     kept = {"a.bias": np.linspace(0, 1, 6, dtype=np.float32), "seen": np.array(3)}
     metadata = {"architecture": "netopsy:lenet5"}
     return write_compressed(

@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from netopsy import list_layers, load_network, observe
+from netopsy import list_layers, load_network, observe, score
 from netopsy.deep_compression.compress import compress
 from netopsy.deep_compression.save import expand
 from netopsy.errors import SettingsError
@@ -27,6 +27,7 @@ from netopsy.stats.hypothesis_tests import mean_bound
 from netopsy.studies.activations.heads import HeadAttention, attention_maps, projection_of, removal_table
 from netopsy.studies.distributions import outliers
 from netopsy.studies.functions import study_function
+from netopsy.studies.prescribe.plan import part
 from netopsy.studies.rounding import number_format
 from netopsy.studies.sweep_report import measure_of, parse_budget
 from patients import PATIENTS, patient
@@ -242,6 +243,30 @@ def test_outlying_channels_are_named() -> None:
     assert rows["largest"].to_list() == [90.0, 90.0]
     sigma = float(module[0].weight.double().std(correction=0))
     assert rows["sigmas"].to_list() == pytest.approx([90 / sigma] * 2)
+
+
+def test_a_prescription_in_groups_opens_again_with_its_tied_head() -> None:
+    network, samples = patient("causal")
+    result = study_function("prescribe")(network, samples, budget=20, confidence=0.0, tables="groups")
+    layers = result.tables["layers"].drop_nulls("how")
+    assert layers["how"].str.contains("_group").sum() >= 10
+    (path,) = result.artifacts.values()
+    state, kept = expand(path), network.module.state_dict()
+    assert torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"])
+    chosen = {layer.name: layer.weight for layer in network.layers}
+    for name, how in layers.select("layer", "how").iter_rows():
+        bits, size = map(int, re.fullmatch(r"int(\d)_group(\d+)", how).groups()) if "_group" in how else (0, 1)
+        if not bits:
+            continue
+        for after, before in zip(state[chosen[name]].flatten(1), kept[chosen[name]].flatten(1), strict=True):
+            for a, b in zip(after.split(size), before.split(size), strict=True):
+                scale = float(b.abs().max() / (2 ** (bits - 1) - 1))
+                integers = a / scale if scale else a  # the padding's row is 0
+                assert torch.allclose(integers, integers.round(), atol=2e-3 * 2**bits)
+    again = load_network(copy.deepcopy(network.module), weights=path, example=network.signature)
+    reported = result.tables["scores"].filter(pl.col("version") == "prescribed").row(0, named=True)
+    parts = part(samples, 128, 0)
+    assert score(again, parts.reporting)["loss"][0] == pytest.approx(reported["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", PATIENTS)

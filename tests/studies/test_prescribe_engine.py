@@ -17,7 +17,7 @@ from netopsy.engine.sweep.sweep import sweep
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.prescribe import compensate
 from netopsy.studies.prescribe.candidates import candidates
-from netopsy.studies.prescribe.cells import Cells, Line
+from netopsy.studies.prescribe.cells import Cells, Groups, Line
 from netopsy.studies.prescribe.compensate import Products, Rounder, input_products
 from netopsy.studies.prescribe.divergence import (
     Exchange,
@@ -31,6 +31,7 @@ from netopsy.studies.prescribe.divergence import (
 )
 from netopsy.studies.prescribe.knapsack import Allocation, allocations, frontier
 from netopsy.studies.prescribe.plan import MeasuredAllocation, climb, ladder, last_within, part
+from netopsy.studies.rounding import number_format
 from networks import shipped
 
 
@@ -107,6 +108,74 @@ def test_rounding_with_compensation_is_optimal_brain_quantisation(
         error = np.square(outputs @ (values - weight).T).sum() / np.square(outputs @ weight.T).sum()
         assert rounder.noise(values) == pytest.approx(error)
     assert rounder.noise(rounded) < (0.5 if damping < 1 else 1) * rounder.noise(plain)
+
+
+def test_groups_are_the_number_formats_of_rounding() -> None:
+    lot = np.random.default_rng(5)
+    weight = lot.normal(size=(6, 80)).astype(np.float32)
+    weight[0, :32] = 0
+    for bits, size in ((4, 32), (8, 64), (4, 80)):
+        groups = Groups.of(weight, bits, size)
+        top = 2 ** (bits - 1) - 1
+        exact = weight.copy()  # with each scale a power of two, which both hold
+        for start in range(0, 80, size):
+            part = exact[:, start : start + size]
+            part[:, 0] = np.where(part.any(1), top, 0)
+            part[:] = part.clip(-top, top) / 8
+        format_ = number_format(groups.name)
+        given = Groups.of(exact, bits, size).share(exact)
+        assert np.array_equal(given.decode(), format_.apply(torch.from_numpy(exact)).numpy())
+        assert given.scales is not None and given.scales.shape == (6, -(-80 // size)) and given.group == size
+        near = groups.share(weight).decode()
+        assert np.abs(near - weight).max() < 0.51 * np.abs(weight).max() / top
+        assert np.array_equal(groups.scales.astype(np.float16).astype(np.float32), groups.scales)
+    huge = weight * np.float32(1e30)  # beyond float16: the scales stay float32
+    assert np.isfinite(Groups.of(huge, 4, 32).share(huge).decode()).all()
+
+
+def test_groups_are_compensated_column_by_column_each_with_its_scale() -> None:
+    lot = np.random.default_rng(6)
+    inputs = lot.normal(size=(200, 8)) @ lot.normal(size=(8, 8))
+    gram = inputs.T @ inputs
+    weight = lot.normal(size=(5, 8)).astype(np.float32)
+    groups = Groups.of(weight, 4, 3)
+    damped = gram + compensate.DAMPING * np.diag(gram).mean() * np.eye(8)
+    order = np.argsort(-np.diag(gram), kind="stable")
+    expected = np.empty((5, 8))
+    for r in range(5):
+        left = weight[r, order].astype(np.float64)
+        for q in range(8):
+            inverse = np.linalg.inv(damped[np.ix_(order[q:], order[q:])])
+            scale = float(groups.scales[r, order[q] // 3])
+            expected[r, order[q]] = scale * np.clip(np.rint(left[q] / scale), -7, 7)
+            left[q:] -= (left[q] - expected[r, order[q]]) / inverse[0, 0] * inverse[:, 0]
+    rounder = Rounder(weight, gram)
+    rounded = rounder.round(groups).decode()
+    np.testing.assert_allclose(rounded, expected, rtol=1e-6, atol=1e-7)
+    assert rounder.noise(rounded) < rounder.noise(groups.share(weight).decode())
+
+
+def test_matrices_with_long_rows_have_groups_among_their_candidates() -> None:
+    lot = np.random.default_rng(7)
+    wide, short = (lot.normal(size=(20, width)).astype(np.float32) for width in (80, 20))
+    kinds = {one.kind for one in candidates(Rounder(wide), "groups", 4)}
+    assert {"as it is", "int8_group64"} <= kinds and all(k == "as it is" or "_group" in k for k in kinds)
+    assert {one.kind for one in candidates(Rounder(short), "groups", 4)} == {
+        "as it is",
+        "int8_group20",
+        "int4_group20",
+    }
+    # rows of very different size, each as dear to the outputs: a scale a group spends the bits where they are needed
+    power = np.repeat([1.0, 1e-4, 1.0, 1e-4], 32)
+    weight = (lot.normal(size=(40, 128)) * power).astype(np.float32)
+    rounder = Rounder(weight, np.diag(1 / power**2))
+    chain = candidates(rounder, "uniform", 4)
+    assert any(one.kind.startswith("int") for one in chain)
+    for one in chain:
+        shared = one.share(rounder)
+        if shared is not None and shared.scales is not None:
+            codes = entropy_bytes(shared.codes) * 8 / shared.codes.size
+            assert one.bits == pytest.approx(codes + 16 * shared.scales.size / shared.codes.size)
 
 
 def test_candidates_are_a_chain_and_spare_what_is_lossless() -> None:

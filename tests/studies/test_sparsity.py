@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing, Result, Samples, load_samples, sparsity
+from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, sparsity
 from netopsy.errors import SettingsError
 from netopsy.network.activations import activations, rectifies
 from netopsy.samples.images import ArrayImages
 from networks import Tokens, module_outputs, noise_images, sequential, shipped, trained_resnet20
+from patients import patient
 
 SIZE = 8
 
@@ -64,6 +66,53 @@ def test_planted_dead_and_always_on_units_are_named(samples: Samples) -> None:
     text = " ".join(result.findings)
     assert "0.1 (2: channels 1, 4)" in text and "on 70 images" in text and "More images may" in text
     assert "0.1 (1: channel 2)" in text
+
+
+def test_channels_much_larger_than_the_median_one_are_named(samples: Samples) -> None:
+    conv = nn.Conv2d(3, 12, 3)
+    with torch.no_grad():
+        conv.weight[5] *= 300
+        conv.weight[9] *= -1e4
+    net = sequential(conv, nn.Tanhshrink(), nn.Conv2d(12, 4, 3), nn.ReLU())
+    result = sparsity(net, samples)
+    with torch.no_grad():
+        body = net.module[0]
+        assert isinstance(body, nn.Sequential)
+        largest = body[1](body[0](images(net, samples))).abs().amax((0, 2, 3)).double().numpy()
+    median = np.median(largest)
+    expected = [c for c in np.argsort(-largest) if largest[c] > 20 * median]
+    table = result.tables["outliers"]
+    assert table["channel"].to_list() == expected and set(expected) == {5, 9}
+    assert table["largest"].to_list() == pytest.approx(largest[expected].tolist())
+    assert table["over_median"].to_list() == pytest.approx((largest[expected] / median).tolist())
+    assert table["layers"].unique().to_list() == [net.layers[1].name]
+    (sentence,) = (text for text in result.findings if "median channel" in text)
+    assert sentence.startswith("2 channels in 1 input of layers reach over 20 times") and ":9 (" in sentence
+    plain = sparsity(planted(), samples)
+    assert plain.tables["outliers"].is_empty() and not any("median channel" in text for text in plain.findings)
+
+
+def test_outlying_channels_of_texts_are_those_of_their_real_tokens() -> None:
+    pytest.importorskip("transformers")
+    network, texts = patient("causal")
+    planted = copy.deepcopy(network.module)
+    with torch.no_grad():
+        planted.model.layers[1].input_layernorm.weight[3] *= 500
+        planted.model.embed_tokens.weight[0] = 1e4  # the padding, which no text holds
+    net = load_network(planted, example=network.signature)
+    seen: list[Tensor] = []
+    hook = planted.model.layers[1].self_attn.q_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        for row in range(len(texts)):
+            (batch,) = texts.batches(net.preprocessing, 1, order=[row])
+            length = int(batch.mask.sum())
+            planted(**{name: value[:, :length] for name, value in batch.inputs.items()})
+    hook.remove()
+    largest = torch.cat([value.flatten(0, 1) for value in seen]).abs().amax(0).double().numpy()
+    rows = sparsity(net, texts).tables["outliers"].filter(pl.col("layers").str.contains("layers.1.self_attn.q_proj"))
+    assert rows["channel"].to_list() == np.flatnonzero(largest > 20 * np.median(largest)).tolist() == [3]
+    assert rows["largest"][0] == pytest.approx(largest[3], rel=1e-4)
+    assert rows["median"][0] == pytest.approx(np.median(largest), rel=1e-4)
 
 
 def test_the_output_counts_as_softmax_and_has_no_zeros(samples: Samples) -> None:

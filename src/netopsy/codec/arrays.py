@@ -7,7 +7,7 @@ import numpy as np
 from netopsy.codec.container import Damage
 from netopsy.codec.levels import code_plane, code_uniform
 from netopsy.codec.ports import Port, ReadPort, WritePort
-from netopsy.codec.shared import ARRAY
+from netopsy.codec.shared import ARRAY, LARGEST_INTEGER
 
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 # Weight of "this byte is d below the largest": floats of one tensor halve in number with each exponent down.
@@ -126,6 +126,24 @@ def decode_table(stream: bytes, entries: int) -> ARRAY:
     if not np.isfinite(table).all() or (np.diff(table) <= 0).any():
         raise Damage("the values of a table are not finite or do not ascend")
     return table
+
+
+def encode_integers(table: ARRAY) -> bytes:
+    """A table of whole numbers, as tensors in groups have, as a stream: two bytes of the first, then their steps."""
+    first, steps = int(table[0]), np.diff(table).astype(np.uint16)
+    return first.to_bytes(2, "little", signed=True) + encode_array(steps.view(np.int16))
+
+
+def decode_integers(stream: bytes, entries: int) -> ARRAY:
+    """The table, float32 (entries,), that `encode_integers` put in `stream`; Damage where it holds no such table."""
+    if len(stream) < 2:
+        raise Damage("the stream of a table is cut short")
+    steps = decode_array(stream[2:].rstrip(b"\0") if entries == 1 else stream[2:], "int16", entries - 1)
+    steps = steps.view(np.uint16).astype(np.int64)
+    table = np.concatenate([[int.from_bytes(stream[:2], "little", signed=True)], steps]).cumsum()
+    if (steps < 1).any() or table[-1] >= LARGEST_INTEGER:
+        raise Damage("the values of a table do not ascend")
+    return table.astype(np.float32)
 
 
 def _code_steps(port: Port, steps: ARRAY) -> None:

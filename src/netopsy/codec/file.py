@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ class TensorEntry:
     """A tensor of the file.
 
     kind: a coder for a shared tensor, a type for a kept one. entries: of its table, 0 where it has none. lengths: bytes
-    of its positions, codes and table. nonzero: how many of its values are not zero.
+    of its positions, codes and table, and of its scales where it is in groups. nonzero: how many of its values are not
+    zero. group: how many values of a row share a scale, 0 for none.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     entries: int
-    lengths: tuple[int, int, int]
+    lengths: tuple[int, ...]
     nonzero: int
+    group: int = 0
 
     @property
     def coded(self) -> bool:
@@ -58,14 +61,17 @@ class TensorEntry:
             "bytes_before": count * (4 if self.coded else np.dtype(self.kind).itemsize),
             "positions": self.lengths[0],
             "codes": self.lengths[1],
-            "table": self.lengths[2],
+            "table": sum(self.lengths[2:]),
             "bytes": sum(self.lengths),
         }
 
 
 def pack(rows: list[TensorEntry], settings: dict[str, Any], proof: bytes) -> bytes:
     """The index as bytes. proof: the digest of all tensors."""
-    lines = [[row.name, row.kind, row.shape, row.entries, row.lengths, row.nonzero] for row in rows]
+    lines = [
+        [row.name, row.kind, row.shape, row.entries, row.lengths, row.nonzero, *([row.group] if row.group else [])]
+        for row in rows
+    ]
     try:
         text = json.dumps([settings, lines], separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -97,23 +103,26 @@ def unpack(index: bytes, streams: int) -> tuple[list[TensorEntry], dict[str, Any
 
 
 def _row(line: Any) -> TensorEntry:
-    name, kind, shape, entries, lengths, nonzero = line
-    numbers = [*shape, entries, *lengths, nonzero]
-    if not (isinstance(name, str) and isinstance(kind, str) and isinstance(shape, list) and len(lengths) == 3):
+    name, kind, shape, entries, lengths, nonzero, *groups = line
+    numbers = [*shape, entries, *lengths, nonzero, *groups]
+    form = isinstance(name, str) and isinstance(kind, str) and isinstance(shape, list) and len(groups) < 2
+    if not form or len(lengths) != 3 + len(groups):
         raise Damage("a row of its index is of another form")
     if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
         raise Damage("a number of its index is out of range")
     name.encode()  # half a character of UTF-16 is no name
-    return TensorEntry(name, kind, tuple(shape), entries, tuple(lengths), nonzero)
+    return TensorEntry(name, kind, tuple(shape), entries, tuple(lengths), nonzero, *groups)
 
 
 def _check(row: TensorEntry) -> None:
     if row.coded:
         check_claim(row.shape, row.entries, sum(row.lengths))
+        if len(row.lengths) > 3 and not row.group:
+            raise Damage(f"'{row.name:.60}' has scales and no groups")
     elif row.kind not in DTYPES:
         raise Damage(f"'{row.name:.60}' is of the unknown kind {row.kind!r:.30}")
     else:
-        if row.entries or row.lengths[0] or row.lengths[2]:
+        if row.entries or row.lengths[0] or sum(row.lengths[2:]) or row.group:
             raise Damage(f"'{row.name:.60}' is kept and has a table")
         check_claim(row.shape, 1, row.lengths[1])
     if row.nonzero > prod(row.shape):
@@ -164,10 +173,10 @@ def write_compressed(
     proof = hashlib.blake2b(digest_size=16)
     for name, tensor in shared.items():
         coded = encode_tensor(tensor, coder)
-        lengths = (len(coded.positions), len(coded.codes), len(coded.table))
-        rows.append(TensorEntry(name, coder, coded.shape, coded.entries, lengths, tensor.kept))
-        streams += [coded.positions, coded.codes, coded.table]
-        _prove(proof, rows[-1], tensor.table, tensor.codes)
+        lengths = tuple(map(len, coded.streams))
+        rows.append(TensorEntry(name, coder, coded.shape, coded.entries, lengths, tensor.kept, tensor.group))
+        streams += coded.streams
+        _prove(proof, rows[-1], *_arrays(tensor))
     for name, values in kept.items():
         array = np.asarray(values)
         if array.dtype.name not in DTYPES:
@@ -193,13 +202,15 @@ def read_compressed(path: str | Path) -> Compressed:
         shared: dict[str, SharedTensor] = {}
         kept: dict[str, ARRAY] = {}
         state = hashlib.blake2b(digest_size=16)
-        for row, (positions, codes, table) in zip(rows, streams, strict=True):
+        for row, (positions, codes, table, *scales) in zip(rows, streams, strict=True):
             if row.coded:
                 coder: Any = row.kind
-                tensor = decode_tensor(CodedTensor(row.shape, row.entries, coder, positions, codes, table))
+                scale = scales[0] if scales else b""
+                coded = CodedTensor(row.shape, row.entries, coder, positions, codes, table, scale, row.group)
+                tensor = decode_tensor(coded)
                 shared[row.name] = tensor
                 nonzero = tensor.kept
-                _prove(state, row, tensor.table, tensor.codes)
+                _prove(state, row, *_arrays(tensor))
             else:
                 array = decode_array(codes, row.kind, prod(row.shape)).reshape(row.shape)
                 kept[row.name] = array
@@ -222,7 +233,7 @@ def sizes(path: str | Path) -> list[dict[str, Any]]:
 
     name, kind (shared, kept, or header for the last), values, kept (those not zero), entries (of the table; None where
     there is none), bytes_before (4 a value of a shared tensor, else those of its type), positions, codes, table (bytes
-    of the streams), bytes (on disk). Nothing is decoded.
+    of the streams; scales of groups count with the table), bytes (on disk). Nothing is decoded.
     """
     path = _existing(path)
     with _refusing(path):
@@ -235,8 +246,8 @@ def sizes(path: str | Path) -> list[dict[str, Any]]:
 
 def _open(
     path: Path,
-) -> tuple[dict[str, str], list[TensorEntry], dict[str, Any], bytes, list[tuple[bytes, bytes, bytes]]]:
-    """Metadata, rows, settings, the digest of the tensors, and the three streams of each row."""
+) -> tuple[dict[str, str], list[TensorEntry], dict[str, Any], bytes, list[list[bytes]]]:
+    """Metadata, rows, settings, the digest of the tensors, and the three or four streams of each row."""
     metadata, blob = read_container(path)
     start = 4 + int.from_bytes(blob[:4], "little")
     if len(blob) < 4 or start > len(blob):
@@ -245,7 +256,7 @@ def _open(
     streams = []
     for row in rows:
         cuts = [start, *(start := start + length for length in row.lengths)]
-        streams.append((blob[cuts[0] : cuts[1]], blob[cuts[1] : cuts[2]], blob[cuts[2] : cuts[3]]))
+        streams.append([blob[first:last] for first, last in pairwise(cuts)])
     return metadata, rows, settings, proof, streams
 
 
@@ -272,8 +283,12 @@ def _refusing(path: Path) -> Iterator[None]:
         raise WeightsError(f"'{path}' needs more memory than there is; read it on a larger machine.") from error
 
 
+def _arrays(tensor: SharedTensor) -> list[ARRAY]:
+    return [tensor.table, tensor.codes, *([] if tensor.scales is None else [tensor.scales])]
+
+
 def _prove(state: Any, row: TensorEntry, *arrays: ARRAY) -> None:
     """Take a tensor into the digest: its name and shape, and what it holds."""
-    state.update(json.dumps([row.name, row.shape, row.entries]).encode())
+    state.update(json.dumps([row.name, row.shape, row.entries, *([row.group] if row.group else [])]).encode())
     for array in arrays:
         state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

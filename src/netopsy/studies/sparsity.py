@@ -1,4 +1,5 @@
-"""How many activations are zero (Lorieul et al., Section III.B, Figure 4), and which units never or always answer."""
+"""How many activations are zero (Lorieul et al., Section III.B, Figure 4), which units never or always answer, and
+which channels are much larger than the others."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
+import torch
 
 from netopsy import charts
 from netopsy.engine.observe.counting import Tallies
@@ -20,17 +23,20 @@ from netopsy.samples.samples import Samples
 from netopsy.settings import NonNegativeFloat
 from netopsy.studies.study import Allowance, ObservingStudy
 from netopsy.tallies.moments import Moments
+from netopsy.tallies.sparsity import Range
 from netopsy.tallies.sparsity import ZeroShare as ZeroShare
-from netopsy.wording import ends, plural
+from netopsy.wording import ends, listing, plural
 
 _SPARSE = 0.8  # what the paper calls sparse
 _NAMED = 5
 
 
-def findings(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, threshold: float) -> list[str]:
+def findings(
+    layers: pl.DataFrame, extremes: pl.DataFrame, images: int, threshold: float, outliers: pl.DataFrame | None = None
+) -> list[str]:
     """Plain sentences, the most important first.
 
-    layers, extremes: the study's tables `layers` and `extreme_units`. images: how many were seen.
+    layers, extremes, outliers: the study's tables `layers`, `extreme_units`, `outliers`. images: how many were seen.
     """
     zero = "zero" if not threshold else f"at most {threshold:g} in magnitude"
     rectifying = layers.filter(pl.col("rectifies") | (pl.lit(threshold) > 0) & ~pl.col("operator").str.contains(" "))
@@ -48,7 +54,21 @@ def findings(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, threshol
     if output.height:
         share = output["sparsity"][0]
         sentences.append(f"The output after its softmax is {zero} in {share:.1%} of the values.")
-    return sentences
+    return sentences + ([] if outliers is None else _outlying(outliers))
+
+
+def _outlying(outliers: pl.DataFrame) -> list[str]:
+    """Which channels stand out, and what to do."""
+    if outliers.is_empty():
+        return []
+    top = outliers.sort("over_median", descending=True, maintain_order=True).head(3).to_dicts()
+    names = [f"{row['node']}:{row['channel']} ({row['over_median']:.0f} times)" for row in top]
+    where = plural(outliers["node"].n_unique(), "input") + " of layers"
+    return [
+        f"{plural(outliers.height, 'channel')} in {where} {'reaches' if outliers.height == 1 else 'reach'} over "
+        f"{OUTLIER:g} times the median channel's largest value: {listing(names, 3)}. One 8-bit scale for all channels "
+        "would leave the others few steps there; give each channel a scale, or keep these channels in 16 bits."
+    ]
 
 
 def _range(layers: pl.DataFrame, images: int, zero: str) -> str:
@@ -144,6 +164,9 @@ _BINS = 20
 class Sparsity(ObservingStudy):
     """The share of zeros in the output of every activation, per layer and per unit (Lorieul et al., Figure 4).
 
+    Named besides are the outlying channels of what the layers take: those whose largest magnitude is over 20 times
+    that of the median channel (Dettmers et al., "LLM.int8()", 2022; Xiao et al., "SmoothQuant", 2023).
+
     threshold: values of at most this magnitude count as zeros; 0 counts exact zeros, as the paper does.
     """
 
@@ -162,6 +185,8 @@ class Sparsity(ObservingStudy):
             tallies[f"moments {name}"] = (name, Moments(axis=axis))
         if network.output not in nodes:
             tallies["output"] = (network.output, ZeroShare(self.threshold, softmax=True))
+        for node in layer_inputs(network):
+            tallies[f"range {node.name}"] = (node.name, Range(node.channel_axis))
         return tallies
 
     def conclude(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> Result:
@@ -181,11 +206,69 @@ class Sparsity(ObservingStudy):
         frame = pl.DataFrame(layers, schema=_LAYERS)
         table = pl.concat(units) if units else pl.DataFrame(schema=_UNITS)
         flagged = _extremes(frame, table)
+        outliers = outlying_channels(layer_inputs(network), results)
         return self.result(
-            tables={"layers": frame, "units": table, "extreme_units": flagged},
+            tables={"layers": frame, "units": table, "extreme_units": flagged, "outliers": outliers},
             figures=_figures(frame, table, self.threshold),
-            findings=findings(frame, flagged, len(samples), self.threshold),
+            findings=findings(frame, flagged, len(samples), self.threshold, outliers),
         )
+
+
+OUTLIER = 20.0
+"""Times the median channel's largest magnitude from which on a channel is named."""
+_FEWEST = 8  # channels of a value whose median says something
+_OUTLIERS: dict[str, Any] = {
+    "node": pl.String,
+    "layers": pl.String,
+    "channel": pl.Int64,
+    "largest": pl.Float64,
+    "median": pl.Float64,
+    "over_median": pl.Float64,
+}
+
+
+def layer_inputs(network: Network) -> dict[Node, list[str]]:
+    """What convolutions, linear and recurrent layers take, with the names of the layers, in order of execution."""
+    taken: dict[Node, list[str]] = {}
+    for layer in network.layers:
+        for call in layer.nodes if layer.kind != "embedding" or layer.macs else ():
+            node = network.nodes[call]
+            sources = [
+                one for one in node.inputs if one.from_input and one.is_floating_point and one.name in network.nodes
+            ]
+            if sources and sources[0].per_sample and len(sources[0].full_shape) > 1:
+                axis = 1 if "conv" in node.operator else len(sources[0].full_shape) - 1
+                if sources[0].channel_axis % len(sources[0].full_shape) == axis:
+                    taken.setdefault(sources[0], []).append(layer.name)
+    order = list(network.nodes)
+    return dict(sorted(taken.items(), key=lambda item: order.index(item[0].name)))
+
+
+def outlying_channels(inputs: Mapping[Node, list[str]], results: Mapping[str, Any]) -> pl.DataFrame:
+    """A row a channel whose largest magnitude is over OUTLIER times the median channel's, the largest of a node first.
+
+    median: of the largest magnitudes of the node's channels that are ever other than zero; nodes with fewer than 8 of
+    these are left out.
+    """
+    frames = [pl.DataFrame(schema=_OUTLIERS)]
+    for node, layers in inputs.items():
+        ranges = results[f"range {node.name}"]
+        largest = torch.maximum(ranges.low.abs(), ranges.high.abs()).numpy()
+        used = largest[(largest > 0) & np.isfinite(largest)]
+        if len(used) < _FEWEST:
+            continue
+        median = float(np.median(used))
+        (beyond,) = np.nonzero(largest > OUTLIER * median)
+        rows = {
+            "node": [node.name] * len(beyond),
+            "layers": [", ".join(layers)] * len(beyond),
+            "channel": beyond.tolist(),
+            "largest": largest[beyond].tolist(),
+            "median": [median] * len(beyond),
+            "over_median": (largest[beyond] / median).tolist(),
+        }
+        frames.append(pl.DataFrame(rows, schema=_OUTLIERS).sort("largest", descending=True, maintain_order=True))
+    return pl.concat(frames)
 
 
 _LAYERS: dict[str, Any] = {

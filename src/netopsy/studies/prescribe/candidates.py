@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
@@ -19,25 +20,27 @@ from netopsy.deep_compression.save import OtherDtype, others
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.studies.prescribe.cells import Cells, Line
+from netopsy.studies.prescribe.cells import Cells, Groups, Line
 from netopsy.studies.prescribe.compensate import Rounder
 from netopsy.studies.prescribe.knapsack import Allocation
 
-Tables = Literal["uniform", "kmeans"]
+Tables = Literal["uniform", "kmeans", "groups"]
 PULL = 0.1155
 """Where error and bits trade evenly at small steps: ln 2 / 6."""
 STEPS = 2.0 ** np.arange(-4, 2.01, 0.25)
 """Of a uniform table, in units of the root mean square of the layer's non-zero weights."""
 DENSITIES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
 ENTRIES = (4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
+WIDTHS, GROUPS = (8, 4), (128, 64, 32)
+"""Bits and values a scale of the group-wise formats."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """kind: `as it is` (not shared), `lossless` (its own few values), `uniform` or `kmeans`.
+    """kind: `as it is` (not shared), `lossless` (its own few values), `uniform`, `kmeans`, or a format in groups.
 
-    bytes: estimated, of positions, codes and table, from the order-0 entropy of the codes. noise: of the layer's
-    outputs, squared error over square. bits: of positions and codes, a weight.
+    bytes: estimated, of positions, codes, table and scales, from the order-0 entropy of the codes. noise: of the
+    layer's outputs, squared error over square. bits: of positions, codes and scales, a weight.
     """
 
     kind: str
@@ -46,7 +49,7 @@ class Candidate:
     density: float
     entries: int
     bits: float
-    cells: Cells | None = None
+    cells: Cells | Groups | None = None
 
     def share(self, rounder: Rounder) -> SharedTensor | None:
         """The layer's weights as this candidate has them; None where they are kept as they are."""
@@ -67,18 +70,23 @@ def candidates(rounder: Rounder, tables: Tables, kept_bytes: int) -> list[Candid
         choices.append(_make_candidate("lossless", SharedTensor.of(rounder.weight), 0.0, None))
     line = Line(flat)
     if line.rms > 0:
-        for cells in _uniform(line) if tables == "uniform" else _kmeans(line, density):
+        made: list[Cells | Groups] = [*_groups(rounder.weight, tables)]
+        if tables != "groups":
+            made += _uniform(line) if tables == "uniform" else _kmeans(line, density)
+        for cells in made:
             shared = rounder.round(cells)
-            choices.append(_make_candidate(tables, shared, rounder.noise(shared.decode()), cells))
+            kind = cells.name if isinstance(cells, Groups) else tables
+            choices.append(_make_candidate(kind, shared, rounder.noise(shared.decode()), cells))
     return _worthwhile(choices)
 
 
-def _make_candidate(kind: str, shared: SharedTensor, noise: float, cells: Cells | None) -> Candidate:
+def _make_candidate(kind: str, shared: SharedTensor, noise: float, cells: Cells | Groups | None) -> Candidate:
     counts = np.bincount(shared.codes, minlength=len(shared.table))
     share = counts[counts > 0] / counts.sum()
     bits = float(-(share * np.log2(share)).sum()) + 0.0
     size = len(shared.codes)
-    total = bits * size / 8 + 4 * len(shared.table)
+    bits += 0.0 if shared.scales is None else 16 * shared.scales.size / size
+    total = bits * size / 8 + (4 * len(shared.table) if shared.scales is None else 0)
     return Candidate(kind, total, noise, shared.kept / size, len(shared.table), bits, cells)
 
 
@@ -89,6 +97,16 @@ def _uniform(line: Line) -> list[Cells]:
 def _kmeans(line: Line, density: float) -> list[Cells]:
     room = [k for k in ENTRIES if 4 * k <= 2 * line.size]
     return [line.kmeans(share * density, k) for share in DENSITIES for k in room]
+
+
+def _groups(weight: NDArray[np.float32], tables: Tables) -> list[Groups]:
+    """The group-wise formats of a matrix whose rows fill a group; where asked for, of any weight, in whole rows."""
+    width = weight[0].size if weight.ndim > 1 and len(weight) else 0
+    if tables != "groups":
+        sizes = [size for size in GROUPS if size <= width and weight.ndim == 2]
+    else:
+        sizes = [size for size in GROUPS if size <= width] or [width or weight.size]
+    return [Groups.of(weight, bits, size) for bits in WIDTHS for size in sizes]
 
 
 def _worthwhile(choices: Sequence[Candidate]) -> list[Candidate]:

@@ -1,4 +1,4 @@
-"""Scalar quantisers: thresholds that part the line into cells, and the value of each cell.
+"""Scalar quantisers: cells that part the line, each with a value of its own, and integers with a scale a group.
 
 The cells are found on the sorted values, by counts and running sums alone, so that many can be weighed up.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from netopsy.codec.shared import LARGEST_TABLE, SharedTensor
+from netopsy.codec.shared import LARGEST_TABLE, SharedTensor, scales_shape, spread
 from netopsy.stats.kmeans1d.kmeans1d import SortedValues
 from netopsy.studies.prescribe.knapsack import lower_hull
 
@@ -25,14 +25,73 @@ class Cells:
     thresholds: FLOATS
     table: FLOATS
 
-    def nearest(self, values: FLOATS) -> FLOATS:
-        """The value of each value's cell, of the same shape."""
+    def nearest(self, values: FLOATS, column: int | None = None) -> FLOATS:
+        """The value of each value's cell, of the same shape, in whatever column they are."""
         return self.table[np.searchsorted(self.thresholds, values, side="right")]
 
     def share(self, values: NDArray[np.float32]) -> SharedTensor:
         """`values` as entries of the table; what is 0.0 stays 0.0."""
         nearest_values = self.nearest(values.astype(np.float64))
-        return SharedTensor.of(np.where(values == 0, 0.0, nearest_values).astype(np.float32))
+        return self.tensor(np.where(values == 0, 0.0, nearest_values).astype(np.float32))
+
+    def tensor(self, rounded: NDArray[np.float32]) -> SharedTensor:
+        """Values that are entries of the table already, as the tensor of a file."""
+        return SharedTensor.of(rounded)
+
+
+HALF = 2.0**-10
+"""Relative error up to which a scale is as good in float16."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Integers with a scale for each `size` values of a row, as language models are stored in (`int4_group32`).
+
+    A value w becomes s * round(w / s), with s the largest magnitude of its group over 2^(bits - 1) - 1, in float16
+    where that holds it. scales: float32 (rows, groups a row), see `SharedTensor`.
+    """
+
+    bits: int
+    size: int
+    scales: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, weight: NDArray[np.float32], bits: int, size: int) -> Groups:
+        """The groups of `weight`, (rows, *values)."""
+        rows, count = scales_shape(weight.shape, size)
+        flat = np.abs(weight.reshape(rows, -1))
+        padded = np.pad(flat, ((0, 0), (0, count * size - flat.shape[1])))
+        scales = (padded.reshape(rows, count, size).max(2) / (2 ** (bits - 1) - 1)).astype(np.float32)
+        scales[scales < np.finfo(np.float32).tiny] = 0.0
+        with np.errstate(over="ignore"):
+            half = scales.astype(np.float16).astype(np.float32)
+        close = bool((np.abs(half - scales) <= HALF * scales).all())
+        return cls(bits, size, half if close else scales)
+
+    @property
+    def name(self) -> str:
+        """As `rounding` names the format."""
+        return f"int{self.bits}_group{self.size}"
+
+    def nearest(self, values: FLOATS, column: int) -> FLOATS:
+        """The values (rows,) of one column in the format."""
+        scales = self.scales[:, column // self.size].astype(np.float64)
+        return scales * self._integers(values, scales)
+
+    def share(self, values: NDArray[np.float32]) -> SharedTensor:
+        """`values` as integers and scales."""
+        return self.tensor(values)
+
+    def tensor(self, rounded: NDArray[np.float32]) -> SharedTensor:
+        """Values, rounded to the format already or not, as the tensor of a file."""
+        rows = rounded.reshape(len(self.scales), -1).astype(np.float64)
+        integers = self._integers(rows, spread(self.scales, self.size, rounded.shape).astype(np.float64))
+        codes = SharedTensor.of(integers.reshape(rounded.shape).astype(np.float32))
+        return SharedTensor(codes.shape, codes.table, codes.codes, self.size, self.scales)
+
+    def _integers(self, values: FLOATS, scales: FLOATS) -> FLOATS:
+        top = 2.0 ** (self.bits - 1) - 1
+        return np.where(scales > 0, np.rint(values / np.where(scales > 0, scales, 1.0)), 0.0).clip(-top, top)
 
 
 class Line:

@@ -21,7 +21,7 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.samples.samples import Samples
-from netopsy.studies.prescribe.cells import Cells
+from netopsy.studies.prescribe.cells import Cells, Groups
 
 WIDEST = 4608
 """Inputs of a layer beyond which the square matrix of their products is too large to keep."""
@@ -142,10 +142,11 @@ class Rounder:
         power = self._power(self._matrix)
         return self._power(values.reshape(self._matrix.shape) - self._matrix) / power if power > 0 else 0.0
 
-    def round(self, cells: Cells) -> SharedTensor:
+    def round(self, cells: Cells | Groups) -> SharedTensor:
         """The weights in the values of `cells`, each error made good by the inputs still to come.
 
-        Inputs of most power come first. A weight that is 0.0 because its whole column is stays so.
+        Inputs of most power come first. A weight that is 0.0 because its whole column is stays so. The scales of groups
+        are those of the weights as they were.
         """
         if self._products is None:
             return cells.share(self.weight)
@@ -156,13 +157,13 @@ class Rounder:
             stop = min(len(order), start + BLOCK)
             errors = np.empty((len(values), stop - start))
             for j in range(start, stop):
-                rounded[:, j] = cells.nearest(values[:, j])
+                rounded[:, j] = cells.nearest(values[:, j], int(order[j]))
                 errors[:, j - start] = (values[:, j] - rounded[:, j]) / upper[j, j]
                 values[:, j + 1 : stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : stop])
             values[:, stop:] -= errors @ upper[start:stop, stop:]
         out = np.empty_like(rounded)
         out[:, order] = rounded
-        return SharedTensor.of(out.astype(np.float32).reshape(self.weight.shape))
+        return cells.tensor(out.astype(np.float32).reshape(self.weight.shape))
 
     def _power(self, matrix: FLOATS) -> float:
         if self._products is None:

@@ -42,7 +42,8 @@ class Prescribe(Study):
     budget: how much may be lost, on as many other samples as report: points of the score, as top-1 accuracy (0.5);
         for what is scored by places, as language models, also a rise of perplexity (`1%`) or nats (`0.02 nats`).
     confidence: the probability with which the budget is kept, from 0 to 0.9999; 0 takes the count without a margin.
-    tables: of shared weights: `uniform` (steps with a dead zone, for the fewest bits) or `kmeans` (density x entries).
+    tables: of shared weights: `uniform` (steps with a dead zone, for the fewest bits) or `kmeans` (density x entries);
+        beside them matrices may become int8 or int4 in groups of 32, 64 or 128 inputs. `groups`: these formats alone.
     compensate: let later weights of a layer make good what rounding the earlier ones does to its outputs.
     other_dtype: how biases, norms and what is not shared are stored: `float16` or `exact`.
     layers: names of the layers to compress; all by default.

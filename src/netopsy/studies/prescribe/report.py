@@ -15,6 +15,7 @@ from netopsy.deep_compression.storage_table import ALL, HEADER, OTHER
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure
+from netopsy.studies.prescribe.cells import Groups
 from netopsy.studies.prescribe.plan import Prescription
 from netopsy.studies.sweep_report import Budget, Measure
 from netopsy.wording import listing, points, size
@@ -39,17 +40,19 @@ _LAYERS: dict[str, Any] = {
 def layer_table(network: Network, layers: Sequence[Layer], prescription: Prescription, path: Path) -> pl.DataFrame:
     """A row a layer, then the other values, the header and all; `bytes` sum to the size of the file.
 
-    how: as it is, lossless, uniform or kmeans. density: share of weights that are not 0. entries: of the table. bits:
-    in the file, positions and codes, a weight. share: bytes of float32. noise: squared error of the layer's outputs
-    over their square. predicted: its share of the expected divergence, in nats. sensitivity: divergence a noise.
+    how: as it is, lossless, uniform, kmeans or a format in groups such as int4_group64. density: share of weights that
+    are not 0. entries: of the table. bits: in the file, positions, codes and scales of groups, a weight. share: bytes
+    of float32. noise: squared error of the layer's outputs over their square. predicted: its share of the expected
+    divergence, in nats. sensitivity: divergence a noise.
     """
-    allocation = prescription.allocation
-    chosen, stored = prescription.joint.taken(allocation), sizes(path)
+    allocation, stored = prescription.allocation, sizes(path)
+    chosen = prescription.joint.taken(allocation)
     by_name = {row["name"]: row for row in stored}
     rows = []
     for layer in layers:
         one, row = chosen[layer.name], by_name[layer.weight]
-        coded = row["positions"] + row["codes"] if row["kind"] == "shared" else row["bytes"]
+        whole = row["kind"] != "shared" or isinstance(one.cells, Groups)
+        coded = row["bytes"] if whole else row["positions"] + row["codes"]
         loss = prescription.losses[layer.name][allocation.choice[layer.name]]
         rows.append(
             {
@@ -66,11 +69,9 @@ def layer_table(network: Network, layers: Sequence[Layer], prescription: Prescri
                 "sensitivity": _sensitivity_table(prescription, layer.name),
             }
         )
-    names = {layer.weight for layer in layers}
-    rest = [row for row in stored if row["kind"] != "header" and row["name"] not in names]
+    rest = [row for row in stored if row["kind"] != "header" and row["name"] not in {one.weight for one in layers}]
     values, size = sum(row["values"] for row in rest), sum(row["bytes"] for row in rest)
-    header = sum(row["bytes"] for row in stored if row["kind"] == "header")
-    weights = sum(row["values"] for row in stored)
+    header, weights = stored[-1]["bytes"], sum(row["values"] for row in stored)
     rows.append({"layer": OTHER, "weights": values, "bytes": size, "share": size / (4 * values) if values else None})
     rows.append({"layer": HEADER, "bytes": header})
     total = path.stat().st_size
@@ -150,9 +151,8 @@ def path_table(prescription: Prescription, scores: pl.DataFrame) -> pl.DataFrame
 
 def _sensitivity_table(prescription: Prescription, name: str) -> float | None:
     """Divergence a noise where the noise is small: of the layer's least noise that was measured."""
-    if prescription.sensitivity.is_empty():
-        return None
-    rows = prescription.sensitivity.filter(pl.col("layer") == name).sort("noise")
+    table = prescription.sensitivity
+    rows = table.filter(pl.col("layer") == name).sort("noise") if table.height else table
     return float(rows["divergence"][0] / rows["noise"][0]) if rows.height else None
 
 
@@ -246,7 +246,6 @@ def findings(network: Network, tables: dict[str, pl.DataFrame], prescription: Pr
     before, after = tables["scores"].to_dicts()
     layers, promise = tables["layers"], tables["promise"].row(0, named=True)
     budget = prescription.budget
-    measure = budget.measure
     total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
     return [
         _head(network, total, after, promise, budget),
@@ -257,8 +256,8 @@ def findings(network: Network, tables: dict[str, pl.DataFrame], prescription: Pr
         ),
         *_verdict(after, promise, budget),
         *_prediction_sentence(prescription),
-        _scores_sentence(before, after, measure),
-        *(_most_and_least(layers) + _as_they_are(layers) if prescription.chosen else ()),
+        _scores_sentence(before, after, budget.measure),
+        *(_most_and_least(layers) + _exceptions(layers) if prescription.chosen else ()),
         f"The file is {where}; it was read back, and what it holds was scored.",
     ]
 
@@ -277,10 +276,8 @@ def _scores_sentence(before: dict[str, Any], after: dict[str, Any], measure: Mea
 def _head(
     network: Network, total: dict[str, Any], after: dict[str, Any], promise: dict[str, Any], budget: Budget
 ) -> str:
-    fits = (
-        f"{network.name} fits into {size(total['bytes'])} on disk, {1 / total['share']:.1f} times less than float32 "
-        f"({size(4 * total['weights'])}), without training"
-    )
+    less = f"{1 / total['share']:.1f} times less than float32 ({size(4 * total['weights'])})"
+    fits = f"{network.name} fits into {size(total['bytes'])} on disk, {less}, without training"
     if promise["how"] == "exact":
         return f"{fits}, and without any loss."
     return (
@@ -387,9 +384,12 @@ def _most_and_least(layers: pl.DataFrame) -> list[str]:
     return [f"Most can be given up by {listing(most)}; least by {listing(least)}."]
 
 
-def _as_they_are(layers: pl.DataFrame) -> list[str]:
-    names = layers.filter(pl.col("how") == "as it is")["layer"].to_list()
-    return [f"Kept as they are: {listing(names)}, for no table would be smaller and as good."] if names else []
+def _exceptions(layers: pl.DataFrame) -> list[str]:
+    ways = layers.select("layer", "how").drop_nulls().rows()
+    groups = listing([f"{name} ({how})" for name, how in ways if "_group" in how])
+    kept = listing([name for name, how in ways if how == "as it is"])
+    sentences = [f"In groups with a scale each: {groups}."] if groups else []
+    return sentences + ([f"Kept as they are: {kept}, for no table would be smaller and as good."] if kept else [])
 
 
 def _bits(row: dict[str, Any]) -> str:
