@@ -148,8 +148,8 @@ def test_the_example_of_each_command_is_a_call_of_it(name: str, netopsy) -> None
     [
         ("nois netopsy:digits-a", "no command 'nois'; nearest: noise. `netopsy --help` lists all."),
         ("--quiet noise", "'--quiet' comes before a command: write `netopsy COMMAND` first"),
-        ("noise netopsy:digits-a --sample digits", "has no option --sample; did you mean --samples?"),
-        ("noise netopsy:digits-a --samples digits --strength 1", "has no option --strength; nearest: --strengths."),
+        ("noise netopsy:digits-a --sample digits", "Unknown option: --sample; nearest: --samples."),
+        ("noise netopsy:digits-a --samples digits --strength 1", "Unknown option: --strength; nearest: --strengths."),
         ("noise netopsy:digits-a --samples", "--samples needs a value: Folder, table"),
         ("noise netopsy:digits-a", "`netopsy noise` needs --samples: Folder"),
         ("layers", "`netopsy layers` needs NETWORK: torchvision:NAME"),

@@ -102,7 +102,7 @@ def expand(file: str, *, out: str, force: bool) -> None:
 
 
 BLOCKS = "List the blocks: stretches of layers that a single layer could replace."
-_COLUMNS = ["block", "kind", "layers", "parameters", "share", "macs", "input", "output", "layer", "layer_parameters"]
+_COLUMNS = ["block", "kind", "layers", "parameters", "share", "layer", "layer_parameters", "macs", "input", "output"]
 
 
 def blocks_options() -> list[o.Option]:

@@ -86,14 +86,14 @@ def _sentence(error: cyclopts.CycloptsError, words: list[str]) -> str:
     if isinstance(error, cyclopts.UnknownOptionError):
         names = [name for one in error.argument_collection for name in one.names if name.startswith("--")]
         word = error.token.keyword or error.token.value
-        return f"`{call}` has no option {word}; nearest: {nearest(word, names, 1)}. `{call} --help` lists all."
+        return f"Unknown option: {word}; nearest: {nearest(word, names, 1)}. `{call} --help` lists all."
     if isinstance(error, cyclopts.MissingArgumentError) and error.argument is not None:
         name, text = error.argument.name, (error.argument.parameter.help or "").rstrip(".")
         if error.keyword or error.argument.tokens:
             return f"{error.keyword or name} needs a value: {text}."
         wrong = [word for word in unused if word.startswith("--") and nearest(word, [name, "-"]) == name]
         if wrong:
-            return f"`{call}` has no option {wrong[0]}; did you mean {name}? `{call} --help` lists them."
+            return f"Unknown option: {wrong[0]}; nearest: {name}. `{call} --help` lists all."
         return f"`{call}` needs {name}: {text}. `{call} --help` shows an example."
     if isinstance(error, cyclopts.RepeatArgumentError):
         return f"{error.token.keyword} is given twice: give it once, several values with commas between them."

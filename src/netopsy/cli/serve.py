@@ -36,11 +36,13 @@ TYPES = {
     ".txt": "text/plain; charset=utf-8",
     ".parquet": "application/vnd.apache.parquet",
 }
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
-padding:0 1rem}}div{{overflow-x:auto}}table{{border-collapse:collapse;width:100%}}th,td{{text-align:left;padding:.4rem
-1.2rem .4rem 0;border-bottom:1px solid #8884;vertical-align:top}}</style>
+<style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;
+padding:0 1rem}}table{{border-collapse:collapse;width:100%}}th,td{{text-align:left;padding:.4rem 1.2rem .4rem 0;
+vertical-align:top}}td{{overflow-wrap:anywhere}}tr{{border-bottom:1px solid #8886}}td[title=Date]{{white-space:nowrap}}
+@media(max-width:40rem){{th{{display:none}}tr,td{{display:block}}td{{padding:.1rem 0}}td:empty{{display:none}}
+td:not(:first-child)::before{{content:attr(title)": ";opacity:.7}}}}</style>
 <main><h1>{title}</h1>{body}</main></html>"""
 
 
@@ -192,26 +194,18 @@ def list_page(root: Path) -> str:
         cases = [(_mtime(case), case, _facts(case)) for case in find_cases(root)]
     except CaseError:  # removed since this began
         cases = []
-    heads = ["Case", "Network", "Samples", "Score", "Date"]
-    alerts = any(facts["alerts"] for _, _, facts in cases)
+    heads = ["Case", "Network", "Samples", "Score", "Date", "Alerts"]
     rows = ""
     for date, case, facts in sorted(cases, key=lambda one: one[0], reverse=True):
-        name = case.relative_to(root).as_posix()
+        name, day = case.relative_to(root).as_posix(), time.strftime("%Y-%m-%d %H:%M", time.localtime(date))
         link = f'<a href="/{quote(name)}/">{html.escape(name)}</a>'
         if not (case / "index.html").is_file():
             link = f"{html.escape(name)} (no report yet)"
-        texts = [
-            facts["network"],
-            facts["samples"],
-            facts["score"],
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(date)),
-        ]
-        texts += [facts["alerts"]] if alerts else []
-        rows += f"<tr><td>{link}</td>{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}</tr>"
-    head = "".join(f'<th scope="col">{name}</th>' for name in [*heads, *(["Alerts"] if alerts else [])])
-    return _PAGE.format(
-        title=html.escape(root.name or "Cases"), body=f"<div><table><tr>{head}</tr>{rows}</table></div>"
-    )
+        texts = [facts["network"], facts["samples"], facts["score"], day, facts["alerts"]]
+        cells = [link, *map(html.escape, texts)]
+        rows += f"<tr>{''.join(f'<td title={head}>{cell}</td>' for head, cell in zip(heads, cells, strict=True))}</tr>"
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return _PAGE.format(title=html.escape(root.name or "Cases"), body=f"<table><tr>{head}</tr>{rows}</table>")
 
 
 def _mtime(case: Path) -> float:
@@ -227,8 +221,9 @@ def _facts(case: Path) -> dict[str, str]:
         manifest = json.loads((case / "case.json").read_text(encoding="utf-8"))
         network, samples = (manifest.get(key) or {} for key in ("network", "samples"))
         facts["network"] = str((network or manifest.get("features") or {}).get("name", ""))
-        count = samples.get("count")
-        facts["samples"] = str(samples.get("name", "")) + (f" ({count:,})" if isinstance(count, int) else "")
+        facts["samples"], count = str(samples.get("name", "")), samples.get("count")
+        if isinstance(count, int) and f"{count:,} of " not in facts["samples"]:
+            facts["samples"] += f" ({count:,})"
     except (OSError, ValueError, TypeError, AttributeError):
         return {**facts, "network": "damaged case.json"}
     try:
