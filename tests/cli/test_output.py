@@ -181,3 +181,12 @@ def test_on_a_terminal_one_line_is_replaced() -> None:
     shown = os.read(ours, 65536).decode()
     assert done.stdout == b"table\n" and "(sweep 25 %)" in shown and "(sweep 50 %)" in shown
     assert "\x1b[2K" in shown and shown.count("\n") <= 2, "the line is written over, and gone at the end"
+
+
+def test_a_short_study_that_runs_alone_says_nothing_unless_asked(capsys) -> None:
+    with show_progress("noise") as show:
+        show("sweep", 1, 4)
+    assert capsys.readouterr() == ("", "")
+    with show_progress("noise", verbose=True):
+        pass
+    assert capsys.readouterr().err == "noise 0.0 s\n"

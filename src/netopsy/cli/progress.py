@@ -57,9 +57,7 @@ class Progress:
         self._part_begun: tuple[float, int] = (self._begun, 0)
         self._cost, self._seconds = 0.0, 0.0  # of the studies that ran: what is typical, and what they took
         self._end: float | None = None
-        self.line_done: Callable[[str], object] = (
-            len  # called with a line for each study that is finished; `len` shows none
-        )
+        self.line_done: Callable[[str], object] = len  # takes a line for each finished study; `len` shows none
 
     def __call__(self, label: str, done: int, total: int) -> None:
         now = self._changed = time.monotonic()
@@ -94,10 +92,13 @@ class Progress:
         more = f", about {duration(left)} left" if left >= 1 else ""
         self.line_done(f"{self._place()} {name} {clock(seconds)}{more}".strip())
 
-    def finish(self) -> None:
-        """Close a study that stands alone."""
+    def finish(self, tell: bool) -> None:
+        """Close a study that stands alone. tell: even if it was short."""
         if self._number >= 0 and len(self._plan) == 1:
-            self._close(time.monotonic())
+            now = time.monotonic()
+            if not tell and now - self._begun < HEARTBEAT:
+                self.line_done = len
+            self._close(now)
             self._number = -1
 
     def line(self) -> str:
@@ -129,9 +130,11 @@ class Progress:
         since, first = self._part_begun
         of_part = (now - since) * (total - done) / (done - first) if done > first else None
         usual = self._pace() * _cost(name)
-        here = max(of_part or 0.0, usual - so_far, 0.0)
         if of_part is None and not usual:
             return None
+        # What is usual says less the more of the part is done; later parts of the study nobody knows.
+        known = 0.0 if of_part is None else done / total
+        here = known * (of_part or 0.0) + (1 - known) * max(of_part or 0.0, usual - so_far, 0.0)
         pace = (self._seconds + so_far + here) / (self._cost + _cost(name))
         end = now + here + pace * self._left_after(self._number)
         self._end = end if self._end is None else (1 - SETTLE) * self._end + SETTLE * end
@@ -169,7 +172,7 @@ def show_progress(study: str = "", *, quiet: bool = False, verbose: bool = False
     """A callback (label, done, total) that shows on the error stream what is at work.
 
     study: the name of the one study that runs; an examination names its own. verbose: also on a terminal each finished
-    study keeps its line. Without a terminal a long study says so once a minute.
+    study keeps its line. Without a terminal a long study says so once a minute, and a short one alone says nothing.
     """
     from rich.console import Console
 
@@ -181,9 +184,9 @@ def show_progress(study: str = "", *, quiet: bool = False, verbose: bool = False
         with _replaced_line(progress, console, verbose):
             yield progress
     else:
-        with _plain_lines(progress, console):
+        with _plain_lines(progress, console, verbose):
             yield progress
-    progress.finish()
+    progress.finish(verbose)
 
 
 @contextmanager
@@ -204,7 +207,7 @@ def _replaced_line(progress: Progress, console: Any, verbose: bool) -> Iterator[
 
 
 @contextmanager
-def _plain_lines(progress: Progress, console: Any) -> Iterator[None]:
+def _plain_lines(progress: Progress, console: Any, verbose: bool) -> Iterator[None]:
     ended, last = threading.Event(), [time.monotonic()]
 
     def write(line: str) -> None:
@@ -221,7 +224,7 @@ def _plain_lines(progress: Progress, console: Any) -> Iterator[None]:
     thread.start()
     try:
         yield
-        progress.finish()
+        progress.finish(verbose)
     finally:
         ended.set()
         thread.join()
