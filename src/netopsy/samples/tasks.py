@@ -31,7 +31,7 @@ from netopsy.samples.verdicts import (
     judge_places,
     judge_vectors,
 )
-from netopsy.wording import plural
+from netopsy.wording import listing, plural
 
 Judge = Callable[[Tensor, Tensor, Tensor | None], Verdicts]
 """Verdicts on outputs (n, ...) for targets (n, ...), both on one device, and the batch's mask (n, length) or None."""
@@ -211,6 +211,7 @@ def find_task(network: Network, samples: Samples) -> Task:
         raise SamplesError(
             f"the task '{chosen.name}' needs labels and {samples.name} has none; give labels, or task='agreement'."
         )
+    _check_rows(network)
     chosen.fits(network, samples)
     if chosen is REGRESSION:
         values = torch.from_numpy(samples.labels).double().reshape(len(samples), -1)
@@ -239,6 +240,19 @@ def token_input(network: Network) -> str | None:
     """The name of the input that takes tokens, if there is one."""
     kinds = zip(network.signature.names, network.signature.inputs, strict=True)
     return next((name for name, entry in kinds if entry.kind == "tokens"), None)
+
+
+def _check_rows(network: Network) -> None:
+    """Raise NetworkError where the output holds samples against each other, as the pairs of a picture and a text."""
+    output = network.nodes[network.output]
+    if not output.per_sample:
+        others = [key for key, node in network.program.returns.items() if node is not None and node.per_sample]
+        named = f"'{network.output_name}' " if network.output_name else ""
+        advice = f"choose one that does with output=: {listing(others, 3)}" if others else "no output of it does"
+        raise NetworkError(
+            f"the output {named}of {network.name}, of shape {output.full_shape} for one sample, has not one row a "
+            f"sample, so it gives no score a sample; {advice}."
+        )
 
 
 def _check_rank(network: Network, rank: int, task: str, form: str) -> None:

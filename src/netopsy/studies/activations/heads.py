@@ -14,6 +14,7 @@ from netopsy import charts
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import sweep_edits
+from netopsy.errors import NetworkError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.network.node import Node
@@ -212,7 +213,12 @@ def study_heads(
             [f"The weights of attention are inside fused operators ({listing(fused, 2)}): {hint}."] if fused else [],
         )
     heads = head_table(network, results)
-    removal = removal_table(network, samples, heads) if remove else pl.DataFrame()
+    removal, unscored = pl.DataFrame(), []
+    if remove:
+        try:
+            removal = removal_table(network, samples, heads)
+        except NetworkError as error:  # where the heads look is known all the same
+            unscored = [f"What each head costs is not measured: {error}"]
     measure = measure_of(network, samples) if removal.height else None
     tables = {"heads": heads} | ({"heads_removed": removal} if removal.height else {})
-    return tables, head_figures(heads, removal, measure), head_findings(heads, removal, measure)
+    return tables, head_figures(heads, removal, measure), head_findings(heads, removal, measure) + unscored

@@ -247,7 +247,8 @@ def distances(
             except NetworkError:
                 continue
             source = source_of_node(network, name)
-            energy = maps.double().square().movedim(source.length_axes[0], 1).flatten(2).sum(2).cpu()
+            squares = maps.double().square().movedim(source.length_axes[0], 1)
+            energy = squares.reshape(*squares.shape[:2], -1).sum(2).cpu()
             for weights, here, count in zip(energy, at, real.tolist(), strict=True):
                 weights = weights[:count]
                 if weights.sum() > 0 and torch.isfinite(weights).all():

@@ -33,6 +33,16 @@ from netopsy.studies.field.tree import ActivationTree, grow_tree, tree_table
 from netopsy.studies.study import Study
 
 
+def check_view(network: Network) -> None:
+    """Raise NotApplicable for a network of neither images nor samples that have a length."""
+    signature = network.signature
+    if signature.length is None and signature.inputs[0].kind != "image":
+        raise NotApplicable(
+            f"{network.name} takes {', '.join(map(str, signature.inputs))}; fields of view are measured on images, and "
+            "on texts and recordings whose inputs have a `length_axis`."
+        )
+
+
 @dataclass(frozen=True)
 class Field(Study):
     """What units see of the image: theoretical and effective receptive fields, and one unit's activation tree.
@@ -66,11 +76,7 @@ class Field(Study):
         rows = torch.randperm(len(samples), generator=generator)[: self.averaged].sort().values
         if network.signature.length is not None:
             return self._along_length(network, samples, rows.tolist(), generator)
-        if network.signature.inputs[0].kind != "image":
-            raise NotApplicable(
-                f"{network.name} takes {', '.join(map(str, network.signature.inputs))}; fields of view are measured on "
-                "images, and on texts and recordings whose inputs have a `length_axis`."
-            )
+        check_view(network)
         probes: list[Probe] = [*named, *over_depth(network, self.layers)]
         measured = averages(network, samples, probes, rows.tolist(), self.energy, generator)
         inputs = read_inputs(network, samples, [self.image])

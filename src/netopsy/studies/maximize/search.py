@@ -22,6 +22,7 @@ from netopsy.engine.backproject.tree import Trunk
 from netopsy.engine.interpreter import Plan, plan
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.network.units import place_at, places
 from netopsy.pictures.mosaic import below, caption, waveform
 from netopsy.result import Image, Passage, Texts
@@ -89,6 +90,15 @@ def search(
     return found
 
 
+def check_embedding(network: Network, source: Node) -> None:
+    """Raise SettingsError where the flow back to tokens ends at a `source` that is no embedding of them."""
+    if source.op != "placeholder" and source.operator != "embedding":
+        raise SettingsError(
+            f"the tokens of {network.name} go through '{source.operator}' and no embedding, so that no swap of tokens "
+            "can be estimated; maximise another network's units."
+        )
+
+
 class _Search:
     """One unit: its value as a function of the inputs, or of what the embedding gives."""
 
@@ -133,11 +143,7 @@ class _Search:
         return next(name for name, entry in kinds if entry.kind == "tokens")
 
     def _table(self) -> Tensor:
-        if self.source.operator != "embedding":
-            raise SettingsError(
-                f"the tokens of {self.network.name} go through '{self.source.operator}' and no embedding, so that no "
-                "swap of tokens can be estimated; maximise another network's units."
-            )
+        check_embedding(self.network, self.source)
         weight: Any = self.source.args[0]
         return self.network.tensors[weight.target].detach()
 
