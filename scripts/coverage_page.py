@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+Rows = list[dict[str, Any]]
 
-def page(rows: list[dict[str, Any]], total: int) -> str:
-    """Markdown: a summary, then a table of networks by studies for torchvision and for timm, then the reasons.
+
+def page(rows: Rows, total: int) -> str:
+    """Markdown: a summary, then a table of networks by studies for each source, then the reasons.
 
     total: number of networks to try; where `rows` are fewer the page says that it is not complete.
     """
@@ -22,33 +24,38 @@ def page(rows: list[dict[str, Any]], total: int) -> str:
         "",
         "Which networks Netopsy opens, and which study can treat them. This page is written by",
         f"`python scripts/coverage.py` (torch {_version(torch)}, torchvision {_version(torchvision)},",
-        f"timm {_version(timm)}),",
-        "with random weights. It holds all classification networks of torchvision, of each family of timm (the",
-        "architecture's name up to its first underscore) the architecture with the fewest parameters, and a small",
-        "network of each of many model types of transformers.",
+        f"timm {_version(timm)}), with random weights but for ONNX. It holds all networks of torchvision but the",
+        "quantized ones, of each family of timm (the architecture's name up to its first underscore) the architecture",
+        "with the fewest parameters, a small network of each of many model types of transformers, and ONNX files found",
+        "in packages of PyPI.",
         "",
     ]
     if len(rows) < total:
         lines += [f"Not complete: {len(rows)} of {total} networks have been tried so far.", ""]
     reasons: dict[str, int] = {}
     parts = []
-    for source, title in (("torchvision:", "torchvision"), ("timm:", "timm")):
-        part = sorted((r for r in rows if r["network"].startswith(source)), key=lambda r: r["network"])
-        lines.append(f"- {title}: {_summary(part)}")
-        parts += [f"## {title}", "", *_table(part, reasons), ""]
-    small = sorted((row for row in rows if row["network"].startswith("hf:")), key=lambda row: row["network"])
-    if small:
-        lines.append(f"- transformers: {_summary_of_transformers(small)}")
-        parts += ["## transformers", "", *_table_of_transformers(small, reasons), ""]
+    for source, title, summary, table in (
+        ("torchvision:", "torchvision", _of_images, _images),
+        ("timm:", "timm", _of_images, _images),
+        ("netopsy:", "netopsy", _of_images, _images),
+        ("hf:", "transformers", _of_transformers, _transformers),
+        ("onnx:", "ONNX files", _of_onnx, _onnx),
+    ):
+        part = sorted((row for row in rows if row["network"].startswith(source)), key=lambda row: row["network"])
+        if part:
+            lines.append(f"- {title}: {summary(part)} {_treated(part)}")
+            parts += [f"## {title}", "", *table(part, reasons), ""]
     lines += [
         "",
-        "MACs are multiply-accumulates for one image over all products of the graph, attention included.",
-        "In the columns of the studies `yes` means that the study treats the network; a number names the reason why it",
-        "cannot, below the tables. What an open network's layers look like: `netopsy layers NETWORK`.",
+        "MACs are multiply-accumulates for one sample over all products of the graph, attention included.",
+        "In the columns of the studies `yes` means that the study has all that it asks for: its own checks pass on",
+        "random samples in the network's shapes (a class each where the output gives one score a class, else none). A",
+        "number names the reason why it cannot, below the tables; `-` is not asked yet. `pytest -m slow",
+        "tests/engine/test_coverage.py` runs the studies themselves on small networks of each kind, and finds them to",
+        "do what the checks say.",
+        "What an open network's layers look like: `netopsy layers NETWORK`.",
         "",
         *parts,
-        *Path(__file__).with_name("coverage_onnx.md").read_text().splitlines(),
-        "",
         "## Reasons",
         "",
         *(f"{number}. {reason}" for reason, number in reasons.items()),
@@ -61,70 +68,105 @@ def _version(package: Any) -> str:
     return package.__version__.split("+")[0]
 
 
-def _summary(rows: list[dict[str, Any]]) -> str:
-    opened = [row for row in rows if "error" not in row]
-    counted = [row for row in opened if "flop_counter" in row]
+def _opened(rows: Rows) -> Rows:
+    return [row for row in rows if "error" not in row]
+
+
+def _treated(rows: Rows) -> str:
+    counts = Counter(study for row in _opened(rows) for study, reason in row["obstacles"].items() if reason is None)
+    return f"Treated by {', '.join(f'`{study}` {count}' for study, count in counts.items())}."
+
+
+def _of_images(rows: Rows) -> str:
+    opened = _opened(rows)
+    asked = [row for row in opened if "exact_fields" in row]
+    counted = [row for row in asked if "flop_counter" in row]
     agree = sum(row["flop_counter"] == row["macs"] for row in counted)
-    exact = sum(row["exact_fields"] for row in opened)
-    layers = sum(row["layers"] for row in opened)
-    treated = Counter(study for row in opened for study, reason in row["obstacles"].items() if reason is None)
-    studies = ", ".join(f"`{study}` {count}" for study, count in treated.items())
-    return (
-        f"{len(opened)} of {len(rows)} open. The MACs equal those of `torch.utils.flop_counter` for {agree} of the "
-        f"{len(counted)} that it can run. {exact:,} of {layers:,} receptive fields are exact, the others upper bounds. "
-        f"Treated by {studies}."
+    exact, layers = (sum(row[key] for row in asked) for key in ("exact_fields", "layers"))
+    return f"{len(opened)} of {len(rows)} open." + (
+        f" The MACs equal those of `torch.utils.flop_counter` for {agree} of the {len(counted)} that it can run. "
+        f"{exact:,} of {layers:,} receptive fields are exact, the others upper bounds."
+        if asked
+        else ""
     )
 
 
-def _summary_of_transformers(rows: list[dict[str, Any]]) -> str:
+def _of_transformers(rows: Rows) -> str:
     import transformers
 
-    opened = [row for row in rows if "error" not in row]
-    worst = max(row["difference"] for row in opened)
+    opened = _opened(rows)
+    worst = max((row["difference"] for row in opened), default=0.0)
     return (
         f"{len(opened)} of {len(rows)} model types open (transformers {_version(transformers)}). Every output of the "
         f"graph is that of the module to {worst:.0e}, for one sample and for three, of which two end in padding."
     )
 
 
-def _table_of_transformers(rows: list[dict[str, Any]], reasons: dict[str, int]) -> list[str]:
-    head = ["model type", "architecture", "opens", "layers", "inputs", "outputs"]
-    lines = [f"| {' | '.join(head)} |", "| --- | --- | --- | ---: | --- | --- |"]
+def _of_onnx(rows: Rows) -> str:
+    import onnxruntime
+
+    opened = _opened(rows)
+    near = sum(row["difference"] <= 1e-4 for row in opened)
+    return (
+        f"{len(opened)} of {len(rows)} open, with the sizes that they leave open given. The outputs of {near} are "
+        f"those of onnxruntime {_version(onnxruntime)} to 1e-4 (relative above 1), on a batch of two."
+    )
+
+
+def _images(rows: Rows, reasons: dict[str, int]) -> list[str]:
+    def facts(row: dict[str, Any]) -> list[str]:
+        sizes = [entry.rpartition(" ")[2] for entry in row.get("inputs", ["-"])]
+        return [row["network"].split(":")[1], ", ".join(sizes), *_numbers(row)]
+
+    return _table(rows, ["network", "input", "layers", "parameters", "MACs"], 2, facts, reasons)
+
+
+def _transformers(rows: Rows, reasons: dict[str, int]) -> list[str]:
+    def facts(row: dict[str, Any]) -> list[str]:
+        name = row["network"].removeprefix("hf:")
+        return [name, row.get("architecture", "-"), _listed(row, "inputs"), _listed(row, "outputs"), _numbers(row)[0]]
+
+    return _table(rows, ["model type", "architecture", "inputs", "outputs", "layers"], 4, facts, reasons)
+
+
+def _onnx(rows: Rows, reasons: dict[str, int]) -> list[str]:
+    def facts(row: dict[str, Any]) -> list[str]:
+        package, _, file = row["network"].removeprefix("onnx:").partition("/")
+        near = f"{row['difference']:.0e}" if "error" not in row else "-"
+        return [file, package, _listed(row, "inputs"), _listed(row, "outputs"), *_numbers(row)[:2], near]
+
+    head = ["file", "package", "inputs", "outputs", "layers", "parameters", "from onnxruntime"]
+    return _table(rows, head, 4, facts, reasons)
+
+
+def _listed(row: dict[str, Any], key: str) -> str:
+    entries = list(row.get(key, ["-"]))
+    return ", ".join(entries if len(entries) <= 4 else [*entries[:3], f"and {len(entries) - 3} more"])
+
+
+def _numbers(row: dict[str, Any]) -> list[str]:
+    if "error" in row:
+        return ["-", "-", "-"]
+    return [str(row["layers"]), f"{row['parameters']:,}", f"{row['macs'] / 1e6:,.0f} M"]
+
+
+def _table(rows: Rows, head: Sequence[str], words: int, facts: Any, reasons: dict[str, int]) -> list[str]:
+    """A line a network; the first `words` columns are words, the other ones of `head` numbers."""
+    studies = max((list(row["obstacles"]) for row in rows if "obstacles" in row), key=len, default=[])
+    rule = ["---"] * words + ["---:"] * (len(head) - words) + ["---"] * len(studies)
+    lines = [f"| {' | '.join([*head, *(f'`{study}`' for study in studies)])} |", f"| {' | '.join(rule)} |"]
     for row in rows:
-        outputs = list(row.get("outputs", ()))
-        if len(outputs) > 4:
-            outputs = [*outputs[:3], f"and {len(outputs) - 3} more"]
-        cells = [row["network"].removeprefix("hf:"), row.get("architecture", "-")]
-        cells += ["yes" if "error" not in row else f"[{_number(row['error'], reasons)}](#reasons)"]
-        cells += [str(row.get("layers", "-")), ", ".join(row.get("inputs", ["-"])), ", ".join(outputs) or "-"]
-        lines.append(f"| {' | '.join(cells)} |")
+        why = dict.fromkeys(studies, row["error"]) if "error" in row else row["obstacles"]
+        lines.append(f"| {' | '.join([*facts(row), *(_cell(why, study, reasons) for study in studies)])} |")
     return lines
 
 
-def _table(rows: list[dict[str, Any]], reasons: dict[str, int]) -> list[str]:
-    studies = next((list(row["obstacles"]) for row in rows if "obstacles" in row), [])
-    head = ["network", "input", "layers", "parameters", "MACs", *(f"`{study}`" for study in studies)]
-    lines = [f"| {' | '.join(head)} |", f"| --- | --- | {' | '.join(['---:'] * 3 + ['---'] * len(studies))} |"]
-    for row in rows:
-        name = row["network"].split(":")[1]
-        size = "x".join(map(str, row.get("input", ["?"])))
-        if "error" in row:
-            number = _number(row["error"], reasons)
-            cells = [name, size, "-", f"{row['parameters']:,}" if "parameters" in row else "-", "-"]
-            cells += [f"[{number}](#reasons)"] * len(studies)
-        else:
-            macs = f"{row['macs'] / 1e6:,.0f} M"
-            cells = [name, size, str(row["layers"]), f"{row['parameters']:,}", macs]
-            cells += [_cell(row["obstacles"][study], reasons) for study in studies]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _cell(reason: str | None, reasons: dict[str, int]) -> str:
-    return "yes" if reason is None else f"[{_number(reason, reasons)}](#reasons)"
-
-
-def _number(reason: str, reasons: dict[str, int]) -> int:
+def _cell(why: Mapping[str, str | None], study: str, reasons: dict[str, int]) -> str:
+    if study not in why:
+        return "-"
+    reason = why[study]
+    if reason is None:
+        return "yes"
     # how many of each activation a network has would make a reason of its own for each
     text = re.sub(r"\b\d+ (?=[a-z_]+[,.])", "", " ".join(reason.split()))
-    return reasons.setdefault(text, len(reasons) + 1)
+    return f"[{reasons.setdefault(text, len(reasons) + 1)}](#reasons)"

@@ -80,6 +80,8 @@ def test_every_benchmark_and_script_is_tried() -> None:
         "benchmarks/common.py",
         "scripts/beyond_images.py",  # takes data, and minutes
         "scripts/coverage_page.py",
+        "scripts/onnx_packages.py",
+        "scripts/sentence_features.py",  # takes data, and minutes
         "scripts/docs_ranges.py",  # a hook of mkdocs, see test_docs.py
         "scripts/small_transformers.py",
         "scripts/treatable.py",

