@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a file of the splits that are done, one a line")
     add_tiny(parser)
     given = parser.parse_args()
-    shrink(given, network="netopsy:lenet5", weights=None, samples="digits", count=60, splits=2, budget=50.0)
+    shrink(given, network="netopsy:lenet5", weights=None, samples="digits", count=60, splits=1, budget=50.0)
     torch.set_num_threads(1)
     network = netopsy.load_network(given.network, weights=given.weights)
     samples = netopsy.load_samples(given.samples, split=given.split, count=given.count)

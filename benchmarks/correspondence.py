@@ -41,6 +41,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
     from netopsy.studies.correspondence.comoments.pair import common_grid, layers_of, pool
 
     torch.set_num_threads(threads)
+    few = min(FEW, images)
     networks = [fresh(load_network(name, weights="random"), seed) for seed in (0, 1)]
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +70,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
                     )
                     for name in layers_of(network)
                 ]
-                network.module(next(iter(samples.batches(network.preprocessing, FEW))).images)
+                network.module(next(iter(samples.batches(network.preprocessing, few))).images)
                 for hook in hooks:
                     hook.remove()
         for a in outputs[0].values():
@@ -80,7 +81,7 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
                 with np.errstate(all="ignore"):
                     np.corrcoef(*rows, rowvar=False)
 
-    cross_moments(*networks, samples.select(np.arange(FEW), "few"), pairs="all")  # the graphs are exported once
+    cross_moments(*networks, samples.select(np.arange(few), "few"), pairs="all")  # the graphs are exported once
     batch = min(BATCHES, key=lambda n: seconds(lambda: forward(n, min(images, 512)))[0])
     print(
         f"torch {torch.__version__}, {threads} threads, load {os.getloadavg()[0]:.1f}, "
@@ -104,10 +105,10 @@ def pairs(name: str, images: int, threads: int, repeats: int) -> None:
         over = statistics.median(time / base for time, base in zip(elapsed, times["forward"], strict=True))
         print(f"{name:36s} {statistics.median(elapsed):8.2f} s  {over:.2f} x the two forward passes", flush=True)
         figures[name] = {"seconds": statistics.median(elapsed), "over": over}
-    slow = seconds(corrcoef)[0] * images / FEW
+    slow = seconds(corrcoef)[0] * images / few
     print(f"{len(moments)} pairs of layers; ", end="")
     ours = statistics.median(times["units of all layers"])
-    ratio(ours, slow, f"numpy, each pair of layers (timed on {FEW} images)")
+    ratio(ours, slow, f"numpy, each pair of layers (timed on {few} images)")
     tell("pairs", slow / ours, times=figures, images=images)
 
 
@@ -202,7 +203,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the fastest counts")
     add_tiny(parser)
     options = parser.parse_args()
-    shrink(options, network="netopsy:lenet5", images=64, units=16, rows=100, repeats=1)
+    shrink(options, network="netopsy:lenet5", images=16, threads=1, units=16, rows=100, repeats=1)
     if options.part == "pairs":
         pairs(options.network, options.images, options.threads, options.repeats)
     else:

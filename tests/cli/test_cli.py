@@ -55,7 +55,7 @@ def netopsy(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         "noise netopsy:digits-a --samples digits --layers nosuch",
         "noise netopsy:digits-a --samples digits --strengths a,b",
         "noise netopsy:digits-a",
-        "sparsity netopsy:digits-a --samples range.npz",
+        "sparsity netopsy:lenet5 --samples range.npz",
         "run nowhere.toml --out case",
         "run bad.toml --out case",
     ],
@@ -87,28 +87,29 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(
         ("reconstruct --rules ,", "rules is empty; give at least 1 value"),
         ("reconstruct --survey -1", "survey -1 must be a whole number of at least 0"),
         ("stimuli --reconstruct maybe", "a switch is --name or --no-name"),
-        ("facets --units fc:1:0:0", "a neuron is (node, neuron)"),
+        ("facets --units ip1:1:0:0", "a neuron is (node, neuron)"),
         ("maximize --units input:0", "is a pixel of the input"),
         ("field --image 540", "give 0 to 539"),
-        ("activations --maps fc", "has no maps to show"),
+        ("activations --maps ip1", "has no maps to show"),
     ],
 )
 def test_a_mistake_in_a_setting_is_named(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     study, *rest = words.split()
     with pytest.raises(SystemExit, match="2"):
-        main([study, "netopsy:digits-a", "--samples", "digits", *rest])
+        main([study, "netopsy:lenet5", "--samples", "digits", *rest])
     shown = capsys.readouterr().err.strip()
     assert message in shown and len(shown.splitlines()) == 1 and shown.startswith("netopsy: ")
 
 
 def test_layers_prints_a_table_and_json(netopsy) -> None:
-    assert "conv" in netopsy("layers", "netopsy:digits-a")[1]
-    rows = json.loads(netopsy("layers", "netopsy:digits-a", "--json")[1])
-    assert len(rows) == 14 and sum(row["parameters"] for row in rows) > 0
+    assert "conv" in netopsy("layers", "netopsy:lenet5")[1]
+    rows = json.loads(netopsy("layers", "netopsy:lenet5", "--json")[1])
+    assert len(rows) == 4 and sum(row["parameters"] for row in rows) > 0
 
 
 def test_a_study_prints_findings_and_json_and_adds_to_a_case(tmp_path: Path, netopsy) -> None:
     words = ["rounding", "netopsy:digits-a", "--samples", "digits", "--count", "50", "--decimals", "1,2"]
+    words += ["--no-one-layer-at-a-time"]
     process = [sys.executable, "-c", "from netopsy.cli import main; main()", *words, "--json", "--out", "case"]
     done = subprocess.run(process, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -12,11 +12,23 @@ from netopsy.studies.study import takes
 from netopsy.studies.table import STUDIES, study_class
 from patients import patient
 
+FEW = {
+    "runs": 1,
+    "steps": 3,
+    "repeats": 1,
+    "draws": 1,
+    "survey": 2,
+    "strengths": (0.1,),
+    "decimals": (1,),
+    "stresses": ("dr2",),
+}
+"""Settings of the studies for a quick look."""
+
 
 @pytest.mark.parametrize("kind", ["table"])
 def test_a_study_without_meaning_says_so_and_the_others_go_on(kind: str, tmp_path: Path) -> None:
     network, samples = patient(kind)
-    case = examine(network, samples, out=tmp_path / "case")
+    case = examine(network, samples, out=tmp_path / "case", settings=FEW)
     without_more = [
         n
         for n in STUDIES

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 import netopsy
 from netopsy.tallies.moments import Moments
+from networks import shipped
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +56,7 @@ def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_page_on_observe_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    network, samples = netopsy.load_network("netopsy:digits-a"), netopsy.load_samples("digits", count=20)
+    network, samples = shipped("a"), netopsy.load_samples("digits", count=20)
     results = run_page(
         "docs/observe.md", netopsy=netopsy, network=network, samples=samples, tallies={"a": ("fc", Moments())}
     )["results"]

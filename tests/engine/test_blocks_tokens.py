@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -117,11 +118,17 @@ def test_rows_are_drawn_from_the_real_places_of_each_text() -> None:
     assert layer.map.weight.equal(same.map.weight) and not layer.map.weight.equal(other.map.weight)
 
 
-@pytest.mark.parametrize("name", TOKENS)
+@cache
+def without_first(name: str) -> Network:
+    """The network with its first transformer layer left out."""
+    network, _ = patient(name)
+    return compressed_network(network, [(find_block(network, f"{LAYERS[name]}.0"), nn.Identity())])
+
+
+@pytest.mark.parametrize("name", ["causal", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_a_block_left_out_is_skipped_by_hand(name: str) -> None:
     network, samples = patient(name)
-    block = find_block(network, f"{LAYERS[name]}.0")
-    left_out = compressed_network(network, [(block, nn.Identity())])
+    block, left_out = find_block(network, f"{LAYERS[name]}.0"), without_first(name)
     by_hand = copy.deepcopy(network.module)
     holder, attribute = by_hand.get_submodule(LAYERS[name].rpartition(".")[0]), LAYERS[name].rpartition(".")[2]
     setattr(holder, attribute, nn.ModuleList(list(getattr(holder, attribute))[1:]))
@@ -134,10 +141,9 @@ def test_a_block_left_out_is_skipped_by_hand(name: str) -> None:
 
 def test_a_compressed_language_model_is_scored_by_the_next_token() -> None:
     network, samples = patient("causal")
-    block = find_block(network, "model.layers.1")
-    row = score(compressed_network(network, [(block, nn.Identity())]), samples).row(0, named=True)
+    row = score(without_first("causal"), samples).row(0, named=True)
     by_hand = copy.deepcopy(network.module)
-    by_hand.model.layers = by_hand.model.layers[:1]
+    by_hand.model.layers = by_hand.model.layers[1:]
     (batch,) = samples.batches(network.preprocessing, len(samples))
     logits = outputs(network, by_hand, samples)[1]
     tokens, counted = batch.inputs["input_ids"][:, 1:], batch.mask[:, 1:]

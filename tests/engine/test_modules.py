@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 import threading
 import warnings
@@ -349,12 +348,17 @@ def test_the_command_line_takes_wrappers_off(
     assert len(shown.err.splitlines()) == (factory == "averaged")
 
 
-def test_on_the_command_line_a_failed_export_is_one_sentence(tmp_path: Path) -> None:
+def test_on_the_command_line_a_failed_export_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "nets_of_mine.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "netopsy", "layers", "nets_of_mine:Branching", "--size", "8", "--channels", "L"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "must not branch on values" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("nets_of_mine", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["layers", "nets_of_mine:Branching", "--size", "8", "--channels", "L"])
+    written = capfd.readouterr().err
+    assert ended.value.code == 2 and len(written.splitlines()) == 1, written
+    assert "must not branch on values" in written
 
 
 @pytest.mark.parametrize(
@@ -424,8 +428,10 @@ def test_torchscript_of_several_inputs_opens_in_memory_and_from_its_file(make: A
     module = Pair().eval()
     script = make(module)
     script.save(tmp_path / "pair.ts")
-    for source in (script, tmp_path / "pair.ts", str(tmp_path / "pair.ts")):
+    by_path = load_network(tmp_path / "pair.ts", example=PAIR)
+    for source in (script, str(tmp_path / "pair.ts")):
         network = load_network(source, example=PAIR)
+        assert network.digest == by_path.digest and by_path.name == "pair.ts"
         assert [entry.name for entry in network.signature.inputs] == ["tokens", "vector"]
         assert network.name in ("Pair", "pair.ts")
         assert {name for name, _ in network.module.named_parameters()} == dict(module.named_parameters()).keys()

@@ -18,6 +18,7 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
 from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import JointPatterns, JointPatternsResult, Patterns, mix
+from networks import shipped
 
 SHAPES = [(40, 5, 6, 7), (40, 48, 3, 3), (40, 30), (40, 1, 9, 9), (40, 101, 2)]
 
@@ -232,7 +233,7 @@ def test_parts_of_joint_patterns_are_the_whole_in_any_order(cuts: tuple[int, ...
 
 def joint_of_two_networks() -> tuple[Network, Network, Samples, JointPatternsResult]:
     """Two units of each shipped network on 100 digits."""
-    one, other = netopsy.load_network("netopsy:digits-a"), netopsy.load_network("netopsy:digits-b")
+    one, other = shipped("a"), shipped("b")
     digits = netopsy.load_samples("digits", count=100)
     tallies = {"joint": (("block5.relu3", (other, "block5.relu3")), JointPatterns(((6, 1), (6, 2))))}
     return one, other, digits, netopsy.observe(one, digits, tallies, batch_size=10)["joint"]

@@ -18,6 +18,7 @@ from netopsy.network.units import Unit, find_unit
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.facets.contributions import AffineStep, ChannelContributions, find_affine_step
 from netopsy.studies.facets.measure import Contributions, StrongStimuli, decided_by, record, stimulus_shares
+from networks import shipped
 
 SIZE = 12
 
@@ -213,7 +214,7 @@ def test_the_passes_give_what_all_images_at_once_do(network: Network) -> None:
 
 def recorded_unit() -> tuple[np.ndarray, np.ndarray]:
     """A unit of the shipped network and two of its inputs on 100 digits, in another order than theirs."""
-    network, samples = load_network("netopsy:digits-a"), load_samples("digits", count=120)
+    network, samples = shipped("a"), load_samples("digits", count=120)
     step = find_affine_step(network, Unit("block5.relu3", 6))
     assert isinstance(step, AffineStep)
     images = np.random.default_rng(0).permutation(120)[:100]
@@ -255,6 +256,6 @@ def test_parts_of_contributions_are_merged_in_order_and_a_step_can_be_sent(netwo
     one, two = tallies[0].result(), tallies[1].result()
     assert one["value"].shape == (3,) and all(np.allclose(one[name], two[name]) for name in one)
     assert all(x.size == 0 for x in Contributions(step, ("value",)).result().values())
-    zoo = find_affine_step(load_network("netopsy:digits-a"), Unit("block5.relu3", 6))
+    zoo = find_affine_step(shipped("a"), Unit("block5.relu3", 6))
     sent = pickle.loads(pickle.dumps(zoo))
     assert isinstance(zoo, AffineStep) and sent.end == zoo.end and sent.sources == zoo.sources

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import netopsy
-from netopsy import Network, Preprocessing, Samples, load_network, load_samples
+from netopsy import Network, Preprocessing, Samples, load_samples
 from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import NetworkError, SettingsError, UnknownLayer
 from netopsy.studies.correspondence.comoments.column_layout import GridLevel
@@ -25,6 +25,7 @@ from netopsy.studies.correspondence.comoments.cross_moments import (
 )
 from netopsy.studies.correspondence.comoments.mutual_information import PairInformation, pair_information
 from netopsy.studies.correspondence.comoments.pair import layers_of, merge
+from networks import shipped
 
 
 class Small(nn.Module):
@@ -240,7 +241,7 @@ def test_merging_leaves_the_other_part_as_it_was_and_a_restored_one_goes_on() ->
 
 @pytest.mark.slow
 def test_a_pass_over_workers_is_one_pass() -> None:
-    one, other = load_network("netopsy:digits-a"), load_network("netopsy:digits-b")
+    one, other = shipped("a"), shipped("b")
     layers = [("block5.relu3", "block5.relu3")]
     whole = cross_moments(one, other, digits(), layers)
     with netopsy.workers(2, threads=1):
