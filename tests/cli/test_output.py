@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import subprocess
@@ -17,7 +18,7 @@ from netopsy.cli import progress as progress_module
 from netopsy.cli.output import Output, print_table, to_csv
 from netopsy.cli.progress import Progress, clock, duration, show_progress
 from netopsy.errors import SettingsError
-from netopsy.result import Result
+from netopsy.result import Alert, Result
 
 NAME = "features.denseblock4.denselayer16.norm.conv2"
 
@@ -69,8 +70,11 @@ def test_a_result_prints_one_table_where_one_is_asked_for(capsys) -> None:
     assert capsys.readouterr().out == "y\n2\n"
     Output(csv=True).show_result(result)
     assert capsys.readouterr().out == "# a\nx\n1\n\n# b\ny\n2\n"
+    result.alerts = [Alert("random-weights", "error", "The weights are random.", "Give --weights.")]
     Output(quiet=True).show_result(result)
-    assert capsys.readouterr().out == "Found.\n"
+    assert capsys.readouterr().out == "error: The weights are random. Give --weights.\nFound.\n"
+    Output(json=True).show_result(result)
+    assert json.loads(capsys.readouterr().out)["alerts"][0]["name"] == "random-weights"
     with pytest.raises(SettingsError, match="'noise' has no table 'c'; it has: a, b"):
         Output(table="c").show_result(result)
     with pytest.raises(SettingsError, match="--json and --csv contradict"):

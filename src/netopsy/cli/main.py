@@ -148,7 +148,7 @@ def _plain_commands() -> dict[str, Any]:
 
     network, layers = "netopsy:digits-a", [o.NETWORK, *o.NETWORK_OPTIONS, *o.TABLES]
     case = o.argument("case", "A case folder.")
-    shell = o.argument("shell", "The shell.", Literal["bash", "zsh", "fish"])
+    shell = o.argument("shell", "bash, zsh or fish.", Literal["bash", "zsh", "fish"])
     examine = f"netopsy examine {network} --samples digits --out case"
     small = "small.netopsy.safetensors"
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class Output:
             print(f"\n{notes}" if notes else "")
 
     def show_result(self, result: Result) -> None:
-        """Findings and tables; long tables are cut, with a word about where the rest is."""
+        """Alerts, findings and tables; long tables are cut, with a word about where the rest is."""
         tables = result.tables
         if self.table is not None:
             if self.table not in tables:
@@ -65,24 +65,30 @@ class Output:
         if self.json:
             rows = {name: frame.to_dicts() for name, frame in tables.items()}
             data = {"study": result.study, "settings": result.settings, "findings": result.findings, "tables": rows}
-            print(json.dumps({**data, "provenance": result.provenance}, default=str, allow_nan=True))
+            alerts = [asdict(alert) for alert in result.alerts]
+            print(json.dumps({**data, "alerts": alerts, "provenance": result.provenance}, default=str, allow_nan=True))
             return
         if self.csv:
             for number, (name, frame) in enumerate(tables.items()):
                 head = "" if len(tables) == 1 else f"{chr(10) if number else ''}# {name}\n"
                 print(f"{head}{to_csv(frame)}", end="")
             return
-        for finding in result.findings if self.table is None else ():
-            print(finding)
+        if self.table is None:
+            _print_alerts(result)
+            for finding in result.findings:
+                print(finding)
         if not self.quiet or self.table is not None:
             for name, frame in tables.items():
                 print_table(frame, name, ROWS, self.all_columns)
 
     def show_case(self, case: Any, new: list[str], kept: list[str]) -> None:
-        """The findings of an examination, which studies are new and which the case had, and where the report is."""
+        """Alerts and findings of an examination, which studies are new and which the case had, where the report is."""
         page = case.path / "index.html"
         if not self.quiet:
-            for result in case.results:
+            results = case.results
+            for result in results:
+                _print_alerts(result)
+            for result in results:
                 for finding in result.findings if self.verbose else result.findings[:FINDINGS]:
                     print(f"{result.study}: {finding}")
             print()
@@ -101,6 +107,12 @@ class Output:
         address = page.resolve().as_uri() if isinstance(page, Path) else page
         if not webbrowser.open(address):
             print(f"netopsy: no browser could be opened here; open {address} yourself.", file=sys.stderr)
+
+
+def _print_alerts(result: Result) -> None:
+    """What a reader must know first, with what to do."""
+    for alert in result.alerts:
+        print(f"{alert.level}: {alert.message} {alert.advice}".rstrip())
 
 
 def to_csv(frame: pl.DataFrame) -> str:
