@@ -212,6 +212,9 @@ def test_a_second_examination_says_what_is_new(tmp_path: Path, netopsy, monkeypa
     assert lines[:2] == ["[1/3] baseline from the case", "[2/3] parameters from the case"]
     assert len(lines) == 3 and lines[2].startswith("[3/3] sparsity ")
     assert code == 0 and not (tmp_path / "case" / ".work").exists()
+    code, out, error = netopsy(*["sparsity", *words[1:], "--csv", "--table", "layers"])
+    assert error == "'sparsity' is from the case, with the same network, samples and settings.\n"
+    assert code == 0 and out.startswith("node,layer,")
 
 
 @pytest.mark.parametrize("name", STUDIES)

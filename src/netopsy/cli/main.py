@@ -275,15 +275,24 @@ def _study_command(name: str) -> Any:
         check_inputs(study, subject, images)  # before the folder is made
         with ring, show_progress(name, quiet=output.quiet, verbose=output.verbose) as show:
             case = Case(out) if out else None
+            before = _written(case, name)
             result = run_study(study, subject, images, case, show)
             if case:
                 case.write_report()
                 case.tidy()
+        if before and before == _written(case, name) and not output.quiet:
+            print(f"'{name}' is from the case, with the same network, samples and settings.", file=sys.stderr)
         output.show_result(result)
         if case:
             output.open_page(case.path / f"{name}.html")
 
     return o.command(name, STUDIES[name][2], [*shared, *settings], body, example, doc.split("\n\n")[0])
+
+
+def _written(case: Any, study: str) -> int:
+    """When the case's result of this study was written; 0 where there is none."""
+    path = None if case is None else case.path / study / "result.json"
+    return path.stat().st_mtime_ns if path is not None and path.exists() else 0
 
 
 def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **options: Any) -> None:
