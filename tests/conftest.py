@@ -21,3 +21,9 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases whose charts are not drawn, which takes seconds, for tests that are not about them."""
+    monkeypatch.setattr("netopsy.case.chart_svg", lambda spec: "<svg/>")

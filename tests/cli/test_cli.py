@@ -200,8 +200,9 @@ def test_classes_are_named_by_a_file(tmp_path: Path) -> None:
         load_images("digits", {"classes": str(tmp_path / "few.txt")})
 
 
-def test_a_second_examination_says_what_is_new(tmp_path: Path, netopsy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netopsy.case.chart_svg", lambda spec: "<svg/>")  # drawing takes seconds, and is not the matter
+def test_a_second_examination_says_what_is_new(
+    tmp_path: Path, netopsy, undrawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("netopsy.case.write_report", lambda results, folder: folder / "index.html")
     words = ["examine", "netopsy:digits-a", "--samples", "digits", "--count", "20", "--out", str(tmp_path / "case")]
     report = f"Report: {tmp_path / 'case' / 'index.html'}\n"

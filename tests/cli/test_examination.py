@@ -13,6 +13,8 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.protocol.run import read_protocol, run_protocol
 from networks import shipped
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PROTOCOLS = sorted((Path(__file__).parents[2] / "protocols").glob("*.toml"))
 
 
@@ -221,14 +223,13 @@ def test_a_stopped_pass_of_several_studies_goes_on(digits, tmp_path, monkeypatch
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cases without charts and pages, which take seconds."""
-    monkeypatch.setattr("netopsy.case.chart_svg", lambda spec: "<svg/>")
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases without pages, which take seconds."""
     monkeypatch.setattr("netopsy.case.write_report", lambda results, folder: folder / "index.html")
 
 
 def test_checkpoints_go_when_every_study_is_finished_and_stay_for_one_that_was_stopped(
-    digits, tmp_path, undrawn
+    digits, tmp_path, unwritten
 ) -> None:
     def stop(label: str, at: int, total: int) -> None:
         if label == "sweep":
@@ -244,7 +245,7 @@ def test_checkpoints_go_when_every_study_is_finished_and_stay_for_one_that_was_s
     assert not (tmp_path / ".work").exists()
 
 
-def test_progress_says_what_the_case_has_and_which_study_is_at_work(digits, tmp_path, undrawn) -> None:
+def test_progress_says_what_the_case_has_and_which_study_is_at_work(digits, tmp_path, unwritten) -> None:
     netopsy.examine(*digits, studies=["parameters"], out=tmp_path)
     seen: list[tuple[str, int, int]] = []
     netopsy.examine(*digits, studies=["parameters", "sparsity"], out=tmp_path, progress=lambda *one: seen.append(one))

@@ -12,6 +12,8 @@ from netopsy.errors import SettingsError
 from netopsy.protocol.run import combine, merge_tables, read_protocol, run_protocol
 from netopsy.result import Result
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 BASE = """
 [network]
 source = "netopsy:digits-a"

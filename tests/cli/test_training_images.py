@@ -25,6 +25,8 @@ from netopsy.studies.study import REQUIRED, Allowance, Study, perform, takes
 from netopsy.studies.table import STUDIES
 from networks import shipped
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RUNS: list[str] = []
 
 
