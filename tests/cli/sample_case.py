@@ -6,9 +6,18 @@ import numpy as np
 import polars as pl
 
 from netopsy.charts import bars, curve, heatmap, histogram
-from netopsy.result import Atlas, Image, Result, Sheet
+from netopsy.result import MEASURE_SCHEMA, Alert, Atlas, Finding, Image, Level, Result, Sheet
 
 EVIL = "</script><script>window.pwned=1</script><b>'\"&"
+
+
+PROVENANCE = {
+    "network": {"name": EVIL, "parameters": 1234, "digest": "ab"},
+    "samples": {"name": "digits", "count": 10, "classes": 10, "digest": "cd"},
+    "versions": {"netopsy": "0.1.0"},
+    "finished": "2026-01-01T00:00:00+00:00",
+    "seconds": 1.5,
+}
 
 
 def evil_atlas() -> Atlas:
@@ -77,11 +86,44 @@ def evil_result(study: str = "noise") -> Result:
         images={"filters": Image(np.zeros((4, 6, 3), np.uint8), title=EVIL, reading=EVIL, alt=EVIL, zoom=4)},
         atlases={"atlas": evil_atlas()},
         findings=[f"The most fragile layer is {EVIL}.", "A second finding."],
-        provenance={
-            "network": {"name": EVIL, "parameters": 1234, "digest": "ab"},
-            "samples": {"name": "digits", "count": 10, "classes": 10, "digest": "cd"},
-            "versions": {"netopsy": "0.1.0"},
-            "finished": "2026-01-01T00:00:00+00:00",
-            "seconds": 1.5,
-        },
+        provenance=PROVENANCE,
+    )
+
+
+def evil_baseline(worst: Level = "error") -> Result:
+    """A baseline of a network that branches: conv1 leads to a hostile layer and to "aux", and both to fc.
+
+    worst: the level of the worst of its four alerts.
+    """
+    layers = ["conv1", EVIL, "aux", "fc"]
+    measures = [(name, "parameters", 100.0 * k, None, None, "") for k, name in enumerate(layers)]
+    measures += [(name, "macs", 900.0 - 300 * k, None, None, "") for k, name in enumerate(layers)]
+    measures += [(name, "fragility", 0.1 * k, 0.1 * k - 0.02, 0.1 * k + 0.02, "noise") for k, name in enumerate(layers)]
+    measures += [(EVIL, "bits", 8.0, None, None, "int8 per channel"), (EVIL, "dead", 3.0, None, None, "")]
+    row = {"task": "classification", "unit": "top-1 accuracy", "score": 0.917, "score_low": 0.912, "score_high": 0.922}
+    score = {
+        **row,
+        "top1": 0.917,
+        "top5": 0.99,
+        "images": 10000,
+        "parameters": 269722,
+        "bytes": 1083960,
+        "macs": 41 * 10**6,
+    }
+    table = {
+        "layer": layers,
+        "kind": ["conv", "conv", "conv", "linear"],
+        "inputs": [[], ["conv1"], ["conv1"], [EVIL, "aux"]],
+        "units": [30, 3, 0, 0],
+        "dead": [0, 2, 0, 0],
+    }
+    confusion = pl.DataFrame({"class": ["cat", EVIL], "predicted": [EVIL, "cat"], "images": [3, 2]})
+    levels = ("note", "warning", worst, "warning")
+    return Result(
+        study="baseline",
+        tables={"score": pl.DataFrame([score]), "layers": pl.DataFrame(table), "confusion": confusion},
+        findings=[Finding(f"Told of {EVIL}.", 3.0), Finding("Too little to repeat.", 0.5)],
+        alerts=[Alert(f"kind-{k}", level, f"Wrong with {EVIL}", "Mend it.", EVIL) for k, level in enumerate(levels)],
+        measures=pl.DataFrame(measures, schema=MEASURE_SCHEMA, orient="row"),
+        provenance=PROVENANCE,
     )

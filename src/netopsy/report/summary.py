@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,24 +17,72 @@ from netopsy.report.atlas import atlas_words, shade_style
 from netopsy.result import Figure, Image, Result, Texts
 
 PAGE, WIDEST = 900, 1300  # pixels of a page's column, and of the widest picture that is shrunk to it
-TABLE_ROWS = 100  # a page shows so many rows; the Parquet file beside it holds all
+TABLE_ROWS = 100  # a page shows so many rows; the files beside it hold all
+CSV_ROWS = 100_000  # longer tables are kept as Parquet only
+
+QUESTIONS = {
+    "baseline": "How good is the network, and where is it wrong?",
+    "parameters": "Where are the parameters?",
+    "distributions": "How are the weights distributed?",
+    "filters": "How varied are the filters?",
+    "sparsity": "How many activations are zero, and which units are dead or always on?",
+    "activations": "Which features respond to an image, and which patterns do they form?",
+    "reconstruct": "Which part of an image does a unit respond to?",
+    "stimuli": "Which images excite each unit most?",
+    "maximize": "Which image would excite a unit most?",
+    "field": "How large a part of the input does a unit see?",
+    "facets": "Which different patterns make one unit fire?",
+    "transfer": "How far can the features be compressed before a classifier on them suffers?",
+    "noise": "How much accuracy does noise on the weights cost?",
+    "rounding": "How few decimals, and how small a number format, do the weights need?",
+    "codebook": "How many distinct weights does each layer need?",
+    "filter_codebook": "How many distinct filters does each layer need?",
+    "prescribe": "How small does the network get without training?",
+    "compression": "How small does the network get when it is pruned, shared, coded and retrained?",
+    "triage": "Which blocks does the network need?",
+    "correspondence": "Did another network learn the same units?",
+    "dsd": "Does dense-sparse-dense training improve the network?",
+}
+"""What each study answers. A study of a user's own has none."""
+
+_SHARES = re.compile(
+    r"(top[15]|accuracy|agreement|confidence|sparsity|variance|density|share|\w+_share|share_\w+|zeros|at_a_place)"
+    r"(_low|_high)?"
+)
+_POINTS = re.compile(r"drop(_low|_high)?")
 
 
 def summarise(result: Result) -> dict[str, Any]:
     """One study as plain data for its page."""
+    figures = [figure_summary(result.study, name, figure) for name, figure in result.figures.items()]
+    images = [image_summary(name, image) for name, image in result.images.items()]
+    texts = [texts_summary(texts) for texts in result.texts.values()]
+    atlases = [atlas_words(result.study, name, atlas) for name, atlas in result.atlases.items()]
+    sources = [part["source"] for part in (*figures, *images, *texts, *atlases) if part["source"]]
     return {
         "study": result.study,
-        "title": result.study.replace("_", " "),
+        "title": study_title(result),
+        "question": QUESTIONS.get(result.study, ""),
+        "known": result.study in QUESTIONS,
         "findings": result.findings,
-        "figures": [figure_summary(result.study, name, figure) for name, figure in result.figures.items()],
-        "images": [image_summary(name, image) for name, image in result.images.items()],
-        "texts": [texts_summary(texts) for texts in result.texts.values()],
-        "atlases": [atlas_words(result.study, name, atlas) for name, atlas in result.atlases.items()],
+        "alerts": result.alerts,
+        "figures": figures,
+        "images": images,
+        "texts": texts,
+        "atlases": atlases,
         "tables": [table_summary(result.study, name, frame) for name, frame in result.tables.items()],
         "artifacts": [f"{result.study}/artifacts/{name}" for name in result.artifacts],
         "settings": flatten(result.settings),
         "provenance": flatten(result.provenance),
+        "sources": list(dict.fromkeys(sources)),
     }
+
+
+def study_title(result: Result) -> str:
+    """What the study's page is called."""
+    if result.study == "baseline":
+        return "mistakes" if "confusion" in result.tables else "score"
+    return result.study.replace("_", " ")
 
 
 def figure_summary(study: str, name: str, figure: Figure) -> dict[str, Any]:
@@ -70,7 +120,7 @@ def texts_summary(texts: Texts) -> dict[str, Any]:
 def image_summary(name: str, image: Image) -> dict[str, Any]:
     """A picture as a PNG inside the page."""
     buffer = io.BytesIO()
-    Picture.fromarray(np.ascontiguousarray(image.pixels)).save(buffer, "PNG", optimize=True)
+    Picture.fromarray(np.ascontiguousarray(image.pixels)).save(buffer, "PNG")
     height, width = image.pixels.shape[:2]
     return {
         "name": name,
@@ -85,16 +135,69 @@ def image_summary(name: str, image: Image) -> dict[str, Any]:
     }
 
 
-def table_summary(study: str, name: str, frame: pl.DataFrame) -> dict[str, Any]:
-    """The first rows of a table as text."""
+def table_summary(study: str, name: str, frame: pl.DataFrame, rows: int = TABLE_ROWS) -> dict[str, Any]:
+    """The first `rows` of a table as text, with the units in the heads; where all of it is kept."""
+    units = {column: unit_of(frame, column) for column in frame.columns}
+    shown = frame.head(rows)
+    scales = [100.0 if units[column] else 1.0 for column in frame.columns]
     return {
         "name": name.replace("_", " "),
         "file": f"{study}/tables/{name}.parquet",
-        "columns": [{"name": c.replace("_", " "), "number": t.is_numeric()} for c, t in frame.schema.items()],
-        "rows": [[cell(value) for value in row] for row in frame.head(TABLE_ROWS).iter_rows()],
+        "csv": f"csv/{study}-{file_stem(name)}.csv" if frame.height <= CSV_ROWS else "",
+        "columns": [
+            {
+                "name": column.replace("_", " ") + (f", {units[column]}" if units[column] else ""),
+                "number": kind.is_numeric(),
+            }
+            for column, kind in frame.schema.items()
+        ],
+        "rows": [
+            [
+                cell(scale * value if scale != 1 and value is not None else value)
+                for value, scale in zip(row, scales, strict=True)
+            ]
+            for row in shown.iter_rows()
+        ],
         "total": frame.height,
-        "shown": min(frame.height, TABLE_ROWS),
+        "shown": shown.height,
     }
+
+
+def unit_of(frame: pl.DataFrame, column: str) -> str:
+    """`%` for a column of shares, `points` for one of differences of shares, else nothing."""
+    if not frame.schema[column].is_float():
+        return ""
+    values = frame[column].drop_nulls().drop_nans()
+    if values.len() and not -1.0001 <= float(values.min()) <= float(values.max()) <= 1.0001:  # type: ignore[arg-type]
+        return ""
+    if _POINTS.fullmatch(column) and {"top1", "agreement_low"} & set(frame.columns):
+        return "points"
+    return "%" if _SHARES.fullmatch(column) else ""
+
+
+def csv_text(frame: pl.DataFrame) -> str:
+    """A table as CSV; lists become words with blanks between."""
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List | pl.Array)]
+    columns = [pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists]
+    return frame.with_columns(columns).write_csv()
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands separated: `0.123`, `12,300`, `1.2e-05`."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    short = float(f"{value:.3g}")
+    size = abs(short)
+    if size and not 1e-4 <= size < 1e12:
+        text = f"{short:.3g}"
+    elif size >= 100:
+        text = f"{short:,.0f}"
+    else:
+        text = f"{short:.{max(0, 2 - math.floor(math.log10(size))) if size else 0}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text.replace("-", "−", 1) if short < 0 else text.removeprefix("-")
 
 
 def cell(value: Any) -> str:
@@ -104,14 +207,9 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        if math.isnan(value):
-            return "–"
-        if math.isinf(value):
-            return "∞" if value > 0 else "−∞"
-        tiny_or_huge = value != 0 and not 1e-3 <= abs(value) < 1e6
-        return f"{value:.3g}" if tiny_or_huge else f"{value:.4f}".rstrip("0").rstrip(".")
+        return number(value)
     if isinstance(value, int):
-        return f"{value:,}"
+        return f"{value:,}".replace("-", "−")
     if isinstance(value, list | tuple):
         return " × ".join(map(str, value))
     return str(value)
@@ -129,3 +227,14 @@ def flatten(data: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(data, dict):
         return [pair for key, value in data.items() for pair in flatten(value, f"{prefix} {key}".strip())]
     return [(prefix, setting_text(data))]
+
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def file_stem(name: str) -> str:
+    """A file's name that any system takes, different for different names also where case does not count."""
+    safe = re.sub(r"[^a-z0-9._-]", "_", name.lower()).strip(".")[:80]
+    if safe == name and not _RESERVED.fullmatch(safe):
+        return safe
+    return f"{safe or 'name'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -5,13 +5,14 @@
   const STEP = 24, KEPT = 12, GAP = 2;
   const side = Math.ceil(Math.sqrt(atlas.top));
   const units = atlas.layers.flatMap((layer, l) => layer.units.map((row, i) => ({
-    layer, l, i, channel: row[0], group: row[1], figures: row.slice(2), stimuli: layer.stimuli[i],
+    layer, l, i, channel: row[0], group: row[1], strongest: row[2], groups: row[3], figures: row.slice(4),
+    part: layer.first + Math.floor(i / layer.each), place: i % layer.each,
   })));
   const lower = atlas.classes.map((name) => name.toLowerCase());
-  const sheets = new Map();
+  const parts = new Map(), waiting = new Map();
   let found = [], shown = 0, open = -1;
 
-  const option = (value, text) => { const o = document.createElement("option"); o.value = value; o.textContent = text; return o; };
+  const option = (value, text) => { const o = document.createElement("option"); o.value = value; if (text) o.textContent = text; return o; };
   const element = (tag, text) => { const e = document.createElement(tag); e.textContent = text; return e; };
   const number = (value) => value === null ? "–" : String(Number(value.toPrecision(3)));
 
@@ -20,28 +21,41 @@
   at("sort").append(option("channel", "unit"), ...atlas.figures.map((name, k) => option(k, name.replaceAll("_", " "))), option("match", "class matches"));
   at("classes").append(...atlas.classes.slice(0, 2000).map((name) => option(name, "")));
 
-  function sheet(id) {
-    let image = sheets.get(id);
-    if (image) sheets.delete(id); // the ones used last stay
-    else {
-      const fresh = new Image();
-      fresh.src = "data:image/webp;base64," + at(`sheet-${id}`).textContent.trim();
-      image = fresh.decode().then(() => fresh);
-    }
-    sheets.set(id, image);
-    if (sheets.size > KEPT) sheets.delete(sheets.keys().next().value);
-    return image;
+  // A part lies in a file beside the page, as a script: a page that is opened from a disk may read nothing else.
+  window.netopsyPart = (id, part) => waiting.get(id)?.(part);
+
+  function load(id) {
+    let part = parts.get(id);
+    if (part) parts.delete(id); // the ones used last stay
+    else part = new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      waiting.set(id, resolve);
+      script.src = `parts/${atlas.stem}-${id}.js`;
+      script.addEventListener("error", () => reject(new Error(`parts/${atlas.stem}-${id}.js is missing`)));
+      script.addEventListener("load", () => script.remove());
+      document.head.append(script);
+    }).then(async (found) => {
+      waiting.delete(id);
+      if (!found.sheet) return found;
+      const image = new Image();
+      image.src = "data:image/webp;base64," + found.sheet;
+      await image.decode();
+      return { ...found, sheet: "", image };
+    });
+    parts.set(id, part);
+    if (parts.size > KEPT) parts.delete(parts.keys().next().value);
+    return part;
   }
 
   const back = (unit) => unit.layer.back && (at("back")?.checked ?? true);
 
   // Draws the unit's pictures `numbers`, in a grid, at (left, top) of the canvas.
   async function paint(context, unit, numbers, columns, left, top, width, height) {
-    const { layer, i } = unit, [h, w] = layer.tile;
-    const image = await sheet(layer.sheets[Math.floor(i / layer.held)]);
-    const first = (i % layer.held) * atlas.top * (layer.back ? 2 : 1);
+    const { layer } = unit, [h, w] = layer.tile;
+    const { image } = await load(unit.part);
+    const first = unit.place * atlas.top * (layer.back ? 2 : 1);
     const across = image.naturalWidth / w;
-    context.imageSmoothingEnabled = width < w * 4 && w > 12; // a small field is shown pixel by pixel
+    context.imageSmoothingEnabled = width < w; // what is enlarged is shown pixel by pixel
     context.imageSmoothingQuality = "high";
     numbers.forEach((n, k) => {
       const tile = first + n;
@@ -51,7 +65,7 @@
   }
 
   function canvasFor(unit, rows, columns, halves, size) {
-    const [h, w] = unit.layer.tile, scale = size / Math.max(h, w);
+    const [h, w] = unit.layer.tile, fit = size / Math.max(h, w), scale = fit > 1 ? Math.round(fit) : fit;
     const width = Math.round(w * scale), height = Math.round(h * scale);
     const canvas = document.createElement("canvas");
     canvas.width = halves * columns * (width + GAP) - GAP + (halves - 1) * 6;
@@ -76,11 +90,11 @@
   const isWide = (unit) => unit.layer.tile && unit.layer.tile[1] > 2 * unit.layer.tile[0];
 
   async function draw(unit, size) {
-    const n = unit.stimuli.length, both = back(unit);
-    if (unit.layer.texts.length) {
+    const n = unit.groups.length, both = back(unit), part = await load(unit.part);
+    if (part.texts.length) {
       const lines = document.createElement("span");
       lines.className = "passages";
-      lines.append(...unit.layer.texts[unit.i].slice(0, 4).map(passage));
+      lines.append(...part.texts[unit.place].slice(0, 4).map(passage));
       return lines;
     }
     const wide = isWide(unit), across = wide ? 1 : side, count = wide ? Math.min(n, 4) : n;
@@ -127,29 +141,31 @@
     at("more").hidden = shown >= found.length;
   }
 
-  function matches(unit, wanted) {
+  async function matches(unit, wanted) {
     if (!wanted) return 0;
-    if (!atlas.classes.length) return (unit.layer.texts[unit.i] ?? []).filter(([, pieces]) => pieces.map(([t]) => t).join("").toLowerCase().includes(wanted)).length;
-    if (at("main-class").checked) return unit.group >= 0 && wanted.has(unit.group) ? unit.stimuli.length : 0;
-    return unit.stimuli.filter((s) => wanted.has(s[2])).length;
+    if (!atlas.classes.length) return ((await load(unit.part)).texts[unit.place] ?? []).filter(([, pieces]) => pieces.map(([t]) => t).join("").toLowerCase().includes(wanted)).length;
+    if (at("main-class").checked) return unit.group >= 0 && wanted.has(unit.group) ? unit.groups.length : 0;
+    return unit.groups.filter((group) => wanted.has(group)).length;
   }
 
-  function apply() {
-    turn += 1;
+  async function apply() {
+    const mine = ++turn;
     const layer = at("layer").value, channel = at("unit").value, text = at("class").value.trim().toLowerCase();
     const low = at("low").value === "" ? -Infinity : Number(at("low").value);
     const high = at("high").value === "" ? Infinity : Number(at("high").value);
     const exact = lower.indexOf(text);
     const wanted = text && !atlas.classes.length ? text : text && new Set(exact >= 0 ? [exact] : lower.flatMap((name, k) => name.includes(text) ? [k] : []));
-    found = [];
+    const chosen = [];
     for (const unit of units) {
-      unit.match = matches(unit, wanted);
-      const strongest = unit.stimuli[0][0];
-      if ((layer === "" || unit.l === Number(layer)) && (channel === "" || unit.channel === Number(channel)) &&
-        (!text || unit.match) && strongest >= low && strongest <= high) found.push(unit);
+      if ((layer !== "" && unit.l !== Number(layer)) || (channel !== "" && unit.channel !== Number(channel))) continue;
+      if (unit.strongest < low || unit.strongest > high) continue;
+      if (wanted) unit.match = await matches(unit, wanted);
+      if (!text || unit.match) chosen.push(unit);
     }
+    if (mine !== turn) return undefined;
+    found = chosen;
     const sort = at("sort").value, sign = Number(at("order").value);
-    const key = sort === "channel" ? null : sort === "match" ? (unit) => unit.match : (unit) => unit.figures[sort];
+    const key = sort === "channel" ? null : sort === "match" ? (unit) => unit.match ?? 0 : (unit) => unit.figures[sort];
     if (key) {
       const last = (value) => value === null ? sign * Infinity : value; // units without the figure come last
       found.sort((a, b) => { const x = last(key(a)), y = last(key(b)); return x === y ? 0 : sign * (x < y ? -1 : 1); });
@@ -168,13 +184,14 @@
     at("view-words").replaceChildren(...words(unit).childNodes);
     at("previous").disabled = position === 0;
     at("next").disabled = position === found.length - 1;
+    const part = await load(unit.part), stimuli = part.stimuli[unit.place].map((row, k) => [...row, unit.groups[k]]);
     const caption = ([value, image, group], k) => element("figcaption",
       `${k + 1}. ${atlas.classes.length ? (group >= 0 ? atlas.classes[group] : "no class") + " · " : ""}${number(value)} · ${atlas.noun} ${image}`);
-    at("view").classList.toggle("lines", unit.layer.texts.length > 0 || Boolean(isWide(unit)));
-    const figures = await Promise.all(unit.stimuli.map(async (stimulus, k) => {
-      if (unit.layer.texts.length) {
+    at("view").classList.toggle("lines", part.texts.length > 0 || Boolean(isWide(unit)));
+    const figures = await Promise.all(stimuli.map(async (stimulus, k) => {
+      if (part.texts.length) {
         const figure = document.createElement("figure");
-        figure.append(passage(unit.layer.texts[unit.i][k]), caption(stimulus, k));
+        figure.append(passage(part.texts[unit.place][k]), caption(stimulus, k));
         return figure;
       }
       const { canvas, width, height } = canvasFor(unit, 1, 1, both ? 2 : 1, isWide(unit) ? 432 : 144);
@@ -189,7 +206,20 @@
     }));
     if (open !== position) return;
     at("view").replaceChildren(...figures);
+    history.replaceState(null, "", `#${encodeURIComponent(`${unit.layer.node}:${unit.channel}`)}`);
     if (!at("unit-view").open) at("unit-view").showModal();
+  }
+
+  // The unit that the address names is shown among those of its layer.
+  async function follow() {
+    let name = location.hash.slice(1);
+    try { name = decodeURIComponent(name); } catch { return; }
+    const unit = units.find((one) => `${one.layer.node}:${one.channel}` === name);
+    if (!unit) return;
+    at("layer").value = unit.l;
+    for (const id of ["class", "unit", "low", "high"]) at(id).value = "";
+    await apply();
+    await view(found.indexOf(unit));
   }
 
   const step = (by) => { const next = open + by; if (next >= 0 && next < found.length) view(next); };
@@ -208,5 +238,9 @@
     apply();
   });
   form.addEventListener("reset", () => setTimeout(apply));
-  apply().then(() => { document.documentElement.dataset.ready = "yes"; });
+  at("unit-view").addEventListener("close", () => { open = -1; history.replaceState(null, "", location.pathname); });
+  window.addEventListener("hashchange", follow);
+  if (atlas.layers.length) at("layer").value = atlas.start;
+  if (atlas.figures.includes("share")) { at("sort").value = atlas.figures.indexOf("share"); at("order").value = "-1"; }
+  apply().then(follow).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();

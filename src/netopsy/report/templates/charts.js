@@ -8,7 +8,7 @@
     const id = place.dataset.figure;
     const theme = themes[dark.matches && !printing ? "dark" : "light"];
     drawn.get(id)?.finalize();
-    const options = { actions: false, renderer: "svg", config: theme, tooltip: { theme: dark.matches ? "dark" : "light" } };
+    const options = { actions: false, ast: true, renderer: "svg", config: theme, tooltip: { theme: dark.matches ? "dark" : "light" } };
     drawn.set(id, await vegaEmbed(place, figures[id], options));
     const svg = place.querySelector("svg");
     if (svg) {
