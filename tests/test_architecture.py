@@ -17,7 +17,7 @@ ROOT = Path(netopsy.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # The floors of the house, from the ground up: a part imports itself and the floors below.
 FLOORS = [
-    ["errors", "files", "seeds", "wording"],
+    ["errors", "files", "wording"],
     ["settings", "codec"],
     ["stats"],
     ["network"],

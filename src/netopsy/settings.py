@@ -18,6 +18,7 @@ checked by `Study`, its help on the command line is made of the same declaration
 from __future__ import annotations
 
 import difflib
+import hashlib
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -259,3 +260,12 @@ def _parts(hint: Any) -> Iterator[Any]:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def stream(purpose: str, seed: int, draw: int = 0) -> int:
+    """A seed of 63 bits for draw number `draw` of `purpose`, as "weights".
+
+    Never the user's own: most trainings begin at seed 0, and a control drawn from 0 would be the thing itself.
+    """
+    digest = hashlib.sha256(f"netopsy {purpose} {seed} {draw}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1 | 1 << 62

@@ -208,7 +208,7 @@ def test_the_atlas_finds_units_by_layer_class_and_activation(atlas) -> None:
     atlas.locator("button[type=reset]").click()
     settled(atlas, "33 of 33 units")
     atlas.locator("#more").click()
-    atlas.wait_for_function("document.querySelectorAll('.unit').length === 33")
+    atlas.wait_for_function("() => document.querySelectorAll('.unit').length === 33")
     atlas.select_option("#layer", label=f"{EVIL} (3)")
     settled(atlas, "3 of 33 units")
     assert names(atlas) == [f"{EVIL} : {c}" for c in range(3)]
@@ -233,14 +233,14 @@ def test_the_atlas_sorts_with_missing_figures_last(atlas) -> None:
     atlas.select_option("#layer", label="conv1 (30)")
     settled(atlas, "30 of 33 units")
     atlas.select_option("#sort", label="share")
-    atlas.wait_for_function("document.querySelector('.unit h2').textContent === 'conv1 : 29'")
+    atlas.wait_for_function("() => document.querySelector('.unit h2').textContent === 'conv1 : 29'")
     atlas.locator("#more").click()
-    atlas.wait_for_function("document.querySelectorAll('.unit').length === 30")
+    atlas.wait_for_function("() => document.querySelectorAll('.unit').length === 30")
     assert names(atlas) == [f"conv1 : {c}" for c in [*range(29, 1, -1), 0, 1]]
     atlas.select_option("#order", "1")
-    atlas.wait_for_function("document.querySelector('.unit h2').textContent === 'conv1 : 0'")
+    atlas.wait_for_function("() => document.querySelector('.unit h2').textContent === 'conv1 : 0'")
     atlas.locator("#more").click()
-    atlas.wait_for_function("document.querySelectorAll('.unit').length === 30")
+    atlas.wait_for_function("() => document.querySelectorAll('.unit').length === 30")
     assert names(atlas) == [f"conv1 : {c}" for c in [0, *range(2, 30), 1]]
 
 
@@ -335,6 +335,6 @@ def test_a_unit_is_reached_from_its_layer_and_leads_to_its_view_in_the_atlas(cas
     page.locator("#view figcaption").nth(1).wait_for()
     assert page.locator("#view-title").inner_text() == "conv1 : 29"
     page.evaluate(f"location.hash = encodeURIComponent({json.dumps(EVIL)} + ':2')")  # a unit without a page
-    page.wait_for_function("document.querySelectorAll('#view figcaption').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('#view figcaption').length === 1")
     assert page.locator("#view-title").inner_text() == f"{EVIL} : 2"
     page.close()

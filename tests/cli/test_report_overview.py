@@ -18,7 +18,7 @@ from netopsy.report.decisions import (
     GAP,
     LEAST,
     WIDTH,
-    Measured,
+    LayerFigure,
     PageLayer,
     advice,
     assign_lanes,
@@ -145,7 +145,7 @@ def test_the_safest_format_is_the_smallest_whose_interval_is_within_a_point() ->
 
 def test_a_tie_for_the_most_fragile_layer_is_called_one() -> None:
     def fragile(*values: tuple[float, float, float]) -> str:
-        made = [PageLayer(f"l{k}", measures={"fragility": Measured(*v, "noise")}) for k, v in enumerate(values)]
+        made = [PageLayer(f"l{k}", measures={"fragility": LayerFigure(*v, "noise")}) for k, v in enumerate(values)]
         (tile,) = tiles([], made, trusted=True)
         return f"{tile['value']}: {tile['note']}"
 
@@ -157,7 +157,7 @@ def test_a_tie_for_the_most_fragile_layer_is_called_one() -> None:
 
 def test_advice_says_format_pruning_and_dead_units() -> None:
     def layer(**values: float) -> PageLayer:
-        return PageLayer("a", measures={name: Measured(value) for name, value in values.items()})
+        return PageLayer("a", measures={name: LayerFigure(value) for name, value in values.items()})
 
     assert advice(layer(bits=16)) == "keep" and advice(layer(bits=4)) == "4 bits" and advice(layer()) == ""
     assert advice(layer(bits=8, prunable=0.6, dead=12)) == "8 bits, prune 60 %, drop 12 dead units"

@@ -27,7 +27,7 @@ from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.sources.load import load_network
 from netopsy.samples.load import load_samples
 from netopsy.samples.tasks import find_task
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 
 def alike(a: nn.Module, b: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 
 import netopsy
 from netopsy.network.network import fresh
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 
 def build() -> nn.Sequential:

@@ -16,9 +16,9 @@ from netopsy import kmeans1d
 from netopsy.errors import SettingsError
 from netopsy.stats import pca
 from netopsy.stats.pca import fit_pca
+from netopsy.studies.transfer.alternatives import candidates
 from netopsy.transform.coders import Floats, Scalars, Signs
 from netopsy.transform.fit import training
-from netopsy.transform.fit.alternatives import candidates
 from netopsy.transform.fit.binary import (
     NORMAL_ERROR,
     Itq,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 
 def dense(linear_map: nn.Module, size: tuple[int, ...]) -> np.ndarray:

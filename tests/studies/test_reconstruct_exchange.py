@@ -19,7 +19,7 @@ from netopsy.engine.workspace.workspace import workspace
 from netopsy.errors import SettingsError
 from netopsy.samples.images import ArrayImages
 from netopsy.samples.samples import read_images
-from netopsy.seeds import stream
+from netopsy.settings import stream
 from netopsy.studies.reconstruct import exchange as exchange_file
 from netopsy.studies.reconstruct.exchange import (
     MASKS,

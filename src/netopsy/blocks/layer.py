@@ -12,7 +12,7 @@ from netopsy.blocks.block import Block
 from netopsy.blocks.fit import Shape, layer_shape
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 
 class Activation(nn.Module):

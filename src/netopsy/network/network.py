@@ -21,7 +21,7 @@ from netopsy.network.node import Node
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.program import Program, read_program, restore_names
 from netopsy.network.signature import Signature
-from netopsy.seeds import stream
+from netopsy.settings import stream
 from netopsy.wording import plural
 
 
@@ -263,7 +263,7 @@ def check_network(value: object, name: str = "network") -> None:
 def fresh(network: Network, seed: int, draw: int = 0) -> Network:
     """A copy of `network` whose modules have drawn their weights anew, each by its own `reset_parameters`.
 
-    seed, draw: of a stream that `torch.manual_seed` of no training meets, see `netopsy.seeds`.
+    seed, draw: of a stream that `torch.manual_seed` of no training meets, see `netopsy.settings`.
 
     Errors: SettingsError where a parameter belongs to a module that has none.
     """

@@ -19,7 +19,7 @@ _COLUMNS = ("parameters", "bytes", "macs", "dead", "sparsity", "bits", "prunable
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerFigure:
     """A figure of a layer with its 95 % interval, if it has one, and a word on it."""
 
     value: float
@@ -35,7 +35,7 @@ class PageLayer:
     name: str
     kind: str = ""
     inputs: tuple[str, ...] = ()
-    measures: dict[str, Measured] = field(default_factory=dict)
+    measures: dict[str, LayerFigure] = field(default_factory=dict)
 
     @property
     def page(self) -> str:
@@ -49,11 +49,11 @@ def collect_layers(results: Sequence[Result]) -> list[PageLayer]:
         if result.study == "baseline" and "layers" in result.tables:
             rows = result.tables["layers"].select("layer", "kind", "inputs").iter_rows()
             found |= {layer: (kind, tuple(inputs)) for layer, kind, inputs in rows}
-    measures: dict[str, dict[str, Measured]] = {name: {} for name in found}
+    measures: dict[str, dict[str, LayerFigure]] = {name: {} for name in found}
     for result in results:
         for layer, measure, *figures in result.measures.iter_rows():
             if measure in MEASURES and figures[0] is not None and math.isfinite(figures[0]):
-                measures.setdefault(layer, {})[measure] = Measured(*figures)
+                measures.setdefault(layer, {})[measure] = LayerFigure(*figures)
     for result in results if not found else ():
         for frame in result.tables.values():
             if frame.schema.get("layer") == pl.String:
@@ -81,7 +81,7 @@ def unit_text(measure: LayerMeasure) -> str:
     return {"share": "%", "points": "points", "bits": "bits", "bytes": "bytes"}.get(measure.unit, "")
 
 
-def measured_text(name: str, measured: Measured) -> str:
+def measured_text(name: str, measured: LayerFigure) -> str:
     """A measure with its unit and its interval, as `1.2 points (0.3 to 2.1)`."""
     unit = unit_text(MEASURES[name])
     text = f"{measure_text(name, measured.value)} {unit}".rstrip()
@@ -122,7 +122,7 @@ def decision_table(layers: Sequence[PageLayer], *, trusted: bool) -> dict[str, A
 _HEADS = {"macs": "MACs", "dead": "dead units", "bits": "needs", "prunable": "prunable", "sparsity": "zeros"}
 
 
-def _cell(name: str, measured: Measured | None) -> dict[str, Any]:
+def _cell(name: str, measured: LayerFigure | None) -> dict[str, Any]:
     if measured is None:
         return {"text": "", "interval": "", "value": ""}
     interval = ""
@@ -237,7 +237,7 @@ def assign_lanes(layers: Sequence[PageLayer]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Places:
+class BlockPlaces:
     """Left and right end of each block, the lines between them as SVG paths, and the width of it all."""
 
     left: list[float]
@@ -246,7 +246,7 @@ class Places:
     width: float
 
 
-def place_blocks(layers: Sequence[PageLayer], lanes: Sequence[int], sizes: Sequence[float]) -> Places:
+def place_blocks(layers: Sequence[PageLayer], lanes: Sequence[int], sizes: Sequence[float]) -> BlockPlaces:
     """Blocks in order of execution, each behind all that lead to it and as wide as its size, but never invisible.
 
     Blocks of one lane touch; where a branch leaves or joins there is room for its line. The strip is as wide as
@@ -290,4 +290,4 @@ def place_blocks(layers: Sequence[PageLayer], lanes: Sequence[int], sizes: Seque
                 path = f"M{right[i]:.1f} {y0:g}H{turn:.1f}V{y1:g}H{left[k]:.1f}"
             lines.append(path)
     rounded = [[round(x, 1) for x in ends] for ends in (left, right)]
-    return Places(rounded[0], rounded[1], lines, round(max(right, default=float(WIDTH)), 1))
+    return BlockPlaces(rounded[0], rounded[1], lines, round(max(right, default=float(WIDTH)), 1))

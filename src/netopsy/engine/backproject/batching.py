@@ -16,7 +16,7 @@ from netopsy.engine.backproject.tree import Tree, Trunk
 from netopsy.errors import SettingsError
 from netopsy.network.node import Node
 from netopsy.network.units import Unit
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 _WHOLE = 0.7  # share of a trunk's multiply-accumulates from which on nothing is cut
 _VALUES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of a batch's largest node: more falls out of the cache

@@ -17,7 +17,7 @@ from netopsy.errors import SettingsError, nearest
 from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 RuleName = Literal["gradient", "deconvnet", "masked", "guided", "masked_random"]
 # s(x) is 0 or x (or a constant) on stretches: its derivative is the binary mask r of the paper

@@ -23,7 +23,7 @@ from netopsy.network.sources.modules import is_lazy, run_lazy, unwrap
 from netopsy.network.sources.sources import Source, find_source, is_graph_path, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights, match_in_order
 from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 _LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be built for
 

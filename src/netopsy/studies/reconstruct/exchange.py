@@ -22,7 +22,7 @@ from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, places
 from netopsy.samples.samples import Samples, read_images
-from netopsy.seeds import stream
+from netopsy.settings import stream
 from netopsy.stats.hypothesis_tests import INTERVALS, Estimate, interval_row
 from netopsy.studies.reconstruct.report import (
     FAINT,

@@ -1,6 +1,5 @@
 """Recipes: ways to bring vectors down to a number of bits. `Quantizer.fit(x_train)` gives a transform."""
 
-from netopsy.transform.fit.alternatives import candidates
 from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
 from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
@@ -19,7 +18,6 @@ __all__ = [
     "TransformCoding",
     "Truncation",
     "Whitened",
-    "candidates",
     "parse_size",
     "unit",
 ]
