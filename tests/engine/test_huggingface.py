@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from netopsy import compress, load_network
+from netopsy import compress, load_network, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyWarning, NetworkError, SettingsError, WeightsError
 from netopsy.network.network import Network, tensor_state
 from netopsy.network.sources.huggingface_inputs import read_processor, read_tokenizer
+from netopsy.samples.tasks import AGREEMENT, CLASSIFICATION, find_task
 
 transformers = pytest.importorskip("transformers")
 
@@ -473,3 +474,82 @@ def test_a_compressed_folder_opens_by_itself_where_the_folder_is(tmp_path: Path)
     ):
         load_network(path)
     assert load_network(f"hf:{tmp_path / 'moved'}", weights=path).name.endswith("moved")
+
+
+class Sorter(torch.nn.Module):
+    """A module of a user's: the mean embedding of the real tokens, and a linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(12, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        real = attention_mask[:, :, None].float()
+        pooled = (self.embed(tokens) * real).sum(1) / real.sum(1)
+        return {"pooled": pooled, "scores": self.head(pooled)}
+
+
+def test_a_module_of_ones_own_reads_text_with_a_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tokenizer_in(tmp_path)
+    expected = load_network(Sorter(), tokenizer=tmp_path, length=7, output="scores")
+    for given in (str(tmp_path / "tokenizer.json"), made, made.backend_tokenizer, expected.signature.tokenizer):
+        network = load_network(Sorter(), tokenizer=given, length=7)
+        assert network.signature.inputs == expected.signature.inputs
+        assert network.signature.tokenizer.encode(TEXTS, 7) == expected.signature.tokenizer.encode(TEXTS, 7)
+    (batch,) = load_samples(TEXTS[:2]).batches(expected.preprocessing, 2)
+    assert (
+        batch.inputs["tokens"].tolist()
+        == made(TEXTS[:2], padding="max_length", truncation=True, max_length=7)["input_ids"]
+    )
+    assert batch.inputs["attention_mask"].tolist() == [[1] * 7, [1, 1, 1, 1, 0, 0, 0]]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sorter.py").write_text("from test_huggingface import Sorter\n")
+    (tmp_path / "texts.csv").write_text("text,label\na cat,0\na dog,2\n")
+    options = ["--tokenizer", str(tmp_path), "--length", "7", "--output", "scores", "--samples", "texts.csv"]
+    main(["noise", "sorter:Sorter", *options, "--strengths", "0.1", "--repeats", "1"])
+    assert "2 texts" in capsys.readouterr().out
+
+
+def test_a_compressed_file_says_inputs_output_and_tokenizer(tmp_path: Path) -> None:
+    tokenizer_in(tmp_path)
+    network = load_network(Sorter(), tokenizer=str(tmp_path), length=7, output="scores")
+    path = compress(network, tmp_path / "sorter.netopsy.safetensors")
+    again = load_network(Sorter(), weights=path, output="scores")
+    assert again.signature.record() == network.signature.record()
+    assert again.signature.tokenizer.encode(TEXTS) == network.signature.tokenizer.encode(TEXTS)
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    saved("bert", folder)
+    base = load_network(f"hf:{folder}", head="base", output="pooler_output", length=6)
+    assert load_network(compress(base, tmp_path / "bert.netopsy.safetensors")).output_name == "pooler_output"
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("cat")
+    for given, words in (
+        (tmp_path / "nowhere", "no tokenizer '.*nowhere': it is no folder and no file"),
+        (tmp_path / "words.txt", "is no tokenizer of the library tokenizers"),
+        (3, "tokenizer int is none; give a folder"),
+    ):
+        with pytest.raises(NetworkError, match=words):
+            load_network(Sorter(), tokenizer=given)
+    tokenizer_in(tmp_path)
+    with pytest.raises(SettingsError, match="length 0 must be at least 1"):
+        load_network(Sorter(), tokenizer=tmp_path, length=0)
+    with pytest.raises(NetworkError, match="takes 'target', which text does not give"):
+        load_network(torch.nn.MSELoss(), tokenizer=tmp_path)
+
+
+def test_a_number_of_classes_is_a_new_head(tmp_path: Path) -> None:
+    """On a masked language model, and on a classifier of other classes; without classes the outputs are features."""
+    saved("bert", tmp_path)
+    with pytest.warns(NetopsyWarning, match="of the new head are drawn at random"):
+        network = load_network(f"hf:{tmp_path}", num_classes=4, length=6)
+    assert type(network.module).__name__ == "BertForSequenceClassification" and network.classes == 4
+    features = network.with_tensors({})
+    features.provenance["options"] = {"num_classes": 0}
+    ids = np.ones((4, 6), np.int64)
+    samples = load_samples(({"input_ids": ids}, np.arange(4)), kind="tokens")
+    assert find_task(network, samples) is CLASSIFICATION and find_task(features, samples) is AGREEMENT

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
-from netopsy.errors import SamplesError
+from netopsy import load_network, score
+from netopsy.cli import main
+from netopsy.errors import NetopsyWarning, SamplesError
+from netopsy.network.signature import Input, Signature, signature_of
 from netopsy.samples.load import load_samples
+from patients import Letters
 
 X = np.zeros((4, 5, 6, 3), np.uint8)
 Y = np.arange(4)
@@ -221,3 +228,119 @@ def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.scandir", refuse)
     assert "Permission denied" in refusal(tmp_path)
+
+
+class Reader(nn.Module):
+    """Tokens with their mask to three classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids, attention_mask):
+        real = attention_mask[:, :, None].float()
+        return self.head((self.embed(input_ids) * real).sum(1) / real.sum(1))
+
+
+class Listener(nn.Module):
+    """A recording of one channel to three classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(1, 2, 3), nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean(2))
+
+
+IDS, CLASSES = np.arange(1, 25).reshape(4, 6) % 19 + 1, np.arange(4) % 3
+
+
+@pytest.fixture(scope="module")
+def networks():
+    shown = {"input_ids": torch.ones(2, 6, dtype=torch.int64), "attention_mask": torch.ones(2, 6, dtype=torch.int64)}
+    wave = Signature((Input("x", (1, 40), torch.float32, "series", 1),))
+    return {
+        "tokens": load_network(Reader(), example=shown),
+        "letters": load_network(Reader(), example=Signature(signature_of(shown).inputs, Letters())),
+        "sound": load_network(Listener(), example=wave),
+        "table": load_network(nn.Linear(4, 3), example=torch.zeros(2, 4)),
+        "picture": load_network(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), size=8),
+    }
+
+
+BAD = [
+    ("letters", [], {}, r"the list holds no samples"),
+    ("letters", ["a", 3], {}, r"text 1 of the list .* is a int; give str"),
+    ("letters", [b"a", b"b"], {}, r"text 0 of the list .* is a bytes; give str"),
+    ("letters", ["a", " "], {}, r"text 1 .* is empty"),
+    ("tokens", ["a"], {}, r"without a tokenizer"),
+    ("tokens", ({"input_ids": IDS + 15}, CLASSES), {}, r"numbers from .* rows 0 to 19: they were made for another"),
+    ("tokens", ({"input_ids": IDS - 3}, CLASSES), {}, r"from -\d+; give whole numbers from 0"),
+    ("tokens", ({"input_ids": IDS.astype(str)}, CLASSES), {}, r"is text of shape \(4, 6\); give numbers"),
+    ("tokens", ({"input_ids": IDS * 1.0}, CLASSES), {}, r"float64 .*give whole numbers from 0"),
+    ("tokens", ({"inputs": IDS, "attention_mask": IDS * 0 + 1}, CLASSES), {}, r"nearest: inputs"),
+    ("tokens", ({"input_ids": IDS, "attention_mask": IDS[:, :4] * 0 + 1}, CLASSES), {}, r"one length; .*6, .*4 places"),
+    ("tokens", ({"input_ids": IDS, "attention_mask": IDS[:3] * 0 + 1}, CLASSES), {}, r"one row a sample; .*4, .*3"),
+    ("tokens", ({"input_ids": IDS}, CLASSES + 0.5), {}, r"one output a number\."),
+    ("tokens", ({"input_ids": IDS}, CLASSES * 1.0), {}, r"or task='classification' for classes"),
+    ("tokens", ({"input_ids": IDS}, CLASSES + 7), {}, r"label 9 and the network 3 outputs"),
+    ("tokens", ({"input_ids": IDS}, CLASSES[:2]), {}, r"4 texts and 2 labels"),
+    ("sound", (np.ones((4, 2, 40)), CLASSES), {"kind": "series"}, r"\(2, 40\) and the network takes x \(1x40"),
+    ("sound", (np.full((4, 1, 40), np.nan), CLASSES), {"kind": "series"}, r"NaN or infinite in row 0"),
+    ("table", (np.ones((4, 5)), CLASSES), {}, r"\(5,\) and the network takes .* \(4"),
+    ("table", (np.ones((4, 4), complex), CLASSES), {}, r"complex128; give numbers"),
+    ("picture", (np.zeros((4, 8, 8, 5)), CLASSES), {}, r"5 channels and the network takes 3"),
+    ("picture", ["a"], {}, r"is text, and the network takes input \(3x8x8"),
+    ("picture", (np.ones((4, 4)), CLASSES), {}, r"\(4,\) and the network takes input \(3x8x8"),
+]
+
+
+@pytest.mark.parametrize(("name", "source", "options", "says"), BAD)
+def test_samples_that_a_network_does_not_take_are_one_sentence(networks, name, source, options, says):
+    if isinstance(source, tuple) and isinstance(source[0], dict):
+        options = {"kind": "tokens", **options}
+    with pytest.raises(SamplesError) as caught:
+        score(networks[name], load_samples(source, **options))
+    message = str(caught.value)
+    assert re.search(says, message), message
+    assert "\n" not in message and message.endswith(".")
+
+
+def test_texts_and_targets_need_a_decoder(networks, tmp_path):
+    (tmp_path / "pairs.csv").write_text("a,b\nx,y\n")
+    with pytest.raises(SamplesError, match="the network no decoder; give one column of text"):
+        score(networks["letters"], load_samples(tmp_path / "pairs.csv", text=("a", "b")))
+    with pytest.raises(SamplesError, match="names 3 columns"):
+        load_samples(tmp_path / "pairs.csv", text=("a", "b", "a"))
+
+
+def test_what_is_cut_padded_or_unknown_is_counted_and_said(networks):
+    zeros = np.where(np.arange(6) < 3, IDS, 0)
+    with pytest.warns(NetopsyWarning, match="4 of 4 samples end in zeros .*, and have no attention_mask"):
+        score(networks["tokens"], load_samples(({"input_ids": zeros}, CLASSES), kind="tokens"))
+    with pytest.warns(NetopsyWarning, match="4 of 4 samples are longer than the 40 values"):
+        score(networks["sound"], load_samples((np.ones((4, 1, 50), np.float32), CLASSES), kind="series"))
+    foreign = networks["letters"].with_tensors({})
+    tokenizer = Letters()
+    tokenizer.unknown = 1  # a
+    foreign.preprocessing = Signature(foreign.signature.inputs, tokenizer)
+    with pytest.warns(NetopsyWarning, match="75% of the tokens are unknown to the tokenizer: is it the network's own"):
+        score(foreign, load_samples(["aaab", "aaba"]))
+
+
+def test_the_command_line_says_it_in_one_line_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reader.py").write_text("from torch import nn\n\n\ndef net():\n    return nn.Linear(2, 2)\n")
+    for text, more, says in (
+        ("a;b;label\n1;2;0\n", [], "has one column, 'a;b;label'; write it with commas"),
+        ("a,b,label\n", [], "has no rows"),
+        ("a,b,label\n1,,0\n1,2,1\n", [], "column 'b' of t.csv has no value in row 0"),
+        ("a,b,lable\n1,2,0\n", ["--label", "label"], "no column 'label'; nearest: lable"),
+        ("a,b,label\n1,2,0.5\n2,1,1.5\n", [], "2; give a network with one output a number"),
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(SystemExit, match="2"):
+            main(["noise", "reader:net", "--samples", "t.csv", *more])
+        written = capsys.readouterr().err
+        assert says in written and "Traceback" not in written and written.strip().count("\n") == 0, written

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netopsy import Samples, load_network, observe
+from netopsy import Samples, load_network, observe, score
 from netopsy.engine.interpreter import plan
-from netopsy.errors import NetworkError, SamplesError, SettingsError
+from netopsy.errors import NetworkError, NotApplicable, SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.signature import Input, Signature, signature_of
 from netopsy.network.units import unit_nodes
-from netopsy.samples.records import ArrayRecords
+from netopsy.samples.records import ArrayRecords, TextRecords
 from netopsy.tallies import ClassMeans, Collect, Moments, TopImages, ZeroShare
+from patients import Letters
 
 LENGTH, VOCABULARY, WIDTH = 9, 11, 8
 
@@ -253,3 +254,132 @@ def test_units_of_a_map_over_the_rows_of_all_tokens_are_found_behind_it() -> Non
     table, node = unit_nodes(load_network(Rows(), example=Signature((tokens,)))).values()
     assert table.operator == "embedding"
     assert (node.operator, node.full_shape, node.length_axes) == ("view", (1, LENGTH, 6), (1,))
+
+
+class Lines(Letters):
+    """Letters, for a decoder that begins with a space."""
+
+    start, digest = 0, "lines"
+
+
+PAIRS = [("abcdefg", "xy"), ("h", "zyxw"), ("ijkl", "v"), ("mn", "uts")]
+KINDS = ["own", pytest.param("t5", marks=pytest.mark.slow), pytest.param("bart", marks=pytest.mark.slow)]
+
+
+class Translator(nn.Module):
+    """An encoder of one layer, and a decoder that attends to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.read = nn.Embedding(27, 8), nn.Linear(8, 8)
+        self.query, self.key, self.value, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.head = nn.Linear(8, 27)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> dict[str, Tensor]:
+        source, written = F.relu(self.read(self.embed(input_ids))), self.embed(decoder_input_ids)
+        q, k, v = (
+            part(x).unflatten(-1, (2, 4)).transpose(1, 2)
+            for part, x in ((self.query, written), (self.key, source), (self.value, source))
+        )
+        scores = (q @ k.mT).masked_fill(attention_mask[:, None, None] == 0, -torch.inf)
+        seen = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return {"logits": self.head(written + F.relu(self.out(seen)))}
+
+
+@cache
+def translator(kind: str) -> tuple[Network, Samples]:
+    """A small encoder with a decoder, and texts with what it is to write: 1 to 7 letters, 1 to 4."""
+    import transformers
+
+    torch.manual_seed(0)
+    small = {"vocab_size": 27, "d_model": 16, "decoder_start_token_id": 0, "pad_token_id": 0, "use_cache": False}
+    module: nn.Module
+    if kind == "own":
+        module = Translator()
+    elif kind == "t5":
+        config = transformers.T5Config(
+            **small, d_kv=4, d_ff=24, num_layers=1, num_heads=2, eos_token_id=26, attn_implementation="eager"
+        )
+        module = transformers.T5ForConditionalGeneration(config)
+    else:
+        heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+        sizes = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 24)
+        layers = {"encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 16}
+        config = transformers.BartConfig(**small, **heads, **sizes, **layers, attn_implementation="eager")
+        module = transformers.BartForConditionalGeneration(config)
+    sizes = {"input_ids": 9, "attention_mask": 9, "decoder_input_ids": 6}
+    sizes |= {} if kind == "own" else {"decoder_attention_mask": 6}
+    shown = signature_of({name: torch.ones(2, size, dtype=torch.int64) for name, size in sizes.items()})
+    samples = Samples("pairs", TextRecords([a for a, _ in PAIRS], "pairs", [b for _, b in PAIRS]), None)
+    return load_network(module, example=Signature(shown.inputs, Lines())), samples
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_encoder_and_a_decoder_have_a_length_each(kind: str) -> None:
+    network, _ = translator(kind)
+    assert network.signature.lengths == {"input_ids": 9, "decoder_input_ids": 6}
+    maps = [node for node in network.nodes.values() if node.operator == "softmax"]
+    read, written = "input_ids", "decoder_input_ids"
+    assert maps[-1].full_shape[2:] == (6, 9) and maps[-1].sequences == (written, read)
+    assert all(node.length_axes == (2, 3) and node.channel_axis == 1 for node in maps)
+    if kind != "own":
+        assert [node.full_shape[2:] for node in maps] == [(9, 9), (6, 6), (6, 9)]
+        assert [node.sequences for node in maps] == [(read, read), (written, written), (written, read)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_of_two_lengths_counts_nowhere(kind: str) -> None:
+    """Against the module on each pair alone and without padding: its activations, and transformers' own loss."""
+    network, samples = translator(kind)
+    linear = {layer.name: layer.nodes[0] for layer in network.layers if layer.kind == "linear"}
+    alone: dict[str, list[Tensor]] = {name: [] for name in linear}
+    losses, hits, sizes = [], [], []
+    hooks = [
+        network.module.get_submodule(name).register_forward_hook(
+            lambda part, given, value, name=name: alone[name].append(value[0])
+        )
+        for name in linear
+    ]
+    for text, target in PAIRS:
+        ids, labels = (torch.tensor(Lines().encode([one], 9)) for one in (text, target))
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        with torch.no_grad():
+            logits = network.module(**given, decoder_input_ids=F.pad(labels, (1, 0)))["logits"][0]
+        losses.append(F.cross_entropy(logits[:-1], labels[0]).item())
+        hits.append((logits[:-1].argmax(1) == labels[0]).double().mean().item())
+        sizes.append(labels.shape[1])
+    for hook in hooks:
+        hook.remove()
+    if kind != "own":
+        pairs = [[torch.tensor(Lines().encode([one], 9)) for one in pair] for pair in PAIRS]
+        with torch.no_grad():
+            theirs = [network.module(input_ids=ids, labels=labels).loss.item() for ids, labels in pairs]
+        assert losses == pytest.approx(theirs, abs=1e-5)
+    row = score(network, samples).row(0, named=True)
+    assert row["loss"] == pytest.approx(np.average(losses, weights=sizes), abs=1e-5)
+    assert row["top1"] == pytest.approx(np.average(hits, weights=sizes), abs=1e-9)
+    tallies = {name: (node, Moments(2, axis=-1)) for name, node in linear.items()}
+    counted = observe(network, samples, tallies, batch_size=3)
+    for name, parts in alone.items():
+        values = torch.cat(parts).double()
+        assert counted[name].count == len(values), name
+        torch.testing.assert_close(torch.as_tensor(counted[name].mean), values.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_nodes_of_two_sequences_are_not_counted_together() -> None:
+    network, samples = translator("own")
+    with pytest.raises(NotApplicable, match="two sequences"):
+        observe(network, samples, {"both": (("read", "out"), Moments(2, axis=-1))})
+
+
+def test_stimuli_of_a_decoder_are_tokens_that_it_writes(tmp_path) -> None:
+    from netopsy import load_samples, stimuli
+
+    network, _ = translator("own")
+    (tmp_path / "pairs.csv").write_text("from,to\n" + "".join(f"{a},{b}\n" for a, b in PAIRS))
+    samples = load_samples(tmp_path / "pairs.csv", text=("from", "to"))
+    table = stimuli(network, samples, layers=("read", "out"), top=4).tables["stimuli"]
+    assert set(table["layer"]) == {"read", "out"}
+    for one in table.iter_rows(named=True):
+        source, target = PAIRS[one["image"]]
+        assert one["token"] == (source if one["layer"] == "read" else " " + target)[one["position"]], one

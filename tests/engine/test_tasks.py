@@ -15,11 +15,25 @@ from torch import Tensor, nn
 from netopsy import Samples, load_network, load_samples
 from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.sweep.sweep import score, sweep
-from netopsy.errors import NetworkError, SamplesError
+from netopsy.errors import NetworkError, SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.signature import Input, Signature
 from netopsy.samples.records import ArrayRecords
-from netopsy.samples.tasks import AGREEMENT, CLASSIFICATION, EMBEDDING, NEXT_TOKEN, REGRESSION, SEGMENTATION, find_task
+from netopsy.samples.tasks import (
+    AGREEMENT,
+    CLASSIFICATION,
+    EMBEDDING,
+    MASKED_TOKEN,
+    NEXT_TOKEN,
+    REGRESSION,
+    SEGMENTATION,
+    find_task,
+    masked_token,
+)
+from netopsy.samples.verdicts import IGNORED
+from patients import LENGTH as LENGTH_OF_TEXT
+from patients import TEXT, Letters
+from patients import texts as letters
 
 
 class Language(nn.Module):
@@ -209,3 +223,115 @@ def test_samples_of_another_kind_than_the_inputs_are_refused_as_such(language: N
         score(language, pictures)
     with pytest.raises(SamplesError, match=r"the network takes input \(5, float32\)"):
         score(linear(4), unlabelled(texts()))
+
+
+class MaskedLetters(Letters):
+    """Letters, with 0 for special tokens and padding and a token for a masked letter."""
+
+    mask, vocabulary, special, digest = 27, 28, frozenset({0, 27}), "masked letters"
+
+
+@pytest.fixture(scope="module")
+def restorer() -> Network:
+    """A masked language model that transformers makes."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    torch.manual_seed(4)
+    config = BertConfig(
+        vocab_size=28,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH_OF_TEXT,
+        attn_implementation="eager",
+    )
+    return load_network(BertForMaskedLM(config), example=Signature(TEXT.inputs, MaskedLetters()))
+
+
+def test_masked_tokens_cost_what_transformers_says(restorer: Network) -> None:
+    samples = letters(30)
+    assert find_task(restorer, samples) is MASKED_TOKEN
+    row = score(restorer, samples).row(0, named=True)
+    masked = MASKED_TOKEN.prepare(restorer, samples)
+    (batch,) = masked.batches(restorer.preprocessing, 30)
+    (plain,) = samples.batches(restorer.preprocessing, 30)
+    chosen = batch.labels != IGNORED
+    assert torch.equal(batch.labels[chosen], plain.inputs["input_ids"][chosen]), "labels are the tokens before"
+    assert (batch.inputs["input_ids"][chosen] == 27).all() and (plain.inputs["input_ids"][chosen] != 0).all()
+    assert torch.equal(batch.inputs["input_ids"][~chosen], plain.inputs["input_ids"][~chosen])
+    tokens = plain.mask.sum(1)
+    assert chosen.sum(1).tolist() == [max(1, round(0.15 * int(n))) for n in tokens]
+    with torch.no_grad():
+        outputs = restorer.module(**batch.inputs, labels=batch.labels)
+    right = (outputs.logits.argmax(-1) == batch.labels)[chosen].double().mean()
+    assert row["loss"] == pytest.approx(outputs.loss.item(), abs=1e-6)
+    assert row["top1"] == pytest.approx(right.item(), abs=1e-12)
+
+
+def test_masks_are_the_same_whatever_is_scored_with_them(restorer: Network) -> None:
+    samples = letters(20)
+    masked = MASKED_TOKEN.prepare(restorer, samples)
+    part = MASKED_TOKEN.prepare(restorer, samples.select(np.array([7, 3]), "two"))
+    assert np.array_equal(part.labels, masked.labels[[7, 3]])
+    frame = sweep(restorer, samples, [Variant({"k": k}, None) for k in range(2)], batch_size=3)
+    assert frame["loss"][0] == frame["loss"][1] == pytest.approx(score(restorer, samples)["loss"][0])
+    other = load_samples(list(samples.records.texts), task="masked-token", seed=1)
+    again = find_task(restorer, other).prepare(restorer, other)
+    assert not np.array_equal(again.labels, masked.labels) and again.digest != masked.digest
+
+
+def test_masks_may_keep_or_exchange_tokens_as_in_the_training_of_bert(restorer: Network) -> None:
+    samples = letters(300).with_task(masked_token(0.5, mixture=(0.6, 0.3, 0.1)))
+    masked = find_task(restorer, samples).prepare(restorer, samples)
+    (batch,) = masked.batches(restorer.preprocessing, 300)
+    chosen = batch.labels != IGNORED
+    shown, before = batch.inputs["input_ids"][chosen], batch.labels[chosen]
+    shares = [(shown == 27).double().mean(), (shown == before).double().mean()]
+    assert shares[0] == pytest.approx(0.6 + 0.3 / 28, abs=0.05)
+    assert shares[1] == pytest.approx(0.1 + 0.3 / 28, abs=0.04)
+
+
+def test_masked_tokens_are_learned_and_prescribed_for(restorer: Network) -> None:
+    from netopsy import Recipe, fit, noise, prescribe
+
+    samples = letters(40)
+    done = fit(restorer, samples, Recipe(epochs=3, learning_rate=0.01, optimizer="adamw"), validation=samples)
+    assert done.table["loss"][-1] < done.table["loss"][0]
+    assert done.table["validation_loss"][-1] == pytest.approx(score(done.network, samples)["loss"][0], rel=1e-4)
+    assert "perplexity" in " ".join(noise(restorer, samples, strengths=(0.2,), one_layer_at_a_time=False).findings)
+    assert prescribe(restorer, samples, budget="20%").tables["promise"].height
+
+
+def test_without_a_mask_token_nothing_is_masked(restorer: Network) -> None:
+    bare = restorer.with_tensors({})
+    bare.preprocessing = Signature(TEXT.inputs, Letters())
+    assert find_task(bare, letters(3)) is AGREEMENT
+    with pytest.raises(SamplesError, match="no mask token"):
+        find_task(bare, letters(3).with_task("masked token"))
+    with pytest.raises(SettingsError, match="share"):
+        masked_token(0.0)
+
+
+@pytest.mark.slow
+def test_optical_flow_is_torchvisions_and_scored_by_its_error() -> None:
+    import torchvision
+
+    network = load_network("torchvision:raft_small", seed=3)
+    theirs = torchvision.models.get_model("raft_small", weights=None).eval()
+    theirs.load_state_dict(network.module.state_dict())
+    pair = torch.rand(2, 3, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for count in (1, 3):
+        with torch.no_grad():
+            flow = theirs(*pair[:, :count])[-1]
+        torch.testing.assert_close(
+            network.graph(image1=pair[0, :count], image2=pair[1, :count])["flow"], flow, rtol=1e-4, atol=1e-3
+        )
+    first, second = pair.numpy()
+    truth = (flow + torch.randn(flow.shape, generator=torch.Generator().manual_seed(1))).numpy()
+    row = score(network, load_samples({"image1": first, "image2": second, "label": truth})).row(0, named=True)
+    error = (flow.numpy() - truth).astype(float)
+    spread = truth.astype(float).std((0, 2, 3), keepdims=True)
+    assert row["loss"] == pytest.approx(np.abs(error).mean(), rel=1e-3)
+    assert row["r2"] == pytest.approx(1 - ((error / spread) ** 2).mean(), abs=1e-3)
+    assert find_task(network, load_samples({"image1": first, "image2": second})) is EMBEDDING

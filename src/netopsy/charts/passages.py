@@ -28,16 +28,18 @@ def reads_passages(network: Network) -> bool:
     return network.signature.inputs[0].kind in ("tokens", "vector")
 
 
-def pieces_of(network: Network, samples: Samples, index: int) -> list[str]:
+def pieces_of(network: Network, samples: Samples, index: int, sequence: str = "") -> list[str]:
     """The sample at `index` as a list of texts: one a token, or one a column of a row.
 
     A token is the stretch of the text that it stands for, as far as the tokenizer tells, with the spaces before it;
     special ones, and tokens without a text, are written as the vocabulary has them. Longer texts end where the network
-    stops reading.
+    stops reading. sequence: of an encoder and a decoder whose tokens are meant.
     """
     if network.signature.inputs[0].kind == "vector":
         return _columns(samples.read(index))
     value, signature = samples.read(index), network.signature
+    if len(signature.lengths) > 1:
+        return _tokens_along(network, samples, index, sequence)
     if isinstance(value, str) and signature.tokenizer is not None:
         ids, spans = tokens_of(signature.tokenizer, value, signature.length)
         names = [token_name(signature.tokenizer, number) for number in ids[: signature.length]]
@@ -47,6 +49,16 @@ def pieces_of(network: Network, samples: Samples, index: int) -> list[str]:
     (batch,) = samples.batches(network.preprocessing, 1, order=[index])
     real = slice(None) if batch.mask is None else batch.mask[0]
     return [f"{number} " for number in batch.images[0][real].reshape(-1).tolist()]
+
+
+def _tokens_along(network: Network, samples: Samples, index: int, sequence: str) -> list[str]:
+    """The tokens of one of several sequences; of the last where none is named."""
+    (batch,) = samples.batches(network.preprocessing, 1, order=[index])
+    sequence, entries = sequence or next(reversed(list(batch.masks))), network.signature.inputs
+    name = next(entry.name for entry in entries if entry.kind == "tokens" and entry.sequence == sequence)
+    numbers = batch.inputs[name][0][batch.masks[sequence][0]].tolist()
+    tokenizer = network.signature.tokenizer
+    return [f"{number} " if tokenizer is None else token_name(tokenizer, number) for number in numbers]
 
 
 def _stretches(text: str, spans: Sequence[tuple[int, int]], names: Sequence[str]) -> list[str]:
@@ -97,7 +109,7 @@ def position_of(network: Network, node: Node, place: Sequence[int]) -> int | Non
 
     Where the axis is shorter than the input's (behind a stride) the first token of the place's stretch.
     """
-    axis, length = _token_axis(node), network.signature.length
+    axis, length = _token_axis(node), network.signature.lengths.get(node.sequence)
     if axis is None or length is None:
         return None
     return place[axis] * length // places(node)[axis]
@@ -145,12 +157,15 @@ def passages(
             with torch.inference_mode():
                 values = walk.run(batch.to(network.device), batch=len(batch.indices))
         for row, sample in enumerate(batch.indices.tolist()):
-            pieces = pieces_of(network, samples, sample)
+            sequences = {network.nodes[node].sequence for node, _ in by_sample[sample]}
+            pieces = {sequence: pieces_of(network, samples, sample, sequence) for sequence in sequences}
             for node, k in by_sample[sample]:
                 entry = entries[node][k]
                 reach = None if largest is None else largest.get((node, entry.channel))
                 along = _along(network.nodes[node], values[node][row], entry) if node in values else None
-                shown[node][k] = _passage(network, network.nodes[node], pieces, entry, along, reach)
+                shown[node][k] = _passage(
+                    network, network.nodes[node], pieces[network.nodes[node].sequence], entry, along, reach
+                )
     return {node: [by_row[k] for k in range(len(by_row))] for node, by_row in shown.items()}
 
 
@@ -178,7 +193,7 @@ def _passage(
         cut = pieces[: _COLUMNS * (1 if mark is None else 2)]
         more = ("...",) if len(cut) < len(pieces) else ()
         return Passage((*cut, *more), (0.0,) * (len(cut) + len(more)), -1, entry.note)
-    length = network.signature.length or len(pieces)
+    length = network.signature.lengths.get(node.sequence, len(pieces))
     first, end = max(0, mark - REACH), min(len(pieces), mark + REACH // 2 + 1)
     part = [along[k * len(along) // length] for k in range(first, end)]
     top = reach or max((abs(v) for v in part if math.isfinite(v)), default=0.0)

@@ -115,7 +115,7 @@ PREPROCESSING = [
     option("scale", float | None, "Factor on the pixels 0..255 before mean and std.", None),
     option("interpolation", Literal["nearest", "bilinear", "bicubic"] | None, "How images are resized.", None),
 ]
-LENGTH = "Of hf:, tokens or steps to which samples are padded and cut; else values at which recordings are cut."
+LENGTH = "Tokens or steps that the network takes (hf:, --tokenizer); else values at which recordings are cut."
 NETWORK_OPTIONS = grouped(
     OF_NETWORK,
     [
@@ -129,6 +129,7 @@ NETWORK_OPTIONS = grouped(
             "head", str | None, "Of hf: another head than its own, as sequence-classification; base for none.", None
         ),
         option("length", int | None, LENGTH, None),
+        option("tokenizer", str | None, "Folder or tokenizer.json, for a module of your own that takes tokens.", None),
         switch("download", "Fetch hf:ORG/NAME from its hub."),
         option(
             "shape",
@@ -158,7 +159,9 @@ SAMPLES_OPTIONS = grouped(
             None,
         ),
         option("label", tuple[str, ...] | None, "Column of labels, or several; `none`: samples without labels.", None),
-        option("text", str | None, "Column of texts, in a table.", None),
+        option(
+            "text", tuple[str, ...] | None, "Column of texts; two for an encoder and a decoder: SOURCE,TARGET.", None
+        ),
         option(
             "columns", tuple[str, ...] | None, "Columns of a table that the network takes as a row of numbers.", None
         ),

@@ -23,7 +23,7 @@ def load_subject(source: str, options: dict[str, Any], samples: Any = None) -> A
         if options.get(name) is not None:
             raise SettingsError(f"--{name} belongs to a file of features; leave it out with a network.")
     names = {option.name for option in (*o.NETWORK_OPTIONS, *o.PREPROCESSING)} - {"device"}
-    if not source.startswith("hf:"):
+    if not _has_length(source, options):
         names -= {"length"}
     chosen = {name: options[name] for name in sorted(names) if options.get(name) is not None}
     if chosen.pop("own_dtype", False):
@@ -64,7 +64,12 @@ def _load(source: str, options: dict[str, Any], device: str | None, samples: Any
 
 def samples_options(network: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options without the length, where that is one of the network's."""
-    return options | {"length": None} if network.startswith("hf:") else options
+    return options | {"length": None} if _has_length(network, options) else options
+
+
+def _has_length(source: str, options: dict[str, Any]) -> bool:
+    """Whether --length is that of the samples that the network takes."""
+    return source.startswith("hf:") or options.get("tokenizer") is not None
 
 
 def load_images(source: str | None, options: dict[str, Any]) -> Any:
@@ -119,4 +124,6 @@ def _image_options(options: dict[str, Any]) -> dict[str, Any]:
     if "label" in chosen:
         label = chosen["label"]
         chosen["label"] = None if label == ("none",) else label[0] if len(label) == 1 else label
+    if len(chosen.get("text", ())) == 1:
+        chosen["text"] = chosen["text"][0]
     return chosen

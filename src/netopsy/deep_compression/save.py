@@ -30,6 +30,8 @@ def describe(network: Network) -> dict[str, str]:
     """The metadata of a safetensors file: architecture, its options, preprocessing, and names of one tensor.
 
     architecture: the source, such as `torchvision:resnet18`. options: a JSON object, `{"num_classes": 10}`.
+    output: the key or number of the output that is examined, where one was chosen. tokenizer: the folder or file given.
+    signature: where the network takes no image, its inputs as `Signature.record` has them.
     size, resize, mean, std, channels, scale, interpolation: as the fields of `Preprocessing`; numbers keep all digits.
     weights: `effective` where the architecture computes its weights and these are what it computed.
     tied: a JSON object, from further names of a tensor that the state dict holds several times to the name kept.
@@ -37,6 +39,8 @@ def describe(network: Network) -> dict[str, str]:
     """
     source = str(network.provenance.get("source", network.name))
     metadata = {"architecture": source, "options": json.dumps(_options(network, source), sort_keys=True)}
+    metadata |= {} if network.returned is None else {"output": str(network.returned)}
+    metadata |= {"tokenizer": network.provenance["tokenizer"]} if "tokenizer" in network.provenance else {}
     if "effective_weights" in network.provenance:
         metadata["weights"] = EFFECTIVE
     state = tensor_state(network.module).items()
@@ -215,6 +219,9 @@ def save_network(network: Network, path: Path) -> Path:
     return path
 
 
+_CARRIED = ("architecture", "options", "weights", "output", "tokenizer", "signature")
+
+
 def _read_aliases(metadata: dict[str, str]) -> dict[str, str]:
     try:
         names = json.loads(metadata.get("tied", "{}"))
@@ -226,7 +233,7 @@ def _read_aliases(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
-    header = {key: metadata[key] for key in ("architecture", "options", "weights", *FIELDS) if key in metadata}
+    header = {key: metadata[key] for key in (*_CARRIED, *FIELDS) if key in metadata}
     try:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         with atomic_write(target) as part:

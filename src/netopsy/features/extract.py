@@ -178,10 +178,11 @@ def _features_of_places(
 def _real(network: Network, samples: Samples, node: Node, places: int) -> Bool[np.ndarray, "n places"]:
     """Which places are no padding."""
     real = np.ones((len(samples), places), bool)
-    if node.length_axes and network.signature.length == places:
+    if node.length_axes and network.signature.lengths.get(node.sequence) == places:
         for batch in samples.batches(network.preprocessing, 512):
-            if batch.mask is not None:
-                real[batch.indices.numpy()] = batch.mask.numpy()
+            mask = batch.mask_of(node.sequence)
+            assert mask is not None
+            real[batch.indices.numpy()] = mask.numpy()
     return real
 
 

@@ -18,8 +18,8 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram, export, register_dataclass
 from torch.utils import _pytree as pytree
 
-from netopsy.errors import NetworkError
-from netopsy.network.signature import Signature
+from netopsy.errors import NetworkError, SettingsError
+from netopsy.network.signature import Input, Signature, input_kind
 
 # Tried in this order: (batch of the example, further arguments of export). Some modules compare the batch with sizes of
 # their own, some checks can only be made when the graph runs, some Python only the strict tracer follows.
@@ -117,6 +117,30 @@ def forward_names(module: nn.Module) -> tuple[str, ...]:
     """Names of the arguments of the forward pass, in order."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
     return tuple(p.name for p in inspect.signature(module.forward).parameters.values() if p.kind in kinds)
+
+
+def token_signature(module: nn.Module, tokenizer: Any, length: int | None) -> Signature:
+    """What a module of the user's takes that turns tokens into something: by the names of its arguments.
+
+    Its first argument are the tokens, up to `length` of them (by default what the tokenizer was made for, at most 128);
+    then come a mask and segments, where the forward pass has arguments that are called so.
+    Raises SettingsError for a length below 1, NetworkError where it needs anything else.
+    """
+    if length is not None and length < 1:
+        raise SettingsError(f"length {length} must be at least 1.")
+    places = (length or min(getattr(tokenizer, "longest", None) or 128, 128),)
+    entries: list[Input] = []
+    for parameter in inspect.signature(module.forward).parameters.values():
+        name, needed = parameter.name, parameter.default is parameter.empty
+        kind = input_kind(name)
+        if not entries or kind != "tokens":
+            entries.append(Input(name, places, torch.int64, kind if entries else "tokens", 0))
+        elif needed and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise NetworkError(
+                f"the forward pass of {type(module).__name__} takes '{name}', which text does not give; load the "
+                "network with an example of a batch by name, load_network(module, example={...}, tokenizer=...)."
+            )
+    return Signature(tuple(entries), tokenizer)
 
 
 def _takes_any(module: nn.Module) -> bool:

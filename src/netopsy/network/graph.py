@@ -28,11 +28,12 @@ def export_graph(module: nn.Module, signature: Signature) -> fx.GraphModule:
 
     Every call of an operation is a node; `node.meta["name"]` holds the name made by `name_nodes`. `graph.meta` holds
     the names of what it returns (`outputs`) and of the constants that an activation function is known by (`settled`).
-    Where samples differ in length, `node.meta["length_axes"]` holds the axes that are longer for longer ones.
+    Where samples differ in length, `node.meta["length_axes"]` holds the axes that are longer for longer ones, and
+    `node.meta["sequences"]` of each of them the sequence that it goes along.
     """
     graph = _export(module, signature)
-    if signature.length is not None:
-        _mark_lengths(graph, module, signature)
+    for sequence in signature.lengths:
+        _mark_lengths(graph, module, signature, sequence)
     return graph
 
 
@@ -51,25 +52,27 @@ def _export(module: nn.Module, signature: Signature) -> fx.GraphModule:
     return graph
 
 
-def _mark_lengths(graph: fx.GraphModule, module: nn.Module, signature: Signature) -> None:
-    """Write down which axes of each value grow with the length of the samples, from an export for a shorter one.
+def _mark_lengths(graph: fx.GraphModule, module: nn.Module, signature: Signature, sequence: str) -> None:
+    """Write down which axes of each value grow with the length of a sequence, from an export for a shorter one.
 
     A node that a shorter sample does not have has no such axes.
     """
-    assert signature.length is not None
-    for length in dict.fromkeys((signature.length // 2, signature.length - 1)):
+    longest = signature.lengths[sequence]
+    for length in dict.fromkeys((longest // 2, longest - 1)):
         if length < 1:
             continue
         try:
-            shorter = _export(module, signature.with_length(length))
+            shorter = _export(module, signature.with_length(length, sequence))
         except NetworkError:  # a network of windows or strides may not take this one
             continue
         shapes = {node.meta["name"]: shape_for(node.meta.get("val"), 1) for node in shorter.graph.nodes}
         for node in graph.graph.nodes:
             shape, other = shape_for(node.meta.get("val"), 1), shapes.get(node.meta["name"], ())
             if len(shape) == len(other):
-                differ = tuple(i for i, (size, less) in enumerate(zip(shape, other, strict=True)) if size > less)
-                node.meta["length_axes"] = differ
+                known = dict(zip(node.meta.get("length_axes", ()), node.meta.get("sequences", ()), strict=True))
+                known |= {i: sequence for i, (size, less) in enumerate(zip(shape, other, strict=True)) if size > less}
+                node.meta["length_axes"] = tuple(sorted(known))
+                node.meta["sequences"] = tuple(known[axis] for axis in sorted(known))
         return
 
 

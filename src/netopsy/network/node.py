@@ -27,6 +27,7 @@ class Node:
     growth: how much longer each axis of the value is for one sample more.
     batch_axis: the one axis that grows, where it counts the samples; None where there is none.
     length_axes: the axes that are longer for longer samples, where samples differ in length: of tokens, of a series.
+    sequences: of each of the `length_axes` the sequence that it goes along, as `Input.sequence` calls it.
     from_input: whether the value depends on what the input holds, and not on its batch size alone.
     channel_axis: where the units are: last (-1) behind a linear map or a layer norm, 1 behind a convolution; where axes
         are permuted on the way from there, the units go with them.
@@ -50,6 +51,7 @@ class Node:
     growth: tuple[int, ...] = field(default=(), repr=False)
     batch_axis: int | None = None
     length_axes: tuple[int, ...] = ()
+    sequences: tuple[str, ...] = ()
     from_input: bool = False
     channel_axis: int = 1
     weights: tuple[str, ...] = ()
@@ -65,6 +67,11 @@ class Node:
     def per_sample(self) -> bool:
         """Whether the first axis counts the samples, so that each row belongs to one of them alone."""
         return self.batch_axis == 0
+
+    @property
+    def sequence(self) -> str:
+        """The sequence that the first of its `length_axes` goes along; empty where there is none or one for all."""
+        return next(iter(self.sequences), "")
 
     @property
     def is_tensor(self) -> bool:

@@ -113,6 +113,7 @@ def _transcribe(source: fx.Node, records: Mapping[fx.Node, Node]) -> Node:
         growth=growth,
         batch_axis=grown[0] if len(grown) == 1 and larger[grown[0]] == 2 else None,
         length_axes=source.meta.get("length_axes", ()),
+        sequences=source.meta.get("sequences", ()),
         from_input=source.op == "placeholder" or (operator != "sym_size" and any(x.from_input for x in inputs)),
     )
 

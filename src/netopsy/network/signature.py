@@ -6,10 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netopsy.errors import SettingsError
+
+MASK = "<mask>"
+"""Before the name of a sequence, which places of it belong to a sample, bool (batch, length)."""
+
+Arrays = dict[str, NDArray[Any]]
 
 Kind = Literal["image", "tokens", "mask", "segments", "series", "vector", "array"]
 
@@ -24,6 +31,8 @@ class Input:
         sample and 0 where it is padded (length,); `segments`: zeros (length,); `series`: (length,) or
         (channel, length); `vector`: (columns,); `array`: any other.
     length_axis: of `shape`, the axis along which samples differ in length and are padded at the end; None for none.
+    sequence: of an encoder and a decoder, whose samples have two lengths, the one that goes along this axis: the name
+        of the first input that it is the length of. Empty where all inputs of a network have one length.
     """
 
     name: str
@@ -31,6 +40,7 @@ class Input:
     dtype: torch.dtype = torch.float32
     kind: Kind = "array"
     length_axis: int | None = None
+    sequence: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -74,9 +84,11 @@ class Signature:
         names = [entry.name for entry in self.inputs]
         if not names or len(set(names)) < len(names):
             raise SettingsError(f"the inputs are called {', '.join(names) or 'nothing'}; give each a name of its own.")
-        if len({entry.length for entry in self.inputs} - {None}) > 1:
+        pairs = {(entry.sequence, entry.length) for entry in self.inputs if entry.length is not None}
+        if len(pairs) > len(self.lengths):
             raise SettingsError(
-                f"the inputs {', '.join(map(str, self.inputs))} differ in their greatest length; give them one length."
+                f"the inputs {', '.join(map(str, self.inputs))} differ in their greatest length; give them one length, "
+                "or those of the encoder and of the decoder a `sequence` each."
             )
 
     @property
@@ -86,8 +98,20 @@ class Signature:
 
     @property
     def length(self) -> int | None:
-        """How long the longest sample may be; None where all samples are of one shape."""
-        return next((entry.length for entry in self.inputs if entry.length is not None), None)
+        """How long the longest sample may be; None where all samples are of one shape.
+
+        Of several sequences that of the last, the decoder's, which the outputs go along.
+        """
+        return next(reversed(self.lengths.values()), None)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """How long each sequence may be, by its name: one for most networks, two for an encoder with a decoder."""
+        return {entry.sequence: entry.length for entry in self.inputs if entry.length is not None}
+
+    def is_written(self, sequence: str) -> bool:
+        """Whether a sequence is the decoder's: the last of several."""
+        return len(self.lengths) > 1 and sequence == next(reversed(self.lengths))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -98,9 +122,14 @@ class Signature:
     def signature(self) -> Signature:
         return self
 
-    def with_length(self, length: int) -> Signature:
-        """The same for samples of another greatest length."""
-        return replace(self, inputs=tuple(entry.with_length(length) for entry in self.inputs))
+    def with_length(self, length: int, sequence: str | None = None) -> Signature:
+        """The same for samples of another greatest length, or for another length of one sequence."""
+        return replace(
+            self,
+            inputs=tuple(
+                entry.with_length(length) if sequence in (None, entry.sequence) else entry for entry in self.inputs
+            ),
+        )
 
     def example(self, batch: int, like: nn.Module | None = None) -> dict[str, Tensor]:
         """A batch that any network with these inputs takes: zeros, and ones for masks.
@@ -124,17 +153,37 @@ class Signature:
                 "dtype": str(entry.dtype).removeprefix("torch."),
                 "kind": entry.kind,
                 **({} if entry.length_axis is None else {"length_axis": entry.length_axis}),
+                **({"sequence": entry.sequence} if entry.sequence else {}),
             }
             for entry in self.inputs
         }
         return {"inputs": inputs, **({} if self.tokenizer is None else {"tokenizer": self.tokenizer.digest})}
 
 
+def empty_arrays(signature: Signature, count: int) -> Arrays:
+    """Arrays for a batch of `count` by the names of the inputs, and a `MASK` for each sequence of differing lengths."""
+    arrays: Arrays = {
+        name: np.empty((count, *entry.shape), _numpy_type(entry))
+        for name, entry in zip(signature.names, signature.inputs, strict=True)
+    }
+    for sequence, length in signature.lengths.items():
+        arrays[MASK + sequence] = np.empty((count, length), bool)
+    return arrays
+
+
+def _numpy_type(entry: Input) -> Any:
+    """The type of an input's array; floating-point ones are float32, which a network turns into its own."""
+    if entry.dtype.is_floating_point:
+        return np.float32
+    return torch.zeros((), dtype=entry.dtype).numpy().dtype
+
+
 def signature_of(example: Any, names: Sequence[str] = ("input",)) -> Signature:
     """The inputs that `example` shows: a tensor or array, several, or a mapping by name, each with a batch in front.
 
     names: of the arguments, for an example that gives none.
-    Integers count as tokens where they are rows of numbers, and `attention_mask` and `token_type_ids` are known.
+    Integers count as tokens where they are rows of numbers, and `attention_mask` and `token_type_ids` are known. Tokens
+    of two lengths, and those of inputs called `decoder_...`, are two sequences.
     """
     if isinstance(example, Mapping):
         values = dict(example)
@@ -151,17 +200,56 @@ def signature_of(example: Any, names: Sequence[str] = ("input",)) -> Signature:
         if tensor.ndim < 1 or not len(tensor):
             raise SettingsError(f"the example of input {name} has no batch; give an array of shape (batch, ...).")
         inputs.append(_input(str(name), tensor))
-    return Signature(tuple(inputs))
+    return Signature(in_sequences(inputs))
+
+
+def read_signature(record: Any) -> Signature | None:
+    """The inputs that `Signature.record` wrote down; None where the record is damaged."""
+    try:
+        inputs = [
+            Input(
+                str(name),
+                tuple(map(int, entry["shape"])),
+                getattr(torch, str(entry["dtype"])),
+                entry["kind"],
+                entry.get("length_axis"),
+                str(entry.get("sequence", "")),
+            )
+            for name, entry in record["inputs"].items()
+        ]
+        if not all(isinstance(entry.dtype, torch.dtype) for entry in inputs):
+            return None
+        return Signature(tuple(inputs))
+    except (KeyError, TypeError, ValueError, AttributeError):  # a SettingsError is a ValueError
+        return None
+
+
+def in_sequences(inputs: Sequence[Input]) -> tuple[Input, ...]:
+    """The inputs with their sequences named, where there are several: of other lengths, or a decoder's."""
+    first: dict[tuple[bool, int], str] = {}
+    for entry in inputs:
+        if entry.length is not None:
+            first.setdefault((entry.name.startswith("decoder_"), entry.length), entry.name)
+    if len(first) < 2:
+        return tuple(inputs)
+    keys = [(entry.name.startswith("decoder_"), entry.length) for entry in inputs]
+    return tuple(
+        replace(entry, sequence=first[key]) if key in first else entry for entry, key in zip(inputs, keys, strict=True)
+    )
 
 
 _SEGMENTS = ("token_type_ids", "segment_ids")
 
 
+def input_kind(name: str) -> Kind:
+    """What rows of whole numbers are, by the name of the input: a mask, segments, else tokens."""
+    return "mask" if name.endswith("mask") else "segments" if name in _SEGMENTS else "tokens"
+
+
 def _input(name: str, tensor: Tensor) -> Input:
     shape = tuple(tensor.shape[1:])
     if not tensor.is_floating_point() and len(shape) == 1:
-        kind: Kind = "mask" if name.endswith("mask") else "segments" if name in _SEGMENTS else "tokens"
-        return Input(name, shape, tensor.dtype, kind, 0)
+        return Input(name, shape, tensor.dtype, input_kind(name), 0)
     return Input(name, shape, torch.float32 if tensor.is_floating_point() else tensor.dtype, _kind(shape))
 
 

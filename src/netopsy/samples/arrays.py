@@ -132,7 +132,7 @@ def from_fields(
         raise SamplesError(f"'{text}' of {name} is text beside other inputs; give text alone, or arrays of numbers.")
     arrays = {field: values for field, values in inputs.items() if not isinstance(values, list)}
     mask = arrays.get("attention_mask")
-    if lengths is None and mask is not None and mask.ndim == 2:
+    if lengths is None and mask is not None and mask.ndim == 2 and len({len(array) for array in arrays.values()}) == 1:
         lengths = mask.astype(bool).sum(1)
     first = next(iter(arrays.values()), np.zeros((0, 1)))
     kind = kind or ("array" if first.ndim in (3, 4) else _guess_kind(first, lengths))
@@ -147,7 +147,7 @@ def _as_samples(x: Any, name: str) -> NDArray[Any] | list[str]:
     values = as_array(x, name)
     if values.dtype.kind in "UT" or (values.dtype.kind == "O" and values.ndim == 1 and isinstance(values[0], str)):
         if values.ndim != 1:
-            raise SamplesError(f"the texts of {name} have the shape {values.shape}; give one text a sample.")
+            raise SamplesError(f"{name} is text of shape {values.shape}; give numbers, or one text a sample.")
         return values.tolist()
     return values[:, None] if values.ndim == 1 else values
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Kind, Signature
+from netopsy.network.signature import Arrays, Kind, Signature
 from netopsy.samples.pixels import (
     MOST_CHANNELS,
     Pixels,
@@ -31,7 +31,6 @@ from netopsy.samples.pixels import (
     normalise,
     plain_image,
 )
-from netopsy.samples.records import Arrays
 
 
 class Span(NamedTuple):

@@ -1,20 +1,26 @@
-"""Labels and class names, checked; and which rows make a smaller set with the classes in the same proportions."""
+"""Labels and class names, checked; samples drawn in the proportions of the classes; tokens masked, to be restored."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from numpy.typing import NDArray
 
-from netopsy.errors import SamplesError, nearest
+from netopsy.errors import SamplesError, SettingsError, nearest
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import MASK, Arrays, Signature
+from netopsy.samples.records import Records
+from netopsy.seeds import stream
 
 Labels = Int64[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]
 
@@ -120,7 +126,7 @@ def read_targets(
 ) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
     """What a network is to give for each sample, as `Samples` holds it, and the names of the classes if there are any.
 
-    y: None; whole numbers (n,) or 0 and 1 (n, classes), which are classes; other floats (n,) or (n, values), which are
+    y: None; whole numbers (n,) or 0 and 1 (n, classes), which are classes; other floats (n,) or (n, *values), which are
     numbers to give; whole numbers (n, *places), a class for each place of a sample. task: 'regression' takes
     whole numbers as numbers to give, 'classification' floats as classes. places: of one sample, its tokens or pixels.
     """
@@ -135,9 +141,9 @@ def read_targets(
         if task == "classification" and (values == np.rint(values)).all():
             values = values.astype(np.int64)
     numbers = task == "regression" or (
-        values.dtype.kind == "f" and (values.ndim == 1 or (values.ndim == 2 and not np.isin(values, (0, 1)).all()))
+        values.dtype.kind == "f" and (values.ndim != 2 or not np.isin(values, (0, 1)).all())
     )
-    if numbers and values.ndim in (1, 2) and values.dtype.kind in "biuf":
+    if numbers and values.ndim > 0 and values.dtype.kind in "biuf":
         return values.astype(np.float32), ()
     by_place = values.ndim > 2 or (values.ndim == 2 and places != () and values.shape[1:] == places[-1:])
     if by_place and values.dtype.kind in "iu":
@@ -261,3 +267,65 @@ def _pad(rows: Sequence[Sequence[int]]) -> Int64[np.ndarray, "n places"]:
     for target, row in zip(table, rows, strict=True):
         target[: len(row)] = row
     return table
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which tokens a masked language model has to restore (Devlin et al., BERT, NAACL 2019, Section 3.1).
+
+    share: of a text's tokens, special ones aside, rounded; at least one. mixture: of the chosen tokens the shares that
+    become the mask token, become a token drawn at random, and stay; BERT was trained with (0.8, 0.1, 0.1).
+    seed: of the draw. A text's draw depends on the seed and on the text's place in its source, and on nothing else.
+    """
+
+    share: float = 0.15
+    mixture: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise SettingsError(
+                f"share {self.share} of masked tokens must be more than 0 and at most 1; 0.15 is usual."
+            )
+        if len(self.mixture) != 3 or min(self.mixture) < 0 or not math.isclose(sum(self.mixture), 1):
+            raise SettingsError(f"mixture {self.mixture} must be three shares that sum to 1, as (0.8, 0.1, 0.1).")
+
+    def draw(
+        self, ids: Int64[np.ndarray, " length"], real: Bool[np.ndarray, " length"], row: int, tokenizer: Any
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The places of a text that are masked, and the tokens that stand there instead."""
+        candidates = np.flatnonzero(real & ~np.isin(ids, list(getattr(tokenizer, "special", ()))))
+        generator = np.random.default_rng(stream("masked tokens", self.seed, row))
+        count = min(len(candidates), max(1, round(self.share * len(candidates))))
+        places = np.sort(generator.choice(candidates, count, replace=False))
+        random = generator.integers(0, getattr(tokenizer, "vocabulary", tokenizer.mask + 1), count)
+        what = generator.choice(3, count, p=self.mixture)
+        return places, np.choose(what, (np.full(count, tokenizer.mask), random, ids[places]))
+
+
+class MaskedRecords:
+    """Texts with some of their tokens masked; all else is that of the `records`.
+
+    name: of the network's input that takes the tokens.
+    """
+
+    def __init__(self, records: Records, name: str, masking: Masking) -> None:
+        self.records, self.token_name, self.masking = records, name, masking
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "records":  # asked for before it is there, by pickle
+            raise AttributeError(name)
+        return getattr(self.records, name)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
+        self.records.fill(out, rows, preprocessing)
+        for ids, real, row in zip(out[self.token_name], out[MASK], rows.tolist(), strict=True):
+            places, tokens = self.masking.draw(ids, real, row, preprocessing.signature.tokenizer)
+            ids[places] = tokens
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        yield f"{self.masking};".encode()
+        yield from self.records.digest(rows)

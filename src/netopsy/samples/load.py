@@ -48,7 +48,7 @@ def load_samples(
     `.parquet`, `.jsonl`, `.arrow`); an `.npz` or `.npy`; an array, a tensor, a list of texts, or a pair of these and
     labels; a mapping of arrays by the names of inputs; a polars or pandas data frame; a torch dataset or DataLoader.
     split: part of the set, where it has parts.
-    count: take so many, stratified by class; the same `seed` takes the same.
+    count: take so many, stratified by class; the same `seed` takes the same. It draws the masks of `masked token` too.
     task: what right means: a name of `netopsy.samples.tasks.TASKS`, a `Task`, a function (outputs, targets) -> a score
     for each sample, or `module:function`, which names one; None: what labels and network suggest.
     options: further keywords of the source's own loader (`from_folder`, `from_table`, `from_frame`, `from_npz`,
@@ -57,22 +57,24 @@ def load_samples(
     them with one a line or as JSON.
     Errors: SamplesError; MissingExtra for a format that an optional package reads.
     """
-    task = _find_task(task)
+    task = _find_task(task, seed)
     samples = _load(source, split, options if task is None else {**options, "task": task})
     if task is not None:
         samples = samples.with_task(task)
     return samples if count is None else samples.subset(count, seed)
 
 
-def _find_task(task: Any) -> Any:
+def _find_task(task: Any, seed: int) -> Any:
     """A task by its name, or the function that `module:function` names."""
-    from netopsy.samples.tasks import TASKS
+    from netopsy.samples.tasks import MASKED_TOKEN, TASKS, masked_token
 
     if not isinstance(task, str):
         if task is None or callable(task) or hasattr(task, "judge"):
             return task
         raise SamplesError(f"the task is a {type(task).__name__}; give a name ({', '.join(TASKS)}) or a function.")
     name = task.replace("_", " ").replace("-", " ")
+    if name == MASKED_TOKEN.name and seed:
+        return masked_token(seed=seed)
     if name in TASKS:
         return name
     module, colon, function = task.partition(":")
@@ -118,7 +120,12 @@ def _load(source: Any, split: str | None, options: dict[str, Any]) -> Samples:
             raise SamplesError(f"a {what} has the parts {', '.join(source)}; give split= one of these.")
         source, split = source[split], None
     _no_split("a pair of arrays" if isinstance(source, tuple | list) else f"a {what}", split)
-    if isinstance(source, list) and source and all(isinstance(one, str) for one in source):
+    if isinstance(source, list | tuple) and not source:
+        raise SamplesError(f"the {what} holds no samples; give {FORMS}.")
+    if isinstance(source, list) and any(isinstance(one, str | bytes) for one in source):
+        odd = next((i for i, one in enumerate(source) if not isinstance(one, str)), None)
+        if odd is not None:
+            raise SamplesError(f"text {odd} of the list (counted from 0) is a {type(source[odd]).__name__}; give str.")
         return _call(from_pair, "texts", options, source)
     if isinstance(source, list) and source and all(isinstance(one, dict) for one in source):
         return _call(from_frame, "rows", options, source)

@@ -6,12 +6,16 @@ differs on purpose: a picture that already has the network's size is taken as it
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float32, UInt8
+from numpy.typing import NDArray
 from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import Kind
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -171,3 +175,21 @@ def draw_wave(values: Float32[np.ndarray, "*channels length"]) -> UInt8[np.ndarr
     rows = np.arange(height)[:, None]
     dark = ((rows >= top) & (rows <= bottom))[:, np.arange(width) * len(top) // width]
     return np.repeat(np.where(dark, 40, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def title_values(values: NDArray[Any], kind: Kind, length: int | None, rate: int | None) -> str:
+    """A few words on one sample: how long it is, its shape, or its first values."""
+    if kind == "series":
+        places = values.shape[-1] if length is None else length
+        return f"{places / rate:.2f} s" if rate else f"{places:,} values"
+    if values.ndim > 1:
+        return "x".join(map(str, values.shape))
+    shown = ", ".join(f"{value:.4g}" if values.dtype.kind == "f" else str(value) for value in values.ravel()[:6])
+    return f"{shown}, ..." if values.size > 6 else shown
+
+
+def draw_values(values: NDArray[Any], kind: Kind) -> UInt8[np.ndarray, "height width 3"] | None:
+    """A small picture of one sample of a kind that a picture shows."""
+    if kind == "series":
+        return draw_wave(values)
+    return draw_array(values) if kind in ("image", "array") and values.ndim > 1 else None

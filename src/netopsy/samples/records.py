@@ -14,13 +14,8 @@ from numpy.typing import NDArray
 
 from netopsy.errors import NetopsyWarning, SamplesError, nearest
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Input, Kind, Signature
-from netopsy.samples.pixels import draw_array, draw_wave
-
-MASK = "<mask>"
-"""Stands among the arrays of a batch for the places that belong to a sample, bool (batch, length)."""
-
-Arrays = dict[str, NDArray[Any]]
+from netopsy.network.signature import MASK, Arrays, Input, Kind, Signature, empty_arrays
+from netopsy.samples.pixels import draw_values, title_values
 
 _TYPES = {"i": torch.int64, "u": torch.int64, "b": torch.bool}
 
@@ -62,7 +57,8 @@ class Records(Protocol):
 class ArrayRecords:
     """Arrays by name, each (n, ...): what a network's inputs of these names take, as it is.
 
-    lengths: int64 (n,), how many places along the last axis of each sample are its own; None where all are.
+    lengths: int64 (n,), how many places along the last axis of each sample are its own; None where all are. Of an
+        encoder and a decoder a mapping from the first field of each to its lengths.
     scale: (low, high) of the first field's values that become 0 and 1; None leaves them as they are.
     rate: of a series, in samples a second, where it is known. describe: a few words on one row.
     """
@@ -73,7 +69,7 @@ class ArrayRecords:
         self,
         fields: Mapping[str, NDArray[Any]],
         kind: Kind = "array",
-        lengths: Int64[np.ndarray, " n"] | None = None,
+        lengths: Int64[np.ndarray, " n"] | Mapping[str, Int64[np.ndarray, " n"]] | None = None,
         name: str = "arrays",
         *,
         scale: tuple[float, float] | None = None,
@@ -90,7 +86,9 @@ class ArrayRecords:
                 raise SamplesError(f"{field} of {name} is NaN or infinite in row {row}; mend or leave out such rows.")
             if values.dtype.kind not in "fiub":
                 raise SamplesError(f"{field} of {name} is {values.dtype}; give numbers.")
-        self.fields, self.kind, self.lengths, self.name = dict(fields), kind, lengths, name
+        self.by_sequence = dict(lengths) if isinstance(lengths, Mapping) else {}
+        self.lengths = next(iter(self.by_sequence.values())) if isinstance(lengths, Mapping) else lengths
+        self.fields, self.kind, self.name = dict(fields), kind, name
         self.scale, self.rate, self.describe = scale, rate, describe
         self.notes: list[str] = []
         self.coding: Any = None  # of a table: which columns became which inputs
@@ -120,6 +118,11 @@ class ArrayRecords:
         longest = max(array.shape[-1] if array.ndim > 1 else 1 for array in self.fields.values())
         every = np.full(len(rows), longest) if self.lengths is None else self.lengths[rows]
         note_cut(self, int((every > length).sum()), len(rows), length)
+        masks = [entry.name for entry in preprocessing.signature.inputs if entry.kind == "mask"]
+        if self.kind == "tokens" and masks and self.lengths is None and not set(masks) & set(self.fields):
+            padded = int((next(iter(self.fields.values()))[rows, -2:] == 0).all(1).sum())
+            what = f"{padded:,} of {len(rows):,} samples end in zeros as padded ones do, and have no {masks[0]}"
+            note_once(self, f"{what}; all their places count" if padded else "")
 
     def read(self, row: int) -> dict[str, NDArray[Any]] | NDArray[Any]:
         """The sample's values by field; of a single field its values alone."""
@@ -148,11 +151,12 @@ class ArrayRecords:
 
     def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
         signature = preprocessing.signature
-        length = signature.length
+        for sequence, length in signature.lengths.items():
+            out[MASK + sequence][...] = _real(self._lengths(rows, length, sequence), length)
         for name, entry in zip(signature.names, signature.inputs, strict=True):
             target = out[name]
             if entry.kind == "mask" and entry.name not in self.fields:
-                target[...] = _real(self._lengths(rows, length), length)
+                target[...] = _real(self._lengths(rows, entry.length, entry.sequence), entry.length)
                 continue
             if entry.kind == "segments" and entry.name not in self.fields:
                 target[...] = 0
@@ -168,15 +172,15 @@ class ArrayRecords:
             if values.shape != target.shape:
                 target[...] = 0
             target[part] = values[part]
-        if MASK in out:
-            out[MASK][...] = _real(self._lengths(rows, length), length)
 
     def _scaled(self, field: str) -> bool:
         return self.scale is not None and field == next(iter(self.fields))
 
-    def _lengths(self, rows: Int64[np.ndarray, " batch"], length: int | None) -> Int64[np.ndarray, " batch"]:
-        longest = max(array.shape[-1] if array.ndim > 1 else 1 for array in self.fields.values())
-        every = np.full(len(rows), longest) if self.lengths is None else self.lengths[rows]
+    def _lengths(self, rows: NDArray[np.int64], length: int | None, sequence: str) -> NDArray[np.int64]:
+        fields = [self.fields[sequence]] if sequence in self.fields else list(self.fields.values())
+        longest = max(array.shape[-1] if array.ndim > 1 else 1 for array in fields)
+        lengths = self.by_sequence.get(sequence) if sequence and self.by_sequence else self.lengths
+        every = np.full(len(rows), longest) if lengths is None else lengths[rows]
         return np.minimum(every, length or longest)
 
     def _field(self, signature: Signature, entry: Input) -> str:
@@ -193,6 +197,14 @@ class ArrayRecords:
 
     def _check(self, signature: Signature) -> None:
         """SamplesError where the network takes other shapes than these."""
+        for sequence in signature.lengths:
+            along = [
+                entry for entry in signature.inputs if entry.length_axis is not None and entry.sequence == sequence
+            ]
+            sizes = {x.name: self.fields[x.name].shape[-1] for x in along if x.name in self.fields}
+            if len(set(sizes.values())) > 1:
+                listed = ", ".join(f"{field} {size:,}" for field, size in sizes.items())
+                raise SamplesError(f"the fields of {self.name} must have one length; they have {listed} places.")
         for entry in signature.inputs:
             if entry.kind in ("mask", "segments") and entry.name not in self.fields:
                 continue
@@ -218,58 +230,48 @@ class ArrayRecords:
             yield f"{field} {array.dtype} {array.shape[1:]};".encode()
             for start in range(0, len(rows), 1024):
                 yield np.ascontiguousarray(array[rows[start : start + 1024]]).tobytes()
-        if self.lengths is not None:
-            yield self.lengths[rows].tobytes()
-
-
-WORDS = 80  # characters of a text in its title
-
-
-def title_values(values: NDArray[Any], kind: Kind, length: int | None, rate: int | None) -> str:
-    """A few words on one sample: how long it is, its shape, or its first values."""
-    if kind == "series":
-        places = values.shape[-1] if length is None else length
-        return f"{places / rate:.2f} s" if rate else f"{places:,} values"
-    if values.ndim > 1:
-        return "x".join(map(str, values.shape))
-    shown = ", ".join(f"{value:.4g}" if values.dtype.kind == "f" else str(value) for value in values.ravel()[:6])
-    return f"{shown}, ..." if values.size > 6 else shown
-
-
-def draw_values(values: NDArray[Any], kind: Kind) -> UInt8[np.ndarray, "height width 3"] | None:
-    """A small picture of one sample of a kind that a picture shows."""
-    if kind == "series":
-        return draw_wave(values)
-    return draw_array(values) if kind in ("image", "array") and values.ndim > 1 else None
+        for lengths in self.by_sequence.values() or [self.lengths]:
+            if lengths is not None:
+                yield lengths[rows].tobytes()
 
 
 def note_cut(records: Any, cut: int, count: int, length: int) -> None:
-    """Say once, by a warning and in `notes`, that of `cut` of `count` samples the end is cut off."""
+    """Say once that of `cut` of `count` samples the end is cut off."""
     units = "tokens" if records.kind == "tokens" else "values"
-    note = (
-        f"{cut:,} of {count:,} samples are longer than the {length:,} {units} that the network takes; the rest is cut"
-    )
-    if cut and note not in records.notes:
+    many = f"{cut:,} of {count:,} samples are longer than the {length:,} {units} that the network takes"
+    note_once(records, f"{many}; the rest is cut" if cut else "")
+
+
+def note_once(records: Any, note: str) -> None:
+    """Say something of samples once, by a warning and in their `notes`; nothing of an empty note."""
+    if note and note not in records.notes:
         records.notes.append(note)
-        warnings.warn(f"{records.name}: {note}.", NetopsyWarning, stacklevel=2)
+        warnings.warn(f"{records.name}: {note}.", NetopsyWarning, stacklevel=3)
 
 
+WORDS = 80  # characters of a text in its title
+MOST_TOKENS = 2**24
 _COUNTED = 20_000  # texts
+_FOREIGN = 0.2  # the share of unknown tokens from which on a tokenizer looks like another network's
 
 
 class TextRecords:
-    """Texts, which the network's own tokenizer turns into tokens. `truncated` counts those that were too long."""
+    """Texts, which the network's own tokenizer turns into tokens. `truncated` counts those that were too long.
+
+    targets: what a decoder is to write for each text, which it gets behind its start token (teacher forcing); by
+        default the text itself.
+    """
 
     kind: Kind = "tokens"
     workers: int | None = 1
 
-    def __init__(self, texts: Sequence[str], name: str = "texts") -> None:
-        for row, text in enumerate(texts):
+    def __init__(self, texts: Sequence[str], name: str = "texts", targets: Sequence[str] | None = None) -> None:
+        for row, text in [*enumerate(texts), *enumerate(targets or ())]:
             if not isinstance(text, str):
                 raise SamplesError(f"text {row} of {name} is a {type(text).__name__}; give words in quotes.")
             if not text.strip():
                 raise SamplesError(f"text {row} of {name} (counted from 0) is empty; leave it out.")
-        self.texts, self.name = texts, name
+        self.texts, self.targets, self.name = texts, targets, name
         self.notes: list[str] = []
         self.truncated = 0
         self._prepared: dict[Any, set[int]] = {}
@@ -286,8 +288,9 @@ class TextRecords:
 
     def title(self, row: int) -> str:
         """The text's beginning in one line, without characters that do not print."""
-        text = " ".join("".join(c if c.isprintable() else " " for c in self.texts[row][: 2 * WORDS]).split())
-        return text if len(text) <= WORDS and len(self.texts[row]) <= 2 * WORDS else text[: WORDS - 3].rstrip() + "..."
+        whole = self.texts[row] if self.targets is None else f"{self.texts[row]} → {self.targets[row]}"
+        text = " ".join("".join(c if c.isprintable() else " " for c in whole[: 2 * WORDS]).split())
+        return text if len(text) <= WORDS and len(whole) <= 2 * WORDS else text[: WORDS - 3].rstrip() + "..."
 
     def thumbnail(self, row: int) -> None:
         """None: a text shows itself."""
@@ -304,17 +307,27 @@ class TextRecords:
         # of a set of usual size all at once, so that one note counts them all
         rows = np.arange(len(self.texts)) if len(self.texts) <= _COUNTED else rows
         new = [row for row in rows.tolist() if row not in done]
-        cut = 0
+        cut, seen, unknown, unseen = 0, 0, 0, getattr(tokens, "unknown", None)
         for start in range(0, len(new), 1024):
             part = new[start : start + 1024]
-            # with room for one more, so that a text that just fits is told from one that does not
-            for row, ids in zip(part, tokens.encode([self.texts[row] for row in part], length + 1), strict=True):
-                if not len(ids):
+            longer = np.zeros(len(part), bool)
+            for sequence, most in signature.lengths.items():
+                # with room for one more, so that a text that just fits is told from one that does not
+                every = self._tokens_of(part, tokens, most + 1, signature.is_written(sequence))
+                longer |= np.array([len(ids) > most for ids in every])
+                seen += sum(map(len, every))
+                unknown += sum(number == unseen for ids in every for number in ids)
+                if not all(map(len, every)):
+                    row = next(row for row, ids in zip(part, every, strict=True) if not len(ids))
                     raise SamplesError(f"text {row} of {self.name} gives no tokens; leave it out.")
-                cut += len(ids) > length
+            cut += int(longer.sum())
         done.update(new)
         self.truncated += cut
         note_cut(self, cut, len(new), length)
+        if unknown >= _FOREIGN * seen > 0:
+            note_once(
+                self, f"{unknown / seen:.0%} of the tokens are unknown to the tokenizer: is it the network's own?"
+            )
 
     def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
         return True
@@ -322,32 +335,43 @@ class TextRecords:
     def buffers(self, count: int, preprocessing: Preprocessing | Signature) -> Arrays:
         signature = preprocessing.signature
         tokenizer(signature, self.name)
+        if self.targets is not None and len(signature.lengths) < 2:
+            raise SamplesError(
+                f"{self.name} has texts and targets, and the network no decoder; give one column of text."
+            )
         return empty_arrays(signature, count)
 
     def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
         signature = preprocessing.signature
-        length = signature.length
-        assert length is not None
         tokens = tokenizer(signature, self.name)
-        numbers = self._encode(rows, tokens, length)
-        lengths = np.array([len(ids) for ids in numbers])
+        numbers: dict[str, list[NDArray[Any]]] = {}
+        for sequence, length in signature.lengths.items():
+            ids = numbers[sequence] = self._encode(rows, tokens, length, signature.is_written(sequence))
+            out[MASK + sequence][...] = _real(np.array(list(map(len, ids))), length)
         for name, entry in zip(signature.names, signature.inputs, strict=True):
             if entry.kind == "mask":
-                out[name][...] = _real(lengths, length)
+                out[name][...] = out[MASK + entry.sequence]
             elif entry.kind == "segments":
                 out[name][...] = 0
             else:
                 out[name][...] = tokens.pad
-                for row, ids in zip(out[name], numbers, strict=True):
-                    row[: len(ids)] = ids
-        if MASK in out:
-            out[MASK][...] = _real(lengths, length)
+                for row, made in zip(out[name], numbers[entry.sequence], strict=True):
+                    row[: len(made)] = made
 
-    def _encode(self, rows: Int64[np.ndarray, " batch"], tokens: Any, length: int) -> list[NDArray[Any]]:
-        """The tokens of texts; those of the first `MOST_TOKENS` are kept, for the passes that follow."""
-        kept = self._tokens.setdefault((tokens.digest, length), {})
+    def _tokens_of(self, rows: Sequence[int], tokens: Any, length: int, written: bool) -> Sequence[Sequence[int]]:
+        """The first `length` tokens of texts; written: of what a decoder writes, behind its start token."""
+        if not written:
+            return list(tokens.encode([self.texts[row] for row in rows], length))
+        start = getattr(tokens, "start", None)
+        first = [] if start is None else [start]
+        texts = self.texts if self.targets is None else self.targets
+        return [[*first, *ids] for ids in tokens.encode([texts[row] for row in rows], length - len(first))]
+
+    def _encode(self, rows: NDArray[np.int64], tokens: Any, length: int, written: bool) -> list[NDArray[Any]]:
+        """As `_tokens_of`; those of the first `MOST_TOKENS` are kept, for the passes that follow."""
+        kept = self._tokens.setdefault((tokens.digest, length, written), {})
         new = [row for row in rows.tolist() if row not in kept]
-        ids = tokens.encode([self.texts[row] for row in new], length) if new else []
+        ids = self._tokens_of(new, tokens, length, written) if new else []
         made = {row: np.asarray(one[:length], np.int32) for row, one in zip(new, ids, strict=True)}
         numbers = [made[row] if row in made else kept[row] for row in rows.tolist()]
         if (len(kept) + len(made)) * length <= MOST_TOKENS:
@@ -357,9 +381,8 @@ class TextRecords:
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         for row in rows.tolist():
             yield hashlib.blake2b(self.texts[row].encode(errors="surrogatepass")).digest()
-
-
-MOST_TOKENS = 2**24
+            if self.targets is not None:
+                yield hashlib.blake2b(self.targets[row].encode(errors="surrogatepass")).digest()
 
 
 def tokenizer(signature: Signature, name: str) -> Any:
@@ -372,24 +395,6 @@ def tokenizer(signature: Signature, name: str) -> Any:
     return signature.tokenizer
 
 
-def empty_arrays(signature: Signature, count: int) -> Arrays:
-    """Arrays for a batch of `count` by the names of the inputs, and `MASK` where samples differ in length."""
-    arrays: Arrays = {
-        name: np.empty((count, *entry.shape), _numpy_type(entry))
-        for name, entry in zip(signature.names, signature.inputs, strict=True)
-    }
-    if signature.length is not None:
-        arrays[MASK] = np.empty((count, signature.length), bool)
-    return arrays
-
-
 def _real(lengths: Int64[np.ndarray, " batch"], length: int | None) -> Bool[np.ndarray, "batch length"]:
     """Which places belong to a sample."""
     return np.arange(length or int(lengths.max()))[None] < lengths[:, None]
-
-
-def _numpy_type(entry: Input) -> Any:
-    """The type of an input's array; floating-point ones are float32, which a network turns into its own."""
-    if entry.dtype.is_floating_point:
-        return np.float32
-    return torch.zeros((), dtype=entry.dtype).numpy().dtype

@@ -9,9 +9,10 @@ import io
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,10 +25,10 @@ from torch import Tensor
 from netopsy.errors import NotApplicable, SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Kind, Signature
+from netopsy.network.signature import MASK, Kind, Signature
 from netopsy.samples.images import PlainImages
 from netopsy.samples.labels import name_classes, stratify
-from netopsy.samples.records import MASK, Records
+from netopsy.samples.records import Records
 from netopsy.wording import plural
 
 T = TypeVar("T")
@@ -89,13 +90,19 @@ class Batch(NamedTuple):
     inputs: by the names that the network has for them, each (batch, ...).
     labels: what the samples' `labels` hold; -1 where they have none.
     indices: positions in the Samples that gave the batch.
-    mask: which places belong to a sample, where samples differ in length and are padded; else None.
+    mask: which places belong to a sample, where samples differ in length and are padded; else None. Of an encoder and a
+        decoder those of the decoder, which the outputs go along. masks: then those of each sequence, by its name.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     indices: Int64[Tensor, " batch"]
     mask: Bool[Tensor, "batch length"] | None = None
+    masks: Mapping[str, Bool[Tensor, "batch length"]] = MappingProxyType({})
+
+    def mask_of(self, sequence: str) -> Bool[Tensor, "batch length"] | None:
+        """Which places of a sequence, as a node or an input names it, belong to a sample."""
+        return self.masks.get(sequence, self.mask)
 
     @property
     def images(self) -> Tensor:
@@ -150,6 +157,11 @@ class Samples:
     def kind(self) -> Kind:
         """Of what the samples are: `image`, `tokens`, `series`, `vector` or `array`."""
         return self.records.kind
+
+    @property
+    def rows(self) -> Int64[np.ndarray, " n"]:
+        """Where each of the samples stands in `records`."""
+        return self._rows
 
     @property
     def labelled(self) -> bool:
@@ -356,9 +368,10 @@ class Samples:
                 out = {name: array[part] for name, array in buffers.items()}
                 tasks.append(partial(self.records.fill, out, rows[part], preprocessing))
             tensors = {name: torch.from_numpy(array) for name, array in buffers.items()}
-            mask = tensors.pop(MASK, None)
+            masks = {s: tensors.pop(MASK + s) for s in preprocessing.signature.lengths}
+            mask = next(reversed(masks.values()), None)
             picked = torch.full((len(rows),), -1) if labels is None else labels[indices]
-            yield Batch(tensors, picked, torch.from_numpy(indices), mask), tasks
+            yield Batch(tensors, picked, torch.from_numpy(indices), mask, masks), tasks
 
 
 def check_images(samples: Samples, numbers: Sequence[int]) -> None:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from netopsy.errors import MissingExtra, SamplesError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Kind, Signature
+from netopsy.network.signature import Arrays, Kind, Signature
 from netopsy.samples.images import Entry, FileImages, Span, read_entry
 from netopsy.samples.labels import find_classes, indices_of, read_targets
-from netopsy.samples.records import ArrayRecords, Arrays, Records, TextRecords, draw_values, note_cut, title_values
+from netopsy.samples.pixels import draw_values, title_values
+from netopsy.samples.records import ArrayRecords, Records, TextRecords, note_cut
 from netopsy.samples.samples import Samples
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -80,8 +81,10 @@ class LazyRecords:
     def prepare(self, rows: Int64[np.ndarray, " n"], preprocessing: Preprocessing | Signature) -> None:
         """Say once of how many of these samples the end is cut off."""
         length = preprocessing.signature.length
-        if length is not None and self.lengths is not None:
-            note_cut(self, int((self.lengths[rows] > length).sum()), len(rows), length)
+        if length is not None:
+            longest = next(iter(self.form.fields.values())).shape[-1]
+            every = np.full(len(rows), longest) if self.lengths is None else self.lengths[rows]
+            note_cut(self, int((every > length).sum()), len(rows), length)
 
     def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
         return False

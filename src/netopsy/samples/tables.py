@@ -46,7 +46,7 @@ def from_frame(
     source: Any,
     name: str = "table",
     *,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     label: str | Sequence[str] | None = "auto",
     columns: Columns = None,
     categorical: str | Sequence[str] = (),
@@ -64,7 +64,8 @@ def from_frame(
 ) -> Samples:
     """The rows of a table: a polars or pandas data frame, or a list of dicts.
 
-    text: the column of texts. file: that of pictures or sound, as bytes or as paths from `folder`.
+    text: the column of texts; for an encoder and a decoder two, what is read and what is to be written.
+    file: the column of pictures or sound, as bytes or as paths from `folder`.
     columns: those that a network takes as a row of numbers, or a mapping {input: columns}; by default all others.
     label: the column of labels, or several; 'auto' takes one of `LABELS` if it is there; None takes none. Words are
         classes, and so are whole numbers; floats are numbers that a network is to give.
@@ -77,6 +78,8 @@ def from_frame(
     frame = read_frame(source, name)
     if not frame.height:
         raise SamplesError(f"{name} has no rows.")
+    if frame.width == 1 and (mark := next((mark for mark in ";\t|" if mark in frame.columns[0]), None)):
+        raise SamplesError(f"{name} has one column, '{frame.columns[0]}'; write it with commas in place of {mark!r}.")
     chosen = _label_columns(frame, label, name)
     rest = [column for column in frame.columns if column not in chosen]
     features = features or {}
@@ -85,7 +88,10 @@ def from_frame(
         text = _text_column(frame, rest)
     records: Records
     if text is not None:
-        records = TextRecords(_texts(frame, text, name), name)
+        every = [_texts(frame, column, name) for column in _listed(text)]
+        if len(every) > 2:
+            raise SamplesError(f"text={_listed(text)} names {len(every)} columns; give one, or a source and a target.")
+        records = TextRecords(every[0], name, *every[1:])
     elif file is not None:
         records = _files(frame, file, folder, name, rate, length, mono)
     elif nested := _nested_columns(frame, rest, columns):

@@ -14,11 +14,13 @@ from functools import partial
 from operator import itemgetter
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from netopsy.errors import NetworkError, SamplesError, nearest
 from netopsy.network.network import Network
+from netopsy.samples.labels import MaskedRecords, Masking
 from netopsy.samples.samples import Batch, Samples
 from netopsy.samples.verdicts import (
     IGNORED,
@@ -48,6 +50,11 @@ def outputs_before(batch: Batch, reference: Tensor | None) -> Tensor:
     return reference
 
 
+def as_they_are(network: Network, samples: Samples) -> Samples:
+    """Samples that a network is scored on without further ado."""
+    return samples
+
+
 def no_places(shape: tuple[int, ...]) -> tuple[int, ...]:
     """One prediction a sample, or none."""
     return ()
@@ -63,6 +70,7 @@ class Task:
     predicted for it. column: what the score is called in tables; unit: in sentences; second: what stands beside it in
     tables (`Verdicts.top5`), if anything does.
     binary: whether a sample is right or wrong, and nothing between. needs_labels: whether the samples must have some.
+    prepare: what the network is shown, and labels for it, in place of the samples; see `mask_tokens`.
     learns: what a training lowers the loss of: classes of samples or of `places`, numbers, outputs of a teacher, or
         what the labels suggest. axis: of the outputs, where the classes of places stand.
     """
@@ -78,6 +86,7 @@ class Task:
     binary: bool = False
     reference: bool = False
     needs_labels: bool = True
+    prepare: Callable[[Network, Samples], Samples] = as_they_are
     learns: Literal["classes", "places", "numbers", "outputs", "labels"] = "labels"
     axis: int = -1
 
@@ -85,9 +94,10 @@ class Task:
         return self.name
 
 
-def following_tokens(batch: Batch, reference: Tensor | None) -> Tensor:
-    """For each token the one after it, `IGNORED` behind the last."""
-    tokens = next(values for values in batch.inputs.values() if not values.is_floating_point()).long()
+def following_tokens(batch: Batch, reference: Tensor | None, *, name: str = "") -> Tensor:
+    """For each token the one after it, `IGNORED` behind the last. name: of their input; by default the first."""
+    name = name or next(name for name, values in batch.inputs.items() if not values.is_floating_point())
+    tokens = batch.inputs[name].long()
     following = torch.full_like(tokens, IGNORED)
     following[:, :-1] = tokens[:, 1:]
     if batch.mask is not None:
@@ -106,6 +116,17 @@ def _fits_tokens(network: Network, samples: Samples) -> None:
         raise SamplesError(f"{network.name} takes no tokens, so it cannot be scored on the next one; give a task.")
 
 
+def _fits_masked(network: Network, samples: Samples) -> None:
+    _check_rank(network, 3, "masked token", "(batch, tokens, vocabulary)")
+    if token_input(network) is None:
+        raise SamplesError(f"{network.name} takes no tokens, so it cannot be scored on masked ones; give another task.")
+    if not has_mask_token(network):
+        raise SamplesError(
+            f"the tokenizer of {network.name} has no mask token, so no token can be masked; give a network with its "
+            "own tokenizer (hf:FOLDER), or task='agreement'."
+        )
+
+
 def _fits_places(network: Network, samples: Samples) -> None:
     _check_rank(network, 3, "tagging", "(batch, places, classes)")
     _check_places(network, samples, -1)
@@ -122,8 +143,13 @@ def _fits_numbers(network: Network, samples: Samples) -> None:
     if math.prod(outputs) != values:
         raise SamplesError(
             f"{samples.name} has {plural(values, 'number')} a sample and {network.name} gives {math.prod(outputs)}; "
-            "give a network with one output a number."
+            f"give a network with one output a number{_or_classes(samples)}."
         )
+
+
+def _or_classes(samples: Samples) -> str:
+    """What else whole numbers may be."""
+    return ", or task='classification' for classes" if bool((samples.labels % 1 == 0).all()) else ""
 
 
 def _fits_any(network: Network, samples: Samples) -> None:
@@ -185,9 +211,53 @@ EMBEDDING = Task(
     needs_labels=False,
     learns="outputs",
 )
+
+
+def mask_tokens(network: Network, samples: Samples, masking: Masking | None = None) -> Samples:
+    """The samples with tokens masked, labelled with the tokens that were there and `IGNORED` at all other places."""
+    name, tokenizer, masking = token_input(network), network.signature.tokenizer, masking or Masking()
+    if isinstance(samples.records, MaskedRecords) or name is None:
+        return samples
+    labels = np.full((len(samples), network.signature.length or 1), IGNORED)
+    for batch in samples.batches(network.preprocessing, 256):
+        assert batch.mask is not None
+        every = zip(batch.inputs[name].numpy(), batch.mask.numpy(), batch.indices.tolist(), strict=True)
+        for ids, real, index in every:
+            places, _ = masking.draw(ids, real, int(samples.rows[index]), tokenizer)
+            labels[index, places] = ids[places]
+    task = replace(MASKED_TOKEN, prepare=partial(mask_tokens, masking=masking))
+    return Samples(samples.name, MaskedRecords(samples.records, name, masking), labels, (), samples.rows, task)
+
+
+MASKED_TOKEN = Task(
+    "masked token",
+    judge_places,
+    _fits_masked,
+    places=itemgetter(slice(0, 1)),
+    unit="top-1 accuracy of masked tokens",
+    second="top5",
+    needs_labels=False,
+    prepare=mask_tokens,
+    learns="places",
+)
 TASKS = {
-    task.name: task for task in (CLASSIFICATION, NEXT_TOKEN, TAGGING, SEGMENTATION, REGRESSION, AGREEMENT, EMBEDDING)
+    task.name: task
+    for task in (
+        CLASSIFICATION,
+        NEXT_TOKEN,
+        MASKED_TOKEN,
+        TAGGING,
+        SEGMENTATION,
+        REGRESSION,
+        AGREEMENT,
+        EMBEDDING,
+    )
 }
+
+
+def masked_token(share: float = 0.15, *, mixture: tuple[float, float, float] = (1.0, 0.0, 0.0), seed: int = 0) -> Task:
+    """The task of restoring masked tokens, with other masks than those of `task="masked token"`; see `Masking`."""
+    return replace(MASKED_TOKEN, prepare=partial(mask_tokens, masking=Masking(share, mixture, seed)))
 
 
 def find_task(network: Network, samples: Samples) -> Task:
@@ -213,9 +283,15 @@ def find_task(network: Network, samples: Samples) -> Task:
         )
     _check_rows(network)
     chosen.fits(network, samples)
+    if chosen is NEXT_TOKEN and len(network.signature.lengths) > 1:  # the decoder writes
+        name = [x.name for x in network.signature.inputs if x.kind == "tokens"][-1]
+        return replace(chosen, targets=partial(following_tokens, name=name))
     if chosen is REGRESSION:
-        values = torch.from_numpy(samples.labels).double().reshape(len(samples), -1)
-        spread = tuple(values.std(0, correction=0).clamp_min(1e-12).tolist())
+        values = torch.from_numpy(samples.labels).double()
+        values = values if values.ndim > 2 else values.reshape(len(samples), -1)
+        # of maps, such as flow or depth, one spread a channel
+        spread = values.std((0, *range(2, values.ndim)), correction=0, keepdim=True).clamp_min(1e-12)
+        spread = tuple(spread.expand(1, *values.shape[1:]).flatten().tolist())
         return replace(chosen, judge=partial(judge_numbers, spread=spread))
     return chosen
 
@@ -223,7 +299,7 @@ def find_task(network: Network, samples: Samples) -> Task:
 def suggest_task(network: Network, samples: Samples) -> Task:
     """What labels and outputs suggest, whatever the samples say."""
     shape = network.nodes[network.output].full_shape
-    if samples.labelled:
+    if samples.labelled and not gives_features(network):
         labels = samples.labels
         if labels.dtype.kind == "f" and not (samples.multilabel and samples.classes):
             return REGRESSION
@@ -232,8 +308,21 @@ def suggest_task(network: Network, samples: Samples) -> Task:
         return TAGGING if labels.ndim == 2 and len(shape) == 3 else SEGMENTATION
     named = network.output_name.rpartition(".")[2]
     if token_input(network) is not None and len(shape) == 3 and named == "logits":
-        return NEXT_TOKEN
+        if "MaskedLM" in type(network.module).__name__:
+            return MASKED_TOKEN if has_mask_token(network) else AGREEMENT
+        tokens = getattr(network.signature.tokenizer, "vocabulary", 0)
+        return NEXT_TOKEN if shape[-1] >= tokens else AGREEMENT  # a tagger has fewer classes than there are tokens
     return EMBEDDING if named and named != "logits" else AGREEMENT
+
+
+def gives_features(network: Network) -> bool:
+    """Whether the network was loaded without classes (`num_classes=0`), so that its outputs are features."""
+    return dict(network.provenance.get("options", {})).get("num_classes") == 0
+
+
+def has_mask_token(network: Network) -> bool:
+    """Whether the network's tokenizer has a token that stands for a masked one."""
+    return getattr(network.signature.tokenizer, "mask", None) is not None
 
 
 def token_input(network: Network) -> str | None:

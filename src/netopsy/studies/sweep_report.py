@@ -16,7 +16,7 @@ from netopsy.network.listing import other_parameters
 from netopsy.network.network import Network
 from netopsy.result import Figure
 from netopsy.samples.samples import NOUNS, Samples
-from netopsy.samples.tasks import NEXT_TOKEN, Task, find_task
+from netopsy.samples.tasks import MASKED_TOKEN, NEXT_TOKEN, Task, find_task
 from netopsy.wording import capital, listing, plural, points
 
 THRESHOLDS = (0.001, 0.005, 0.01)
@@ -79,7 +79,7 @@ def measure_of(network: Network, samples: Samples, task: Task | None = None) -> 
         unit=task.unit,
         noun=NOUNS.get(samples.kind, "sample"),
         share=task.column not in _NO_SHARES,
-        tokens=task.name == NEXT_TOKEN.name,
+        tokens=task.name in (NEXT_TOKEN.name, MASKED_TOKEN.name),
     )
 
 

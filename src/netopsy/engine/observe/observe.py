@@ -17,7 +17,7 @@ from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.trials.run import run_shards, shard_specs, split_range
 from netopsy.engine.trials.trial import Outcome
 from netopsy.engine.workspace.workspace import current_workspace
-from netopsy.errors import SettingsError
+from netopsy.errors import NotApplicable, SettingsError
 from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Batch, Samples
 
@@ -207,8 +207,9 @@ class _Dispatcher:
 
             def show(tally: Tally = tally, watched: WatchedNodes = watched) -> None:
                 places = self._places(watched.networks)
+                sequence = _one_sequence(watched)
                 parts = [
-                    (self._real(places), self.indices)
+                    (self._real(places, sequence), self.indices)
                     if node == PLACES
                     else self._cut(network, node, values[id(network), node], tally, places)
                     for network, node in watched.nodes
@@ -225,10 +226,12 @@ class _Dispatcher:
             self.aligned[key] = align_places(networks, [self.batches[k] for k in key], self.run.samples)
         return self.aligned[key]
 
-    def _real(self, places: dict[int, AlignedPlaces]) -> Tensor:
+    def _real(self, places: dict[int, AlignedPlaces], sequence: str) -> Tensor:
         """What stands for `PLACES`."""
         nothing = torch.ones(len(self.indices), 1, dtype=torch.bool)
-        return next((part.mask for part in places.values()), nothing).to(self.run.network.device)
+        every = (p.masks[sequence] if sequence in p.masks and len(p.masks) > 1 else p.mask for p in places.values())
+        mask = next(every, nothing)
+        return mask.to(self.run.network.device)
 
     def _cut(
         self, network: Network, node: str, values: Tensor, tally: Tally, places: dict[int, AlignedPlaces]
@@ -237,7 +240,7 @@ class _Dispatcher:
         if node == LABELS or id(network) not in places:
             return values, self.indices
         own, record = places[id(network)], network.nodes[node]
-        return without_padding(record, own.align(record, values), own.mask, self.indices, tally.by_sample)
+        return without_padding(record, own.align(record, values), own.mask_of(record), self.indices, tally.by_sample)
 
     def _update(self, tally_set: TallySet, show: Callable[[], None]) -> None:
         if tally_set not in self.active:
@@ -249,6 +252,19 @@ class _Dispatcher:
                 raise
             tally_set.failed = True
             self.active.remove(tally_set)
+
+
+def _one_sequence(watched: WatchedNodes) -> str:
+    """The sequence that nodes which are shown together go along; NotApplicable where there are several."""
+    nodes = [network.nodes[name] for network, name in watched.nodes if name not in NOT_NODES]
+    along = {sequence: node.name for node in nodes for sequence in node.sequences}
+    if len(along) > 1 and len(nodes) > 1:
+        first, other = list(along.values())[:2]
+        raise NotApplicable(
+            f"'{first}' and '{other}' go along two sequences, an encoder's and a decoder's, whose places have no "
+            "partners; choose nodes of one of the two."
+        )
+    return next(iter(along), "")
 
 
 def _batches(run: Pass, networks: Sequence[Network], piece: range, done: int) -> Iterator[list[Batch]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from netopsy.errors import SettingsError
+from netopsy.errors import NotApplicable, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.samples.samples import Batch, Samples
@@ -102,30 +102,34 @@ def sample_blocks(values: Tensor, axis: int = 1) -> Iterator[Tensor]:
 
 
 def real_places(
-    length_axes: Sequence[int], values: Tensor, mask: Bool[Tensor, "batch length"]
+    length_axes: Sequence[int], values: Tensor, mask: Bool[Tensor, "batch length"] | Sequence[Tensor]
 ) -> Bool[Tensor, "batch *places"]:
     """Which of a node's values belong to a sample: with an axis of 1 where the value does not go by length.
 
-    length_axes: as the node has them. An axis of another length than the mask's (behind a stride, without the last
-    token) has as much of it real.
+    length_axes: as the node has them. mask: one for all of them, or one for each. An axis of another length than its
+    mask's (behind a stride, without the last token) has as much of it real.
     """
-    mask = mask.to(values.device)
-    real = torch.ones([len(mask)] + [1] * (values.ndim - 1), dtype=torch.bool, device=values.device)
-    for axis in length_axes:
+    masks = [mask] * len(length_axes) if isinstance(mask, Tensor) else mask
+    real = torch.ones([len(values)] + [1] * (values.ndim - 1), dtype=torch.bool, device=values.device)
+    for axis, mask in zip(length_axes, masks, strict=True):
         size = values.shape[axis]
-        part = mask
+        part = mask = mask.to(values.device)
         if size != mask.shape[1]:
             ends = -(-mask.sum(1) * size // mask.shape[1])
             part = torch.arange(size, device=values.device)[None] < ends[:, None]
-        real = real & part.reshape([len(mask)] + [size if i == axis else 1 for i in range(1, values.ndim)])
+        real = real & part.reshape([len(part)] + [size if i == axis else 1 for i in range(1, values.ndim)])
     return real
 
 
 def without_padding(
-    node: Node, values: Tensor, mask: Bool[Tensor, "batch length"], indices: Tensor, by_sample: bool
+    node: Node, values: Tensor, mask: Bool[Tensor, "batch length"] | Sequence[Tensor], indices: Tensor, by_sample: bool
 ) -> tuple[Tensor, Tensor]:
     """A node's values as a tally gets them, and of which sample each row is: see `Tally.by_sample`."""
-    if not node.length_axes or not node.per_sample or mask.all():
+    if (
+        not node.length_axes
+        or not node.per_sample
+        or all(part.all() for part in ([mask] if isinstance(mask, Tensor) else mask))
+    ):
         return values, indices
     real = real_places(node.length_axes, values, mask)
     if by_sample:
@@ -142,12 +146,17 @@ class AlignedPlaces:
     """The places of one network in a batch.
 
     mask: those that belong to a sample. length: places of the network. index: which of its places stands at each place
-    of the mask; None where they stand as they are.
+    of the mask; None where they stand as they are. masks: of a network of several sequences those of each.
     """
 
     mask: Bool[Tensor, "batch places"]
     length: int
     index: Int64[Tensor, "batch places"] | None = None
+    masks: Mapping[str, Bool[Tensor, "batch places"]] = field(default_factory=dict)
+
+    def mask_of(self, node: Node) -> Tensor | list[Tensor]:
+        """The places along each of the node's `length_axes`; one mask where the network has one sequence."""
+        return [self.masks[sequence] for sequence in node.sequences] if len(self.masks) > 1 else self.mask
 
     def align(self, node: Node, values: Tensor) -> Tensor:
         """A node's values in the order of `index`; of a shorter axis (behind a stride) the place that it falls in."""
@@ -166,7 +175,7 @@ def places_differ(networks: Sequence[Network]) -> bool:
     other tokenizers, or other greatest lengths.
     """
     padded = [network.signature for network in networks if network.signature.length is not None]
-    return len({(signature.length, _digest(signature.tokenizer)) for signature in padded}) > 1
+    return len({(*signature.lengths.values(), _digest(signature.tokenizer)) for signature in padded}) > 1
 
 
 def align_places(networks: Sequence[Network], batches: Sequence[Batch], samples: Samples) -> dict[int, AlignedPlaces]:
@@ -185,7 +194,9 @@ def align_places(networks: Sequence[Network], batches: Sequence[Batch], samples:
     if not places_differ(networks):
         for _, batch in padded[1:]:
             mask = mask & _mask(batch)
-        return {id(network): AlignedPlaces(mask, mask.shape[1]) for network, _ in padded}
+        return {id(network): AlignedPlaces(mask, mask.shape[1], None, batch.masks) for network, batch in padded}
+    if any(len(network.signature.lengths) > 1 for network, _ in padded):
+        raise NotApplicable("the places of an encoder and a decoder cannot be aligned with those of another tokenizer.")
     indices = {id(network): _partners(padded[0], (network, batch), samples) for network, batch in padded}
     for index in indices.values():
         mask = mask & (index >= 0)

@@ -59,6 +59,7 @@ def sweep(
     if not variants:
         return pl.DataFrame()
     task = find_task(network, samples)
+    samples = task.prepare(network, samples)
     plan = make_plan(network, variants, batch_size)
     rerun = Rerun(plan, settle=task.binary)
     spec = {

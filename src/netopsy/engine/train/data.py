@@ -20,8 +20,7 @@ from torch import Tensor
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Signature
-from netopsy.samples.records import MASK
+from netopsy.network.signature import MASK, Signature
 from netopsy.samples.samples import Batch, Samples
 from netopsy.samples.verdicts import IGNORED
 

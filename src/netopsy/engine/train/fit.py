@@ -30,7 +30,7 @@ from netopsy.errors import NetopsyError, NetworkError, SettingsError
 from netopsy.network.capture import call
 from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
-from netopsy.samples.tasks import CLASSIFICATION, Task, find_task, suggest_task
+from netopsy.samples.tasks import CLASSIFICATION, MASKED_TOKEN, Task, find_task, gives_features, suggest_task
 
 
 def history_columns(score: str = "top1") -> dict[str, Any]:
@@ -169,6 +169,7 @@ def fit(
     """
     check_network(network)
     recipe = Recipe() if recipe is None else recipe
+    samples, validation = (_prepared(network, part) for part in (samples, validation))
     task, validation_task, learned, outputs = _check(network, samples, recipe, validation, teacher)
     own_masks, own_shared = check_constraints(network, masks or {}, shared or {})
     fixed, still = frozen_parts(network.module, frozen, network.layer)
@@ -242,12 +243,24 @@ def _check(
 def _task(network: Network, samples: Samples, shape: tuple[int, ...]) -> Task:
     """The task of the samples; plain classes are known without the network's graph, whose export takes time."""
     classes = samples.labelled and (samples.multilabel or (samples.labels.ndim, samples.labels.dtype.kind) == (1, "i"))
-    if not classes or samples.task is not None or (samples.multilabel and not samples.classes):
+    if (
+        not classes
+        or samples.task is not None
+        or gives_features(network)
+        or (samples.multilabel and not samples.classes)
+    ):
         return find_task(network, samples)
     if len(shape) != 1:
         raise NetworkError(f"{network.name} does not give one score a class: its output must be (batch, classes).")
     samples.check(shape[0])
     return CLASSIFICATION
+
+
+def _prepared(network: Network, samples: Any) -> Any:
+    """What is shown of the samples: of masked tokens the masks, drawn once for all epochs."""
+    if samples is None or (samples.labelled and getattr(samples.task, "name", samples.task) != MASKED_TOKEN.name):
+        return samples
+    return find_task(network, samples).prepare(network, samples)
 
 
 def _by_labels(network: Network, samples: Samples) -> Task:

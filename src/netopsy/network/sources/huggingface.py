@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class HuggingFaceSource:
         notes: list[str] = []
         with quiet():
             config = self._configuration(options)
-            kind = self._architecture(config, options.get("head"))
+            kind = self._architecture(config, self._head(config, options))
             module = self._random(kind, config) if file is None else self._filled(kind, config, file, options, notes)
         module.eval()
         tokenizer = self._tokenizer(module, notes)
@@ -137,6 +138,17 @@ class HuggingFaceSource:
             raise NetworkError(f"{self.name}: its config.json cannot be used: {first_line(error)}.") from error
         _settle(config)
         return config
+
+    def _head(self, config: Any, options: Mapping[str, Any]) -> str | None:
+        """The head asked for; for a number of classes that of a classifier, where the folder's own has no classes."""
+        if options.get("head") is not None or options.get("num_classes") is None:
+            return options.get("head")
+        named = next(iter(self.description.get("architectures") or ()), "")
+        heads = [head for head in _heads(config) if head.endswith("Classification")]
+        if "Classification" in named or not heads:
+            return None
+        usual = [f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Image", "Audio", "Video")]
+        return next((head for head in usual if head in heads), heads[0])
 
     def _architecture(self, config: Any, head: str | None) -> Any:
         """The class to build: the one that config.json names, or the one with another `head`."""
@@ -238,7 +250,8 @@ class HuggingFaceSource:
             return None
         if padding is None and type(module).__name__.endswith("ForSequenceClassification"):
             module.config.pad_token_id = tokenizer.pad  # it looks at the last token that is none
-        return tokenizer
+        start = setting(module.config, "decoder_start_token_id") if module.config.is_encoder_decoder else None
+        return replace(tokenizer, start=start)
 
 
 def _settle(config: Any) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from netopsy.errors import MissingExtra, NetworkError, SettingsError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Input, Signature
+from netopsy.network.signature import Input, Signature, in_sequences
 
 _LENGTH = 128  # tokens of a sample, where the user says nothing and the network takes as many
 
@@ -67,7 +67,7 @@ def _with_masks(wanted: list[str], names: tuple[str, ...], shapes: _Shapes, toke
             inputs.append(Input(mask, entry.shape, torch.int64, "mask", 0))
     if len({entry.length for entry in inputs} - {None}) > 1:  # sound beside tokens: these alone differ in length
         inputs = [replace(x, length_axis=None) if x.kind == "series" else x for x in inputs]
-    return Signature(tuple(inputs), tokenizer)
+    return Signature(in_sequences(inputs), tokenizer)
 
 
 _SHAPES = ("input_ids", "pixel_values", "input_values", "input_features", "past_values", "inputs_embeds")
@@ -189,13 +189,18 @@ class Tokenizer:
     """The tokenizer of a network, without padding or truncation of its own.
 
     backend: a `tokenizers.Tokenizer`. pad: number of the token that fills up shorter texts. name: as messages call
-    it. longest: tokens that the network was made for; None where nothing says so.
+    it. longest: tokens that the network was made for; None where nothing says so. mask: number of the token that stands
+    for a masked one; None for none. start: of the token that a decoder begins with; None for one that begins with
+    the text. unknown: of the token for what the vocabulary lacks.
     """
 
     backend: Any
     pad: int
     name: str
     longest: int | None = None
+    mask: int | None = None
+    start: int | None = None
+    unknown: int | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -205,7 +210,8 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all that turns text into numbers."""
-        return hashlib.sha256(f"{self.backend.to_str()}{self.pad}".encode()).hexdigest()
+        start = "" if self.start is None else f" {self.start}"
+        return hashlib.sha256(f"{self.backend.to_str()}{self.pad}{start}".encode()).hexdigest()
 
     @cached_property
     def special(self) -> frozenset[int]:
@@ -274,7 +280,8 @@ def read_tokenizer(folder: str | Path, padding: int | None = None) -> Tokenizer:
     number = made.pad_token_id
     if number is None:
         number = next((n for n in (padding, made.eos_token_id, made.unk_token_id) if isinstance(n, int)), 0)
-    return Tokenizer(backend, int(number), type(made).__name__, int(longest) if longest < 10**9 else None)
+    most = int(longest) if longest < 10**9 else None
+    return Tokenizer(backend, int(number), type(made).__name__, most, made.mask_token_id, unknown=made.unk_token_id)
 
 
 _RESAMPLING: dict[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from netopsy.errors import NetopsyWarning, SettingsError, WeightsError, nearest
-from netopsy.network.capture import forward_names
+from netopsy.network.capture import forward_names, token_signature
 from netopsy.network.effective import EFFECTIVE, fold_computed_weights, is_parametrized, remove_parametrizations
 from netopsy.network.network import Network, tensor_state
 from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_size
 from netopsy.network.signature import Signature, signature_of
-from netopsy.network.sources.modules import is_lazy, run_lazy, unwrap
+from netopsy.network.sources.modules import is_lazy, open_tokenizer, run_lazy, runs, unwrap
 from netopsy.network.sources.sources import Source, find_source, is_graph_path, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights, match_in_order
 from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
@@ -37,6 +37,7 @@ def load_network(
     seed: int = 0,
     output: str | int | None = None,
     example: Any = None,
+    tokenizer: Any = None,
     download: bool = False,
     dtype: Literal["float32", "own"] = "float32",
     **preprocessing: Any,
@@ -59,6 +60,8 @@ def load_network(
         called `logits`, else the first.
     example: a batch that the forward pass takes, where that is no image: a tensor or array, several in order, or a
         mapping by name, each (batch, ...); or Samples, whose first batch it is; or a `Signature`. By default one image.
+    tokenizer: for a network that takes tokens: a folder with a tokenizer, a `tokenizer.json`, or one of transformers or
+        tokenizers. Without an example the first argument of the forward pass then takes `length` (128) tokens.
     download: fetch the folder of `hf:ORG/NAME` from its hub.
     dtype: in which the network computes: float32, whatever its weights are; or `own`, the type of its weights, as
         float16 and bfloat16. Samples are turned into it.
@@ -79,11 +82,16 @@ def load_network(
             raise SettingsError(f"the source '{source}' is a weights file itself; give the architecture as the source.")
         file = read_weights(source)  # type: ignore[arg-type]
         source = read_architecture(file)
+        output = file.metadata.get("output") if output is None else output
     if dtype not in ("float32", "own"):
         raise SettingsError(f"dtype '{dtype}' must be float32, or own for the type of the weights.")
     origin = find_source(source, download=download, own_type=dtype == "own")
-    overrides, options = _sort_options(preprocessing, origin)
     hub, file = _choose_weights(weights, origin, file)
+    if file is not None and tokenizer is None:
+        tokenizer = file.tokenizer
+    tokens = None if tokenizer is None else open_tokenizer(tokenizer)
+    length = preprocessing.pop("length", None) if tokens and "length" not in origin.options else None
+    overrides, options = _sort_options(preprocessing, origin)
     if state is not None and (file is None or file.uses):
         raise SettingsError(f"state '{state}' chooses within a checkpoint; give one as weights, or leave state out.")
     options = _options_in_header(file, origin) | options
@@ -103,6 +111,11 @@ def load_network(
     module = build()
     signature = _read_example(example, module, overrides)
     prepared, said_by = origin.preprocessing(module, hub, file)
+    if signature is None and isinstance(prepared, Preprocessing) and not overrides:
+        signature = None if file is None else file.signature
+    if tokens is not None:
+        known = signature or (prepared if isinstance(prepared, Signature) else token_signature(module, tokens, length))
+        signature = replace(known if length is None else known.with_length(length), tokenizer=tokens)
     changed: Preprocessing | Signature = prepared
     if isinstance(prepared, Preprocessing):
         if file is not None:
@@ -131,7 +144,10 @@ def load_network(
     if overrides:
         said_by += f"; given: {', '.join(sorted(overrides))}"
     taken = signature or changed
-    provenance["preprocessing"] = {**taken.record(), "from": said_by if signature is None else "the example given"}
+    shown = "the tokenizer given" if tokens is not None and example is None else "the example given"
+    provenance["preprocessing"] = {**taken.record(), "from": said_by if signature is None else shown}
+    if isinstance(tokenizer, str | os.PathLike):
+        provenance["tokenizer"] = str(tokenizer)
     if output is not None:
         provenance["output"] = output
     notes = [*origin.notes, *provenance.get("notes", ())]
@@ -166,7 +182,7 @@ def _read_example(example: Any, module: nn.Module, overrides: Mapping[str, Any])
         entry = replace(example.inputs[0], name=(forward_names(module) or ("input",))[0])
         if entry.kind == "series" and len(entry.shape) == 1:  # one channel, with its axis where the module needs it
             shape = (1, *entry.shape)
-            if not _runs(module, entry.shape) and _runs(module, shape):
+            if not runs(module, entry.shape) and runs(module, shape):
                 entry = replace(entry, shape=shape, length_axis=None if entry.length_axis is None else 1)
         return replace(example, inputs=(entry,))
     return signature_of(example, forward_names(module) or ("input",))
@@ -307,21 +323,10 @@ def _fit_depth(prepared: Preprocessing, module: nn.Module, size: tuple[int, int]
     if first is None or first.in_channels in (3, prepared.depth):
         return prepared
     depth = first.in_channels
-    if depth != 1 and (_runs(module, (prepared.depth, *size)) or not _runs(module, (depth, *size))):
+    if depth != 1 and (runs(module, (prepared.depth, *size)) or not runs(module, (depth, *size))):
         return prepared
     mean, std = ((sum(values) / len(values),) * depth for values in (prepared.mean, prepared.std))
     return replace(prepared, channels="L" if depth == 1 else depth, mean=mean, std=std)
-
-
-def _runs(module: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the module takes inputs of this shape."""
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            like = next(module.parameters(), torch.zeros(0))
-            module.eval()(torch.zeros(2, *shape, dtype=like.dtype))
-    except Exception:  # whatever a forward pass raises
-        return False
-    return True
 
 
 def _put(

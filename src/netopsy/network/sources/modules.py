@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch.nn.parameter import UninitializedBuffer
 from torch.nn.parameter import is_lazy as is_uninitialized
 from torch.overrides import TorchFunctionMode
 
-from netopsy.errors import NetworkError
+from netopsy.errors import MissingExtra, NetworkError
 from netopsy.network.signature import Signature
 
 # Where wrappers keep the module, by the name of their class (some of these libraries are rarely there to import).
@@ -112,6 +114,53 @@ def _tensor_reasons(label: str, path: str, tensor: Tensor) -> Iterator[str]:
         yield f"holds '{path}' in the layout {kind}; give the module with dense weights (tensor.to_dense())"
 
 
+PADDING = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<|endoftext|>", "</s>")
+MASKED = ("[MASK]", "<mask>")
+
+
+def open_tokenizer(given: Any) -> Any:
+    """A tokenizer for a network of the user's: a folder, a `tokenizer.json`, one of tokenizers or transformers, or any
+    object with `encode`, `pad` and `digest` as `huggingface_inputs.Tokenizer` has them.
+
+    Raises NetworkError for anything else, and MissingExtra without the libraries.
+    """
+    if callable(getattr(given, "encode", None)) and hasattr(given, "pad") and hasattr(given, "digest"):
+        return given
+    try:
+        import tokenizers
+
+        from netopsy.network.sources.huggingface_inputs import Tokenizer, quiet, read_tokenizer
+    except ImportError as error:
+        raise MissingExtra("a tokenizer", "text") from error
+    name = type(given).__name__
+    if isinstance(given, str | os.PathLike):
+        name = str(given)
+        if Path(given).is_dir():
+            with quiet():
+                return read_tokenizer(Path(given))
+        if not Path(given).is_file():
+            raise NetworkError(f"no tokenizer '{given}': it is no folder and no file; give one with a tokenizer.json.")
+        try:
+            given = tokenizers.Tokenizer.from_file(str(given))
+        except Exception as error:  # the library raises its own kind, which is a plain Exception
+            raise NetworkError(
+                f"'{given}' is no tokenizer of the library tokenizers ({_line(error)}); give a tokenizer.json, or the "
+                "folder that it lies in."
+            ) from error
+    given = getattr(given, "backend_tokenizer", given)
+    if not isinstance(given, tokenizers.Tokenizer):
+        raise NetworkError(f"tokenizer {name} is none; give a folder, a tokenizer.json, or one of transformers.")
+    backend = tokenizers.Tokenizer.from_str(given.to_str())
+    pad = (backend.padding or {}).get("pad_id", _first_token(backend, PADDING))
+    backend.no_padding()
+    return Tokenizer(backend, int(pad or 0), name, mask=_first_token(backend, MASKED))
+
+
+def _first_token(backend: Any, words: tuple[str, ...]) -> int | None:
+    """The number of the first of `words` that the vocabulary has."""
+    return next((number for word in words if (number := backend.token_to_id(word)) is not None), None)
+
+
 def is_lazy(module: nn.Module) -> bool:
     """Whether a parameter or buffer waits for a first batch to have a shape."""
     return any(map(is_uninitialized, (*module.parameters(), *module.buffers())))
@@ -133,6 +182,17 @@ def run_lazy(module: nn.Module, signature: Signature | None, name: str) -> None:
         raise NetworkError(
             f"{name} is lazy and cannot take the example ({', '.join(map(str, signature.inputs))}): {_line(error)}."
         ) from error
+
+
+def runs(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the module takes inputs of this shape."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            like = next(module.parameters(), torch.zeros(0))
+            module.eval()(torch.zeros(2, *shape, dtype=like.dtype))
+    except Exception:  # whatever a forward pass raises
+        return False
+    return True
 
 
 def is_script(path: str) -> bool:

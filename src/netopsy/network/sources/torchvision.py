@@ -8,12 +8,15 @@ from typing import Any, Literal, cast
 
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 from torchvision.transforms import InterpolationMode
 
 from netopsy.errors import NetworkError, WeightsError, nearest
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Input, Signature
 from netopsy.network.weights.weights import Weights
+
+_UPDATES = 12  # of the flow, as torchvision's RAFT makes them
 
 
 class TorchvisionSource:
@@ -66,6 +69,8 @@ class TorchvisionSource:
             raise NetworkError(
                 f"{self.name} cannot be built with {arguments}: {type(error).__name__}: {error}"
             ) from error
+        if self.short.startswith("raft"):
+            return FlowEstimator(module)
         if not hasattr(module, "transform") or not hasattr(module, "backbone"):
             return module
         detector = Detector(module)
@@ -123,6 +128,34 @@ def _from_preset(preset: Any) -> Preprocessing:
 def _side(preset: Any) -> int:
     """Of the square that pictures become: a segmenter's are resized and not cropped."""
     return int(getattr(preset, "crop_size", preset.resize_size)[0])
+
+
+class FlowEstimator(nn.Module):
+    """RAFT (Teed & Deng, ECCV 2020) for any batch, up to its last estimate of the flow; parameters keep their names.
+
+    The estimates before it, which serve training alone, are left out; each picture goes through the encoder alone.
+    """
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.feature_encoder, self.context_encoder = module.feature_encoder, module.context_encoder
+        self.corr_block, self.update_block = module.corr_block, module.update_block
+        self.mask_predictor = module.mask_predictor
+
+    def forward(self, image1: Tensor, image2: Tensor) -> dict[str, Tensor]:
+        """The flow from the first picture to the second, in pixels: (batch, 2, height, width), x first."""
+        first, second = self.feature_encoder(image1), self.feature_encoder(image2)
+        self.corr_block.build_pyramid(first, second)
+        hidden, context = self.context_encoder(image1).tensor_split([self.update_block.hidden_state_size], 1)
+        hidden, context = hidden.tanh(), context.relu()
+        start = make_coords_grid(1, *first.shape[2:]).to(first).expand(first.shape[0], -1, -1, -1)
+        end = start
+        for _ in range(_UPDATES):
+            hidden, step = self.update_block(hidden, context, self.corr_block.index_pyramid(end), end - start)
+            end = end + step
+        self.corr_block.corr_pyramid = []  # no tensor of an export stays behind
+        mask = None if self.mask_predictor is None else self.mask_predictor(hidden)
+        return {"flow": upsample_flow(end - start, mask)}
 
 
 class Detector(nn.Module):

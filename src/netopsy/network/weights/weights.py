@@ -6,6 +6,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import os
 import pickle
 import re
 import types
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from netopsy.codec.file import SUFFIX, is_compressed, read_compressed
 from netopsy.errors import WeightsError
+from netopsy.network.signature import Signature, read_signature
 
 PICKLED = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *PICKLED, ".npz", ".onnx")
@@ -46,6 +48,20 @@ class Weights:
     digest: str | None = None
     uses: tuple[Any, ...] = ()
     operators: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> Signature | None:
+        """The network's inputs, where the header has them: a JSON object under `signature`."""
+        try:
+            return read_signature(json.loads(self.metadata.get("signature", "null")))
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The folder or file of the network's tokenizer, where the header names one that is there."""
+        path = self.metadata.get("tokenizer")
+        return path if path is not None and os.path.exists(path) else None
 
 
 def read_weights(path: str | Path) -> Weights:

@@ -21,7 +21,7 @@ from netopsy.network.units import find_unit, places
 from netopsy.pictures import mosaic
 from netopsy.pictures.mosaic import below, beside, caption, fit_side, pictures
 from netopsy.result import Image
-from netopsy.samples.samples import Samples
+from netopsy.samples.samples import Batch, Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.activations.counts import bin_counts
 from netopsy.tallies.active_count import ActiveCountResult
@@ -92,13 +92,13 @@ def record_images(
         taken = network.preprocessing
         record.pictures[image] = pictures(batch.images, taken)[0] if isinstance(taken, Preprocessing) else None
 
-        def visit(name: str, value: Tensor, image: int = image, mask: Tensor | None = batch.mask) -> None:
+        def visit(name: str, value: Tensor, image: int = image, batch: Batch = batch) -> None:
             node = network.nodes[name]
             if name in maps:
                 moved = value.detach().movedim(node.channel_axis, 1)[0]
                 record.maps[image, name] = moved.to("cpu", torch.float32, copy=True)
             if name in nodes:
-                flat = _real(node, value.detach(), mask).to("cpu", torch.float32)
+                flat = _real(node, value.detach(), batch).to("cpu", torch.float32)
                 row, at, distribution = _count(flat, threshold)
                 layers.append(pl.DataFrame([{"image": image, "node": name, **row}], schema=_LAYERS))
                 if flat.shape[1] > 1:
@@ -116,13 +116,14 @@ def record_images(
     )
 
 
-def _real(node: Node, value: Tensor, mask: Tensor | None) -> Tensor:
+def _real(node: Node, value: Tensor, batch: Batch) -> Tensor:
     """A node's value for one sample as (channel, place), without the places of padding."""
     moved = value.movedim(node.channel_axis, 1)
     flat = moved[0].reshape(moved.shape[1], -1)
-    if mask is None or not node.length_axes:
+    masks = [mask for sequence in node.sequences if (mask := batch.mask_of(sequence)) is not None]
+    if not masks:
         return flat
-    real = real_places(node.length_axes, value, mask).movedim(node.channel_axis, 1)[0, 0]
+    real = real_places(node.length_axes, value, masks).movedim(node.channel_axis, 1)[0, 0]
     return flat[:, real.expand(moved.shape[2:]).reshape(-1)]
 
 

@@ -33,6 +33,7 @@ from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import (
     AGREEMENT,
     EMBEDDING,
+    MASKED_TOKEN,
     NEXT_TOKEN,
     SEGMENTATION,
     TAGGING,
@@ -169,6 +170,7 @@ def effects(
     Errors: EditError for a variant that changes no weight.
     """
     task = task or find_task(network, samples)
+    samples = task.prepare(network, samples)
     if not task.binary:
         return graded_effects(network, samples, variants, label, task)
     plan = make_plan(network, variants)
@@ -303,7 +305,7 @@ def apart(task: Task, plain: Tensor, edited: Tensor, mask: Tensor | None) -> Flo
     """
     if task.name == EMBEDDING.name:
         return judge_vectors(edited, plain, mask).loss
-    if task.name in (NEXT_TOKEN.name, TAGGING.name, AGREEMENT.name):
+    if task.name in (NEXT_TOKEN.name, MASKED_TOKEN.name, TAGGING.name, AGREEMENT.name):
         return judge_agreement(edited, plain, mask).loss
     if task.name == SEGMENTATION.name:
         return judge_agreement(edited.movedim(1, -1), plain.movedim(1, -1)).loss

@@ -77,6 +77,7 @@ class Prescribe(Study):
                 findings=[f"{network.name} has no convolution or linear layer whose weights could be stored in less."]
             )
         task = find_task(network, samples)
+        samples = task.prepare(network, samples)
         measure = measure_of(network, samples, task)
         budget = _in_unit(replace(parse_budget(self.budget), measure=measure), task)
         if len(samples) < 2:

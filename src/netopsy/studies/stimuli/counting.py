@@ -178,12 +178,14 @@ class SampleTexts:
 
     def __init__(self, network: Network, samples: Samples) -> None:
         self.network, self.samples = network, samples
-        self.pieces: dict[int, list[str]] = {}
+        self.pieces: dict[tuple[int, str], list[str]] = {}
 
-    def __getitem__(self, index: int) -> list[str]:
-        if index not in self.pieces:
-            self.pieces[index] = passages.pieces_of(self.network, self.samples, index)
-        return self.pieces[index]
+    def read(self, index: int, sequence: str) -> list[str]:
+        """The tokens of a sample; of an encoder and a decoder those of the `sequence`."""
+        key = index, sequence
+        if key not in self.pieces:
+            self.pieces[key] = passages.pieces_of(self.network, self.samples, index, sequence)
+        return self.pieces[key]
 
 
 _AROUND = 6  # tokens before and after in the table
@@ -197,7 +199,7 @@ def _token_columns(
     rows: list[tuple[int | None, str | None, str | None, str | None]] = []
     for sample, place in zip(samples, flat_places, strict=True):
         at = None if place < 0 else passages.position_of(network, node, place_at(place, node_stimuli.grid))
-        pieces = texts[sample]
+        pieces = texts.read(sample, node.sequence)
         if at is None or at >= len(pieces):
             rows.append((at, None, None, None))
             continue

@@ -42,6 +42,7 @@ def run_design(
     storage: bytes on disk that stored activations may take.
     """
     task = find_task(network, samples)
+    train, samples = (task.prepare(network, part) for part in (train, samples))
     if train.labelled != samples.labelled:
         raise SettingsError(
             "the training samples must have labels where the samples that are scored have, and only then."
