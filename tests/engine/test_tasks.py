@@ -328,10 +328,10 @@ def test_optical_flow_is_torchvisions_and_scored_by_its_error() -> None:
             network.graph(image1=pair[0, :count], image2=pair[1, :count])["flow"], flow, rtol=1e-4, atol=1e-3
         )
     first, second = pair.numpy()
-    truth = (flow + torch.randn(flow.shape, generator=torch.Generator().manual_seed(1))).numpy()
+    truth = 0.5 * flow.numpy()  # of random weights the flow is large, and so must the error be
     row = score(network, load_samples({"image1": first, "image2": second, "label": truth})).row(0, named=True)
     error = (flow.numpy() - truth).astype(float)
     spread = truth.astype(float).std((0, 2, 3), keepdims=True)
     assert row["loss"] == pytest.approx(np.abs(error).mean(), rel=1e-3)
-    assert row["r2"] == pytest.approx(1 - ((error / spread) ** 2).mean(), abs=1e-3)
+    assert row["r2"] == pytest.approx(1 - ((error / spread) ** 2).mean(), rel=1e-3, abs=1e-3)
     assert find_task(network, load_samples({"image1": first, "image2": second})) is EMBEDDING

@@ -290,8 +290,8 @@ def find_task(network: Network, samples: Samples) -> Task:
         values = torch.from_numpy(samples.labels).double()
         values = values if values.ndim > 2 else values.reshape(len(samples), -1)
         # of maps, such as flow or depth, one spread a channel
-        spread = values.std((0, *range(2, values.ndim)), correction=0, keepdim=True).clamp_min(1e-12)
-        spread = tuple(spread.expand(1, *values.shape[1:]).flatten().tolist())
+        deviations = values.std((0, *range(2, values.ndim)), correction=0, keepdim=True).clamp_min(1e-12)
+        spread = tuple(deviations.expand(1, *values.shape[1:]).flatten().tolist())
         return replace(chosen, judge=partial(judge_numbers, spread=spread))
     return chosen
 
