@@ -20,7 +20,7 @@ from netopsy.errors import SamplesError, SettingsError, nearest
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import MASK, Arrays, Signature
 from netopsy.samples.records import Records
-from netopsy.seeds import stream
+from netopsy.settings import stream
 
 Labels = Int64[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]
 
