@@ -159,7 +159,7 @@ def test_advice_says_format_pruning_and_dead_units() -> None:
     def layer(**values: float) -> PageLayer:
         return PageLayer("a", measures={name: LayerFigure(value) for name, value in values.items()})
 
-    assert advice(layer(bits=16)) == "keep" and advice(layer(bits=4)) == "4 bits" and advice(layer()) == ""
+    assert advice(layer(bits=32)) == "keep" and advice(layer(bits=4)) == "4 bits" and advice(layer()) == ""
     assert advice(layer(bits=8, prunable=0.6, dead=12)) == "8 bits, prune 60 %, drop 12 dead units"
     assert advice(layer(prunable=0.1, dead=1)) == "drop 1 dead unit"
     frame = decision_table(collect_layers([evil_baseline()]), trusted=True)["frame"]

@@ -14,6 +14,7 @@ from netopsy.result import MEASURES, LayerMeasure, Result
 
 WIDTH, LANE, GAP, TURN, LEAST = 1000, 38, 2, 14, 4  # of the strip, in its own units
 PRUNABLE = 0.2  # a smaller share is not worth the advice
+KEPT = 32  # bits of a layer that stays as it is
 _COLOURS = ("fragility", "bits", "cost", "sparsity", "variance", "dead", "prunable", "macs", "parameters", "bytes")
 _COLUMNS = ("parameters", "bytes", "macs", "dead", "sparsity", "bits", "prunable", "cost")
 
@@ -148,7 +149,7 @@ def advice(layer: PageLayer) -> str:
     bits, prunable, dead = (layer.measures.get(name) for name in ("bits", "prunable", "dead"))
     parts = []
     if bits is not None:
-        parts.append(bits.text or ("keep" if bits.value >= 16 else f"{bits.value:.0f} bits"))
+        parts.append("keep" if bits.value >= KEPT else bits.text or f"{bits.value:.0f} bits")
     if prunable is not None and prunable.value >= PRUNABLE:
         parts.append(f"prune {100 * prunable.value:.0f} %")
     if dead is not None and dead.value >= 1:

@@ -70,12 +70,19 @@ def summarise(result: Result) -> dict[str, Any]:
         "images": images,
         "texts": texts,
         "atlases": atlases,
-        "tables": [table_summary(result.study, name, frame) for name, frame in result.tables.items()],
+        "tables": [table_summary(result.study, name, result.tables[name]) for name in _table_order(result)],
         "artifacts": [f"{result.study}/artifacts/{name}" for name in result.artifacts],
         "settings": flatten(result.settings),
         "provenance": flatten(result.provenance),
         "sources": list(dict.fromkeys(sources)),
     }
+
+
+def _table_order(result: Result) -> list[str]:
+    """The tables as the study has them; of the baseline those of mistakes first."""
+    if result.study != "baseline":
+        return list(result.tables)
+    return sorted(result.tables, key=lambda name: name in ("score", "layers", "alerts"))
 
 
 def study_title(result: Result) -> str:

@@ -9,7 +9,10 @@
     const theme = themes[dark.matches && !printing ? "dark" : "light"];
     drawn.get(id)?.finalize();
     const options = { actions: false, ast: true, renderer: "svg", config: theme, tooltip: { theme: dark.matches ? "dark" : "light" } };
-    drawn.set(id, await vegaEmbed(place, figures[id], options));
+    const paper = document.createElement("div"); // may be wider than its place, which then scrolls
+    paper.className = /"rect"/.test(JSON.stringify(figures[id])) ? "paper map" : "paper";
+    place.replaceChildren(paper);
+    drawn.set(id, await vegaEmbed(paper, figures[id], options));
     const svg = place.querySelector("svg");
     if (svg) {
       svg.setAttribute("role", "img");
