@@ -1,11 +1,12 @@
 """A map of noise, every layer alone at 8 strengths: the naive loop, the exact sweep and the adaptive sweep.
 
     python benchmarks/sweep.py [--networks resnet20,vgg16_bn,digits] [--images N] [--cells 16] [--threads 2]
-        [--ways exact,adaptive] [--tiny]
+        [--ways exact,adaptive,timed] [--minutes 2] [--tiny]
 
 Naive: deep copy, write the noisy weights, evaluate all images, from preprocessed tensors in memory, with the batch size
 that is fastest here. Every cell costs it the same, so it is timed on `--cells` of them, spread evenly, and scaled.
 Exact and adaptive are `netopsy.sweep` from the images to the table. The timed cells' predictions must be identical.
+The way timed is a sweep in `--minutes`; its decisions (more than 0.5 points lost, or not) are held against the exact.
 resnet20: the CIFAR network and images under NETOPSY_SHARED (all 10,000). vgg16_bn: random weights, so exact alone, on
 the first 500 of these. digits: the shipped narrow VGG-16 on the handwritten digits of scikit-learn.
 """
@@ -29,12 +30,13 @@ import torch
 from torch import Tensor, nn
 
 from common import add_tiny, shrink, tell
-from netopsy import Network, Samples, Shift, Variant, load_network, load_samples, sweep
+from netopsy import Network, Samples, Shift, Variant, load_network, load_samples, sweep, workspace
 from netopsy.engine.sweep.edits import apply_edit, compute_values
 from netopsy.engine.sweep.full import predictions
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
-TARGETS = {"exact": 2.5, "adaptive": 10.0}
+TARGETS = {"exact": 2.5, "adaptive": 10.0, "timed": 0.0}
+TOLERANCE = 0.005
 BATCHES = (16, 32, 64, 128, 256)
 
 
@@ -46,7 +48,8 @@ def main() -> None:
     parser.add_argument("--strengths", type=int, default=len(STRENGTHS), help="how many of the 8")
     parser.add_argument("--precision", type=float, default=0.5, help="points")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--ways", default="exact,adaptive", help="which of them to time against the naive loop")
+    parser.add_argument("--ways", default="exact,adaptive", help="of exact, adaptive and timed")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of the way timed")
     add_tiny(parser)
     options = parser.parse_args()
     shrink(options, networks="digits", images=20, cells=1, strengths=1)
@@ -62,7 +65,7 @@ def main() -> None:
         if options.images and options.images < len(samples):
             samples = samples.subset(options.images)
         # intervals of a network with random weights would say nothing
-        ways = [way for way in options.ways.split(",") if name != "vgg16_bn" or way != "adaptive"]
+        ways = [way for way in options.ways.split(",") if name != "vgg16_bn" or way == "exact"]
         networks[name] = measure(network, samples, options, ways)
     ways = [figures[way]["ratio"] for figures in networks.values() for way in TARGETS if way in figures]
     tell("sweep", max(ways, default=None), networks=networks)
@@ -110,6 +113,23 @@ def measure(network: Network, samples: Samples, options: argparse.Namespace, way
                 f"{inside.mean():.1%} of the intervals hold the exact drop"
             )
             figures["off"] = {"mean": error.mean(), "most": error.max(), "inside": inside.mean()}
+    if "timed" in ways:
+        with workspace(minutes=options.minutes):
+            wall, cpu, quick = clock(lambda: sweep(network, samples, variants, tolerance=100 * TOLERANCE))
+        figures["in_time"] = report("timed", wall, cpu, peer) | decisions(quick, table)
+    return figures
+
+
+def decisions(quick: pl.DataFrame, table: pl.DataFrame | None) -> dict[str, float]:
+    """How many cells lie on one side of TOLERANCE, and how many of these on the other side in the exact table."""
+    above, below = quick["drop_low"] > TOLERANCE, quick["drop_high"] <= TOLERANCE
+    figures = {"decided": int((above | below).sum())}
+    line = f"            {figures['decided']} of {len(quick)} cells decided after {quick['images'].mean():,.0f} images"
+    if table is not None:
+        figures["wrong"] = int(((above & (table["drop"] <= TOLERANCE)) | (below & (table["drop"] > TOLERANCE))).sum())
+        exactly = int(((table["drop_low"] > TOLERANCE) | (table["drop_high"] <= TOLERANCE)).sum())
+        line += f", {figures['wrong']} of them otherwise than in the exact table, which decides {exactly}"
+    print(line)
     return figures
 
 

@@ -39,6 +39,14 @@ def size(bytes: float) -> str:
     return f"{bytes / 1e6:,.1f} MB" if bytes >= 1e6 else f"{bytes / 1e3:,.1f} kB"
 
 
+def duration(seconds: float) -> str:
+    """`12 s`, `4 min`, `3 h`: in the largest unit that there are two of, one for seconds."""
+    for unit, name in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 1.95 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(1.0, seconds):.0f} s"
+
+
 def capital(text: str) -> str:
     """The text with a capital first letter."""
     return text[:1].upper() + text[1:]

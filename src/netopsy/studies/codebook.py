@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
+from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Group, Result
@@ -25,12 +25,11 @@ from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import (
     Measure,
     fragile,
-    measure_of,
+    score_edits,
     setting_figures,
     unchanged_settings,
     verdict,
     with_left_out,
-    with_perplexity,
 )
 from netopsy.wording import size
 
@@ -75,9 +74,7 @@ class WeightCodebook(Study):
         for scope in scopes(chosen, self.one_layer_at_a_time):
             for k in self.sizes:
                 edits.append(({"layer": scope.name, "k": k}, _share(scope, k, codebooks, f"{self.start} {self.seed}")))
-        scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
-        measure = measure_of(network, samples)
-        scores = with_perplexity(scores, measure)
+        scores, measure = score_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         scores = scores.with_columns(pl.col("k").cast(pl.Int64))
         quality = pl.DataFrame(
             [_quality(network, layer, k, codebooks[layer.weight][k]) for layer in chosen for k in self.sizes]

@@ -10,7 +10,7 @@ import polars as pl
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
+from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
 from netopsy.result import Group, Result
@@ -21,11 +21,10 @@ from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import (
     Measure,
     fragile,
-    measure_of,
+    score_edits,
     setting_figures,
     unchanged_settings,
     verdict,
-    with_perplexity,
 )
 
 
@@ -71,9 +70,7 @@ class FilterCodebook(Study):
                 k = clusters_for(scope.layers[0], share) if len(scope.layers) == 1 else None
                 settings = {"layer": scope.name, "share": share, "k": k}
                 edits.append((settings, _share(scope, share, clusters, f"{self.starts} {self.seed}")))
-        scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
-        measure = measure_of(network, samples)
-        scores = with_perplexity(scores, measure)
+        scores, measure = score_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         scores = scores.with_columns(pl.col("share").cast(pl.Float64), pl.col("k").cast(pl.Int64))
         # all filters kept change nothing, by definition, and need no word
         scores = scores.with_columns(changed=pl.col("changed") | (pl.col("share") == 1.0).fill_null(False))

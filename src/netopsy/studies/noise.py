@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Shift
-from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
+from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Group, Result
@@ -23,12 +23,11 @@ from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import (
     Measure,
     fragile,
-    measure_of,
+    score_edits,
     setting_figures,
     unchanged_settings,
     verdict,
     with_left_out,
-    with_perplexity,
 )
 
 STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -79,9 +78,7 @@ class Noise(Study):
                 for strength in self.strengths:
                     shift = Shift(scope.tensors(self.biases), direction, strength, key)
                     edits.append(({"layer": scope.name, "strength": strength, "repeat": repeat}, shift))
-        scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
-        measure = measure_of(network, samples)
-        scores = with_perplexity(scores, measure)
+        scores, measure = score_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         summary = summarise_draws(scores, measure)
         return self.result(
             tables={"scores": scores, "summary": summary},

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.sweep import Scope, scopes, sweep_edits
+from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.errors import SettingsError
 from netopsy.network.layers import filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
@@ -27,12 +27,11 @@ from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import (
     Measure,
     fragile,
-    measure_of,
+    score_edits,
     setting_figures,
     unchanged_settings,
     verdict,
     with_left_out,
-    with_perplexity,
 )
 from netopsy.wording import plural
 
@@ -204,9 +203,7 @@ class Rounding(Study):
                 )
             for name in formats_tried if scope.name == "all" else self.layer_formats:
                 edits.append(({**blank, "layer": scope.name, "format": name}, _to_format(scope, name)))
-        scores = sweep_edits(network, samples, edits, precision=self.precision, seed=self.seed)
-        measure = measure_of(network, samples)
-        scores = with_perplexity(scores, measure)
+        scores, measure = score_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         scores = scores.with_columns(pl.col("decimals").cast(pl.Int64), pl.col("format").cast(pl.String))
         decimals = scores.filter(pl.col("format").is_null()).drop("format")
         formats = scores.filter(pl.col("format").is_not_null()).drop("decimals")

@@ -128,11 +128,13 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
     network: or Features, for a study that takes them; these bring their own labels, and samples is None.
     """
     check_inputs(study, network, samples)
-    started = time.monotonic()
+    started, already = time.monotonic(), len(current_workspace().spent)
     result = study.run(network, samples)
     if samples is not None and samples.kind != "image":
         _name_samples(result, samples.kind)
     result.provenance = origin(network, samples, time.monotonic() - started, study)
+    if spent := current_workspace().spent[already:]:
+        result.provenance["spent"] = spent
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -11,6 +11,8 @@ from typing import Any, Literal
 import polars as pl
 
 from netopsy.charts import curve, heatmap
+from netopsy.engine.sweep.edits import Edit
+from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.listing import other_parameters
 from netopsy.network.network import Network
@@ -81,6 +83,29 @@ def measure_of(network: Network, samples: Samples, task: Task | None = None) -> 
         share=task.column not in _NO_SHARES,
         tokens=task.name in (NEXT_TOKEN.name, MASKED_TOKEN.name),
     )
+
+
+TOLERANCE = 0.5
+"""Loss of score, in points, that sweeps decide on where time is short."""
+
+
+def score_edits(
+    network: Network,
+    samples: Samples,
+    edits: Sequence[tuple[dict[str, Any], Edit | None]],
+    *,
+    precision: float | None = None,
+    seed: int = 0,
+) -> tuple[pl.DataFrame, Measure]:
+    """`sweep_edits` of a study, and what the scores are called.
+
+    Inside `workspace(minutes=...)` samples go only to edits of which it is not clear yet whether they lose more than
+    `TOLERANCE`, of a language model also whether they raise the perplexity by more than `PERPLEXITY`.
+    """
+    measure = measure_of(network, samples)
+    rise = math.log1p(PERPLEXITY) if measure.tokens else None
+    scores = sweep_edits(network, samples, edits, precision=precision, tolerance=TOLERANCE, rise=rise, seed=seed)
+    return with_perplexity(scores, measure), measure
 
 
 IMAGES = Measure()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from netopsy.engine.interpreter import Plan, affected_nodes, boundary, plan
 from netopsy.engine.sweep.edits import Shift, Variant
 from netopsy.engine.sweep.linear import Linear, linear_part
+from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 
@@ -35,7 +36,8 @@ class EditGroup:
     linear or head: what runs for each variant (the linear part of a shift, or a plan); cut: the values it ends in.
     tail: the plan of the rest, or None where there is none; beside: the unedited values that it reads.
     needs: all unedited values that the group starts from; start: the one of them that is made last.
-    *_bytes: the largest activation within, for one image.
+    *_bytes: the largest activation within, for one image. share: of the network's multiply-accumulates, those that a
+    member runs again.
     """
 
     members: tuple[int, ...]
@@ -50,6 +52,7 @@ class EditGroup:
     head_bytes: int
     cut_bytes: int
     tail_bytes: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class SweepPlan:
     block: int
     piece: int | None
     budget: int
+
+    @property
+    def passes(self) -> float:
+        """How many runs of the whole network a sample costs, counted by multiply-accumulates."""
+        return 1 + sum(len(group.members) * group.share for group in self.groups)
 
     def pieces(self, group: EditGroup, members: int) -> tuple[int, int, int]:
         """How `members` variants of a group are run.
@@ -199,6 +207,7 @@ def _group(network: Network, tensors: list[str], members: list[int], shift: bool
         head_bytes=_largest(network, inside),
         cut_bytes=sum(value_bytes(network, name) for name in cut),
         tail_bytes=_largest(network, (changed - inside) | {network.nodes[name] for name in cut}),
+        share=graph_macs(changed) / max(1, graph_macs(network.program.nodes)),
     )
 
 

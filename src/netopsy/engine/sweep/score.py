@@ -14,7 +14,7 @@ from netopsy.samples.verdicts import Verdicts
 from netopsy.samples.verdicts import judge_classes as judge
 from netopsy.stats.hypothesis_tests import paired_difference, wilson
 
-__all__ = ["COUNTS", "count", "judge", "margins", "near_ties", "row", "task_row"]
+__all__ = ["COUNTS", "count", "judge", "margins", "near_ties", "row", "score_range", "task_row", "terms"]
 
 TIE = 1e-4
 
@@ -88,6 +88,11 @@ the values, and times their squares, for the variances."""
 
 def count(variants: Verdicts, plain: Verdicts) -> Tensor:
     """float64 (variants, COUNTS) of verdicts on variants, tensors with an axis of these in front, against the plain."""
+    return torch.stack([values.sum(1) for values in terms(variants, plain)], dim=1)
+
+
+def terms(variants: Verdicts, plain: Verdicts) -> list[Tensor]:
+    """What `count` sums: for each of COUNTS float64 (variants, n); samples that count for nothing have 0."""
     score, before = variants.score.double(), plain.score.double()
     weight = torch.ones(score.shape[1], dtype=torch.float64) if plain.weight is None else plain.weight
     if not plain.predicted.numel():
@@ -99,11 +104,18 @@ def count(variants: Verdicts, plain: Verdicts) -> Tensor:
     rise = variants.loss - plain.loss
     first = [score, variants.top5.double(), agreement, variants.loss, drop.clamp_min(0), (-drop).clamp_min(0)]
     first.append(rise)
-    sums = [(values * weight).masked_fill(weight == 0, 0).sum(1) for values in first]
-    sums += [weight.sum().expand(len(score)), weight.square().sum().expand(len(score))]
-    for values in (score, drop, rise):
-        sums += [(values**power * weight.square()).masked_fill(weight == 0, 0).sum(1) for power in (1, 2)]
-    return torch.stack(sums, dim=1)
+    values = [(part * weight).masked_fill(weight == 0, 0) for part in first]
+    values += [weight.expand(len(score), -1), weight.square().expand(len(score), -1)]
+    for part in (score, drop, rise):
+        values += [(part**power * weight.square()).masked_fill(weight == 0, 0) for power in (1, 2)]
+    return values
+
+
+def score_range(task: Task) -> tuple[float, float]:
+    """The least and the most that the score of one sample can be."""
+    if task.name.startswith("custom"):
+        return -math.inf, math.inf
+    return {"r2": -math.inf, "cosine": -1.0}.get(task.column, 0.0), 1.0
 
 
 def task_row(task: Task, sums: dict[str, float], samples: int) -> dict[str, Any]:
@@ -121,11 +133,11 @@ def task_row(task: Task, sums: dict[str, float], samples: int) -> dict[str, Any]
     score, loss, drop = sums["top1"] / weight, sums["loss"] / weight, (sums["losses"] - sums["gains"]) / weight
     low, high = _interval(sums, "score", score, samples)
     drop_low, drop_high = _interval(sums, "drop", drop, samples)
-    bounded = task.column != "r2" and task.name != "custom"
+    least, most = score_range(task)
     columns: dict[str, Any] = {
         task.column: score,
-        f"{task.column}_low": max(low, -1.0 if task.column == "cosine" else 0.0) if bounded else low,
-        f"{task.column}_high": min(high, 1.0) if bounded else high,
+        f"{task.column}_low": max(low, least),
+        f"{task.column}_high": min(high, most) if math.isfinite(least) else high,
     }
     if task.second:
         columns[task.second] = sums["top5"] / weight

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from netopsy.engine.sweep.adaptive import Adaptive
+from netopsy.engine.sweep.adaptive import Adaptive, Rule
 from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.sweep.full import exact
 from netopsy.engine.sweep.plan import make_plan
@@ -20,6 +22,10 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import find_task
+from netopsy.wording import plural
+
+TRIED = 8
+"""Samples that an exact sweep runs twice to tell what it will cost."""
 
 __all__ = ["Edit", "Replace", "Shift", "Variant", "score", "sweep"]
 
@@ -31,17 +37,23 @@ def sweep(
     variants: Sequence[Variant],
     *,
     precision: float | None = None,
+    tolerance: float | None = None,
+    rise: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
     """One row a variant, in the order given: its settings, then its scores (shares run from 0 to 1).
 
-    precision: None scores every variant on all samples; a number of points (0.5 is a share of 0.005) stops a variant
-    once the 95 % interval of its accuracy drop on all samples is +- that or narrower.
-    Over several `workers` each scores parts of the images; with `precision` all runs in this process, as each round of
-    images is drawn by the outcomes of the one before.
+    precision: None scores every variant on all samples; a number of points (0.5 is a share of 0.005 of the score) stops
+    a variant once the 95 % interval of its drop is +- that or narrower.
+    tolerance: a drop, in points, that is to be decided on where time is short. Inside `workspace(minutes=...)`, with
+    no precision, all variants are first scored on a few samples; a variant then sees more until its interval lies on
+    one side of the tolerance, or the samples can say little more, or the time is over. Without a deadline all samples
+    are used. rise: the same of the loss in nats, decided on as well.
+    Over several `workers` each scores parts of the samples; with `precision`, or a deadline, all runs in this process,
+    as each round of samples is drawn by the outcomes of the one before.
     batch_size: images times variants that run at once; None chooses by the size of the activations.
-    seed: of the order in which images are drawn where `precision` is given.
+    seed: of the order in which samples are drawn where not all are used.
 
     Columns: top1, top5; top1_low, top1_high: 95 % Wilson interval; agreement: share of images with the prediction of
     the unedited network; loss: mean cross-entropy; images: how many were used; drop: top1 of the unedited network less
@@ -54,6 +66,9 @@ def sweep(
     check_network(network)
     if precision is not None and not 0 < precision <= 100:
         raise SettingsError(f"precision {precision} must be more than 0 and at most 100 points; 0.5 is usual.")
+    for name, value in (("tolerance", tolerance), ("rise", rise)):
+        if value is not None and not 0 < value < math.inf:
+            raise SettingsError(f"{name} {value} must be more than 0; 0.5 is usual for points.")
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"batch size {batch_size} must be at least 1.")
     if not variants:
@@ -70,11 +85,34 @@ def sweep(
         "block": [plan.block, batch_size],
         "task": str(task),
     }
-    checkpoint = current_workspace().checkpoint("sweep", spec)
-    if precision is None or not task.binary:
-        scores = exact(samples, rerun, checkpoint, spec, task)
+    place = current_workspace()
+    if precision is not None:
+        rule = Rule(precision=precision / 100)
+    elif tolerance is not None and (place.deadline is not None or place.repeat):
+        rule = Rule(tolerance=tolerance / 100, rise=rise)
     else:
-        scores = Adaptive(samples, rerun, checkpoint, precision / 100, seed).run()
+        label = _announce(rerun, samples)
+        return _table(variants, exact(samples, rerun, place.checkpoint("sweep", spec), spec, task, label))
+    checkpoint = place.checkpoint("sweep", {**spec, "rule": vars(rule)})
+    schedule = place.repeat.pop(0) if place.repeat else None
+    return _table(variants, Adaptive(samples, rerun, checkpoint, task, rule, seed, place.deadline, schedule).run())
+
+
+def _announce(rerun: Rerun, samples: Samples) -> str:
+    """Tell those who watch what an exact sweep will cost; its label."""
+    place, label = current_workspace(), f"sweep of {plural(len(rerun.variants), 'variant')}"
+    if place.progress is None or len(rerun.variants) < 2:
+        return label
+    (batch,) = samples.batches(rerun.network.preprocessing, TRIED, order=range(min(TRIED, len(samples))))
+    inputs, seconds = batch.to(rerun.network.device), []
+    for _ in range(2):  # the first run also makes ready what later ones use
+        started = time.monotonic()
+        rerun.plain(inputs)
+        seconds.append(time.monotonic() - started)
+    return place.announce(label, min(seconds) / len(batch.indices) * len(samples) * rerun.plan.passes)
+
+
+def _table(variants: Sequence[Variant], scores: Sequence[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame([{**variant.settings, **score} for variant, score in zip(variants, scores, strict=True)])
 
 

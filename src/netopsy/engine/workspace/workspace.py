@@ -3,6 +3,9 @@
     with workspace("case/.work"):
         netopsy.noise(network, samples)      # killed and run again, it goes on where it was
 
+    with workspace("case/.work", minutes=2):
+        netopsy.noise(network, samples)      # what can be known in two minutes; run again, two minutes more
+
 Without a workspace nothing is written and nothing is shown. A checkpoint is taken up only by work whose `conditions`
 are the same.
 """
@@ -12,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
+from netopsy.wording import duration
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,16 +43,32 @@ class Workspace:
     """folder: where checkpoints lie, or None. progress: called with (label, done, total), or None.
 
     every: seconds between two checkpoints of one piece of work, which is the most that a killed run has to do again.
+    deadline: on `time.monotonic`: when work that can be done in part is to end with what it has; None if never.
+    spent: what work with a deadline, or that stops when it knows enough, has spent on what, as plain data.
+    repeat: such records of an earlier run; the same work takes as many steps again, whatever the time.
     """
 
     folder: Path | None = None
     progress: Progress | None = None
     every: float = 5.0
+    deadline: float | None = None
+    spent: list[dict[str, Any]] = field(default_factory=list)
+    repeat: list[dict[str, Any]] = field(default_factory=list)
 
     def report(self, label: str, done: int, total: int) -> None:
         """Show how far the work called `label` has come."""
         if self.progress:
             self.progress(label, done, total)
+
+    def announce(self, label: str, seconds: float) -> str:
+        """Show what the work called `label` costs as a whole, as far as its beginning tells; the label with that."""
+        label = f"{label}, about {duration(seconds)}"
+        self.report(label, 0, 1)
+        return label
+
+    def record(self, work: str, seconds: float, **facts: Any) -> None:
+        """Note what a piece of work has spent."""
+        self.spent.append({"work": work, "seconds": round(seconds, 3), **facts})
 
     def checkpoint(self, kind: str, spec: dict[str, Any]) -> Checkpoint:
         """The checkpoint of the work that `spec` (plain data: digests, settings, version) describes."""
@@ -71,13 +92,28 @@ def current_workspace() -> Workspace:
 
 @contextmanager
 def workspace(
-    folder: str | Path | None = None, progress: Progress | None = None, *, every: float = 5.0
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    *,
+    every: float = 5.0,
+    minutes: float | None = None,
+    repeat: Sequence[dict[str, Any]] = (),
 ) -> Iterator[Workspace]:
-    """Keep checkpoints in `folder`, one `every` so many seconds, and call `progress(label, done, total)`."""
+    """Keep checkpoints in `folder`, one `every` so many seconds, and call `progress(label, done, total)`.
+
+    minutes: time for the work inside; the sweeps of studies then end with what they know. Inside another workspace its
+    deadline holds too. repeat: `provenance["spent"]` of a result, to get the same tables again.
+    Errors: SettingsError where the minutes are not more than 0.
+    """
+    if minutes is not None and not minutes > 0:
+        raise SettingsError(f"minutes {minutes} must be more than 0; leave them out for as long as it takes.")
     path = None if folder is None else Path(folder)
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
-    token = _current.set(Workspace(path, progress, every))
+    outer = current_workspace()
+    ends = [outer.deadline, None if minutes is None else time.monotonic() + 60 * minutes]
+    deadline = min((end for end in ends if end is not None), default=None)
+    token = _current.set(Workspace(path, progress, every, deadline, outer.spent, [*repeat] or outer.repeat))
     try:
         yield current_workspace()
     finally:
