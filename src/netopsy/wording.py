@@ -40,11 +40,13 @@ def size(bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`12 s`, `4 min`, `3 h`: in the largest unit that there are two of, one for seconds."""
-    for unit, name in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= 1.95 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{max(1.0, seconds):.0f} s"
+    """About how long something will take, as roughly as it is known: `5 s`, `40 s`, `3 min`, `2 h 10 min`."""
+    if seconds < 55:
+        return f"{max(5 * round(seconds / 5), 1 if seconds < 2.5 else 5)} s"
+    if seconds < 3570:
+        return f"{max(round(seconds / 60), 1)} min"
+    tens = round(seconds / 600)
+    return f"{tens // 6} h {10 * (tens % 6)} min" if tens % 6 else f"{tens // 6} h"
 
 
 def capital(text: str) -> str:

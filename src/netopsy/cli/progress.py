@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from netopsy.wording import duration
+
 HEARTBEAT = 60.0  # seconds after which a line says that a long study is still at work, where nothing else does
 EVERY = 0.2  # seconds between two states of the line on a terminal
 SETTLE = 0.3  # share of a new estimate in the one that is shown
@@ -155,16 +157,6 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def duration(seconds: float) -> str:
-    """About how long something will take, as roughly as it is known: `5 s`, `40 s`, `3 min`, `2 h 10 min`."""
-    if seconds < 55:
-        return f"{max(5 * round(seconds / 5), 1 if seconds < 2.5 else 5)} s"
-    if seconds < 3570:
-        return f"{max(round(seconds / 60), 1)} min"
-    tens = round(seconds / 600)
-    return f"{tens // 6} h {10 * (tens % 6)} min" if tens % 6 else f"{tens // 6} h"
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import Task
 from netopsy.samples.verdicts import Verdicts
 from netopsy.stats.hypothesis_tests import wilson
+from netopsy.wording import plural
 
 CELLS, CELLS_OF_TOLERANCE = 40, 10  # cells to a precision, to a tolerance
 FINEST = 1e-4
@@ -93,7 +94,6 @@ class Adaptive:
         self.started = time.monotonic()
         self.places = task.places(self.network.nodes[self.network.output].shape)
         self.seconds: list[float] = []  # of each group, for one sample and variant
-        self.label = f"sweep of {len(self.plan.variants)} variants"
 
     def run(self) -> list[dict[str, Any]]:
         """The scores of each variant."""
@@ -161,10 +161,11 @@ class Adaptive:
         each = (time.monotonic() - self.started) / fresh if fresh else 0.0
         self.seconds = [_EARLY * each * group.share for group in self.plan.groups]
         if each:
-            self.label = current_workspace().announce(self.label, each * self.size * self.plan.passes)
+            work = f"{plural(len(self.positions), 'variant')} on {plural(self.size, samples.noun)}"
+            current_workspace().announce(work, each * self.size * self.plan.passes)
 
     def _may_widen(self) -> bool:
-        """Whether earlier runs had time for a part of the samples only, and this one has twice as much as all of them."""
+        """Whether earlier runs had time for a part of the samples only, and this one has twice theirs."""
         part = "closed" in self.state and len(self.state["score"]) < len(self.samples)
         return part and not self.schedule and self.left > 2 * float(self.state["seconds"])
 
@@ -275,7 +276,7 @@ class Adaptive:
     def _report(self) -> None:
         """How far the variants have come on average; one that is done counts as whole."""
         shares = np.where(self.active, min(1.0, self.done / max(1, self.size)), 1.0)
-        current_workspace().report(self.label, int(shares.mean() * self.size) if len(shares) else self.size, self.size)
+        current_workspace().report("sweep", int(shares.mean() * self.size) if len(shares) else self.size, self.size)
 
     def _record(
         self, items: Any, draws: ImportanceDraws, weights: Any, current: BatchVerdicts, plain: Verdicts
@@ -371,6 +372,6 @@ class Adaptive:
         plain = task_row(self.task, counts, self.size)
         plain |= {"drop_low": 0.0, "drop_high": 0.0}
         rows = [plain for _ in self.plan.variants]
-        for i, position in enumerate(self.positions):
+        for i, position in enumerate(self.positions if "sums" in self.state else ()):  # else no sample counts
             rows[position] = self._row(i)
         return rows

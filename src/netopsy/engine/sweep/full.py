@@ -56,9 +56,9 @@ class BatchVerdicts:
 
 
 def exact(
-    samples: Samples, rerun: Rerun, checkpoint: Checkpoint, spec: dict[str, Any], task: Task, label: str = "sweep"
+    samples: Samples, rerun: Rerun, checkpoint: Checkpoint, spec: dict[str, Any], task: Task
 ) -> list[dict[str, Any]]:
-    """The scores of each variant on all samples. spec: all that they depend on, plain data. label: of the progress.
+    """The scores of each variant on all samples. spec: all that they depend on, plain data.
 
     Over several workers each counts parts of the samples; blocks are then no longer than a part.
     """
@@ -77,7 +77,7 @@ def exact(
                 sums = sums + outcome.tensors["totals"]
             checkpoint.save(total, lambda: {"totals": sums}, final=True)
     else:
-        sums = _sums(samples, rerun, block, checkpoint, range(total), task, label)
+        sums = _sums(samples, rerun, block, checkpoint, range(total), task)
     rows = [task_row(task, dict(zip(COUNTS, counts, strict=True)), total) for counts in sums.tolist()]
     for position in set(range(len(rows))) - set(plan.members):
         rows[position] |= {"drop_low": 0.0, "drop_high": 0.0}  # the unedited network itself loses nothing on any images
@@ -110,7 +110,6 @@ def _sums(
     checkpoint: Checkpoint,
     place: range,
     task: Task,
-    label: str = "sweep",
 ) -> Tensor:
     """COUNTS of each variant, float64 (variants, COUNTS), on the samples in `place`."""
     plan, network = rerun.plan, rerun.network
@@ -141,7 +140,7 @@ def _sums(
             current.finished[group] = True
             checkpoint.save(done, partial(dict, vars(current), totals=totals))
             part = len(targets) * int(current.finished.sum()) // pieces
-            current_workspace().report(label, done + part, size)
+            current_workspace().report("sweep", done + part, size)
 
         skip = set(current.finished.nonzero()[:, 0].tolist())
         plain = task.judge(rerun.run(inputs, take, active=plan.members, skip=skip), targets, mask)
@@ -150,7 +149,7 @@ def _sums(
         totals = totals + current.counts(plain)
         done += size_now
         checkpoint.save(done, partial(dict, totals=totals), final=done == size)
-        current_workspace().report(label, done, size)
+        current_workspace().report("sweep", done, size)
     return totals
 
 

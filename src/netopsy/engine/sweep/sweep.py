@@ -91,25 +91,26 @@ def sweep(
     elif tolerance is not None and (place.deadline is not None or place.repeat):
         rule = Rule(tolerance=tolerance / 100, rise=rise)
     else:
-        label = _announce(rerun, samples)
-        return _table(variants, exact(samples, rerun, place.checkpoint("sweep", spec), spec, task, label))
+        _announce(rerun, samples)
+        return _table(variants, exact(samples, rerun, place.checkpoint("sweep", spec), spec, task))
     checkpoint = place.checkpoint("sweep", {**spec, "rule": vars(rule)})
     schedule = place.repeat.pop(0) if place.repeat else None
     return _table(variants, Adaptive(samples, rerun, checkpoint, task, rule, seed, place.deadline, schedule).run())
 
 
-def _announce(rerun: Rerun, samples: Samples) -> str:
-    """Tell those who watch what an exact sweep will cost; its label."""
-    place, label = current_workspace(), f"sweep of {plural(len(rerun.variants), 'variant')}"
-    if place.progress is None or len(rerun.variants) < 2:
-        return label
+def _announce(rerun: Rerun, samples: Samples) -> None:
+    """Tell those who watch what an exact sweep will cost."""
+    place, variants = current_workspace(), len(rerun.plan.members)
+    if place.progress is None or variants < 2:
+        return
     (batch,) = samples.batches(rerun.network.preprocessing, TRIED, order=range(min(TRIED, len(samples))))
     inputs, seconds = batch.to(rerun.network.device), []
     for _ in range(2):  # the first run also makes ready what later ones use
         started = time.monotonic()
         rerun.plain(inputs)
         seconds.append(time.monotonic() - started)
-    return place.announce(label, min(seconds) / len(batch.indices) * len(samples) * rerun.plan.passes)
+    work = f"{plural(variants, 'variant')} on {plural(len(samples), samples.noun)}"
+    place.announce(work, min(seconds) / len(batch.indices) * len(samples) * rerun.plan.passes)
 
 
 def _table(variants: Sequence[Variant], scores: Sequence[dict[str, Any]]) -> pl.DataFrame:

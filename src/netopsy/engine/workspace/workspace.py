@@ -60,11 +60,9 @@ class Workspace:
         if self.progress:
             self.progress(label, done, total)
 
-    def announce(self, label: str, seconds: float) -> str:
-        """Show what the work called `label` costs as a whole, as far as its beginning tells; the label with that."""
-        label = f"{label}, about {duration(seconds)}"
-        self.report(label, 0, 1)
-        return label
+    def announce(self, work: str, seconds: float) -> None:
+        """Show what a piece of work costs as a whole, as far as its beginning tells."""
+        self.report(f"{work}: about {duration(seconds)}", 0, 1)
 
     def record(self, work: str, seconds: float, **facts: Any) -> None:
         """Note what a piece of work has spent."""
