@@ -35,7 +35,7 @@ FINEST = 1e-4
 
 
 @dataclass(frozen=True)
-class Rule:
+class StoppingRule:
     """When a variant has seen enough.
 
     precision: once half the width of the interval of its drop on the samples is that, a share.
@@ -81,7 +81,7 @@ class Adaptive:
         rerun: Rerun,
         checkpoint: Checkpoint,
         task: Task,
-        rule: Rule,
+        rule: StoppingRule,
         seed: int,
         deadline: float | None = None,
         schedule: dict[str, Any] | None = None,

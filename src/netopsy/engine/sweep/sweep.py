@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from netopsy.engine.sweep.adaptive import Adaptive, Rule
+from netopsy.engine.sweep.adaptive import Adaptive, StoppingRule
 from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.sweep.full import exact
 from netopsy.engine.sweep.plan import make_plan
@@ -87,9 +87,9 @@ def sweep(
     }
     place = current_workspace()
     if precision is not None:
-        rule = Rule(precision=precision / 100)
+        rule = StoppingRule(precision=precision / 100)
     elif tolerance is not None and (place.deadline is not None or place.repeat):
-        rule = Rule(tolerance=tolerance / 100, rise=rise)
+        rule = StoppingRule(tolerance=tolerance / 100, rise=rise)
     else:
         _announce(rerun, samples)
         return _table(variants, exact(samples, rerun, place.checkpoint("sweep", spec), spec, task))
