@@ -169,4 +169,5 @@ def _cell(why: Mapping[str, str | None], study: str, reasons: dict[str, int]) ->
         return "yes"
     # how many of each activation a network has would make a reason of its own for each
     text = re.sub(r"\b\d+ (?=[a-z_]+[,.])", "", " ".join(reason.split()))
+    text = text[:1].upper() + text[1:]
     return f"[{reasons.setdefault(text, len(reasons) + 1)}](#reasons)"

@@ -139,8 +139,8 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-REFUSED = ("encodec", "led", "longformer", "lxmert", "oneformer", "perceiver")
-"""Model types that are refused in a sentence: the first three branch on values, the others take inputs (regions of a
+REFUSED = ("encodec", "led", "longformer", "reformer", "lxmert", "oneformer", "perceiver")
+"""Model types that are refused in a sentence: the first four branch on values, the others take inputs (regions of a
 picture, the text of a task, bytes) of which their configuration says no shape.
 """
 

@@ -112,6 +112,13 @@ def score(network: Network, samples: Samples) -> str | None:
     return None
 
 
+def lesson(network: Network, samples: Samples) -> str | None:
+    """Something to learn of the samples alone."""
+    if find_task(network, samples).learns != "outputs":
+        return None
+    return "It has no teacher to learn from, and random samples have no labels of such outputs: give samples that have."
+
+
 def repeatable(network: Network, samples: Samples) -> str | None:
     drawn = [node.name for node in network.program.nodes if node.operator in _RANDOM]
     return f"Its forward pass draws random numbers ({drawn[0]})." if drawn else None
@@ -187,7 +194,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "compression": _SWEPT,
     "triage": (*_SWEPT, blocks),
     "correspondence": (layers, units),
-    "dsd": _SWEPT,
+    "dsd": (*_SWEPT, lesson),
 }
 """What each study needs, in the order in which a reason is looked for."""
 
