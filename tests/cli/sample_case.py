@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from netopsy.charts import bars, curve, heatmap, histogram
-from netopsy.result import MEASURE_SCHEMA, Alert, Atlas, Finding, Image, Level, Result, Sheet
+from netopsy.result import MEASURE_SCHEMA, Alert, Atlas, Finding, Image, Level, Passage, Result, Sheet
 
 EVIL = "</script><script>window.pwned=1</script><b>'\"&"
 
@@ -127,3 +127,14 @@ def evil_baseline(worst: Level = "error") -> Result:
         measures=pl.DataFrame(measures, schema=MEASURE_SCHEMA, orient="row"),
         provenance=PROVENANCE,
     )
+
+
+def evil_texts() -> Atlas:
+    """A node of 130 units of texts, so that they lie in two files; unit c has the passages "<b> c.0" and "<b> c.1"."""
+    units = pl.DataFrame({"node": ["mlp"] * 130, "channel": range(130)}).with_columns(
+        pl.lit("mlp").alias("layer"), pl.lit(None, pl.String).alias("class"), activation=pl.col("channel") * 1.0
+    )
+    stimuli = units.select("node", "channel", "class").join(pl.DataFrame({"rank": [1, 2]}), how="cross")
+    stimuli = stimuli.with_columns(value=pl.col("channel") - pl.col("rank") * 0.5, image=pl.col("rank"))
+    texts = tuple(tuple(Passage(("<b> ", f"{c}.{r}"), (-0.3, 0.9), 1) for r in range(2)) for c in range(130))
+    return Atlas(units, stimuli, {}, 2, {}, "Atlas of texts", "Read", texts={"mlp": texts}, noun="text")

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from sample_case import EVIL, evil_baseline, evil_result
+from sample_case import EVIL, evil_baseline, evil_result, evil_texts
 
 from netopsy.case import Case
 from netopsy.charts import bars
 from netopsy.report.notebook import chart_svg, result_html
-from netopsy.report.pages import script_json
+from netopsy.report.pages import script_json, write_report
 from netopsy.report.summary import image_summary
-from netopsy.result import Image
+from netopsy.result import Image, Result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -337,4 +337,24 @@ def test_a_unit_is_reached_from_its_layer_and_leads_to_its_view_in_the_atlas(cas
     page.evaluate(f"location.hash = encodeURIComponent({json.dumps(EVIL)} + ':2')")  # a unit without a page
     page.wait_for_function("() => document.querySelectorAll('#view figcaption').length === 1")
     assert page.locator("#view-title").inner_text() == f"{EVIL} : 2"
+    page.close()
+
+
+@pytest.mark.browser
+def test_an_atlas_of_texts_is_searched_through_all_its_files(browser, tmp_path: Path) -> None:
+    write_report([Result("stimuli", atlases={"atlas": evil_texts()})], tmp_path)
+    index = (tmp_path / "index.html").read_text()
+    assert "mlp:129" in index and "&lt;b&gt; " in index and index.count('class="passage"') == 16
+    page = browser.new_page(viewport={"width": 420, "height": 900})
+    page.goto((tmp_path / "stimuli-atlas.html").as_uri())
+    page.wait_for_selector("html[data-ready]")
+    settled(page, "130 of 130 units")
+    page.fill("#class", "9.1")
+    settled(page, "13 of 130 units")  # 9, 19, ..., 129
+    page.fill("#class", "129.1")
+    settled(page, "1 of 130 units")
+    page.locator(".unit button").click()
+    page.locator("#view figcaption").nth(1).wait_for()
+    assert page.locator("#view .passage").all_inner_texts() == ["<b> 129.0", "<b> 129.1"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420, "the page scrolls sideways"
     page.close()

@@ -216,6 +216,11 @@ class AtlasPictures:
         return self._decoded[1]
 
 
+def class_words(name: str | None) -> str:
+    """A class as it stands alone under a picture: one that is but a number says that it is a class."""
+    return f"class {name}" if name and name.isdigit() else name or ""
+
+
 def mosaic(tiles: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     """Tiles of one size in a grid with gray lines, uint8 (height, width, 3); small ones enlarged whole times."""
     zoom = max(1, 64 // max(tiles.shape[1:3]))
@@ -240,6 +245,12 @@ def shade_style(shade: float) -> str:
     """The name of a shade's style: `w1` to `w9` above zero, `c1` to `c9` below, empty where there is none."""
     level = round(9 * min(1.0, abs(shade)))
     return f"{'w' if shade > 0 else 'c'}{level}" if level else ""
+
+
+def passage_pieces(passage: Passage) -> list[dict[str, Any]]:
+    """The pieces of a passage with the names of their styles."""
+    pairs = zip(passage.pieces, passage.shades, strict=True)
+    return [{"text": t, "style": shade_style(s), "mark": k == passage.mark} for k, (t, s) in enumerate(pairs)]
 
 
 def _pieces(passage: Passage) -> list[Any]:

@@ -189,7 +189,7 @@ def strip(layers: Sequence[PageLayer], *, trusted: bool) -> dict[str, Any]:
         "lines": {name: place.lines for name, place in places.items()},
         "widths": [(name, MEASURES[name].title) for name in widths if name],
         "colours": [(name, MEASURES[name].title, MEASURES[name].worse, *scales[name][0]) for name in colours],
-        "width": max(first.width, *(place.width for place in places.values())),
+        "width": max(WIDTH, first.width, *(place.width for place in places.values())),
         "lane": LANE,
         "height": (max(lanes, default=0) + 1) * (LANE + 10) - 10,
         "line_count": len(first.lines),
@@ -197,7 +197,7 @@ def strip(layers: Sequence[PageLayer], *, trusted: bool) -> dict[str, Any]:
 
 
 def _sizes(layers: Sequence[PageLayer], name: str) -> list[float]:
-    return [layer.measures[name].value if name in layer.measures else 0.0 for layer in layers]
+    return [layer.measures[name].value if name in layer.measures else float(not name) for layer in layers]
 
 
 def _scale(layers: Sequence[PageLayer], name: str) -> tuple[tuple[str, str], Callable[[float], int]]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 
-from netopsy.report.atlas import AtlasPictures, best_units, mosaic, shade_style, webp_url
+from netopsy.report.atlas import AtlasPictures, best_units, class_words, mosaic, passage_pieces, webp_url
 from netopsy.report.decisions import PageLayer, advice, measure_text, measured_text
 from netopsy.report.summary import file_stem, image_summary, number, table_summary
 from netopsy.result import MEASURES, Atlas, Passage, Result
@@ -158,8 +158,9 @@ def _against(name: str, layer: PageLayer, layers: Sequence[PageLayer]) -> dict[s
     low, high = min(0.0, *values), max(values)
     span = (high - low) or 1.0
     higher = sum(value > own.value for value in values)
-    same = sum(value == own.value for value in values) > 1
-    rank = "" if len(values) < 2 else f"{'tied for ' if same else ''}rank {higher + 1} of {len(values)}"
+    same = values.count(own.value)
+    told_apart = len(values) > 1 and 2 * same <= len(values)
+    rank = f"{'tied for ' if same > 1 else ''}rank {higher + 1} of {len(values)}" if told_apart else ""
     return {
         "title": MEASURES[name].title,
         "text": measured_text(name, own),
@@ -188,7 +189,7 @@ def unit_card(unit: UnitPage, cut: AtlasPictures) -> dict[str, Any]:
     tiles = cut.tiles(unit.node, unit.channel)
     return {
         "name": unit.name,
-        "class": unit.row.get("class") or "",
+        "class": class_words(unit.row.get("class")),
         "page": unit.page,
         "url": webp_url(mosaic(tiles[0][:9], 3)) if tiles is not None and len(tiles[0]) else "",
         "pieces": [passage_pieces(passage) for passage in _passages(unit, cut)[:2]],
@@ -212,7 +213,7 @@ def unit_page(unit: UnitPage, layers: Sequence[PageLayer], rows: LayerRows, cut:
                 "url": picture,
                 "pieces": passage_pieces(passages[k]) if k < len(passages) else [],
                 "words": " · ".join(
-                    filter(None, (str(row.get("class") or ""), number(row["value"]), f"{atlas.noun} {row['image']}"))
+                    filter(None, (class_words(row.get("class")), number(row["value"]), f"{atlas.noun} {row['image']}"))
                 ),
             }
         )
@@ -235,9 +236,3 @@ def _passages(unit: UnitPage, cut: AtlasPictures) -> tuple[Passage, ...]:
     if unit.node not in cut.atlas.texts:
         return ()
     return cut.atlas.texts[unit.node][cut.places[unit.node][unit.channel]]
-
-
-def passage_pieces(passage: Passage) -> list[dict[str, Any]]:
-    """The pieces of a passage with the names of their styles."""
-    pairs = zip(passage.pieces, passage.shades, strict=True)
-    return [{"text": t, "style": shade_style(s), "mark": k == passage.mark} for k, (t, s) in enumerate(pairs)]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import polars as pl
 from markupsafe import Markup
 
-from netopsy.report.atlas import AtlasPictures, best_units, mosaic, opening_layer, shade_style, webp_url
+from netopsy.report.atlas import AtlasPictures, best_units, class_words, mosaic, opening_layer, passage_pieces, webp_url
 from netopsy.report.decisions import PageLayer, measure_text
 from netopsy.report.summary import image_summary, number
 from netopsy.result import LEVELS, Atlas, Group, Result
@@ -264,7 +264,7 @@ def _unit_pictures(study: str, name: str, atlas: Atlas, pages: dict[tuple[str, s
         page = pages.get((f"{study}-{name}", node, channel)) or f"{study}-{name}.html#" + quote(f"{node}:{channel}")
         unit: dict[str, Any] = {
             "name": f"{node}:{channel}",
-            "class": row["class"] or "",
+            "class": class_words(row["class"]),
             "page": page,
             "url": "",
             "pieces": [],
@@ -274,9 +274,6 @@ def _unit_pictures(study: str, name: str, atlas: Atlas, pages: dict[tuple[str, s
             unit["url"] = webp_url(mosaic(tiles_of[0][:9], 3))
         elif node in atlas.texts:
             passages = atlas.texts[node][cut.places[node][channel]]
-            unit["pieces"] = [
-                [{"text": t, "style": shade_style(s)} for t, s in zip(p.pieces, p.shades, strict=True)]
-                for p in passages[:2]
-            ]
+            unit["pieces"] = [passage_pieces(passage) for passage in passages[:2]]
         made.append(unit)
     return made

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from netopsy.errors import CaseError
 from netopsy.files import atomic_write
 from netopsy.report.atlas import THEMES, AtlasPictures, atlas_data
-from netopsy.report.decisions import collect_layers, decision_table, strip
+from netopsy.report.decisions import collect_layers, decision_table, measures_of, strip
 from netopsy.report.layer_pages import LayerRows, layer_images, layer_page, unit_card, unit_page, unit_pages
 from netopsy.report.overview import alerts, groups, head, is_trusted, pictures, tiles
 from netopsy.report.summary import CSV_ROWS, csv_text, file_stem, summarise
@@ -72,7 +72,7 @@ def write_report(results: list[Result], folder: Path) -> Path:
         write(name, text)
     table = decision_table(layers, trusted=trusted)
     write("decisions.csv", table["frame"].write_csv())
-    drawn = strip(layers, trusted=trusted) if layers else None
+    drawn = strip(layers, trusted=trusted) if measures_of(layers) else None
     pages = {(f"{unit.study}-{unit.atlas}", unit.node, unit.channel): unit.page for unit in unit_pages(results)}
     write(
         "index.html",

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from PIL import Image as Picture
 
-from netopsy.report.atlas import atlas_words, shade_style
+from netopsy.report.atlas import atlas_words, passage_pieces
 from netopsy.result import Figure, Image, Result, Texts
 
 PAGE, WIDEST = 900, 1300  # pixels of a page's column, and of the widest picture that is shrunk to it
@@ -111,10 +111,7 @@ def texts_summary(texts: Texts) -> dict[str, Any]:
             "passages": [
                 {
                     "note": passage.note,
-                    "pieces": [
-                        {"text": text, "style": shade_style(shade), "mark": number == passage.mark}
-                        for number, (text, shade) in enumerate(zip(passage.pieces, passage.shades, strict=True))
-                    ],
+                    "pieces": passage_pieces(passage),
                 }
                 for passage in passages
             ],

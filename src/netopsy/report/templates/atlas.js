@@ -14,6 +14,7 @@
 
   const option = (value, text) => { const o = document.createElement("option"); o.value = value; if (text) o.textContent = text; return o; };
   const element = (tag, text) => { const e = document.createElement(tag); e.textContent = text; return e; };
+  const named = (name) => /^\d+$/.test(name) ? `class ${name}` : name;
   const number = (value) => value === null ? "–" : String(Number(value.toPrecision(3)));
 
   at("layer").append(option("", `all ${atlas.layers.length} layers`));
@@ -186,7 +187,7 @@
     at("next").disabled = position === found.length - 1;
     const part = await load(unit.part), stimuli = part.stimuli[unit.place].map((row, k) => [...row, unit.groups[k]]);
     const caption = ([value, image, group], k) => element("figcaption",
-      `${k + 1}. ${atlas.classes.length ? (group >= 0 ? atlas.classes[group] : "no class") + " · " : ""}${number(value)} · ${atlas.noun} ${image}`);
+      `${k + 1}. ${atlas.classes.length ? (group >= 0 ? named(atlas.classes[group]) : "no class") + " · " : ""}${number(value)} · ${atlas.noun} ${image}`);
     at("view").classList.toggle("lines", part.texts.length > 0 || Boolean(isWide(unit)));
     const figures = await Promise.all(stimuli.map(async (stimulus, k) => {
       if (part.texts.length) {
@@ -241,6 +242,6 @@
   at("unit-view").addEventListener("close", () => { open = -1; history.replaceState(null, "", location.pathname); });
   window.addEventListener("hashchange", follow);
   if (atlas.layers.length) at("layer").value = atlas.start;
-  if (atlas.figures.includes("share")) { at("sort").value = atlas.figures.indexOf("share"); at("order").value = "-1"; }
+  if (atlas.classes.length && atlas.figures.includes("share")) { at("sort").value = atlas.figures.indexOf("share"); at("order").value = "-1"; }
   apply().then(follow).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();
