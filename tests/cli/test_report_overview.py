@@ -27,7 +27,7 @@ from netopsy.report.decisions import (
     place_blocks,
     strip,
 )
-from netopsy.report.layer_pages import LayerRows, unit_pages
+from netopsy.report.layer_pages import LayerRows, link_names, unit_pages
 from netopsy.report.overview import alerts, amount_text, groups, head, is_trusted, score_text, size_text, tiles
 from netopsy.report.pages import script_json, write_report
 from netopsy.report.summary import csv_text, file_stem, number, table_summary
@@ -281,3 +281,12 @@ def test_a_report_written_again_drops_the_pages_of_former_layers(tmp_path: Path)
     assert [path.name for path in (tmp_path / "layers").iterdir()] == ["x.html"]
     assert not list((tmp_path / "units").iterdir())
     assert "decisions" not in (tmp_path / "index.html").read_text().split("</style>")[1].split("<script")[0]
+
+
+def test_findings_link_the_layers_and_units_that_they_name() -> None:
+    pages = {"layer1.0": "a.html", "conv1": "b.html", "conv1:3": "c.html", "linear": "d.html"}
+    linked = link_names("conv1 and layer1.0. But <b>conv1:3</b>, conv1:33, conv12 and 1 linear layer.", pages)
+    assert linked == (
+        '<a href="b.html">conv1</a> and <a href="a.html">layer1.0</a>. But &lt;b&gt;<a href="c.html">conv1:3</a>'
+        "&lt;/b&gt;, conv1:33, conv12 and 1 linear layer."
+    )

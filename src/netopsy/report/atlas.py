@@ -179,12 +179,13 @@ class AtlasPictures:
         self.places: Mapping[str, dict[int, int]] = {
             node: {channel: place for place, channel in enumerate(channels)} for node, channels in nodes.items()
         }
+        rows = atlas.stimuli.sort("rank", maintain_order=True) if "rank" in atlas.stimuli.columns else atlas.stimuli
+        self._stimuli = rows.partition_by("node", "channel", as_dict=True)
         self._decoded: tuple[tuple[str, int], np.ndarray] | None = None
 
     def stimuli(self, node: str, channel: int) -> list[dict[str, Any]]:
         """The rows of the unit's stimuli, the strongest first."""
-        rows = self.atlas.stimuli.filter((pl.col("node") == node) & (pl.col("channel") == channel))
-        return rows.sort("rank").to_dicts() if "rank" in rows.columns else rows.to_dicts()
+        return self._stimuli[node, channel].to_dicts() if (node, channel) in self._stimuli else []
 
     def tiles(self, node: str, channel: int) -> tuple[np.ndarray, np.ndarray] | None:
         """The unit's patches, uint8 (n, height, width, 3), and as many reconstructions or none; None without sheets."""
@@ -198,7 +199,7 @@ class AtlasPictures:
         sheet, first = sheets[place // each], place % each * pictures
         pixels = self._pixels(node, place // each)
         height, width = sheet.tile
-        count = min(self.atlas.top, len(self.stimuli(node, channel)))
+        count = min(self.atlas.top, len(self._stimuli.get((node, channel), ())))
 
         def cut(number: int) -> np.ndarray:
             top, left = number // sheet.columns * height, number % sheet.columns * width
@@ -237,7 +238,7 @@ def mosaic(tiles: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 def webp_url(pixels: np.ndarray) -> str:
     """A picture as the address of a WebP file within the page."""
     buffer = io.BytesIO()
-    Picture.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", quality=80, method=4)
+    Picture.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", quality=80, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup, escape
 
 from netopsy.report.atlas import AtlasPictures, best_units, class_words, mosaic, passage_pieces, webp_url
 from netopsy.report.decisions import PageLayer, advice, measure_text, measured_text
@@ -56,6 +58,31 @@ def unit_pages(results: Sequence[Result]) -> list[UnitPage]:
         for node in [*atlas.sheets, *atlas.texts]
         for row in best_units(atlas, node, most)
     ]
+
+
+_NAME = re.compile(r"[A-Za-z_][\w.]*\w(?::\d+)?")
+
+
+def link_names(text: str, pages: Mapping[str, str]) -> Markup:
+    """A sentence with the layers and units that it names as links. pages: the addresses by name."""
+    parts, end = [], 0
+    for match in _NAME.finditer(text):
+        page = pages.get(match[0])
+        if page is not None and not match[0].isalpha():  # a layer called `linear` is not meant wherever the word stands
+            parts += [escape(text[end : match.start()]), Markup('<a href="{}">{}</a>').format(page, match[0])]
+            end = match.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def pages_by_name(results: Sequence[Result], layers: Sequence[PageLayer]) -> dict[str, str]:
+    """The address of each layer's page, and of each unit's: its own, or its view in an atlas."""
+    pages = {
+        f"{node}:{channel}": f"{result.study}-{name}.html#{quote(f'{node}:{channel}')}"
+        for result in results
+        for name, atlas in result.atlases.items()
+        for node, channel in atlas.units.select("node", "channel").iter_rows()
+    }
+    return pages | {unit.name: unit.page for unit in unit_pages(results)} | {layer.name: layer.page for layer in layers}
 
 
 class LayerRows:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ from netopsy.errors import CaseError
 from netopsy.files import atomic_write
 from netopsy.report.atlas import THEMES, AtlasPictures, atlas_data
 from netopsy.report.decisions import collect_layers, decision_table, measures_of, strip
-from netopsy.report.layer_pages import LayerRows, layer_images, layer_page, unit_card, unit_page, unit_pages
+from netopsy.report.layer_pages import (
+    LayerRows,
+    layer_images,
+    layer_page,
+    link_names,
+    pages_by_name,
+    unit_card,
+    unit_page,
+    unit_pages,
+)
 from netopsy.report.overview import alerts, groups, head, is_trusted, pictures, tiles
 from netopsy.report.summary import CSV_ROWS, csv_text, file_stem, summarise
 from netopsy.result import Result
@@ -53,6 +62,7 @@ def write_report(results: list[Result], folder: Path) -> Path:
     site = {
         "head": head(results),
         "summaries": summaries,
+        "link": partial(link_names, pages=pages_by_name(results, layers)),
         "doors": [{"page": f"{r.study}-{name}.html", "title": "Atlas"} for r, name, _ in atlases],
         "mistakes": any(s["study"] == "baseline" and s["title"] == "mistakes" for s in summaries),
     }
@@ -88,6 +98,7 @@ def write_report(results: list[Result], folder: Path) -> Path:
             strip=drawn,
             pictures=pictures(results, pages),
             table=table,
+            titles={summary["study"]: summary["title"] for summary in summaries},
             groups=groups(results, trusted=trusted),
         ),
     )
