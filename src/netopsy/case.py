@@ -87,9 +87,18 @@ class Case:
         self.work.mkdir(exist_ok=True)
         (self.work / f"{study}{_AT_WORK}").touch()
 
-    def tidy(self) -> None:
-        """Remove the checkpoints, unless a study that began here was stopped: it resumes from them."""
-        if not any(self.work.glob(f"*{_AT_WORK}")):
+    def tidy(self, keep: str = "") -> None:
+        """Remove the checkpoints, unless a study that began here was stopped: it resumes from them.
+
+        keep: of the files that stay, as `sweep-*`.
+        """
+        if any(self.work.glob(f"*{_AT_WORK}")):
+            return
+        stay = set(self.work.glob(keep)) if keep else set()
+        for path in self.work.glob("*"):
+            if path not in stay:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if not stay:
             shutil.rmtree(self.work, ignore_errors=True)
 
     def add(self, result: Result) -> None:

@@ -58,6 +58,10 @@ class DivergedError(SettingsError):
     """A training whose loss or weights are no longer finite."""
 
 
+class OutOfTime(NetopsyError):
+    """Work was to end by now, see `netopsy.engine.workspace`; what it has done is kept."""
+
+
 class EditError(NetopsyError, ValueError):
     """An edit of the weights that changes nothing or does not fit."""
 
