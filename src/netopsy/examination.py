@@ -13,14 +13,14 @@ from typing import Any
 from netopsy._version import __version__
 from netopsy.case import Case
 from netopsy.engine.workspace.workspace import Progress, workspace
-from netopsy.errors import NotApplicable, OutOfTime, SettingsError
+from netopsy.errors import NetopsyError, NotApplicable, OutOfTime, SettingsError
 from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.result import Finding, Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.baseline.baseline import Baseline
 from netopsy.studies.study import ObservingStudy, Study, check_inputs, count_ahead, origin, perform, takes
-from netopsy.studies.table import STUDIES, study_class
+from netopsy.studies.table import STUDIES, SWEEPS, study_class
 from netopsy.wording import duration
 
 
@@ -65,9 +65,9 @@ def examine(
     by_default = studies is None
     if exact and quick:
         raise SettingsError("quick and exact exclude one another: give one of them.")
-    if minutes is not None and not minutes > 0:
-        raise SettingsError(f"minutes {minutes} must be more than 0; exact=True (--exact) takes as long as it takes.")
-    budget = Budget(None if exact else min(minutes or QUICK_MINUTES, QUICK_MINUTES) if quick else minutes)
+    if quick and minutes is not None:
+        minutes = min(minutes, QUICK_MINUTES)
+    budget = TimeBudget(None if exact else minutes)
     if studies is None and quick and not isinstance(network, Features):
         studies = quick_studies()
     elif studies is None:
@@ -114,7 +114,6 @@ def examine(
 
 
 QUICK_MINUTES = 2.0
-_SWEEPS = ("noise", "rounding", "codebook", "filter_codebook")
 _SWEEP_SHARE = 3  # of the time, where another study has 1
 _LEAST = 5.0  # seconds that any study has
 
@@ -122,20 +121,25 @@ _LEAST = 5.0  # seconds that any study has
 def quick_studies() -> list[Study]:
     """What the first page needs: the score, what each layer stands, and which number formats are safe."""
     formats = ("fp16", "int8_tensor", "int8_channel", "int6_channel", "int4_channel")
-    return [
-        Baseline(),
-        study_class("parameters")(),
-        study_class("sparsity")(),
-        study_class("noise")(strengths=(0.1,), repeats=3),
-        study_class("rounding")(decimals=(), formats=formats, layer_formats=("int8_channel", "int4_channel")),
-    ]
+    chosen: dict[str, dict[str, Any]] = {
+        "baseline": {},
+        "parameters": {},
+        "sparsity": {},
+        "noise": {"strengths": (0.1,), "repeats": 3},
+        "rounding": {"decimals": (), "formats": formats, "layer_formats": ("int8_channel", "int4_channel")},
+    }
+    return [study_class(name)(**settings) for name, settings in chosen.items()]
 
 
-class Budget:
+class TimeBudget:
     """The time of an examination. minutes: of all, None for as long as it takes; seconds: of the study at work."""
 
     def __init__(self, minutes: float | None) -> None:
-        self.minutes, self.seconds = minutes, 0.0
+        if minutes is not None and not minutes > 0:
+            raise SettingsError(
+                f"minutes {minutes} must be more than 0; --exact (exact=True) takes as long as it takes."
+            )
+        self.minutes, self.seconds = minutes, 60 * (minutes or 0.0)
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
 
     @property
@@ -146,8 +150,8 @@ class Budget:
     def share(self, study: Study, waiting: Sequence[Study]) -> None:
         """Give `study` its part of the time that it and all `waiting` have; what it leaves goes to those after it."""
         if self.left is not None:
-            parts = [_SWEEP_SHARE if one.name in _SWEEPS else 1 for one in waiting] or [1]
-            mine = _SWEEP_SHARE if study.name in _SWEEPS else 1
+            parts = [_SWEEP_SHARE if one.name in SWEEPS else 1 for one in waiting] or [1]
+            mine = _SWEEP_SHARE if study.name in SWEEPS else 1
             self.seconds = max(60 * self.left * mine / sum(parts), _LEAST)
 
 
@@ -155,6 +159,10 @@ def with_baseline(studies: list[Study], network: Network | Features, samples: Sa
     """`studies` with `baseline` in front, if it is not among them and the network is shown samples."""
     if samples is None or isinstance(network, Features) or any(study.name == "baseline" for study in studies):
         return studies
+    try:
+        check_inputs(Baseline(), network, samples)
+    except NetopsyError:
+        return studies  # the studies themselves say what is wrong
     return [Baseline(), *studies]
 
 
@@ -166,22 +174,22 @@ def run_study(
     progress: Progress | None = None,
     *,
     any_kind: bool = False,
-    budget: Budget | None = None,
+    budget: TimeBudget | None = None,
 ) -> Result:
     """Run one study; with a case, take a finished result from there, keep checkpoints there, and add the result.
 
     any_kind: of a study that has no meaning for this network or these samples, the result says so.
     budget: how long it may take; of a study that is not finished by then, the result says so.
     """
+    budget = budget or TimeBudget(None)
+    minutes = None if budget.minutes is None else budget.seconds / 60
     if case is None:
-        with workspace(None, progress):
+        with workspace(None, progress, minutes=minutes):
             return perform(study, network, samples)
-    budget = budget or Budget(None)
     if done := _find_finished(study, network, samples, case, budget):
         return done
     case.begin(study.name)
-    seconds = None if budget.minutes is None else budget.seconds / 60
-    with workspace(case.work, progress, minutes=seconds, firm=True):
+    with workspace(case.work, progress, minutes=minutes, firm=True):
         unfinished = False
         try:
             result = perform(study, network, samples)
@@ -213,7 +221,7 @@ def run_study(
 
 
 def _find_finished(
-    study: Study, network: Network | Features, samples: Samples | None, case: Case, budget: Budget
+    study: Study, network: Network | Features, samples: Samples | None, case: Case, budget: TimeBudget
 ) -> Result | None:
     """The result of exactly this study that the case holds, if there is nothing to add to it in the time there is."""
     done = case.load(study.name) if study.name in case.names else None

@@ -208,7 +208,7 @@ def test_a_stopped_pass_of_several_studies_goes_on(digits, tmp_path, monkeypatch
     import netopsy.examination as examination
 
     workspace = examination.workspace
-    monkeypatch.setattr(examination, "workspace", lambda folder, progress: workspace(folder, progress, every=0.0))
+    monkeypatch.setattr(examination, "workspace", lambda *where, **time: workspace(*where, every=0.0, **time))
     with pytest.raises(KeyboardInterrupt):
         netopsy.examine(*digits, studies=chosen, out=tmp_path / "stopped", progress=stop)
     case = netopsy.examine(

@@ -11,10 +11,10 @@ import pytest
 import netopsy
 from netopsy.engine.workspace.workspace import current_workspace, workspace
 from netopsy.errors import OutOfTime, SettingsError
-from netopsy.examination import Budget, quick_studies
+from netopsy.examination import TimeBudget, quick_studies
 from netopsy.result import Result
 from netopsy.studies.study import Study
-from tests.networks import shipped
+from networks import shipped
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,12 @@ def test_a_study_that_is_not_finished_says_so_and_resumes(digits, tmp_path, monk
     assert finding.startswith("Not finished in") and "--minutes" in finding and 0 < len(STEPS) < 20
     assert (tmp_path / "index.html").exists() and (tmp_path / ".work").exists()
     case = netopsy.examine(*digits, studies=[Slow()], out=tmp_path)
-    assert case.load("slow").findings == ["Done."] and STEPS == list(range(20))
+    assert case.load("slow").findings == ["Done."] and list(range(20)) == STEPS
     assert not (tmp_path / ".work").exists()
 
 
-def test_sweeps_of_a_budget_say_what_they_know_and_go_on_with_more(digits, tmp_path) -> None:
+def test_sweeps_of_a_budget_say_what_they_know_and_go_on_with_more(digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("netopsy.engine.sweep.sweep.EXACT_SHARE", 0.0)
     rounding = netopsy.studies.table.study_class("rounding")(decimals=(1, 2), formats=("int4_channel",))
     case = netopsy.examine(*digits, studies=[rounding], out=tmp_path, minutes=1)
     first = case.load("rounding")
@@ -73,14 +74,20 @@ def test_sweeps_of_a_budget_say_what_they_know_and_go_on_with_more(digits, tmp_p
     assert kept.provenance["finished"] == exact.provenance["finished"]  # nothing is known better in a minute
 
 
+def test_sweeps_that_fit_into_the_time_are_exact(digits, tmp_path) -> None:
+    rounding = netopsy.studies.table.study_class("rounding")(decimals=(1,), formats=(), one_layer_at_a_time=False)
+    result = netopsy.examine(*digits, studies=[rounding], out=tmp_path).load("rounding")
+    assert "spent" not in result.provenance and result.tables["scores"]["images"].unique().to_list() == [60]
+
+
 def test_shares_of_the_time() -> None:
     studies = quick_studies()
-    budget = Budget(1)
+    budget = TimeBudget(1)
     budget.share(studies[0], studies)
     baseline = budget.seconds
     budget.share(studies[3], studies[3:])
     assert baseline == pytest.approx(60 / 9, rel=0.05) and budget.seconds == pytest.approx(30, rel=0.05)
-    endless = Budget(None)
+    endless = TimeBudget(None)
     endless.share(studies[0], studies)
     assert endless.left is None
 

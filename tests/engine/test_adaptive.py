@@ -11,6 +11,7 @@ from test_sweep import noise
 from torch import Tensor
 
 from netopsy.engine.sweep import adaptive
+from netopsy.engine.sweep import sweep as sweeps
 from netopsy.engine.sweep.confidence import (
     AsymptoticSequence,
     Audit,
@@ -291,6 +292,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     for module in (adaptive, workspaces):
         monkeypatch.setattr(module.time, "monotonic", look)
+    monkeypatch.setattr(sweeps, "EXACT_SHARE", 0.0)
     return now
 
 

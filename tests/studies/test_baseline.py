@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.networks import shipped
 
 import netopsy
 from netopsy.studies.baseline.baseline import layers_before
 from netopsy.tallies.answers import BINS, TEMPERATURES, Answers
 from netopsy.tallies.sparsity import Range
+from networks import shipped
 
 
 @pytest.fixture(scope="module")

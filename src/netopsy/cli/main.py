@@ -25,7 +25,7 @@ from netopsy.cli.sources import (
     samples_options,
 )
 from netopsy.errors import NetopsyError, NetopsyWarning, SettingsError, nearest
-from netopsy.studies.table import STUDIES
+from netopsy.studies.table import STUDIES, SWEEPS
 
 _HELP = """What is in a network, what can it lose, and how small can it get?
 
@@ -199,7 +199,14 @@ def _examine_options() -> list[o.Option]:
     train = o.image_options("train", "Images to train on, for the studies that train.")
     other = o.network_options("other", "A second network, for the studies that compare the first with one.")
     shared = [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train, *other, *o.TRIAL_OPTIONS, *o.RUNNING]
-    return [o.NETWORK, o.SAMPLES, out, studies, precision, *shared]
+    quick = o.option(
+        "quick",
+        bool,
+        "Only what the first page needs, in at most 2 minutes: the score, alerts, and what each layer stands.",
+        False,
+        o.SETTINGS,
+    )
+    return [o.NETWORK, o.SAMPLES, out, studies, quick, *o.TIME, precision, *shared]
 
 
 def _run_options() -> list[o.Option]:
@@ -237,6 +244,7 @@ def _study_command(name: str) -> Any:
     elif needs.features:
         samples = o.FEATURES_SAMPLES
     shared = [o.FEATURES if needs.features else o.NETWORK, samples, o.OUT, *o.TABLES, o.TABLE, *o.RUNNING]
+    shared += o.TIME if name in SWEEPS else []
     shared += [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *(o.FEATURES_OPTIONS if needs.features else [])]
     shared += o.TRIAL_OPTIONS if "workers" in cls.allows else []
     for field in needs.images:
@@ -252,7 +260,7 @@ def _study_command(name: str) -> Any:
 
     def body(network: str, other: str | None = None, *, samples: str | None, out: str | None, **options: Any) -> None:
         from netopsy.case import Case
-        from netopsy.examination import run_study
+        from netopsy.examination import TimeBudget, run_study, with_baseline
         from netopsy.studies.study import check_inputs
 
         output = Output.take(options)
@@ -276,7 +284,11 @@ def _study_command(name: str) -> Any:
         with ring, show_progress(name, quiet=output.quiet, verbose=output.verbose) as show:
             case = Case(out) if out else None
             before = _written(case, name)
-            result = run_study(study, subject, images, case, show)
+            budget = TimeBudget(None if options.get("exact", True) else options["minutes"])
+            if case:
+                for first in with_baseline([study], subject, images)[:-1]:
+                    run_study(first, subject, images, case, show, any_kind=True)
+            result = run_study(study, subject, images, case, show, budget=budget)
             if case:
                 case.write_report()
                 case.tidy()
@@ -306,7 +318,17 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
     settings = {"seed": options["seed"]} | ({} if precision is None else {"precision": precision})
     with ring, show_progress(quiet=output.quiet, verbose=output.verbose) as show:
         case = examine(
-            net, images, train=train, other=other, studies=studies, out=out, settings=settings, progress=show
+            net,
+            images,
+            train=train,
+            other=other,
+            studies=studies,
+            out=out,
+            settings=settings,
+            minutes=options["minutes"],
+            quick=options["quick"],
+            exact=options["exact"],
+            progress=show,
         )
     output.show_case(case, show.new, show.kept)
 

@@ -210,6 +210,17 @@ OPEN = switch("open", "Open the report in the browser when it is done.")
 QUIET = switch("quiet", "Show no progress, and print findings only; of an examination only where its report is.")
 VERBOSE = switch("verbose", "Print every finding, and keep a line of progress for each study.")
 RUNNING = [OPEN, QUIET, VERBOSE]
+TIME = [
+    option(
+        "minutes",
+        float,
+        "Time to spend. What takes longer is estimated on part of the samples, with intervals that say how well; more "
+        "minutes go on from there.",
+        10.0,
+        SETTINGS,
+    ),
+    option("exact", bool, "Take as long as it takes, with all samples.", False, SETTINGS),
+]
 TRIAL_OPTIONS = [
     option("workers", int | None, "Trials at a time, each in a process of its own.", None, TRIALS),
     option("cluster", Literal["ray"] | None, "Run trials on Ray (needs the extra `cluster`).", None, TRIALS),

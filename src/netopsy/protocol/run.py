@@ -105,7 +105,7 @@ def _run(
     network = load_for(images, **network_options)
     train = None if train_options is None else load_like(images, **train_options)
     other = None if other_options is None else load_for(images, **other_options)
-    return examine(network, images, train=train, other=other, studies=studies, out=out, progress=progress)
+    return examine(network, images, train=train, other=other, studies=studies, out=out, minutes=None, progress=progress)
 
 
 def load_for(samples: Samples | None, source: str, **options: Any) -> Network:

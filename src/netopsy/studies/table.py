@@ -38,6 +38,10 @@ STUDIES: dict[str, tuple[str, str, str]] = {
 }
 
 
+SWEEPS = ("noise", "rounding", "codebook", "filter_codebook")
+"""The studies that give estimates where time is short."""
+
+
 def study_class(name: str) -> type[Study]:
     """The class of the study called `name`; imports it."""
     key = name.replace("-", "_")

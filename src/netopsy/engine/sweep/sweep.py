@@ -16,6 +16,7 @@ from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.sweep.full import exact
 from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
+from netopsy.engine.trials.pool import current_workers
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
@@ -23,6 +24,9 @@ from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import find_task
 from netopsy.wording import plural
+
+EXACT_SHARE = 0.5
+"""Of the time until the deadline: what an exact sweep may be expected to cost."""
 
 TRIED = 8
 """Samples that an exact sweep runs twice to tell what it will cost."""
@@ -47,9 +51,9 @@ def sweep(
     precision: None scores every variant on all samples; a number of points (0.5 is a share of 0.005 of the score) stops
     a variant once the 95 % interval of its drop is +- that or narrower.
     tolerance: a drop, in points, that is to be decided on where time is short. Inside `workspace(minutes=...)`, with
-    no precision, all variants are first scored on a few samples; a variant then sees more until its interval lies on
-    one side of the tolerance, or the samples can say little more, or the time is over. Without a deadline all samples
-    are used. rise: the same of the loss in nats, decided on as well.
+    no precision, where an exact sweep takes too long, all variants are first scored on a few samples; one then sees
+    more until its interval lies on one side of the tolerance, or the samples can say little more, or the time is over.
+    Without a deadline all samples are used. rise: the same of the loss in nats, decided on as well.
     Over several `workers` each scores parts of the samples; with `precision`, or a deadline, all runs in this process,
     as each round of samples is drawn by the outcomes of the one before.
     batch_size: images times variants that run at once; None chooses by the size of the activations.
@@ -88,29 +92,29 @@ def sweep(
     place = current_workspace()
     if precision is not None:
         rule = StoppingRule(precision=precision / 100)
-    elif tolerance is not None and (place.deadline is not None or place.repeat):
+    elif tolerance is not None and (place.repeat or not _fits(rerun, samples)):
         rule = StoppingRule(tolerance=tolerance / 100, rise=rise)
     else:
-        _announce(rerun, samples)
         return _table(variants, exact(samples, rerun, place.checkpoint("sweep", spec), spec, task))
     checkpoint = place.checkpoint("sweep", {**spec, "rule": vars(rule)})
     schedule = place.repeat.pop(0) if place.repeat else None
     return _table(variants, Adaptive(samples, rerun, checkpoint, task, rule, seed, place.deadline, schedule).run())
 
 
-def _announce(rerun: Rerun, samples: Samples) -> None:
-    """Tell those who watch what an exact sweep will cost."""
+def _fits(rerun: Rerun, samples: Samples) -> bool:
+    """Whether there is time for an exact sweep; tells those who watch what it will cost."""
     place, variants = current_workspace(), len(rerun.plan.members)
-    if place.progress is None or variants < 2:
-        return
+    if variants < 2 or (place.progress is None and place.deadline is None):
+        return True
     (batch,) = samples.batches(rerun.network.preprocessing, TRIED, order=range(min(TRIED, len(samples))))
-    inputs, seconds = batch.to(rerun.network.device), []
+    inputs, times = batch.to(rerun.network.device), []
     for _ in range(2):  # the first run also makes ready what later ones use
         started = time.monotonic()
         rerun.plain(inputs)
-        seconds.append(time.monotonic() - started)
-    work = f"{plural(variants, 'variant')} on {plural(len(samples), samples.noun)}"
-    place.announce(work, min(seconds) / len(batch.indices) * len(samples) * rerun.plan.passes)
+        times.append(time.monotonic() - started)
+    cost = min(times) / len(batch.indices) * len(samples) * rerun.plan.passes / current_workers().width
+    place.announce(f"{plural(variants, 'variant')} on {plural(len(samples), samples.noun)}", cost)
+    return place.deadline is None or cost < EXACT_SHARE * (place.deadline - time.monotonic())
 
 
 def _table(variants: Sequence[Variant], scores: Sequence[dict[str, Any]]) -> pl.DataFrame:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +31,13 @@ from numpy.typing import DTypeLike
 
 from netopsy._version import __version__
 from netopsy.engine.workspace.checkpoint import Checkpoint
-from netopsy.errors import SettingsError
+from netopsy.errors import OutOfTime, SettingsError
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.wording import duration
 
 Progress = Callable[[str, int, int], None]
+PATIENCE = 1.5  # times the minutes, until work that cannot be done in part ends
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Workspace:
 
     every: seconds between two checkpoints of one piece of work, which is the most that a killed run has to do again.
     deadline: on `time.monotonic`: when work that can be done in part is to end with what it has; None if never.
+    limit: when any other work is to end, with OutOfTime; None if never.
     spent: what work with a deadline, or that stops when it knows enough, has spent on what, as plain data.
     repeat: such records of an earlier run; the same work takes as many steps again, whatever the time.
     """
@@ -52,13 +55,16 @@ class Workspace:
     progress: Progress | None = None
     every: float = 5.0
     deadline: float | None = None
+    limit: float | None = None
     spent: list[dict[str, Any]] = field(default_factory=list)
     repeat: list[dict[str, Any]] = field(default_factory=list)
 
     def report(self, label: str, done: int, total: int) -> None:
-        """Show how far the work called `label` has come."""
+        """Show how far the work called `label` has come; OutOfTime where it is not done and past its limit."""
         if self.progress:
             self.progress(label, done, total)
+        if self.limit is not None and done < total and time.monotonic() > self.limit:
+            raise OutOfTime(f"the work '{label}' was not finished in its time; give it more, and it resumes.")
 
     def announce(self, work: str, seconds: float) -> None:
         """Show what a piece of work costs as a whole, as far as its beginning tells."""
@@ -95,12 +101,14 @@ def workspace(
     *,
     every: float = 5.0,
     minutes: float | None = None,
+    firm: bool = False,
     repeat: Sequence[dict[str, Any]] = (),
 ) -> Iterator[Workspace]:
     """Keep checkpoints in `folder`, one `every` so many seconds, and call `progress(label, done, total)`.
 
     minutes: time for the work inside; the sweeps of studies then end with what they know. Inside another workspace its
-    deadline holds too. repeat: `provenance["spent"]` of a result, to get the same tables again.
+    deadline holds too. firm: other work that is not finished half as much time later ends with OutOfTime, and resumes
+    from its checkpoint when it is run again. repeat: `provenance["spent"]` of a result, to get the same tables again.
     Errors: SettingsError where the minutes are not more than 0.
     """
     if minutes is not None and not minutes > 0:
@@ -111,7 +119,11 @@ def workspace(
     outer = current_workspace()
     ends = [outer.deadline, None if minutes is None else time.monotonic() + 60 * minutes]
     deadline = min((end for end in ends if end is not None), default=None)
-    token = _current.set(Workspace(path, progress, every, deadline, outer.spent, [*repeat] or outer.repeat))
+    limit = outer.limit
+    if firm and minutes is not None:
+        limit = min(limit or math.inf, time.monotonic() + 60 * minutes * PATIENCE)
+    repeated = [*repeat] or outer.repeat
+    token = _current.set(Workspace(path, progress, every, deadline, limit, outer.spent, repeated))
     try:
         yield current_workspace()
     finally:
