@@ -49,7 +49,7 @@ def _first(results: Sequence[Result], key: str) -> dict[str, Any]:
 def _sentence(results: Sequence[Result], network: dict[str, Any], features: dict[str, Any]) -> list[str]:
     if features and not network:
         return [
-            f"{features['training']:,} vectors to train on, {features['test']:,} to test on",
+            f"vectors: {features['training']:,} to train on, {features['test']:,} to test on",
             f"{features['dimensions']:,} dimensions",
             f"{features['classes']} classes",
         ]
