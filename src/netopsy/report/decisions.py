@@ -115,6 +115,7 @@ def decision_table(layers: Sequence[PageLayer], *, trusted: bool) -> dict[str, A
         "columns": columns,
         "rows": rows,
         "advised": any(advised.values()),
+        "intervals": any(one["interval"] for row in rows for one in row["cells"]),
         "frame": _frame(layers, names, advised),
         "worth": bool(names),
     }

@@ -75,14 +75,22 @@ def link_names(text: str, pages: Mapping[str, str]) -> Markup:
 
 
 def pages_by_name(results: Sequence[Result], layers: Sequence[PageLayer]) -> dict[str, str]:
-    """The address of each layer's page, and of each unit's: its own, or its view in an atlas."""
-    pages = {
+    """The addresses of layers, of nodes by their layer, and of units: a page of their own, or a view in an atlas."""
+    known = {layer.name: layer.page for layer in layers}
+    nodes = {
+        node: known[layer]
+        for result in results
+        for atlas in result.atlases.values()
+        for node, layer in atlas.units.select("node", "layer").unique().iter_rows()
+        if layer in known
+    }
+    units = {
         f"{node}:{channel}": f"{result.study}-{name}.html#{quote(f'{node}:{channel}')}"
         for result in results
         for name, atlas in result.atlases.items()
         for node, channel in atlas.units.select("node", "channel").iter_rows()
     }
-    return pages | {unit.name: unit.page for unit in unit_pages(results)} | {layer.name: layer.page for layer in layers}
+    return units | {unit.name: unit.page for unit in unit_pages(results)} | nodes | known
 
 
 class LayerRows:
