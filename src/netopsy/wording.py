@@ -1,7 +1,8 @@
-"""Numbers and names as the findings spell them."""
+"""Numbers and names as the findings spell them: three significant digits, thousands separated, a space before %."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -24,14 +25,47 @@ def listing(names: Sequence[str], most: int = 5) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def number(value: float) -> str:
+    """Three significant digits: `0.0123`, `12.3`, `12,346`; `0` without a sign, and `-` for what is no number."""
+    if not math.isfinite(value):
+        return "-"
+    text = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+    return "0" if float(text.replace(",", "")) == 0 else text
+
+
+def percent(share: float) -> str:
+    """A share in per cent: `12.3 %`, `0.05 %`; `100 %` of the whole alone, just below it `over 99.9 %`."""
+    if 0 < share < 1 and number(100 * share) == "100":
+        return "over 99.9 %"
+    if 0 < share < 1e-5:
+        return "under 0.001 %"
+    return f"{number(100 * share)} %"
+
+
 def points(share: float) -> str:
     """A difference of shares in percentage points: 0.0123 is `1.23 points`."""
-    return f"{100 * share + 0.0:.2f} points"
+    return f"{hundredths(100 * share)} points"
+
+
+def hundredths(value: float) -> str:
+    """Two decimals, one from 10 on: `-0.10`, `12.3`, and `0.00` without a sign."""
+    digits = 2 if abs(value) < 9.995 else 1
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
+def between(low: str, high: str) -> str:
+    """`95 % interval 0.12 to 0.34`."""
+    return f"95 % interval {low} to {high}"
 
 
 def two(value: float) -> str:
     """With two decimals: `-0.10`, and `0.00` without a sign."""
     return f"{round(float(value), 2) + 0.0:.2f}"
+
+
+def chance(p: float) -> str:
+    """A p-value: `p = 0.03`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def size(bytes: float) -> str:
@@ -50,5 +84,12 @@ def duration(seconds: float) -> str:
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter."""
-    return text[:1].upper() + text[1:]
+    """The text with a capital first letter; names of layers and formats keep theirs."""
+    first = text.split(" ", 1)[0]
+    return text if any(sign in "._:" or sign.isdigit() for sign in first) else text[:1].upper() + text[1:]
+
+
+def alike(names: Sequence[str], values: Sequence[float]) -> list[str]:
+    """The names of the largest of `values`: of all that read alike, so that no tie is given to one of them."""
+    top = number(max(values)) if values else ""
+    return [name for name, value in zip(names, values, strict=True) if number(value) == top]

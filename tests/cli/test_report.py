@@ -19,7 +19,8 @@ import pytest
 from sample_case import EVIL, evil_baseline, evil_result, evil_texts
 
 from netopsy.case import Case
-from netopsy.charts import bars
+from netopsy.charts import bars, curve, heatmap, scatter
+from netopsy.charts.parts import roles
 from netopsy.report.notebook import chart_svg, result_html
 from netopsy.report.pages import script_json, write_report
 from netopsy.report.summary import image_summary
@@ -125,6 +126,58 @@ def test_numbers_of_bars_below_zero_stand_beyond_zero() -> None:
     zero = below - 4
     # the scale runs from -0.5 at 0 to 0.25 at the right end
     assert above - 4 > zero > 0 and (above - 4 - zero) / zero == pytest.approx(0.5, rel=0.1)
+
+
+def marks_of(spec: dict) -> list[dict]:
+    """The layers of a chart, of a small one in a row too."""
+    return spec.get("spec", spec)["layer"]
+
+
+def test_layers_that_take_turns_have_a_line_for_each_kind() -> None:
+    names = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer1.1.conv2", "fc"]
+    assert roles(names) == ["conv1", "conv1", "conv2", "conv1", "conv2", "other"]
+    assert roles(["conv1", "conv2", "fc6"]) == [] and roles([f"features.{k}" for k in range(9)]) == []
+    frame = pl.DataFrame({"layer": names, "std": [1.0, 2, 1, 2, 1, 0]})
+    assert "kind of layer" in json.dumps(marks_of(curve(frame, "layer", "std", title="t", reading="r").spec))
+
+
+def test_more_series_than_colours_are_small_charts_and_controls_are_gray() -> None:
+    rows = [(f"l{k}", x, x * k) for k in range(30) for x in range(3)]
+    frame = pl.DataFrame(rows, schema=["layer", "x", "y"], orient="row")
+    many = curve(frame, "x", "y", color="layer", title="t", reading="r.")
+    assert many.spec["facet"]["field"] == "layer" and many.reading == "r. 24 of 30 are shown."
+    few = curve(
+        frame.filter(pl.col("layer").is_in(["l1", "l2"])),
+        "x",
+        "y",
+        color="layer",
+        controls=("l2",),
+        title="t",
+        reading="r",
+    )
+    layers = marks_of(few.spec)
+    (control,) = [layer for layer in layers if "strokeDash" in layer["encoding"]]
+    assert control["mark"]["color"].startswith("#") and "color" not in control["encoding"]
+    colours = [layer["encoding"]["color"]["scale"]["domain"] for layer in layers if "color" in layer["encoding"]]
+    assert colours and all(domain == ["l1"] for domain in colours)
+    assert few.spec["layer"][0]["encoding"]["x"]["axis"]["values"] == [0, 1, 2], "no half epochs"
+    for figure in (many, few):
+        assert chart_svg(figure.spec).startswith("<svg")
+
+
+def test_losses_diverge_from_zero_and_what_says_nothing_is_gray() -> None:
+    frame = pl.DataFrame({"x": ["a", "b"], "y": ["c", "c"], "lost": [3.0, -0.1], "within": [False, True]})
+    figure = heatmap(frame, "x", "y", "lost", middle=0.0, muted="within", title="t", reading="r")
+    color = marks_of(figure.spec)[0]["encoding"]["color"]
+    assert color["condition"]["value"] == "#b4b4b4" and color["scale"]["domain"] == [-3, 0, 3]
+    assert "#b4b4b4" in chart_svg(figure.spec).lower() or "rgb(180, 180, 180)" in chart_svg(figure.spec)
+
+
+def test_points_have_their_intervals() -> None:
+    frame = pl.DataFrame({"bits": [4.0, 8.0], "top1": [0.5, 0.9], "low": [0.4, 0.8], "high": [0.6, 1.0]})
+    figure = scatter(frame, "bits", "top1", low="low", high="high", title="t", reading="r")
+    kinds = [layer["mark"]["type"] for layer in marks_of(figure.spec)]
+    assert "rule" in kinds and "line" not in kinds
 
 
 def test_the_notebook_fragment_is_escaped_and_without_scripts() -> None:

@@ -371,7 +371,7 @@ def test_the_network_is_left_as_it_was(small: Network) -> None:
         ({"start": "two"}, "neither 'activation' nor 'one'"),
         ({"images": torch.zeros(1, 3, 5, 5)}, r"takes \(n, 3, 12, 12\)"),
         ({"images": torch.full((1, 3, SIZE, SIZE), torch.nan)}, "NaN"),
-        ({"images": torch.zeros(2, 3, SIZE, SIZE)}, "one image, one image a unit, or `of`"),
+        ({"images": torch.zeros(2, 3, SIZE, SIZE)}, "one image, one image per unit, or `of`"),
         ({"of": [1]}, "an image from 0 to 0"),
         ({"units": []}, "no unit to start from"),
         ({"units": ["nonsense"]}, "is none: give node:channel"),

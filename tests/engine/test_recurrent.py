@@ -35,6 +35,7 @@ from netopsy.studies.parameters import Parameters
 from netopsy.studies.prescribe.prescribe import Prescribe
 from netopsy.studies.rounding import Rounding
 from netopsy.tallies.moments import Moments
+from netopsy.wording import percent
 
 STEPS, INPUTS, HIDDEN, CLASSES = 7, 6, 5, 4
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "ReLU": 1}
@@ -328,7 +329,9 @@ def test_every_product_with_a_parameter_is_a_layer_and_the_rest_is_named(samples
     assert {name for name, axis in axes.items() if axis == 0} == rows and axes["batched"] == 2
     findings = Noise(strengths=(0.5,), repeats=1, one_layer_at_a_time=False).run(network, samples).findings
     share = sum(other_parameters(network).values()) / network.parameters
-    assert any(f"{share:.1%}, stay as they are" in sentence and "places.weight" in sentence for sentence in findings)
+    assert any(
+        f"{percent(share)}, stay as they are" in sentence and "places.weight" in sentence for sentence in findings
+    )
     assert share >= 0.05
 
 

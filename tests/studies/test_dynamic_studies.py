@@ -181,29 +181,41 @@ def codebook_verdict(rows: pl.DataFrame) -> list[str]:
 def test_verdicts_name_the_harshest_setting_and_say_when_there_is_none() -> None:
     rows = drops((64, 0.0, -0.0001, 0.0001), (16, 0.004, 0.0035, 0.0045), (4, 0.3, 0.29, 0.31))
     sentences = codebook_verdict(rows)
-    assert "0.1 points is K = 64" in sentences[0] and "0.5 and 1 points is K = 16" in sentences[1]
-    assert len(sentences) == 2
+    (sentence,) = sentences
+    assert sentence == (
+        "K = 16 is the smallest codebook that costs less than 0.5 points of top-1 accuracy: 0.40 points (95 % interval "
+        "0.35 to 0.45) on 10,000 images."
+    )
+    assert sentence.weight == pytest.approx(0.005 / 0.0005)
     (none,) = codebook_verdict(rows[2:])
-    assert none.startswith("With all layers edited, no setting tried loses less than 0.1, 0.5 and 1 points")
+    assert none.startswith(
+        "Every setting tried costs top-1 accuracy; the least is K = 4: 30.0 points (95 % interval 29.0"
+    )
+    assert none.weight == pytest.approx(0.3 / 0.01)
 
 
 def test_a_threshold_is_told_only_where_the_images_can_tell() -> None:
     at_limit = drops((64, 0.0, -0.0001, 0.0001), (16, 0.004, 0.003, 3 * 0.005 / 3))  # 0.5 is not less than 0.5 points
-    assert "0.1 and 0.5 points is K = 64" in codebook_verdict(at_limit)[0]
+    half, one = codebook_verdict(at_limit)
+    assert half.startswith("K = 64 is the smallest codebook that costs less than 0.5 points")
+    assert one.startswith("K = 16 is the smallest codebook that costs less than 1 point of")
     few = drops((64, 0.0, -0.004, 0.004), (16, 0.006, -0.003, 0.012), (4, 0.3, 0.2, 0.4), images=500)
-    told, untold = codebook_verdict(few)
-    assert "loses less than 0.5 and 1 points is K = 64" in told
-    assert "without a measurable loss is K = 16 (it loses 0.60, 95 % interval -0.30 to 1.20)" in untold
-    assert "500 images cannot show a loss of 0.1 points: at best it is known to 0.40 points either way" in untold
+    (told,) = codebook_verdict(few)
+    assert told.startswith("K = 64 is the smallest codebook that costs less than 0.5 points") and told.weight > 1
+    (untold,) = codebook_verdict(few[1:])
+    assert untold == (
+        "K = 16 is the smallest codebook without a measurable loss of top-1 accuracy: 0.60 points (95 % interval -0.30 "
+        "to 1.20) on 500 images."
+    )
+    assert untold.weight < 1, "no threshold below what the images can show, and nothing for the first page"
     (hurt,) = codebook_verdict(drops((16, 0.006, 0.0005, 0.0115), (4, 0.3, 0.2, 0.4), images=1))
-    assert hurt.startswith("With all layers edited, every setting tried loses measurably; 1 image cannot show")
-    assert "0.1, 0.5 and 1 points" in hurt
+    assert hurt.startswith("Every setting tried costs top-1 accuracy; the least is K = 16: 0.60 points")
 
 
 def test_a_verdict_names_a_milder_setting_that_loses_more() -> None:
     rows = drops((64, 0.02, 0.015, 0.025), (16, 0.0, -0.0004, 0.0004))
-    assert (
-        "K = 16 (it loses 0.00, 95 % interval -0.04 to 0.04; the milder K = 64 loses 2.00)" in codebook_verdict(rows)[0]
+    assert codebook_verdict(rows)[0].endswith(
+        "0.00 points (95 % interval -0.04 to 0.04) on 10,000 images, though the milder K = 64 costs 2.00 points."
     )
 
 
@@ -211,11 +223,18 @@ def test_only_layers_with_a_measurable_loss_are_called_fragile() -> None:
     layers = pl.Series("layer", ["a", "b", "c"])
     rows = drops((4, 0.001, -0.01, 0.012), (4, 0.5, 0.4, 0.6), (4, 0.1, 0.05, 0.15)).insert_column(0, layers)
     (sentence,) = fragile(rows, lambda row: f"K = {row['k']}")
-    assert sentence.startswith("Most fragile, edited one at a time: b (loses 50.00 points") and " a (" not in sentence
-    assert sentence.endswith("1 of 3 layers lose nothing measurable in any setting tried.")
-    (none,) = fragile(rows.with_columns(drop_low=pl.lit(-0.01)), lambda row: "", "rounded")
-    assert none.startswith(
-        "Rounded one at a time, no layer of 3 loses measurably in any setting tried: the most is 50.00"
+    assert sentence.startswith("b is the most fragile layer: edited alone it costs 50.0 points of top-1 accuracy")
+    assert sentence.endswith("1 of 3 layers lose nothing measurable.") and sentence.weight == pytest.approx(5)
+    (none,) = fragile(rows.with_columns(drop_low=pl.lit(-0.01)), lambda row: "K = 4", "rounded")
+    assert none.startswith("No layer rounded alone loses measurably: of 3 the most is 50.0 points") and none.weight < 1
+
+
+def test_layers_that_the_images_cannot_rank_are_named_together() -> None:
+    layers = pl.Series("layer", ["a", "b", "c"])
+    rows = drops((4, 0.11, 0.08, 0.14), (4, 0.12, 0.09, 0.15), (4, 0.02, 0.01, 0.03)).insert_column(0, layers)
+    (sentence,) = fragile(rows, lambda row: f"K = {row['k']}")
+    assert sentence.startswith(
+        "b and a are the most fragile layers, and 10,000 images cannot rank them: edited alone b"
     )
 
 
@@ -234,11 +253,13 @@ def test_thresholds_hold_on_other_images(digits: Network) -> None:
     few, every = netopsy.load_samples("digits", count=60), netopsy.load_samples("digits", split="test")
     settings = {"decimals": (0, 1, 2, 3), "formats": (), "layer_formats": (), "one_layer_at_a_time": False}
     sentence = netopsy.rounding(digits, few, **settings).findings[0]
-    assert "60 images cannot show a loss of 0.1, 0.5 and 1 points" in sentence and "less than" not in sentence
+    assert "without a measurable loss" in sentence and "less than" not in sentence and sentence.weight < 1
     on_all = netopsy.rounding(digits, every, **settings)
     for row in on_all.tables["scores"].filter(pl.col("decimals").is_not_null()).iter_rows(named=True):
-        if any(f"less than 1 point is {row['decimals']} decimal" in f for f in on_all.findings):
-            assert row["drop_high"] < 0.01
+        for points in (0.5, 1):
+            claim = f"Rounding to {row['decimals']} decimal"
+            if any(f.startswith(claim) and f"less than {points:g} point" in f for f in on_all.findings):
+                assert row["drop_high"] < points / 100
 
 
 @pytest.mark.parametrize("name", list(FEW))

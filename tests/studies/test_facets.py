@@ -91,7 +91,7 @@ def test_the_expression_of_a_known_unit_is_recovered(of_every: Result) -> None:
     assert row["images"] == IMAGES // 2 and row["always_recall"] == 1.0
     assert row["always_precision"] == row["fires"] == pytest.approx(5 / 8, abs=0.1)
     assert row["single"] == c and 0 < row["single_f1"] < 1
-    assert any(row["expression"] in f and "precision 100% and recall 100%" in f for f in of_every.findings)
+    assert any(f'"{row["expression"]}"' in f and "precision 100 % and recall 100 %" in f for f in of_every.findings)
 
 
 def test_the_truth_table_holds_every_training_image_and_the_expression_equals_it(of_every: Result) -> None:
@@ -114,8 +114,9 @@ def test_the_two_patterns_of_a_known_unit_are_its_facets(net: Network, apart: Sa
     truth = apart.labels[stimuli["image"].to_numpy()] == 1
     assert ((stimuli["facet"].to_numpy() == 2) == truth).all()
     assert (stimuli["value"].to_numpy()[1:] <= stimuli["value"].to_numpy()[:-1]).all()
-    assert result.findings[0].startswith("1 of 1 unit is an OR of several patterns: act:0 (2)")
-    assert "act:0 is an OR of 2 patterns: 60 stimuli driven by relu:0" in result.findings[1]
+    assert result.findings[0] == "1 of 1 unit responds to several patterns: act:0 (2)."
+    assert result.findings[1].startswith("act:0 responds to 2 patterns: 60 images driven by relu:0 (all of class left)")
+    assert " and 50 images driven by relu:2 (all of class right) (dip test, p" in result.findings[1]
 
 
 def test_stimuli_are_the_strongest_of_the_plain_module_at_their_places(net: Network, of_every: Result) -> None:
@@ -137,15 +138,14 @@ def test_a_unit_with_one_pattern_has_one_facet_only(net: Network, apart: Samples
     result = facets(net, apart, units=("act:1",), stimuli=60, firing_rate=0.0)
     assert result.tables["facets"]["stimuli"].to_list() == [60]
     assert result.tables["facets"]["silhouette"].to_list() == [None]
-    assert "act:1 has one facet only" in " ".join(result.findings)
-    assert result.findings[0] == "Each of 1 unit has one facet only: act:1."
+    assert result.findings[0].startswith("act:1 responds to one pattern: its top 60 images form one cluster (dip test")
 
 
 def test_silent_and_constant_units_are_findings(net: Network, every: Samples) -> None:
     result = facets(net, every, units=("act:2", "act:3", "relu:0", "act:0:1:1"), firing_rate=0.0)
     text = " ".join(result.findings)
-    assert "act:2 fires on 0 images of 480" in text
-    assert "act:3: it fires on 240 of 240 training" in text
+    assert "act:2 fires on 0 of 480 images" in text
+    assert "act:3 has no Boolean account: it fires on 240 of 240 training" in text
     assert "relu:0 reads the image itself" in text
     assert result.tables["formulas"]["unit"].to_list() in ([], ["act:0:1:1"])
 
@@ -159,15 +159,13 @@ def test_a_unit_with_a_place_of_its_own_is_measured_there(net: Network) -> None:
     here = facets(net, samples, units=("act:0:2:3",), firing_rate=0.0)
     # of these images no one tells A from A and B together, so NOT relu:1 may be missing
     assert here.tables["formulas"]["f1"].to_list() == [1.0]
-    assert "act:0:2:3 fires on 0 images" not in " ".join(here.findings)
+    assert "act:0:2:3 fires on 0 of" not in " ".join(here.findings)
     assert set(here.tables["stimuli"]["place"]) == {2 * SIZE + 3}
     mostly_c = here.tables["facets"].filter(pl.col("top_class") == "right")["facet"].to_list()
     pushes = here.tables["drivers"].filter(pl.col("facet").is_in(mostly_c)).row(0, named=True)
     assert pushes["input"] == "relu:2" and pushes["push"] > 0.9, "what drives the unit is measured there too"
     there = facets(net, samples, units=("act:0:0:0",), firing_rate=0.0)
-    assert there.findings == [
-        "act:0:0:0 fires on 0 images of 400: fewer than 10 strong stimuli cannot be told into facets."
-    ]
+    assert there.findings == ["act:0:0:0 fires on 0 of 400 images; its facets need 10 or more."]
 
 
 def test_training_and_held_out_images_share_none_and_keep_the_classes() -> None:
@@ -262,7 +260,7 @@ def test_activations_that_are_not_numbers_are_a_finding(every: Samples) -> None:
     with torch.no_grad():
         broken.module.unit.weight.fill_(torch.nan)  # type: ignore[union-attr, operator]
     text = " ".join(facets(broken, every, units=("act:0",)).findings)
-    assert "act:0 fires on 0 images" in text
+    assert "act:0 fires on 0 of" in text
 
 
 def test_pictures_and_maps_say_how_to_read_them(of_every: Result) -> None:
@@ -270,7 +268,10 @@ def test_pictures_and_maps_say_how_to_read_them(of_every: Result) -> None:
 
     (image,) = of_every.images.values()
     assert (
-        image.pixels.dtype == np.uint8 and image.pixels.shape[0] >= 90 and image.alt and "row a facet" in image.reading
+        image.pixels.dtype == np.uint8
+        and image.pixels.shape[0] >= 90
+        and image.alt
+        and "row per facet" in image.reading
     )
     (figure,) = of_every.figures.values()
     assert "NOT" in figure.title and "relu:2" in figure.reading
@@ -312,7 +313,8 @@ def test_neurons_and_tokens_are_treated(kind: type[nn.Module], every: Samples) -
 
 def test_few_images_give_facets_but_no_account(net: Network, every: Samples) -> None:
     text = " ".join(facets(net, every.subset(16), units=("act:3",)).findings)
-    assert "act:3 has one facet only" in text and "16 images are too few for a Boolean account" in text
+    assert "act:3 responds to one pattern" in text
+    assert "act:3 has no Boolean account: 16 images are too few" in text
 
 
 def test_the_shipped_network_has_units_that_answer_to_two_digits() -> None:
@@ -338,15 +340,26 @@ def test_a_unit_of_a_real_network_is_a_frog_or_ship_cell(shared: Path, tmp_path:
 def sentence_of(fires: Callable[[np.ndarray], np.ndarray], inputs: int) -> str:
     """What is said of a unit that fires where `fires` says so of every combination of its inputs."""
     bits = (np.arange(2**inputs)[:, None] >> np.arange(inputs) & 1).astype(bool)
-    table, even, zeros = truth_table(bits, fires(bits)), Score(0.9, 0.8), (0.0,) * inputs
+    table, even, poor, zeros = truth_table(bits, fires(bits)), Score(0.9, 0.8), Score(0.5, 0.4), (0.0,) * inputs
     expression = minimise(table.majority)
-    account = Account(tuple(range(inputs)), zeros, zeros, 0.0, table, expression, even, 0, False, even, even, 10, 0.5)
+    account = Account(tuple(range(inputs)), zeros, zeros, 0.0, table, expression, even, 0, False, poor, poor, 10, 0.5)
     return account_sentence("layer:1", account, [f"before:{k}" for k in range(inputs)], "before:0")
 
 
 def test_an_expression_too_long_to_read_is_left_to_the_table() -> None:
     sentence = sentence_of(lambda bits: bits.sum(1) % 2 == 1, 5)  # the parity: no two products can be joined
-    assert "; a sum of 16 products of 5 inputs (see the table `formulas`) says when" in sentence and len(sentence) < 300
+    assert sentence.startswith("A sum of 16 products of 5 inputs (see the table `formulas`) predicts when")
+    assert len(sentence) < 300
+
+
+def test_an_expression_that_is_no_better_than_one_input_is_not_given() -> None:
+    bits = np.array([[False, False], [True, False], [False, True], [True, True]])
+    table, even = truth_table(bits, bits.all(1)), Score(0.9, 0.8)
+    expression, zeros = minimise(table.majority), (0.0, 0.0)
+    account = Account((0, 1), zeros, zeros, 0.0, table, expression, even, 0, False, even, even, 10, 0.5)
+    sentence = account_sentence("layer:1", account, ["before:0", "before:1"], "before:0")
+    assert sentence.startswith('"before:0" predicts when layer:1 fires, with precision 90 % and recall 80 %')
+    assert "before:1" not in sentence and sentence.endswith("more inputs add nothing.")
 
 
 def test_more_than_three_inputs_are_written_with_letters() -> None:

@@ -154,10 +154,10 @@ def test_the_tree_is_that_of_autograd(unit: tuple[int, int, int, int], samples: 
         if expected[-1][1]:  # else the unit is silent: no path is open
             assert rows == expected
             total = sum(n for n, _, _ in expected[:-1])
-            assert f"{total:,} units in {len(rows) - 1} activation" in result.findings[0]
+            assert any(f"of the {total:,} units in {len(rows) - 1} activation" in text for text in result.findings)
         else:
             assert [row[:2] for row in rows] == [row[:2] for row in expected]
-            assert table["contributing"].sum() == 0 and "nothing contributes" in result.findings[0]
+            assert table["contributing"].sum() == 0 and any("nothing contributes" in f for f in result.findings)
 
 
 def test_the_default_tree_is_that_of_the_strongest_unit_of_the_last_maps(samples: Samples) -> None:
@@ -167,7 +167,7 @@ def test_the_default_tree_is_that_of_the_strongest_unit_of_the_last_maps(samples
     with torch.no_grad():
         value = nn.Sequential(*modules)(images(net, samples)[5:6])[0]
     channel, y, x = (int(i) for i in np.unravel_index(int(value.argmax()), value.shape))
-    assert f"connected to 0.7:{channel}:{y}:{x}; on image 5" in result.findings[0]
+    assert any(f"before 0.7:{channel}:{y}:{x} contribute" in f and f.startswith("On image 5,") for f in result.findings)
     assert f"0.7:{channel}:{y}:{x} on image 5" in result.images["tree"].title
 
 
@@ -216,7 +216,7 @@ def test_a_unit_without_gradient_is_named(samples: Samples) -> None:
     result = field(network(*modules), samples, layers=4)
     silent = result.tables["effective"].filter(pl.col("area_share").is_null())
     assert silent.height == 3
-    assert any("No finite gradient other than zero" in f for f in result.findings)
+    assert any("No finite gradient reaches" in f for f in result.findings)
     assert result.tables["tree"].select("active", "contributing").row(0) == (0, 0)
 
 
@@ -284,12 +284,12 @@ def test_in_a_perceptron_all_active_neurons_contribute_by_weights_that_are_not_z
 def test_a_network_without_activations_has_fields_and_no_tree(samples: Samples) -> None:
     result = field(network(nn.Conv2d(3, 4, 3)), samples)
     assert result.tables["tree"].is_empty() and list(result.images) == ["effective"]
-    assert "no unit has an activation tree" in result.findings[0]
+    assert any("no unit has an activation tree" in f for f in result.findings)
 
 
 def test_a_pixel_has_no_tree() -> None:
     result = field(shipped("a"), load_samples("digits", count=2), layers=0, tree="input:0:10:10")
-    assert result.findings[0] == "No tree could be followed from input:0:10:10: nothing lies before the input."
+    assert result.findings[-1] == "No tree could be followed from input:0:10:10: nothing lies before the input."
 
 
 def test_every_figure_draws_and_says_how_to_read_it(samples: Samples) -> None:

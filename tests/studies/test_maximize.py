@@ -61,7 +61,7 @@ def test_the_strongest_samples_are_those_of_the_plain_module(way: str, net: Netw
         assert row["strongest"] == row["strongest_here"] == pytest.approx(scores.max().item(), rel=1e-5)
         assert row["ratio"] == pytest.approx(row["reached"] / scores.max().item(), rel=1e-5)
     assert runs["state"].to_list() == ["risen"] * 4 and runs["run"].to_list() == [0, 1, 0, 1]
-    assert "reached more than the strongest of 40 samples" in result.findings[0]
+    assert "reached more than the strongest of 40 images" in result.findings[0]
     steps = result.tables["steps"]
     assert steps.height == 4 * 20 and steps["step"].max() == 19
     assert set(result.images) == {"pictures"} and set(result.figures) == {"ascent"}

@@ -107,6 +107,15 @@ def test_the_network_stays_and_the_same_seed_gives_the_same_tables(network: Netw
     assert "cannot show a drop of 5.00 points" in text and "one image is 8.33 points" in text
 
 
+def test_what_can_be_pruned_is_a_measure_of_each_layer(result: Result) -> None:
+    layers = result.tables["layers"].drop_nulls("density")
+    assert (
+        set(result.measures["measure"]) == {"prunable"}
+        and result.measures["layer"].to_list() == layers["layer"].to_list()
+    )
+    assert result.measures["value"].to_list() == pytest.approx((1 - layers["density"]).to_list())
+
+
 def test_findings_name_the_numbers_of_the_tables(result: Result) -> None:
     row = result.tables["scores"].row(1, named=True)
     total = result.tables["layers"].filter(pl.col("layer") == "all").row(0, named=True)

@@ -64,7 +64,7 @@ def test_planted_dead_and_always_on_units_are_named(samples: Samples) -> None:
     table = result.tables["extreme_units"].filter(pl.col("node") == first["node"])
     assert table.select("kind", "channel").rows() == [("dead", 1), ("always on", 2), ("dead", 4)]
     text = " ".join(result.findings)
-    assert "0.1 (2: channels 1, 4)" in text and "on 70 images" in text and "More images may" in text
+    assert "0.1 (2: channels 1, 4)" in text and "on all of 70 images" in text and "more images may" in text
     assert "0.1 (1: channel 2)" in text
 
 
@@ -192,8 +192,8 @@ def test_late_layers_that_are_sparser_are_said_to_be(samples: Samples) -> None:
         convs[2].bias[:] = torch.tensor([-9.0] * 7 + [1.0])  # type: ignore[index]
     result = sparsity(sequential(*(m for conv in convs for m in (conv, nn.ReLU()))), samples)
     assert result.tables["layers"]["sparsity"][2] == 0.875
-    assert any(f.startswith("Sparsity rises with depth") for f in result.findings)
-    assert any("more than 80%: 0.5 (87.5%)" in f for f in result.findings)
+    assert any(f.startswith("Zeros rise with depth, from ") and "87.5 % (the last)" in f for f in result.findings)
+    assert any("zero in more than 80 % of their values: 0.5 (87.5 %)" in f for f in result.findings)
 
 
 @pytest.mark.parametrize("depth", [2, 30])

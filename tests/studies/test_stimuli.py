@@ -92,7 +92,7 @@ def test_stimuli_are_those_of_the_plain_module(network: Network, samples: Sample
 def test_a_dead_unit_has_no_stimuli_and_is_named(result) -> None:
     dead = result.tables["units"].filter(pl.col("stimuli") == 0)
     assert dead.select("node", "channel", "class", "share").rows() == [("1", 1, None, None)]
-    assert any("1 of 15 units answers" in finding and "1 (1)" in finding for finding in result.findings)
+    assert any("1 of 15 units responds to none" in finding and "1 (1)" in finding for finding in result.findings)
     assert result.atlases["atlas"].units.filter((pl.col("node") == "1") & (pl.col("channel") == 1)).is_empty()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import altair as alt
@@ -11,6 +12,9 @@ import polars as pl
 from netopsy.result import Figure
 
 SYMBOLS = 8  # colours (Okabe-Ito) and point shapes that can be told apart; more series take a sequential ramp
+
+_TICKS = 12  # whole numbers that are all written
+_ROLES = 6  # kinds of layers that are drawn apart
 
 NAMES = 45  # names that fit side by side along an axis
 
@@ -48,13 +52,30 @@ def position(kind: Any, frame: pl.DataFrame, column: str, title: str | None, **h
         axis = alt.Axis(labelAngle=0 if are_short(frame, column) else -40, values=labelled)
         return kind(field=field_name(column), type="ordinal", sort=order, title=title or column, axis=axis)
     axis = value_axis(how.get("percent", False))
-    scale = alt.Scale(zero=how.get("zero", False), nice=True)
+    if frame[column].dtype.is_integer():  # no half epochs
+        ticks = sorted(frame[column].drop_nulls().unique().to_list())
+        axis = alt.Axis(format=",d", tickMinStep=1) if len(ticks) > _TICKS else alt.Axis(format=",d", values=ticks)
+    # `apart` keeps marks and their intervals off the axis
+    scale = alt.Scale(zero=how.get("zero", False), nice=True, padding=8 if how.get("apart") else alt.Undefined)
     if how.get("log"):
         scale = alt.Scale(type="log", nice=False)
         ticks = sorted(frame[column].drop_nulls().unique().to_list())
-        if len(ticks) <= 16:
-            axis = alt.Axis(values=ticks, format="~g", labelOverlap=True)
+        few = ticks if len(ticks) <= 16 else alt.Undefined
+        axis = alt.Axis(format="~g", labelOverlap=True, values=few, tickCount=4)
     return kind(field=field_name(column), type="quantitative", title=title or column, axis=axis, scale=scale)
+
+
+def roles(names: list[str]) -> list[str]:
+    """The part that each name's layer plays in its block: its last word, as `conv1` of `layer2.0.conv1`.
+
+    Parts that come once only are `other`. Empty where there are not two to six parts that come again and again.
+    """
+    words = {name: next((w for w in reversed(name.split(".")) if not w.isdigit()), name) for name in names}
+    counts = Counter(words.values())
+    repeated = {word for word, count in counts.items() if count > 1}
+    if not 2 <= len(repeated) <= _ROLES:
+        return []
+    return [words[name] if words[name] in repeated else "other" for name in names]
 
 
 def value_axis(percent: bool) -> Any:
@@ -73,7 +94,8 @@ def are_short(frame: pl.DataFrame, column: str) -> bool:
 
 def legend_channel(frame: pl.DataFrame, column: str, title: str | None) -> dict[str, Any]:
     order = in_order(frame, column)
-    legend = alt.Legend(title=title or column, symbolLimit=0, labelLimit=220, symbolOpacity=1)
+    # above the chart, which keeps its width on a narrow screen
+    legend = alt.Legend(title=title or column, symbolLimit=0, symbolOpacity=1, orient="top", columns=2, labelLimit=170)
     return {
         "field": field_name(column),
         "type": "nominal",
@@ -105,12 +127,15 @@ def reference_line(at: float, label: str, percent: bool, axis: str = "y") -> lis
     return [rule, words.encode(**keys, x=alt.value("width"), text=alt.Text(field="label", type="nominal"))]
 
 
-def label_ink(value: str, lowest: float, highest: float, middle: float | None, reverse: bool) -> Any:
-    """Black on bright cells and white on dark ones, for either scheme."""
+def label_ink(
+    value: str, lowest: float, highest: float, middle: float | None, reverse: bool, muted: str | None = None
+) -> Any:
+    """Black on bright cells and white on dark ones, for either scheme; black on muted ones."""
     field = f"datum[{value!r}]"
     if middle is not None:
         reach = 0.7 * (max(highest - middle, middle - lowest) or 1.0)
-        return alt.condition(f"abs({field} - {middle}) > {reach}", alt.value("white"), alt.value("black"))
+        dark = f"abs({field} - {middle}) > {reach}" + (f" && !datum[{muted!r}]" if muted else "")
+        return alt.condition(dark, alt.value("white"), alt.value("black"))
     share = 0.4 if reverse else 0.6
     edge = lowest + share * (highest - lowest)
     return alt.condition(f"{field} {'>' if reverse else '<'} {edge}", alt.value("white"), alt.value("black"))

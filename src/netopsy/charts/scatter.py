@@ -30,6 +30,8 @@ def scatter(
     source: str = "",
     color: str | None = None,
     tips: tuple[str, ...] = (),
+    low: str | None = None,
+    high: str | None = None,
     front: pl.DataFrame | None = None,
     x_title: str | None = None,
     y_title: str | None = None,
@@ -43,14 +45,14 @@ def scatter(
     """One point a row at (`x`, `y`), coloured by `color`; a click on the legend picks series out.
 
     `front` draws a thin line of steps through the rows of another frame with columns `x` and `y`: what is best at each
-    `x` or below. `tips` are further columns for the tooltip.
+    `x` or below. `tips` are further columns for the tooltip. `low` and `high` draw an interval through each point.
     """
-    columns = unique_columns([x, y, color, *tips])
+    columns = unique_columns([x, y, color, *tips, low, high])
     keys = {
-        "x": position(alt.X, frame, x, x_title, log=log_x, zero=False),
+        "x": position(alt.X, frame, x, x_title, log=log_x, zero=False, apart=not log_x),
         "y": position(alt.Y, frame, y, y_title, percent=percent, zero=False),
     }
-    tooltip = [tip(frame, c, percent=percent and c == y) for c in columns]
+    tooltip = [tip(frame, c, percent=percent and c in (y, low, high)) for c in columns]
     base = alt.Chart(inline(frame, columns))
     dots = base.mark_point(size=30, filled=True).encode(**keys, tooltip=tooltip, opacity=alt.value(0.75))
     if color is not None:
@@ -62,6 +64,12 @@ def scatter(
         if frame[color].n_unique() <= SYMBOLS:
             dots = dots.encode(shape=alt.Shape(**legend_channel(frame, color, color_title)))
     layers: list[alt.Chart] = []
+    if low is not None and high is not None:
+        span = {**keys, "y": alt.Y(field=field_name(low), type="quantitative"), "y2": alt.Y2(field=field_name(high))}
+        rules = base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(**span)
+        if color is not None:
+            rules = rules.encode(color=color_channel(frame, color, color_title))
+        layers.append(rules)
     if front is not None and front.height:
         best = alt.Chart(inline(front, [x, y]))
         layers.append(

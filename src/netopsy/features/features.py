@@ -79,7 +79,7 @@ def check_classes(train: Any, test: Any, classes: tuple[str, ...], name: str) ->
         if (numbered and y.size and y.min() < 0) or largest > len(classes) or (rows and largest < len(classes)):
             raise SamplesError(
                 f"the {part} labels of {name} do not fit its {len(classes)} classes; number them 0 to "
-                f"{len(classes) - 1}, or give one column a class."
+                f"{len(classes) - 1}, or give one column per class."
             )
     if train.ndim != test.ndim:
         raise SamplesError(f"the parts of {name} have labels of two kinds; give both as class numbers or both as rows.")

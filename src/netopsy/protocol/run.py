@@ -19,7 +19,7 @@ from netopsy.examination import examine
 from netopsy.network.network import Network
 from netopsy.network.sources.load import load_network
 from netopsy.network.sources.sources import FactorySource, find_source, is_weights_path
-from netopsy.result import Result
+from netopsy.result import Finding, Result
 from netopsy.samples.load import load_samples
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study, check_other, takes
@@ -294,7 +294,11 @@ def stack_tables(results: Mapping[str, Result]) -> dict[str, pl.DataFrame]:
 
 
 def _stack_findings(results: Mapping[str, Result]) -> list[str]:
-    return [f"{key}: {finding}" for key, result in results.items() for finding in result.findings[:SHOWN]]
+    return [
+        Finding(f"{key}: {finding}", getattr(finding, "weight", 1.0))
+        for key, result in results.items()
+        for finding in result.findings[:SHOWN]
+    ]
 
 
 def _settings(results: Mapping[str, Result]) -> dict[str, Any]:

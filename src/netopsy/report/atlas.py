@@ -40,7 +40,13 @@ def theme(*, dark: bool) -> dict[str, Any]:
             "titleFontSize": 12,
             "labelLimit": 260,
         },
-        "legend": {"labelColor": ink, "titleColor": faint, "titleFontWeight": "normal", "labelLimit": 260},
+        "legend": {
+            "labelColor": ink,
+            "titleColor": faint,
+            "titleFontWeight": "normal",
+            "labelLimit": 260,
+            "layout": {"top": {"direction": "vertical", "anchor": "start", "margin": 4}},  # one below the other
+        },
         "header": {"labelColor": ink, "titleColor": faint},
         "text": {"color": ink},
         "rule": {"color": faint},

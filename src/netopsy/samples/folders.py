@@ -87,7 +87,7 @@ def from_class_folders(folder: Path, classes: Classes = None, sound: Mapping[str
             if loose
             else "is empty: give"
         )
-        raise SamplesError(f"{folder} {have} a folder with one subfolder of images a class, or labels=CSV.")
+        raise SamplesError(f"{folder} {have} a folder with one subfolder of images per class, or labels=CSV.")
     if SPLITS.issuperset(name.lower() for name in names) and any(_folders(folder / name) for name in names):
         raise SamplesError(f"{folder} holds the parts {', '.join(names)}, not classes; give split='{names[-1]}'.")
     class_names = find_classes(classes, folder)
@@ -130,7 +130,7 @@ def from_table(
         if column not in header:
             raise SamplesError(f"{table} has no column '{column}'; it has {', '.join(header)}.")
     if not rows or not (columns or label is None):
-        raise SamplesError(f"{table} has {'no rows' if columns else 'no labels'}; give a row an image: file,label.")
+        raise SamplesError(f"{table} has {'no rows' if columns else 'no labels'}; give one row per image: file,label.")
     named_files = [row[header.index(file)] for row in rows]
     paths = [folder / name for name in named_files]
     absent = [name for name, path in zip(named_files, paths, strict=True) if not path.is_file()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.result import Group, Result
+from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Interval, Length, Seed, Unique
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
@@ -31,7 +30,7 @@ from netopsy.studies.sweep_report import (
     verdict,
     with_left_out,
 )
-from netopsy.wording import size
+from netopsy.wording import percent, size
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -68,7 +67,9 @@ class WeightCodebook(Study):
         """Score `network` with shared weights."""
         chosen = network.select(self.layers)
         if not chosen:
-            return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to share."])
+            return self.result(
+                findings=[Finding(f"{network.name} has no convolution or linear layer whose weights to share.", 0.0)]
+            )
         codebooks = {layer.weight: self._codebooks(network, layer) for layer in chosen}
         edits: list[tuple[dict[str, Any], Replace | None]] = [({"layer": "all", "k": None}, None)]
         for scope in scopes(chosen, self.one_layer_at_a_time):
@@ -138,18 +139,18 @@ def _sizes(layers: tuple[Layer, ...], counts: tuple[int, ...], codebooks: dict[s
     return pl.DataFrame(rows)
 
 
-def _findings(scores: pl.DataFrame, sizes: pl.DataFrame, measure: Measure) -> list[str]:
-    share = dict(zip(sizes["k"].to_list(), sizes["share_of_float32"].to_list(), strict=True))
-    total = dict(zip(sizes["k"].to_list(), sizes["bytes"].to_list(), strict=True))
+def _findings(scores: pl.DataFrame, sizes: pl.DataFrame, measure: Measure) -> list[Finding]:
+    share = dict(sizes.select("k", "share_of_float32").iter_rows())
+    total = dict(sizes.select("k", "bytes").iter_rows())
 
-    @cache
-    def describe_size(k: int) -> str:
-        return f"K = {k} ({size(total[k])}, {100 * share[k]:.1f} % of float32)"
+    def describe_size(row: dict[str, Any]) -> str:
+        k = row["k"]
+        return f"K = {k} ({size(total[k])}, {percent(share[k])} of float32)"
 
-    describe: Callable[[dict[str, Any]], str] = lambda row: describe_size(row["k"])  # noqa: E731
     short: Callable[[dict[str, Any]], str] = lambda row: f"K = {row['k']}"  # noqa: E731
     edited = scores.filter(pl.col("k").is_not_null())
     together = edited.filter(pl.col("layer") == "all").sort("k", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
-    findings = verdict(together, describe, "smallest codebook", measure)
-    return findings + fragile(alone, short, measure=measure) + unchanged_settings(edited, short)
+    findings = verdict(together, describe_size, "smallest codebook per layer", measure)
+    findings += fragile(alone, short, "given a codebook", measure, "Give it more centroids than the others.")
+    return findings + unchanged_settings(edited, short)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
@@ -14,13 +13,13 @@ import torch
 from netopsy import charts
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filters_of
 from netopsy.network.network import Network
-from netopsy.result import Figure, Result
+from netopsy.result import Figure, Finding, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval
 from netopsy.stats.describe import describe, histogram
 from netopsy.stats.fits import FEWEST, Density, Fit, fit_all
 from netopsy.studies.study import Study
-from netopsy.wording import listing, plural
+from netopsy.wording import alike, listing, number, percent, plural
 
 REACH = 5.0  # standard deviations on either side of the mean that the bins cover
 GROUPS = {"all conv": CONVOLUTION_KINDS} | {f"all {kind}": (kind,) for kind in ("linear", "recurrent", "embedding")}
@@ -208,7 +207,7 @@ def _figures(network: Network, tables: dict[str, pl.DataFrame]) -> dict[str, Fig
             "std",
             title="Standard deviation of the weights",
             zero=True,
-            reading="One point a layer, in order of execution: the lower, the closer its weights lie together.",
+            reading="One point per layer, in order of execution: the lower, the closer its weights lie together.",
             source="after Lorieul et al., Section II.A",
             y_title="standard deviation",
         )
@@ -264,70 +263,91 @@ def _lines(fits: pl.DataFrame, spans: dict[Any, Any]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["layer", "fit", "x", "y"], orient="row")
 
 
-def _findings(network: Network, tables: dict[str, pl.DataFrame]) -> list[str]:
+def _findings(network: Network, tables: dict[str, pl.DataFrame]) -> list[Finding]:
     weights = tables["moments"].filter(pl.col("part") == "weights")
     if weights.is_empty():
-        return [f"{network.name} has no convolution and no linear layer: there are no weights to describe."]
+        return [Finding(f"{network.name} has no convolution and no linear layer, and so no weights to describe.", 0.0)]
     rows = {row["layer"]: row for row in weights.iter_rows(named=True)}
-    findings = []
-    groups = [f"{name.removeprefix('all ')} weights {rows[name]['std']:.3g}" for name in GROUPS if name in rows]
-    findings.append(f"Standard deviation: {listing(groups)}.")
     layers = weights.filter(~pl.col("layer").is_in(list(GROUPS)))
-    findings += _best(tables["fits"], layers)
-    findings += _skewness(network, rows)
-    pruned = layers.filter(pl.col("zeros") > 0.01)
-    if pruned.height:
-        top = pruned.sort("zeros", descending=True).row(0, named=True)
-        findings.append(
-            f"In {plural(pruned.height, 'layer')} over 1 % of the weights are exactly zero, most in {top['layer']} "
-            f"({top['zeros']:.1%}): no smooth density fits those."
-        )
-    findings += _outliers(tables["outliers"])
+    findings = [*_zeros(layers), *_outliers(tables["outliers"]), *_spread(layers)]
+    findings += [*_best(tables["fits"], layers), *_skewness(network, rows)]
     flat = layers.filter(pl.col("std") == 0)["layer"].to_list()
     if flat:
-        findings.append(f"All weights are equal in {listing(flat)}: no density is fitted there.")
-    unfitted = layers.filter((pl.col("std") > 0) & ~pl.col("layer").is_in(tables["fits"]["layer"].unique().to_list()))[
-        "layer"
-    ].to_list()
-    if unfitted:
-        findings.append(f"Fewer than {FEWEST} distinct weights in {listing(unfitted)}: no density is fitted there.")
+        findings.append(Finding(f"All weights are equal in {listing(flat)}, so no density is fitted there.", 5.0))
+    unfitted = layers.filter((pl.col("std") > 0) & ~pl.col("layer").is_in(tables["fits"]["layer"].unique().to_list()))
+    if unfitted.height:
+        names = listing(unfitted["layer"].to_list())
+        findings.append(Finding(f"Fewer than {FEWEST} distinct weights in {names}, so no density is fitted there."))
     return findings
 
 
-def _outliers(table: pl.DataFrame) -> list[str]:
-    """Which channels stand out most."""
+def _zeros(layers: pl.DataFrame) -> list[Finding]:
+    """Whether the network was pruned."""
+    pruned = layers.filter(pl.col("zeros") > 0.01)
+    if pruned.is_empty():
+        return []
+    names = alike(pruned["layer"].to_list(), pruned["zeros"].to_list())
+    top = percent(float(pruned["zeros"].to_numpy().max()))
+    most = f"{top} ({listing(names, 3)})" if pruned.height == 1 else f"at most {top} ({listing(names, 3)})"
+    where = plural(pruned.height, "layer")
+    text = f"The network looks pruned: over 1 % of the weights are exactly zero in {where}, {most}."
+    return [Finding(text, 5.0)]
+
+
+def _outliers(table: pl.DataFrame) -> list[Finding]:
+    """Which channel stands out most."""
     if table.is_empty():
         return []
-    top = table.sort("sigmas", descending=True, maintain_order=True).head(3).to_dicts()
-    names = [f"{row['axis']} {row['channel']} of {row['layer']} ({row['sigmas']:.1f} sigma)" for row in top]
-    count, layers = plural(table.height, "channel"), plural(table["layer"].n_unique(), "layer")
-    return [
-        f"{count} in {layers} {'has' if table.height == 1 else 'have'} a weight beyond {OUTLIER:g} "
-        f"standard deviations of the layer; the farthest: {listing(names)}."
-    ]
+    top = table.sort("sigmas", descending=True, maintain_order=True).row(0, named=True)
+    where = plural(table["layer"].n_unique(), "layer")
+    text = (
+        f"{plural(table.height, 'channel')} in {where} {'has' if table.height == 1 else 'have'} a weight beyond "
+        f"{OUTLIER:g} standard deviations of the layer; the farthest is {top['axis']} channel {top['channel']} of "
+        f"{top['layer']} ({number(top['sigmas'])}). Store such layers with one scale per channel."
+    )
+    return [Finding(text, min(5.0, top["sigmas"] / OUTLIER))]
 
 
-def _best(fits: pl.DataFrame, layers: pl.DataFrame) -> list[str]:
-    """How often each density fits a layer's weights best, and how far off it is."""
-    named = pl.col("layer").is_in(layers["layer"].to_list())
-    best = fits.filter((pl.col("part") == "weights") & pl.col("best") & named)
+def _spread(layers: pl.DataFrame) -> list[Finding]:
+    """How far the spread of the weights differs between layers."""
+    spreads = layers.filter(pl.col("std") > 0).sort("std", maintain_order=True)
+    if spreads.height < 2:
+        return []
+    low, high = spreads[[0, -1]].iter_rows(named=True)
+    ratio = high["std"] / low["std"]
+    text = (
+        f"The weights of {high['layer']} spread {number(ratio)} times as widely as those of {low['layer']} (standard "
+        f"deviation {number(high['std'])} and {number(low['std'])})."
+    )
+    return [Finding(text, min(5.0, ratio / 10))]
+
+
+def _best(fits: pl.DataFrame, layers: pl.DataFrame) -> list[Finding]:
+    """Which density fits the most layers' weights best, and how far off it is."""
+    chosen = pl.col("layer").is_in(layers["layer"].to_list())
+    best = fits.filter((pl.col("part") == "weights") & pl.col("best") & chosen)
     if best.is_empty():
         return []
     counts = best.group_by("fit").agg(pl.len(), pl.col("ks").median()).sort("len", "fit", descending=[True, False])
-    rows = counts.iter_rows(named=True)
-    parts = [f"{row['fit']} in {row['len']} (median KS distance {row['ks']:.3f})" for row in rows]
-    return [f"Best fit of the weights, over {plural(best.height, 'layer')}: {listing(parts)}."]
+    top = counts.filter(pl.col("len") == counts["len"][0])
+    off = f"median Kolmogorov-Smirnov distance {number(float(top['ks'].to_numpy().mean()))}"
+    many = f"{top['len'][0]} of {plural(best.height, 'layer')}"
+    if best.height == 1:
+        return [Finding(f"A {top['fit'][0]} density fits the weights best ({off.removeprefix('median ')}).", 0.5)]
+    if top.height > 1:
+        return [Finding(f"Densities of {listing(top['fit'].to_list())} kind fit best in {many} each ({off}).", 0.5)]
+    return [Finding(f"A {top['fit'][0]} density fits the weights of {many} best ({off}).", 0.5)]
 
 
-def _skewness(network: Network, rows: dict[str, Any]) -> list[str]:
-    """Whether the skewness of the linear layers grows from the first to the last."""
+def _skewness(network: Network, rows: dict[str, Any]) -> list[Finding]:
+    """Whether the skewness of the linear layers changes from the first to the last."""
     linear = [layer.name for layer in network.layers if layer.kind == "linear"]
     values = [(name, rows[name]["skewness"]) for name in linear if rows[name]["skewness"] is not None]
     if len(values) < 2:
         return []
-    steps = [b > a for (_, a), (_, b) in itertools.pairwise(values)]
-    verdict = "it grows at every step" if all(steps) else f"it grows at {sum(steps)} of {plural(len(steps), 'step')}"
     (first, low), (last, high) = values[0], values[-1]
     if abs(high - low) < 0.05:
-        verdict = "it hardly changes"
-    return [f"The skewness of the linear layers goes from {low:+.2f} ({first}) to {high:+.2f} ({last}); {verdict}."]
+        return []
+    verb = "rises" if high > low else "falls"
+    text = f"The skewness of the linear layers {verb} from {low:+.2f} ({first}) to {high:+.2f} ({last})."
+    return [Finding(text, min(5.0, abs(high - low)))]

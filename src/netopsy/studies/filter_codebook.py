@@ -13,7 +13,7 @@ from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
-from netopsy.result import Group, Result
+from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveInt, Seed, Share, Unique
 from netopsy.stats.kmeans import Clusters, kmeans
@@ -26,6 +26,7 @@ from netopsy.studies.sweep_report import (
     unchanged_settings,
     verdict,
 )
+from netopsy.wording import percent
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class FilterCodebook(Study):
         chosen = tuple(layer for layer in network.select(self.layers) if layer.kind in CONVOLUTION_KINDS)
         if not chosen:
             return self.result(
-                findings=[f"{network.name} has no convolution among the chosen layers: no filters to share."]
+                findings=[
+                    Finding(f"{network.name} has no convolution among the chosen layers: no filters to share.", 0.0)
+                ]
             )
         clusters = {layer.weight: self._clusters(network, layer) for layer in chosen}
         edits: list[tuple[dict[str, Any], Replace | None]] = [({"layer": "all", "share": None, "k": None}, None)]
@@ -136,12 +139,13 @@ def _quality(
     )
 
 
-def _findings(scores: pl.DataFrame, measure: Measure) -> list[str]:
+def _findings(scores: pl.DataFrame, measure: Measure) -> list[Finding]:
     def describe(row: dict[str, Any]) -> str:
-        return f"{100 * row['share']:g} %" if row["share"] else "2 clusters"
+        return f"{percent(row['share'])} of the filters" if row["share"] else "2 filters per layer"
 
     edited = scores.filter(pl.col("share").is_not_null())
     together = edited.filter((pl.col("layer") == "all") & (pl.col("share") < 1)).sort("share", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
-    findings = verdict(together, describe, "smallest share of filters", measure)
-    return findings + fragile(alone, describe, measure=measure) + unchanged_settings(edited, describe)
+    findings = verdict(together, describe, "smallest set of shared filters", measure)
+    findings += fragile(alone, describe, "given shared filters", measure, "Keep all its filters.")
+    return findings + unchanged_settings(edited, describe)

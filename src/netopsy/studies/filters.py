@@ -17,12 +17,12 @@ from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filte
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.pictures.mosaic import grid, normalise_maps
-from netopsy.result import Figure, Image, Result
+from netopsy.result import Figure, Finding, Image, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, PositiveInt, Unique
 from netopsy.stats.pca import components_for, cumulative_share, eigenvalues
-from netopsy.studies.study import Study
-from netopsy.wording import listing, plural
+from netopsy.studies.study import Study, layer_measures
+from netopsy.wording import chance, listing, percent, plural
 
 DRAWN = 60  # points of a curve; the table holds all
 SHEET = 640  # screen pixels that a sheet of filters fills, about
@@ -62,6 +62,7 @@ class Filters(Study):
             tables=tables,
             figures=_figures(tables, self.shares),
             images={} if pictured is None else {"filters": self._picture(network, pictured)},
+            measures=_measures(curves),
             findings=self._findings(network, tables["components"]),
         )
 
@@ -107,15 +108,15 @@ class Filters(Study):
         if first and isinstance(taken, Preprocessing) and depth == taken.depth == 3:
             colours = filters[:, ::-1] if taken.channels == "BGR" else filters
             squares = normalise_maps(colours).transpose(0, 2, 3, 1)
-            sheet, how = grid(squares), "one square a filter, in the colours it answers to"
+            sheet, how = grid(squares), "one square per filter, in the colours it answers to"
             title = f"The {plural(number, 'filter')} of {layer.name}"
         elif depth == 1:
-            sheet, how = grid(normalise_maps(filters)[:, 0]), "one square a filter"
+            sheet, how = grid(normalise_maps(filters)[:, 0]), "one square per filter"
             title = f"The {plural(number, 'filter')} of {layer.name}"
         else:
             few = normalise_maps(filters)[: self.most_filters, : self.most_channels]
             sheet = grid(few.reshape(-1, *few.shape[2:]), columns=few.shape[1])
-            how = "one row a filter, one column an input channel"
+            how = "one row per filter, one column per input channel"
             title = (
                 f"{few.shape[0]} of {plural(number, 'filter')} of {layer.name}, {few.shape[1]} of "
                 f"{plural(depth, 'channel')}"
@@ -124,23 +125,29 @@ class Filters(Study):
         zoom = max(1, min(12, SHEET // max(sheet.shape[:2])))
         return Image(sheet, title, reading, "after Lorieul et al., Section II.B", alt=f"{title}: {how}", zoom=zoom)
 
-    def _findings(self, network: Network, table: pl.DataFrame) -> list[str]:
+    def _findings(self, network: Network, table: pl.DataFrame) -> list[Finding]:
         if table.is_empty():
-            return [f"{network.name} has no convolution: there are no filters to compare."]
+            return [Finding(f"{network.name} has no convolution, and so no filters to compare.", 0.0)]
         share = min(self.shares, key=lambda s: abs(s - 0.9))
         needed, part = f"components_{_percent(share)}", f"share_{_percent(share)}"
-        varied = table.drop_nulls(part)
+        varied = table.drop_nulls(part).sort(part, maintain_order=True)
         findings = []
         if varied.height:
-            first, last = varied.row(0, named=True), varied.row(-1, named=True)
-            rows = [first] if varied.height == 1 else [first, last]
-            parts = [f"{r['layer']} needs {r[needed]} of {r['components']} components ({r[part]:.0%})" for r in rows]
-            findings.append(f"For {_percent(share)} % of the variance of its filters {' and '.join(parts)}.")
+            low, high = varied.row(0, named=True), varied.row(-1, named=True)
+            names = listing(varied.filter(pl.col(part) == low[part])["layer"].to_list(), 3)
+            text = (
+                f"The filters of {names} are the most alike: {low[needed]} of {low['components']} components "
+                f"({percent(low[part])}) hold {percent(share)} of their variance"
+            )
+            if high[part] > low[part]:
+                text += f"; {high['layer']} needs {percent(high[part])}"
+            findings.append(Finding(f"{text}.", min(5.0, share / max(0.01, low[part]) - 1)))
         if varied.height >= 4:
-            findings.append(_trend(varied, part, share))
+            findings += _trend(table.drop_nulls(part), part, share)
         single = table.filter(pl.col(part).is_null())["layer"].to_list()
         if single:
-            findings.append(f"No variance among the filters of {listing(single)}: one filter, or all filters alike.")
+            text = f"The filters of {listing(single)} do not vary: there is one, or all are alike."
+            findings.append(Finding(text, 1.0))
         return findings
 
 
@@ -191,23 +198,39 @@ def _figures(tables: dict[str, pl.DataFrame], shares: tuple[float, ...]) -> dict
             f"share_{_percent(share)}",
             percent=True,
             title=f"Components needed for {_percent(share)} % of the variance",
-            reading="One bar a layer, in order of execution: the share of its components that the variance needs.",
+            reading="One bar per layer, in order of execution: the share of its components that the variance needs.",
             source="after Lorieul et al., Figure 2",
             value_title="share of components",
         ),
     }
 
 
-def _trend(rows: pl.DataFrame, part: str, share: float) -> str:
+def _trend(rows: pl.DataFrame, part: str, share: float) -> list[Finding]:
     """Whether deeper layers need a larger share of their components (Spearman's rank correlation with depth)."""
-    rank = float(stats.spearmanr(np.arange(rows.height), rows[part].to_numpy()).statistic)
-    if np.isnan(rank):
-        return "All layers need the same share of their components."
-    word = "grows" if rank > 0.3 else "falls" if rank < -0.3 else "neither grows nor falls"
-    return (
-        f"The share of components needed for {_percent(share)} % {word} with depth "
-        f"(rank correlation {rank:+.2f} over {plural(rows.height, 'layer')})."
+    test = stats.spearmanr(np.arange(rows.height), rows[part].to_numpy())
+    rank, p = float(test.statistic), float(test.pvalue)
+    if not p < 0.05:
+        return []
+    word = "grow more varied" if rank > 0 else "grow more alike"
+    text = (
+        f"Filters {word} with depth: the share of components needed for {percent(share)} of their variance "
+        f"{'rises' if rank > 0 else 'falls'} (rank correlation {rank:+.2f} over {plural(rows.height, 'layer')}, "
+        f"{chance(p)})."
     )
+    return [Finding(text, abs(rank) * (rows.height - 1) ** 0.5 / 1.96)]
+
+
+_FIRST = 0.1  # of the components
+
+
+def _measures(curves: dict[str, np.ndarray]) -> pl.DataFrame:
+    """The share of variance that the first tenth of each layer's components explains, between whole ones in line."""
+    rows = [
+        (name, float(np.interp(_FIRST * (len(alpha) - 1), np.arange(len(alpha)), alpha)), None, None, "")
+        for name, alpha in curves.items()
+        if len(alpha) > 1 and not np.isnan(alpha[-1])
+    ]
+    return layer_measures("variance", rows)
 
 
 def _square(kernel: Sequence[int]) -> tuple[int, int]:

@@ -16,10 +16,10 @@ from netopsy.engine.sweep.edits import Shift
 from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.result import Group, Result
+from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveFloat, PositiveInt, Seed, Unique
-from netopsy.studies.study import Allowance, Study
+from netopsy.studies.study import Allowance, Study, layer_measures
 from netopsy.studies.sweep_report import (
     Measure,
     fragile,
@@ -29,6 +29,7 @@ from netopsy.studies.sweep_report import (
     verdict,
     with_left_out,
 )
+from netopsy.wording import percent, plural
 
 STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
@@ -69,7 +70,9 @@ class Noise(Study):
         """Score `network` under noise."""
         chosen = network.select(self.layers)
         if not chosen:
-            return self.result(findings=[f"{network.name} has no convolution or linear layer to make noisy."])
+            return self.result(
+                findings=[Finding(f"{network.name} has no convolution or linear layer to make noisy.", 0.0)]
+            )
         edits: list[tuple[dict[str, Any], Shift | None]] = [({"layer": "all", "strength": 0.0, "repeat": 0}, None)]
         for scope in scopes(chosen, self.one_layer_at_a_time):
             for repeat in range(self.repeats if scope.name == "all" else self.layer_repeats):
@@ -94,6 +97,7 @@ class Noise(Study):
                 reading="The line is the mean over the draws, the band from the lowest to the highest.",
                 measure=measure,
             ),
+            measures=_measures(summary),
             findings=with_left_out(_findings(scores, measure), network),
         )
 
@@ -143,20 +147,38 @@ def summarise_draws(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
     )
 
 
-def _findings(scores: pl.DataFrame, measure: Measure) -> list[str]:
-    describe: Callable[[dict[str, Any]], str] = lambda row: f"strength {100 * row['strength']:g} %"  # noqa: E731
+def _findings(scores: pl.DataFrame, measure: Measure) -> list[Finding]:
+    describe: Callable[[dict[str, Any]], str] = lambda row: f"noise of {percent(row['strength'])}"  # noqa: E731
     together = scores.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
     # the mean over the draws, and the intervals of all of them
-    rows = summarise_draws(together, measure)
-    findings = verdict(rows.sort("strength"), describe, "strongest noise", measure) + _slope(rows, measure)
+    rows = summarise_draws(together, measure).sort("strength")
+    findings = verdict(rows, describe, "strongest noise", measure) + _fall(rows, measure)
     alone = scores.filter(pl.col("layer") != "all")
-    return findings + fragile(alone, describe, measure=measure) + unchanged_settings(scores, describe)
+    advice = "Protect it first where weights drift or are stored coarsely."
+    return findings + fragile(alone, describe, "made noisy", measure, advice) + unchanged_settings(scores, describe)
 
 
-def _slope(mean: pl.DataFrame, measure: Measure) -> list[str]:
-    """The paper's two claims: little loss up to 10 %, a steep fall from 20 to 60 %."""
-    lost = {row["strength"]: row for row in mean.to_dicts()}
-    if not {0.1, 0.2, 0.6} <= set(lost):
+def _fall(rows: pl.DataFrame, measure: Measure) -> list[Finding]:
+    """The mildest noise that costs measurably."""
+    hurt = rows.filter(pl.col("drop_low") > 0)
+    if hurt.is_empty():
         return []
-    costs = [f"{measure.amount(lost[s]['drop'])} ({measure.interval(lost[s])})" for s in (0.1, 0.2, 0.6)]
-    return [f"Noise of 10 % costs {costs[0]}, of 20 % {costs[1]}, of 60 % {costs[2]} of {measure.unit}."]
+    row = hurt.row(0, named=True)
+    text = (
+        f"The loss becomes measurable with noise of {percent(row['strength'])}: {measure.loss(row)} of {measure.unit}, "
+        f"over {plural(row['repeats'], 'draw')} of the noise."
+    )
+    return [Finding(text, 2 * row["drop"] / max(1e-6, row["drop_high"] - row["drop_low"]))]
+
+
+_MILD = 0.1  # the strength at which layers are compared
+
+
+def _measures(summary: pl.DataFrame) -> pl.DataFrame:
+    """What noise of about a tenth of its spread costs each layer alone."""
+    alone = summary.filter(pl.col("layer") != "all")
+    if alone.is_empty():
+        return layer_measures("fragility", [])
+    strength = min(alone["strength"].unique().to_list(), key=lambda s: abs(s - _MILD))
+    rows = alone.filter(pl.col("strength") == strength).select("layer", "drop", "drop_low", "drop_high").iter_rows()
+    return layer_measures("fragility", [(*row, f"noise of {percent(strength)}") for row in rows])

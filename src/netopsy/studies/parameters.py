@@ -10,10 +10,10 @@ import polars as pl
 from netopsy import charts
 from netopsy.network.layers import CONVOLUTION_KINDS, filter_shape
 from netopsy.network.network import Network
-from netopsy.result import Figure, Result
+from netopsy.result import Figure, Finding, Result
 from netopsy.samples.samples import Samples
 from netopsy.studies.study import Study
-from netopsy.wording import capital, listing, plural, size
+from netopsy.wording import capital, listing, percent, plural, size
 
 OTHER = "norms, embeddings and others"
 
@@ -120,25 +120,31 @@ def _figure(layers: pl.DataFrame) -> Figure:
         stack=True,
         percent=True,
         title="Where the parameters are",
-        reading="One bar a layer, in order of execution; its length is the layer's share of all parameters.",
+        reading="One bar per layer, in order of execution; its length is the layer's share of all parameters.",
         source="Lorieul et al., Table I",
         value_title="share of all parameters",
     )
 
 
-def _findings(network: Network, layers: pl.DataFrame, kinds: pl.DataFrame) -> list[str]:
+def _findings(network: Network, layers: pl.DataFrame, kinds: pl.DataFrame) -> list[Finding]:
     if not network.layers:
-        return [f"{network.name} has no convolution and no linear layer; it holds {network.parameters:,} parameters."]
+        return [
+            Finding(f"{network.name} has no convolution and no linear layer, and {network.parameters:,} parameters.")
+        ]
     largest = layers.filter(pl.col("kind") != "other").sort("parameters", descending=True, maintain_order=True)
-    first = largest.row(0, named=True)
-    findings = [
-        f"{network.name} holds {network.parameters:,} parameters ({size(int(layers['bytes'].sum()))} as loaded); "
-        f"{first['layer']} alone holds {first['parameters']:,} of them ({first['share']:.2%})."
-    ]
-    findings.append(capital("; ".join(map(_kind_share, kinds.to_dicts()))) + ".")
-    if (few := _few(largest)) is not None:
-        findings.append(few)
-    return findings
+    count, share = largest.select("parameters", "share").row(0)
+    names = largest.filter(pl.col("parameters") == count)["layer"].to_list()
+    total = (
+        f"{network.name} has {plural(network.parameters, 'parameter')} ({size(int(layers['bytes'].sum()))} as loaded)"
+    )
+    held = f"holds {percent(share)} of them ({count:,})"
+    if len(names) > 1:
+        held = f"tie with {percent(share)} each ({count:,})"
+    which = "the largest layer" if len(names) == 1 else f"its {len(names)} largest layers"
+    where = names[0] if len(names) == 1 else listing(names)
+    findings = [Finding(f"{total}; {which}, {where}, {held}.", min(5.0, share * largest.height / 2))]
+    findings.append(Finding(capital("; ".join(map(_kind_share, kinds.to_dicts()))) + ".", 0.5))
+    return findings + _few(largest)
 
 
 def _kind_share(row: dict[str, Any]) -> str:
@@ -149,16 +155,20 @@ def _kind_share(row: dict[str, Any]) -> str:
         "recurrent": "recurrent weight",
         "embedding": "table of embeddings",
     }
+    share = percent(row["share"])
     if row["kind"] not in nouns:
-        return f"norms, embeddings and other parameters hold {row['share']:.2%}"
+        return f"norms, embeddings and other parameters hold {share}"
     several = "tables of embeddings" if row["kind"] == "embedding" else ""
-    return f"{plural(row['layers'], nouns[row['kind']], several)} hold{'s' * (row['layers'] == 1)} {row['share']:.2%}"
+    return f"{plural(row['layers'], nouns[row['kind']], several)} hold{'s' * (row['layers'] == 1)} {share}"
 
 
-def _few(largest: pl.DataFrame) -> str | None:
-    """How many of the largest layers hold half of all parameters, where one does not."""
+def _few(largest: pl.DataFrame) -> list[Finding]:
+    """How many of the largest layers hold half of all parameters, where one does not; named unless a tie is cut."""
     needed = int((largest["share"].cum_sum() < 0.5).sum()) + 1
     if needed < 2 or needed > largest.height:
-        return None
-    names = listing(largest["layer"][:needed].to_list())
-    return f"Half of all parameters are in {needed} of the {plural(largest.height, 'layer')}: {names}."
+        return []
+    counts = largest["parameters"].to_list()
+    cut = needed < len(counts) and counts[needed] == counts[needed - 1]
+    names = "" if cut else f": {listing(largest['layer'][:needed].to_list())}"
+    text = f"Half of all parameters are in {needed} of {plural(largest.height, 'layer')}{names}."
+    return [Finding(text, min(5.0, max(0.0, largest.height / (2 * needed) - 1)))]

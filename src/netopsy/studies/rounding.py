@@ -14,19 +14,21 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from netopsy import charts
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import Scope, scopes
 from netopsy.errors import SettingsError
 from netopsy.network.layers import filter_shape, filters_of, weight_of
 from netopsy.network.network import Network
-from netopsy.result import Figure, Group, Result
+from netopsy.result import Figure, Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import token_input
 from netopsy.settings import HalfWidth, Interval, Seed, Unique
-from netopsy.studies.study import Allowance, Study
+from netopsy.studies.study import Allowance, Study, layer_measures
 from netopsy.studies.sweep_report import (
     Measure,
     fragile,
+    loss_map,
     score_edits,
     setting_figures,
     unchanged_settings,
@@ -190,7 +192,7 @@ class Rounding(Study):
         """Score `network` with rounded weights."""
         chosen = network.select(self.layers)
         if not chosen:
-            return self.result(findings=[f"{network.name} has no convolution or linear layer to round."])
+            return self.result(findings=[Finding(f"{network.name} has no convolution or linear layer to round.", 0.0)])
         grouped = GROUPED if self.formats == FORMATS and token_input(network) else ()
         formats_tried = (*self.formats, *grouped)
         covered = scopes(chosen, self.one_layer_at_a_time)
@@ -217,6 +219,7 @@ class Rounding(Study):
         return self.result(
             tables={"scores": decimals, "formats": formats},
             figures=_figures(decimals, formats, measure),
+            measures=_measures(formats),
             findings=with_left_out(_findings(decimals, formats, measure), network),
         )
 
@@ -247,38 +250,101 @@ def _to_format(scope: Scope, name: str) -> Replace:
     return Replace(scope.tensors(), edit, f"format {name} {scope.name}")
 
 
+_SCALES = {"none": "floats", "tensor": "one scale per layer", "channel": "one scale per channel"}
+
+
+def format_name(name: str) -> str:
+    """A format in words: `int8 per channel`, `int4 per group of 32`, `fp8 (e4m3)`."""
+    kind = number_format(name)
+    words = re.sub("_(tensor|channel|group.*)$", "", kind.name)
+    words = f"fp8 ({words[4:]})" if words.startswith("fp8") else words
+    per = {"none": "", "tensor": " per layer", "channel": " per channel", "group": f" per group of {kind.group}"}
+    return words + per[kind.scale]
+
+
 def _figures(decimals: pl.DataFrame, formats: pl.DataFrame, measure: Measure) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
-    for name, scores, setting, title, source in (
-        ("decimals", decimals, "decimals", "Decimals kept", "Lorieul et al., Table III"),
-        ("formats", formats, "format", "Number formats", "Lorieul et al., Table III, with number formats"),
-    ):
-        figures |= setting_figures(
-            scores,
-            setting,
-            unedited=float(decimals[measure.column][0]),
-            titles=(f"{title}, all layers", f"{title}, one layer at a time"),
-            sources=(source, f"after {source}"),
-            axis="category",
-            names=(name, f"{name}_layers"),
-            measure=measure,
+    unedited = float(decimals[measure.column][0])
+    figures = setting_figures(
+        decimals,
+        "decimals",
+        unedited=unedited,
+        titles=("Decimals kept, all layers", "Decimals kept, one layer at a time"),
+        sources=("Lorieul et al., Table III", "after Lorieul et al., Table III"),
+        axis="count",
+        axis_title="decimals kept",
+        names=("decimals", "decimals_layers"),
+        measure=measure,
+    )
+    source = "after Lorieul et al., Table III"
+    names = [format_name(name) for name in formats["format"]]
+    scales = [_scale(number_format(name)) for name in formats["format"]]
+    formats = formats.with_columns(pl.Series("format", names, pl.String), pl.Series("scales", scales, pl.String))
+    together, alone = formats.filter(pl.col("layer") == "all"), formats.filter(pl.col("layer") != "all")
+    if together.height:
+        figures["formats"] = charts.scatter(
+            together,
+            "stored_bits",
+            measure.column,
+            color="scales",
+            low=measure.band[0],
+            high=measure.band[1],
+            tips=("format",),
+            percent=measure.share,
+            reference=unedited,
+            x_title="bits per weight, with the scales",
+            y_title=measure.unit,
+            color_title="numbers",
+            title="Number formats by size, all layers",
+            reading="Up and left is better. A line through a point is its 95 % interval, the dashed one the unedited "
+            "network; the tip names the format.",
+            source=source,
         )
+    if alone.height:
+        title = "Number formats, one layer at a time"
+        figures["formats_layers"] = loss_map(alone, "format", "layer", measure, title, source)
     return figures
 
 
-def _findings(decimals: pl.DataFrame, formats: pl.DataFrame, measure: Measure) -> list[str]:
+def _scale(kind: NumberFormat) -> str:
+    return _SCALES.get(kind.scale) or f"one scale per {kind.group} inputs"
+
+
+def _findings(decimals: pl.DataFrame, formats: pl.DataFrame, measure: Measure) -> list[Finding]:
+    by_format: Callable[[dict[str, Any]], str] = lambda row: format_name(row["format"])  # noqa: E731
     by_count: Callable[[dict[str, Any]], str] = lambda row: plural(row["decimals"], "decimal")  # noqa: E731
-    by_format: Callable[[dict[str, Any]], str] = lambda row: str(row["format"])  # noqa: E731
-    edited = decimals.filter(pl.col("decimals").is_not_null())
-    findings = []
-    together = edited.filter(pl.col("layer") == "all").sort("decimals", descending=True)
-    findings += verdict(together, by_count, "smallest number of decimals", measure)
     # the fewest bits last; among formats of as many bits, the one that loses more comes first
     order = formats.filter(pl.col("layer") == "all").sort("bits", "drop", descending=[True, True])
-    more = verdict(order, by_format, "smallest number format", measure)
-    findings += [sentence for sentence in more if sentence not in findings]
-    ways = ((edited, by_count, "rounded to decimals"), (formats, by_format, "put into a number format"))
+    findings = verdict(order, by_format, "smallest number format", measure)
+    edited = decimals.filter(pl.col("decimals").is_not_null())
+    together = edited.filter(pl.col("layer") == "all").sort("decimals", descending=True)
+    rounded: Callable[[dict[str, Any]], str] = lambda row: f"rounding to {by_count(row)}"  # noqa: E731
+    findings += verdict(together, rounded, "coarsest rounding", measure)
+    advice = "Keep more bits there."
+    ways = ((formats, by_format, "put into a smaller format"), (edited, by_count, "rounded"))
     for scores, describe, how in ways:
         alone = scores.filter(pl.col("layer") != "all")
-        findings += fragile(alone, describe, how, measure) + unchanged_settings(scores, describe)
+        findings += fragile(alone, describe, how, measure, advice if scores is formats else "")
+        findings += unchanged_settings(scores, describe)
     return findings
+
+
+_SAFE = 0.005  # half a point
+
+
+def _measures(formats: pl.DataFrame) -> pl.DataFrame:
+    """The fewest bits of a format that surely costs a layer less than half a point, and what that one costs.
+
+    A layer that no format tried is sure to suit keeps its own; layers that were not tried alone have no row.
+    """
+    bits, costs = [], []
+    alone = formats.filter(pl.col("layer") != "all")
+    for (layer,), rows in alone.group_by("layer", maintain_order=True):
+        safe = rows.filter(pl.col("drop_high") < _SAFE).sort("bits", "drop")
+        if safe.is_empty():
+            bits.append((layer, 32.0, None, None, "float32, as it is"))
+            continue
+        row = safe.row(0, named=True)
+        name = format_name(row["format"])
+        bits.append((layer, float(row["bits"]), None, None, name))
+        costs.append((layer, row["drop"], row["drop_low"], row["drop_high"], name))
+    return pl.concat([layer_measures("bits", bits), layer_measures("cost", costs)])

@@ -18,14 +18,14 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.result import Figure, Result
+from netopsy.result import Figure, Finding, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import NonNegativeFloat
-from netopsy.studies.study import Allowance, ObservingStudy
+from netopsy.studies.study import Allowance, ObservingStudy, layer_measures
 from netopsy.tallies.moments import Moments
 from netopsy.tallies.sparsity import Range
 from netopsy.tallies.sparsity import ZeroShare as ZeroShare
-from netopsy.wording import ends, listing, plural
+from netopsy.wording import alike, ends, listing, number, percent, plural
 
 _SPARSE = 0.8  # what the paper calls sparse
 _NAMED = 5
@@ -33,110 +33,120 @@ _NAMED = 5
 
 def findings(
     layers: pl.DataFrame, extremes: pl.DataFrame, images: int, threshold: float, outliers: pl.DataFrame | None = None
-) -> list[str]:
+) -> list[Finding]:
     """Plain sentences, the most important first.
 
     layers, extremes, outliers: the study's tables `layers`, `extreme_units`, `outliers`. images: how many were seen.
     """
     zero = "zero" if not threshold else f"at most {threshold:g} in magnitude"
-    rectifying = layers.filter(pl.col("rectifies") | (pl.lit(threshold) > 0) & ~pl.col("operator").str.contains(" "))
-    sentences: list[str] = []
-    if layers.filter(~pl.col("operator").str.contains(" ")).is_empty():
-        sentences.append(
+    is_output = pl.col("operator").str.contains(" ")
+    rectifying = layers.filter(pl.col("rectifies") | (pl.lit(threshold) > 0) & ~is_output)
+    sentences: list[Finding] = []
+    if layers.filter(~is_output).is_empty():
+        text = (
             "The network applies no activation function that Netopsy knows (ReLU and its kin, GELU, SiLU, sigmoid, "
-            "softmax and so on), so there is no sparsity to report but that of its output."
+            "softmax and so on), so only its output is counted."
         )
+        sentences.append(Finding(text, 1.0))
     if rectifying.height:
-        sentences += [_range(rectifying, images, zero), _sparse(rectifying, zero), *_depth(rectifying, zero)]
-        sentences += [_dead(rectifying, extremes, images, zero), _always_on(rectifying, extremes, images, zero)]
+        sentences += [_dead(rectifying, extremes, images, zero), *_always_on(extremes, images, zero)]
+        sentences += [_range(rectifying, images, zero), *_depth(rectifying, zero), *_sparse(rectifying, zero)]
     sentences += _never_zero(layers, threshold)
-    output = layers.filter(pl.col("operator").str.contains(" "))
-    if output.height:
-        share = output["sparsity"][0]
-        sentences.append(f"The output after its softmax is {zero} in {share:.1%} of the values.")
+    output = layers.filter(is_output)
+    if output.height and (share := output["sparsity"][0]) > 0.01:
+        text = f"{percent(share)} of the outputs after the softmax are {zero}: the network's confidence saturates."
+        sentences.append(Finding(text, min(5.0, 10 * share)))
     return sentences + ([] if outliers is None else _outlying(outliers))
 
 
-def _outlying(outliers: pl.DataFrame) -> list[str]:
+def _outlying(outliers: pl.DataFrame) -> list[Finding]:
     """Which channels stand out, and what to do."""
     if outliers.is_empty():
         return []
-    top = outliers.sort("over_median", descending=True, maintain_order=True).head(3).to_dicts()
-    names = [f"{row['node']}:{row['channel']} ({row['over_median']:.0f} times)" for row in top]
-    where = plural(outliers["node"].n_unique(), "input") + " of layers"
-    return [
-        f"{plural(outliers.height, 'channel')} in {where} {'reaches' if outliers.height == 1 else 'reach'} over "
-        f"{OUTLIER:g} times the median channel's largest value: {listing(names, 3)}. One 8-bit scale for all channels "
-        "would leave the others few steps there; give each channel a scale, or keep these channels in 16 bits."
-    ]
+    top = outliers.sort("over_median", descending=True, maintain_order=True).row(0, named=True)
+    verb = "reaches" if outliers.height == 1 else "reach"
+    text = (
+        f"{plural(outliers.height, 'channel')} in {plural(outliers['node'].n_unique(), 'input')} of layers {verb} over "
+        f"{OUTLIER:g} times the median channel's largest value, the farthest {top['node']}:{top['channel']} "
+        f"({number(top['over_median'])} times). Give each channel a scale in 8 bits, or keep these in 16."
+    )
+    return [Finding(text, min(5.0, top["over_median"] / OUTLIER))]
 
 
-def _range(layers: pl.DataFrame, images: int, zero: str) -> str:
-    low, high = layers.sort("sparsity", maintain_order=True)[[0, -1]].iter_rows(named=True)
+def _range(layers: pl.DataFrame, images: int, zero: str) -> Finding:
     sizes = [math.prod(map(int, shape.split("x"))) for shape in layers["shape"]]
     overall = sum(size * share for size, share in zip(sizes, layers["sparsity"], strict=True)) / sum(sizes)
-    return (
-        f"Over {plural(images, 'image')}, {overall:.1%} of the values behind "
-        f"{plural(layers.height, 'activation')} are {zero}; "
-        f"the least sparse is {low['node']} ({low['sparsity']:.1%}), the most sparse {high['node']} "
-        f"({high['sparsity']:.1%})."
-    )
+    text = f"{percent(overall)} of the activations are {zero} on {plural(images, 'image')}"
+    names, shares = layers["node"].to_list(), layers["sparsity"].to_list()
+    if layers.height > 1:
+        least = listing(alike(names, [-share for share in shares]), 3)
+        most = listing(alike(names, shares), 3)
+        text += f", from {percent(min(shares))} ({least}) to {percent(max(shares))} ({most})"
+    return Finding(f"{text}.", min(5.0, abs(overall - 0.5) * 5))
 
 
-def _sparse(layers: pl.DataFrame, zero: str) -> str:
+def _sparse(layers: pl.DataFrame, zero: str) -> list[Finding]:
     above = layers.filter(pl.col("sparsity") > _SPARSE)
     if not above.height:
-        return f"No activation is {zero} in more than {_SPARSE:.0%} of its values."
-    return f"{above.height} of {layers.height} activations are {zero} in more than {_SPARSE:.0%}: {_names(above)}."
+        return []
+    verb = "is" if above.height == 1 else "are"
+    rows = above.select("node", "sparsity").iter_rows()
+    names = listing([f"{node} ({percent(share)})" for node, share in rows], _NAMED)
+    text = (
+        f"{above.height} of {plural(layers.height, 'activation')} {verb} {zero} in more than {percent(_SPARSE)} of "
+        f"their values: {names}."
+    )
+    return [Finding(text, min(5.0, 5 * above.height / layers.height))]
 
 
-def _depth(layers: pl.DataFrame, zero: str) -> list[str]:
+def _depth(layers: pl.DataFrame, zero: str) -> list[Finding]:
+    """Whether zeros grow more or fewer with depth."""
     if layers.height < 3:
         return []
     third = layers.height // 3
-    early, late = _mean(layers.head(third)), _mean(layers.tail(third))
+    early, late = (float(part["sparsity"].to_numpy().mean()) for part in (layers.head(third), layers.tail(third)))
+    if abs(late - early) < 0.02:
+        return []
     first, last = ends(third, "activation")
-    change = "rises" if late > early + 0.02 else "falls" if late < early - 0.02 else "hardly changes"
-    return [f"Sparsity {change} with depth: {early:.1%} {zero} on average in {first}, {late:.1%} in {last}."]
+    what = "Zeros" if zero == "zero" else "Small values"
+    verb = "rise" if late > early else "fall"
+    text = f"{what} {verb} with depth, from {percent(early)} ({first}) to {percent(late)} ({last})."
+    return [Finding(text, min(5.0, abs(late - early) / 0.1))]
 
 
-def _dead(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) -> str:
+def _dead(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) -> Finding:
     dead = extremes.filter(pl.col("kind") == "dead")
     units = int(layers["units"].sum())
     if not dead.height:
-        return f"No unit of {units:,} is dead: each answered at least once on {plural(images, 'image')}."
-    return (
-        f"{dead.height:,} of {plural(units, 'unit')} never other than {zero} on {plural(images, 'image')} (dead): "
-        f"{_where(dead)}. More images may still wake some."
+        return Finding(f"No unit is dead: each of {units:,} fires on at least one of {plural(images, 'image')}.", 0.5)
+    verb = "is dead: it is" if dead.height == 1 else "are dead: they are"
+    text = (
+        f"{dead.height:,} of {plural(units, 'unit')} {verb} {zero} on all of {plural(images, 'image')}, in "
+        f"{_where(dead)}. Remove them to save space; more images may still wake some."
     )
+    return Finding(text, min(5.0, 1 + 20 * dead.height / max(1, units)))
 
 
-def _always_on(layers: pl.DataFrame, extremes: pl.DataFrame, images: int, zero: str) -> str:
+def _always_on(extremes: pl.DataFrame, images: int, zero: str) -> list[Finding]:
     always = extremes.filter(pl.col("kind") == "always on")
     if not always.height:
-        return f"No rectified unit is always on: each was {zero} somewhere on {plural(images, 'image')}."
-    return (
-        f"{plural(always.height, 'rectified unit')} never {zero} at any place on {plural(images, 'image')} "
-        "(always on): "
-        f"{_where(always)}. Their rectifier does nothing here."
-    )
+        return []
+    verb, their = ("is", "its ReLU is") if always.height == 1 else ("are", "their ReLUs are")
+    never = f"never {zero} on {plural(images, 'image')}, so {their} effectively linear"
+    text = f"{plural(always.height, 'unit')} {verb} always on: {never} ({_where(always)})."
+    return [Finding(text, 1.0)]
 
 
-def _never_zero(layers: pl.DataFrame, threshold: float) -> list[str]:
+def _never_zero(layers: pl.DataFrame, threshold: float) -> list[Finding]:
     smooth = layers.filter(~pl.col("rectifies") & ~pl.col("operator").str.contains(" "))
     if threshold or not smooth.height:
         return []
     kinds = ", ".join(smooth["operator"].unique(maintain_order=True))
-    return [
-        f"{plural(smooth.height, 'activation')} ({kinds}) never exactly zero by formula, so zeros there are rounding: "
-        "the setting `threshold`, for example 0.01, counts small values instead."
-    ]
-
-
-def _names(layers: pl.DataFrame) -> str:
-    parts = [f"{node} ({share:.1%})" for node, share in layers.select("node", "sparsity").head(_NAMED).iter_rows()]
-    more = layers.height - len(parts)
-    return ", ".join(parts) + (f" and {more} more" if more else "")
+    text = (
+        f"{plural(smooth.height, 'activation')} ({kinds}) {'is' if smooth.height == 1 else 'are'} never exactly zero; "
+        "set `threshold`, for example to 0.01, to count small values."
+    )
+    return [Finding(text, 0.5)]
 
 
 def _where(extremes: pl.DataFrame) -> str:
@@ -144,15 +154,18 @@ def _where(extremes: pl.DataFrame) -> str:
     groups = extremes.group_by("node", maintain_order=True).agg("channel")
     groups = groups.sort(pl.col("channel").list.len(), descending=True, maintain_order=True)
     parts = []
-    for node, channels in groups.head(_NAMED).iter_rows():
+    for node, channels in groups.iter_rows():
         listed = ", ".join(map(str, channels[:_NAMED])) + (", ..." if len(channels) > _NAMED else "")
         parts.append(f"{node} ({len(channels)}: {'channels' if len(channels) > 1 else 'channel'} {listed})")
-    more = groups.height - len(parts)
-    return ", ".join(parts) + (f" and {more} more layers" if more else "")
+    return listing(parts, _NAMED) + (" layers" if len(parts) > _NAMED else "")
 
 
-def _mean(layers: pl.DataFrame) -> float:
-    return float(layers["sparsity"].to_numpy().mean())
+def _measures(layers: pl.DataFrame) -> pl.DataFrame:
+    """The share of zeros behind each layer; of a layer with several activations their mean."""
+    behind = layers.filter(~pl.col("operator").str.contains(" ")).drop_nulls("layer")
+    means = behind.group_by("layer", maintain_order=True).agg(pl.col("sparsity").mean(), pl.col("node"))
+    rows = means.iter_rows(named=True)
+    return layer_measures("sparsity", [(r["layer"], r["sparsity"], None, None, listing(r["node"], 2)) for r in rows])
 
 
 _SOURCE = "Lorieul et al., Figure 4"
@@ -210,6 +223,7 @@ class Sparsity(ObservingStudy):
         return self.result(
             tables={"layers": frame, "units": table, "extreme_units": flagged, "outliers": outliers},
             figures=_figures(frame, table, self.threshold),
+            measures=_measures(frame),
             findings=findings(frame, flagged, len(samples), self.threshold, outliers),
         )
 
@@ -271,24 +285,12 @@ def outlying_channels(inputs: Mapping[Node, list[str]], results: Mapping[str, An
     return pl.concat(frames)
 
 
-_LAYERS: dict[str, Any] = {
-    "node": pl.String,
-    "layer": pl.String,
-    "operator": pl.String,
-    "shape": pl.String,
-    "units": pl.Int64,
-    "sparsity": pl.Float64,
-    "dead": pl.Int64,
-    "always_on": pl.Int64,
-    "rectifies": pl.Boolean,
+_LAYERS: dict[str, Any] = dict.fromkeys(("node", "layer", "operator", "shape"), pl.String) | {
+    **{"units": pl.Int64, "sparsity": pl.Float64, "dead": pl.Int64, "always_on": pl.Int64, "rectifies": pl.Boolean},
 }
-_UNITS: dict[str, Any] = {
-    "node": pl.String,
-    "channel": pl.Int64,
-    "sparsity": pl.Float64,
-    "mean": pl.Float64,
-    "max": pl.Float64,
-}
+_UNITS: dict[str, Any] = {"node": pl.String, "channel": pl.Int64} | dict.fromkeys(
+    ("sparsity", "mean", "max"), pl.Float64
+)
 
 
 def _units(name: str, zeros: Any, moments: Any) -> pl.DataFrame:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, get_type_hints
 
+import polars as pl
+
 from netopsy.engine.observe.counting import Tallies
 from netopsy.engine.observe.observe import observe, observe_ahead
 from netopsy.engine.workspace.workspace import current_workspace
@@ -21,7 +23,7 @@ from netopsy.errors import SamplesError, SettingsError
 from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.provenance import provenance
-from netopsy.result import Finding, Group, Result
+from netopsy.result import MEASURE_SCHEMA, Finding, Group, Result
 from netopsy.samples.samples import Samples, of_samples
 from netopsy.settings import check_settings, members
 
@@ -93,6 +95,11 @@ class Study(ABC):
     def settings(self) -> dict[str, Any]:
         """The settings as plain data: images as name, count and digest, networks as name, parameters and digest."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def layer_measures(measure: str, rows: Iterable[tuple[str, float, float | None, float | None, str]]) -> pl.DataFrame:
+    """The frame `Result.measures` of one measure. rows: layer, value, its interval or Nones, and a word on it."""
+    return pl.DataFrame([(layer, measure, *rest) for layer, *rest in rows], schema=MEASURE_SCHEMA, orient="row")
 
 
 @dataclass(frozen=True)

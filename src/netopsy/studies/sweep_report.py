@@ -16,17 +16,16 @@ from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.errors import SettingsError
 from netopsy.network.listing import other_parameters
 from netopsy.network.network import Network
-from netopsy.result import Figure
+from netopsy.result import Figure, Finding
 from netopsy.samples.samples import NOUNS, Samples
 from netopsy.samples.tasks import MASKED_TOKEN, NEXT_TOKEN, Task, find_task
-from netopsy.wording import capital, listing, plural, points
+from netopsy.wording import capital, hundredths, listing, number, percent, plural, points
 
-THRESHOLDS = (0.001, 0.005, 0.01)
-"""Losses of score that count as small: 0.1, 0.5 and 1 point. Told where the samples suffice to tell."""
+THRESHOLDS = (0.005, 0.01)
+"""Losses of score that count as small: half a point and 1 point. Named where the samples suffice to tell."""
 PERPLEXITY = 0.01
 """Rise of perplexity that counts as small: 1 %."""
 _ROUNDING = 1e-12
-FRAGILE = 3
 
 Row = dict[str, Any]
 Describe = Callable[[Row], str]
@@ -54,11 +53,11 @@ class Measure:
 
     def amount(self, difference: float) -> str:
         """A difference of scores: `1.23 points`, or `0.0123` where the score is no share."""
-        return points(difference) if self.share else f"{difference + 0.0:.4g}"
+        return points(difference) if self.share else number(difference)
 
     def score(self, value: float) -> str:
-        """A score: `91.73%`, or `0.9173` where it is no share."""
-        return f"{value:.2%}" if self.share else f"{value:.4f}"
+        """A score: `91.7 %`, or `0.917` where it is no share."""
+        return percent(value) if self.share else number(value)
 
     def samples(self, count: int) -> str:
         """`17 texts`."""
@@ -67,7 +66,12 @@ class Measure:
     def interval(self, row: Row) -> str:
         """The 95 % interval of a drop."""
         low, high = (row[name] for name in ("drop_low", "drop_high"))
-        return f"{100 * low + 0.0:.2f} to {100 * high + 0.0:.2f}" if self.share else f"{low + 0.0:.4g} to {high:.4g}"
+        spell = (lambda value: hundredths(100 * value)) if self.share else number
+        return f"{spell(low)} to {spell(high)}"
+
+    def loss(self, row: Row) -> str:
+        """A drop with its interval: `1.23 points (95 % interval 0.80 to 1.60)`."""
+        return f"{self.amount(row['drop'])} (95 % interval {self.interval(row)})"
 
 
 _NO_SHARES = ("r2", "cosine", "score")
@@ -165,8 +169,8 @@ def with_perplexity(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
     return scores.insert_column(scores.columns.index("loss") + 1, scores["loss"].exp().alias("perplexity"))
 
 
-def perplexity_sentences(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> list[str]:
-    """Which is the harshest setting that raises the perplexity by less than 1 %, as far as the texts can tell.
+def perplexity_sentences(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> list[Finding]:
+    """Which is the harshest setting that raises the perplexity by less than 1 %, where the texts can tell.
 
     rows: as `verdict` has them, of a language model, with loss, rise, rise_low and rise_high.
     """
@@ -174,22 +178,26 @@ def perplexity_sentences(rows: pl.DataFrame, describe: Describe, superlative: st
         return []
     limit = math.log1p(PERPLEXITY)
     row = _harshest(rows, pl.col("rise_high") < limit)
-    if row is None:
-        least = rows.sort("rise", maintain_order=True).row(0, named=True)
-        return [
-            f"No setting tried is sure to raise the perplexity by less than {PERPLEXITY:.0%}; the least is "
-            f"{describe(least)} with {_rise(least)}."
-        ]
-    return [
-        f"The {superlative} that raises the perplexity by less than {PERPLEXITY:.0%} is {describe(row)}: {_rise(row)}."
-    ]
+    if row is not None:
+        text = f"{describe(row)} is the {superlative} that raises the perplexity by less than {percent(PERPLEXITY)}"
+        return [Finding(capital(f"{text}: {_rise(row)}."), limit / _half(row, "rise"))]
+    if (rows["rise_low"] < limit).any():
+        return []
+    least = rows.sort("rise", maintain_order=True).row(0, named=True)
+    text = f"Every setting tried raises the perplexity by {percent(PERPLEXITY)} or more"
+    return [Finding(f"{text}; the least is {describe(least)}: {_rise(least)}.", least["rise"] / _half(least, "rise"))]
 
 
 def _rise(row: Row) -> str:
-    """`0.0031 nats a token more (95 % interval 0.001 to 0.005), a perplexity of 5.02`."""
-    low, high = row["rise_low"] + 0.0, row["rise_high"] + 0.0
-    more = f"{row['rise'] + 0.0:.4f} nats a token more (95 % interval {low:.4f} to {high:.4f})"
-    return f"{more}, a perplexity of {math.exp(min(row['loss'], 700)):.4g}"
+    """`to 5.02, 0.0031 nats per token more (95 % interval 0.001 to 0.005)`."""
+    span = f"95 % interval {number(row['rise_low'])} to {number(row['rise_high'])}"
+    return f"to {number(math.exp(min(row['loss'], 700)))}, {number(row['rise'])} nats per token more ({span})"
+
+
+def _half(row: Row, name: str = "drop") -> float:
+    """Half the width of the interval: the smallest effect that the samples could have shown."""
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    return half if half > 0 and math.isfinite(half) else 1e-6 if half == 0 else math.inf
 
 
 def setting_figures(
@@ -199,7 +207,7 @@ def setting_figures(
     unedited: float,
     titles: TextPair,
     sources: TextPair,
-    axis: Literal["share", "log", "category"],
+    axis: Literal["share", "log", "count"],
     axis_title: str | None = None,
     band: TextPair | None = None,
     reading: str = "The dashed line is the unedited network; the band is the 95 % interval.",
@@ -211,14 +219,12 @@ def setting_figures(
     rows: scores with layer (`all` for all together), the column `setting` (null: unedited, not drawn), the score, drop
     and the two columns of `band`. unedited: the score of the unedited network, drawn as a dashed line.
     titles, sources, names: of the curve and of the map. axis: `share` shows the setting in per cent, `log` on a
-    logarithmic axis, `category` side by side. A figure that has no rows is left out.
+    logarithmic axis, `count` on one of whole numbers. A figure that has no rows is left out.
     """
     edited = rows.filter(pl.col(setting).is_not_null())
     together, alone = edited.filter(pl.col("layer") == "all"), edited.filter(pl.col("layer") != "all")
     figures = {}
     if together.height:
-        if axis == "category":
-            together = together.with_columns(pl.col(setting).cast(pl.String))
         figures[names[0]] = curve(
             together,
             setting,
@@ -236,52 +242,58 @@ def setting_figures(
             source=sources[0],
         )
     if alone.height:
-        figures[names[1]] = heatmap(
-            alone,
-            setting,
-            "layer",
-            "drop",
-            percent=measure.share,
-            percent_x=axis == "share",
-            value_title="points lost" if measure.share else f"{measure.unit} lost",
-            title=titles[1],
-            reading=f"A row a layer, in order of execution; the brighter a cell, the more {_short(measure)} is lost.",
-            source=sources[1],
+        figures[names[1]] = loss_map(
+            alone, setting, "layer", measure, titles[1], sources[1], percent_x=axis == "share", x_title=axis_title
         )
     return figures
 
 
-def _short(measure: Measure) -> str:
-    return "accuracy" if measure.column == "top1" else measure.unit
+def loss_map(rows: pl.DataFrame, x: str, y: str, measure: Measure, title: str, source: str, **axis: Any) -> Figure:
+    """What is lost as a map of cells on a scale about 0; cells whose 95 % interval holds 0 are gray.
+
+    rows: x, y, drop, drop_low and drop_high, a row a cell. axis: as `heatmap` takes it of x.
+    """
+    scale = 100 if measure.share else 1
+    within = (pl.col("drop_low") <= _ROUNDING) & (pl.col("drop_high") >= -_ROUNDING)
+    lost = "points lost" if measure.share else f"{measure.unit} lost"
+    unit = "accuracy" if measure.column == "top1" else measure.unit
+    return heatmap(
+        rows.with_columns((pl.col("drop") * scale).alias(lost), within=within),
+        x,
+        y,
+        lost,
+        middle=0.0,
+        muted="within",
+        **axis,
+        title=title,
+        reading=f"{capital(y)}s in order of execution. Orange loses {unit}, blue gains; in gray cells the "
+        "95 % interval holds 0.",
+        source=source,
+    )
 
 
-def verdict(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure = IMAGES) -> list[str]:
-    """The harshest settings that lose less than 0.1, 0.5 and 1 point, as far as the samples can tell.
+def verdict(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure = IMAGES) -> list[Finding]:
+    """The harshest settings that lose less than 0.5 and 1 point, or, where the samples cannot tell, nothing measurable.
 
-    A setting counts as losing less where its whole 95 % interval lies below; of losses that the samples are too few to
-    show, the harshest setting is named whose interval holds 0.
+    A setting counts as losing less where its whole 95 % interval lies below. A threshold that the samples are too few
+    for is not named: then it is the harshest setting whose interval holds 0.
 
     rows: scores of all layers together, from the mildest setting to the harshest, with drop, drop_low, drop_high and
     images. describe: a row's setting in words, as `K = 32`. superlative: as `smallest codebook`.
     """
     if rows.is_empty():
         return []
-    known = [(threshold, _harshest(rows, pl.col("drop_high") < threshold - _ROUNDING)) for threshold in THRESHOLDS]
-    sentences, unknown = [], []
+    known = [(t, _harshest(rows, pl.col("drop_high") < t - _ROUNDING)) for t in THRESHOLDS]
+    findings = []
     for row, group in groupby(known, key=lambda pair: pair[1]):
-        thresholds = [threshold for threshold, _ in group]
         if row is not None:
-            claim = f"the {superlative} that loses less than {_limits(thresholds, measure)}"
-            sentences.append(f"With all layers edited, {claim} is {_setting_sentence(rows, row, describe, measure)}.")
-            continue
-        exceeded = [threshold for threshold in thresholds if (rows["drop_low"] >= threshold - _ROUNDING).all()]
-        unknown += [threshold for threshold in thresholds if threshold not in exceeded]
-        if exceeded:
-            limits = _limits(exceeded, measure)
-            sentences.append(f"With all layers edited, no setting tried loses less than {limits} of {measure.unit}.")
-    if unknown:
-        sentences.append(_too_few_samples(rows, describe, superlative, unknown, measure))
-    return sentences + perplexity_sentences(rows, describe, superlative, measure)
+            threshold = next(t for t, _ in group)
+            limit = f"{threshold:g}" if not measure.share else plural(1, "point") if threshold == 0.01 else "0.5 points"
+            claim = f"{describe(row)} is the {superlative} that costs less than {limit}"
+            text = f"{claim} of {measure.unit}: {_cost(rows, row, describe, measure)}."
+            findings.append(Finding(capital(text), threshold / _half(row)))
+    findings = findings or [_without_threshold(rows, describe, superlative, measure)]
+    return findings + perplexity_sentences(rows, describe, superlative, measure)
 
 
 def _harshest(rows: pl.DataFrame, which: pl.Expr) -> Row | None:
@@ -290,98 +302,97 @@ def _harshest(rows: pl.DataFrame, which: pl.Expr) -> Row | None:
     return chosen.row(-1, named=True) if chosen.height else None
 
 
-def _limits(thresholds: list[float], measure: Measure) -> str:
-    """`0.1 and 0.5 points`."""
-    if not measure.share:
-        return listing([f"{t:g}" for t in thresholds])
-    return listing([f"{100 * t:g}" for t in thresholds]) + (" point" if thresholds == [0.01] else " points")
-
-
-def _too_few_samples(
-    rows: pl.DataFrame, describe: Describe, superlative: str, thresholds: list[float], measure: Measure
-) -> str:
-    """What can be said of losses that the samples are too few to show."""
-    widths = (rows["drop_high"] - rows["drop_low"]).to_list()
-    half, count = min((width for width in widths if width > 0), default=0.0) / 2, max(rows["images"].to_list())
-    known = f"at best it is known to {measure.amount(half)} either way (95 %)"
-    if not math.isfinite(half):
-        known = "one tells nothing of others"
-    limit = f"{measure.samples(count)} cannot show a loss of {_limits(thresholds, measure)}: {known}."
+def _without_threshold(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> Finding:
+    """What can be told where no setting is known to stay below a threshold."""
     row = _harshest(rows, pl.col("drop_low") <= _ROUNDING)
     if row is None:
-        return f"With all layers edited, every setting tried loses measurably; {limit}"
-    sentence = _setting_sentence(rows, row, describe, measure)
-    return f"With all layers edited, the {superlative} without a measurable loss is {sentence}; {limit}"
+        least = rows.sort("drop", maintain_order=True).row(0, named=True)
+        cost = _cost(rows, least, describe, measure)
+        text = f"Every setting tried costs {measure.unit}; the least is {describe(least)}: {cost}."
+        return Finding(text, least["drop"] / _half(least))
+    text = f"{describe(row)} is the {superlative} without a measurable loss of {measure.unit}"
+    text += f": {_cost(rows, row, describe, measure)}."
+    return Finding(capital(text), min(0.99, abs(row["drop"]) / _half(row)))
 
 
-def _setting_sentence(rows: pl.DataFrame, row: Row, describe: Describe, measure: Measure) -> str:
-    """The setting with its loss and interval, and the last milder one that loses more, if there is one."""
-    lost = measure.amount(row["drop"]).removesuffix(" points")
-    text = f"{describe(row)} (it loses {lost}, 95 % interval {measure.interval(row)}"
+def _cost(rows: pl.DataFrame, row: Row, describe: Describe, measure: Measure) -> str:
+    """The loss with its interval, and the last milder setting that loses more, if there is one."""
+    text = f"{measure.loss(row)} on {measure.samples(row['images'])}"
     every = rows.to_dicts()
     worse = [milder for milder in every[: every.index(row)] if milder["drop_low"] > row["drop_high"]]
     if worse:
-        text += f"; the milder {describe(worse[-1])} loses {measure.amount(worse[-1]['drop']).removesuffix(' points')}"
-    return text + ")"
+        text += f", though the milder {describe(worse[-1])} costs {measure.amount(worse[-1]['drop'])}"
+    return text
 
 
-def fragile(rows: pl.DataFrame, describe: Describe, how: str = "edited", measure: Measure = IMAGES) -> list[str]:
-    """The layers that lose most when they alone are edited, by their mean loss over the settings.
+def fragile(
+    rows: pl.DataFrame, describe: Describe, how: str = "edited", measure: Measure = IMAGES, advice: str = ""
+) -> list[Finding]:
+    """The layer that loses most when it alone is edited, by its mean loss over the settings.
 
-    A layer that no setting hurts measurably (its intervals hold 0) is not named.
+    Layers whose intervals reach into the largest one's are named with it, since the samples cannot rank them. Where no
+    setting hurts any layer measurably, that is said.
 
     rows: scores of one layer at a time, with layer, drop, drop_low, drop_high and images. how: what was done to the
-    layers, as `rounded`.
+    layers, as `rounded`. advice: what to do about it.
     """
-    layers = rows["layer"].unique(maintain_order=True).to_list()
-    if len(layers) < 2:
+    layers = rows["layer"].n_unique()
+    if layers < 2:
         return []
-    means = rows.group_by("layer", maintain_order=True).agg(
-        mean=pl.col("drop").mean(), hurt=(pl.col("drop_low") > _ROUNDING).any()
-    )
-    hurt = means.filter("hurt").sort("mean", descending=True, maintain_order=True)
+    over = [pl.col("drop", "drop_low", "drop_high").mean(), pl.col("images").max()]
+    means = rows.group_by("layer", maintain_order=True).agg(*over, hurt=(pl.col("drop_low") > _ROUNDING).any())
+    hurt = means.filter("hurt").sort("drop", descending=True, maintain_order=True)
     if hurt.is_empty():
-        worst, images = rows.sort("drop", maintain_order=True).row(-1, named=True), rows["images"].max()
-        return [
-            f"{capital(how)} one at a time, no layer of {len(layers)} loses measurably in any setting tried: the "
-            "most is "
-            f"{measure.amount(worst['drop'])} (95 % interval {measure.interval(worst)}) on "
-            f"{measure.samples(images)}."  # type: ignore[arg-type]
-        ]
-    parts = []
-    for row in hurt.head(FRAGILE).to_dicts():
-        worst = rows.filter(pl.col("layer") == row["layer"]).sort("drop", maintain_order=True).row(-1, named=True)
-        loss = f"loses {measure.amount(row['mean'])} on average, {measure.amount(worst['drop'])} with {describe(worst)}"
-        parts.append(f"{row['layer']} ({loss})")
-    sentence = f"Most fragile, {how} one at a time: {listing(parts)}."
-    if unhurt := len(layers) - hurt.height:
-        sentence += f" {unhurt} of {plural(len(layers), 'layer')} lose nothing measurable in any setting tried."
-    return [sentence]
+        worst = rows.sort("drop", maintain_order=True).row(-1, named=True)
+        text = (
+            f"No layer {how} alone loses measurably: of {layers:,} the most is {measure.loss(worst)} on "
+            f"{measure.samples(worst['images'])}, for {worst['layer']} with {describe(worst)}."
+        )
+        return [Finding(text, min(0.99, abs(worst["drop"]) / _half(worst)))]
+    top = hurt.row(0, named=True)
+    near = hurt.filter(pl.col("drop_high") >= top["drop_low"])
+    worst = rows.filter(pl.col("layer") == top["layer"]).sort("drop", maintain_order=True).row(-1, named=True)
+    settings = rows.filter(pl.col("layer") == top["layer"]).height
+    cost = f"{measure.amount(top['drop'])} of {measure.unit} (95 % interval {measure.interval(top)})"
+    most = f", and {measure.amount(worst['drop'])} with {describe(worst)}" if settings > 1 else ""
+    average = " on average over the settings" if settings > 1 else f" with {describe(worst)}"
+    if near.height == 1:
+        text = f"{top['layer']} is the most fragile layer: {how} alone it costs {cost}{average}{most}."
+    else:
+        names = listing(near["layer"].to_list())
+        text = (
+            f"{names} are the most fragile layers, and {measure.samples(top['images'])} cannot rank them: {how} alone "
+            f"{top['layer']} costs {cost}{average}."
+        )
+    if unhurt := layers - hurt.height:
+        text += f" {unhurt:,} of {plural(layers, 'layer')} lose nothing measurable."
+    return [Finding(text + (f" {advice}" if advice else ""), top["drop"] / _half(top))]
 
 
 NEGLIGIBLE = 0.01
 """Share of the parameters that may belong to no layer without a word: norms."""
 
 
-def with_left_out(findings: list[str], network: Network) -> list[str]:
+def with_left_out(findings: Sequence[str], network: Network) -> list[str]:
     """`findings`, and what share of the parameters "all layers" leave out: first where it is a tenth or more."""
     others = other_parameters(network)
     total, count = max(1, network.parameters), sum(others.values())
     if count < NEGLIGIBLE * total:
-        return findings
-    largest = max(others, key=others.__getitem__)
-    most = f"most of them in {largest} ({others[largest] / total:.1%})" if others[largest] > count / 2 else ""
-    sentence = (
-        f"All layers together hold {1 - count / total:.1%} of the parameters; norms, embeddings and others, "
-        f"{count / total:.1%}, stay as they are{most and ', ' + most}."
+        return list(findings)
+    largest, size = max(others.items(), key=lambda item: item[1])
+    most = f", most of them in {largest} ({percent(size / total)})" if size > count / 2 else ""
+    sentence = Finding(
+        f"The layers hold {percent(1 - count / total)} of the parameters; norms, embeddings and others, "
+        f"{percent(count / total)}, stay as they are{most}.",
+        10 * count / total,
     )
     return [sentence, *findings] if count >= total / 10 else [*findings, sentence]
 
 
-def unchanged_settings(rows: pl.DataFrame, describe: Describe) -> list[str]:
+def unchanged_settings(rows: pl.DataFrame, describe: Describe) -> list[Finding]:
     """Names the settings that changed no weight and so have the unedited network's score."""
     same = rows.filter(~pl.col("changed"))
     if same.is_empty():
         return []
-    parts = [f"{row['layer']} with {describe(row)}" for row in same.to_dicts()]
-    return [f"No weight changes, so the score is that of the unedited network: {listing(parts, 4)}."]
+    parts = listing([f"{describe(row)} ({row['layer']})" for row in same.to_dicts()], 4)
+    return [Finding(f"No weight changes, and so no score, with {parts}.", 0.0)]

@@ -331,5 +331,5 @@ def _pairing(images: int, units: int, of: Sequence[int] | None) -> list[int]:
             raise SettingsError(f"`of` must name for each of the {units} units an image from 0 to {images - 1}.")
         return [int(i) for i in of]
     if images not in (1, units):
-        raise SettingsError(f"{images} images and {units} units: give one image, one image a unit, or `of`.")
+        raise SettingsError(f"{images} images and {units} units: give one image, one image per unit, or `of`.")
     return [0] * units if images == 1 else list(range(units))

@@ -8,11 +8,14 @@
     const id = place.dataset.figure;
     const theme = themes[dark.matches && !printing ? "dark" : "light"];
     drawn.get(id)?.finalize();
+    const figure = figures[id];
+    const room = figure.facet ? figure.spec.width + (figure.resolve ? 65 : 25) : 0;  // of a small chart
+    const spec = room ? { ...figure, columns: Math.max(1, Math.floor((place.clientWidth - 60) / room)) } : figure;
     const options = { actions: false, ast: true, renderer: "svg", config: theme, tooltip: { theme: dark.matches ? "dark" : "light" } };
     const paper = document.createElement("div"); // may be wider than its place, which then scrolls
     paper.className = /"rect"/.test(JSON.stringify(figures[id])) ? "paper map" : "paper";
     place.replaceChildren(paper);
-    drawn.set(id, await vegaEmbed(paper, figures[id], options));
+    drawn.set(id, await vegaEmbed(paper, spec, options));
     const svg = place.querySelector("svg");
     if (svg) {
       svg.setAttribute("role", "img");

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
 from netopsy import charts
-from netopsy.result import Figure
+from netopsy.result import Figure, Finding
 from netopsy.stats.describe import spread_indices
-from netopsy.wording import ends, listing, plural, points
+from netopsy.wording import alike, ends, listing, percent, plural
 
 _SOURCE = "Palmieri et al., Figure 6"
 _FACETS = 24  # more small charts than this are drawn as one map
@@ -158,7 +156,7 @@ def _patterns(patterns: pl.DataFrame) -> Figure:
     )
 
 
-_HALF = (0.4, 0.6)  # what passes for the paper's "about a half"
+_HALF = (0.4, 0.6)  # what passes for "about half"
 _CHANGE = 0.02  # a share that moves by less hardly moves
 
 
@@ -168,148 +166,109 @@ def findings(
     images: int,
     threshold: float = 0.0,
     left_out: Sequence[str] = (),
-) -> list[str]:
+) -> list[Finding]:
     """Plain sentences, the most important first. layers, patterns: the study's tables. left_out: nodes not treated."""
-    rest = [f"Left out, since their rows are not one an image: {listing(left_out)}."] if left_out else []
+    rest = []
+    if left_out:
+        rest = [Finding(f"Left out, because their rows are not one image each: {listing(left_out)}.", 0.0)]
     if layers.is_empty():
         none = "The network applies no elementwise activation function that Netopsy knows, so no feature is on or off."
-        return rest or [none]
-    sentences = [_depth(layers), _claim(layers), _features(layers, images), *_network(patterns), *_weakest(patterns)]
-    sentences += [*_places(patterns), *_silent(layers, images), *_smooth(layers, threshold)]
-    return [sentence for sentence in [*sentences, *rest] if sentence]
+        return rest or [Finding(none, 0.0)]
+    sentences = [_depth(layers), *_silent(layers, images), *_network(patterns), *_weakest(patterns)]
+    return [*sentences, *_features(layers, images), *_smooth(layers, threshold), *rest]
 
 
-def _depth(layers: pl.DataFrame) -> str:
-    """Whether the code grows sparse with depth."""
+def _depth(layers: pl.DataFrame) -> Finding:
+    """Whether the code grows sparse with depth, and how sparse it is at first."""
+    spatial = layers.filter(pl.col("places") > 1)
+    layers = spatial if spatial.height >= 4 else layers
     first, last = layers.row(0, named=True), layers.row(-1, named=True)
-    text = f"{first['share']:.1%} of the values behind {first['node']}"
+    text = f"On an average image {percent(first['share'])} of the values behind {first['node']} are active"
     if layers.height == 1:
-        return f"On an average image {text} are active."
-    text = f"On an average image {text} are active and {last['share']:.1%} behind {last['node']}"
+        return Finding(f"{text}.", 0.5)
     if layers.height < 4:
-        return f"{text}."
+        return Finding(f"{text}, and {percent(last['share'])} behind {last['node']}.", 0.5)
     third = layers.height // 3
     early, late = _mean(layers.head(third), "share"), _mean(layers.tail(third), "share")
-    rank = float(stats.spearmanr(range(layers.height), layers["share"].to_numpy()).statistic)
-    trend = "" if math.isnan(rank) else f", rank correlation with depth {rank:+.2f}"
     start, end = ends(third, "activation")
-    return f"{text}; {early:.1%} on average in {start}, {late:.1%} in {end}{trend}."
+    half = ", about half," if _HALF[0] <= first["share"] <= _HALF[1] else ""
+    if abs(late - early) <= _CHANGE:
+        text = f"The code does not grow sparser with depth: {percent(late)} of the values are active in {end}"
+    else:
+        text = (
+            f"The code grows {'sparser' if late < early else 'denser'} with depth: {percent(early)} of the values are "
+            f"active in {start}, {percent(late)} in {end}"
+        )
+    text += f"; behind {first['node']} {percent(first['share'])}{half} are."
+    return Finding(text, min(5.0, abs(late - early) / 0.1))
 
 
-def _claim(layers: pl.DataFrame) -> str:
-    """The paper's Section 5, held against this network."""
-    spatial = layers.filter(pl.col("places") > 1)
-    if spatial.height < 4:
-        return ""
-    first = spatial.row(0, named=True)
-    third = spatial.height // 3
-    change = _mean(spatial.tail(third), "share") - _mean(spatial.head(third), "share")
-    half = _HALF[0] <= first["share"] <= _HALF[1]
-    sparser = change < -_CHANGE
-    how = "falls" if sparser else "rises" if change > _CHANGE else "stays"
-    end = f"by {points(abs(change))}" if how != "stays" else "where it was"
-    verdict = {
-        (True, True): "both hold",
-        (True, False): "only the first holds",
-        (False, True): "only the second holds",
-        (False, False): "neither holds",
-    }[half, sparser]
-    return (
-        "The paper sees about a half of the features active in the first layer and a sparser code towards the end; "
-        f"here {verdict}: at an average place {first['at_a_place']:.1f} of the "
-        f"{plural(first['channels'], 'feature')} of "
-        f"{first['node']} ({first['share']:.0%}) are active, and from the first third of the layers with places to "
-        f"the last the share {how} {end}."
-    )
-
-
-def _features(layers: pl.DataFrame, images: int) -> str:
+def _features(layers: pl.DataFrame, images: int) -> list[Finding]:
     """Features that are active somewhere on an image."""
-    low, high = layers.sort("channels_share", maintain_order=True)[[0, -1]].iter_rows(named=True)
-    if low["node"] == high["node"]:
-        return ""
-    parts = [
-        f"{row['node']} ({row['channels_active']:.1f} of {row['channels']}, {row['channels_share']:.0%})"
-        for row in (high, low)
-    ]
-    return (
-        f"Features active anywhere on an image, over {plural(images, 'image')}: most are in use in {parts[0]}, "
-        f"fewest in {parts[1]}."
-    )
-
-
-def _network(patterns: pl.DataFrame) -> list[str]:
-    """Linear regions of the whole network."""
-    if patterns.is_empty():
+    names, shares = layers["node"].to_list(), layers["channels_share"].to_list()
+    if max(shares) == min(shares):
         return []
-    images, last = patterns["images"][0], patterns.row(-1, named=True)
+    most, fewest = (listing(alike(names, [sign * share for share in shares]), 3) for sign in (1, -1))
     text = (
-        f"The {plural(images, 'image')} {'falls' if images == 1 else 'fall'} into "
-        f"{plural(last['cumulative_patterns'], 'linear region')} of the net"
+        f"On an average image {percent(max(shares))} of the features of {most} are active somewhere, and "
+        f"{percent(min(shares))} of those of {fewest} ({plural(images, 'image')})."
     )
-    if images > 1:
-        text += f", {last['cumulative_unique_share']:.1%} of them alone in theirs"
-    apart = patterns.filter(pl.col("cumulative_patterns") == images)
-    if images > 1 and apart.height:
-        text += f"; the patterns up to {apart['node'][0]} tell all images apart"
-    return [f"{text}."]
+    return [Finding(text, min(5.0, (max(shares) - min(shares)) / 0.2))]
 
 
-def _weakest(patterns: pl.DataFrame) -> list[str]:
+def _network(patterns: pl.DataFrame) -> list[Finding]:
+    """Linear regions of the whole network."""
     if patterns.is_empty() or patterns["images"][0] < 2:
         return []
-    images = patterns["images"][0]
-    unique = patterns.filter(pl.col("patterns") == images)
-    some = patterns.filter(pl.col("patterns") < images).sort("patterns", maintain_order=True)
-    verb = "gives" if unique.height == 1 else "give"
-    text = f"{unique.height} of {plural(patterns.height, 'activation')} {verb} each image a pattern of its own"
-    if some.height:
-        parts = [f"{node} ({number:,})" for node, number in some.select("node", "patterns").head(3).iter_rows()]
-        text += f"; the fewest distinct patterns are those of {listing(parts)}"
-    return [f"{text}."]
+    images, regions = patterns["images"][0], patterns["cumulative_patterns"][-1]
+    apart = patterns.filter(pl.col("cumulative_patterns") == images)
+    if apart.height:
+        text = f"Every image has its own activation pattern, by {apart['node'][0]} at the latest."
+        return [Finding(text, 0.5)]
+    if regions == 1:
+        return [Finding(f"All {images:,} images share one activation pattern: the network is linear on them.", 5.0)]
+    text = f"{plural(images, 'image')} have {regions:,} activation patterns between them: some share a linear region."
+    return [Finding(text, min(5.0, 5 * (1 - regions / images)))]
 
 
-def _places(patterns: pl.DataFrame) -> list[str]:
-    sampled = patterns.drop_nulls("place_patterns") if patterns.height else patterns
-    if sampled.is_empty():
+def _weakest(patterns: pl.DataFrame) -> list[Finding]:
+    """The activation that tells the fewest images apart."""
+    if patterns.is_empty() or patterns["images"][0] < 2 or patterns["cumulative_patterns"][-1] == 1:
         return []
-    share = sampled.with_columns((pl.col("place_patterns") / pl.col("places_drawn")).alias("s")).sort("s")
-    low, high = share[[0, -1]].iter_rows(named=True)
-    first = (
-        f"At {plural(low['places_drawn'], 'place')} drawn in {low['node']} the features make "
-        f"{plural(low['place_patterns'], 'distinct pattern')} ({low['s']:.2%} of the places)"
-    )
-    if low["node"] == high["node"]:
-        return [f"{first}."]
-    return [
-        f"{first}, the lowest share; the highest is {high['node']}'s with {high['s']:.2%} of {high['places_drawn']:,}."
-    ]
+    images, counts = patterns["images"][0], patterns["patterns"].to_list()
+    if min(counts) == images:
+        return []
+    names = listing(alike(patterns["node"].to_list(), [-count for count in counts]), 3)
+    text = f"{names} alone tells the fewest images apart: {min(counts):,} patterns on {plural(images, 'image')}."
+    return [Finding(text, min(5.0, 2 * (1 - min(counts) / images)))]
 
 
-def _silent(layers: pl.DataFrame, images: int) -> list[str]:
+def _silent(layers: pl.DataFrame, images: int) -> list[Finding]:
     never = layers.filter(pl.col("never_active") > 0)
     if never.is_empty():
         return []
     parts = [f"{node} ({number:,})" for node, number in never.select("node", "never_active").iter_rows()]
-    return [
-        f"{plural(int(never['never_active'].sum()), 'feature')} active on none of the {plural(images, 'image')}: "
-        f"{listing(parts)}."
-    ]
+    count, all_features = int(never["never_active"].sum()), int(layers["channels"].sum())
+    verb = "fires" if count == 1 else "fire"
+    text = (
+        f"{count:,} of {plural(all_features, 'feature')} never {verb} on {plural(images, 'image')}: {listing(parts)}."
+    )
+    return [Finding(text, min(5.0, 1 + 20 * count / all_features))]
 
 
-def _smooth(layers: pl.DataFrame, threshold: float) -> list[str]:
+def _smooth(layers: pl.DataFrame, threshold: float) -> list[Finding]:
     smooth = layers.filter(~pl.col("rectifies"))
     if smooth.is_empty():
         return []
     kinds = ", ".join(smooth["operator"].unique(maintain_order=True))
     text = (
-        f"{plural(smooth.height, 'activation')} ({kinds}) {'has' if smooth.height == 1 else 'have'} no zeros by "
-        f"formula: active means above {threshold:g}"
+        f"{plural(smooth.height, 'activation')} ({kinds}) {'has' if smooth.height == 1 else 'have'} no zeros, so "
+        f"active means above {threshold:g}"
     )
     bare = smooth.filter(pl.col("patterns").is_null()).height
     some = f"{bare} of them {'is' if bare == 1 else 'are'}"
     left = some if bare < smooth.height else "it is" if bare == 1 else "all are"
-    return [f"{text}, and {left} left out of the patterns." if bare else f"{text}."]
+    return [Finding(f"{text}, and {left} left out of the patterns." if bare else f"{text}.", 0.0)]
 
 
 def _mean(layers: pl.DataFrame, column: str) -> float:

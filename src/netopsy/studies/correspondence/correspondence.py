@@ -9,7 +9,7 @@ from netopsy.charts.passages import reads_passages
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Result
-from netopsy.samples.samples import Samples, of_samples
+from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.studies.correspondence.counting import compare_networks
 from netopsy.studies.correspondence.figures import figures, picture, texts
@@ -24,7 +24,7 @@ class Correspondence(Study):
     """Whether two networks learned the same units: matchings, regressions, likeness of layers (Li et al., 2016).
 
     One pass over the samples runs both networks and counts how each unit of the first goes with each of the other.
-    Beside every figure stand two controls: the same with the images of one network in another order, and with
+    Next to every figure stand two controls: the same with the images of one network in another order, and with
     the other network untrained. On texts a row is a token: the same one where both networks have one tokenizer, else
     a token of the first and the one of the other that covers its last character.
 
@@ -92,5 +92,5 @@ class Correspondence(Study):
             figures=figures(frames, comparison),
             images={} if image is None else {"pairs": image},
             texts={} if lines is None else {"pairs": lines},
-            findings=[of_samples(sentence, samples.kind) for sentence in findings(frames, comparison)],
+            findings=[*findings(frames, comparison)],
         )

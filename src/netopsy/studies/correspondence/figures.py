@@ -59,6 +59,10 @@ def _long(layers: pl.DataFrame, names: Mapping[str, str], controls: tuple[str, .
     return pl.concat(parts).filter(pl.col("value").is_not_null())
 
 
+def _control_names(names: Mapping[str, str], controls: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(names[column] + suffix for suffix in WORDS.values() if suffix for column in controls)
+
+
 def _matching(layers: pl.DataFrame) -> Figure:
     names = {"semi": "best partner", "bipartite": "one-to-one partner", "within": "best in its own layer"}
     return curve(
@@ -66,6 +70,7 @@ def _matching(layers: pl.DataFrame) -> Figure:
         "layer",
         "value",
         color="what",
+        controls=_control_names(names, ("semi", "bipartite")),
         x_title="layer, in order of execution",
         y_title="mean correlation",
         color_title="of a unit with its",
@@ -83,6 +88,7 @@ def _likeness(layers: pl.DataFrame) -> Figure:
         "layer",
         "value",
         color="what",
+        controls=_control_names(names, ("cka", "pwcca")),
         x_title="layer, in order of execution",
         y_title="likeness, 0 to 1",
         color_title="index",
@@ -93,66 +99,87 @@ def _likeness(layers: pl.DataFrame) -> Figure:
     )
 
 
+_BETWEEN = "the two networks"
+_MEANS = (f"all layers{WORDS[SHUFFLED]}", f"all layers{WORDS[UNTRAINED]}")
+
+
+def _multiples(parts: Mapping[str, pl.DataFrame], controls: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """One small chart a layer, the same controls in each: the parts with the columns `layer` and `of`."""
+    return pl.concat(
+        frame.with_columns(layer=pl.lit(layer), of=pl.lit(of))
+        for layer, part in parts.items()
+        for of, frame in ({_BETWEEN: part} | dict(controls)).items()
+    )
+
+
 def _sorted_curves(units: pl.DataFrame, comparison: Comparison) -> Figure:
     names = units["layer"].unique(maintain_order=True).to_list()
-    step = max(1, -(-len(names) // _CURVES))
-    parts = []
-    for name in names[::step]:
+    parts = {}
+    for name in names[:: max(1, -(-len(names) // _CURVES))]:
         rows = units.filter((pl.col("layer") == name) & ~pl.col("dead") & pl.col("best_correlation").is_not_null())
-        parts.append(_falling(name, rows["best_correlation"]))
-    for of in (SHUFFLED, UNTRAINED):
+        parts[name] = _falling(rows["best_correlation"])
+    controls = {}
+    for of, words in zip((SHUFFLED, UNTRAINED), _MEANS, strict=True):
         correlations = [
             c.semi.correlation[c.semi.matched] for rows in comparison.compared.values() for c in rows if c.of == of
         ]
         if correlations:
-            parts.append(_falling(f"all layers{WORDS[of]}", pl.Series(np.concatenate(correlations))))
-    empty = pl.DataFrame(schema={"layer": pl.String, "share": pl.Float64, "correlation": pl.Float64})
+            controls[words] = _falling(pl.Series(np.concatenate(correlations)))
     return curve(
-        pl.concat([empty, *parts]),
+        _multiples(parts, controls),
         "share",
         "correlation",
-        color="layer",
+        color="of",
+        controls=tuple(controls),
+        facet="layer",
         percent_x=True,
-        x_title="share of the layer's units",
-        y_title="correlation with the best partner",
-        points=False,
+        x_title="share of units",
+        y_title="correlation",
         title="Units by how well the other network has them",
-        reading="Each layer's live units from the best matched to the worst. A line that stays high: most units have a "
-        "counterpart. One that falls at once: a few do. The controls are of the units of all layers together.",
+        reading="Each layer's live units by their correlation with the best partner, the best first. A line that stays "
+        "high: most units have a counterpart. One that falls at once: a few do.",
         source=f"{SOURCE}, Figure 4",
     )
 
 
-def _falling(name: str, correlations: pl.Series) -> pl.DataFrame:
-    """The correlations from the highest down, over the share of the units that reach them."""
+_POINTS = 100  # of a falling line
+
+
+def _falling(correlations: pl.Series) -> pl.DataFrame:
+    """The correlations from the highest down, over the share of the units that reach them; at most 100, evenly."""
     ordered = correlations.sort(descending=True)
     share = pl.int_range(1, len(ordered) + 1, eager=True) / max(1, len(ordered))
-    return pl.DataFrame({"layer": [name] * len(ordered), "share": share, "correlation": ordered})
+    return pl.DataFrame({"share": share, "correlation": ordered})[spread_indices(len(ordered), _POINTS)]
 
 
 def _regression(regression: pl.DataFrame) -> Figure:
     names = regression["layer"].unique(maintain_order=True).to_list()
-    step = max(1, -(-len(names) // _CURVES))
-    pairs = regression.filter((pl.col("of") == NETWORKS) & (pl.col("used") > 0))
-    curves = [
-        pairs.filter(pl.col("layer") == name).select("layer", "used", "error").sort("used") for name in names[::step]
-    ]
-    for of in (SHUFFLED, UNTRAINED):
+    used = pl.col("used") > 0
+    pairs = regression.filter((pl.col("of") == NETWORKS) & used)
+    parts = {
+        name: pairs.filter(pl.col("layer") == name).select("used", "error").sort("used")
+        for name in names[:: max(1, -(-len(names) // _CURVES))]
+    }
+    controls = {}
+    for of, words in zip((SHUFFLED, UNTRAINED), _MEANS, strict=True):
         means = regression.filter(pl.col("of") == of).group_by("decay", maintain_order=True)
-        mean = means.agg(pl.col("used", "error").mean()).filter(pl.col("used") > 0).sort("used")
-        curves.append(mean.select(pl.lit(f"mean of all{WORDS[of]}").alias("layer"), "used", "error"))
+        mean = means.agg(pl.col("used", "error").mean()).filter(used).sort("used")
+        if mean.height:
+            controls[words] = mean.select("used", "error")
     return curve(
-        pl.concat(curves),
+        _multiples(parts, controls),
         "used",
         "error",
-        color="layer",
+        color="of",
+        controls=tuple(controls),
+        facet="layer",
         log_x=True,
         zero=True,
-        x_title="units of the other network used, mean",
-        y_title="squared error of a unit of variance 1",
+        x_title="units used, mean",
+        y_title="squared error",
         title="How many units it takes to predict one",
-        reading="Right end: least squares with all units. To the left the L1 penalty grows. 1 is no prediction at all. "
-        "The controls are means over all layers.",
+        reading="Squared error of a unit of variance 1, over the units of the other network used. Right end: least "
+        "squares with all of them. To the left the L1 penalty grows. 1 is no prediction at all.",
         source=f"{SOURCE}, Section 4",
     )
 
@@ -204,7 +231,7 @@ def picture(
     return Image(
         below(parts, gap=6),
         "Pairs of units and what excites them",
-        f"One block a pair: left the {top} {samples.noun}s that excite the unit of {comparison.networks[0]} most, "
+        f"One block per pair: left the {top} {samples.noun}s that excite the unit of {comparison.networks[0]} most, "
         f"right those of its one-to-one partner in {comparison.networks[1]}, with their correlation. "
         + (
             "A patch is the unit's receptive field; gray is beyond the image."
@@ -234,8 +261,9 @@ def texts(
     return Texts(
         groups,
         "Pairs of units and what excites them",
-        f"Two blocks a pair, a unit of {comparison.networks[0]} and its one-to-one partner in {comparison.networks[1]} "
-        f"with their correlation, the best pairs of a layer first: the {samples.noun}s that excite each most.",
+        f"Two blocks per pair, a unit of {comparison.networks[0]} and its one-to-one partner in "
+        f"{comparison.networks[1]} with their correlation, the best pairs of a layer first: the "
+        f"{samples.noun}s that excite each most.",
         "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
     )
 

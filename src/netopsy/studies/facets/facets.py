@@ -15,7 +15,7 @@ from netopsy.network.units import Unit, find_unit
 from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Group, Image, Result, Texts
 from netopsy.samples.labels import strata
-from netopsy.samples.samples import Samples, of_samples
+from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Seed
 from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
@@ -100,8 +100,7 @@ class Facets(ObservingStudy):
             network, samples, results
         )
         if not drives:
-            reasons = [of_samples(sentence, samples.kind) for sentence in sentences]
-            return self.result(tables=tables.empty_tables(), findings=reasons)
+            return self.result(tables=tables.empty_tables(), findings=[*sentences])
         names = [[str(unit) for unit in drive.inputs] for drive in drives]
         shares = stimulus_shares(network, samples, drives, stimuli)
         groups = [
@@ -120,12 +119,9 @@ class Facets(ObservingStudy):
             images={} if texts else self._sheets(network, samples, drives, stimuli, groups),
             texts={"facets": _texts(network, samples, drives, stimuli, groups)} if texts else {},
             findings=[
-                of_samples(sentence, samples.kind)
-                for sentence in (
-                    findings.overall_sentence(units, groups),
-                    *tables.sentences(units, names, groups, accounts, frames),
-                    *sentences,
-                )
+                findings.overall_sentence(units, groups, max(len(strong.values) for strong in stimuli)),
+                *tables.sentences(units, names, groups, accounts, frames),
+                *sentences,
             ],
         )
 
@@ -146,8 +142,8 @@ class Facets(ObservingStudy):
             strong = StrongStimuli(*finite_stimuli(results[str(k)], 0, drive.rectified))
             if len(strong.values) < HANDFUL:
                 sentences.append(
-                    f"{drive.unit} fires on {plural(len(strong.values), 'image')} of {len(samples):,}: fewer than "
-                    f"{HANDFUL} strong stimuli cannot be told into facets."
+                    f"{drive.unit} fires on {len(strong.values):,} of {plural(len(samples), 'image')}; its facets need "
+                    f"{HANDFUL} or more."
                 )
             else:
                 usable.append((drive, strong))
@@ -178,7 +174,7 @@ class Facets(ObservingStudy):
     def _accounts(self, network: Network, samples: Samples, drives: Sequence[AffineStep]) -> list[Account | str]:
         labels = samples.labels if samples.classified else _class_of(samples)
         if len(samples) < 20:
-            return [f"{len(samples)} images are too few for a Boolean account: give 20 or more"] * len(drives)
+            return [f"{plural(len(samples), 'image')} are too few, give 20 or more"] * len(drives)
         train, test = split_images(labels, self.images, self.held_out, self.seed)
         scouts = np.sort(np.random.default_rng(self.seed).permutation(train)[:SCOUTS])
         candidates = [np.argsort(-part)[:CANDIDATES] for part in decided_by(network, samples, drives, scouts)]
@@ -260,7 +256,7 @@ def _texts(
     return Texts(
         shown,
         "The facets of each unit",
-        "One block a facet, its strongest stimuli first; the framed token is the stimulus, shaded by the unit's value.",
+        "One block per facet, its strongest stimuli first; the stimulus is framed and shaded by the unit's value.",
     )
 
 

@@ -13,11 +13,10 @@ from jaxtyping import Int64, UInt8
 
 from netopsy.charts.parts import inline, make_figure
 from netopsy.pictures.mosaic import PAPER, below, beside, caption, resize
-from netopsy.result import Figure, Image
-from netopsy.studies.facets import report as findings
+from netopsy.result import Figure, Finding, Image
 from netopsy.studies.facets.account import VERDICTS, Account, gray_code, karnaugh_map, letters
 from netopsy.studies.facets.measure import StrongStimuli, UnitFacets
-from netopsy.wording import listing, plural
+from netopsy.wording import chance, listing, percent, plural
 
 _FACETS: dict[str, Any] = {
     **{"unit": pl.String, "facet": pl.Int64, "stimuli": pl.Int64, "share": pl.Float64, "top_class": pl.String},
@@ -107,18 +106,23 @@ def sentences(
     groups: Sequence[UnitFacets],
     accounts: Sequence[Account | str],
     tables: dict[str, pl.DataFrame],
-) -> list[str]:
-    """Two findings a unit: its facets, and its Boolean account."""
-    lines = []
-    for unit, input_names, group, account in zip(units, names, groups, accounts, strict=True):
-        lines.append(findings.facets_sentence(unit, group, tables["facets"].filter(pl.col("unit") == unit)))
+) -> list[Finding]:
+    """The facets of the first units that have several, then the Boolean accounts; what is more stands in the tables."""
+    lines = [
+        facets_sentence(unit, group, tables["facets"].filter(pl.col("unit") == unit))
+        for unit, group in zip(units, groups, strict=True)
+        if len(group.parts) > 1
+    ][:_SEVERAL]
+    accounted = []
+    for unit, input_names, account in zip(units, names, accounts, strict=True):
         chosen = [input_names[i] for i in account.inputs] if isinstance(account, Account) else []
-        lines.append(
-            findings.account_sentence(
-                unit, account, chosen, _single(account, input_names) if isinstance(account, Account) else ""
-            )
-        )
-    return lines
+        single = _single(account, input_names) if isinstance(account, Account) else ""
+        accounted.append(account_sentence(unit, account, chosen, single))
+    without = [line for line in accounted if not line.weight]
+    return [*lines, *[line for line in accounted if line.weight][:_ACCOUNTS], *without]
+
+
+_SEVERAL, _ACCOUNTS = 2, 3  # units of whose facets and of whose accounts a sentence speaks
 
 
 def _facet(
@@ -187,90 +191,80 @@ _SPELT = 3  # literals; longer expressions are written with letters
 _LETTERED = 12  # still longer ones are left to the table
 
 
-def overall_sentence(units: Sequence[str], groups: Sequence[UnitFacets]) -> str:
-    """How many of the units have several facets."""
-    several = [u for u, g in zip(units, groups, strict=True) if len(g.parts) > 1]
-    if not several:
-        return f"Each of {plural(len(units), 'unit')} has one facet only: {listing(list(units))}."
-    counts = [f"{u} ({len(g.parts)})" for u, g in zip(units, groups, strict=True) if len(g.parts) > 1]
-    rest = len(units) - len(several)
-    tail = f"; {'the other has' if rest == 1 else f'the other {rest} have'} one facet only" if rest else ""
-    verb = "is an OR" if len(several) == 1 else "are ORs"
-    return f"{len(several)} of {plural(len(units), 'unit')} {verb} of several patterns: {listing(counts)}{tail}."
+def overall_sentence(units: Sequence[str], groups: Sequence[UnitFacets], stimuli: int) -> Finding:
+    """How many of the units have several facets. stimuli: strong stimuli of each, at most."""
+    several = [f"{u} ({len(g.parts)})" for u, g in zip(units, groups, strict=True) if len(g.parts) > 1]
+    if several:
+        many = f"{len(several)} of {plural(len(units), 'unit')}"
+        verb = "responds" if len(several) == 1 else "respond"
+        return Finding(f"{many} {verb} to several patterns: {listing(several)}.", 1 + 4 * len(several) / len(units))
+    cuts = [g.division.cuts[0].p for g in groups if g.division.cuts]
+    test = (
+        f" (dip test, {chance(cuts[0])})" if len(cuts) == 1 else f" (dip tests, p >= {min(cuts):.2g})" if cuts else ""
+    )
+    if len(units) == 1:
+        return Finding(f"{units[0]} responds to one pattern: its top {stimuli} images form one cluster{test}.", 0.5)
+    text = (
+        f"Every unit responds to one pattern: the top {stimuli} images of {listing(units)} form one cluster each{test}."
+    )
+    return Finding(text, 0.5)
 
 
-def facets_sentence(unit: str, group: UnitFacets, facets: pl.DataFrame) -> str:
-    """What the facets of one unit are, or plainly that there is one. facets: its rows of the table `facets`."""
-    stimuli = int(facets["stimuli"].sum())
-    cut = group.division.cuts[0] if group.division.cuts else None
-    if len(group.parts) == 1:
-        why = "too few of them lie apart to form a second" if cut is None else _dip(cut.dip, cut.expected, cut.p)
-        return f"{unit} has one facet only: its {stimuli} strong stimuli form one cloud ({why}){_classes(facets)}."
+def facets_sentence(unit: str, group: UnitFacets, facets: pl.DataFrame) -> Finding:
+    """What the facets of one unit are. facets: its rows of the table `facets`."""
+    drivers = 3 if len(group.parts) == 2 else 1
     parts = [
-        f"{row['stimuli']} stimuli driven by {listing(row['inputs'].split(', '))}{_in_brackets(_class_words(row))}"
+        f"{plural(row['stimuli'], 'image')} driven by {listing(row['inputs'].split(', ')[:drivers])}"
+        f"{_in_brackets(_classes(row))}"
         for row in facets.iter_rows(named=True)
     ]
-    assert cut is not None
-    return (
-        f"{unit} is an OR of {len(parts)} patterns: {', or '.join(parts)}; {_dip(cut.dip, cut.expected, cut.p)}, mean "
-        f"silhouette {(facets['silhouette'] * facets['stimuli']).sum() / stimuli:.2f}."
-    )
+    patterns = " and ".join(parts) if len(parts) == 2 else listing(parts, len(parts))
+    test = chance(group.division.cuts[0].p)
+    return Finding(f"{unit} responds to {len(parts)} patterns: {patterns} (dip test, {test}).", 2.0)
 
 
-def _dip(dip: float, expected: float, p: float) -> str:
-    chance = f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
-    return f"dip {dip:.3f} where clouds without groups show {expected:.3f}, p {chance}"
-
-
-def _class_words(row: dict[str, object]) -> str:
+def _classes(row: dict[str, Any]) -> str:
     """The make-up of a facet; nothing where samples have no classes."""
-    if row["classes"] == 1 and row["top_class"] == _NO_CLASS:
-        return ""
+    if row["classes"] == 1:
+        return "" if row["top_class"] == _NO_CLASS else f"all of class {row['top_class']}"
     if row["classes"] == row["stimuli"]:
         return "each of another class"
-    if row["classes"] == 1:
-        return f"all of class {row['top_class']}"
-    return f"{row['top_class_share']:.0%} of class {row['top_class']}, {row['classes']} classes in all"
-
-
-def _classes(facets: pl.DataFrame) -> str:
-    words = _class_words(facets.row(0, named=True))
-    return f", {words}" if words else ""
+    return f"{percent(row['top_class_share'])} of class {row['top_class']}"
 
 
 def _in_brackets(words: str) -> str:
     return f" ({words})" if words else ""
 
 
-def account_sentence(unit: str, account: Account | str, names: Sequence[str], single: str) -> str:
-    """The unit's expression with its precision and recall. names: of its inputs; single: the best single input."""
+def account_sentence(unit: str, account: Account | str, names: Sequence[str], single: str) -> Finding:
+    """The unit's best account with its precision and recall. names: of its inputs; single: the best single input."""
     if isinstance(account, str):
-        return f"{unit}: {account}."
+        return Finding(f"{unit} has no Boolean account: {account}.", 0.0)
     mine, alone = account.score, account.single_score
     expression = account.expression.text(names)
-    head = f"{unit} fires on {account.fires:.1%} of {plural(account.images, 'held-out image')}"
-    if expression in ("NEVER", "ALWAYS"):
-        return (
-            f"{head}, and its most decisive inputs do not say when: the majority of every combination "
-            f"{'rests' if expression == 'NEVER' else 'fires'}. It listens to many inputs, not to a few."
-        )
-    if account.expression.literals > _SPELT:
-        signs = letters(len(names))
-        named = ", ".join(f"{signs[i]} = {names[i]}" for i in account.expression.named)
-        expression = f"{account.expression.text(signs)} (with {named})"
+    images = plural(account.images, "held-out image")
+    if expression in ("NEVER", "ALWAYS") or max(mine.f1, alone.f1) < _POOR:
+        text = f"No few inputs predict when {unit} fires ({percent(account.fires)} of {images}): it listens to many."
+        return Finding(text, 0.5)
+    rates = "precision {} and recall {}"
+    if mine.f1 <= alone.f1 or account.expression.literals == 1:
+        best = rates.format(percent(alone.precision), percent(alone.recall))
+        text = f'"{single}" predicts when {unit} fires, with {best} on {images}; more inputs add nothing.'
+        return Finding(text, 2 * alone.f1)
+    spelt = f'"{expression}"'
     if account.expression.literals > _LETTERED:
         products = plural(len(account.expression.products), "product")
-        expression = f"a sum of {products} of {plural(len(names), 'input')} (see the table `formulas`)"
-    rule = (
-        f"{head}; {expression} says when, with precision {mine.precision:.0%} and recall {mine.recall:.0%} "
-        f"(the best single input, {single}: {alone.precision:.0%} and {alone.recall:.0%}; always: "
-        f"{account.always.precision:.0%} and 100%)"
-    )
-    if mine.f1 <= alone.f1 and account.expression.literals > 1:
-        return f"{rule}. The single input does as well or better (F1 {alone.f1:.2f} against {mine.f1:.2f})."
-    if mine.f1 < 0.5:
-        return f"{rule}. With F1 {mine.f1:.2f} that is a poor account: the unit listens to many inputs, not to a few."
-    return f"{rule}."
+        spelt = f"A sum of {products} of {plural(len(names), 'input')} (see the table `formulas`)"
+    elif account.expression.literals > _SPELT:
+        signs = letters(len(names))
+        key = ", ".join(f"{signs[i]} = {names[i]}" for i in account.expression.named)
+        spelt = f'"{account.expression.text(signs)}" (with {key})'
+    best, other = (rates.format(percent(one.precision), percent(one.recall)) for one in (mine, alone))
+    text = f"{spelt} predicts when {unit} fires, with {best} on {images}; the best single input, {single}, has {other}."
+    return Finding(text, 2 * mine.f1)
+
+
+_POOR = 0.5  # an F1 below says that the account is none
 
 
 SQUARE = 96  # screen pixels of a patch, about
@@ -281,7 +275,7 @@ _UNSEEN = "#8f8f8f"
 
 
 def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], sizes: Sequence[int]) -> Image:
-    """One row a facet: its strongest patches. sizes: how many stimuli each facet has."""
+    """One row per facet: its strongest patches. sizes: how many stimuli each facet has."""
     height, width = rows[0].shape[1:3]
     enlarge = max(1, round(SQUARE / max(height, width)))
     size = (height * enlarge, width * enlarge)
@@ -294,7 +288,7 @@ def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], size
     several = len(rows) > 1
     title = f"{plural(len(rows), 'facet')} of {unit}"
     reading = (
-        "One row a facet, its strongest stimuli from left to right, each cut out at the unit's receptive field; the "
+        "One row per facet, its strongest stimuli from left to right, each cut out at the unit's receptive field; the "
         "number of stimuli in the facet stands in front."
         if several
         else "The unit's strongest stimuli from left to right, each cut out at its receptive field: one pattern only."

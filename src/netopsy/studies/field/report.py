@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import polars as pl
 from scipy import stats
 
 from netopsy import charts
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
-from netopsy.result import Figure
+from netopsy.result import Figure, Finding
 from netopsy.studies.field.tree import ActivationTree
-from netopsy.wording import listing, plural
+from netopsy.wording import between, chance, listing, number, percent, plural
+
+_WHOLE, _PLACE = "of the whole image", "of one place"
 
 _POINTS = 40  # longer lines are drawn without their points
 
@@ -22,15 +22,17 @@ def draw_figures(tables: dict[str, pl.DataFrame], unit_tree: ActivationTree) -> 
     figures = {}
     theory = tables["fields"]
     if theory.height:
+        at_once = pl.when((pl.col("rows") == 1) & (pl.col("columns") == 1))
         figures["fields"] = charts.curve(
-            theory,
+            theory.with_columns(at_once.then(pl.lit(_WHOLE)).otherwise(pl.lit(_PLACE)).alias("units")),
             "node",
             "height",
+            color="units",
             zero=True,
             points=theory.height <= _POINTS,
             title="Height of the theoretical field of view, by depth",
-            reading="Pixels of the input that a unit can depend on, in order of execution; not cut to the image, but "
-            "the image's own height where an operator sees all of it at once.",
+            reading="Pixels of the input that a unit can depend on, in order of execution, not cut to the image; a "
+            "unit of the whole image depends on all of it at once, and its field is the image.",
             x_title="node",
             y_title="pixels",
         )
@@ -111,105 +113,112 @@ def findings(
     image: int,
     energy: float,
     images: int,
-) -> list[str]:
+) -> list[Finding]:
     """Plain sentences, the most important first."""
-    sentences = [
-        *_tree_finding(network, tables["tree"], unit_tree, image),
+    return [
         *_effective(tables["effective"], energy, images),
+        *_theory(tables["fields"]),
+        *_tree_finding(network, tables["tree"], unit_tree, image),
     ]
-    return [*sentences, *_theory(tables["fields"])]
 
 
-def _tree_finding(network: Network, tree: pl.DataFrame, unit_tree: ActivationTree, image: int) -> list[str]:
+def _tree_finding(network: Network, tree: pl.DataFrame, unit_tree: ActivationTree, image: int) -> list[Finding]:
     if unit_tree.unit is not None and not unit_tree.rows and activations(network, mixing=False):
         why = (
             "nothing lies before the input"
             if unit_tree.unit.node == "input"
             else "an operator before it has no derivative"
         )
-        return [f"No tree could be followed from {unit_tree.unit}: {why}."]
+        return [Finding(f"No tree could be followed from {unit_tree.unit}: {why}.", 0.0)]
     if unit_tree.unit is None or tree.is_empty():
-        return ["The network applies no activation function that Netopsy knows, so no unit has an activation tree."]
+        text = "The network applies no activation function that Netopsy knows, so no unit has an activation tree."
+        return [Finding(text, 0.0)]
     unit = str(unit_tree.unit)
     below = tree.filter(pl.col("node") != unit_tree.unit.node)
     if below.is_empty():
-        return [f"No activation lies between the image and {unit}: its tree is its weights."]
+        return [Finding(f"No activation lies between the image and {unit}: its tree is its weights.", 0.0)]
     total, active, helpers = (int(below[column].sum()) for column in ("in_tree", "active", "contributing"))
     if not helpers:
-        return [f"{unit} is silent on image {image} or reached by no active unit: nothing contributes to it there."]
+        text = f"{unit} is silent on image {image} or no active unit reaches it: nothing contributes to it there."
+        return [Finding(text, 0.0)]
+    where = plural(below.height, "activation layer")
     text = (
-        f"{plural(total, 'unit')} in {plural(below.height, 'activation')} are connected to {unit}; on image "
-        f"{image}, where it "
-        f"is {unit_tree.value:.3g}, {active:,} of them ({active / total:.0%}) are active and {helpers:,} "
-        f"({helpers / total:.0%}) contribute: {helpers / max(1, active):.0%} of the active ones."
+        f"On image {image}, {helpers:,} of the {plural(total, 'unit')} in {where} before {unit} contribute to it "
+        f"({percent(helpers / total)}), of {active:,} that are active."
     )
-    sentences = [text]
+    sentences = [Finding(text, 1.0)]
     lost = below.filter(pl.col("of_active") < 0.99).sort("of_active", maintain_order=True)
     if lost.height:
-        parts = [f"{node} ({share:.0%})" for node, share in lost.select("node", "of_active").iter_rows()]
-        sentences.append(
-            "Active units that do not contribute lost to another in a max-pooling window, or reach only silent units; "
-            f"the share that contributes is below 99% in {listing(parts)}."
+        node, share = lost.select("node", "of_active").row(0)
+        text = (
+            "Some active units contribute nothing: max-pooling discards them, or only silent units follow; of those in "
+            f"{node} {percent(share)} contribute."
         )
+        sentences.append(Finding(text, 1.0))
     return sentences
 
 
-def _effective(effective: pl.DataFrame, energy: float, images: int) -> list[str]:
+def _effective(effective: pl.DataFrame, energy: float, images: int) -> list[Finding]:
     finite = effective.filter(pl.col("area_share").is_not_null())
     units, spread = finite.filter(pl.col("channel").is_not_null()), finite.filter(pl.col("channel").is_null())
     sentences = []
-    for rows in (units, spread[[0, -1]] if spread.height > 1 else spread):
-        if rows.height:
-            parts = [
-                f"{row['area_share']:.0%} of the field of {_name(row)} ({row['side']:.0f} pixels square, in effect "
-                f"{row['effective_side']:.0f})"
-                for row in rows.iter_rows(named=True)
-            ]
-            where = f"{energy:.0%} of the squared gradient lies in {listing(parts, len(parts))}"
-            sentences.append(f"Over {plural(images, 'image')}, {where}.")
-    sentences += _shrinking(spread.filter(~pl.col("cut")))
+    for row in [*units.iter_rows(named=True), *spread[-1:].iter_rows(named=True)]:
+        text = (
+            f"{_name(row)} effectively sees {percent(row['area_share'])} of its receptive field: a square of "
+            f"{number(row['effective_side'])} pixels, of {number(row['side'])}, holds {percent(energy)} of the squared "
+            f"gradient on {plural(images, 'image')}."
+        )
+        sentences.append(Finding(text, min(5.0, 0.5 / max(0.1, row["area_share"]))))
+    sentences = sentences[-_MOST:] + _shrinking(spread.filter(~pl.col("cut")))
     silent = effective.filter(pl.col("area_share").is_null())
     if silent.height:
         names = [_name(row) for row in silent.iter_rows(named=True)]
-        sentences.append(f"No finite gradient other than zero reaches the image from {listing(names)}.")
+        sentences.append(Finding(f"No finite gradient reaches the image from {listing(names)}.", 2.0))
     return sentences
 
 
-def _shrinking(uncut: pl.DataFrame) -> list[str]:
-    """Whether the effective part of the field falls with depth, among fields that the image does not cut."""
-    if uncut.height < 3:
+_MOST = 3  # sentences about single fields
+
+
+def _shrinking(uncut: pl.DataFrame) -> list[Finding]:
+    """Whether the effective part of the field changes with depth, among fields that the image does not cut."""
+    if uncut.height < 4:
         return []
     shares = uncut["area_share"].to_numpy()
-    rank = float(stats.spearmanr(range(len(shares)), shares).statistic)
-    if math.isnan(rank):
+    test = stats.spearmanr(range(len(shares)), shares)
+    rank, p = float(test.statistic), float(test.pvalue)
+    if not p < 0.05:
         return []
-    word = "shrinks" if rank < -0.3 else "grows" if rank > 0.3 else "neither grows nor shrinks"
-    return [
-        "Luo et al. find that the effective part of the field shrinks with depth; among the "
-        f"{plural(uncut.height, 'node')} "
-        f"whose fields fit into the image it {word}, from {shares[0]:.0%} to {shares[-1]:.0%} "
-        f"(rank correlation {rank:+.2f})."
-    ]
+    text = (
+        f"The effective part of the field {'grows' if rank > 0 else 'shrinks'} with depth, from "
+        f"{percent(shares[0])} to {percent(shares[-1])} over the {plural(uncut.height, 'node')} whose "
+        f"fields fit into the image (rank correlation {rank:+.2f}, {chance(p)})."
+    )
+    return [Finding(text, abs(rank) * (uncut.height - 1) ** 0.5 / 1.96)]
 
 
-def _theory(fields: pl.DataFrame) -> list[str]:
+def _theory(fields: pl.DataFrame) -> list[Finding]:
     if fields.is_empty():
         return []
     first, last = fields.row(0, named=True), fields.row(-1, named=True)
-    text = f"A unit of {first['node']} can depend on {first['height']:g} x {first['width']:g} pixels"
-    if fields.height > 1:
-        text += f", one of {last['node']} on {last['height']:g} x {last['width']:g}"
     covering = fields.filter(pl.col("covers") >= 1)
     if covering.height:
-        text += f"; the first whose middle units see the whole image is {covering['node'][0]}"
-    sentences = [f"{text}."]
+        text = f"The first layer whose middle units can see the whole image is {covering['node'][0]}; units of "
+        text += f"{first['node']} see {number(first['height'])} x {number(first['width'])} pixels."
+    else:
+        text = (
+            f"No unit sees the whole image: the deepest, of {last['node']}, can depend on {number(last['height'])} x "
+            f"{number(last['width'])} pixels."
+        )
+    sentences = [Finding(text, 1.0)]
     loose = fields.filter(~pl.col("exact"))
     if loose.height:
         names = listing(loose["node"].to_list(), 3)
-        sentences.append(
-            f"The fields of {plural(loose.height, 'node')} ({names}) are upper bounds: {loose['because'][0]} mixes "
-            "positions in a way that is not followed."
+        text = (
+            f"The fields of {plural(loose.height, 'node')} ({names}) are upper bounds, because {loose['because'][0]} "
+            "mixes positions in a way that Netopsy does not follow."
         )
+        sentences.append(Finding(text, 0.0))
     return sentences
 
 
@@ -217,19 +226,22 @@ def _name(row: dict[str, object]) -> str:
     return str(row["node"]) if row["channel"] is None else f"{row['node']}:{row['channel']}:{row['place']}".rstrip(":")
 
 
-def far(away: pl.DataFrame, noun: str) -> list[str]:
+def far(away: pl.DataFrame, noun: str) -> list[Finding]:
     """How far units look along a text or a recording. away: the table `distances`."""
     if away.is_empty():
-        return ["No gradient reaches the input from the units that lie along it, so how far they look is unknown."]
-    first, last = away.row(0, named=True), away.row(-1, named=True)
-    lines = [
-        f"A unit of {row['node']} looks {row['mean']:.1f} places far on average (90 % of its squared gradient within "
-        f"{row['radius']:.0f}), over {plural(row['samples'], noun)}; {row['itself']:.0%} of it lies at its own place."
-        for row in ([first, last] if away.height > 1 else [first])
-    ]
+        text = "No gradient reaches the input from the units that lie along it, so how far they look is unknown."
+        return [Finding(text, 1.0)]
+    lines = []
+    for row in away[[0, -1]].iter_rows(named=True) if away.height > 1 else away.iter_rows(named=True):
+        span = between(number(row["mean_low"]), number(row["mean_high"]))
+        text = (
+            f"Units of {row['node']} look {number(row['mean'])} places away on average ({span}) over "
+            f"{plural(row['samples'], noun)}; {percent(row['itself'])} of their squared gradient lies at their own."
+        )
+        lines.append(Finding(text, min(5.0, max(0.5, 2 * row["mean"] / max(1e-6, row["mean_high"] - row["mean_low"])))))
     ahead = away.filter(pl.col("after") > 0)
     if ahead.is_empty():
-        lines.append("No unit looks ahead: nothing after its place has any gradient (a causal network).")
+        lines.append(Finding("No unit looks ahead: the network is causal.", 1.0))
     elif (away["before"] == 0).all():
-        lines.append("No unit looks back.")
+        lines.append(Finding("No unit looks back.", 1.0))
     return lines

@@ -27,7 +27,7 @@ from netopsy.studies.prescribe.report import (
     path_table,
     promise_table,
 )
-from netopsy.studies.study import Study, file_for, stem_of, whereabouts
+from netopsy.studies.study import Study, file_for, layer_measures, stem_of, whereabouts
 from netopsy.studies.sweep_report import Budget, measure_of, parse_budget, with_left_out
 
 
@@ -110,6 +110,7 @@ class Prescribe(Study):
             tables=tables,
             figures=figures(tables, prescription),
             artifacts={path.name: path},
+            measures=_prunable(tables["layers"]),
             findings=with_left_out(findings(network, tables, prescription, where), network),
         )
 
@@ -127,6 +128,14 @@ class Prescribe(Study):
         }
         shared = prescription.joint.shared(prescription.allocation)
         return save_shared(network, shared, path, other_dtype=prescription.other_dtype, settings=settings)
+
+
+def _prunable(layers: pl.DataFrame) -> pl.DataFrame:
+    """The share of each layer's weights that the choice prunes within the budget."""
+    rows = layers.drop_nulls("density").select("layer", "density").iter_rows()
+    return layer_measures(
+        "prunable", [(layer, 1 - density, None, None, "within the budget") for layer, density in rows]
+    )
 
 
 def _in_unit(budget: Budget, task: Task) -> Budget:

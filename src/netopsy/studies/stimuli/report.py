@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 
 from netopsy import charts
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
-from netopsy.result import Figure, Image, Texts
+from netopsy.result import Figure, Finding, Image, Texts
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.stimuli.drawing import NodePictures, UnitPassages
-from netopsy.wording import ends, listing, plural
+from netopsy.wording import ends, listing, number, percent, plural
 
 _BINS = 10
 
@@ -101,7 +101,7 @@ def figure(pictures: list[NodePictures], top: int) -> Image:
     return Image(
         below(parts, gap=6),
         "The strongest stimuli of some units",
-        f"One block a unit: {sides if back else 'the patches of the images that excite it most'}; strongest first, "
+        f"One block per unit: {sides if back else 'the patches of the images that excite it most'}; strongest first, "
         "row by row. A patch is the unit's receptive field; gray is beyond the image, and in a reconstruction zero.",
         "after Zeiler and Fergus, Figure 2",
         alt=f"Patches and reconstructions of units of {names}",
@@ -111,9 +111,9 @@ def figure(pictures: list[NodePictures], top: int) -> Image:
 _SHOWN = 3  # units of a layer whose passages stand in the report
 
 READING = (
-    "One card a unit: the texts that excite it most, strongest first. The framed token is the stimulus; the warmer a "
+    "One card per unit: the texts that excite it most, strongest first. The framed token is the stimulus; the warmer a "
     "token, the larger the unit's value there as a share of its strongest, cool shades are below zero.",
-    "One card a unit: the rows that excite it most, strongest first, by column.",
+    "One card per unit: the rows that excite it most, strongest first, by column.",
 )
 
 
@@ -123,7 +123,7 @@ def lines(drawn: dict[str, list[UnitPassages]], pictured: list[str], noun: str) 
     return Texts(
         {f"{node}:{unit.channel}": unit.passages for node, units in chosen.items() for unit in units},
         "The strongest stimuli of some units",
-        READING[noun == "row"].replace("One card a unit", "One block a unit"),
+        READING[noun == "row"].replace("One card per unit", "One block per unit"),
         "after Zeiler and Fergus, Figure 2",
     )
 
@@ -140,92 +140,102 @@ def _block(tiles: UInt8[np.ndarray, "tile height width 3"], top: int) -> UInt8[n
 
 def findings(
     units: pl.DataFrame, random: float, samples: Samples, top: int, left: list[str], rules: dict[str, str]
-) -> list[str]:
+) -> list[Finding]:
     """Plain sentences, the most important first.
 
     units: the table. random: the share that chance gives. left: nodes that could not be treated. rules: rule by node.
     """
     live = units.filter(pl.col("stimuli") > 0)
+    few = plural(len(samples), samples.noun)
     sparse = samples.classified and not samples.multilabel and len(samples) < 2 * len(samples.classes)
     sentences = []
     if live.height and samples.classified and not sparse:
         sentences += [*_depth(live, random, top), _single(live, random, top), *_index(live)]
-    sentences.append(_dead(units, plural(len(samples), samples.noun)))
+    sentences.append(_dead(units, few))
     if len(samples) < 10 * top:
-        sentences.append(
-            f"With {plural(len(samples), samples.noun)} in all, the {top} strongest of a unit are many of them: give "
-            "more."
-        )
+        text = f"{few} are few to choose the {top} strongest of: give at least {10 * top}."
+        sentences.append(Finding(text, 1.0))
     if sparse:
-        sentences.append(
-            f"With {plural(len(samples), samples.noun)} of {plural(len(samples.classes), 'class', 'classes')} most "
-            "have one or none, so the class "
-            "make-up says little."
+        text = (
+            f"{few} of {plural(len(samples.classes), 'class', 'classes')} are too few to tell which classes units "
+            "prefer: give several per class."
         )
+        sentences.append(Finding(text, 1.0))
     for rule, why in (("guided", "no rectifier that `masked` knows"), ("gradient", "no activation"), ("", "no rule")):
         nodes = [node for node, used in rules.items() if used == rule]
         if nodes and rule:
-            sentences.append(f"Reconstructed by the rule `{rule}`, since {why} lies before them: {listing(nodes)}.")
+            text = f"Stimuli of {listing(nodes)} are reconstructed by the rule `{rule}`: {why} lies before them."
+            sentences.append(Finding(text, 0.0))
         elif nodes:
-            sentences.append(f"No rule brings the units of {listing(nodes)} back to the image.")
+            sentences.append(Finding(f"No rule brings the units of {listing(nodes)} back to the image.", 0.0))
     if left:
-        sentences.append(f"Left out, since their rows are not one {samples.noun} each: {listing(left)}.")
+        text = f"Left out, because their rows are not one {samples.noun} each: {listing(left)}."
+        sentences.append(Finding(text, 0.0))
     return sentences
 
 
-def _depth(live: pl.DataFrame, random: float, top: int) -> list[str]:
+def _depth(live: pl.DataFrame, random: float, top: int) -> list[Finding]:
     means = live.drop_nulls("share").group_by("node", maintain_order=True).agg(pl.col("share").mean())
     if means.height < 3:
         return []
     third = means.height // 3
     early, late = _mean(means.head(third), "share"), _mean(means.tail(third), "share")
-    word = "grow more selective with depth" if late > early + 0.02 else "do not grow more selective with depth"
     first, last = ends(third, "layer")
-    return [
-        f"Units {word}: among the {top} strongest images of a unit {early:.0%} are of the commonest class in "
-        f"{first} and {late:.0%} in {last}; images drawn at random give {random:.0%}."
-    ]
+    word = "grow more selective" if late > early + 0.02 else "do not grow more selective"
+    text = (
+        f"Units {word} with depth: of their {top} strongest images {percent(early)} are of one class in {first} and "
+        f"{percent(late)} in {last} (random images: {percent(random)})."
+    )
+    return [Finding(text, min(5.0, abs(late - early) / 0.1))]
 
 
-def _single(live: pl.DataFrame, random: float, top: int) -> str:
+def _single(live: pl.DataFrame, random: float, top: int) -> Finding:
     pure = live.filter((pl.col("share") == 1) & (pl.col("stimuli") == top))
     if not pure.height or random == 1:
-        best = live.sort("share", descending=True, nulls_last=True, maintain_order=True).head(3)
-        return f"No unit's {top} strongest images are all of one class; nearest come {_names(best)}."
+        best = live.filter(pl.col("share") == pl.col("share").max())
+        text = (
+            f"No unit responds to one class only; {_names(best.head(3))} {'is' if best.height == 1 else 'are'} nearest."
+        )
+        if best.height > 3:
+            text = (
+                f"No unit responds to one class only; the nearest {best.height:,} have "
+                f"{percent(best['share'][0])} of their {top} strongest images in one."
+            )
+        return Finding(text, 0.5)
     order = pure.sort("selectivity", descending=True, nulls_last=True, maintain_order=True).head(3)
-    return (
-        f"{pure.height:,} of {live.height:,} units have all their {top} strongest images in one class, "
-        f"for instance {_names(order)}."
+    text = (
+        f"{pure.height:,} of {plural(live.height, 'unit')} {'has' if pure.height == 1 else 'have'} all {top} strongest "
+        f"images in one class, for example {_names(order)}."
     )
+    return Finding(text, min(5.0, 1 + 5 * pure.height / live.height))
 
 
-def _index(live: pl.DataFrame) -> list[str]:
+def _index(live: pl.DataFrame) -> list[Finding]:
     means = live.drop_nulls("selectivity").group_by("node", maintain_order=True).agg(pl.col("selectivity").mean())
     if means.height < 2:
         return []
     low, high = means.sort("selectivity", maintain_order=True)[[0, -1]].iter_rows(named=True)
-    return [
-        f"The class-selectivity index is lowest in {low['node']} ({low['selectivity']:.2f} on average) and highest in "
-        f"{high['node']} ({high['selectivity']:.2f})."
-    ]
+    text = (
+        f"The class-selectivity index averages {number(high['selectivity'])} in {high['node']}, the most selective "
+        f"layer, and {number(low['selectivity'])} in {low['node']}, the least."
+    )
+    return [Finding(text, min(5.0, (high["selectivity"] - low["selectivity"]) / 0.2))]
 
 
-def _dead(units: pl.DataFrame, samples: str) -> str:
+def _dead(units: pl.DataFrame, samples: str) -> Finding:
     dead = units.filter(pl.col("stimuli") == 0)
     if not dead.height:
-        return f"Each of {plural(units.height, 'unit')} answers to at least one of the {samples}."
+        return Finding(f"Every one of {plural(units.height, 'unit')} responds to at least one of {samples}.", 0.3)
     by_node = dead.group_by("node", maintain_order=True).len()
     where = listing([f"{row['node']} ({row['len']})" for row in by_node.iter_rows(named=True)])
-    return (
-        f"{dead.height:,} of {plural(units.height, 'unit')} {'answers' if dead.height == 1 else 'answer'} to none of "
-        f"the {samples}: {where}."
-    )
+    verb = "responds" if dead.height == 1 else "respond"
+    text = f"{dead.height:,} of {plural(units.height, 'unit')} {verb} to none of {samples}: {where}."
+    return Finding(text, min(5.0, 1 + 10 * dead.height / units.height))
 
 
 def _names(units: pl.DataFrame) -> str:
-    return listing(
-        [f"{row['node']}:{row['channel']} ({row['class']}, {row['share']:.0%})" for row in units.iter_rows(named=True)]
-    )
+    rows = units.iter_rows(named=True)
+    return listing([f"{row['node']}:{row['channel']} ({row['class']}, {percent(row['share'])})" for row in rows])
 
 
 def _mean(frame: pl.DataFrame, column: str) -> float:

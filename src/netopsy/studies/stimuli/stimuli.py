@@ -11,7 +11,7 @@ import polars as pl
 from netopsy.charts.passages import reads_passages
 from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
-from netopsy.result import Atlas, Group, Result
+from netopsy.result import Atlas, Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeInt, Seed
 from netopsy.stats.describe import spread_indices
@@ -39,7 +39,7 @@ _NO_UNITS = "has no units whose values belong to one image each, so no image can
 
 @dataclass(frozen=True)
 class Stimuli(ObservingStudy):
-    """The strongest images of every unit in one pass, as patches beside reconstructions; how selective each unit is.
+    """The strongest images of every unit in one pass, as patches next to reconstructions; how selective each unit is.
 
     top: how many images are kept for each unit, one place an image.
     layers: the layers or nodes to look at; by default every activation, and every layer that none follows.
@@ -72,7 +72,7 @@ class Stimuli(ObservingStudy):
         nodes, left = choose_nodes(network, self.layers)
         if not nodes:
             tables = {"stimuli": pl.DataFrame(schema=STIMULI), "units": pl.DataFrame(schema=UNITS)}
-            return self.result(tables=tables, findings=[f"{network.name} {_NO_UNITS}"])
+            return self.result(tables=tables, findings=[Finding(f"{network.name} {_NO_UNITS}", 0.0)])
         best_of = strongest(network, nodes, results)
         texts = SampleTexts(network, samples)
         stimuli = pl.concat([stimuli_table(network, c, samples, texts) for c in best_of.values()])
@@ -141,8 +141,8 @@ class Stimuli(ObservingStudy):
         rules = {node_pictures.strongest.node: node_pictures.rule for node_pictures in pictures}
         back = any(rules.values())
         reading = (
-            "One card a unit: the patches of the images that excite it most, strongest first, row by row"
-            f"{', beside what is projected back from the unit to each of them' if back else ''}. A patch is the part "
+            "One card per unit: the patches of the images that excite it most, strongest first, row by row"
+            f"{', next to what is projected back from the unit to each of them' if back else ''}. A patch is the part "
             "of the image that the unit sees; gray lies beyond the image's edge."
         )
         drawn = {node_pictures.strongest.node: node_pictures.channels for node_pictures in pictures}

@@ -26,7 +26,7 @@ from netopsy.studies.transfer.tables import code_line, score_table
 from netopsy.transform.chain import load_transform
 from netopsy.transform.fit.quantizer import Quantizer
 from netopsy.transform.fit.training import TrainingSet
-from netopsy.wording import plural
+from netopsy.wording import percent, plural
 
 HELD_OUT = 0.2
 CANDIDATES: dict[str, Any] = {
@@ -104,18 +104,19 @@ class Search:
         return lines, {path.name: path}, self._sentences(best, tested, unstressed, transform.bytes, path)
 
     def _sentences(self, best: Quantizer, tested: ScoreRow, unstressed: float, size: int, path: Path) -> list[str]:
-        share_text = f" ({tested.score / unstressed:.1%} of the unstressed score)" if unstressed > 0 else ""
+        share_text = f" ({percent(tested.score / unstressed)} of the unstressed score)" if unstressed > 0 else ""
         recall_text = (
-            "" if np.isnan(tested.recall_10) else f", and finds {tested.recall_10:.1%} of the ten nearest neighbours"
+            ""
+            if np.isnan(tested.recall_10)
+            else f", and finds {percent(tested.recall_10)} of the ten nearest neighbours"
         )
         where = whereabouts("transfer", path)
         return [
-            f"Within {self.bits:,} bits the best of {plural(len(self.quantizers), 'code')} for {self.bench.node} "
-            f"is {best.label} "
-            f"({plural(size, 'byte')} a vector): {tested.score:.2%} {MEASURES[self.bench.measure]} on the test "
-            f"vectors{share_text}{recall_text}.",
-            f"It is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy alone, "
-            ".decode(codes) gives vectors back.",
+            f"{best.label} is the best of {plural(len(self.quantizers), 'code')} within {self.bits:,} bits for "
+            f"{self.bench.node} ({plural(size, 'byte')} per vector): {percent(tested.score)} "
+            f"{MEASURES[self.bench.measure]} on the test vectors{share_text}{recall_text}.",
+            f"The code is in {where}: netopsy.load_transform(path).encode(x) turns features x into codes with numpy "
+            "alone, .decode(codes) gives vectors back.",
         ]
 
 

@@ -294,7 +294,7 @@ def _layers(scores: pl.DataFrame, nodes: Sequence[str], score: str) -> dict[str,
                 x_title=x_title,
                 y_title=score,
                 title=f"{NAMES[stress]}, layer by layer",
-                reading="One line a layer of the network, in the order in which they were named.",
+                reading="One line per layer of the network.",
                 source=f"{_TABLES}, MULTILAYER",
             )
     return charts_by_name

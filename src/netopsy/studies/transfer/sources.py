@@ -91,7 +91,7 @@ def _without_singles(samples: Samples) -> tuple[Samples, list[str]]:
     if not rows.size:
         raise Untreatable(
             f"{samples.name} has {what} each and none with more, so none can be both learned and tested: give samples "
-            "with several images a class, or training images of their own (--train)."
+            "with several images per class, or training images of their own (--train)."
         )
     sentence = f"{what} cannot be both learned and tested and were left out; {plural(rows.size, 'image')} stay."
     return samples.select(rows, f"{samples.name}, classes of several images"), [sentence]

@@ -12,7 +12,7 @@ from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.result import Group, Result
+from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, PositiveFloat, Seed, Unique
 from netopsy.studies.study import Allowance, Study
@@ -101,7 +101,7 @@ class Transfer(Study):
         try:
             benches, notes = self._benches(network, samples)
         except Untreatable as why:
-            return self.result(tables=tables.empty_tables(), findings=[str(why)])
+            return self.result(tables=tables.empty_tables(), findings=[Finding(str(why), 0.0)])
         notes += dict.fromkeys(s for bench in benches for s in unranked_sentences(bench.features, bench.measure))
         several = sum(not bench.node.startswith(BAG) for bench in benches) > 1
         plans = [self._plan(bench, several, notes) for bench in benches]
@@ -128,7 +128,11 @@ class Transfer(Study):
                 scores, frames["pareto"], alternatives, tried, {bench.node: bench.measure for bench in benches}
             ),
             artifacts={name: path for outcome in outcomes for name, path in outcome.artifact.items()},
-            findings=[*(t for outcome in outcomes for t in outcome.sentences), *sentences, *dict.fromkeys(notes)],
+            findings=[
+                *sentences,
+                *(Finding(text, 2.0) for outcome in outcomes for text in outcome.sentences),
+                *(Finding(note, 0.0) for note in dict.fromkeys(notes)),
+            ],
         )
 
     def _plan(self, bench: Bench, several: bool, notes: list[str]) -> BenchPlan:
@@ -160,7 +164,9 @@ class Transfer(Study):
         by_node = network_features(network, train, test, self.nodes, pool, self.dtype)
         pictures = isinstance(network.preprocessing, Preprocessing)
         if self.baseline and not pictures:
-            notes.append(f"A bag of visual words is of pictures, which {samples.name} has not: no such baseline.")
+            notes.append(
+                f"A bag of visual words is of pictures, and {samples.name} has none: there is no such baseline."
+            )
         if self.baseline and pictures:
             options = {"words": self.words, "pooling": self.word_pooling, "seed": self.seed}
             by_node[BAG] = bag_features(train, test, network.device, **options)

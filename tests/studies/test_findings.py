@@ -1,0 +1,118 @@
+"""What the studies say of one network: plain sentences, no habit that the house gave up, nothing below resolution."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+
+from netopsy import load_samples
+from netopsy.result import MEASURE_SCHEMA, MEASURES, Finding, Result
+from netopsy.studies.functions import study_function
+from networks import shipped
+
+FEW: dict[str, Any] = {"layers": ("block1.conv1", "block2.conv1", "fc")}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "parameters": {},
+    "distributions": {"bins": 20},
+    "filters": {},
+    "sparsity": {},
+    "activations": {"places": 200},
+    "maximize": {"units": ("block2.relu1:1", "fc:3"), "steps": 20, "runs": 2},
+    "stimuli": {"reconstruct": False, "most_units": 1},
+    "facets": {"chosen": 2, "stimuli": 20},
+    "field": {"layers": 4, "averaged": 2},
+    "noise": {"strengths": (0.05, 0.1, 0.8), "repeats": 2, **FEW},
+    "rounding": {"decimals": (0, 2), "formats": ("int8_channel", "int2_tensor"), "layer_formats": ("int4_channel",)}
+    | FEW,
+    "codebook": {"sizes": (2, 16), **FEW},
+    "filter_codebook": {"shares": (0.0, 0.5), "layers": FEW["layers"][:2]},
+    "transfer": {"stresses": ("dr2", "q2", "fc"), "steps": 2, "levels": (2, 8), "repeats": 1, "baseline": False},
+    "correspondence": {"untrained_draws": 1, "top": 0, "images": 50, "layers": ("block1.conv1", "block2.conv1", "fc")},
+}
+AVOID = {
+    "`a layer` for `per layer`": r"\b(bits?|bytes?|weights?|nats|levels?|scales?|units?|images?|dimensions?) an? "
+    r"(layer|unit|weight|vector|image|token|channel|class|number|filter)\b",
+    "words of no other paper": r"stand more than|has to do with|all else|\banew\b|\bbeside\b|\bparted\b|says when",
+    "a plural of one": r"\b(first|last|all|of) 1 \w+|\b1 (layers|units|images|activations|classes|filters|channels)\b",
+    "two spellings of per cent": r"\d%|\bper ?cent\b",
+    "times less": r"times (less|fewer|smaller)",
+    "more digits than are known": r"[1-9]\d*\.\d{3,}|\.0*[1-9]\d{3,}",
+    "thousands run together": r"(?<![\w.,:-])\d{5,}\b",
+    "a reference to a paper": r"\bet al\b|\bFigures? \d|\bTable [IVX]+\b|the paper",
+    "no number": r"\b(nan|None|inf)\b",
+}
+
+
+@cache
+def result_of(study: str) -> Result:
+    """What the study says of a shipped network on 60 images."""
+    other = {"other": shipped("b")} if study == "correspondence" else {}
+    return study_function(study)(shipped("a"), load_samples("digits", count=60), **SETTINGS[study], **other)
+
+
+@pytest.mark.parametrize("study", SETTINGS)
+def test_findings_are_few_plain_and_weighted(study: str) -> None:
+    findings = result_of(study).findings
+    assert 1 <= len(findings) <= 8
+    for finding in findings:
+        assert isinstance(finding, Finding) and math.isfinite(finding.weight) and finding.weight >= 0, finding
+        assert re.search(r"[.:]$", finding) and "  " not in finding and len(finding) < 450, finding
+        for habit, pattern in AVOID.items():
+            assert not re.search(pattern, finding), f"{habit}: {finding}"
+
+
+@pytest.mark.parametrize("study", ["noise", "rounding", "codebook", "filter_codebook"])
+def test_no_threshold_lies_below_what_the_images_can_show(study: str) -> None:
+    for finding in result_of(study).findings:
+        for limit, high in re.findall(r"less than ([\d.]+) points?.*?interval -?[\d.]+ to (-?[\d.]+)", finding):
+            assert float(high) <= float(limit) and finding.weight >= 1
+        if "without a measurable loss" in finding or "loses measurably" in finding:
+            assert finding.weight < 1
+
+
+@pytest.mark.parametrize(
+    ("study", "names"),
+    [
+        ("noise", {"fragility"}),
+        ("rounding", {"bits", "cost"}),
+        ("sparsity", {"sparsity"}),
+        ("filters", {"variance"}),
+    ],
+)
+def test_measures_are_those_of_the_tables(study: str, names: set[str]) -> None:
+    result = result_of(study)
+    measures = result.measures
+    assert dict(measures.schema) == MEASURE_SCHEMA and names <= set(MEASURES)
+    assert set(measures["measure"]) <= names and names - {"cost"} <= set(measures["measure"])
+    layers = {layer.name for layer in shipped("a").layers}
+    assert set(measures["layer"]) <= layers
+    of = {(row["layer"], row["measure"]): row for row in measures.iter_rows(named=True)}
+    if study == "noise":
+        row = result.tables["summary"].row(by_predicate=_is(layer="fc", strength=0.1), named=True)
+        assert (of["fc", "fragility"]["value"], of["fc", "fragility"]["high"]) == (row["drop"], row["drop_high"])
+    if study == "rounding":
+        for row in (
+            result.tables["formats"].filter(_is(format="int4_channel") & ~_is(layer="all")).iter_rows(named=True)
+        ):
+            safe = row["drop_high"] < 0.005
+            assert of[row["layer"], "bits"]["value"] == (4 if safe else 32)
+            assert ((row["layer"], "cost") in of) == safe
+    if study == "sparsity":
+        row = result.tables["layers"].row(0, named=True)
+        assert of[row["layer"], "sparsity"]["value"] == row["sparsity"]
+    if study == "filters":
+        alpha = result.tables["variance"].filter(_is(layer="block1.conv1")).sort("k")["variance"].to_list()
+        tenth = 0.1 * (len(alpha) - 1)
+        below = int(tenth)
+        expected = alpha[below] + (tenth - below) * (alpha[below + 1] - alpha[below])
+        assert of["block1.conv1", "variance"]["value"] == pytest.approx(expected)
+
+
+def _is(**values: object) -> Any:
+    import polars as pl
+
+    return pl.all_horizontal(*(pl.col(name) == value for name, value in values.items()))
