@@ -104,7 +104,11 @@ def curve(
 
 
 def _zigzags(frame: pl.DataFrame, y: str, series: list[str]) -> bool:
-    """Whether lines through all kinds of layers go up and down by more than those through each kind alone."""
+    """Whether lines through all kinds of layers go up and down by more than those through each kind alone.
+
+    Layers that come once, as the last one, take no part.
+    """
+    frame = frame.filter(pl.col(_ROLE) != "other")
 
     def way(by: list[str]) -> float:
         steps = pl.col(y).diff().abs()
