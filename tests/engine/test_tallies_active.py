@@ -16,8 +16,8 @@ import netopsy
 from netopsy import Network, Samples
 from netopsy.engine.observe.tally import Tally
 from netopsy.errors import SettingsError
-from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import JointPatterns, JointPatternsResult, Patterns, mix
+from netopsy.tallies.sparsity import ActiveCount
 from networks import shipped
 
 SHAPES = [(40, 5, 6, 7), (40, 48, 3, 3), (40, 30), (40, 1, 9, 9), (40, 101, 2)]

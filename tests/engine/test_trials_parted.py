@@ -19,12 +19,10 @@ import netopsy
 from netopsy.engine.observe.tally import Tally
 from netopsy.engine.trials.run import split_range
 from netopsy.errors import NetopsyError, SamplesError
-from netopsy.tallies.active_count import ActiveCount
-from netopsy.tallies.class_means import ClassMeans
 from netopsy.tallies.collect import Collect
-from netopsy.tallies.moments import Histogram, Moments
+from netopsy.tallies.moments import ClassMeans, Histogram, Moments
 from netopsy.tallies.patterns import Patterns
-from netopsy.tallies.sparsity import ZeroShare
+from netopsy.tallies.sparsity import ActiveCount, ZeroShare
 from netopsy.tallies.top_images import TopImages
 from networks import shipped
 

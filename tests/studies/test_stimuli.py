@@ -21,7 +21,7 @@ from netopsy.pictures.patches import patches, reconstructions, usable_rule, wind
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.stimuli import drawing
 from netopsy.studies.stimuli.counting import chance, make_up
-from netopsy.tallies.class_means import ClassMeans
+from netopsy.tallies.moments import ClassMeans
 from networks import noise_images, shipped
 
 SIZE, IMAGES = 12, 40

@@ -2,13 +2,11 @@
 
 from netopsy.engine.observe.counting import LABELS, PLACES
 from netopsy.engine.observe.tally import Tally
-from netopsy.tallies.active_count import ActiveCount, ActiveCountResult
 from netopsy.tallies.answers import Answers, AnswersResult
-from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
-from netopsy.tallies.collect import Collect
-from netopsy.tallies.moments import Buckets, Histogram, Moments, MomentsResult
+from netopsy.tallies.collect import Collect, Digests
+from netopsy.tallies.moments import Buckets, ClassMeans, ClassMeansResult, Histogram, Moments, MomentsResult
 from netopsy.tallies.patterns import JointPatterns, JointPatternsResult, Patterns, PatternsResult
-from netopsy.tallies.sparsity import Range, RangeResult, ZeroShare, ZeroShareResult
+from netopsy.tallies.sparsity import ActiveCount, ActiveCountResult, Range, RangeResult, ZeroShare, ZeroShareResult
 from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 __all__ = [
@@ -22,6 +20,7 @@ __all__ = [
     "ClassMeans",
     "ClassMeansResult",
     "Collect",
+    "Digests",
     "Histogram",
     "JointPatterns",
     "JointPatternsResult",

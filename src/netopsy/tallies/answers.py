@@ -17,11 +17,16 @@ _SURE = 1 - 1e-6  # a probability that rounds to one
 _SUMS = 1e-3  # how far the sum of probabilities may be from one
 
 
+def halves(indices: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """0 or 1 for each sample, as good as drawn: in whatever order the classes come, each half has all of them."""
+    return (indices * 0x9E3779B1 % 2**32) >> 31
+
+
 @dataclass(frozen=True)
 class AnswersResult:
     """What `Answers` counted over `images` samples.
 
-    confusion: samples by half (even and odd indices), label and predicted class; a sample with an output that is not
+    confusion: samples by half (see `halves`), label and predicted class; a sample with an output that is not
         finite is in none. top5: samples whose label is among the five highest. unanswered: of those, by label.
     bins: of each bin of confidence the samples, the sum of their confidence, and how many are right.
     loss: the mean cross-entropy when the outputs are divided by each of `TEMPERATURES`.
@@ -94,7 +99,7 @@ class Answers(Tally):
         confidence = highest.exp()
         right = predicted == labels
         self.confusion.view(-1).scatter_add_(
-            0, (indices % 2 * self.classes + labels) * self.classes + predicted, torch.ones_like(labels)
+            0, (halves(indices) * self.classes + labels) * self.classes + predicted, torch.ones_like(labels)
         )
         which = (confidence * BINS).long().clamp(max=BINS - 1)
         rows = torch.stack([torch.ones_like(confidence), confidence, right.double()], 1)

@@ -24,8 +24,8 @@ from netopsy.studies.activations.heads import HeadAttention, attention_maps, stu
 from netopsy.studies.activations.report import draw_figures, findings
 from netopsy.studies.activations.slices import Slices, record_images, typical_image
 from netopsy.studies.study import Allowance, ObservingStudy
-from netopsy.tallies.active_count import ActiveCount
 from netopsy.tallies.patterns import Patterns
+from netopsy.tallies.sparsity import ActiveCount
 
 _KINKED = {"leaky_relu", "prelu"}  # linear on either side of zero, as a rectifier is
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from netopsy.network.activations import rectifies
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.tallies.active_count import ActiveCountResult
 from netopsy.tallies.patterns import PatternsResult, mix
+from netopsy.tallies.sparsity import ActiveCountResult
 
 BINS = 25  # of a histogram in a table, at most
 _QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}

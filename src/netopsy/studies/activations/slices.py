@@ -24,7 +24,7 @@ from netopsy.result import Image
 from netopsy.samples.samples import Batch, Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.activations.counts import bin_counts
-from netopsy.tallies.active_count import ActiveCountResult
+from netopsy.tallies.sparsity import ActiveCountResult
 from netopsy.wording import plural
 
 _VALUE_BINS = 30

@@ -19,7 +19,7 @@ from netopsy.network.node import Node
 from netopsy.network.units import place_at, places, unit_nodes
 from netopsy.pictures import patches
 from netopsy.samples.samples import Samples
-from netopsy.tallies.class_means import ClassMeans, ClassMeansResult
+from netopsy.tallies.moments import ClassMeans, ClassMeansResult
 from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 
