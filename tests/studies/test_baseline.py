@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import netopsy
+from netopsy.engine.sweep.sweep import newly_wrong
 from netopsy.studies.baseline.baseline import layers_before
 from netopsy.tallies.answers import BINS, TEMPERATURES, Answers
 from netopsy.tallies.sparsity import Range
@@ -96,6 +97,24 @@ def test_probabilities_are_taken_as_such(outputs, given) -> None:
     logs = Answers(10)
     logs.update((outputs.log_softmax(1), labels), torch.arange(200))
     assert logs.result().log_probabilities == 200
+
+
+def test_what_an_edit_gets_wrong_is_that_of_a_plain_loop(given, outputs) -> None:
+    network, samples = given
+    layer = network.layers[3].weight
+    changed = {layer: network.tensors[layer] * 0.5, "no such": torch.zeros(1)}
+    with torch.inference_mode():
+        module = network.with_tensors({layer: changed[layer]}).module
+        after = torch.cat([module(batch.images) for batch in samples.batches(network.preprocessing, 50)]).double()
+    order = np.arange(20, 200)
+    found = newly_wrong(network, samples, changed, order, most=5)
+    before, now = outputs.argmax(1).numpy(), after.argmax(1).numpy()
+    lost = [k for k in order if before[k] == samples.labels[k] != now[k]]
+    assert len(lost) >= 3
+    chance = after.softmax(1).max(1).values.numpy()
+    expected = sorted(lost, key=lambda k: -chance[k])[:5]
+    assert found["image"].to_list() == expected and found["confidence"].to_list() == pytest.approx(chance[expected])
+    assert (found["class"] == found["before"]).all() and found["after"].to_list() == [str(now[k]) for k in expected]
 
 
 def test_outputs_that_are_not_finite_are_no_answers() -> None:

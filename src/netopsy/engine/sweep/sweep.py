@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
+from netopsy.engine.observe.counting import LABELS
+from netopsy.engine.observe.observe import observe
+from netopsy.engine.observe.tally import Tally
 from netopsy.engine.sweep.adaptive import Adaptive, StoppingRule
 from netopsy.engine.sweep.edits import Edit, Replace, Shift, Variant, identity
 from netopsy.engine.sweep.full import exact
@@ -22,7 +28,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network, check_network
 from netopsy.samples.samples import Samples
-from netopsy.samples.tasks import find_task
+from netopsy.samples.tasks import CLASSIFICATION, find_task
 from netopsy.wording import plural
 
 EXACT_SHARE = 0.5
@@ -31,7 +37,7 @@ EXACT_SHARE = 0.5
 TRIED = 8
 """Samples that an exact sweep runs twice to tell what it will cost."""
 
-__all__ = ["Edit", "Replace", "Shift", "Variant", "score", "sweep"]
+__all__ = ["Edit", "Replace", "Shift", "Variant", "newly_wrong", "score", "sweep"]
 
 
 @torch.inference_mode()
@@ -166,3 +172,62 @@ def sweep_edits(
     changed = [variant.edit is not None or edit is None for variant, (_, edit) in zip(variants, edits, strict=True)]
     scores = sweep(network, samples, variants, **options)
     return scores.with_columns(changed=pl.Series(changed, dtype=pl.Boolean)) if scores.height else scores
+
+
+class _NewlyWrong(Tally):
+    """Samples that one network gets right and another wrong, the surest of the wrong answers first.
+
+    k: how many are kept. update: outputs (batch, classes) of both, and labels int64 (batch,). result: float64 (k, 4):
+    the probability of the wrong answer, the sample, its label, the answer.
+    """
+
+    by_sample = True
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.rows = torch.zeros(0, 4, dtype=torch.float64)
+
+    def update(self, values: tuple[Tensor, Tensor, Tensor], indices: Tensor) -> None:
+        before, after, labels = (value.cpu() for value in values)
+        chance, answer = after.double().nan_to_num().softmax(1).max(1)
+        lost = (before.nan_to_num().argmax(1) == labels) & (answer != labels)
+        self._keep(torch.stack([chance, indices.cpu().double(), labels.double(), answer.double()], 1)[lost])
+
+    def _keep(self, rows: Tensor) -> None:
+        rows = torch.cat([self.rows.cpu(), rows])
+        self.rows = rows[torch.from_numpy(np.lexsort((rows[:, 1].numpy(), -rows[:, 0].numpy()))[: self.k])]
+
+    def merge(self, other: _NewlyWrong) -> None:
+        self._keep(other.rows.cpu())
+
+    def result(self) -> Tensor:
+        return self.rows
+
+
+def newly_wrong(
+    network: Network, samples: Samples, tensors: Mapping[str, Tensor], order: ArrayLike | None = None, most: int = 36
+) -> pl.DataFrame | None:
+    """What the network gets right, and wrong with other values of parameters: the surest mistakes, a row a sample.
+
+    tensors: the new values by name. order: positions of the samples to ask about, all by default.
+    Columns: `image`, `class`, `before` and `after` (the predictions), `confidence` in the latter. None where a sample
+    has not one class.
+    """
+    if find_task(network, samples) is not CLASSIFICATION or samples.labels.ndim != 1:
+        return None
+    own = network.tensors
+    edited = network.with_tensors({name: value for name, value in tensors.items() if name in own})
+    watched = (network.output, (edited, edited.output), LABELS)
+    tallies = {"newly wrong": (watched, _NewlyWrong(most))}
+    rows = observe(network, samples, tallies, order=order, label="newly wrong")["newly wrong"]
+    names = dict(enumerate(samples.classes))
+    return pl.DataFrame(
+        [
+            (int(image), *(names.get(int(k), str(int(k))) for k in (label, label, answer)), chance)
+            for chance, image, label, answer in rows.tolist()
+        ],
+        schema={
+            "image": pl.Int64, "class": pl.String, "before": pl.String, "after": pl.String, "confidence": pl.Float64
+        },
+        orient="row",
+    )  # fmt: skip

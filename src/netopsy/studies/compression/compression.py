@@ -17,6 +17,7 @@ from netopsy.codec.tensor import EntropyCoder
 from netopsy.deep_compression.compress import BITS, bits_of, check_bits, share_layers
 from netopsy.deep_compression.save import OtherDtype, expand, expanded_network, save_shared
 from netopsy.deep_compression.storage_table import storage_table
+from netopsy.engine.sweep.sweep import newly_wrong
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network, tensor_state
@@ -73,7 +74,8 @@ class Compression(Study):
     seed: of the order and augmentation of retraining, of random starts, of the images that the budget is measured on.
 
     Tables: `stages` (scores and bytes), `layers` (as in the paper's Tables 2 to 5), `history` (the retraining),
-    `codes`, `values`, and with a budget `sensitivity`.
+    `codes`, `values`, of classifiers `newly_wrong` (what the file gets wrong and the network right, at most 36), and
+    with a budget `sensitivity`.
     """
 
     name: ClassVar[str] = "compression"
@@ -152,6 +154,8 @@ class Compression(Study):
         tables |= {"layers": storage_table(path), "codes": code_counts(shared), "values": value_shifts(first, shared)}
         if fits + more:
             tables["history"] = pl.concat([*fits, *more])
+        lost = newly_wrong(network, samples, state)
+        tables |= {} if lost is None else {"newly_wrong": lost}
         measure = measure_of(network, samples)
         left = [layer.name for layer in network.layers if layer.name not in bits]
         return self.result(

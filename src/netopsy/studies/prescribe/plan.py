@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
 from netopsy.deep_compression.save import OtherDtype, others
 from netopsy.engine.workspace.workspace import current_workspace
@@ -119,14 +120,19 @@ class Parts:
     certifying: Samples
 
 
+def reported(samples: Samples, seed: int) -> Int64[np.ndarray, " half"]:
+    """Which samples report: those of the half that does not choose."""
+    return np.setdiff1d(np.arange(len(samples)), stratify(samples.strata, len(samples) // 2, seed))
+
+
 def part(samples: Samples, probes: int, seed: int) -> Parts:
     """Halves of at least two samples, stratified by class; of the choosing half up to `probes`, at most a sixth, probe.
 
     As many again, up to `LEARNT`, are learnt from, and all others certify. With fewer than four images to choose on,
     all parts of the choosing half are all of it.
     """
-    rows = stratify(samples.strata, len(samples) // 2, seed)
-    rest = np.setdiff1d(np.arange(len(samples)), rows)
+    rest = reported(samples, seed)
+    rows = np.setdiff1d(np.arange(len(samples)), rest)
     choosing = samples.select(rows, f"{samples.name}, {len(rows):,} to choose on (seed {seed})")
     reporting = samples.select(rest, f"{samples.name}, {len(rest):,} to report on (seed {seed})")
     if len(choosing) < 4:

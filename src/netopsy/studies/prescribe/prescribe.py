@@ -11,6 +11,7 @@ import polars as pl
 from netopsy.codec.file import SUFFIX
 from netopsy.deep_compression.save import OtherDtype, expand, save_shared
 from netopsy.engine.sweep.edits import Variant, replacement
+from netopsy.engine.sweep.sweep import newly_wrong
 from netopsy.errors import SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.result import Group, Result
@@ -19,7 +20,7 @@ from netopsy.samples.tasks import AGREEMENT, EMBEDDING, REGRESSION, Task, find_t
 from netopsy.settings import Interval, PositiveInt, Seed
 from netopsy.studies.prescribe.candidates import Tables
 from netopsy.studies.prescribe.divergence import effects
-from netopsy.studies.prescribe.plan import Parts, Prescription, part, prescribe
+from netopsy.studies.prescribe.plan import Parts, Prescription, part, prescribe, reported
 from netopsy.studies.prescribe.report import (
     figures,
     findings,
@@ -51,7 +52,8 @@ class Prescribe(Study):
     seed: of the halves.
 
     Tables: `promise` (the budget, how it is kept, what that costs), `layers` (what each gives up), `sensitivity`,
-    `path` (size against drop), `scores` (on the other half).
+    `path` (size against drop), `scores` (on the other half); of classifiers `newly_wrong` (what the file gets wrong of
+    that half and the network right, at most 36).
     """
 
     name: ClassVar[str] = "prescribe"
@@ -105,6 +107,8 @@ class Prescribe(Study):
             "path": path_table(prescription, scores),
             "scores": scores,
         }
+        lost = newly_wrong(network, samples, expand(path), reported(samples, self.seed))
+        tables |= {} if lost is None else {"newly_wrong": lost}
         where = whereabouts(self.name, path)
         return self.result(
             tables=tables,
