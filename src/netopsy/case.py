@@ -17,7 +17,7 @@ from netopsy.errors import CaseError
 from netopsy.files import atomic_folder, atomic_write, restore_folder
 from netopsy.report.notebook import chart_svg
 from netopsy.report.pages import write_report
-from netopsy.result import MEASURE_SCHEMA, Alert, Atlas, Figure, Finding, Image, Passage, Result, Sheet, Texts
+from netopsy.result import LEVELS, MEASURE_SCHEMA, Alert, Atlas, Figure, Finding, Image, Passage, Result, Sheet, Texts
 
 FORMAT = 2
 _AT_WORK = ".at-work"  # ends the name of an empty file that stands for a study between its beginning and its Result
@@ -26,7 +26,7 @@ _AT_WORK = ".at-work"  # ends the name of an empty file that stands for a study 
 class Case:
     """A folder with one subfolder a study.
 
-        case.json                  format, and the studies in the order they came
+        case.json                  format, the studies in the order they came, and a summary of the baseline
         index.html, STUDY.html     the report
         STUDY/result.json          settings, findings, provenance, and what lies in the folders beside it
         STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png     STUDY/artifacts/*
@@ -111,6 +111,8 @@ class Case:
         self._manifest |= {
             key: source[key] for key in ("network", "samples", "features", "versions") if source.get(key)
         }
+        if result.study == "baseline":
+            self._manifest["summary"] = _summary(result)
         self._write_manifest()
         (self.work / f"{result.study}{_AT_WORK}").unlink(missing_ok=True)
 
@@ -161,6 +163,15 @@ class Case:
 
     def __repr__(self) -> str:
         return f"Case({str(self.path)!r}, studies: {', '.join(self.names) or 'none'})"
+
+
+def _summary(result: Result) -> dict[str, Any]:
+    """What a list of cases says of one: the network's name, the score in a sentence, and how many alerts there are."""
+    return {
+        "network": (result.provenance.get("network") or {}).get("name", ""),
+        "score": str(result.findings[0]) if result.findings else "",
+        "alerts": {level: sum(alert.level == level for alert in result.alerts) for level in LEVELS},
+    }
 
 
 def _write_result(result: Result, folder: Path) -> None:

@@ -72,7 +72,7 @@ def examine(
         studies = quick_studies()
     elif studies is None:
         studies = [name for name in STUDIES if _suits(study_class(name), network, train, other)]
-    chosen = with_baseline([_study(entry, settings or {}, train, other) for entry in studies], network, samples)
+    chosen = with_baseline([_study(entry, settings or {}, train, other) for entry in studies], network, samples, train)
     for study in chosen:
         with suppress(NotApplicable) if by_default else nullcontext():
             check_inputs(study, network, samples)  # before the folder is made
@@ -155,7 +155,9 @@ class TimeBudget:
             self.seconds = max(60 * self.left * mine / sum(parts), _LEAST)
 
 
-def with_baseline(studies: list[Study], network: Network | Features, samples: Samples | None) -> list[Study]:
+def with_baseline(
+    studies: list[Study], network: Network | Features, samples: Samples | None, train: Samples | None = None
+) -> list[Study]:
     """`studies` with `baseline` in front, if it is not among them and the network is shown samples."""
     if samples is None or isinstance(network, Features) or any(study.name == "baseline" for study in studies):
         return studies
@@ -163,7 +165,7 @@ def with_baseline(studies: list[Study], network: Network | Features, samples: Sa
         check_inputs(Baseline(), network, samples)
     except NetopsyError:
         return studies  # the studies themselves say what is wrong
-    return [Baseline(), *studies]
+    return [Baseline(train=train), *studies]
 
 
 def run_study(

@@ -46,7 +46,9 @@ PANELS: dict[str, list[str]] = {
 
 
 def main(tokens: list[str] | None = None) -> None:
-    """Run one command. Exit code 2 and one sentence on the error stream for a user's mistake, 130 for an interrupt."""
+    """Run one command. Exit code 2 and one sentence on the error stream for a user's mistake, 130 for an
+    interrupt, 1 for an alert that --fail-on asks for.
+    """
     words = sys.argv[1:] if tokens is None else tokens
     warnings.showwarning = _show_warning
     app = build(words[0] if words else "")
@@ -198,7 +200,7 @@ def _examine_options() -> list[o.Option]:
     precision = o.option("precision", float | None, text, None, o.SETTINGS)
     train = o.image_options("train", "Images to train on, for the studies that train.")
     other = o.network_options("other", "A second network, for the studies that compare the first with one.")
-    shared = [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train, *other, *o.TRIAL_OPTIONS, *o.RUNNING]
+    shared = [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *train, *other, *o.TRIAL_OPTIONS, *o.RUNNING, o.FAIL_ON]
     quick = o.option(
         "quick",
         bool,
@@ -243,7 +245,7 @@ def _study_command(name: str) -> Any:
         samples = o.option("samples", str | None, texts.get("samples", "Not needed."), None, o.OF_SAMPLES)
     elif needs.features:
         samples = o.FEATURES_SAMPLES
-    shared = [o.FEATURES if needs.features else o.NETWORK, samples, o.OUT, *o.TABLES, o.TABLE, *o.RUNNING]
+    shared = [o.FEATURES if needs.features else o.NETWORK, samples, o.OUT, *o.TABLES, o.TABLE, *o.RUNNING, o.FAIL_ON]
     shared += o.TIME if name in SWEEPS else []
     shared += [*o.NETWORK_OPTIONS, *o.SAMPLES_OPTIONS, *(o.FEATURES_OPTIONS if needs.features else [])]
     shared += o.TRIAL_OPTIONS if "workers" in cls.allows else []
@@ -258,7 +260,7 @@ def _study_command(name: str) -> Any:
     example += " --samples digits" if needs.samples else ""
     example += " --train-split train" if needs.images.get("train") else ""
 
-    def body(network: str, other: str | None = None, *, samples: str | None, out: str | None, **options: Any) -> None:
+    def body(network: str, other: str | None = None, *, samples: str | None, out: str | None, **options: Any) -> int:
         from netopsy.case import Case
         from netopsy.examination import TimeBudget, run_study, with_baseline
         from netopsy.studies.study import check_inputs
@@ -297,6 +299,7 @@ def _study_command(name: str) -> Any:
         output.show_result(result)
         if case:
             output.open_page(case.path / f"{name}.html")
+        return output.exit_code(case.results if case else [result])
 
     return o.command(name, STUDIES[name][2], [*shared, *settings], body, example, doc.split("\n\n")[0])
 
@@ -307,7 +310,7 @@ def _written(case: Any, study: str) -> int:
     return path.stat().st_mtime_ns if path is not None and path.exists() else 0
 
 
-def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **options: Any) -> None:
+def _examine(network: str, *, samples: str, out: str, studies: Any, precision: float | None, **options: Any) -> int:
     from netopsy.examination import examine
 
     output, ring = Output.take(options), worker_pool(options)
@@ -331,6 +334,7 @@ def _examine(network: str, *, samples: str, out: str, studies: Any, precision: f
             progress=show,
         )
     output.show_case(case, show.new, show.kept)
+    return output.exit_code(case.results)
 
 
 def _run(

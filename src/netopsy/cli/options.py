@@ -209,6 +209,12 @@ TABLE = option("table", str | None, "Print this one of the tables alone.", None)
 OPEN = switch("open", "Open the report in the browser when it is done.")
 QUIET = switch("quiet", "Show no progress, and print findings only; of an examination only where its report is.")
 VERBOSE = switch("verbose", "Print every finding, and keep a line of progress for each study.")
+FAIL_ON = option(
+    "fail_on",
+    Literal["error", "warning"] | None,
+    "End with exit code 1 where there is an alert of this level or worse: of the case with --out, else of the result.",
+    None,
+)
 RUNNING = [OPEN, QUIET, VERBOSE]
 TIME = [
     option(

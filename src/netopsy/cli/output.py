@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from netopsy.errors import SettingsError
 
@@ -33,6 +34,7 @@ class Output:
     open: bool = False
     quiet: bool = False
     verbose: bool = False
+    fail_on: Literal["error", "warning"] | None = None
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> Output:
@@ -74,7 +76,7 @@ class Output:
                 print(f"{head}{to_csv(frame)}", end="")
             return
         if self.table is None:
-            _print_alerts(result)
+            _print_alerts([result])
             for finding in result.findings:
                 print(finding)
         if not self.quiet or self.table is not None:
@@ -86,8 +88,7 @@ class Output:
         page = case.path / "index.html"
         if not self.quiet:
             results = case.results
-            for result in results:
-                _print_alerts(result)
+            _print_alerts(results)
             for result in results:
                 for finding in result.findings if self.verbose else result.findings[:FINDINGS]:
                     print(f"{result.study}: {finding}")
@@ -97,6 +98,11 @@ class Output:
                 print(f"New: {', '.join(new) or 'none'}.")
         print(f"Report: {page}")
         self.open_page(page)
+
+    def exit_code(self, results: Iterable[Result]) -> int:
+        """1 where an alert is of the level of --fail-on or worse, else 0."""
+        failing = {None: (), "error": ("error",), "warning": ("error", "warning")}[self.fail_on]
+        return int(any(alert.level in failing for result in results for alert in result.alerts))
 
     def open_page(self, page: Path | str) -> None:
         """Open a page or an address in the browser, where --open asks for it."""
@@ -109,9 +115,12 @@ class Output:
             print(f"netopsy: no browser could be opened here; open {address} yourself.", file=sys.stderr)
 
 
-def _print_alerts(result: Result) -> None:
-    """What a reader must know first, with what to do."""
-    for alert in result.alerts:
+def _print_alerts(results: Iterable[Result]) -> None:
+    """What a reader must know first, the worst in front, with what to do."""
+    from netopsy.result import LEVELS
+
+    alerts = [alert for result in results for alert in result.alerts]
+    for alert in sorted(alerts, key=lambda alert: LEVELS.index(alert.level)):
         print(f"{alert.level}: {alert.message} {alert.advice}".rstrip())
 
 

@@ -82,3 +82,36 @@ def histogram(
 def spread_indices(count: int, most: int) -> list[int]:
     """At most `most` of the indices 0 to `count` - 1, evenly spaced, ascending, the first and the last among them."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+
+
+_LEVELS = 256  # values up to which weights count as quantized
+
+
+def levels_of(weights: Float[np.ndarray, "units weights"]) -> int | None:
+    """How many values the weights of a layer take, where these are few for their number, or how many levels the even
+    grid has on which those of each unit lie, whichever is fewer. None where neither is so: they are not quantized.
+    """
+    distinct = len(np.unique(weights))
+    counts = [distinct] if distinct <= min(_LEVELS, weights.size // 8) else []
+    rows = weights if weights.shape[1] >= 8 else weights.T
+    rows = rows[(rows != 0).any(1)]
+    every = [_grid(row) for row in rows[:: max(1, len(rows) // 64)]] if rows.shape[1] >= 8 else [_grid(weights)]
+    levels = [count for count in every if count is not None]
+    if levels and len(levels) >= 0.95 * len(every):
+        counts.append(max(levels))
+    return min(counts, default=None)
+
+
+def _grid(values: Float[np.ndarray, "*shape"]) -> int | None:
+    """Levels of the even grid on which all values lie; None where they lie on none of at most `_LEVELS` levels."""
+    points = np.unique(values.astype(np.float64))
+    if len(points) < 2:
+        return len(points)
+    above = points - points[0]
+    for parts in (1, 2, 3):  # the least gap may be of several steps
+        step = np.diff(points).min() / parts
+        if above[-1] / step > _LEVELS:
+            return None
+        if np.abs(above / step - np.rint(above / step)).max() < 0.02:
+            return round(float(above[-1] / step)) + 1
+    return None

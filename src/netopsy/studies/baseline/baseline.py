@@ -15,14 +15,17 @@ from netopsy.engine.sweep.sweep import score
 from netopsy.errors import NetopsyError
 from netopsy.network.activations import activations, rectifies
 from netopsy.network.network import Network
-from netopsy.result import MEASURE_SCHEMA, Finding, Group, Result
+from netopsy.result import MEASURE_SCHEMA, Finding, Group, Result, Texts
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import CLASSIFICATION, Task, find_task
 from netopsy.settings import PositiveInt
 from netopsy.stats.hypothesis_tests import wilson
-from netopsy.studies.baseline.alerts import Evidence, find_alerts
+from netopsy.studies.baseline.alerts import find_alerts
+from netopsy.studies.baseline.mistakes import answer_figures, mistake_pictures
+from netopsy.studies.baseline.trials import Evidence
 from netopsy.studies.study import Allowance, ObservingStudy
 from netopsy.tallies.answers import Answers, AnswersResult
+from netopsy.tallies.collect import Digests
 from netopsy.tallies.sparsity import Range, RangeResult
 from netopsy.wording import plural
 
@@ -37,22 +40,26 @@ class Baseline(ObservingStudy):
     Neural Networks", ICML 2017) and the units that never fire; checks of these and of the weights give the alerts.
 
     mistakes: how many of the surest wrong answers to show.
+    train: images that the network was trained on: none of them should be among the samples.
 
     Tables: `score`, `layers` (parameters, bytes, multiply-accumulates, the layers before it, dead and constant units),
     `alerts`; of classifiers `classes` (accuracy by class), `confusion`, `calibration` and `mistakes`.
     """
 
     mistakes: PositiveInt = 36
+    train: Samples | None = None
 
     name: ClassVar[str] = "baseline"
     group: ClassVar[Group] = "contents"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers", "any classes")
 
     def tallies(self, network: Network, samples: Samples) -> Tallies:
-        """The answers of a classifier, and the range of every unit behind an activation function."""
+        """The answers of a classifier, the range of every unit behind an activation function, the samples' digests."""
         tallies: dict[str, tuple[Any, Tally]] = {
-            f"range {name}": (name, Range(node.channel_axis)) for name, node in activations(network).items()
+            f"range {name}": (name, Range(node.channel_axis))
+            for name, node in activations(network, mixing=False).items()
         }
+        tallies["digests"] = (tuple(network.signature.names), Digests())
         if _is_classifier(network, samples):
             tallies["answers"] = ((network.output, LABELS), Answers(network.classes, self.mistakes))
         return tallies
@@ -66,17 +73,21 @@ class Baseline(ObservingStudy):
         tables = {"layers": layers}
         if task is not None and samples is not None:
             tables = {"score": _score(network, samples, task, answers), **tables}
+        shown: dict[str, Any] = {}
         if answers is not None and samples is not None:
             tables |= answer_tables(answers, samples)
-        alerts = find_alerts(Evidence(network, samples, task, tables, answers, ranges))
+            pictures = mistake_pictures(tables["mistakes"], samples)
+            shown = {"figures": answer_figures(tables, samples.noun)}
+            shown |= {"texts" if isinstance(value, Texts) else "images": pictures for value in pictures.values()}
+        evidence = Evidence(network, samples, task, tables, answers, ranges, results.get("digests"), self.train)
+        alerts = find_alerts(evidence)
         tables["alerts"] = pl.DataFrame(
             [(a.level, a.name, a.layer, a.message, a.advice) for a in alerts],
             schema={name: pl.String for name in ("level", "alert", "layer", "message", "advice")},
             orient="row",
         )
-        return self.result(
-            tables=tables, alerts=alerts, measures=_measures(layers), findings=_findings(tables, samples, task)
-        )
+        findings = _findings(tables, samples, task)
+        return self.result(tables=tables, alerts=alerts, measures=_measures(layers), findings=findings, **shown)
 
 
 def _task(network: Network, samples: Samples | None) -> Task | None:

@@ -1,0 +1,368 @@
+"""What would raise the score: other preprocessings, tried on a few images, and other numbers for the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32, Float64, Int64
+from scipy.stats import binomtest, wilcoxon
+from torch import Tensor
+
+from netopsy.engine.interpreter import Plan, plan
+from netopsy.network.layers import Layer
+from netopsy.network.network import Network
+from netopsy.network.preprocessing import Preprocessing
+from netopsy.result import Alert, Level
+from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import Task
+from netopsy.stats.matching import find_relabelling
+from netopsy.tallies.answers import AnswersResult
+from netopsy.tallies.sparsity import RangeResult
+from netopsy.wording import listing, plural
+
+MOST, FEWEST, MACS = 200, 40, 4e10  # images that are tried, fewer of a network that takes long
+FIRST = 16  # of those answered wrong, as many are tried first, and then as many of the others
+FINALISTS = 3  # alternatives that are tried on all images
+LEVEL = 1e-3  # of each test, over all alternatives together: a false alarm in a thousand reports
+_SAME = 0.02  # scales and shifts that differ by less are one preprocessing
+
+RED, GREEN, BLUE = 0.485, 0.456, 0.406  # of ImageNet
+Normalisation = tuple[tuple[float, ...], tuple[float, ...], float]
+NORMALISATIONS: dict[str, Normalisation] = {
+    "ImageNet's mean and std": ((RED, GREEN, BLUE), (0.229, 0.224, 0.225), 1 / 255),
+    "mean and std 0.5": ((0.5,) * 3, (0.5,) * 3, 1 / 255),
+    "pixels 0..1": ((0.0,) * 3, (1.0,) * 3, 1 / 255),
+    "pixels 0..255": ((0.0,) * 3, (1.0,) * 3, 1.0),
+    "Caffe's means, pixels 0..255": ((123.0, 117.0, 104.0), (1.0,) * 3, 1.0),
+}
+"""Mean and std of red, green and blue, in the units after the scale."""
+_GRAY: dict[str, Normalisation] = {"MNIST's mean and std": ((0.1307,), (0.3081,), 1 / 255)}
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another preprocessing. turn: what is done to the pictures, which no option does: `gray` or `invert`."""
+
+    name: str
+    preprocessing: Preprocessing
+    turn: str = ""
+
+    def options(self, before: Preprocessing) -> str:
+        """What to type for it, in the place of `before`."""
+        if self.turn:
+            return {"gray": "turn the images gray first", "invert": "invert the images first"}[self.turn]
+        words, after = [], self.preprocessing
+        turned = after.channels != before.channels
+        if turned:
+            words.append(f"--channels {after.channels}")
+        for name in ("mean", "std"):
+            values = getattr(after, name)
+            expected = getattr(before, name)[::-1] if turned else getattr(before, name)
+            if values != expected:
+                words.append(f"--{name} {','.join(f'{value:.4g}' for value in values)}")
+        if after.scale != before.scale:
+            words.append(f"--scale {after.scale:.6g}")
+        return "give " + " ".join(words)
+
+
+@dataclass(frozen=True)
+class PreprocessingTrial:
+    """What an alternative does on `images`: score as it is and with it; p: of the gain, over all alternatives (Holm).
+
+    options: what to do for it.
+    """
+
+    name: str
+    options: str
+    images: int
+    before: float
+    after: float
+    p: float
+
+
+def alternatives(given: Preprocessing, pixels: Float32[Tensor, "n channel height width"]) -> list[Alternative]:
+    """Preprocessings that networks are usually trained with, other than the one given.
+
+    pixels: 0..255, in the order red, green, blue, or gray. Their own mean and standard deviation are tried too.
+    """
+    depth = given.depth
+    own = pixels.double().transpose(0, 1).flatten(1) / 255
+    spread = own.std(1).clamp_min(1e-3)
+    ways = dict(NORMALISATIONS)
+    if depth == 1:
+        ways = {name: (_mean(m), _mean(s), scale) for name, (m, s, scale) in ways.items()} | _GRAY
+    rounded = [tuple(round(float(v), 4) for v in values) for values in (own.mean(1), spread)]
+    ways["the mean and std of these images"] = (rounded[0], rounded[1], 1 / 255)
+    found = []
+    if depth == 3:
+        other: Literal["RGB", "BGR"] = "RGB" if given.channels == "BGR" else "BGR"
+        turned = replace(given, channels=other, mean=given.mean[::-1], std=given.std[::-1])
+        found.append(Alternative(f"channels {other}", turned))
+    orders: tuple[Literal["RGB", "BGR", "L"], ...] = ("RGB", "BGR") if depth == 3 else ("L",)
+    for name, (mean, std, scale) in ways.items():
+        for order in orders:
+            back = order == "BGR"
+            chosen = replace(
+                given, channels=order, mean=mean[::-1] if back else mean, std=std[::-1] if back else std, scale=scale
+            )
+            label = name if order == given.channels else f"channels {order}, {name}"
+            if not any(_same(chosen, entry) for entry in (given, *(a.preprocessing for a in found))):
+                found.append(Alternative(label, chosen))
+    return [*found, Alternative("gray", given, "gray") if depth == 3 else Alternative("inverted", given, "invert")]
+
+
+def _mean(values: tuple[float, ...]) -> tuple[float, ...]:
+    return (round(sum(values) / len(values), 4),)
+
+
+def _same(one: Preprocessing, two: Preprocessing) -> bool:
+    """Whether two preprocessings give nearly the same inputs."""
+    if one.channels != two.channels:
+        return False
+    first, second = (np.array([np.divide(p.scale, p.std), np.divide(p.mean, p.std)]) for p in (one, two))
+    return bool(np.all(np.abs(first - second) <= _SAME * np.maximum(np.abs(second), [[1e-9], [1.0]])))
+
+
+def apply(chosen: Alternative, pixels: Float32[Tensor, "n channel height width"]) -> Tensor:
+    """The network's input of pixels 0..255 in the order red, green, blue, or gray."""
+    way = chosen.preprocessing
+    if chosen.turn == "gray":
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        pixels = (pixels * weights).sum(1, keepdim=True).round().expand(-1, 3, -1, -1)
+    elif chosen.turn == "invert":
+        pixels = 255 - pixels
+    if way.channels == "BGR":
+        pixels = pixels.flip(1)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (way.mean, way.std))
+    return (pixels * way.scale - mean) / std
+
+
+@torch.inference_mode()
+def try_preprocessings(network: Network, samples: Samples, task: Task) -> list[PreprocessingTrial]:
+    """Every alternative on at most `MOST` of the images, the most convincing first; none where it makes no sense.
+
+    Of a gain, p is of the exact sign test (McNemar) where an image is right or wrong, else of Wilcoxon's signed ranks,
+    times the number of alternatives less those that gain more surely (Holm, 1979). Those that promise nothing on a few
+    images, wrong ones and right ones, are not asked further: their p is 1.
+    """
+    given = network.preprocessing
+    if task.reference or not isinstance(given, Preprocessing) or given.depth not in (1, 3):
+        return []
+    if samples.kind != "image" or len(network.signature.inputs) != 1:
+        return []
+    count = int(np.clip(MACS / max(1, sum(layer.macs for layer in network.layers)), FEWEST, MOST))
+    chosen = samples.subset(min(len(samples), count))
+    plain = replace(
+        given,
+        mean=(0.0,) * given.depth,
+        std=(1.0,) * given.depth,
+        scale=1.0,
+        channels="L" if given.depth == 1 else "RGB",
+    )
+    batches = list(chosen.batches(plain, 64))
+    pixels, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
+    judge = _Judge(network, task, plan(network, (network.output,), folded=True), labels)
+    now = judge.scores(apply(Alternative("as it is", given), pixels))
+    every = alternatives(given, pixels)
+    hopes = [judge.hope(alternative, pixels, now) for alternative in every]
+    finalists = sorted((k for k, hope in enumerate(hopes) if hope > 0), key=lambda k: -hopes[k])[:FINALISTS]
+    trials = []
+    for k, alternative in enumerate(every):
+        p, after = 1.0, float("nan")
+        if k in finalists:
+            then = judge.scores(apply(alternative, pixels))
+            p, after = _paired(now, then, task.binary), float(then.mean())
+        trials.append(
+            PreprocessingTrial(alternative.name, alternative.options(given), len(now), float(now.mean()), after, p)
+        )
+    return _holm(trials)
+
+
+def _holm(trials: list[PreprocessingTrial]) -> list[PreprocessingTrial]:
+    """The trials by their p, each corrected for all."""
+    ranked = sorted(trials, key=lambda trial: (trial.p, -np.nan_to_num(trial.after)))
+    least, corrected = 0.0, []
+    for rank, trial in enumerate(ranked):
+        least = max(least, min(1.0, trial.p * (len(ranked) - rank)))
+        corrected.append(replace(trial, p=least))
+    return corrected
+
+
+def _paired(before: Float64[np.ndarray, " n"], after: Float64[np.ndarray, " n"], binary: bool) -> float:
+    """The p of a gain, one-sided, on the same images."""
+    gains = after - before
+    if not np.isfinite(gains).all():
+        gains = np.sign(np.nan_to_num(gains))
+    gains = gains[gains != 0]
+    if not len(gains):
+        return 1.0
+    if binary:
+        return float(binomtest(int((gains > 0).sum()), len(gains), alternative="greater").pvalue)
+    return float(wilcoxon(gains, alternative="greater").pvalue)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Scores inputs as the task does. walk: gives the network's output. labels: of all images that are tried."""
+
+    network: Network
+    task: Task
+    walk: Plan
+    labels: Tensor
+
+    def scores(self, inputs: Tensor, rows: Tensor | None = None) -> Float64[np.ndarray, " n"]:
+        """The score of each input, the one of `rows` among the images, or all."""
+        labels = self.labels if rows is None else self.labels[rows]
+        return np.concatenate(list(self._parts(inputs, labels)))
+
+    def hope(self, chosen: Alternative, pixels: Tensor, now: Float64[np.ndarray, " n"]) -> float:
+        """How much an alternative seems to gain, by the images scored worst and the others, `FIRST` of each; the others
+        are not asked where it mends nothing.
+        """
+        wrong = now < (1.0 if self.task.binary else np.median(now))
+        gain = 0.0
+        for group in (np.flatnonzero(wrong), np.flatnonzero(~wrong)):
+            rows = torch.from_numpy(group[:: max(1, len(group) // FIRST)][:FIRST])
+            if len(rows):
+                change = self.scores(apply(chosen, pixels[rows]), rows) - now[rows.numpy()]
+                gain += float(np.nan_to_num(change).clip(-1, 1).mean()) * len(group)
+            if gain <= 0:
+                return gain
+        return gain
+
+    def _parts(self, inputs: Tensor, labels: Tensor) -> Iterator[Float64[np.ndarray, " n"]]:
+        name, device = self.network.signature.names[0], self.network.device
+        for images, targets in zip(inputs.split(32), labels.split(32), strict=True):
+            given = {name: images.to(device)}
+            outputs = self.walk.run(given, batch=len(images))[self.network.output]
+            yield self.task.judge(outputs.float(), targets.to(device), None).score.double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the checks may ask.
+
+    task: what right means, None where the samples cannot be scored. tables: of the study `baseline`.
+    answers: of a classifier. ranges: of the units behind each activation function, by node. digests: of each sample,
+    see `Digests`. train: the images that the network was trained on, if they are given.
+    """
+
+    network: Network
+    samples: Samples | None
+    task: Task | None
+    tables: Mapping[str, pl.DataFrame]
+    answers: AnswersResult | None
+    ranges: Mapping[str, RangeResult]
+    digests: Int64[np.ndarray, "samples 3"] | None = None
+    train: Samples | None = None
+
+    @property
+    def images(self) -> int:
+        """How many samples there are."""
+        return 0 if self.samples is None else len(self.samples)
+
+    @property
+    def noun(self) -> str:
+        """What a sample is called."""
+        return "sample" if self.samples is None else self.samples.noun
+
+    @property
+    def score(self) -> dict[str, Any] | None:
+        """The score with its interval, as `score`, `score_low` and `score_high`; None where there is none."""
+        return self.tables["score"].row(0, named=True) if "score" in self.tables else None
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"] | None:
+        """The class of each sample; None where samples have none, or several."""
+        labels = self.samples.labels if self.samples is not None and self.samples.labelled else None
+        return labels if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu" else None
+
+    @cached_property
+    def trials(self) -> list[PreprocessingTrial]:
+        """Other preprocessings, the most convincing first."""
+        if self.samples is None or self.task is None:
+            return []
+        return try_preprocessings(self.network, self.samples, self.task)
+
+    @cached_property
+    def weights(self) -> dict[str, tuple[Layer, Tensor]]:
+        """Each layer with its weights, float (units, weights of each); not those of embeddings."""
+        tensors = self.network.tensors
+        return {
+            layer.name: (layer, tensors[layer.weight].detach().cpu().float().movedim(layer.output_axis, 0).flatten(1))
+            for layer in self.network.layers
+            if layer.kind != "embedding"
+        }
+
+    def named(self, number: int) -> str:
+        """What a class is called."""
+        classes = () if self.samples is None else self.samples.classes
+        return f"'{classes[number]}'" if number < len(classes) else f"class {number}"
+
+
+def wrong_preprocessing(evidence: Evidence) -> list[Alert]:
+    """Another preprocessing with which the network is right more often."""
+    if not evidence.trials or evidence.trials[0].p > LEVEL or evidence.score is None:
+        return []
+    best = max((t for t in evidence.trials if t.p <= LEVEL), key=lambda trial: trial.after)
+    level: Level = "error" if best.after - best.before >= 0.1 else "warning"
+    message = (
+        f"The preprocessing looks wrong: with {best.name} {evidence.score['unit']} is {share_text(best.after)} "
+        f"in place of {share_text(best.before)} on {plural(best.images, evidence.noun)}."
+    )
+    figures = {"before": best.before, "after": best.after, "p": best.p, "images": best.images}
+    return [Alert("preprocessing-wrong", level, message, f"Try it: {best.options}.", "", figures)]
+
+
+def share_text(score: float) -> str:
+    return f"{100 * score:.1f} %"
+
+
+def relabelled(evidence: Evidence) -> list[Alert]:
+    """Labels that are off by a number, or classes that are exchanged."""
+    answers = evidence.answers
+    found = None if answers is None else find_relabelling(answers.confusion)
+    if found is None:
+        return []
+    more = f"{share_text(found.after)} in place of {share_text(found.before)} would be right"
+    pairs = [(a, b) for a, b in found.answers.items() if a != b]
+    figures = {"answers": {str(a): b for a, b in pairs}, "shift": found.shift, "p": found.p}
+    figures |= {"before": found.before, "after": found.after}
+    if found.shift:
+        one = next(a for a, _ in pairs)
+        message = (
+            f"The labels look shifted by {abs(found.shift)}: {evidence.named(one)} is answered as "
+            f"{evidence.named(found.answers[one])} and so on; {more}."
+        )
+        advice = f"Add {found.shift} to the labels, or give the class names in the network's order."
+        return [Alert("labels-shifted", "error", message, advice, "", figures)]
+    swapped = [(a, b) for a, b in pairs if found.answers.get(b) == a and a < b]
+    if len(pairs) == 2 * len(swapped):
+        names = [f"{evidence.named(a)} and {evidence.named(b)}" for a, b in swapped]
+        message = f"Classes look swapped: {listing(names, 3)}; {more}."
+    else:
+        names = [f"{evidence.named(a)} is answered as {evidence.named(b)}" for a, b in pairs]
+        message = f"The labels of {len(pairs)} classes look permuted: {listing(names, 3)}; {more}."
+    advice = "Number the classes as the network does: give their names in its order (in Python classes=...)."
+    return [Alert("labels-permuted", "error", message, advice, "", figures)]
+
+
+def foreign_labels(evidence: Evidence) -> list[Alert]:
+    """Labels beyond the network's outputs."""
+    labels, classes = evidence.labels, evidence.network.classes
+    if labels is None or not len(labels) or evidence.task is not None or int(labels.max()) < classes:
+        return []
+    low, high = int(labels.min()), int(labels.max())
+    message = f"The labels go up to {high:,} and the network has {classes:,} outputs, from 0: there is no score."
+    figures = {"low": low, "high": high, "outputs": classes}
+    if high == classes:
+        advice = "They look shifted by one: subtract 1 from the labels." if low else "Choose samples of its classes."
+        return [Alert("labels-shifted" if low else "foreign-labels", "error", message, advice, "", figures)]
+    advice = "Choose samples of the classes that the network learned, unless only its features are of interest."
+    return [Alert("foreign-labels", "note", message, advice, "", figures)]
