@@ -15,6 +15,7 @@ from scipy.stats import binomtest, wilcoxon
 from torch import Tensor
 
 from netopsy.engine.interpreter import Plan, plan
+from netopsy.engine.observe.observe import default_batch_size
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
@@ -237,8 +238,8 @@ class _Judge:
         return gain
 
     def _parts(self, inputs: Tensor, labels: Tensor) -> Iterator[Float64[np.ndarray, " n"]]:
-        name, device = self.network.signature.names[0], self.network.device
-        for images, targets in zip(inputs.split(32), labels.split(32), strict=True):
+        name, device, size = self.network.signature.names[0], self.network.device, default_batch_size(self.network)
+        for images, targets in zip(inputs.split(size), labels.split(size), strict=True):
             given = {name: images.to(device)}
             outputs = self.walk.run(given, batch=len(images))[self.network.output]
             yield self.task.judge(outputs.float(), targets.to(device), None).score.double().cpu().numpy()
