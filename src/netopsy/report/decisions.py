@@ -107,7 +107,7 @@ def decision_table(layers: Sequence[PageLayer], *, trusted: bool) -> dict[str, A
         columns.append({"name": title + (f", {unit}" if unit and unit != title else ""), "number": True})
     if any(advised.values()):
         columns.append({"name": "advice", "number": False})
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer in layers:
         cells = [_cell(name, layer.measures.get(name)) for name in names]
         rows.append({"layer": layer, "cells": cells, "advice": advised[layer.name]})
