@@ -139,8 +139,8 @@ def test_the_safest_format_is_the_smallest_whose_interval_is_within_a_point() ->
     found = _formats([("fp16", 16, 0.001), ("int8_channel", 8.1, 0.004), ("int6_tensor", 6, 0.02)])
     (tile,) = tiles([found], [], trusted=True)
     assert (tile["value"], tile["note"]) == ("int8 per channel", "loses at most 0.4 points")
-    (tile,) = tiles([_formats([("fp16", 16, 0.03), ("int2_tensor", 2, 0.9)])], [], trusted=True)
-    assert tile["value"] == "fp16" and "more samples" in tile["note"]
+    (tile,) = tiles([_formats([("fp8_e5m2", 8, 0.03), ("int2_tensor", 2, 0.9)])], [], trusted=True)
+    assert tile["value"] == "fp8 e5m2" and "more samples" in tile["note"]
 
 
 def test_a_tie_for_the_most_fragile_layer_is_called_one() -> None:

@@ -191,7 +191,8 @@ def _format_tile(tables: dict[str, dict[str, pl.DataFrame]]) -> dict[str, str] |
     note = f"loses at most {number(max(0.0, 100 * row['drop_high']))} points"
     if not safe.height:
         note += "; more samples are needed to call a format safe"
-    return _tile("Safest number format", row["format"].replace("_", " per "), note, "rounding.html")
+    name = re.sub(r"_(channel|tensor)$", r" per \1", row["format"]).replace("_", " ")
+    return _tile("Safest number format", name, note, "rounding.html")
 
 
 def _dead_tile(results: Sequence[Result], layers: Sequence[PageLayer]) -> dict[str, str] | None:
