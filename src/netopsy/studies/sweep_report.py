@@ -71,7 +71,9 @@ class Measure:
 
     def loss(self, row: Row) -> str:
         """A drop with its interval: `1.23 points (95 % interval 0.80 to 1.60)`."""
-        return f"{self.amount(row['drop'])} (95 % interval {self.interval(row)})"
+        known = math.isfinite(row["drop_high"] - row["drop_low"])
+        span = f"95 % interval {self.interval(row)}" if known else "too few samples for an interval"
+        return f"{self.amount(row['drop'])} ({span})"
 
 
 _NO_SHARES = ("r2", "cosine", "score")
