@@ -20,6 +20,7 @@ from torch import Tensor
 
 from netopsy.engine.sweep.confidence import Audit, ImportanceDraws, Sampler, strata_by_margin, strata_by_weight
 from netopsy.engine.sweep.full import BatchVerdicts
+from netopsy.engine.sweep.plan import RERUN
 from netopsy.engine.sweep.rerun import Rerun
 from netopsy.engine.sweep.score import COUNTS, count, margins, score_range, task_row, terms
 from netopsy.engine.workspace.checkpoint import Checkpoint
@@ -61,7 +62,6 @@ FEWEST = 8  # samples of a round where time is short
 POOL_SHARE, SMALLEST_POOL = 0.2, 256  # of the time, and samples, that the unedited network sees where time is short
 _UNEDITED = ("score", "weight", "margin", "plain")
 _AHEAD = 0.5  # share of the time left that a round may be expected to take
-_EARLY = 1.3  # what a rerun costs before it was timed, compared with its multiplications
 
 
 class _TimeUp(Exception):
@@ -159,10 +159,7 @@ class Adaptive:
         self.pool = samples.select(order[: self.size], samples.name) if self.rule.tolerance is not None else samples
         fresh = self.size - start
         each = (time.monotonic() - self.started) / fresh if fresh else 0.0
-        self.seconds = [_EARLY * each * group.share for group in self.plan.groups]
-        if each:
-            work = f"{plural(len(self.positions), 'variant')} on {plural(self.size, samples.noun)}"
-            current_workspace().announce(work, each * self.size * self.plan.passes)
+        self.seconds = [RERUN * each * group.share for group in self.plan.groups]
 
     def _may_widen(self) -> bool:
         """Whether earlier runs had time for a part of the samples only, and this one has twice theirs."""
@@ -269,6 +266,10 @@ class Adaptive:
         outputs = self.rerun.run(inputs, take, active=running, skip=skip)
         plain = self._judge(batch, outputs, reference if self.task.reference else outputs).cpu()
         self._record(items, draws, weights, current, plain)
+        if not self.done:
+            seconds = sum(each * len(group.members) for each, group in zip(self.seconds, self.plan.groups, strict=True))
+            work = f"{plural(len(self.positions), 'variant')} on {plural(self.size, self.samples.noun)}"
+            current_workspace().announce(work, seconds * self.size)
         self.done += count
         self.checkpoint.save(self.done, partial(dict, state))
         self._report()
