@@ -65,15 +65,18 @@ class Plan:
         *,
         batch: int,
         overrides: Mapping[str, Tensor] | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
         visit: Visit | None = None,
     ) -> dict[str, Tensor]:
         """Values of the targets.
 
         given: value by name for each given node, (batch, ...). batch: the batch size that the graph's sizes take.
-        overrides: parameters or buffers to use instead of the network's own, by name.
+        overrides: parameters or buffers to use instead of the network's own, by name. tensors: `Network.tensors`, of
+        those who run many plans: gathering them takes as long as a small network.
         """
         values: dict[Node, Any] = {node: _in_type(node, given[node.name]) for node in self.given}
-        tensors = {**self.network.program.constants, **self.network.tensors, **(overrides or {})}
+        known = self.network.tensors if tensors is None else tensors
+        tensors = {**self.network.program.constants, **known, **(overrides or {})}
         if visit:
             for node in self.given:
                 if node.name in self.watched:

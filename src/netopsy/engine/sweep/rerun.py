@@ -35,7 +35,7 @@ class Rerun:
 
     def plain(self, inputs: Mapping[str, Tensor], overrides: Mapping[str, Tensor] | None = None) -> Tensor:
         """Outputs (n, ...) of the network, in the plain arithmetic: no folding, no sharing."""
-        run = self.plan.walk.run(inputs, batch=_count(inputs), overrides=overrides)
+        run = self.plan.walk.run(inputs, batch=_count(inputs), overrides=overrides, tensors=self.weights.tensors)
         return run[self.network.output]
 
     def run(
@@ -72,7 +72,7 @@ class Rerun:
             for other in [other for other in stored if self.rank[last[other]] <= self.rank[name]]:
                 del stored[other]
 
-        run = self.plan.walk.run(inputs, batch=_count(inputs), visit=visit)
+        run = self.plan.walk.run(inputs, batch=_count(inputs), tensors=self.weights.tensors, visit=visit)
         return run[self.network.output]
 
     def _outputs(self, group: EditGroup, members: list[int], stored: Mapping[str, Tensor], n: int) -> dict[int, Tensor]:
@@ -94,7 +94,8 @@ class Rerun:
                     tail_inputs |= {
                         name: torch.cat([stored[name][start + i : start + j]] * len(folded)) for name in group.beside
                     }
-                    out = group.tail.run(tail_inputs, batch=(j - i) * len(folded))[self.network.output]
+                    size, tensors = (j - i) * len(folded), self.weights.tensors
+                    out = group.tail.run(tail_inputs, batch=size, tensors=tensors)[self.network.output]
                     for p, part in zip(folded, out.split(j - i), strict=True):
                         parts[p].append(part)
         return {p: torch.cat(part) for p, part in parts.items()}
@@ -130,7 +131,10 @@ class Rerun:
             return shifted
         assert group.head is not None
         edges = {node.name: inputs[node.name] for node in group.head.given}
-        values = {p: group.head.run(edges, batch=n, overrides=self.weights.weights_of(p)) for p in members}
+        values = {
+            p: group.head.run(edges, batch=n, overrides=self.weights.weights_of(p), tensors=self.weights.tensors)
+            for p in members
+        }
         return lambda folded, name, i, j: torch.cat([values[p][name][i:j] for p in folded])
 
     def _settle(self, position: int, outputs: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
