@@ -13,7 +13,7 @@ EVIL = "</script><script>window.pwned=1</script><b>'\"&"
 
 PROVENANCE = {
     "network": {"name": EVIL, "parameters": 1234, "digest": "ab"},
-    "samples": {"name": "digits", "count": 10, "classes": 10, "digest": "cd"},
+    "samples": {"name": "seven-hundred-images-of-a-thousand-classes", "count": 10, "classes": 10, "digest": "cd"},
     "versions": {"netopsy": "0.1.0"},
     "finished": "2026-01-01T00:00:00+00:00",
     "seconds": 1.5,

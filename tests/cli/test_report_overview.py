@@ -80,12 +80,15 @@ def test_the_sentence_and_the_score() -> None:
     said = head([evil_baseline()])
     assert said["network"] == EVIL
     assert said["sentence"] == [
-        "91.7 % ± 0.5 on 10 images of digits",
+        "91.7 % ± 0.5 on 10 images of seven-hundred-images-of-a-thousand-classes",
         "269,722 parameters",
         "1.08 MB",
         "41 M MACs",
     ]
-    assert head([Result("noise", provenance=PROVENANCE)])["sentence"] == ["10 images of digits", "1,234 parameters"]
+    assert head([Result("noise", provenance=PROVENANCE)])["sentence"] == [
+        "10 images of seven-hundred-images-of-a-thousand-classes",
+        "1,234 parameters",
+    ]
     assert score_text({"unit": "R²", "score": 0.91234, "score_low": 0.9, "score_high": 0.92}) == "R² 0.912 ± 0.010"
     assert [size_text(n) for n in (12, 1234, 4.94e6, 2e9)] == ["12 bytes", "1.23 kB", "4.94 MB", "2 GB"]
     assert [amount_text(n) for n in (12, 1234, 41e6, 4.1e9)] == ["12", "1.2 k", "41 M", "4.1 G"]
