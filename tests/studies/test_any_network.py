@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 import subprocess
@@ -22,9 +23,15 @@ from netopsy.deep_compression.save import expand
 from netopsy.errors import SettingsError
 from netopsy.network.listing import other_parameters
 from netopsy.result import Result
-from netopsy.samples.samples import NOUNS
+from netopsy.samples.samples import NOUNS, of_samples
 from netopsy.stats.hypothesis_tests import mean_bound
-from netopsy.studies.activations.heads import HeadAttention, attention_maps, projection_of, removal_table
+from netopsy.studies.activations.heads import (
+    HeadAttention,
+    attention_maps,
+    key_value_heads,
+    projection_of,
+    removal_table,
+)
 from netopsy.studies.distributions import outliers
 from netopsy.studies.functions import study_function
 from netopsy.studies.prescribe.plan import part
@@ -47,6 +54,7 @@ SETTINGS = {
     "prescribe": {"budget": 5, "confidence": 0.0},
 }
 SWEEPS = ("noise", "rounding", "codebook")
+SLOW, SLOWLY = pytest.mark.slow, ("encoder", "series", "table", "regression", "lstm", "volume", "spectral")
 
 
 def run(study: str, name: str, **settings: object) -> Result:
@@ -230,6 +238,57 @@ def test_a_head_is_removed_by_its_columns_of_the_projection() -> None:
     cosine = nn.functional.cosine_similarity(then.flatten(1).double(), now.flatten(1).double())
     row = removal_table(network, samples, tables["heads"]).filter((pl.col("node") == node) & (pl.col("head") == 1))
     assert row["cosine"][0] == pytest.approx(float(cosine.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["causal", "unet", *(pytest.param(n, marks=SLOW) for n in SLOWLY)])
+def test_deep_compression_ends_in_a_file_that_scores_what_is_said(name: str) -> None:
+    network, samples = patient(name)
+    even = np.arange(len(samples)) % 2 == 0
+    train, test = (samples.select(np.flatnonzero(rows), "half") for rows in (even, ~even))
+    settings = {"density": ("0.5",), "bits": ("4",), "rounds": 1, "epochs": (1,), "share_epochs": 1, "batch_size": 8}
+    result = study_function("compression")(network, test, train=train, learning_rate=0.01, **settings)
+    (path,) = result.artifacts.values()
+    again = load_network(copy.deepcopy(network.module), weights=path, example=network.signature)
+    file = result.tables["stages"].filter(pl.col("stage") == "file").row(0, named=True)
+    expected = score(again, test).row(0, named=True)
+    column = measure_of(network, test).column
+    assert file[column] == pytest.approx(expected[column], abs=1e-6)
+    assert file["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    for layer in network.layers:
+        values = again.tensors[layer.weight]
+        assert len(values.unique()) <= 16 and float((values != 0).double().mean()) <= 0.52
+    assert result.tables["history"]["loss"].is_finite().all()
+    assert name == "unet" or not any(re.search(r"\bimages?\b", text) for text in result.findings)
+
+
+def test_names_of_layers_and_settings_keep_their_words() -> None:
+    given = "An image of 3 images drives image.conv1 and encoder.image:3 ('image', my_image) on an image; per-image."
+    expected = "A text of 3 texts drives image.conv1 and encoder.image:3 ('image', my_image) on a text; per-text."
+    assert of_samples(given, "tokens") == expected and of_samples(given, "image") == given
+    result = study_function("activations")(*patient("causal"))
+    assert result.figures
+    for figure in result.figures.values():
+        titles = re.findall(r'"title": "([^"]*)"', json.dumps(figure.spec))
+        assert titles and not any(re.search(r"\bimages?\b", title) for title in titles), titles
+
+
+def test_a_key_value_head_is_removed_with_the_queries_that_share_it() -> None:
+    network, samples = patient("causal")
+    result = study_function("activations")(network, samples)
+    heads, shared = result.tables["heads"], result.tables["key_value_heads_removed"]
+    assert heads["key_value_head"].to_list() == [0, 0, 1, 1] * 2 and shared.height == 4
+    for (node, head), layer in zip(shared.select("node", "key_value_head").rows(), (0, 0, 1, 1), strict=True):
+        assert [key_value_heads(n) for n in attention_maps(network).values()] == [2, 2]
+        by_hand = copy.deepcopy(network.module)
+        with torch.no_grad():  # four values a head: without them its queries bring nothing
+            by_hand.model.layers[layer].self_attn.v_proj.weight[4 * head : 4 * head + 4] = 0
+        expected = score(load_network(by_hand, example=network.signature), samples).row(0, named=True)
+        row = shared.filter((pl.col("node") == node) & (pl.col("key_value_head") == head)).row(0, named=True)
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5) and row["top1"] == expected["top1"]
+    assert any("of 4 key-value heads can be removed alone, each with its 2 query heads" in s for s in result.findings)
+    plain = study_function("activations")(*patient("encoder"))
+    assert "key_value_heads_removed" not in plain.tables
+    assert plain.tables["heads"]["key_value_head"].to_list() == plain.tables["heads"]["head"].to_list()
 
 
 def test_outlying_channels_are_named() -> None:

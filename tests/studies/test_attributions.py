@@ -131,6 +131,20 @@ def test_attributions_of_a_row_are_weight_times_column() -> None:
     assert result.tables["attributions"]["column"][0].startswith("numbers[0] ")
 
 
+@pytest.mark.parametrize("name", ["table", "causal"])
+def test_rules_that_give_the_same_are_shown_once(name: str) -> None:
+    network, samples = patient(name)
+    result = netopsy.reconstruct(network, samples, survey=0)
+    rules = set(result.tables["attributions"]["rule"])
+    for passages in result.texts["reconstructions"].groups.values():
+        names = [name for passage in passages for name in passage.note.split(", ")]
+        assert sorted(names) == sorted(rules)
+        for i, one in enumerate(passages):
+            assert not any(np.allclose(one.shades, other.shades, atol=1e-5) for other in passages[:i])
+        shared = max(len(passage.note.split(", ")) for passage in passages)
+        assert name != "table" or shared > 1  # it has rectifiers alone
+
+
 def test_volumes_and_the_exchange_of_masks_on_texts_are_refused() -> None:
     with pytest.raises(NotApplicable, match=r"images, texts, recordings and rows only"):
         netopsy.reconstruct(*patient("volume"))

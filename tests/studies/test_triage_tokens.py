@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from torch import nn
 
 from netopsy import Network, Samples, score
 from netopsy.blocks import compressed_network, find_block, least_squares, new_layer
+from netopsy.blocks.activation_cache import cache as store_values
+from netopsy.blocks.activation_cache import side_values
+from netopsy.engine.train.activations import ActivationSet
 from netopsy.errors import SettingsError
 from netopsy.result import Result
 from netopsy.stats.hypothesis_tests import friedman
@@ -130,6 +134,46 @@ def test_padding_is_not_taught() -> None:
             states = network.module.model(tokens, output_hidden_states=True).hidden_states
             errors.append(float((layer(states[0]) - states[1]).square().mean()))
     assert history["loss"].item() == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_values_are_stored_with_their_masks(tmp_path: Path) -> None:
+    network, samples = patient("causal")
+    node = network.node("model.layers.1.mlp.down_proj").name
+    rows = np.load(store_values(network, samples, (node,), tmp_path)[node])
+    mask, beside = side_values(network, samples)
+    assert mask is not None and set(beside) == {"attention_mask"} and beside["attention_mask"].tolist() == mask.tolist()
+    seen: list[torch.Tensor] = []
+    layer = network.module.model.layers[1].mlp.down_proj
+    hook = layer.register_forward_hook(lambda module, given, output: seen.append(output))
+    for row, text in enumerate(samples.records.texts):
+        (batch,) = samples.batches(network.preprocessing, 1, order=[row])
+        with torch.no_grad():
+            network.module(batch.inputs["input_ids"][:, : len(text)])
+        assert mask[row].tolist() == [place < len(text) for place in range(mask.shape[1])]
+        np.testing.assert_allclose(rows[row][mask[row]], seen[-1][0].numpy(), rtol=1e-4, atol=1e-6)
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("name", "starts", "training"), [("causal", ("STN",), ("none",)), ("series", ("LSQ",), ("FM",))]
+)
+def test_training_on_stored_values_is_training_on_the_samples(
+    name: str, starts: tuple[str, ...], training: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, samples = patient(name)
+    train, test = halves(samples)
+    used: list[ActivationSet] = []
+    made = ActivationSet.__post_init__
+    monkeypatch.setattr(ActivationSet, "__post_init__", lambda self: (made(self), used.append(self))[0])
+    tables = []
+    for storage in (1.0, 0.0):
+        result = perform(quick(train, starts=starts, training=training, storage=storage), network, test)
+        if "history" not in result.tables:
+            pytest.skip(result.findings[0])
+        tables.append(result.tables["history"])
+    stored, read = (table["loss"].to_numpy() for table in tables)
+    np.testing.assert_allclose(stored, read, rtol=1e-4)
+    assert used and all(one.mask is not None for one in used)
 
 
 def test_a_classifier_of_texts_is_right_or_wrong() -> None:

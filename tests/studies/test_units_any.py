@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch import nn
 
 import netopsy
 from netopsy.case import Case
@@ -16,7 +17,8 @@ from netopsy.engine.interpreter import plan
 from netopsy.errors import SettingsError
 from netopsy.report.notebook import result_html
 from netopsy.result import Passage, Result, Texts
-from patients import LETTERS, PATIENTS, patient
+from netopsy.studies.maximize import choosing
+from patients import LETTERS, PATIENTS, TEXT, patient, texts
 
 
 def unpadded(name: str, node: str) -> list[np.ndarray]:
@@ -128,6 +130,37 @@ def test_swapped_tokens_reach_what_the_network_says_of_them() -> None:
     handle.remove()
     assert values["v"][0, :, 5].max() >= row["reached"] - 1e-5
     json.dumps([passage.pieces for passages in result.texts["texts"].groups.values() for passage in passages])
+
+
+class Bag(nn.Module):
+    """The mean of the tokens' embeddings, mapped linearly: the gradient says exactly what each swap brings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(27, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.head((self.embedding(input_ids) * attention_mask[:, :, None]).sum(1))
+
+
+def test_swaps_of_a_linear_network_are_the_best_of_all_in_a_few_steps() -> None:
+    torch.manual_seed(3)
+    network, samples = netopsy.load_network(Bag(), example=TEXT), texts(20)
+    result = netopsy.maximize(network, samples, units=("head:1",), runs=2, steps=5)
+    gains = network.module.embedding.weight.detach() @ network.module.head.weight[1].detach()
+    for row in result.tables["runs"].filter(way="tokens").iter_rows(named=True):
+        best = len(row["text"]) * float(gains[1:].max()) + float(network.module.head.bias[1])
+        assert row["reached"] == pytest.approx(best, rel=1e-5) and row["steps"] <= 5
+        assert set(row["text"]) == {LETTERS[1 + int(gains[1:].argmax())]}
+
+
+def test_tokens_get_fewer_steps_in_larger_networks() -> None:
+    network, _ = patient("causal")
+    macs = sum(layer.macs for layer in network.layers)
+    assert choosing.token_steps(network, 1, 21) == (24, 60)
+    runs = int(choosing._WORK / (macs * 21 * 10))
+    assert choosing.token_steps(network, runs, 21) == (10, 10 * 21 // 9)
+    assert choosing.token_steps(network, 10**9, 21) == (4, 8)
 
 
 def test_rows_climb_within_the_samples_range() -> None:

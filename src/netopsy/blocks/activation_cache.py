@@ -9,13 +9,16 @@ import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 from torch import Tensor
 
+from netopsy.blocks.flow import side_inputs
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.observe import default_batch_size
 from netopsy.engine.workspace.workspace import check_room, conditions, current_workspace, file_stem
@@ -36,9 +39,10 @@ def cache(
     """A `.npy` for each of `nodes`, by the name given, of its value on every image in evaluation mode, float32.
 
     flips: also on the mirrored images, as rows n to 2n - 1. Maps are written (height, width, channel), other values as
-    they are. Those files that are there are used again: their names are digests of network, preprocessing, samples,
-    node and flips. The others come from one pass over the images; killed, it goes on where it was. A file takes its
-    name when it is whole. Processes that want the same file at once each write one of their own, and the last stays.
+    they are; of samples of differing length with their padding, which `side_values` tells. Those files that are there
+    are used again: their names are digests of network, preprocessing, samples, node and flips. The others come from
+    one pass over the images; killed, it goes on where it was. A file takes its name when it is whole. Processes that
+    want the same file at once each write one of their own, and the last stays.
 
     Errors: UnknownLayer; NetworkError for a node without one value of real numbers an image, and for NaN or infinity;
     SettingsError where the disk has no room.
@@ -162,8 +166,8 @@ def _run(network: Network, samples: Samples, parts: dict[str, Part], flips: bool
         rows = values.permute(0, 2, 3, 1) if values.ndim == 4 else values
         latest[node] = rows.to("cpu", torch.float32, memory_format=torch.contiguous_format, copy=True)
 
-    def values_of(images: Tensor) -> dict[str, Tensor]:
-        walk.run({"input": images}, batch=len(images), visit=visit)
+    def values_of(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        walk.run(inputs, batch=len(next(iter(inputs.values()))), visit=visit)
         copied = dict(latest)
         latest.clear()
         return copied
@@ -171,9 +175,9 @@ def _run(network: Network, samples: Samples, parts: dict[str, Part], flips: bool
     place.report("store values", done, len(samples))
     with torch.inference_mode():
         for batch in samples.batches(network.preprocessing, size, start=done):
-            images = batch.images.to(device)
-            plain = values_of(images)
-            mirrored = values_of(images.flip(3)) if flips else {}
+            inputs = batch.to(device)
+            plain = values_of(inputs)
+            mirrored = values_of({k: x.flip(3) if x.ndim == 4 else x for k, x in inputs.items()}) if flips else {}
             for name, part in parts.items():
                 for values in (plain[name], mirrored.get(name)):
                     if values is not None and not torch.isfinite(values).all():
@@ -182,8 +186,25 @@ def _run(network: Network, samples: Samples, parts: dict[str, Part], flips: bool
                             "values are not worth storing; choose a node before it."
                         )
                 part.write(done, plain[name], mirrored.get(name))
-            done += len(images)
+            done += len(batch.indices)
             place.report("store values", done, len(samples))
+
+
+def side_values(
+    network: Network, samples: Samples
+) -> tuple[Bool[np.ndarray, "n length"] | None, dict[str, NDArray[Any]]]:
+    """What stored values need beside them: which places are no padding (None where samples are of one size), and the
+    masks and segments that the network reads, a row a sample.
+    """
+    names, masks = side_inputs(network), list[NDArray[Any]]()
+    values: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    if names or network.signature.length is not None:
+        for batch in samples.batches(network.preprocessing, 256):
+            masks += [] if batch.mask is None else [batch.mask.cpu().numpy()]
+            for name in names:
+                values[name].append(batch.inputs[name].cpu().numpy())
+    beside = {name: np.concatenate(parts) for name, parts in values.items()}
+    return (np.concatenate(masks) if masks else None), beside
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

@@ -74,11 +74,19 @@ NOUNS = {"image": "image", "tokens": "text", "series": "recording", "vector": "r
 
 
 def of_samples(sentence: str, kind: str) -> str:
-    """A sentence about images as one about samples of another kind: `over 17 images` is `over 17 texts`."""
+    """A sentence about images as one about samples of another kind: `over 17 images` is `over 17 texts`.
+
+    Names stay as they are: of nodes and units (`image.conv1`, `encoder.image:3`), of settings and files in quotes.
+    """
     noun = NOUNS.get(kind, "sample")
     if noun == "image":
         return sentence
-    return re.sub(r"\bimage(?=s?\b)", noun, re.sub(r"\ban image\b", f"a {noun}", sentence))
+    article = re.sub(rf"{_FREE}(a|A)n image{_ENDED}", rf"\1 {noun}\2", sentence)
+    return re.sub(rf"{_FREE}image{_ENDED}", rf"{noun}\1", article)
+
+
+_FREE, _ENDED = r"(?<![\w.:/\"'`])", r"(s?)(?![\w/]|[.:]\w)"
+"""Around a word that is part of no name."""
 
 
 CHUNK = 4  # pictures a task decodes: few, so that threads share a batch evenly and an interrupt waits briefly

@@ -152,6 +152,24 @@ def _name_samples(result: Result, kind: str) -> None:
         for name, entry in shown.items():
             words = {"title": of_samples(entry.title, kind), "reading": of_samples(entry.reading, kind)}
             shown[name] = replace(entry, **words)  # type: ignore[assignment,arg-type]
+    for name, figure in result.figures.items():
+        result.figures[name] = replace(figure, spec=_with_titles(figure.spec, kind))
+
+
+def _with_titles(spec: Any, kind: str) -> Any:
+    """A Vega-Lite specification whose axes and legends name samples of a kind; its data stay as they are."""
+    if isinstance(spec, list):
+        return [_with_titles(part, kind) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {
+        key: of_samples(part, kind)
+        if key == "title" and isinstance(part, str)
+        else part
+        if key in ("data", "datasets", "values")
+        else _with_titles(part, kind)
+        for key, part in spec.items()
+    }
 
 
 def check_inputs(study: Study, network: Network | Features, samples: Samples | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,7 @@ HEADS: dict[str, Any] = {
     "head": pl.Int64,
     **dict.fromkeys(("self", "previous", "first", "entropy"), pl.Float64),
     "projection": pl.String,
+    "key_value_head": pl.Int64,
 }
 
 
@@ -110,34 +111,92 @@ def projection_of(network: Network, node: Node) -> Layer | None:
     return layer if joined and layer.weight_shape[1 - layer.output_axis] == heads * parted else None
 
 
-def _without(tensors: Mapping[str, Tensor], layer: Layer, head: int, heads: int) -> dict[str, Tensor]:
+_SPREADING = {
+    "expand",
+    "reshape",
+    "view",
+    "unsafe_view",
+    "clone",
+    "contiguous",
+    "unsqueeze",
+    "transpose",
+    "alias",
+    "to",
+}
+"""What lies between a key-value head and the product that several query heads share it in."""
+
+
+def key_value_heads(node: Node) -> int:
+    """How many heads of keys and values the attention `node` has; fewer than of queries where these share them.
+
+    Grouped-query attention (Ainslie et al., "GQA", 2023): query head h takes key-value head h // (heads / groups).
+    """
+    heads, stack = node.full_shape[1], [node, *_passing(node.users)]
+    products = [user for one in stack for user in one.users if user.operator in ("matmul", "bmm")]
+    for product in products:
+        current = next((one for one in reversed(product.inputs) if one.from_input and one not in stack), None)
+        while current is not None and current.operator in _SPREADING | {"repeat_interleave"}:
+            before = next((one for one in current.inputs if one.from_input), None)
+            shape = current.full_shape
+            if current.operator == "expand" and len(shape) == 5 and shape[1] * shape[2] == heads:
+                return shape[1]
+            whole = before is not None and len(before.full_shape) == 4 and heads % before.full_shape[1] == 0
+            if current.operator == "repeat_interleave" and before is not None and whole:
+                return before.full_shape[1]
+            current = before
+    return heads
+
+
+def _passing(users: Sequence[Node]) -> list[Node]:
+    """What the weights of attention become before they meet the values: the same in another type or place."""
+    found = []
+    for user in users:
+        if user.operator in _PASSING - {"matmul", "bmm"}:
+            found += [user, *_passing(user.users)]
+    return found
+
+
+def _without(tensors: Mapping[str, Tensor], layer: Layer, removed: Sequence[int], heads: int) -> dict[str, Tensor]:
     weight = tensors[layer.weight].clone()
     columns = weight.movedim(layer.output_axis, 0)
     size = columns.shape[1] // heads
-    columns[:, head * size : (head + 1) * size] = 0
+    for head in removed:
+        columns[:, head * size : (head + 1) * size] = 0
     return {layer.weight: weight}
 
 
 def head_table(network: Network, results: Mapping[str, Any]) -> pl.DataFrame:
-    """A row a head: node, head, the shares and the entropy of `HeadAttention`, and the layer that takes its output."""
+    """A row a head: node, head, the shares and the entropy of `HeadAttention`, the layer that takes its output, and the
+    head whose keys and values it takes.
+    """
     rows = []
     for name, node in attention_maps(network).items():
         layer, shares = projection_of(network, node), results[f"heads {name}"]
-        for head in range(node.full_shape[1]):
+        heads = node.full_shape[1]
+        each = heads // key_value_heads(node)
+        for head in range(heads):
             own, previous, first, entropy = shares[:, head].tolist()
-            rows.append((name, head, own, previous, first, entropy, None if layer is None else layer.name))
+            rows.append(
+                (name, head, own, previous, first, entropy, None if layer is None else layer.name, head // each)
+            )
     return pl.DataFrame(rows, schema=HEADS, orient="row")
 
 
-def removal_table(network: Network, samples: Samples, heads: pl.DataFrame) -> pl.DataFrame:
-    """The scores with one head removed at a time, its columns of the projection set to 0: node, head, `sweep`'s."""
+def removal_table(network: Network, samples: Samples, heads: pl.DataFrame, unit: str = "head") -> pl.DataFrame:
+    """The scores with one head removed at a time, its columns of the projection set to 0: node, head, `sweep`'s.
+
+    unit: `head`, or `key_value_head`: each with all the query heads that share it, where some do.
+    """
     edits: list[tuple[dict[str, Any], Replace | None]] = []
-    counts = dict(heads.group_by("node").len().iter_rows())
-    for row in heads.drop_nulls("projection").iter_rows(named=True):
-        layer, head = network.layer(row["projection"]), row["head"]
-        edit = partial(_without, layer=layer, head=head, heads=counts[row["node"]])
-        replace = Replace((layer.weight,), edit, f"head {row['node']} {head}")
-        edits.append(({"node": row["node"], "head": head}, replace))
+    known = heads.drop_nulls("projection")
+    if unit != "head":
+        known = known.filter((pl.col("head") != pl.col(unit)).any().over("node"))
+    for (node, number), rows in known.group_by("node", unit, maintain_order=True):
+        layer, removed = network.layer(rows["projection"][0]), tuple(rows["head"])
+        count = known.filter(pl.col("node") == node).height
+        edit = partial(_without, layer=layer, removed=removed, heads=count)
+        replace = Replace((layer.weight,), edit, f"head {node} {', '.join(map(str, removed))}")
+        edits.append(({"node": node, unit: number}, replace))
     return sweep_edits(network, samples, edits).drop("changed") if edits else pl.DataFrame()
 
 
@@ -174,8 +233,10 @@ def head_figures(heads: pl.DataFrame, removal: pl.DataFrame, measure: Measure | 
     return figures
 
 
-def head_findings(heads: pl.DataFrame, removal: pl.DataFrame, measure: Measure | None) -> list[str]:
-    """Which heads look at one place, and how many can be removed."""
+def head_findings(
+    heads: pl.DataFrame, removal: pl.DataFrame, measure: Measure | None, shared: pl.DataFrame | None = None
+) -> list[str]:
+    """Which heads look at one place, and how many can be removed; shared: what removing key-value heads costs."""
     sentences = []
     for column, words in _WORDS.items():
         focused = heads.filter(pl.col(column) > FOCUS).sort(column, descending=True, maintain_order=True)
@@ -194,6 +255,15 @@ def head_findings(heads: pl.DataFrame, removal: pl.DataFrame, measure: Measure |
         f"{measure.unit} on {measure.samples(worst['images'])}; the dearest is {worst['node']}:{worst['head']} "
         f"({measure.amount(worst['drop'])}, 95 % interval {measure.interval(worst)})."
     )
+    if shared is not None and shared.height:
+        free = shared.filter(pl.col("drop_low") <= 0)
+        worst = shared.sort("drop", descending=True, maintain_order=True).row(0, named=True)
+        each = heads.filter(pl.col("node") == worst["node"], pl.col("key_value_head") == worst["key_value_head"]).height
+        sentences.append(
+            f"{free.height} of {plural(shared.height, 'key-value head')} can be removed alone, each with its "
+            f"{plural(each, 'query head')}; the dearest is {worst['node']}:{worst['key_value_head']} "
+            f"({measure.amount(worst['drop'])}, 95 % interval {measure.interval(worst)})."
+        )
     unseen = heads.filter(pl.col("projection").is_null())["node"].unique(maintain_order=True).to_list()
     if unseen:
         sentences.append(f"Heads are not removed where no layer is seen to join their outputs: {listing(unseen)}.")
@@ -213,12 +283,14 @@ def study_heads(
             [f"The weights of attention are inside fused operators ({listing(fused, 2)}): {hint}."] if fused else [],
         )
     heads = head_table(network, results)
-    removal, unscored = pl.DataFrame(), []
+    removal, shared, unscored = pl.DataFrame(), pl.DataFrame(), []
     if remove:
         try:
             removal = removal_table(network, samples, heads)
+            shared = removal_table(network, samples, heads, "key_value_head")
         except NetworkError as error:  # where the heads look is known all the same
             unscored = [f"What each head costs is not measured: {error}"]
     measure = measure_of(network, samples) if removal.height else None
-    tables = {"heads": heads} | ({"heads_removed": removal} if removal.height else {})
-    return tables, head_figures(heads, removal, measure), head_findings(heads, removal, measure) + unscored
+    tables = {"heads": heads, "heads_removed": removal, "key_value_heads_removed": shared}
+    tables = {name: table for name, table in tables.items() if name == "heads" or table.height}
+    return tables, head_figures(heads, removal, measure), head_findings(heads, removal, measure, shared) + unscored

@@ -15,14 +15,17 @@ from netopsy.errors import UnknownLayer
 from netopsy.network.activations import operand
 from netopsy.network.network import Network
 from netopsy.network.units import channels, find_unit, flat_place, hidden_nodes, last_map, places, unit_nodes
+from netopsy.samples.tasks import token_input
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.maximize.parametrisation import ColourCovariance
 from netopsy.studies.maximize.target import Objective, Target, find_targets
 from netopsy.tallies.top_images import TopImages, TopImagesResult
 
 _CHANNELS, _OUTPUTS = 3, 2
+_WORDS = 2, 1  # of a network that takes tokens, each of whose units is searched for far longer
 _COLOURS = "colours"
-_DEAR = 3 * 10**9  # multiply-accumulates of one image from which on one unit of each node must do
+_DEAR, _DEAR_TEXT = 3 * 10**9, 2 * 10**8
+"""Multiply-accumulates of an image, or of a text, from which on one unit of each node must do."""
 
 
 Way = Literal["plain", "fourier"]
@@ -50,16 +53,33 @@ def candidate_nodes(network: Network) -> dict[str, int]:
 
     Of a single layer the last map that is not the output itself. One unit of each where the network is large.
     """
-    dear = sum(layer.macs for layer in network.layers) > _DEAR
+    words = token_input(network) is not None
+    dear = sum(layer.macs for layer in network.layers) > (_DEAR_TEXT if words else _DEAR)
+    hidden_units, outputs = (1, 1) if dear else _WORDS if words else (_CHANNELS, _OUTPUTS)
     nodes = hidden_nodes(network) or unit_nodes(network)
     nodes.pop(network.output, None)
     hidden = last_map(nodes)
-    chosen = {} if hidden is None else {hidden: 1 if dear else _CHANNELS}
+    chosen = {} if hidden is None else {hidden: hidden_units}
     try:
         find_unit(network, (network.output, 0))
     except UnknownLayer:
         return chosen
-    return chosen | {network.output: 1 if dear else _OUTPUTS}
+    return chosen | {network.output: outputs}
+
+
+_WORK = 1.5 * 10**11  # multiply-accumulates that all swaps may take by default: half a minute of one core
+_MOST, _LEAST = (24, 60), (4, 8)  # default steps of swapping and of climbing the embedding
+
+
+def token_steps(network: Network, runs: int, tried: int) -> tuple[int, int]:
+    """Default steps of swapping tokens and of climbing their embedding, for `runs` in all: the fewer, the larger.
+
+    tried: texts that are run in each step of swapping.
+    """
+    macs = max(1, runs * sum(layer.macs for layer in network.layers))
+    steps = _WORK / (macs * tried), _WORK / (9 * macs)  # a step of the climb goes forth and back
+    swaps, climbs = (int(min(max(s, least), most)) for s, least, most in zip(steps, _LEAST, _MOST, strict=True))
+    return swaps, climbs
 
 
 def tallies(network: Network, units: list[str], nodes: list[str], objective: Objective, way: Way) -> Tallies:

@@ -50,7 +50,8 @@ class Maximize(ObservingStudy):
     way: of climbing, `plain` or `fourier`.
     objective: what is climbed: `unit` for one unit, `channel` for the mean of a channel over all its places.
     runs: how many random starts a unit has.
-    steps: how many the ascent has; by default 100 plain, 128 fourier.
+    steps: how many the ascent has; by default 100 plain, 128 fourier. Of tokens 4 to 24 swaps and 8 to 60 steps of the
+        embedding, fewer the larger the network.
     step_size: plain: root mean square change of the field's pixels a step, as a share of the range from black to
         white; fourier: Adam's step. By default 0.02 plain, 0.03 fourier.
     diversity: fourier: weight of the likeness of a unit's runs, which is held against them; 0 for none.
@@ -101,9 +102,7 @@ class Maximize(ObservingStudy):
     ) -> Result:
         """The same of samples that are no pictures: tokens, recordings, rows and other arrays."""
         strongest = [strongest_of(target, statistics) for target in targets]
-        found = search(
-            network, samples, targets, strongest, runs=self.runs, steps=self.steps or _STEPS["plain"], seed=self.seed
-        )
+        found = search(network, samples, targets, strongest, runs=self.runs, steps=self.steps, seed=self.seed)
         best = {str(target.unit): value for target, value in zip(targets, strongest, strict=True)}
         runs = found_table(found, best, network)
         texts, images = show(network, samples, targets, strongest, found)

@@ -1,8 +1,8 @@
 """The samples that excite units most where these are no images: tokens swapped one by one, or numbers climbed.
 
 Tokens have no gradient. That of what the embedding gives for them says to first order what each swap would bring; the
-most promising swaps are run, and the best of them is made (Ebrahimi et al., "HotFlip", 2018). Beside it the embedding
-itself is climbed, which is free of the vocabulary: what no text reaches.
+most promising swaps are run in one batch, alone and several together, and the best of them are made (Ebrahimi et al.,
+"HotFlip", 2018). Beside it the embedding itself is climbed, which is free of the vocabulary: what no text reaches.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from netopsy.charts.passages import Entry, passages, position_of, token_name
 from netopsy.engine.backproject.tree import Trunk
 from netopsy.engine.interpreter import Plan, plan
+from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.node import Node
@@ -28,12 +29,14 @@ from netopsy.pictures.mosaic import below, caption, waveform
 from netopsy.result import Image, Passage, Texts
 from netopsy.samples.samples import Samples
 from netopsy.studies.maximize.ascend import generator
-from netopsy.studies.maximize.choosing import Best
+from netopsy.studies.maximize.choosing import Best, token_steps
 from netopsy.studies.maximize.target import Target
 from netopsy.wording import listing, plural
 
-_SWAPS = 48  # that are run in each step
-_PLACES, _TRIED = 8, 128  # positions, and tokens at each, that are tried where no estimated swap helps
+_SWAPS = 16  # that are run in each step
+_TOGETHER = (2, 4, 8, 16, 32)  # positions whose best swaps are run together
+_PLACES, _TRIED = 4, 32  # positions, and tokens at each, that are tried where no estimated swap helps
+_STEPS = 100  # of numbers
 _RANGE = 1000  # samples whose range bounds the climb
 _SIZE = 0.05  # a step, as a share of the range
 
@@ -69,24 +72,28 @@ def search(
     strongest: Sequence[Best | None],
     *,
     runs: int,
-    steps: int,
+    steps: int | None,
     seed: int,
 ) -> list[Found]:
     """The runs of each unit. Without a place of its own a unit is maximised where the samples drive it most.
 
     The first run over tokens starts from the unit's strongest text, the others from random tokens.
+    steps: None for 100 of numbers, and for as many of tokens as `token_steps` says.
     Raises SettingsError for tokens that no embedding turns into vectors.
     """
     limits = None if samples is None else _limits(network, samples)
-    found = []
-    for target, best in zip(targets, strongest, strict=True):
+    swaps, climbs = (steps, steps) if steps else token_steps(network, runs * len(targets), _SWAPS + len(_TOGETHER))
+    found, place = [], current_workspace()
+    for number, (target, best) in enumerate(zip(targets, strongest, strict=True)):
         searcher = _Search(network, target, best, samples)
         for run in range(runs):
+            place.report("maximize", number * runs + run, runs * len(targets))
             numbers = generator(seed, str(target.unit), run)
             if searcher.tokens:
-                found += [searcher.swap(run, steps, numbers), searcher.climb_embedding(run, steps, numbers)]
+                found += [searcher.swap(run, swaps, numbers), searcher.climb_embedding(run, climbs, numbers)]
             else:
-                found.append(searcher.climb(run, steps, numbers, limits))
+                found.append(searcher.climb(run, steps or _STEPS, numbers, limits))
+    place.report("maximize", runs * len(targets), runs * len(targets))
     return found
 
 
@@ -158,22 +165,25 @@ class _Search:
     def _real(self) -> list[int]:
         """The positions that hold a token of the text, without special ones."""
         ids = self.base[self._ids_name()][0]
-        kinds = dict(zip(self.network.signature.names, self.network.signature.inputs, strict=True))
-        mask = next((self.base[name][0] for name, entry in kinds.items() if entry.kind == "mask"), torch.ones_like(ids))
+        mask = self._shown(ids[None])
         if self.best is None:
             return list(range(len(ids)))
         allowed = self._allowed(int(self._table().shape[0]))
         return [k for k in range(len(ids)) if mask[k] and allowed[int(ids[k])]]
 
+    def _start(self, run: int, numbers: torch.Generator) -> Tensor:
+        """The tokens of the strongest text, or random ones in their places."""
+        ids, real = self.base[self._ids_name()].clone(), self._real()
+        if run or self.best is None:
+            choices = self._allowed(len(self._table())).nonzero()[:, 0]
+            ids[0, real] = choices[torch.randint(len(choices), (len(real),), generator=numbers)].to(ids)
+        return ids
+
     def swap(self, run: int, steps: int, numbers: torch.Generator) -> Found:
         """Coordinate ascent over tokens: in each step the best of the swaps that promise most, as long as one helps."""
         table, name = self._table(), self._ids_name()
         allowed, real = self._allowed(len(table)), self._real()
-        ids = self.base[name].clone()
-        choices = allowed.nonzero()[:, 0]
-        if run or self.best is None:
-            drawn = choices[torch.randint(len(choices), (len(real),), generator=numbers)]
-            ids[0, real] = drawn.to(ids)
+        ids, choices = self._start(run, numbers), allowed.nonzero()[:, 0]
         with torch.no_grad():
             value = start = float(self.values({**self.base, name: ids}))
         made = 0
@@ -185,10 +195,7 @@ class _Search:
                 break
             gains = slope[0] @ table.T - (slope[0] * table[ids[0]]).sum(1, keepdim=True)
             gains = gains[real].masked_fill(~allowed.to(gains.device), -torch.inf)
-            best = gains.flatten().topk(min(_SWAPS, gains.numel())).indices
-            tried = ids.repeat(len(best), 1)
-            for row, flat in enumerate(best.tolist()):
-                tried[row, real[flat // len(table)]] = flat % len(table)
+            tried = self._promising(ids, gains, torch.tensor(real, device=ids.device))
             order = torch.randperm(len(real), generator=numbers)[:_PLACES].tolist()
             for candidates in [tried, *(self._at(ids, real[k], choices, numbers) for k in order)]:
                 with torch.no_grad():
@@ -203,6 +210,21 @@ class _Search:
         mask = self._shown(ids)
         return Found(self.target, "tokens", run, start, value, made, inputs, tuple(ids[0][mask].tolist()))
 
+    def _promising(self, ids: Tensor, gains: Tensor, real: Tensor) -> Tensor:
+        """Texts with the swaps that promise most, one alone each, then the best of 2, 4, ... positions together.
+
+        gains: (position, token), what each is estimated to bring at the positions `real`.
+        """
+        best = gains.flatten().topk(min(_SWAPS, gains.numel())).indices
+        each, tokens = gains.max(1)
+        order = each.argsort(descending=True)[: int((each > 0).sum())]
+        sizes = [size for size in _TOGETHER if size <= len(order)]
+        tried = ids.repeat(len(best) + len(sizes), 1)
+        tried[torch.arange(len(best)), real[best // gains.shape[1]]] = (best % gains.shape[1]).to(ids)
+        for row, size in enumerate(sizes, len(best)):
+            tried[row, real[order[:size]]] = tokens[order[:size]].to(ids)
+        return tried
+
     def _at(self, ids: Tensor, position: int, choices: Tensor, numbers: torch.Generator) -> Tensor:
         """The text with other tokens at one position: the estimate, which is local, may promise what does not come."""
         some = choices[torch.randperm(len(choices), generator=numbers)[:_TRIED]]
@@ -211,19 +233,14 @@ class _Search:
         return tried
 
     def _shown(self, ids: Tensor) -> Tensor:
-        for name, entry in zip(self.network.signature.names, self.network.signature.inputs, strict=True):
-            if entry.kind == "mask":
-                return self.base[name][0].bool()
-        return torch.ones_like(ids[0], dtype=torch.bool)
+        pairs = zip(self.network.signature.names, self.network.signature.inputs, strict=True)
+        masks = (self.base[name][0].bool() for name, entry in pairs if entry.kind == "mask")
+        return next(masks, torch.ones_like(ids[0], dtype=torch.bool))
 
     def climb_embedding(self, run: int, steps: int, numbers: torch.Generator) -> Found:
         """Ascent on the embedding of the same text, within the range of the vocabulary's in every dimension."""
-        table, name = self._table(), self._ids_name()
-        ids = self.base[name].clone()
-        if run or self.best is None:
-            choices = self._allowed(len(table)).nonzero()[:, 0]
-            real = self._real()
-            ids[0, real] = choices[torch.randint(len(choices), (len(real),), generator=numbers)].to(ids)
+        table = self._table()
+        ids = self._start(run, numbers)
         low, high = table.amin(0), table.amax(0)
         x, start, reached = self._ascend(table[ids], low, high, steps, lambda x: self.values(self.base, x))
         return Found(self.target, "embeddings", run, start, reached, steps, {self.source.name: x})
@@ -320,14 +337,8 @@ def show(
                 node = network.nodes[target.node]
                 place = _Search(network, target, best, samples).place
                 mark = None if place is None else position_of(network, node, place)
-                lines.append(
-                    Passage(
-                        tuple(pieces),
-                        (0.0,) * len(pieces),
-                        -1 if mark is None else mark,
-                        f"run {one.run} {one.reached:.3g}",
-                    )
-                )
+                mark, words = -1 if mark is None else mark, f"run {one.run} {one.reached:.3g}"
+                lines.append(Passage(tuple(pieces), (0.0,) * len(pieces), mark, words))
             elif one.way == "values" and network.signature.inputs[0].kind == "vector":
                 row = next(iter(one.inputs.values()))[0].tolist()
                 lines.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -245,18 +245,36 @@ def _piece(result: Attributions, number: int, position: int) -> str:
 def passages_of(result: Attributions, pictured: Collection[int], noun: str) -> Texts:
     """Each unit's texts, a line a rule: tokens (or columns) shaded by their attributions."""
     groups: dict[str, tuple[Passage, ...]] = {}
-    for part in result.parts:
-        if part.number in pictured:
-            name = f"{part.unit} at {part.activation:.3g} on {noun} {part.number}"
-            groups[name] = (*groups.get(name, ()), _passage(result, part))
+    for part in _distinct(result, pictured):
+        name = f"{part.unit} at {part.activation:.3g} on {noun} {part.number}"
+        groups[name] = (*groups.get(name, ()), _passage(result, part))
     what = "column" if noun == "row" else "token"
     return Texts(
         groups,
         f"What each {what} adds to some units",
-        f"One block per unit, one line per rule. Warm {what}s raise the unit and cool ones lower it (gradient x input, "
+        f"One block per unit, one line per rule; rules that give the same share one. Warm {what}s raise the unit and "
+        f"cool ones lower it (gradient x input, "
         f"each line scaled by itself){'' if noun == 'row' else '; the frame is the place of the unit'}.",
         "after Shrikumar et al., 2016",
     )
+
+
+def _distinct(result: Attributions, pictured: Collection[int]) -> list[Attribution]:
+    """The parts on the samples to show; rules that give a unit the same up to a factor are one, named by them all.
+
+    On a network of rectifiers the gradient and the masked flow are the same.
+    """
+    groups: dict[tuple[Unit, int], list[Attribution]] = {}
+    for part in (part for part in result.parts if part.number in pictured):
+        known = groups.setdefault((part.unit, part.number), [])
+        scaled = part.values / max(float(np.abs(part.values).max(initial=0.0)), 1e-300)
+        for i, one in enumerate(known):
+            if np.allclose(scaled, one.values / max(float(np.abs(one.values).max(initial=0.0)), 1e-300), 0, 1e-4):
+                known[i] = replace(one, rule=f"{one.rule}, {part.rule}")
+                break
+        else:
+            known.append(part)
+    return [part for parts in groups.values() for part in parts]
 
 
 def _passage(result: Attributions, part: Attribution) -> Passage:
@@ -274,9 +292,7 @@ def _passage(result: Attributions, part: Attribution) -> Passage:
 def waveforms(result: Attributions, pictured: Collection[int]) -> Image:
     """Each unit's recording, and below it the attributions of every rule."""
     blocks, last = [], None
-    for part in result.parts:
-        if part.number not in pictured:
-            continue
+    for part in _distinct(result, pictured):
         length = part.values.shape[-1]
         if (part.unit, part.number) != last:
             last = part.unit, part.number
@@ -293,7 +309,8 @@ def waveforms(result: Attributions, pictured: Collection[int]) -> Image:
         below(blocks, 2),
         "What each place of a recording adds to some units",
         "The shaded part of the recording is the unit's field of view, the line its place. Below, one strip per rule "
-        "and one row per channel: light places raise the unit, dark ones lower it (gradient x input; mid-gray is 0).",
+        "(rules that give the same share one) and one row per channel: light places raise the unit, dark ones lower it "
+        "(gradient x input; mid-gray is 0).",
         "after Shrikumar et al., 2016",
         alt="Recordings with the attributions of each rule below them.",
     )
@@ -328,8 +345,8 @@ def attribution_findings(result: Attributions, pictured: Collection[int], noun: 
 
 
 def _where(result: Attributions, noun: str) -> list[str]:
-    """How much of the attribution lies at the unit's place, before and after it."""
-    sentences = []
+    """How much of the attribution lies at the unit's place, before and after it; rules alike in that together."""
+    rules: dict[str, list[str]] = {}
     for rule in dict.fromkeys(part.rule for part in result.parts):
         parts = [part for part in result.parts if part.rule == rule and part.place is not None]
         lies, numbers = [], []
@@ -343,9 +360,9 @@ def _where(result: Attributions, noun: str) -> list[str]:
         means = [Estimate.of(column, np.array(numbers)) for column in np.array(lies).T] if lies else []
         here, before, after = (spell_briefly(mean) if mean else "0.00" for mean in means or (None,) * 3)
         if means:
-            sentences.append(
-                f"By {rule} a share of {here} of the attributions' magnitude lies at the unit's own place, {before} "
-                f"before and {after} after it: mean over {plural(len(lies), 'unit')} on "
-                f"{plural(len(set(numbers)), noun)}."
+            sentence = (
+                f"a share of {here} of the attributions' magnitude lies at the unit's own place, {before} before and "
+                f"{after} after it: mean over {plural(len(lies), 'unit')} on {plural(len(set(numbers)), noun)}."
             )
-    return sentences
+            rules.setdefault(sentence, []).append(rule)
+    return [f"By {listing(names)} {sentence}" for sentence, names in rules.items()]

@@ -21,7 +21,7 @@ from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import find_task
 from netopsy.studies.triage.design import MADE, Design, TriageRun, Trial
-from netopsy.studies.triage.storage import PLAIN, ActivationFiles, storable, store_activations
+from netopsy.studies.triage.storage import PLAIN, ActivationFiles, labelled_whole, storable, store_activations
 from netopsy.studies.triage.work import Context, LayerState, work
 
 
@@ -62,9 +62,9 @@ def run_design(
             train,
             samples,
             taught="STN" in design.starts,
-            frozen="FM" in design.training,
+            frozen="FM" in design.training and labelled_whole(task),
             flips="flip" in augment,
-            limit=storage if augment in PLAIN and storable(network, task) else 0.0,
+            limit=storage if augment in PLAIN and storable(network) else 0.0,
         ) as files:
             _run_group(design, run, seeds, files, digest, control=control)
     if max_drop is not None:

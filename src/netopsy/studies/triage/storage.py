@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from netopsy.blocks.activation_cache import bytes_needed, cache
+from netopsy.blocks.activation_cache import bytes_needed, cache, side_values
 from netopsy.blocks.block import Block
+from netopsy.blocks.flow import side_inputs
 from netopsy.blocks.section import cut_before
 from netopsy.engine.train.activations import ActivationSet
 from netopsy.engine.train.loop import main_output
@@ -124,11 +126,15 @@ PLAIN = ("none", "flip")
 
 @dataclass(frozen=True)
 class ActivationFiles:
-    """Files of the activations of one network, by node: of the images to train on, and of the samples."""
+    """Files of the activations of one network, by node: of the images to train on, and of the samples.
+
+    beside: of each of the two, the mask of its places and what the network reads besides, see `side_values`.
+    """
 
     train: Mapping[str, Path] = field(default_factory=dict)
     samples: Mapping[str, Path] = field(default_factory=dict)
     flips: bool = False
+    beside: Mapping[str, tuple[NDArray[np.bool_] | None, Mapping[str, NDArray[Any]]]] = field(default_factory=dict)
 
     def training(
         self, cut: str, train: Samples, recipe: Recipe, target: str | None = None
@@ -138,17 +144,23 @@ class ActivationFiles:
         if not usable or (cut == INPUT and target is None):
             return train, INPUT
         targets = None if target is None else self.train[target]
-        return ActivationSet(self.train[cut], train.labels, targets, self.flips), cut
+        # the targets say all that is learned
+        labels = train.labels if target is None else np.zeros(len(train), np.int64)
+        return ActivationSet(self.train[cut], labels, targets, self.flips, *self.beside["train"]), cut
 
     def validation(self, cut: str, samples: Samples) -> ActivationSet:
         """The samples from the node `cut` on."""
-        return ActivationSet(self.samples[cut], samples.labels, None, False)
+        return ActivationSet(self.samples[cut], samples.labels, None, False, *self.beside["samples"])
 
 
-def storable(network: Network, task: Task) -> bool:
-    """Whether a training can read stored values: of one input, of samples of one size, with labels of whole samples."""
-    alone = len(network.signature.inputs) == 1 and network.signature.length is None
-    return alone and task.learns in ("classes", "numbers")
+def storable(network: Network) -> bool:
+    """Whether a training can read stored values: of one input, with the masks and segments that go with it."""
+    return len(network.signature.inputs) - len(side_inputs(network)) == 1
+
+
+def labelled_whole(task: Task) -> bool:
+    """Whether what is learned are labels of whole samples, so that they can go with stored values."""
+    return task.learns in ("classes", "numbers")
 
 
 @contextmanager
@@ -182,7 +194,7 @@ def store_activations(
         cut = cut_before(network, block)
         with_block = {**chosen, cut: None, **({block.after: None} if taught else {})}
         scored = {**tested, cut: None} if frozen and cut != INPUT else tested
-        if cut == INPUT and not taught:
+        if (cut == INPUT and not taught) or not _keepable(network, cut):
             continue
         needed = bytes_needed(network, len(train), list(with_block), flips)
         needed += bytes_needed(network, len(samples), list(scored), False) if scored else 0
@@ -194,12 +206,19 @@ def store_activations(
             cache(network, train, list(chosen), folder, flips=flips) if chosen else {},
             cache(network, samples, list(tested), folder, flips=False) if tested else {},
             flips,
+            {name: side_values(network, each) for name, each in (("train", train), ("samples", samples))},
         )
     except BaseException:
         if place is None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keepable(network: Network, name: str) -> bool:
+    """Whether the node is there under this name, with real numbers for each sample."""
+    node = network.nodes.get(name)
+    return node is not None and node.is_floating_point and node.per_sample
 
 
 class Correlation:

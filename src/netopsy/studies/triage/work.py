@@ -32,7 +32,7 @@ from netopsy.network.macs import graph_macs
 from netopsy.network.network import Network, fresh
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import Task, find_task, suggest_task
-from netopsy.studies.triage.storage import ActivationFiles, maps, match_channels, right
+from netopsy.studies.triage.storage import ActivationFiles, labelled_whole, maps, match_channels, right
 
 LayerState = dict[str, Tensor]
 
@@ -111,7 +111,8 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
     replaced = [(block, layers[block.name]) for block in blocks]
     recipe, frozen = recipe_of(spec), spec["training"] == "FM"
     task, state, history = find_task(parent, context.samples), dict[str, Tensor](), pl.DataFrame()
-    stored = context.stored.get(seed, ActivationFiles()) if frozen else ActivationFiles()
+    whole = frozen and labelled_whole(task)
+    stored = context.stored.get(seed, ActivationFiles()) if whole else ActivationFiles()
     if spec["training"] != "none":
         data, begin = stored.training(cut_before(parent, blocks[0]) if frozen else "input", context.train, recipe)
         module = section(parent, start=begin, replaced=replaced)
