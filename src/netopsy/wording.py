@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -93,3 +94,17 @@ def alike(names: Sequence[str], values: Sequence[float]) -> list[str]:
     """The names of the largest of `values`: of all that read alike, so that no tie is given to one of them."""
     top = number(max(values)) if values else ""
     return [name for name, value in zip(names, values, strict=True) if number(value) == top]
+
+
+_FREE, _ENDED = r"(?<![\w.:/\"'`])", r"(s?)(?![\w/]|[.:]\w)"  # around a word that is part of no name
+
+
+def of_samples(text: str, noun: str) -> str:
+    """A text about images as one about other samples: `over 17 images` is `over 17 texts`.
+
+    Names stay as they are: of nodes and units (`image.conv1`, `encoder.image:3`), of settings and files in quotes.
+    """
+    if noun == "image":
+        return text
+    article = re.sub(rf"{_FREE}(a|A)n image{_ENDED}", rf"\1 {noun}\2", text)
+    return re.sub(rf"{_FREE}image{_ENDED}", rf"{noun}\1", article)

@@ -23,7 +23,7 @@ from netopsy.deep_compression.save import expand
 from netopsy.errors import SettingsError
 from netopsy.network.listing import other_parameters
 from netopsy.result import Result
-from netopsy.samples.samples import NOUNS, of_samples
+from netopsy.samples.samples import NOUNS
 from netopsy.stats.hypothesis_tests import mean_bound
 from netopsy.studies.activations.heads import (
     HeadAttention,
@@ -37,6 +37,7 @@ from netopsy.studies.functions import study_function
 from netopsy.studies.prescribe.plan import part
 from netopsy.studies.rounding import number_format
 from netopsy.studies.sweep_report import measure_of, parse_budget
+from netopsy.wording import of_samples
 from patients import PATIENTS, patient
 
 pytest.importorskip("transformers")
@@ -264,7 +265,7 @@ def test_deep_compression_ends_in_a_file_that_scores_what_is_said(name: str) -> 
 def test_names_of_layers_and_settings_keep_their_words() -> None:
     given = "An image of 3 images drives image.conv1 and encoder.image:3 ('image', my_image) on an image; per-image."
     expected = "A text of 3 texts drives image.conv1 and encoder.image:3 ('image', my_image) on a text; per-text."
-    assert of_samples(given, "tokens") == expected and of_samples(given, "image") == given
+    assert of_samples(given, "text") == expected and of_samples(given, "image") == given
     result = study_function("activations")(*patient("causal"))
     assert result.figures
     for figure in result.figures.values():

@@ -7,7 +7,6 @@ import hashlib
 import html
 import io
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,22 +70,6 @@ def _finish(value: T, futures: list[Future[object]]) -> T:
 
 NOUNS = {"image": "image", "tokens": "text", "series": "recording", "vector": "row"}
 """What a sample of each kind is called; any other is a sample."""
-
-
-def of_samples(sentence: str, kind: str) -> str:
-    """A sentence about images as one about samples of another kind: `over 17 images` is `over 17 texts`.
-
-    Names stay as they are: of nodes and units (`image.conv1`, `encoder.image:3`), of settings and files in quotes.
-    """
-    noun = NOUNS.get(kind, "sample")
-    if noun == "image":
-        return sentence
-    article = re.sub(rf"{_FREE}(a|A)n image{_ENDED}", rf"\1 {noun}\2", sentence)
-    return re.sub(rf"{_FREE}image{_ENDED}", rf"{noun}\1", article)
-
-
-_FREE, _ENDED = r"(?<![\w.:/\"'`])", r"(s?)(?![\w/]|[.:]\w)"
-"""Around a word that is part of no name."""
 
 
 CHUNK = 4  # pictures a task decodes: few, so that threads share a batch evenly and an interrupt waits briefly

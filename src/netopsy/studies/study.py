@@ -24,8 +24,9 @@ from netopsy.features.features import Features
 from netopsy.network.network import Network, check_network
 from netopsy.provenance import provenance
 from netopsy.result import MEASURE_SCHEMA, Finding, Group, Result
-from netopsy.samples.samples import Samples, of_samples
+from netopsy.samples.samples import Samples
 from netopsy.settings import check_settings, members
+from netopsy.wording import of_samples
 
 
 def file_for(study: str, name: str) -> Path:
@@ -138,36 +139,36 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
     started, already = time.monotonic(), len(current_workspace().spent)
     result = study.run(network, samples)
     if samples is not None and samples.kind != "image":
-        _name_samples(result, samples.kind)
+        _name_samples(result, samples.noun)
     result.provenance = origin(network, samples, time.monotonic() - started, study)
     if spent := current_workspace().spent[already:]:
         result.provenance["spent"] = spent
     return result
 
 
-def _name_samples(result: Result, kind: str) -> None:
+def _name_samples(result: Result, noun: str) -> None:
     """Call samples in sentences and captions what they are: `over 17 images` becomes `over 17 texts`."""
-    result.findings = [Finding(of_samples(s, kind), getattr(s, "weight", 1.0)) for s in result.findings]
+    result.findings = [Finding(of_samples(s, noun), getattr(s, "weight", 1.0)) for s in result.findings]
     for shown in (result.figures, result.images):
         for name, entry in shown.items():
-            words = {"title": of_samples(entry.title, kind), "reading": of_samples(entry.reading, kind)}
+            words = {"title": of_samples(entry.title, noun), "reading": of_samples(entry.reading, noun)}
             shown[name] = replace(entry, **words)  # type: ignore[assignment,arg-type]
     for name, figure in result.figures.items():
-        result.figures[name] = replace(figure, spec=_with_titles(figure.spec, kind))
+        result.figures[name] = replace(figure, spec=_with_titles(figure.spec, noun))
 
 
-def _with_titles(spec: Any, kind: str) -> Any:
-    """A Vega-Lite specification whose axes and legends name samples of a kind; its data stay as they are."""
+def _with_titles(spec: Any, noun: str) -> Any:
+    """A Vega-Lite specification whose axes and legends name samples so; its data stay as they are."""
     if isinstance(spec, list):
-        return [_with_titles(part, kind) for part in spec]
+        return [_with_titles(part, noun) for part in spec]
     if not isinstance(spec, dict):
         return spec
     return {
-        key: of_samples(part, kind)
+        key: of_samples(part, noun)
         if key == "title" and isinstance(part, str)
         else part
         if key in ("data", "datasets", "values")
-        else _with_titles(part, kind)
+        else _with_titles(part, noun)
         for key, part in spec.items()
     }
 

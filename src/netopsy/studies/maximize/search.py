@@ -227,9 +227,9 @@ class _Search:
 
     def _at(self, ids: Tensor, position: int, choices: Tensor, numbers: torch.Generator) -> Tensor:
         """The text with other tokens at one position: the estimate, which is local, may promise what does not come."""
-        some = choices[torch.randperm(len(choices), generator=numbers)[:_TRIED]]
+        some = choices[torch.randperm(len(choices), generator=numbers)[:_TRIED]].to(ids)
         tried = ids.repeat(len(some), 1)
-        tried[:, position] = some.to(ids)
+        tried[:, position] = some
         return tried
 
     def _shown(self, ids: Tensor) -> Tensor:
@@ -239,8 +239,7 @@ class _Search:
 
     def climb_embedding(self, run: int, steps: int, numbers: torch.Generator) -> Found:
         """Ascent on the embedding of the same text, within the range of the vocabulary's in every dimension."""
-        table = self._table()
-        ids = self._start(run, numbers)
+        table, ids = self._table(), self._start(run, numbers)
         low, high = table.amin(0), table.amax(0)
         x, start, reached = self._ascend(table[ids], low, high, steps, lambda x: self.values(self.base, x))
         return Found(self.target, "embeddings", run, start, reached, steps, {self.source.name: x})
@@ -341,14 +340,8 @@ def show(
                 lines.append(Passage(tuple(pieces), (0.0,) * len(pieces), mark, words))
             elif one.way == "values" and network.signature.inputs[0].kind == "vector":
                 row = next(iter(one.inputs.values()))[0].tolist()
-                lines.append(
-                    Passage(
-                        tuple(f"[{i}] {v:.3g}; " for i, v in enumerate(row)),
-                        (0.0,) * len(row),
-                        -1,
-                        f"run {one.run} {one.reached:.3g}",
-                    )
-                )
+                columns = tuple(f"[{i}] {v:.3g}; " for i, v in enumerate(row))
+                lines.append(Passage(columns, (0.0,) * len(row), -1, f"run {one.run} {one.reached:.3g}"))
             elif one.way == "values" and network.signature.inputs[0].kind == "series":
                 wave = next(iter(one.inputs.values()))[0].detach().cpu().float().numpy()
                 line = wave.reshape(-1, wave.shape[-1])

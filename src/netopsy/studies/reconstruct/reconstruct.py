@@ -25,7 +25,7 @@ from netopsy.network.units import Unit, find_unit
 from netopsy.network.windows.field import Box
 from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
 from netopsy.result import Figure, Group, Image, Result
-from netopsy.samples.samples import Samples, check_images, of_samples, read_images
+from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.reconstruct.attribution import (
@@ -46,6 +46,7 @@ from netopsy.studies.reconstruct.exchange import (
 from netopsy.studies.reconstruct.report import findings, means_table
 from netopsy.studies.reconstruct.survey import Archive, Example, default_layer, most_active, strongest_place, survey
 from netopsy.studies.study import Study
+from netopsy.wording import of_samples
 
 _SOURCE = "Palmieri et al., Figure 4"
 
@@ -150,7 +151,7 @@ class Reconstruct(Study):
             images={"reconstructions": waveforms(result, pictured)} if series else {},
             texts={} if series else {"reconstructions": passages_of(result, pictured, samples.noun)},
             findings=[
-                of_samples(sentence, samples.kind) for sentence in attribution_findings(result, pictured, samples.noun)
+                of_samples(sentence, samples.noun) for sentence in attribution_findings(result, pictured, samples.noun)
             ],
         )
 

@@ -13,14 +13,13 @@ from netopsy.blocks.block import Block
 from netopsy.blocks.section import section
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.result import Figure, Image
-from netopsy.samples.samples import of_samples
 from netopsy.samples.tasks import Task, find_task
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.design import TriageRun, criticality
 from netopsy.studies.triage.figures import figures
 from netopsy.studies.triage.findings import findings
 from netopsy.studies.triage.storage import PICTURED, maps
-from netopsy.wording import listing
+from netopsy.wording import listing, of_samples
 
 BLOCKS = 8  # that are drawn
 SIDE = 64  # pixels of a map, at least
@@ -98,7 +97,7 @@ def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -
         },
         "figures": {name: _worded(figure, task) for name, figure in figures(tables).items()},
         "images": images(run, pictures),
-        "findings": [of_samples(_of_task(s, task), run.samples.kind) for s in sentences] + _kept(run),
+        "findings": [of_samples(_of_task(s, task), run.samples.noun) for s in sentences] + _kept(run),
     }
 
 
