@@ -250,7 +250,8 @@ def graded_agrees(name: str, count: int, precision: float, task: object = None) 
         assert row["drop_low"] - 1e-9 <= row["drop"] <= row["drop_high"] + 1e-9
         assert row[column] == pytest.approx(true[column] + true["drop"] - row["drop"])
         if row["images"] == len(samples):
-            same = [key for key in true if not key.startswith(("drop_", "rise_", "layer"))]
+            same = [key for key in true if not key.startswith(("drop_", "rise_", "layer")) and true[key] is not None]
+            assert all(row[key] is None for key in true if true[key] is None)  # agreement, where none is predicted
             assert [row[key] for key in same] == pytest.approx([true[key] for key in same], rel=1e-6, abs=1e-9)
             assert row["drop_low"] == pytest.approx(row["drop_high"]) == pytest.approx(true["drop"])
         else:
