@@ -23,6 +23,7 @@ from netopsy.studies.prescribe.candidates import Joint, candidates
 from netopsy.studies.prescribe.compensate import Rounder
 from netopsy.studies.prescribe.knapsack import Allocation
 from netopsy.studies.prescribe.plan import part
+from netopsy.wording import points
 from networks import shipped, trained_resnet20
 from treatable import obstacles
 
@@ -120,7 +121,7 @@ def test_findings_name_the_numbers_of_the_tables(result: Result) -> None:
     row = result.tables["scores"].row(1, named=True)
     total = result.tables["layers"].filter(pl.col("layer") == "all").row(0, named=True)
     text = " ".join(result.findings)
-    assert f"loses {100 * row['drop'] + 0.0:.2f} points" in text and "40 images that were not used" in text
+    assert f"loses {points(row['drop'])}" in text and "40 images that were not used" in text
     assert f"{total['bytes'] / 1000:,.1f} kB" in text and f"{1 / total['share']:.1f} times" in text
     assert "Predicted from the layers one at a time" in text and "Most can be given up by" in text
 
@@ -191,7 +192,7 @@ def test_the_promise_is_that_of_the_chosen_point(plain_plan: Result) -> None:
     (path,) = plain_plan.artifacts.values()
     assert promise["bytes"] == path.stat().st_size >= promise["bytes_by_count"]
     text = " ".join(plain_plan.findings)
-    assert "with 95 % confidence" in text and f"a margin of {100 * promise['margin']:.2f} points" in text
+    assert "with 95 % confidence" in text and f"a margin of {points(promise['margin'])}" in text
 
 
 def test_too_few_images_leave_the_network_as_it_is_and_say_what_they_could_certify(network: Network) -> None:
@@ -200,7 +201,7 @@ def test_too_few_images_leave_the_network_as_it_is_and_say_what_they_could_certi
     promise, text = result.tables["promise"].row(0, named=True), " ".join(result.findings)
     assert promise["how"] == "exact" and promise["bound"] == promise["drop"] == promise["margin"] == 0
     least = drop_bound(0, 0, 20, 30)
-    assert promise["least_budget"] == least and f"still leave a drop of {100 * least:.2f} points possible" in text
+    assert promise["least_budget"] == least and f"still leave a drop of {points(least)} possible" in text
     assert "holds the network exactly as it is" in text and "about 1,020 images" in text
     (path,) = result.artifacts.values()
     for name, value in load_network(path).tensors.items():
