@@ -54,7 +54,10 @@ def result_of(study: str) -> Result:
     return study_function(study)(shipped("a"), load_samples("digits", count=60), **SETTINGS[study], **other)
 
 
-@pytest.mark.parametrize("study", SETTINGS)
+LONG = [pytest.param(study, marks=pytest.mark.slow) if study == "correspondence" else study for study in SETTINGS]
+
+
+@pytest.mark.parametrize("study", LONG)
 def test_findings_are_few_plain_and_weighted(study: str) -> None:
     findings = result_of(study).findings
     assert 1 <= len(findings) <= 8
