@@ -180,7 +180,9 @@ def strip(layers: Sequence[PageLayer], *, trusted: bool) -> dict[str, Any]:
                 "width": first.right[k] - first.left[k],
                 "places": {name: [place.left[k], place.right[k] - place.left[k]] for name, place in places.items()},
                 "shades": {
-                    name: scales[name][1](layer.measures[name].value) for name in colours if name in layer.measures
+                    name: scales[name][1](_measurable(layer.measures[name]))
+                    for name in colours
+                    if name in layer.measures
                 },
                 "words": " · ".join([layer.kind, *figures]) if layer.kind else " · ".join(figures),
             }
@@ -201,9 +203,15 @@ def _sizes(layers: Sequence[PageLayer], name: str) -> list[float]:
     return [layer.measures[name].value if name in layer.measures else float(not name) for layer in layers]
 
 
+def _measurable(measured: LayerFigure) -> float:
+    """The value, or 0 where its interval holds 0: what is within the noise has no colour."""
+    low, high = measured.low, measured.high
+    return 0.0 if low is not None and high is not None and low <= 0 <= high else measured.value
+
+
 def _scale(layers: Sequence[PageLayer], name: str) -> tuple[tuple[str, str], Callable[[float], int]]:
     """The ends of a measure's scale in words, and its shade from 0 to 100; counts and bytes by their logarithm."""
-    values = [max(0.0, layer.measures[name].value) for layer in layers if name in layer.measures]
+    values = [max(0.0, _measurable(layer.measures[name])) for layer in layers if name in layer.measures]
     large = MEASURES[name].unit in ("count", "bytes") and name != "dead"
     turn: Callable[[float], float] = (lambda v: math.log1p(max(0.0, v))) if large else (lambda v: max(0.0, v))
     low, high = min(values), max(values)

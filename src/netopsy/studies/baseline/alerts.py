@@ -190,7 +190,7 @@ def dead_units(evidence: Evidence) -> list[Alert]:
         return []
     cost = round(sum(_bytes_of(name, dead / units, layers) for name, (dead, units) in found.items()))
     total = sum(dead for dead, _ in found.values())
-    every = sum(row["units"] or row["outputs"] for row in layers.values())
+    every = sum(row["units"] or (row["outputs"] if name in found else 0) for name, row in layers.items())
     whole = sum(row["bytes"] for row in layers.values())
     worst = max(found, key=lambda name: found[name][0] / found[name][1])
     dead, units = found[worst]
@@ -200,7 +200,7 @@ def dead_units(evidence: Evidence) -> list[Alert]:
         "of the weights."
     )
     level: Level = "warning" if dead / units >= _MANY and units >= 4 else "note"
-    advice = "Remove them with their weights in and out: no output here changes. `netopsy sparsity` names them."
+    advice = "Remove them with their weights in and out: no output here changes. The study sparsity names them."
     figures = {
         "dead": total,
         "units": every,
