@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from reference_compress import code_width, relative_bits, top1
+from test_findings import check_findings
 from torch import nn
 
 from netopsy import Case, Network, Preprocessing, Result, Samples, compression, load_network, workspace
@@ -21,6 +22,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.compression.compression import Compression
 from netopsy.studies.compression.retrain import DENSITIES, Training, lowest_within, sensitivity
+from netopsy.wording import percent, points
 
 STAGES = ["float32", "pruned", "shared", "shared, retrained", "file"]
 
@@ -113,9 +115,18 @@ def test_findings_repeat_the_tables(result: Result) -> None:
     size = file_of(result).stat().st_size
     last = result.tables["stages"].row(-1, named=True)
     assert f"{size:,} bytes" in result.findings[0] and f"1/{last['ratio']:.1f}" in result.findings[0]
-    assert f"to {1 - last['top1']:.2%} on 200 images" in result.findings[1]
-    assert any("Huffman codes, as in the paper" in sentence for sentence in result.findings)
+    assert f" {percent(1 - last['top1'])}." in result.findings[1] and "on 200 images" in result.findings[1]
+    assert f"{points(last['drop'])} (95 % interval" in result.findings[1]
+    assert any("With Huffman coding the file would take" in sentence for sentence in result.findings)
+    check_findings(result)
     assert set(result.figures) == {"sizes", "accuracy", "layers", "codes", "values"}
+
+
+def test_the_zeros_of_each_layer_are_its_measure(result: Result) -> None:
+    shared = read_compressed(file_of(result)).shared
+    expected = [float((one.decode() == 0).mean()) for one in shared.values()]
+    assert result.measures["value"].to_list() == pytest.approx(expected)
+    assert result.measures["layer"].to_list() == ["0", "4", "6"] and set(result.measures["measure"]) == {"prunable"}
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_file(network: Network, result: Result, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 from scipy.stats import ttest_rel
+from test_findings import check_findings
 from test_train import noise, tiny
 
 from netopsy import Network, Samples, examine, load_network, load_samples, score
@@ -24,6 +25,7 @@ from netopsy.studies.dsd.dsd import Dsd
 from netopsy.studies.dsd.report import interval, summary
 from netopsy.studies.study import perform
 from netopsy.studies.table import study_class
+from netopsy.wording import points
 
 QUICK = Dsd(train=noise(80), epochs=(1, 1, 1), learning_rate=0.05, batch_size=20, repeats=2, weight_decay=0.0)
 FIVE = ["dense", "pruned", "sparse", "restored", "dense again"]
@@ -47,6 +49,13 @@ def test_steps_hold_the_zeros_they_should() -> None:
         assert base["step"].to_list() == ["dense", "further", "end"] and base["zeros"].sum() == 0
         assert base["epochs"].to_list() == [0, 1, 2] and base["loss"][0] == of_seed["loss"][0]
     assert steps["images"].unique().to_list() == [60]
+
+
+def test_findings_are_plain_and_weighted() -> None:
+    check_findings(result())
+    gain = result().tables["summary"].filter(pl.col("what") == "dsd - baseline").row(0, named=True)
+    assert points(abs(gain["top1"])).lstrip("-") in result().findings[0]
+    assert (result().findings[0].weight >= 1) == (gain["low"] > 0 or gain["high"] < 0)  # type: ignore[attr-defined]
 
 
 def test_the_way_is_that_of_fit_phase_by_phase() -> None:

@@ -59,9 +59,13 @@ LONG = [pytest.param(study, marks=pytest.mark.slow) if study == "correspondence"
 
 @pytest.mark.parametrize("study", LONG)
 def test_findings_are_few_plain_and_weighted(study: str) -> None:
-    findings = result_of(study).findings
-    assert 1 <= len(findings) <= 8
-    for finding in findings:
+    check_findings(result_of(study))
+
+
+def check_findings(result: Result, most: int = 8) -> None:
+    """That the findings of a result are no more than `most`, weighted, and without the habits to avoid."""
+    assert 1 <= len(result.findings) <= most
+    for finding in result.findings:
         assert isinstance(finding, Finding) and math.isfinite(finding.weight) and finding.weight >= 0, finding
         assert re.search(r"[.:]$", finding) and "  " not in finding and len(finding) < 450, finding
         for habit, pattern in AVOID.items():

@@ -283,7 +283,14 @@ def test_outputs_that_are_no_scores_are_refused() -> None:
     with pytest.raises(NetworkError, match="one score a class"):
         prescribe(net, noise)
     for study in ("prescribe", "compression", "dsd"):
-        assert "not one score a class" in str(obstacles(net, study))
+        assert "does not give one score a class" in str(obstacles(net, study, noise))
+
+
+def test_maps_without_labels_are_scored_by_their_agreement_with_the_network() -> None:
+    net, noise = small(Map(), count=8)
+    assert obstacles(net, "prescribe") is None, "random samples have no labels for such outputs"
+    result = prescribe(net, Samples("unlabelled", noise.records, None), budget=5.0, confidence=0.0)
+    assert result.tables["scores"].height == 2 and len(result.artifacts) == 1
 
 
 @pytest.mark.parametrize(

@@ -182,12 +182,12 @@ def perplexity_sentences(rows: pl.DataFrame, describe: Describe, superlative: st
     row = _harshest(rows, pl.col("rise_high") < limit)
     if row is not None:
         text = f"{describe(row)} is the {superlative} that raises the perplexity by less than {percent(PERPLEXITY)}"
-        return [Finding(capital(f"{text}: {_rise(row)}."), limit / _half(row, "rise"))]
+        return [Finding(capital(f"{text}: {_rise(row)}."), limit / half_width(row, "rise"))]
     if (rows["rise_low"] < limit).any():
         return []
     least = rows.sort("rise", maintain_order=True).row(0, named=True)
-    text = f"Every setting tried raises the perplexity by {percent(PERPLEXITY)} or more"
-    return [Finding(f"{text}; the least is {describe(least)}: {_rise(least)}.", least["rise"] / _half(least, "rise"))]
+    text = f"Every setting tried raises the perplexity by {percent(PERPLEXITY)} or more; the least is"
+    return [Finding(f"{text} {describe(least)}: {_rise(least)}.", least["rise"] / half_width(least, "rise"))]
 
 
 def _rise(row: Row) -> str:
@@ -196,7 +196,7 @@ def _rise(row: Row) -> str:
     return f"to {number(math.exp(min(row['loss'], 700)))}, {number(row['rise'])} nats per token more ({span})"
 
 
-def _half(row: Row, name: str = "drop") -> float:
+def half_width(row: Row, name: str = "drop") -> float:
     """Half the width of the interval: the smallest effect that the samples could have shown."""
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     return half if half > 0 and math.isfinite(half) else 1e-6 if half == 0 else math.inf
@@ -293,7 +293,7 @@ def verdict(rows: pl.DataFrame, describe: Describe, superlative: str, measure: M
             limit = f"{threshold:g}" if not measure.share else plural(1, "point") if threshold == 0.01 else "0.5 points"
             claim = f"{describe(row)} is the {superlative} that costs less than {limit}"
             text = f"{claim} of {measure.unit}: {_cost(rows, row, describe, measure)}."
-            findings.append(Finding(capital(text), threshold / _half(row)))
+            findings.append(Finding(capital(text), threshold / half_width(row)))
     findings = findings or [_without_threshold(rows, describe, superlative, measure)]
     return findings + perplexity_sentences(rows, describe, superlative, measure)
 
@@ -311,10 +311,10 @@ def _without_threshold(rows: pl.DataFrame, describe: Describe, superlative: str,
         least = rows.sort("drop", maintain_order=True).row(0, named=True)
         cost = _cost(rows, least, describe, measure)
         text = f"Every setting tried costs {measure.unit}; the least is {describe(least)}: {cost}."
-        return Finding(text, least["drop"] / _half(least))
+        return Finding(text, least["drop"] / half_width(least))
     text = f"{describe(row)} is the {superlative} without a measurable loss of {measure.unit}"
     text += f": {_cost(rows, row, describe, measure)}."
-    return Finding(capital(text), min(0.99, abs(row["drop"]) / _half(row)))
+    return Finding(capital(text), min(0.99, abs(row["drop"]) / half_width(row)))
 
 
 def _cost(rows: pl.DataFrame, row: Row, describe: Describe, measure: Measure) -> str:
@@ -350,7 +350,7 @@ def fragile(
             f"No layer {how} alone loses measurably: of {layers:,} the most is {measure.loss(worst)} on "
             f"{measure.samples(worst['images'])}, for {worst['layer']} with {describe(worst)}."
         )
-        return [Finding(text, min(0.99, abs(worst["drop"]) / _half(worst)))]
+        return [Finding(text, min(0.99, abs(worst["drop"]) / half_width(worst)))]
     top = hurt.row(0, named=True)
     near = hurt.filter(pl.col("drop_high") >= top["drop_low"])
     worst = rows.filter(pl.col("layer") == top["layer"]).sort("drop", maintain_order=True).row(-1, named=True)
@@ -368,7 +368,7 @@ def fragile(
         )
     if unhurt := layers - hurt.height:
         text += f" {unhurt:,} of {plural(layers, 'layer')} lose nothing measurable."
-    return [Finding(text + (f" {advice}" if advice else ""), top["drop"] / _half(top))]
+    return [Finding(text + (f" {advice}" if advice else ""), top["drop"] / half_width(top))]
 
 
 NEGLIGIBLE = 0.01

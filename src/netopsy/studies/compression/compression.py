@@ -21,7 +21,7 @@ from netopsy.engine.sweep.sweep import newly_wrong
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import NetworkError, SettingsError
 from netopsy.network.network import Network, tensor_state
-from netopsy.result import Group, Result
+from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
 from netopsy.stats.hypothesis_tests import paired_difference
@@ -34,6 +34,7 @@ from netopsy.studies.compression.report import (
     code_counts,
     figures,
     findings,
+    prunable,
     stage_bytes,
     stages,
     value_shifts,
@@ -41,6 +42,7 @@ from netopsy.studies.compression.report import (
 from netopsy.studies.compression.retrain import IMAGES, Training, chosen_densities, lowest_within, sensitivity
 from netopsy.studies.study import REQUIRED, Study, file_for, stem_of, whereabouts
 from netopsy.studies.sweep_report import measure_of, with_left_out
+from netopsy.wording import percent, plural
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ class Compression(Study):
         """Compress `network`, and score each stage on `samples`."""
         bits = bits_of(network.layers, self.bits) if network.layers else {}
         if not bits:
-            return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to share."])
+            text = f"{network.name} has no convolution or linear layer whose weights to share."
+            return self.result(findings=[Finding(text, 0.0)])
         tables: dict[str, pl.DataFrame] = {}
         densities, chosen = self._densities(network, tables)
         check_bits([name for name, density in densities.items() if density < 1], bits)
@@ -162,6 +165,7 @@ class Compression(Study):
             tables=tables,
             figures=figures(tables, measure),
             artifacts={path.name: path},
+            measures=prunable(tables["layers"]),
             findings=with_left_out(
                 findings(tables, whereabouts(self.name, path), other, chosen, left, measure), network
             ),
@@ -176,11 +180,12 @@ class Compression(Study):
         densities = lowest_within(scores, self.budget)
         count = min(IMAGES, len(self.train))
         finest = 100 * paired_difference(0, 0, count)[1]  # no image changed its verdict
-        unsure = f" So few images show a loss to {finest:.2f} points at best." if finest > self.budget else ""
+        unsure = f" So few cannot show less than {finest:.2f} points; give more." if finest > self.budget else ""
+        few, many = percent(min(densities.values())), percent(max(densities.values()))
         return densities, (
-            f"The densities, {min(densities.values()):.0%} to {max(densities.values()):.0%}, are the lowest at which a "
-            f"layer pruned alone loses at most {self.budget:g} points on {count:,} training images, before retraining."
-            f"{unsure}"
+            f"Pruning keeps {few if few == many else few + ' to ' + many} of the weights per layer: the lowest density "
+            f"at which a layer pruned alone loses at most {self.budget:g} {'point' if self.budget == 1 else 'points'} "
+            f"on {plural(count, 'training image')}, before retraining.{unsure}"
         )
 
     def _write(

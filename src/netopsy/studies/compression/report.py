@@ -17,10 +17,11 @@ from netopsy.deep_compression.storage_table import ALL, HEADER, OTHER, bits_befo
 from netopsy.engine.sweep.edits import Replace, replacement
 from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.network.network import Network
-from netopsy.result import Figure
+from netopsy.result import Figure, Finding
 from netopsy.samples.samples import Samples
-from netopsy.studies.sweep_report import IMAGES, Measure
-from netopsy.wording import capital, plural, points
+from netopsy.studies.study import layer_measures
+from netopsy.studies.sweep_report import IMAGES, Measure, half_width
+from netopsy.wording import listing, number, percent, plural
 
 FLOAT32, PRUNED, SHARED, RETRAINED, FILE = "float32", "pruned", "shared", "shared, retrained", "file"
 
@@ -201,7 +202,7 @@ def findings(
     chosen: str | None,
     left: list[str],
     measure: Measure = IMAGES,
-) -> list[str]:
+) -> list[Finding]:
     """Plain sentences, the most important first.
 
     where: the file, in words. other: the coder not taken and the bytes of its file. chosen: how densities were found.
@@ -212,87 +213,111 @@ def findings(
     total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
     sentences = [
         _size(total, where),
-        _error(stages[FLOAT32], stages[FILE], measure),
+        _cost(stages[FLOAT32], stages[FILE], measure),
+        *_kept(layers),
         _steps(stages, measure),
-        _kept_sentence(layers),
         _largest(layers, total),
         _coder(other, total["bytes"]),
     ]
     if chosen:
-        sentences.append(chosen)
+        sentences.append(Finding(chosen, 0.5))
     if left:
-        sentences.append(f"{plural(len(left), 'layer')} given no bits stay in float32: {', '.join(left[:5])}.")
-    return [sentence for sentence in sentences if sentence]
+        text = f"{plural(len(left), 'layer')} stay in float32, with no bits given for them: {listing(left)}."
+        sentences.append(Finding(text.replace("1 layer stay", "1 layer stays"), 0.0))
+    return sentences
 
 
-def _size(total: dict[str, Any], where: str) -> str:
-    return (
-        f"The file takes {total['bytes']:,} bytes, 1/{total['ratio']:.1f} of the {total['float32']:,} bytes that the "
-        f"state dict's {plural(total['weights'], 'value')} take at 4 bytes each. It is {where}."
+USUAL = 4.0  # times that float32 is larger than what needs no thought: int8
+
+
+def _size(total: dict[str, Any], where: str) -> Finding:
+    text = (
+        f"The compressed file takes {total['bytes']:,} bytes, 1/{total['ratio']:.1f} of the {total['float32']:,} bytes "
+        f"of {plural(total['weights'], 'value')} in float32. It is saved as {where}."
     )
+    return Finding(text, min(5.0, total["ratio"] / USUAL))
 
 
-def _error(before: dict[str, Any], after: dict[str, Any], measure: Measure) -> str:
-    if measure != Measure(noun=measure.noun):
-        nats = f"; the loss goes from {before['loss']:.4f} to {after['loss']:.4f} nats" if measure.tokens else ""
-        return (
-            f"{capital(measure.unit)} goes from {measure.score(before[measure.column])} to "
-            f"{measure.score(after[measure.column])} on {measure.samples(after['images'])}: a loss of "
-            f"{measure.amount(after['drop'])} (95 % interval {measure.interval(after)}), measured on the file's "
-            f"weights{nats}."
-        )
-    drop = after["drop"]
-    change = "unchanged" if drop == 0 else f"{points(abs(drop))} {'more' if drop > 0 else 'less'}"
-    low, high = (100 * after[key] + 0.0 for key in ("drop_low", "drop_high"))
-    return (
-        f"Top-1 error goes from {1 - before['top1']:.2%} to {1 - after['top1']:.2%} on "
-        f"{measure.samples(after['images'])}: "
-        f"{change} (95 % interval of the loss {low:.2f} to {high:.2f} points), measured on the file's weights."
-    )
+def _cost(before: dict[str, Any], after: dict[str, Any], measure: Measure) -> Finding:
+    """What the file loses, and the error or score before and after."""
+    errors = measure.column == "top1"
+    old, new = (measure.score(1 - row["top1"] if errors else row[measure.column]) for row in (before, after))
+    weight, change = abs(after["drop"]) / half_width(after), after
+    how = "No measurable loss: the file costs" if weight < 1 else "The file costs"
+    if weight >= 1 and after["drop"] < 0:
+        how, change = "The file gains", {"drop": -after["drop"], "drop_low": -after["drop_high"]}
+        change["drop_high"] = -after["drop_low"]
+    text = f"{how} {measure.loss(change)} of {measure.unit} on {measure.samples(after['images'])}"
+    text += f"; {'the error' if errors else 'the score'} "
+    text += f"stays at {new}" if old == new else f"goes from {old} to {new}"
+    if measure.tokens:
+        text += f", the loss from {number(before['loss'])} to {number(after['loss'])} nats"
+    return Finding(f"{text}.", min(5.0, weight))
 
 
-def _steps(stages: dict[str, dict[str, Any]], measure: Measure) -> str:
-    words_of = {PRUNED: "pruned", SHARED: "shared", RETRAINED: "with retrained tables"}
+def _steps(stages: dict[str, dict[str, Any]], measure: Measure) -> Finding:
+    words_of = {PRUNED: "pruned", SHARED: "weights shared", RETRAINED: "shared values retrained"}
     parts = [
         f"{words} 1/{stages[stage]['ratio']:.1f} at {_error_of(stages[stage], measure)}"
         for stage, words in words_of.items()
         if stage in stages
     ]
-    return f"On the way there, before entropy coding: {', '.join(parts)}."
+    return Finding(f"Size after each stage, before entropy coding: {listing(parts)}.", 0.5)
 
 
 def _error_of(stage: dict[str, Any], measure: Measure) -> str:
-    if measure == Measure(noun=measure.noun):
-        return f"{1 - stage['top1']:.2%} error"
+    if measure.column == "top1":
+        return f"{percent(1 - stage['top1'])} error"
     return f"{measure.score(stage[measure.column])} {measure.unit}"
 
 
-def _kept_sentence(layers: pl.DataFrame) -> str:
-    coded = layers.filter(pl.col("bits_before").is_not_null() & (pl.col("layer") != ALL))
+def _coded(layers: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the layers whose weights are shared."""
+    return layers.filter(pl.col("bits_before").is_not_null() & (pl.col("layer") != ALL))
+
+
+def prunable(layers: pl.DataFrame) -> pl.DataFrame:
+    """The measure of each layer whose weights are shared: the share of them that are zero in the file."""
+    return layer_measures(
+        "prunable",
+        (
+            (row["layer"], 1 - row["kept_share"], None, None, f"{row['bits_after']:.1f} bits per weight that is kept")
+            for row in _coded(layers).iter_rows(named=True)
+        ),
+    )
+
+
+def _kept(layers: pl.DataFrame) -> list[Finding]:
+    coded = _coded(layers)
     if coded.is_empty():
-        return ""
+        return []
     total, kept_weights = int(coded["weights"].sum()), int(coded["kept"].sum())
     least, most = (coded.sort("kept_share").row(at, named=True) for at in (0, -1))
     before, after = (
         float((coded[key] * coded["kept"]).sum()) / max(1, kept_weights) for key in ("bits_before", "bits_after")
     )
-    text = f"Of {plural(total, 'weight')} {kept_weights:,} are left ({kept_weights / total:.1%})"
-    if coded.height > 1:
-        text += f", from {least['kept_share']:.1%} in {least['layer']} to {most['kept_share']:.1%} in {most['layer']}"
-    return f"{text}; each takes {before:.1f} bits of code and position before entropy coding, {after:.1f} after."
+    share = kept_weights / total
+    text = f"Pruning keeps {percent(share)} of the weights ({kept_weights:,} of {total:,})"
+    few, many = percent(least["kept_share"]), percent(most["kept_share"])
+    if few != many:
+        text += f", from {few} in {least['layer']} to {many} in {most['layer']}"
+    text += f". With its position each takes {before:.1f} bits before entropy coding and {after:.1f} after."
+    return [Finding(text, min(5.0, 5 * (1 - share)))]
 
 
-def _largest(layers: pl.DataFrame, total: dict[str, Any]) -> str:
-    rows = layers.filter(~pl.col("layer").is_in([ALL])).sort("bytes", descending=True)
-    row = rows.row(0, named=True)
+def _largest(layers: pl.DataFrame, total: dict[str, Any]) -> Finding:
+    rows = layers.filter(~pl.col("layer").is_in([ALL])).sort("bytes", descending=True, maintain_order=True)
+    most = rows.filter(pl.col("bytes") == rows["bytes"][0])
     words = {OTHER: "the values that are not shared (biases, norms)", HEADER: "the header"}
-    name = words.get(row["layer"], row["layer"])
-    return f"The largest part of the file is {name}: {row['bytes']:,} bytes, {row['bytes'] / total['bytes']:.0%}."
+    names = listing([words.get(name, name) for name in most["layer"]])
+    each = f"{most['bytes'][0]:,} bytes, {percent(most['bytes'][0] / total['bytes'])}"
+    part, of = ("part", each) if most.height == 1 else ("parts", f"{each} each")
+    return Finding(f"The largest {part} of the file: {names} ({of}).", 0.5)
 
 
-def _coder(other: tuple[str, int], size: int) -> str:
+def _coder(other: tuple[str, int], size: int) -> Finding:
     name, bytes_ = other
-    named = "Huffman codes, as in the paper," if name == "huffman" else "the default coder (ANS)"
+    named = "Huffman coding" if name == "huffman" else "the default coder (ANS)"
     change = bytes_ / size - 1
-    how = "as large" if abs(change) < 5e-4 else f"{abs(change):.1%} {'larger' if change > 0 else 'smaller'}"
-    return f"With {named} the file would take {bytes_:,} bytes, {how}."
+    how = "no difference" if abs(change) < 5e-4 else f"{percent(abs(change))} {'more' if change > 0 else 'less'}"
+    return Finding(f"With {named} the file would take {bytes_:,} bytes ({how}).", 0.3)

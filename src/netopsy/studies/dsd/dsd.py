@@ -13,14 +13,14 @@ from netopsy.deep_compression.save import save_network
 from netopsy.engine.train.recipe import Augment, Optimizer, Precision, Recipe
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.result import Group, Result
-from netopsy.samples.samples import NOUNS, Samples
+from netopsy.result import Finding, Group, Result
+from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import find_task
 from netopsy.settings import Interval, Length, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.dsd.branches import Phases, Snapshot, scores
-from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary, with_score, word_of
+from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary, with_score
 from netopsy.studies.study import REQUIRED, Study, file_for, whereabouts
-from netopsy.wording import plural
+from netopsy.studies.sweep_report import measure_of
 
 DsdStart = Literal["trained", "random"]
 Baseline = Literal["phases", "single"]
@@ -92,7 +92,8 @@ class Dsd(Study):
     def run(self, network: Network, samples: Samples) -> Result:
         """Train copies of `network` both ways and score them on `samples`."""
         if not network.layers:
-            return self.result(findings=[f"{network.name} has no convolution or linear layer whose weights to prune."])
+            text = f"{network.name} has no convolution or linear layer whose weights to prune."
+            return self.result(findings=[Finding(text, 0.0)])
         shares = self._shares(network)
         densities = {name: 1 - share for name, share in shares.items()}
         steps: list[Snapshot] = []
@@ -118,14 +119,13 @@ class Dsd(Study):
             "histograms": bins,
         }
         where = whereabouts(self.name, path)
-        scored = plural(len(samples), NOUNS.get(samples.kind, "sample"))
+        measure = measure_of(network, samples, task)
+        scored = measure.samples(len(samples))
         return self.result(
             tables={name: with_score(table, task) for name, table in tables.items()},
             figures=figures(tables, network.layers, task),
             artifacts={path.name: path},
-            findings=findings(
-                tables, shares, len(network.layers), self.baseline, self.start, scored, where, word_of(task)
-            ),
+            findings=findings(tables, shares, len(network.layers), self.baseline, self.start, scored, where, measure),
         )
 
     def _shares(self, network: Network) -> dict[str, float]:

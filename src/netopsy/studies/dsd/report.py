@@ -13,11 +13,12 @@ from scipy.stats import t as student
 
 from netopsy.charts import curve, histogram
 from netopsy.network.layers import Layer
-from netopsy.result import Figure
+from netopsy.result import Figure, Finding
 from netopsy.samples.tasks import Task
 from netopsy.stats.describe import spread_indices
-from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, RESTORED, SPARSE, Snapshot
-from netopsy.wording import plural, points
+from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, SPARSE, Snapshot
+from netopsy.studies.sweep_report import IMAGES, Measure, half_width
+from netopsy.wording import hundredths, number, percent, plural
 
 BINS = 61  # odd, so that zero is the middle of a bin
 _REACH = 0.9995  # of the weights at each end are shown
@@ -175,7 +176,7 @@ def with_score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     return frame.rename({name: name.replace("top1", task.column) for name in frame.columns})
 
 
-_SAID = {"phases": "the same phases and rates without masks", "single": "one schedule over all of them"}
+_BASELINES = {"phases": "in the same phases, without masks", "single": "on one schedule of as many epochs"}
 
 
 def findings(
@@ -186,63 +187,74 @@ def findings(
     start: str,
     images: str,
     where: str,
-    word: str = "accuracy",
-) -> list[str]:
-    """Plain sentences, the most important first. images: how many samples were scored, in words; word: the score."""
+    measure: Measure = IMAGES,
+) -> list[Finding]:
+    """Plain sentences, the most important first. images: how many samples were scored, in words."""
     rows = {row["what"]: row for row in tables["summary"].iter_rows(named=True)}
     steps = tables["steps"].filter(pl.col("branch") == DSD)
-    mean = {name: _mean(steps, name) for name in (PRUNED, SPARSE, RESTORED)}
+    pruned, sparse = (measure.score(_mean(steps, name)) for name in (PRUNED, SPARSE))
     epochs = int(steps["epochs"].max())  # type: ignore[arg-type]
+    way = (
+        f"Pruning {_zeros_of(shares, layers)} takes the {measure.unit} from {measure.score(rows['start']['top1'])} to "
+        f"{pruned}, retraining what is left to {sparse}, and training all weights again to "
+        f"{measure.score(rows[DSD]['top1'])}{', means over the seeds' if rows[DSD]['seeds'] > 1 else ''}."
+    )
     return [
-        _gain(rows, baseline, epochs, images),
-        _start(rows, start, word),
-        f"On the way, pruning {_zeros_of(shares, layers)} takes the mean {word} from {rows['start']['top1']:.2%} to "
-        f"{mean[PRUNED]:.2%}, retraining with the masks held gives {mean[SPARSE]:.2%}, and training all weights again "
-        f"{rows['dsd']['top1']:.2%}.",
-        f"The network of the first seed is in {where}: load_network(path) reads it.",
+        _gain(rows, baseline, epochs, images, measure),
+        _start(rows, start, measure),
+        Finding(way, 0.5),
+        Finding(f"The network of the first seed is saved as {where}; load_network(path) reads it.", 0.0),
     ]
 
 
-def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images: str) -> str:
-    gain, dsd, base = rows["dsd - baseline"], rows["dsd"], rows["baseline"]
-    seeds = gain["seeds"]
-    text = (
-        f"After {plural(epochs, 'epoch')} dense-sparse-dense training gives {_with(dsd)} on {images}, "
-        f"conventional training ({_SAID[baseline]}) {_with(base)}: a difference of {points(gain['top1'])}"
-    )
+def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images: str, measure: Measure) -> Finding:
+    gain, seeds = rows[f"{DSD} - {BASELINE}"], rows[DSD]["seeds"]
+    other = f"conventional training ({_BASELINES[baseline]})"
+    dsd, base = (_with(rows[way], measure) for way in (DSD, BASELINE))
+    ends = f"{dsd} against {base} after {plural(epochs, 'epoch')} on {images}"
+    difference = measure.amount(abs(gain["top1"]))
+    sign = "less" if gain["top1"] < 0 else "more"
     if seeds < 2:
-        return f"{text}. One seed says nothing of the spread; give repeats of 3 or more."
+        text = f"Dense-sparse-dense training ends with {difference} {sign} {measure.unit} than {other}: {ends}"
+        return Finding(f"{text}. One seed says nothing of the spread; give repeats of 3 or more.", 0.5)
     low, high = gain["low"], gain["high"]
-    if low > 0:
-        verdict = "a gain, and more than the seeds vary"
-    elif high < 0:
-        verdict = "a loss, and more than the seeds vary"
-    else:
-        verdict = "no more than the seeds vary"
-    return (
-        f"{text} over {plural(seeds, 'seed')} (95 % interval {100 * low:.2f} to {100 * high:.2f}, paired t over "
-        f"the seeds, on these samples): {verdict}."
+    within = f"(95 % interval {_interval(low, high, measure)} over {plural(seeds, 'seed')})"
+    weight = abs(gain["top1"]) / half_width({"drop_low": low, "drop_high": high})
+    if low > 0 or high < 0:
+        text = (
+            f"Dense-sparse-dense training ends with {difference} {sign} {measure.unit} {within} than {other}: {ends}."
+        )
+        return Finding(text, min(5.0, weight))
+    text = f"Dense-sparse-dense training gains nothing measurable over {other}: {measure.amount(gain['top1'])} of "
+    return Finding(f"{text}{measure.unit} {within}, {ends}.", min(0.99, weight))
+
+
+def _start(rows: Mapping[str, dict[str, Any]], start: str, measure: Measure) -> Finding:
+    dsd, base = rows[f"{DSD} - start"], rows[f"{BASELINE} - start"]
+    what = "the network before training" if start == "trained" else "the dense networks that both begin with"
+    text = (
+        f"Compared with {what} ({measure.score(rows['start']['top1'])}), dense-sparse-dense training changes the "
+        f"{measure.unit} by {measure.amount(dsd['top1'])}, conventional training by {measure.amount(base['top1'])}."
     )
+    return Finding(text, 0.5)
 
 
-def _start(rows: Mapping[str, dict[str, Any]], start: str, word: str) -> str:
-    dsd, base = rows["dsd - start"], rows["baseline - start"]
-    what = "the network as it came" if start == "trained" else "the dense networks that both ways began with"
-    return (
-        f"Against {what} ({rows['start']['top1']:.2%}), dense-sparse-dense training changes the {word} by "
-        f"{points(dsd['top1'])}, training on without masks by {points(base['top1'])}."
-    )
+def _with(row: dict[str, Any], measure: Measure) -> str:
+    spread = row["spread"]
+    if spread is None:
+        return measure.score(row["top1"])
+    deviation = hundredths(100 * spread) if measure.share else number(spread)
+    return f"{measure.score(row['top1'])} (standard deviation {deviation})"
 
 
-def _with(row: dict[str, Any]) -> str:
-    spread = "" if row["spread"] is None else f" (standard deviation {100 * row['spread']:.2f})"
-    return f"{row['top1']:.2%}{spread}"
+def _interval(low: float, high: float, measure: Measure) -> str:
+    return measure.interval({"drop_low": low, "drop_high": high})
 
 
 def _zeros_of(shares: Mapping[str, float], layers: int) -> str:
-    few, many = min(shares.values()), max(shares.values())
-    share = f"{many:.0%}" if few == many else f"{few:.0%} to {many:.0%}"
-    return f"{share} of the weights of {plural(len(shares), 'layer')} of {layers}"
+    few, many = percent(min(shares.values())), percent(max(shares.values()))
+    every = f"all {layers} layers" if len(shares) == layers > 1 else f"{len(shares)} of {plural(layers, 'layer')}"
+    return f"{many if few == many else few + ' to ' + many} of the weights of {every}"
 
 
 def _mean(steps: pl.DataFrame, name: str) -> float:
