@@ -87,7 +87,8 @@ def duration(seconds: float) -> str:
 def capital(text: str) -> str:
     """The text with a capital first letter; names of layers and formats keep theirs."""
     first = text.split(" ", 1)[0]
-    return text if any(sign in "._:" or sign.isdigit() for sign in first) else text[:1].upper() + text[1:]
+    named = any(sign in "._:" or sign.isdigit() for sign in first) and not first.startswith("top-")
+    return text if named else text[:1].upper() + text[1:]
 
 
 def alike(names: Sequence[str], values: Sequence[float]) -> list[str]:

@@ -89,9 +89,14 @@ class Output:
         if not self.quiet:
             results = case.results
             _print_alerts(results)
+            wrong = any(alert.level == "error" for result in results for alert in result.alerts)
             for result in results:
+                if wrong and result.group in ("losses", "size"):
+                    continue
                 for finding in result.findings if self.verbose else result.findings[:FINDINGS]:
                     print(f"{result.study}: {finding}")
+            if wrong:
+                print("What the network can lose is not judged before the error is mended.")
             print()
             if kept:
                 print(f"From the case, with the same network, samples and settings: {', '.join(kept)}.")

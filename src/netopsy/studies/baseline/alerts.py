@@ -41,9 +41,14 @@ _SPARSE = 0.3  # share of zeros from which a layer counts as pruned
 _MANY = 0.5  # of units, outputs or weights: from here on more than a detail
 
 
+_FOLLOWS = ("miscalibrated", "class-never-predicted")  # from a network that guesses
+
+
 def find_alerts(evidence: Evidence) -> list[Alert]:
     """All alerts, the worst first."""
     alerts = [alert for check in CHECKS for alert in check(evidence)]
+    if any(alert.name == "near-chance" and alert.level == "error" for alert in alerts):
+        alerts = [alert for alert in alerts if alert.name not in _FOLLOWS]
     return sorted(alerts, key=lambda alert: LEVELS.index(alert.level))
 
 
