@@ -1,12 +1,12 @@
 """A map of noise, every layer alone at 8 strengths: the naive loop, the exact sweep and the adaptive sweep.
 
     python benchmarks/sweep.py [--networks resnet20,vgg16_bn,digits] [--images N] [--cells 16] [--threads 2]
-        [--ways exact,adaptive,timed] [--minutes 2] [--tiny]
+        [--ways exact,adaptive,deadline] [--minutes 2] [--tiny]
 
 Naive: deep copy, write the noisy weights, evaluate all images, from preprocessed tensors in memory, with the batch size
 that is fastest here. Every cell costs it the same, so it is timed on `--cells` of them, spread evenly, and scaled.
 Exact and adaptive are `netopsy.sweep` from the images to the table. The timed cells' predictions must be identical.
-The way timed is a sweep in `--minutes`; its decisions (more than 0.5 points lost, or not) are held against the exact.
+The way deadline is a sweep in `--minutes`; its decisions (more than 0.5 points lost, or not) are held against the exact.
 resnet20: the CIFAR network and images under NETOPSY_SHARED (all 10,000). vgg16_bn: random weights, so exact alone, on
 the first 500 of these. digits: the shipped narrow VGG-16 on the handwritten digits of scikit-learn.
 """
@@ -35,7 +35,7 @@ from netopsy.engine.sweep.edits import apply_edit, compute_values
 from netopsy.engine.sweep.full import predictions
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
-TARGETS = {"exact": 2.5, "adaptive": 10.0, "timed": 0.0}
+TARGETS = {"exact": 2.5, "adaptive": 10.0, "deadline": 0.0}
 TOLERANCE = 0.005
 BATCHES = (16, 32, 64, 128, 256)
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--strengths", type=int, default=len(STRENGTHS), help="how many of the 8")
     parser.add_argument("--precision", type=float, default=0.5, help="points")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--ways", default="exact,adaptive", help="of exact, adaptive and timed")
+    parser.add_argument("--ways", default="exact,adaptive", help="of exact, adaptive and deadline")
     parser.add_argument("--minutes", type=float, default=2.0, help="of the way timed")
     add_tiny(parser)
     options = parser.parse_args()
@@ -113,10 +113,10 @@ def measure(network: Network, samples: Samples, options: argparse.Namespace, way
                 f"{inside.mean():.1%} of the intervals hold the exact drop"
             )
             figures["off"] = {"mean": error.mean(), "most": error.max(), "inside": inside.mean()}
-    if "timed" in ways:
+    if "deadline" in ways:
         with workspace(minutes=options.minutes):
             wall, cpu, quick = clock(lambda: sweep(network, samples, variants, tolerance=100 * TOLERANCE))
-        figures["in_time"] = report("timed", wall, cpu, peer) | decisions(quick, table)
+        figures["deadline"] = report("deadline", wall, cpu, peer) | decisions(quick, table)
     return figures
 
 

@@ -522,8 +522,8 @@ def test_a_compressed_file_says_inputs_output_and_tokenizer(tmp_path: Path) -> N
     folder = tmp_path / "bert"
     folder.mkdir()
     saved("bert", folder)
-    base = load_network(f"hf:{folder}", head="base", output="pooler_output", length=6)
-    assert load_network(compress(base, tmp_path / "bert.netopsy.safetensors")).output_name == "pooler_output"
+    base = load_network(f"hf:{folder}", head="base", output="last_hidden_state", length=6)
+    assert load_network(compress(base, tmp_path / "bert.netopsy.safetensors")).returned == "last_hidden_state"
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_a_head_is_removed_by_its_columns_of_the_projection() -> None:
     assert row["cosine"][0] == pytest.approx(float(cosine.mean()), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["causal", "unet", *(pytest.param(n, marks=SLOW) for n in SLOWLY)])
+@pytest.mark.parametrize("name", ["unet", *(pytest.param(n, marks=SLOW) for n in ("causal", *SLOWLY))])
 def test_deep_compression_ends_in_a_file_that_scores_what_is_said(name: str) -> None:
     network, samples = patient(name)
     even = np.arange(len(samples)) % 2 == 0
@@ -273,6 +273,7 @@ def test_names_of_layers_and_settings_keep_their_words() -> None:
         assert titles and not any(re.search(r"\bimages?\b", title) for title in titles), titles
 
 
+@pytest.mark.slow
 def test_a_key_value_head_is_removed_with_the_queries_that_share_it() -> None:
     network, samples = patient("causal")
     result = study_function("activations")(network, samples)
