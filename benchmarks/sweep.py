@@ -6,7 +6,7 @@
 Naive: deep copy, write the noisy weights, evaluate all images, from preprocessed tensors in memory, with the batch size
 that is fastest here. Every cell costs it the same, so it is timed on `--cells` of them, spread evenly, and scaled.
 Exact and adaptive are `netopsy.sweep` from the images to the table. The timed cells' predictions must be identical.
-The way deadline is a sweep in `--minutes`; its decisions (more than 0.5 points lost, or not) are held against the exact.
+The way deadline is a sweep in `--minutes`; its decisions (more than 0.5 points lost, or not) are held against exact.
 resnet20: the CIFAR network and images under NETOPSY_SHARED (all 10,000). vgg16_bn: random weights, so exact alone, on
 the first 500 of these. digits: the shipped narrow VGG-16 on the handwritten digits of scikit-learn.
 """
