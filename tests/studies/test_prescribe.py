@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from test_findings import check_findings
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Result, Samples, load_network, load_samples, prescribe
@@ -122,8 +123,9 @@ def test_findings_name_the_numbers_of_the_tables(result: Result) -> None:
     total = result.tables["layers"].filter(pl.col("layer") == "all").row(0, named=True)
     text = " ".join(result.findings)
     assert f"loses {points(row['drop'])}" in text and "40 images that were not used" in text
-    assert f"{total['bytes'] / 1000:,.1f} kB" in text and f"{1 / total['share']:.1f} times" in text
-    assert "Predicted from the layers one at a time" in text and "Most can be given up by" in text
+    assert f"{total['bytes'] / 1000:,.1f} kB" in text and f"1/{1 / total['share']:.1f} of float32" in text
+    assert "The layers measured one at a time predict" in text and "compress most" in text
+    check_findings(result, most=10)
 
 
 class Head(nn.Module):
@@ -192,13 +194,15 @@ def test_the_promise_is_that_of_the_chosen_point(plain_plan: Result) -> None:
     (path,) = plain_plan.artifacts.values()
     assert promise["bytes"] == path.stat().st_size >= promise["bytes_by_count"]
     text = " ".join(plain_plan.findings)
-    assert "with 95 % confidence" in text and f"a margin of {points(promise['margin'])}" in text
+    check_findings(plain_plan, most=10)
+    assert "With 95 % confidence it loses at most" in text and f"a margin of {points(promise['margin'])}" in text
 
 
 def test_too_few_images_leave_the_network_as_it_is_and_say_what_they_could_certify(network: Network) -> None:
     samples = load_samples("digits", count=60)
     result = prescribe(network, samples, budget=1.0, probes=6, layers=("fc", "block5.conv3"))
     promise, text = result.tables["promise"].row(0, named=True), " ".join(result.findings)
+    check_findings(result, most=10)
     assert promise["how"] == "exact" and promise["bound"] == promise["drop"] == promise["margin"] == 0
     least = drop_bound(0, 0, 20, 30)
     assert promise["least_budget"] == least and f"still leave a drop of {points(least)} possible" in text

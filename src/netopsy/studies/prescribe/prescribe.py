@@ -14,7 +14,7 @@ from netopsy.engine.sweep.edits import Variant, replacement
 from netopsy.engine.sweep.sweep import newly_wrong
 from netopsy.errors import SamplesError, SettingsError
 from netopsy.network.network import Network
-from netopsy.result import Group, Result
+from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import AGREEMENT, EMBEDDING, REGRESSION, Task, find_task
 from netopsy.settings import Interval, PositiveInt, Seed
@@ -76,7 +76,7 @@ class Prescribe(Study):
         layers = network.select(self.layers)
         if not layers:
             return self.result(
-                findings=[f"{network.name} has no convolution or linear layer whose weights could be stored in less."]
+                findings=[Finding(f"{network.name} has no convolution or linear layer to store in less.", 0.0)]
             )
         task = find_task(network, samples)
         samples = task.prepare(network, samples)

@@ -14,11 +14,11 @@ from netopsy.codec.file import sizes
 from netopsy.deep_compression.storage_table import ALL, HEADER, OTHER
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
-from netopsy.result import Figure
+from netopsy.result import Figure, Finding
 from netopsy.studies.prescribe.cells import Groups
 from netopsy.studies.prescribe.plan import Prescription
 from netopsy.studies.sweep_report import Budget, Measure
-from netopsy.wording import listing, points, size
+from netopsy.wording import listing, number, percent, points, size
 
 CURVE = 60  # points of the predicted path that the table holds besides the measured ones
 
@@ -207,10 +207,10 @@ def _layers(layers: pl.DataFrame) -> Figure:
         rows,
         "layer",
         "bits",
-        title="Bits a weight that each layer keeps",
-        reading="Of 32 in float32; a short bar is a layer that can give up much. Layers run from the input (top) down.",
+        title="Bits per weight of each layer",
+        reading="Of 32 in float32; a short bar is a layer that compresses well. Layers run from the input (top) down.",
         source=_SOURCE,
-        value_title="bits a weight in the file",
+        value_title="bits per weight in the file",
     )
 
 
@@ -221,17 +221,17 @@ def _sensitivity_figure(prescription: Prescription) -> Figure:
         for bits in BITS if noisy else ():
             one, loss = min(noisy, key=lambda pair: abs(pair[0].bits - bits))
             if abs(one.bits - bits) <= 0.5:
-                cell = {"layer": name, "bits a weight, about": f"{bits:g}", "nats": math.log10(max(loss, 1e-6))}
+                cell = {"layer": name, "bits per weight, about": f"{bits:g}", "nats": math.log10(max(loss, 1e-6))}
                 rows.append({**cell, "order": bits})
     frame = pl.DataFrame(rows).sort("order", maintain_order=True)
     return heatmap(
         frame,
-        "bits a weight, about",
+        "bits per weight, about",
         "layer",
         "nats",
         title="What fewer bits in each layer do to the outputs",
         reading="Each layer is rounded alone, to fewer bits on the left. Bright: the network's outputs diverge more "
-        "(log10 of nats an image; -2 is little, 0 is much). White: no table has so many bits.",
+        "(log10 of nats per image; -2 is little, 0 is much). White: no table has so many bits.",
         source=_SOURCE,
         value_title="log10 of divergence",
         labels=False,
@@ -241,80 +241,80 @@ def _sensitivity_figure(prescription: Prescription) -> Figure:
 _NAMED = 3
 
 
-def findings(network: Network, tables: dict[str, pl.DataFrame], prescription: Prescription, where: str) -> list[str]:
+def findings(
+    network: Network, tables: dict[str, pl.DataFrame], prescription: Prescription, where: str
+) -> list[Finding]:
     """Plain sentences, the most important first. where: the file, as a reader finds it."""
     before, after = tables["scores"].to_dicts()
     layers, promise = tables["layers"], tables["promise"].row(0, named=True)
     budget = prescription.budget
     total = layers.filter(pl.col("layer") == ALL).row(0, named=True)
     return [
-        _head(network, total, after, promise, budget),
+        Finding(_head(network, total, after, promise, budget), min(5.0, 0.25 / total["share"])),
         *(
             _promise_sentences(promise, budget)
             if prescription.chosen
             else _refusal_sentences(prescription, promise, after["images"])
         ),
         *_verdict(after, promise, budget),
+        *(_most_and_least(layers) if prescription.chosen else ()),
         *_prediction_sentence(prescription),
         _scores_sentence(before, after, budget.measure),
-        *(_most_and_least(layers) + _exceptions(layers) if prescription.chosen else ()),
-        f"The file is {where}; it was read back, and what it holds was scored.",
+        *(_exceptions(layers) if prescription.chosen else ()),
+        Finding(f"The file is saved as {where}; it was read back, and these are its scores.", 0.0),
     ]
 
 
-def _scores_sentence(before: dict[str, Any], after: dict[str, Any], measure: Measure) -> str:
-    scores = f"{measure.score(before[measure.column])}, the file {measure.score(after[measure.column])}"
-    text = f"On the {after['images']:,} reporting {measure.noun}s the unedited network scores {scores}"
+def _scores_sentence(before: dict[str, Any], after: dict[str, Any], measure: Measure) -> Finding:
+    scores = f"{measure.score(after[measure.column])}, the unedited network {measure.score(before[measure.column])}"
+    text = f"On the {measure.samples(after['images'])} that report, the file scores {scores}"
     text += "" if measure.unit == "top-1 accuracy" else f" ({measure.unit})"
     if measure.tokens:
-        text += f", {before['loss']:.4f} and {after['loss']:.4f} nats a token"
-    if measure.column == "agreement" or after.get("agreement") is None:
-        return f"{text}."
-    return f"{text}; they agree on {after['agreement']:.1%} of the predictions."
+        text += f", with a loss of {number(after['loss'])} and {number(before['loss'])} nats per token"
+    if measure.column != "agreement" and after.get("agreement") is not None:
+        text += f"; they agree on {percent(after['agreement'])} of the predictions"
+    return Finding(f"{text}.", 0.5)
 
 
 def _head(
     network: Network, total: dict[str, Any], after: dict[str, Any], promise: dict[str, Any], budget: Budget
 ) -> str:
-    less = f"{1 / total['share']:.1f} times less than float32 ({size(4 * total['weights'])})"
-    fits = f"{network.name} fits into {size(total['bytes'])} on disk, {less}, without training"
+    smaller = f"1/{1 / total['share']:.1f} of float32 ({size(4 * total['weights'])})"
+    fits = f"{network.name} fits into {size(total['bytes'])}, {smaller}, without training"
     if promise["how"] == "exact":
-        return f"{fits}, and without any loss."
+        return f"{fits} and without any loss."
     return (
-        f"{fits}: with a budget of {budget.words(promise['budget'])} it loses {budget.words(after[budget.by])} of "
-        f"{budget.unit} (95 % interval {budget.interval(after)}) on {after['images']:,} {budget.measure.noun}s that "
-        "were not used to choose."
+        f"{fits}: it loses {budget.words(after[budget.by])} of {budget.unit} (95 % interval {budget.interval(after)}) "
+        f"on {budget.measure.samples(after['images'])} that were not used to choose, with a budget of "
+        f"{budget.words(promise['budget'])}."
     )
 
 
-def _promise_sentences(promise: dict[str, Any], budget: Budget) -> list[str]:
+def _promise_sentences(promise: dict[str, Any], budget: Budget) -> list[Finding]:
     """What is promised, from what was counted, and what the confidence costs."""
     if promise["how"] == "exact":
-        return ["The file changes no weight, so it keeps any budget."]
+        return [Finding("The file changes no weight, so it keeps any budget.", 1.0)]
+    noun, words, images = budget.measure.noun, budget.words, budget.measure.samples(promise["images"])
     interval = budget.interval(promise if budget.by == "drop" else {f"rise_{k}": promise[f"drop_{k}"] for k in ENDS})
-    counted = (
-        f"On {budget.measure.samples(promise['images'])} kept apart to certify it, the loss is "
-        f"{budget.words(promise['drop'])} on average (95 % interval {interval}, of the paired mean over "
-        f"{budget.measure.noun}s)."
-        if promise["losses"] is None
-        else f"Of {budget.measure.samples(promise['images'])} kept apart to certify it, {promise['losses']:,} are lost "
-        f"and {promise['gains']:,} gained: a drop of {budget.words(promise['drop'])} (95 % interval {interval})."
-    )
+    lost = f"{words(promise['drop'])} (95 % interval {interval})"
+    counted = f"On {images} kept apart it loses {lost} on average."
+    if promise["losses"] is not None:
+        changed = f"{promise['losses']:,} predictions become wrong and {promise['gains']:,} right"
+        counted = f"On {images} kept apart {changed}: a drop of {lost}."
     if promise["confidence"] == 0:
-        return [f"{counted} The count alone decided; other {budget.measure.noun}s may lose more."]
-    sentences = [
-        f"{counted} On as many other {budget.measure.noun}s as report it is at most {budget.words(promise['bound'])} "
-        f"with {_percent(promise['confidence'])} confidence, a margin of {budget.words(promise['margin'])}."
-    ]
-    if promise["bytes"] > promise["bytes_by_count"]:
-        sentences.append(
-            f"This confidence costs {size(promise['bytes'] - promise['bytes_by_count'])} ({promise['price']:.1%}): the "
-            f"count alone would choose about {size(promise['bytes_by_count'])}."
-        )
-    return sentences
+        return [Finding(f"{counted} This count alone decided; other {noun}s may lose more.", 0.9)]
+    text = (
+        f"With {percent(promise['confidence'])} confidence it loses at most {words(promise['bound'])} on as many new "
+        f"{noun}s as report, a margin of {words(promise['margin'])}. {counted}"
+    )
+    findings = [Finding(text, min(5.0, promise["budget"] / max(promise["bound"], 1e-9)))]
+    if (price := promise["bytes"] - promise["bytes_by_count"]) > 0:
+        text = f"This confidence costs {size(price)} ({percent(promise['price'])}): the count alone would choose about "
+        findings.append(Finding(f"{text}{size(promise['bytes_by_count'])}.", 0.5))
+    return findings
 
 
-def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: int) -> list[str]:
+def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: int) -> list[Finding]:
     """Why no smaller file can be certified, and what would help."""
     least, asked, budget = found.least_budget, promise["budget"], found.budget
     noun, words = budget.measure.noun, budget.words
@@ -326,75 +326,74 @@ def _refusal_sentences(found: Prescription, promise: dict[str, Any], reporting: 
     else:
         gentlest = found.trials[0]
         why = (
-            f"on {images} the gentlest file {'drops' if budget.by == 'drop' else 'adds'} {words(gentlest.lost)}, with "
-            f"the margin at most {words(gentlest.bound)}"
+            f"on {images} the gentlest file {'loses' if budget.by == 'drop' else 'adds'} {words(gentlest.lost)}, and "
+            f"at most {words(gentlest.bound)} on new ones"
         )
         advice = f"Give more {noun}s, a larger budget"
-    sentences = [
-        f"No smaller file can be certified to keep a budget of {words(asked)} with {_percent(promise['confidence'])} "
-        f"confidence: {why}. The file therefore holds the network exactly as it is.",
-        f"{advice} or a lower confidence (0 takes the count alone).",
-    ]
+    text = (
+        f"No smaller file can be certified to keep a budget of {words(asked)} with {percent(promise['confidence'])} "
+        f"confidence: {why}. The file therefore holds the network exactly as it is."
+    )
+    findings = [Finding(text, 2.0), Finding(f"{advice} or a lower confidence (0 takes the count alone).", 2.0)]
     if found.by_count is not None:
-        sentences.append(
-            f"The count alone would choose about {size(promise['bytes_by_count'])}, without any confidence."
-        )
-    return sentences
+        text = f"The count alone would choose about {size(promise['bytes_by_count'])}, without any confidence."
+        findings.append(Finding(text, 0.5))
+    return findings
 
 
-def _verdict(after: dict[str, Any], promise: dict[str, Any], asked: Budget) -> list[str]:
+def _verdict(after: dict[str, Any], promise: dict[str, Any], asked: Budget) -> list[Finding]:
     """What the interval says of the budget; and of few images, what they could show at all."""
-    sentences, budget = [], promise["budget"]
+    findings, budget = [], promise["budget"]
     if promise["how"] == "exact":
         return []
     low, high = after[f"{asked.by}_low"], after[f"{asked.by}_high"]
     if low > budget:
-        sentences.append(f"That is more than the budget: the {asked.by} is at least {asked.words(low)} (95 %).")
-    half = (high - low) / 2
-    if half > budget:
-        of_one = f", and one {asked.measure.noun} is {points(1 / after['images'])}"
-        one = of_one if promise["losses"] is not None else ""
-        sentences.append(
-            f"{asked.measure.samples(after['images'])} cannot show a {asked.by} of {asked.words(budget)}: it is known "
-            f"to about {asked.words(half)} either way{one}. More samples tell more."
+        text = f"That is more than the budget: the {asked.by} is at least {asked.words(low)} (95 %)."
+        findings.append(Finding(text, 5.0))
+    if (half := (high - low) / 2) > budget:
+        one = "" if promise["losses"] is None else f", and one {asked.measure.noun} is {points(1 / after['images'])}"
+        text = (
+            f"{asked.measure.samples(after['images'])} cannot show a {asked.by} of {asked.words(budget)}: the interval "
+            f"is {asked.words(half)} either way{one}. Give more {asked.measure.noun}s."
         )
-    return sentences
+        findings.append(Finding(text, 0.5))
+    return findings
 
 
-def _prediction_sentence(prescription: Prescription) -> list[str]:
+def _prediction_sentence(prescription: Prescription) -> list[Finding]:
     if prescription.chosen is None:
         return []
     loss, scores = prescription.chosen.allocation.loss, prescription.chosen.scores
     budget = prescription.budget
     drop, nats = budget.words(prescription.exchange.drop(loss)), " nats" if budget.measure.share else ""
-    return [
-        f"Predicted from the layers one at a time: a {budget.by} of {drop} and a divergence of "
-        f"{loss:.3g}{nats}. Measured with all layers together on the {scores['images']:,} certifying "
-        f"{budget.measure.noun}s: {budget.words(scores[budget.by])} and {scores['divergence']:.3g}{nats}."
-    ]
+    text = (
+        f"The layers measured one at a time predict a {budget.by} of {drop} and a divergence of {number(loss)}{nats}; "
+        f"all layers together give {budget.words(scores[budget.by])} and {number(scores['divergence'])}{nats} on the "
+        f"{budget.measure.samples(scores['images'])} that certify."
+    )
+    return [Finding(text, 0.5)]
 
 
-def _most_and_least(layers: pl.DataFrame) -> list[str]:
+def _most_and_least(layers: pl.DataFrame) -> list[Finding]:
+    """Which layers need fewest and most bits; none where all need as many."""
     rows = layers.filter(~pl.col("layer").is_in([OTHER, HEADER, ALL])).sort("bits", maintain_order=True)
-    if rows.height < 2:
-        return []
     count = min(_NAMED, rows.height // 2)
+    if not count or f"{rows['bits'][0]:.1f}" == f"{rows['bits'][-1]:.1f}":
+        return []
     most = [_bits(row) for row in rows.head(count).to_dicts()]
     least = [_bits(row) for row in rows.tail(count).reverse().to_dicts()]
-    return [f"Most can be given up by {listing(most)}; least by {listing(least)}."]
+    verb, spread = "compresses" if count == 1 else "compress", rows["bits"][-1] / max(rows["bits"][0], 0.1)
+    return [Finding(f"{listing(most)} {verb} most; {listing(least)} {verb} least.", min(5.0, spread / 2))]
 
 
-def _exceptions(layers: pl.DataFrame) -> list[str]:
+def _exceptions(layers: pl.DataFrame) -> list[Finding]:
     ways = layers.select("layer", "how").drop_nulls().rows()
     groups = listing([f"{name} ({how})" for name, how in ways if "_group" in how])
     kept = listing([name for name, how in ways if how == "as it is"])
-    sentences = [f"In groups with a scale each: {groups}."] if groups else []
-    return sentences + ([f"Kept as they are: {kept}, for no table would be smaller and as good."] if kept else [])
+    texts = [f"Stored in groups with one scale each: {groups}."] if groups else []
+    texts += [f"Kept unchanged: {kept}; no table is smaller and as good."] if kept else []
+    return [Finding(text, 0.3) for text in texts]
 
 
 def _bits(row: dict[str, Any]) -> str:
-    return f"{row['layer']} ({row['bits']:.1f} bits a weight, {row['density']:.0%} of them not zero)"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.6g} %"
+    return f"{row['layer']} ({row['bits']:.1f} bits per weight, {percent(row['density'])} nonzero)"
