@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 from reference_triage import cochran_q, keras_plateau
+from test_findings import check_findings
 from torch import nn
 
 from netopsy import Network, Preprocessing, Samples, load_samples, score
@@ -100,6 +101,10 @@ def test_every_cell_is_there_and_the_network_is_left_alone() -> None:
     assert cells["block"].unique(maintain_order=True).to_list() == ["a", "b"]
     assert all(before[name].equal(tensor) for name, tensor in small().tensors.items())
     assert not small().module.training
+
+
+def test_findings_are_plain_and_weighted() -> None:
+    check_findings(result(), most=12)
 
 
 def test_accuracies_and_intervals_are_their_definitions() -> None:

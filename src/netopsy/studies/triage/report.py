@@ -12,7 +12,7 @@ import numpy as np
 from netopsy.blocks.block import Block
 from netopsy.blocks.section import section
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
-from netopsy.result import Figure, Image
+from netopsy.result import Figure, Finding, Image
 from netopsy.samples.tasks import Task, find_task
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.design import TriageRun, criticality
@@ -97,7 +97,8 @@ def report(run: TriageRun, *, pictures: int, max_drop: float, stn_epochs: int) -
         },
         "figures": {name: _worded(figure, task) for name, figure in figures(tables).items()},
         "images": images(run, pictures),
-        "findings": [of_samples(_of_task(s, task), run.samples.noun) for s in sentences] + _kept(run),
+        "findings": [Finding(of_samples(_of_task(s, task), run.samples.noun), s.weight) for s in sentences]
+        + _kept(run),
     }
 
 
@@ -114,17 +115,18 @@ def _of_task(sentence: str, task: Task) -> str:
     return sentence if "accuracy" in task.unit else re.sub(r"\b(mean )?accurac(y|ies)\b", task.unit, sentence)
 
 
-def _kept(run: TriageRun) -> list[str]:
+def _kept(run: TriageRun) -> list[Finding]:
     """Blocks that cannot be left out."""
     if not any(t.spec["start"] == "ID" for t in run.cells):
         return []
     names = [block.name for block in run.blocks if block.input_shape != block.output_shape]
-    return [f"{listing(names)} cannot be left out (ID): what comes out has another shape."] if names else []
+    text = f"{listing(names)} cannot be left out (ID): the output has another shape than the input."
+    return [Finding(text, 0.0)] if names else []
 
 
-def _untreatable(run: TriageRun) -> str:
+def _untreatable(run: TriageRun) -> Finding:
     text = f"{run.network.name} has no block of two or more layers that one layer could stand in for"
     if not run.left_out:
-        return f"{text}: it has no stretch of layers with one input and one output."
+        return Finding(f"{text}: it has no stretch of layers with one input and one output.", 0.0)
     why = listing([f"{block.name} ({str(block.obstacle).rstrip('.')})" for block in run.left_out], 3)
-    return f"{text}: {why}."
+    return Finding(f"{text}: {why}.", 0.0)
