@@ -17,6 +17,7 @@ from netopsy.errors import CaseError
 from netopsy.files import atomic_folder, atomic_write, restore_folder
 from netopsy.report.notebook import chart_svg
 from netopsy.report.pages import write_report
+from netopsy.report.summary import file_stem
 from netopsy.result import LEVELS, MEASURE_SCHEMA, Alert, Atlas, Figure, Finding, Image, Passage, Result, Sheet, Texts
 
 FORMAT = 2
@@ -128,7 +129,7 @@ class Case:
                 for key, words in index["figures"].items()
             }
             images = {
-                key: Image(pixels=np.asarray(Picture.open(folder / "images" / f"{key}.png")), **words)
+                key: Image(pixels=np.asarray(Picture.open(folder / "images" / f"{file_stem(key)}.png")), **words)
                 for key, words in index["images"].items()
             }
             return Result(
@@ -183,7 +184,7 @@ def _write_result(result: Result, folder: Path) -> None:
         (folder / "figures" / f"{name}.vl.json").write_text(json.dumps(figure.spec), encoding="utf-8")
         (folder / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
     for name, image in result.images.items():
-        Picture.fromarray(image.pixels).save(folder / "images" / f"{name}.png", optimize=True)
+        Picture.fromarray(image.pixels).save(folder / "images" / f"{file_stem(name)}.png", optimize=True)
     for name, texts in result.texts.items():
         (folder / "texts" / f"{name}.json").write_text(json.dumps(asdict(texts)), encoding="utf-8")
     for name, atlas in result.atlases.items():

@@ -197,7 +197,7 @@ class Result:
     """What one study found on one network.
 
     `tables` maps names to polars frames, `figures` to `Figure`, `images` to `Image`, `texts` to `Texts`, `atlases` to
-    `Atlas`, `artifacts` to files.
+    `Atlas`, `artifacts` to files. An image called `unit NODE:CHANNEL` is of that unit alone and stands on its page.
     `findings` are plain sentences with their numbers, the most important first; a `Finding` says how much it tells, and
     `group` which question they answer.
     `alerts` are what a reader must know first. `measures` are figures by layer for the first page, in the columns of

@@ -28,10 +28,20 @@ from netopsy.report.decisions import (
     strip,
 )
 from netopsy.report.layer_pages import LayerRows, link_names, unit_pages
-from netopsy.report.overview import alerts, amount_text, groups, head, is_trusted, score_text, size_text, tiles
+from netopsy.report.overview import (
+    alerts,
+    amount_text,
+    groups,
+    head,
+    is_trusted,
+    pictures,
+    score_text,
+    size_text,
+    tiles,
+)
 from netopsy.report.pages import script_json, write_report
 from netopsy.report.summary import csv_text, file_stem, number, table_summary
-from netopsy.result import Alert, Atlas, Finding, Result, Sheet
+from netopsy.result import Alert, Atlas, Finding, Image, Result, Sheet
 
 
 @pytest.mark.parametrize(
@@ -284,6 +294,30 @@ def test_a_report_written_again_drops_the_pages_of_former_layers(tmp_path: Path)
     assert [path.name for path in (tmp_path / "layers").iterdir()] == ["x.html"]
     assert not list((tmp_path / "units").iterdir())
     assert "decisions" not in (tmp_path / "index.html").read_text().split("</style>")[1].split("<script")[0]
+
+
+def test_a_unit_s_own_picture_is_on_its_page_its_layer_s_and_the_first(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    images = {"pictures": Image(pixels, "Mosaic", "Read")}
+    for name in ("conv1:3", "nowhere:1"):  # a unit that is not among the most telling, and one without an atlas
+        images[f"unit {name}"] = Image(pixels + 9, f"Image made to excite {name} most", "Read", zoom=8)
+    results = [evil_baseline(), Result("maximize", images=images, atlases={"atlas": evil_atlas()})]
+    made = pictures(results, {("maximize-atlas", "conv1", 3): "units/some.html"})
+    assert [(one["name"], one["page"]) for one in made["made"]] == [
+        ("conv1:3", "units/some.html"),
+        ("nowhere:1", "maximize.html"),
+    ]
+    assert made["maximised"] is None
+    older = [Result("maximize", images={"pictures": images["pictures"]})]
+    assert pictures(older, {})["maximised"]["title"] == "Mosaic"  # a case without such pictures
+    units = {unit.name: unit.page for unit in unit_pages(results)}
+    assert len(units) == 8 + 1 + 3
+    write_report(results, tmp_path)
+    title = "Image made to excite conv1:3 most"
+    for page, count in ((units["conv1:3"], 1), (units["conv1:29"], 0), ("maximize.html", 0)):
+        assert (title in (tmp_path / page).read_text()) == bool(count), page
+    assert any(title in path.read_text() for path in (tmp_path / "layers").iterdir())
+    assert 'alt="Image made to excite conv1:3 most"' in (tmp_path / "index.html").read_text()
 
 
 def test_findings_link_the_layers_and_units_that_they_name() -> None:

@@ -119,7 +119,7 @@ def test_fields_along_sound_that_has_no_axis_of_channels() -> None:
 
 QUICK: dict[str, dict[str, Any]] = {
     "reconstruct": {"survey": 0, "images": (0,), "draws": 1},
-    "maximize": {"runs": 1, "steps": 2},
+    "maximize": {"way": "plain", "runs": 1, "steps": 2},
     "field": {"layers": 2, "averaged": 2},
     "transfer": {"stresses": (), "repeats": 1},
     "noise": {"strengths": (0.1,), "repeats": 1},

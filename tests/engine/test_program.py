@@ -261,7 +261,7 @@ STUDIES: dict[str, Callable[[Network], Any]] = {
     "stimuli": lambda net: netopsy.stimuli(net, SAMPLES),
     "reconstruct": lambda net: netopsy.reconstruct(net, SAMPLES),
     "facets": lambda net: netopsy.facets(net, SAMPLES),
-    "maximize": lambda net: netopsy.maximize(net, SAMPLES, steps=2, runs=1),
+    "maximize": lambda net: netopsy.maximize(net, SAMPLES, way="plain", steps=2, runs=1),
     "noise": lambda net: netopsy.noise(net, SAMPLES, strengths=(0.1,), repeats=1),
     "rounding": lambda net: netopsy.rounding(net, SAMPLES, decimals=(1,)),
     "codebook": lambda net: netopsy.codebook(net, SAMPLES, sizes=(2,)),

@@ -64,7 +64,39 @@ def test_the_strongest_samples_are_those_of_the_plain_module(way: str, net: Netw
     assert "reached more than the strongest of 40 images" in result.findings[0]
     steps = result.tables["steps"]
     assert steps.height == 4 * 20 and steps["step"].max() == 19
-    assert set(result.images) == {"pictures"} and set(result.figures) == {"ascent"}
+    assert set(result.images) == {"pictures", "unit 3:2", "unit 5:3"} and set(result.figures) == {"ascent"}
+    assert set(runs["way"]) == set(steps["way"]) == {way}
+
+
+def test_by_default_the_readable_pictures_come_first_and_those_of_the_paper_next_to_them(
+    net: Network, samples: Samples
+) -> None:
+    units = ("3:2:1:4", "5:3", "5:1")
+    result, plain, fourier = (
+        maximize(net, samples, units=units, steps=20, **way)
+        for way in ({}, {"way": "plain"}, {"way": "fourier", "runs": 1})
+    )
+    for name in ("runs", "steps"):  # each way does what it does alone
+        assert result.tables[name].equals(pl.concat([fourier.tables[name], plain.tables[name]]))
+    assert result.tables["runs"]["way"].to_list() == ["fourier"] * 3 + ["plain"] * 9
+    keys = ["pictures", "pictures_plain", "unit 3:2", "unit 5:3", "unit 5:1"]
+    assert list(result.images) == keys and list(result.figures) == ["ascent", "ascent_plain"]
+    assert "Fourier" in result.images["pictures"].title and "plain" in result.images["pictures_plain"].title
+    for one, other in (("pictures", fourier), ("pictures_plain", plain)):
+        assert np.array_equal(result.images[one].pixels, other.images["pictures"].pixels)
+    assert "3 of 3 runs of Fourier ascent" in result.findings[0] and "plain ascent: 9 of 9" in result.findings[0]
+    assert sum(f.startswith("Other starts lead to") and "in plain ascent" in f for f in result.findings) == 1
+
+
+@pytest.mark.parametrize("way", ["plain", "fourier"])
+def test_a_unit_s_own_picture_is_its_best_without_frame_or_text(way: str, net: Network, samples: Samples) -> None:
+    result = maximize(net, samples, units=("5:3",), way=way, steps=10, runs=2)
+    image = result.images["unit 5:3"]
+    assert image.pixels.shape == (SIZE, SIZE, 3) and image.zoom == 224 // SIZE
+    shown = torch.from_numpy(image.pixels).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        value = net.module((shown - 0.5) / 0.25)[0, 3].item()
+    assert value == pytest.approx(result.tables["runs"]["reached"].max(), rel=1e-4)
 
 
 def test_the_start_kept_is_the_correlation_of_each_picture_with_its_own_start() -> None:
@@ -83,7 +115,11 @@ def test_the_start_kept_is_the_correlation_of_each_picture_with_its_own_start() 
 
 
 def test_the_channel_objective_is_compared_with_the_strongest_mean(net: Network, samples: Samples) -> None:
-    row = maximize(net, samples, units=("3:2",), objective="channel", steps=3).tables["runs"].row(0, named=True)
+    row = (
+        maximize(net, samples, units=("3:2",), way="plain", objective="channel", steps=3)
+        .tables["runs"]
+        .row(0, named=True)
+    )
     with torch.no_grad():
         means = nn.Sequential(*list(net.module.children())[:3])(images(net, samples))[:, 2].mean((1, 2))
     assert row["strongest"] == row["strongest_here"] == pytest.approx(means.max().item(), rel=1e-5)
@@ -94,7 +130,7 @@ def test_without_settings_it_chooses_the_channels_that_the_samples_drive_hardest
     net: Network, samples: Samples
 ) -> None:
     assert candidate_nodes(net) == {"3": 3, "5": 2}
-    result = maximize(net, samples, steps=2)
+    result = maximize(net, samples, way="plain", steps=2)
     with torch.no_grad():
         best, image = net.module(images(net, samples)).max(0)
     units = result.tables["runs"]["unit"].unique(maintain_order=True).to_list()
@@ -117,10 +153,12 @@ def test_units_that_get_no_gradient_are_not_called_maximised(samples: Samples) -
     conv = nn.Conv2d(3, 4, 3)
     with torch.no_grad():
         conv.bias.fill_(-1000.0)
-    result = maximize(wrap(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(4, 5, 3), nn.AvgPool2d(8), nn.Flatten())), samples)
+    net = wrap(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(4, 5, 3), nn.AvgPool2d(8), nn.Flatten()))
+    result = maximize(net, samples, way="plain")
     assert set(result.tables["runs"]["state"]) >= {"no gradient"}
     assert "got no gradient" in result.findings[0] and "not maxima of anything" in result.findings[0]
     assert not any("reached more than" in f and "4:" in f for f in result.findings)
+    assert not any(name.startswith("unit 2:") for name in result.images)
 
 
 def test_values_that_are_no_numbers_are_said_to_be(samples: Samples) -> None:
@@ -133,7 +171,7 @@ def test_values_that_are_no_numbers_are_said_to_be(samples: Samples) -> None:
         # 0 times a weight that is no number is none either: the other filters get no gradient
         assert result.tables["runs"]["state"].to_list() == ["not finite"] * 2 + ["no gradient"] * 2
         assert "2 runs of 1:1:5:5 met values that are no finite numbers" in result.findings[1]
-    assert maximize(network, samples, steps=2).tables["runs"].height  # whatever it chooses
+    assert maximize(network, samples, way="plain", steps=2).tables["runs"].height  # whatever it chooses
 
 
 @pytest.mark.parametrize("way", ["plain", "fourier"])
@@ -155,8 +193,9 @@ def test_the_same_seed_gives_the_same_tables(net: Network, samples: Samples) -> 
     assert np.array_equal(first.images["pictures"].pixels, again.images["pictures"].pixels)
 
 
-def test_a_killed_study_goes_on_with_the_next_batch(net: Network, tmp_path: Path) -> None:
-    study: dict[str, Any] = {"units": ("5:1", "3:2", "1:0"), "steps": 5}
+@pytest.mark.parametrize(("way", "images"), [("plain", 9), ("both", 12)])
+def test_a_killed_study_goes_on_with_the_next_batch(way: str, images: int, net: Network, tmp_path: Path) -> None:
+    study: dict[str, Any] = {"units": ("5:1", "3:2", "1:0"), "way": way, "steps": 5}
     whole = maximize(net, **study).tables["runs"]
     calls: list[int] = []
 
@@ -172,7 +211,7 @@ def test_a_killed_study_goes_on_with_the_next_batch(net: Network, tmp_path: Path
     calls.clear()
     with workspace(tmp_path, lambda label, done, total: calls.append(done), every=0):
         again = maximize(net, **study).tables["runs"]
-    assert again.equals(whole) and min(calls) > reached // 2 and max(calls) == 3 * 3 * 5
+    assert again.equals(whole) and min(calls) > reached // 2 and max(calls) == images * 5
 
 
 @pytest.mark.parametrize(
@@ -204,7 +243,7 @@ def test_units_that_are_not_there_are_refused(unit: str, net: Network) -> None:
 
 
 def test_runs_are_compared_with_those_of_other_units_of_the_same_field(net: Network) -> None:
-    runs = maximize(net, units=("5:1", "5:2", "3:0"), steps=30, runs=2).tables["runs"]
+    runs = maximize(net, units=("5:1", "5:2", "3:0"), way="plain", steps=30, runs=2).tables["runs"]
     assert runs["similarity_others"].is_null().to_list() == [False] * 4 + [True] * 2
     # two scores of one small network are climbed by other pictures than one score twice
     assert (runs["similarity"] > runs["similarity_others"]).head(4).all()
@@ -225,7 +264,7 @@ def test_a_user_s_mistake_on_the_command_line_is_one_sentence(capsys: pytest.Cap
 
 def test_on_the_shipped_network_three_runs_of_a_class_score_differ_and_beat_the_samples() -> None:
     network, digits = shipped("a"), load_samples("digits").subset(100)
-    result = maximize(network, digits, units=("fc:7",), steps=40)
+    result = maximize(network, digits, units=("fc:7",), way="plain", steps=40)
     runs = result.tables["runs"]
     assert (runs["ratio"] > 1).all() and (runs["similarity"] < 0.5).all() and runs.height == 3
     assert any(f.startswith("Other starts lead to different pictures") for f in result.findings)

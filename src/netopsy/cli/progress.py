@@ -25,7 +25,7 @@ TYPICAL = {
     "activations": 0.5,
     "reconstruct": 1,
     "stimuli": 3,
-    "maximize": 3,
+    "maximize": 4,
     "field": 1,
     "facets": 3,
     "transfer": 8,

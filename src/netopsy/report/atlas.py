@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,12 +166,16 @@ def opening_layer(atlas: Atlas) -> int:
     return found[-2] if found[-1] == len(nodes) - 1 and len(found) > 1 else found[-1]
 
 
-def best_units(atlas: Atlas, node: str, most: int) -> list[dict[str, Any]]:
-    """The most telling units of a node: those whose stimuli are most of one class, then the most selective."""
+def best_units(atlas: Atlas, node: str, most: int, also: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """The most telling units of a node: those whose stimuli are most of one class, then the most selective.
+
+    also: channels that are shown with the `most` best.
+    """
     keys = [name for name in ("share", "selectivity", "activation") if name in atlas.units.columns]
     units = atlas.units.with_row_index("row").filter(pl.col("node") == node)
     order = units.sort(keys, descending=True, nulls_last=True, maintain_order=True) if keys else units
-    return order.head(most).to_dicts()
+    rows = order.with_row_index("rank").filter((pl.col("rank") < most) | pl.col("channel").is_in(list(also)))
+    return rows.drop("rank").to_dicts()
 
 
 class AtlasPictures:

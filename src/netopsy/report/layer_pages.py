@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 
 from netopsy.report.atlas import AtlasPictures, best_units, class_words, mosaic, passage_pieces, webp_url
 from netopsy.report.decisions import PageLayer, advice, measure_text, measured_text
-from netopsy.report.summary import file_stem, image_summary, number, table_summary
-from netopsy.result import MEASURES, Atlas, Passage, Result
+from netopsy.report.summary import file_stem, image_summary, number, table_summary, unit_images
+from netopsy.result import MEASURES, Atlas, Image, Passage, Result
 
 UNITS = 8  # of a layer that have a page of their own
 _UNIT_PAGES = 400  # in all; of many layers each has fewer
@@ -48,15 +48,16 @@ class UnitPage:
 
 
 def unit_pages(results: Sequence[Result]) -> list[UnitPage]:
-    """The most telling units of each node of each atlas."""
+    """The most telling units of each node of each atlas, and those that have a picture by themselves."""
     entries = [(r, name, atlas) for r in results for name, atlas in r.atlases.items()]
     nodes = sum(atlas.units["node"].n_unique() for _, _, atlas in entries)
     most = min(UNITS, max(1, _UNIT_PAGES // max(1, nodes)))
+    alone = unit_images(results)
     return [
         UnitPage(result.study, name, node, row.get("layer") or node, row["channel"], row)
         for result, name, atlas in entries
         for node in [*atlas.sheets, *atlas.texts]
-        for row in best_units(atlas, node, most)
+        for row in best_units(atlas, node, most, [channel for other, channel in alone if other == node])
     ]
 
 
@@ -231,8 +232,13 @@ def unit_card(unit: UnitPage, cut: AtlasPictures) -> dict[str, Any]:
     }
 
 
-def unit_page(unit: UnitPage, layers: Sequence[PageLayer], rows: LayerRows, cut: AtlasPictures) -> dict[str, Any]:
-    """What a unit's page shows: its stimuli large, what is projected back, its figures, its rows of all tables."""
+def unit_page(
+    unit: UnitPage, layers: Sequence[PageLayer], rows: LayerRows, cut: AtlasPictures, alone: Image | None = None
+) -> dict[str, Any]:
+    """What a unit's page shows: its stimuli large, what is projected back, its figures, its rows of all tables.
+
+    alone: a picture of the unit by itself.
+    """
     atlas: Atlas = cut.atlas
     stimuli = cut.stimuli(unit.node, unit.channel)
     tiles = cut.tiles(unit.node, unit.channel)
@@ -263,6 +269,7 @@ def unit_page(unit: UnitPage, layers: Sequence[PageLayer], rows: LayerRows, cut:
         "stimuli": shown,
         "reconstructed": tiles is not None and len(tiles[1]) > 0,
         "rule": atlas.rules.get(unit.node, ""),
+        "image": None if alone is None else image_summary(unit.name, alone),
         "tables": rows.of_unit(unit.layer, unit.node, unit.channel),
     }
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from netopsy.report.atlas import THEMES
-from netopsy.report.summary import image_summary, table_summary
+from netopsy.report.summary import image_summary, study_images, table_summary
 from netopsy.result import Result, Texts
 
 ROWS = 8
@@ -21,7 +21,7 @@ def result_html(result: Result) -> str:
     for figure in result.figures.values():
         parts.append(f"<figure><figcaption><b>{escape(figure.title)}</b></figcaption>{chart_svg(figure.spec)}")
         parts.append(f"<figcaption>{escape(figure.reading)} {escape(figure.source)}</figcaption></figure>")
-    for name, image in result.images.items():
+    for name, image in study_images(result).items():
         summary = image_summary(name, image)
         size = f'width="{summary["width"]}" style="max-width:100%"'
         parts.append(f'<figure><img src="{summary["url"]}" {size} alt="{escape(summary["alt"])}">')

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from netopsy.report.atlas import AtlasPictures, best_units, class_words, mosaic, opening_layer, passage_pieces, webp_url
 from netopsy.report.decisions import PageLayer, measure_text
-from netopsy.report.summary import image_summary, number
+from netopsy.report.summary import image_summary, number, unit_images
 from netopsy.result import LEVELS, Atlas, Group, Result
 
 GROUPS: dict[str, str] = dict(
@@ -233,8 +233,25 @@ def _fragile_tile(layers: Sequence[PageLayer]) -> dict[str, str] | None:
 def pictures(results: Sequence[Result], unit_pages: dict[tuple[str, str, int], str]) -> dict[str, Any]:
     """First-layer filters, selective units of deep layers with their patches or passages, and maximised images."""
     images = {result.study: result.images for result in results}
-    shown: dict[str, Any] = {"filters": None, "maximised": None, "units": [], "atlas": ""}
-    for study, key in (("filters", "filters"), ("maximize", "maximised")):
+    shown: dict[str, Any] = {"filters": None, "maximised": None, "made": [], "units": [], "atlas": ""}
+    pages = {(node, channel): page for (_, node, channel), page in unit_pages.items()}
+    classes: dict[tuple[str, int], str] = {}
+    for atlas in (atlas for result in results for atlas in result.atlases.values()):
+        classes |= {(node, c): name for node, c, name in atlas.units.select("node", "channel", "class").iter_rows()}
+    for (node, channel), (study, made) in list(unit_images(results).items())[:UNITS]:
+        page = pages.get((node, channel), f"{study}.html")
+        url = webp_url(made.pixels.repeat(made.zoom, axis=0).repeat(made.zoom, axis=1))
+        shown["made"].append(
+            {
+                "name": f"{node}:{channel}",
+                "class": class_words(classes.get((node, channel))),
+                "page": page,
+                "url": url,
+                "pieces": [],
+            }
+        )
+    mosaics = {"filters": "filters"} | ({} if shown["made"] else {"maximised": "maximize"})
+    for key, study in mosaics.items():
         if image := next(iter(images.get(study, {}).values()), None):
             shown[key] = image_summary(key, image)
     for result in results:

@@ -30,7 +30,7 @@ from netopsy.report.layer_pages import (
     unit_pages,
 )
 from netopsy.report.overview import alerts, groups, head, is_trusted, pictures, tiles
-from netopsy.report.summary import CSV_ROWS, csv_text, file_stem, summarise
+from netopsy.report.summary import CSV_ROWS, csv_text, file_stem, summarise, unit_images
 from netopsy.result import Result
 
 _FOLDERS = ("layers", "units", "csv", "parts")  # of files that belong to the pages
@@ -132,11 +132,14 @@ def _layer_and_unit_pages(
     rows = LayerRows(results, layers)
     units = unit_pages(results)
     cuts = {(r.study, name): AtlasPictures(atlas) for r in results for name, atlas in r.atlases.items()}
+    alone = unit_images(results)
     cards: dict[str, list[dict[str, Any]]] = {}
     for unit in units:
         cut = cuts[unit.study, unit.atlas]
         cards.setdefault(unit.layer, []).append(unit_card(unit, cut))
-        yield unit.page, _render("unit.html.j2", ["tables.js"], site, below=True, **unit_page(unit, layers, rows, cut))
+        _, image = alone.get((unit.node, unit.channel), ("", None))
+        shown = unit_page(unit, layers, rows, cut, image)
+        yield unit.page, _render("unit.html.j2", ["tables.js"], site, below=True, **shown)
     for layer in layers:
         nodes = [node for node, name in rows.layer_of.items() if name == layer.name]
         shown = layer_page(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,14 @@ _SHARES = re.compile(
     r"(top[15]|accuracy|agreement|confidence|sparsity|variance|density|share|\w+_share|share_\w+|zeros|at_a_place)"
     r"(_low|_high)?"
 )
+_UNIT = re.compile(r"unit (.+):(\d+)")
 _POINTS = re.compile(r"drop(_low|_high)?")
 
 
 def summarise(result: Result) -> dict[str, Any]:
     """One study as plain data for its page."""
     figures = [figure_summary(result.study, name, figure) for name, figure in result.figures.items()]
-    images = [image_summary(name, image) for name, image in result.images.items()]
+    images = [image_summary(name, image) for name, image in study_images(result).items()]
     texts = [texts_summary(texts) for texts in result.texts.values()]
     atlases = [atlas_words(result.study, name, atlas) for name, atlas in result.atlases.items()]
     sources = [part["source"] for part in (*figures, *images, *texts, *atlases) if part["source"]]
@@ -76,6 +78,21 @@ def summarise(result: Result) -> dict[str, Any]:
         "provenance": flatten(result.provenance),
         "sources": list(dict.fromkeys(sources)),
     }
+
+
+def study_images(result: Result) -> dict[str, Image]:
+    """The pictures on a study's own page: all but those of single units."""
+    return {name: image for name, image in result.images.items() if not _UNIT.fullmatch(name)}
+
+
+def unit_images(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str, Image]]:
+    """By node and channel the study and the picture of a unit by itself: those called `unit NODE:CHANNEL`."""
+    found: dict[tuple[str, int], tuple[str, Image]] = {}
+    for result in results:
+        for name, image in result.images.items():
+            if match := _UNIT.fullmatch(name):
+                found.setdefault((match[1], int(match[2])), (result.study, image))
+    return found
 
 
 def _table_order(result: Result) -> list[str]:

@@ -27,7 +27,6 @@ _COLOURS = "colours"
 _DEAR, _DEAR_TEXT = 3 * 10**9, 2 * 10**8
 """Multiply-accumulates of an image, or of a text, from which on one unit of each node must do."""
 
-
 Way = Literal["plain", "fourier"]
 
 
@@ -82,8 +81,10 @@ def token_steps(network: Network, runs: int, tried: int) -> tuple[int, int]:
     return swaps, climbs
 
 
-def tallies(network: Network, units: list[str], nodes: list[str], objective: Objective, way: Way) -> Tallies:
-    """The strongest values of all channels at `units` and `nodes`; the colours where the way of climbing takes them."""
+def tallies(
+    network: Network, units: list[str], nodes: list[str], objective: Objective, *, colours: bool = False
+) -> Tallies:
+    """The strongest values of all channels at `units` and `nodes`, and the covariance of the `colours`."""
     chosen: dict[str, tuple[str, Tally]] = {}
     for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
         if objective == "unit":
@@ -91,7 +92,7 @@ def tallies(network: Network, units: list[str], nodes: list[str], objective: Obj
         place = flat_index(target)
         if place is not None or objective == "channel":
             chosen[_here(target)] = (target.node, TopImages(1, target.axis, place=place, mean=place is None))
-    if way == "fourier":
+    if colours:
         chosen[_COLOURS] = ("input", ColourCovariance())
     return chosen
 

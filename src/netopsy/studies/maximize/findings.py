@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
+from torch import Tensor
 
 from netopsy.network.network import Network
 from netopsy.result import Finding
 from netopsy.samples.samples import Samples
-from netopsy.studies.maximize.ascend import AscentSettings, Climb
+from netopsy.studies.maximize.ascend import Climb
 from netopsy.studies.maximize.target import Target
 from netopsy.wording import listing, number, percent, plural
 
@@ -19,14 +20,16 @@ _STILL = 0.05  # share of the gain that the last tenth of the steps may bring to
 def findings(
     runs: pl.DataFrame,
     targets: Sequence[Target],
-    climbs: Sequence[Climb],
-    recipe: AscentSettings,
+    climbs: Mapping[str, Sequence[Climb]],
     network: Network,
     samples: Samples | None,
     *,
     chosen: bool,
 ) -> list[Finding]:
-    """Plain sentences, the most important first. chosen: whether the study chose the units by itself."""
+    """Plain sentences, the most important first.
+
+    climbs: by way. chosen: whether the study chose the units by itself.
+    """
     if not targets:
         text = f"{network.name} has no node whose units can be maximised (none holds units of one image each)."
         return [Finding(text, 0.0)]
@@ -35,10 +38,18 @@ def findings(
     sentences += _comparison_sentences(risen, samples) if risen.height else []
     sentences += [*_agreement(risen), *_convergence_sentences(climbs, runs), *_limits(risen)]
     sentences += _where(targets, samples, chosen)
-    if recipe.way == "fourier" and samples is None and network.image_preprocessing.depth > 1:
-        text = "Without samples the colours' covariance is unknown, so the three channels were climbed separately."
+    if "fourier" in climbs and samples is None and network.image_preprocessing.depth > 1:
+        text = "Without samples the colours' covariance is unknown, so Fourier ascent climbed the channels separately."
         sentences.append(Finding(text, 0.0))
     return sentences
+
+
+_NAMES = {"plain": "plain ascent", "fourier": "Fourier ascent"}
+
+
+def _by_way(runs: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    """The runs of each way under its name."""
+    return [(_NAMES[key[0]], part) for key, part in runs.partition_by("way", as_dict=True, maintain_order=True).items()]
 
 
 def _failure_sentences(runs: pl.DataFrame) -> list[Finding]:
@@ -52,7 +63,11 @@ def _failure_sentences(runs: pl.DataFrame) -> list[Finding]:
         part = runs.filter(pl.col("state") == kind)
         if part.height:
             units = part["unit"].unique(maintain_order=True).to_list()
-            text = f"{plural(part.height, 'run')} of {listing(units)} {words}: the pictures are not maxima of anything."
+            ways = " and ".join(name for name, _ in _by_way(part))
+            text = (
+                f"In {ways} {plural(part.height, 'run')} of {listing(units)} {words}: the pictures are not maxima of "
+                "anything."
+            )
             sentences.append(Finding(text, 5.0))
     return sentences
 
@@ -60,22 +75,30 @@ def _failure_sentences(runs: pl.DataFrame) -> list[Finding]:
 def _comparison_sentences(risen: pl.DataFrame, samples: Samples | None) -> list[Finding]:
     if samples is None:
         return [Finding("No samples were given, so the values reached were compared with none.", 0.0)]
-    compared, with_ratio = risen.drop_nulls("strongest"), risen.drop_nulls("ratio")
+    ratios, shares, here = [], [], []
+    for name, part in _by_way(risen):
+        compared, with_ratio = part.drop_nulls("strongest"), part.drop_nulls("ratio")
+        if with_ratio.height:
+            above = int((compared["reached"] > compared["strongest"]).sum())
+            ratios.append(float(with_ratio["ratio"].median()))  # type: ignore[arg-type]
+            shares.append((name, above, compared.height))
+        elsewhere = part.filter(pl.col("strongest_here") < pl.col("strongest")).drop_nulls("ratio_here")
+        if elsewhere.height:
+            here.append((name, float(elsewhere["ratio_here"].median())))  # type: ignore[arg-type]
     sentences = []
-    if with_ratio.height:
-        ratio = float(with_ratio["ratio"].median())  # type: ignore[arg-type]
-        above = int((compared["reached"] > compared["strongest"]).sum())
+    if shares:
+        (name, above, count), *others = shares
+        more = "".join(f"; {o}: {a} of {c}, {number(r)} times" for (o, a, c), r in zip(others, ratios[1:], strict=True))
         text = (
-            f"{above} of {plural(compared.height, 'run')} reached more than the strongest of {len(samples):,} "
-            f"{samples.noun}s, {number(ratio)} times as much in the median."
+            f"{above} of {plural(count, 'run')} of {name} reached more than the strongest of {len(samples):,} "
+            f"{samples.noun}s, {number(ratios[0])} times as much in the median{more}."
         )
-        sentences.append(Finding(text, min(5.0, ratio)))
-    elsewhere = risen.filter(pl.col("strongest_here") < pl.col("strongest")).drop_nulls("ratio_here")
-    if elsewhere.height:
-        ratio = float(elsewhere["ratio_here"].median())  # type: ignore[arg-type]
+        sentences.append(Finding(text, min(5.0, ratios[0])))
+    if here:
+        reached = [f"{number(ratio)} times as much in the median ({name})" for name, ratio in here]
         text = (
             f"Some {samples.noun}s drive these channels harder at other places; at the unit's own place the runs "
-            f"reached {number(ratio)} times as much in the median."
+            f"reached {listing(reached)}."
         )
         sentences.append(Finding(text, 0.5))
     silent = risen.filter(pl.col("ratio").is_null())["unit"].unique(maintain_order=True).to_list()
@@ -86,58 +109,67 @@ def _comparison_sentences(risen: pl.DataFrame, samples: Samples | None) -> list[
 
 
 def _agreement(risen: pl.DataFrame) -> list[Finding]:
-    """Whether another start gives another picture (Palmieri et al., Section 4)."""
-    several = risen.filter(pl.len().over("unit") > 1).drop_nulls("similarity")
-    if several.is_empty():
-        return []
-    units = several.group_by("unit", maintain_order=True).agg(
-        pl.col("similarity").mean(), (pl.col("reached").max() - pl.col("reached").min()).alias("spread"),
-        pl.col("reached").abs().max().alias("most"),
-    )  # fmt: skip
-    mean = float(units["similarity"].to_numpy().mean())
-    word = "different pictures" if mean < 0.3 else "similar pictures" if mean > 0.7 else "partly similar pictures"
-    spread = float((units["spread"] / units["most"]).to_numpy().mean())
-    between = several["similarity_others"].drop_nulls().to_numpy()
-    others = f"; those of different units by {between.mean():.2f}" if len(between) else ""
-    text = (
-        f"Other starts lead to {word}: the runs of one unit correlate by {mean:.2f} on average over "
-        f"{plural(units.height, 'unit')}, and the values that they reach differ by {percent(spread)}{others}."
-    )
-    return [Finding(text, 1.0 + abs(mean - 0.5))]
-
-
-def _limits(risen: pl.DataFrame) -> list[Finding]:
-    """How much of the pictures is cut to the range of pixels."""
-    share = float(risen["at_limits"].to_numpy().mean()) if risen.height else 0.0
-    if share < _CUT:
-        return []
-    return [Finding(f"{percent(share)} of the pictures' values are black or white, the limits of a pixel.", 0.5)]
+    """Whether another start gives another picture (Palmieri et al., Section 4), in each way of several runs."""
+    several = risen.filter(pl.len().over("unit", "way") > 1).drop_nulls("similarity")
+    sentences = []
+    for name, part in _by_way(several):
+        units = part.group_by("unit", maintain_order=True).agg(
+            pl.col("similarity").mean(), (pl.col("reached").max() - pl.col("reached").min()).alias("spread"),
+            pl.col("reached").abs().max().alias("most"),
+        )  # fmt: skip
+        mean = float(units["similarity"].to_numpy().mean())
+        word = "different pictures" if mean < 0.3 else "similar pictures" if mean > 0.7 else "partly similar pictures"
+        spread = float((units["spread"] / units["most"]).to_numpy().mean())
+        between = part["similarity_others"].drop_nulls().to_numpy()
+        others = f"; those of different units by {between.mean():.2f}" if len(between) else ""
+        text = (
+            f"Other starts lead to {word} in {name}: the runs of one unit correlate by {mean:.2f} on average over "
+            f"{plural(units.height, 'unit')}, and the values that they reach differ by {percent(spread)}{others}."
+        )
+        sentences.append(Finding(text, 1.0 + abs(mean - 0.5)))
+    return sentences
 
 
 _CUT = 0.05  # share of values at the limits from which on it is said
 
 
-def _convergence_sentences(climbs: Sequence[Climb], runs: pl.DataFrame) -> list[Finding]:
+def _limits(risen: pl.DataFrame) -> list[Finding]:
+    """How much of the pictures is cut to the range of pixels."""
+    shares = [(name, float(part["at_limits"].to_numpy().mean())) for name, part in _by_way(risen)]
+    parts = [f"{percent(share)} of the values in pictures of {name}" for name, share in shares if share >= _CUT]
+    if not parts:
+        return []
+    return [Finding(f"{listing(parts)} are black or white, the limits of a pixel.", 0.5)]
+
+
+def _convergence_sentences(climbs: Mapping[str, Sequence[Climb]], runs: pl.DataFrame) -> list[Finding]:
     """Whether the ascents were still rising when they were stopped."""
-    states = iter(runs["state"].to_list())
-    gains = []
-    for climb in climbs:
-        for curve in climb.curve:
-            if next(states) != "risen" or len(curve) < 20:
-                continue
-            tenth = len(curve) // 10
-            # means over a tenth, because moved images make a jagged curve
-            first, before, last = curve[:1].mean(), curve[-2 * tenth : -tenth].mean(), curve[-tenth:].mean()
-            if float(last - first) > 0:
-                gains.append(float((last - before) / (last - first)))
-    rising = sum(gain > _STILL for gain in gains)
-    if not rising:
+    parts = []
+    for way, found in climbs.items():
+        states = runs.filter(pl.col("way") == way)["state"].to_list()
+        curves = [curve for climb in found for curve in climb.curve]
+        gains = [_last_gain(curve) for curve, state in zip(curves, states, strict=True) if state == "risen"]
+        known = [gain for gain in gains if gain is not None]
+        rising = sum(gain > _STILL for gain in known)
+        if rising:
+            parts.append(f"{rising} of {plural(len(known), 'run')} of {_NAMES[way]}")
+    if not parts:
         return []
     text = (
-        f"{rising} of {plural(len(gains), 'ascent')} still gained over {percent(_STILL)} in the last tenth of the "
-        "steps: raise `steps` to reach more."
+        f"{listing(parts)} still gained over {percent(_STILL)} in the last tenth of the steps: raise `steps` to reach "
+        "more."
     )
     return [Finding(text, 1.0)]
+
+
+def _last_gain(curve: Tensor) -> float | None:
+    """Share of its gain that the last tenth of a curve brings; None for a short curve, or one without a gain."""
+    tenth = len(curve) // 10
+    if tenth < 2:
+        return None
+    # means over a tenth, because moved images make a jagged curve
+    first, before, last = curve[:1].mean(), curve[-2 * tenth : -tenth].mean(), curve[-tenth:].mean()
+    return float((last - before) / (last - first)) if float(last - first) > 0 else None
 
 
 def _where(targets: Sequence[Target], samples: Samples | None, chosen: bool) -> list[Finding]:

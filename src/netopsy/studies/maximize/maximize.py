@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import polars as pl
 import torch
 
 from netopsy.engine.observe.counting import Tallies
@@ -18,8 +19,15 @@ from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend
-from netopsy.studies.maximize.choosing import SampleStatistics, candidate_nodes, choose_units, strongest_of, tallies
-from netopsy.studies.maximize.drawing import figures, sheets
+from netopsy.studies.maximize.choosing import (
+    SampleStatistics,
+    Way,
+    candidate_nodes,
+    choose_units,
+    strongest_of,
+    tallies,
+)
+from netopsy.studies.maximize.drawing import figures, sheets, unit_images
 from netopsy.studies.maximize.findings import findings
 from netopsy.studies.maximize.parametrisation import mixing
 from netopsy.studies.maximize.records import run_table, step_table
@@ -28,6 +36,7 @@ from netopsy.studies.maximize.search import search, sentences, show
 from netopsy.studies.maximize.target import Target, find_targets
 from netopsy.studies.study import ObservingStudy
 
+_RUNS = 3
 _BYTES = 2**30  # of activations that a batch of images may hold on the way
 _STEPS = {"plain": 100, "fourier": 128}
 _SIZES = {"plain": 0.02, "fourier": 0.03}
@@ -42,14 +51,15 @@ class Maximize(ObservingStudy):
     because a rectifier that is off passes no gradient. `plain` is the equation by the letter: steps along the gradient
     in the pixels, kept between black and white, nothing else (Erhan et al. 2009). `fourier` is the way in which
     pictures become legible (Olah, Mordvintsev, Schubert 2017): Fourier coefficients with 1/f amplitudes, the samples'
-    decorrelated colours, a sigmoid into the pixels' range, random moves each step, runs pushed apart, Adam.
+    decorrelated colours, a sigmoid into the pixels' range, random moves each step, runs pushed apart, Adam. `both`
+    shows the legible pictures first, then those of the equation.
 
     samples: Not needed. With them units are chosen and compared by the values that they reach there.
     units: which, as node:channel:y:x, node:channel (the centre of the map) or node:neuron; by default a few channels
         of the last map and a few outputs.
-    way: of climbing, `plain` or `fourier`.
+    way: of climbing: `plain`, `fourier` or `both`. Samples that are no images know the plain one alone.
     objective: what is climbed: `unit` for one unit, `channel` for the mean of a channel over all its places.
-    runs: how many random starts a unit has.
+    runs: how many random starts a unit has in each way; by default 3, and of both ways 3 plain and 1 fourier.
     steps: how many the ascent has; by default 100 plain, 128 fourier. Of tokens 4 to 24 swaps and 8 to 60 steps of the
         embedding, fewer the larger the network.
     step_size: plain: root mean square change of the field's pixels a step, as a share of the range from black to
@@ -63,9 +73,9 @@ class Maximize(ObservingStudy):
     group: ClassVar[Group] = "vision"
 
     units: tuple[str, ...] = ()
-    way: Literal["plain", "fourier"] = "plain"
+    way: Literal["both", "plain", "fourier"] = "both"
     objective: Literal["unit", "channel"] = "unit"
-    runs: PositiveInt = 3
+    runs: PositiveInt | None = None
     steps: PositiveInt | None = None
     step_size: PositiveFloat | None = None
     diversity: NonNegativeFloat = 0.5
@@ -75,7 +85,8 @@ class Maximize(ObservingStudy):
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest values of the units, or of the nodes to choose them from; the colours where they are wanted."""
         named = self._unit_names(network)
-        return tallies(network, named, [] if named else list(candidate_nodes(network)), self.objective, self.way)
+        nodes = [] if named else list(candidate_nodes(network))
+        return tallies(network, named, nodes, self.objective, colours="fourier" in self.ways(network))
 
     def conclude(self, network: Network, samples: Samples | None, results: Mapping[str, Any]) -> Result:
         """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
@@ -85,16 +96,18 @@ class Maximize(ObservingStudy):
         targets = find_targets(network, named or choose_units(network, counts, statistics), self.objective)
         if not isinstance(network.preprocessing, Preprocessing):
             return self._search(network, samples, targets, statistics)
-        recipe = self.recipe(mixing(statistics.covariance, network.image_preprocessing.depth))
-        climbs = self.climb(network, targets, recipe)
+        colours = mixing(statistics.covariance, network.image_preprocessing.depth)
+        recipes = [self.recipe(way, colours) for way in self.ways(network)]
+        climbs = self.climb(network, targets, recipes)
         strongest = [strongest_of(target, statistics) for target in targets]
-        runs = run_table(targets, climbs, strongest, recipe.steps)
-        steps = step_table(targets, climbs, strongest)
+        runs = pl.concat([run_table(targets, climbs[r.way], strongest, r.steps, way=r.way) for r in recipes])
+        steps = pl.concat([step_table(targets, climbs[r.way], strongest, way=r.way) for r in recipes])
         return self.result(
             tables={"runs": runs, "steps": steps},
-            figures=figures(runs, steps, self.way),
-            images=sheets(network, samples, targets, climbs, strongest, self.way),
-            findings=findings(runs, targets, climbs, recipe, network, samples, chosen=not named),
+            figures=figures(runs, steps),
+            images=sheets(network, samples, targets, climbs, strongest)
+            | unit_images(network, targets, climbs, strongest),
+            findings=findings(runs, targets, climbs, network, samples, chosen=not named),
         )
 
     def _search(
@@ -102,11 +115,18 @@ class Maximize(ObservingStudy):
     ) -> Result:
         """The same of samples that are no pictures: tokens, recordings, rows and other arrays."""
         strongest = [strongest_of(target, statistics) for target in targets]
-        found = search(network, samples, targets, strongest, runs=self.runs, steps=self.steps, seed=self.seed)
+        runs = self.runs or _RUNS
+        found = search(network, samples, targets, strongest, runs=runs, steps=self.steps, seed=self.seed)
         best = {str(target.unit): value for target, value in zip(targets, strongest, strict=True)}
-        runs = found_table(found, best, network)
+        table = found_table(found, best, network)
         texts, images = show(network, samples, targets, strongest, found)
-        return self.result(tables={"runs": runs}, texts=texts, images=images, findings=sentences(runs, samples))
+        return self.result(tables={"runs": table}, texts=texts, images=images, findings=sentences(table, samples))
+
+    def ways(self, network: Network) -> tuple[Way, ...]:
+        """The ways that are climbed, the legible one first."""
+        if self.way != "both":
+            return (self.way,)
+        return ("fourier", "plain") if isinstance(network.preprocessing, Preprocessing) else ("plain",)
 
     def _unit_names(self, network: Network) -> list[str]:
         """The units asked for; SettingsError for one that cannot be climbed."""
@@ -119,55 +139,58 @@ class Maximize(ObservingStudy):
         find_targets(network, named, self.objective)
         return named
 
-    def recipe(self, colours: torch.Tensor) -> AscentSettings:
-        """The settings as the engine takes them."""
-        fourier = self.way == "fourier"
+    def recipe(self, way: Way, colours: torch.Tensor) -> AscentSettings:
+        """The settings of one way as the ascent takes them."""
+        fourier = way == "fourier"
         return AscentSettings(
-            way=self.way,
-            runs=self.runs,
-            steps=self.steps or _STEPS[self.way],
-            step_size=self.step_size or _SIZES[self.way],
-            contrast=_CONTRAST[self.way],
+            way=way,
+            runs=self.runs or (1 if fourier and self.way == "both" else _RUNS),
+            steps=self.steps or _STEPS[way],
+            step_size=self.step_size or _SIZES[way],
+            contrast=_CONTRAST[way],
             diversity=self.diversity if fourier else 0.0,
             movement=self.movement if fourier else 0.0,
             mixing=colours,
             seed=self.seed,
         )
 
-    def climb(self, network: Network, targets: list[Target], recipe: AscentSettings) -> list[Climb]:
-        """The climbs of all targets in their order; a batch that was finished before a kill is not climbed again."""
+    def climb(
+        self, network: Network, targets: list[Target], recipes: Sequence[AscentSettings]
+    ) -> dict[str, list[Climb]]:
+        """By way the climbs of all targets in their order; what was climbed before a kill is not climbed again."""
         place = current_workspace()
-        batches = _batches(network, targets, recipe)
-        saved = place.checkpoint("maximize", self._spec(network, batches, recipe) if place.folder else {})
+        batches = [(recipe, batch) for recipe in recipes for batch in _batches(network, targets, recipe)]
+        saved = place.checkpoint("maximize", self._spec(network, batches) if place.folder else {})
         done, state = saved.load()
-        climbs: dict[int, Climb] = {}
-        for number in range(done):
-            for index in batches[number]:
-                climbs[index] = Climb(**{part: state[f"{index} {part}"] for part in Climb.__dataclass_fields__})
+        climbs: dict[tuple[str, int], Climb] = {}
+        for recipe, batch in batches[:done]:
+            for index in batch:
+                parts = {part: state[f"{recipe.way} {index} {part}"] for part in Climb.__dataclass_fields__}
+                climbs[recipe.way, index] = Climb(**parts)
 
         def gather() -> dict[str, torch.Tensor]:
-            return {f"{index} {part}": value for index, climb in climbs.items() for part, value in vars(climb).items()}
+            found = climbs.items()
+            return {f"{way} {index} {part}": v for (way, index), climb in found for part, v in vars(climb).items()}
 
-        images = recipe.runs * recipe.steps
-        climbed, total = sum(len(batches[n]) for n in range(done)) * images, len(targets) * images
-        for number in range(done, len(batches)):
-            stage = Stage(network, [targets[i] for i in batches[number]], features=recipe.diversity > 0)
+        work = [len(batch) * recipe.runs * recipe.steps for recipe, batch in batches]
+        for number, (recipe, batch) in enumerate(batches[done:], done):
+            stage = Stage(network, [targets[i] for i in batch], features=recipe.diversity > 0)
 
-            def report(steps: int, before: int = climbed, size: int = len(batches[number])) -> None:
-                place.report("maximize", before + steps * size * recipe.runs, total)
+            def report(steps: int, before: int = sum(work[:number]), images: int = len(batch) * recipe.runs) -> None:
+                place.report("maximize", before + steps * images, sum(work))
 
-            climbs.update(zip(batches[number], ascend(stage, recipe, report), strict=True))
-            climbed += len(batches[number]) * images
+            keys = [(recipe.way, index) for index in batch]
+            climbs.update(zip(keys, ascend(stage, recipe, report), strict=True))
             saved.save(number + 1, gather, final=number + 1 == len(batches))
-        return [climbs[index] for index in range(len(targets))]
+        return {recipe.way: [climbs[recipe.way, index] for index in range(len(targets))] for recipe in recipes}
 
-    def _spec(self, network: Network, batches: list[list[int]], recipe: AscentSettings) -> dict[str, object]:
+    def _spec(self, network: Network, batches: list[tuple[AscentSettings, list[int]]]) -> dict[str, object]:
         """All that the climbs depend on."""
         return {
             **conditions(network),
             "study": vars(self),
-            "batches": batches,
-            "mixing": recipe.mixing.tolist(),
+            "batches": [(recipe.way, batch) for recipe, batch in batches],
+            "mixing": [recipe.mixing.tolist() for recipe, _ in batches[:1]],
         }
 
 

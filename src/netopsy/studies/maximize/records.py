@@ -21,6 +21,7 @@ _RUNS: dict[str, Any] = {
     "node": pl.String,
     "channel": pl.Int64,
     "climbed_at": pl.String,
+    "way": pl.String,
     "run": pl.Int64,
     "state": pl.String,
     "start": pl.Float64,
@@ -38,6 +39,7 @@ _RUNS: dict[str, Any] = {
 }
 _STEPS: dict[str, Any] = {
     "unit": pl.String,
+    "way": pl.String,
     "run": pl.Int64,
     "step": pl.Int64,
     "value": pl.Float64,
@@ -46,9 +48,14 @@ _STEPS: dict[str, Any] = {
 
 
 def run_table(
-    targets: Sequence[Target], climbs: Sequence[Climb], strongest: Sequence[Best | None], steps: int
+    targets: Sequence[Target],
+    climbs: Sequence[Climb],
+    strongest: Sequence[Best | None],
+    steps: int,
+    *,
+    way: str = "plain",
 ) -> pl.DataFrame:
-    """A row a run.
+    """A row a run of one way.
 
     climbed_at: the node where the value is taken. state: `risen`, `not risen` (no better than its start),
     `no gradient` (none came to the start, nor later) or `not finite`. start, reached: the value on the first and the
@@ -73,6 +80,7 @@ def run_table(
                     "node": target.unit.node,
                     "channel": target.unit.channel,
                     "climbed_at": target.node,
+                    "way": way,
                     "run": run,
                     "state": state(start, reached, bool(climb.woken[run])),
                     "start": _finite(start),
@@ -103,8 +111,10 @@ def state(start: float, reached: float, woken: bool) -> str:
     return "risen" if reached > start else "not risen"
 
 
-def step_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: Sequence[Best | None]) -> pl.DataFrame:
-    """A row a run and step: the value before the step (on the moved image, where images are moved).
+def step_table(
+    targets: Sequence[Target], climbs: Sequence[Climb], strongest: Sequence[Best | None], *, way: str = "plain"
+) -> pl.DataFrame:
+    """A row a run of one way and step: the value before the step (on the moved image, where images are moved).
 
     share: the value over the strongest in the samples, or, where there is none above 0, over the best of the unit's
     runs; null where that is not above 0 either.
@@ -117,6 +127,7 @@ def step_table(targets: Sequence[Target], climbs: Sequence[Climb], strongest: Se
         frame = pl.DataFrame(
             {
                 "unit": [str(target.unit)] * (runs * steps),
+                "way": [way] * (runs * steps),
                 "run": torch.arange(runs).repeat_interleave(steps).numpy(),
                 "step": torch.arange(steps).repeat(runs).numpy(),
                 "value": values.numpy(),
