@@ -174,8 +174,9 @@ def best_units(atlas: Atlas, node: str, most: int, also: Sequence[int] = ()) -> 
     keys = [name for name in ("share", "selectivity", "activation") if name in atlas.units.columns]
     units = atlas.units.with_row_index("row").filter(pl.col("node") == node)
     order = units.sort(keys, descending=True, nulls_last=True, maintain_order=True) if keys else units
-    rows = order.with_row_index("rank").filter((pl.col("rank") < most) | pl.col("channel").is_in(list(also)))
-    return rows.drop("rank").to_dicts()
+    ranked = order.with_row_index("rank")
+    shown = pl.col("rank") < most
+    return ranked.filter(shown | pl.col("channel").is_in(list(also)) if also else shown).drop("rank").to_dicts()
 
 
 class AtlasPictures:

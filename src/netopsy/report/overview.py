@@ -233,24 +233,9 @@ def _fragile_tile(layers: Sequence[PageLayer]) -> dict[str, str] | None:
 def pictures(results: Sequence[Result], unit_pages: dict[tuple[str, str, int], str]) -> dict[str, Any]:
     """First-layer filters, selective units of deep layers with their patches or passages, and maximised images."""
     images = {result.study: result.images for result in results}
-    shown: dict[str, Any] = {"filters": None, "maximised": None, "made": [], "units": [], "atlas": ""}
-    pages = {(node, channel): page for (_, node, channel), page in unit_pages.items()}
-    classes: dict[tuple[str, int], str] = {}
-    for atlas in (atlas for result in results for atlas in result.atlases.values()):
-        classes |= {(node, c): name for node, c, name in atlas.units.select("node", "channel", "class").iter_rows()}
-    for (node, channel), (study, made) in list(unit_images(results).items())[:UNITS]:
-        page = pages.get((node, channel), f"{study}.html")
-        url = webp_url(made.pixels.repeat(made.zoom, axis=0).repeat(made.zoom, axis=1))
-        shown["made"].append(
-            {
-                "name": f"{node}:{channel}",
-                "class": class_words(classes.get((node, channel))),
-                "page": page,
-                "url": url,
-                "pieces": [],
-            }
-        )
-    mosaics = {"filters": "filters"} | ({} if shown["made"] else {"maximised": "maximize"})
+    made = _made_pictures(results, unit_pages)
+    shown: dict[str, Any] = {"filters": None, "maximised": None, "made": made, "units": [], "atlas": ""}
+    mosaics = {"filters": "filters"} | ({} if made else {"maximised": "maximize"})
     for key, study in mosaics.items():
         if image := next(iter(images.get(study, {}).values()), None):
             shown[key] = image_summary(key, image)
@@ -261,6 +246,25 @@ def pictures(results: Sequence[Result], unit_pages: dict[tuple[str, str, int], s
                 shown["atlas"] = f"{result.study}-{name}.html"
             return shown
     return shown
+
+
+def _made_pictures(results: Sequence[Result], unit_pages: dict[tuple[str, str, int], str]) -> list[dict[str, Any]]:
+    """Pictures of single units by themselves, with the class that excites each most and its page, or the study's."""
+    pages = {key[1:]: page for key, page in unit_pages.items()}
+    classes: dict[tuple[Any, ...], str] = {}
+    for units in (atlas.units for result in results for atlas in result.atlases.values()):
+        if {"node", "channel", "class"} <= set(units.columns):
+            classes |= {row[:2]: row[2] for row in units.select("node", "channel", "class").iter_rows()}
+    return [
+        {
+            "name": f"{unit[0]}:{unit[1]}",
+            "class": class_words(classes.get(unit)),
+            "page": pages.get(unit, f"{study}.html"),
+            "url": webp_url(image.pixels.repeat(image.zoom, axis=0).repeat(image.zoom, axis=1)),
+            "pieces": [],
+        }
+        for unit, (study, image) in list(unit_images(results).items())[:UNITS]
+    ]
 
 
 def _unit_pictures(study: str, name: str, atlas: Atlas, pages: dict[tuple[str, str, int], str]) -> list[dict[str, Any]]:
