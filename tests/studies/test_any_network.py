@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 from scipy import stats
+from test_findings import check_findings
 from torch import nn
 
 from netopsy import list_layers, load_network, observe, score
@@ -288,6 +289,9 @@ def test_a_key_value_head_is_removed_with_the_queries_that_share_it() -> None:
         row = shared.filter((pl.col("node") == node) & (pl.col("key_value_head") == head)).row(0, named=True)
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5) and row["top1"] == expected["top1"]
     assert any("of 4 key-value heads can be removed alone, each with its 2 query heads" in s for s in result.findings)
+    check_findings(result, most=10)
+    spec = json.dumps(result.figures["heads_removed"].spec)
+    assert "within" in spec and "95 % interval holds 0" in result.figures["heads_removed"].reading
     plain = study_function("activations")(*patient("encoder"))
     assert "key_value_heads_removed" not in plain.tables
     assert plain.tables["heads"]["key_value_head"].to_list() == plain.tables["heads"]["head"].to_list()

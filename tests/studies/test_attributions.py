@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from test_findings import check_findings
 from torch import Tensor, nn
 
 import netopsy
@@ -70,6 +71,7 @@ def test_every_token_of_a_text_has_a_row_and_padding_has_none(name: str) -> None
     passages = [p for group in result.texts["reconstructions"].groups.values() for p in group]
     assert passages and all("".join(p.pieces) in [samples.read(0), samples.read(1)] for p in passages)
     assert all(max(map(abs, p.shades)) == 1 and p.mark < len(p.pieces) for p in passages)
+    check_findings(result)
     refused = [sentence for sentence in result.findings if "Left out" in sentence]
     assert len(refused) == 1 and "deconvnet, masked" in refused[0] and "image" not in " ".join(result.findings)
 

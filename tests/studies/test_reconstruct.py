@@ -10,6 +10,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 from scipy.stats import t as student
+from test_findings import check_findings
 from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, backproject, load_samples, reconstruct
@@ -122,8 +123,9 @@ def test_means_keep_the_interval_over_draws_apart_from_the_one_over_images(net: 
 def test_one_draw_gives_no_verdict(net: Network, samples: Samples) -> None:
     for draws in (1, 2):
         findings = reconstruct(net, samples, survey=9, draws=draws).findings
-        (verdict,) = (f for f in findings if f.startswith("How alike"))
-        assert f"which changes the maps more cannot be told from 9 images and {draws} draw" in verdict
+        (verdict,) = (f for f in findings if f.startswith("Which changes the maps more"))
+        assert f"Which changes the maps more cannot be told from 9 images and {draws} draw" in verdict
+        assert verdict.weight < 1  # type: ignore[attr-defined]
         assert not any("even with random weights" in f or "matter" in f for f in findings)
 
 
@@ -218,6 +220,7 @@ def test_the_default_layer_is_the_activation_behind_the_last_convolution(net: Ne
 def test_shipped_network_on_digits_by_default() -> None:
     result = reconstruct(shipped("a"), load_samples("digits", count=12))
     assert {"deconvnet", "masked", "masked_random", "gradient"} == set(result.tables["columns"]["rule"])
+    check_findings(result)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +273,7 @@ def test_maps_of_zeros_are_named_and_have_no_correlation_to_draw(samples: Sample
     result = reconstruct(network(layer, nn.ReLU()), samples, survey=0)
     assert result.tables["columns"]["largest"].to_list() == [0.0] * result.tables["columns"].height
     assert not result.figures
-    assert any(f.startswith("Nothing but zeros came back to the images by deconvnet, masked") for f in result.findings)
+    assert any(f.startswith("The maps are all zero by deconvnet, masked") for f in result.findings)
 
 
 def test_a_single_image_is_compared_with_no_other(net: Network, samples: Samples) -> None:

@@ -247,7 +247,7 @@ def test_tables_hold_every_draw_and_the_study_resumes(
         assert row["mean"] == pytest.approx(at["own", row["weights"]] - at[row["masks"], "learned"])
     resolve = whole.figures["exchange"].spec["resolve"]["scale"]
     assert resolve["xOffset"] == "independent", "else the marks of a category lie on one another"
-    assert sum(f.startswith("Masks or weights at") for f in whole.findings) == 2
+    assert sum("Correlation with the strength of the masked map" in f for f in whole.findings) == 2
     # killed in its second draw, and run again
     calls = iter(range(100))
 
@@ -295,15 +295,15 @@ def test_a_verdict_needs_the_intervals_over_images_and_over_draws() -> None:
     def said(depth: Depth) -> str:
         return exchange_findings([depth])[0]
 
-    assert said(made(0.8, 0.3, 0.05)).endswith("The masks matter more than the weights, as Palmieri et al. say.")
-    assert "The weights matter more than the masks" in said(made(0.3, 0.8, 0.05))
-    assert said(made(0.5, 0.5, 0.01)).endswith("Masks and weights matter alike.")
-    assert "Which matters more cannot be told from 8 images and 6 draws." in said(made(0.5, 0.45, 0.8))
+    assert said(made(0.8, 0.3, 0.05)).startswith("At layer, the masks matter more than the weights.")
+    assert said(made(0.3, 0.8, 0.05)).startswith("At layer, the weights matter more than the masks.")
+    assert said(made(0.5, 0.5, 0.01)).startswith("At layer, masks and weights matter alike.")
+    assert "which matters more cannot be told from 8 images and 6 draws." in said(made(0.5, 0.45, 0.8))
     assert "cannot be told from 8 images and 1 draw." in said(made(0.8, 0.3, 0.05, draws=1))
     assert "cannot be told from 2 images and 6 draws." in said(made(0.8, 0.3, 0.05, maps=2))
     mixed = made(0.5, 0.3, 0.01)
     mixed.parts[0][:, 2, 0] = 0.8
-    assert "Comparing another image's masks with permuted weights and another image's masks with Gaussian" in said(
+    assert "comparing another image's masks with permuted weights and another image's masks with Gaussian" in said(
         mixed
     )
     assert "the edges go with the masks" in exchange_findings([made(0.8, 0.3, 0.05)])[1]

@@ -18,10 +18,10 @@ from netopsy.errors import NetworkError
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.network.node import Node
-from netopsy.result import Figure
+from netopsy.result import Figure, Finding
 from netopsy.samples.samples import Samples
-from netopsy.studies.sweep_report import Measure, measure_of
-from netopsy.wording import listing, plural
+from netopsy.studies.sweep_report import Measure, half_width, loss_map, measure_of
+from netopsy.wording import alike, listing, percent, plural
 
 _PASSING = {
     *("matmul", "bmm", "dropout", "transpose", "permute", "clone", "contiguous", "view", "reshape", "unsafe_view"),
@@ -219,69 +219,71 @@ def head_figures(heads: pl.DataFrame, removal: pl.DataFrame, measure: Measure | 
         )
     }
     if measure is not None and removal.height:
-        figures["heads_removed"] = charts.heatmap(
+        figures["heads_removed"] = loss_map(
             removal.with_columns(pl.col("head").cast(pl.String)),
             "head",
             "node",
-            "drop",
-            percent=measure.share,
-            value_title="points lost" if measure.share else f"{measure.unit} lost",
-            title="What removing each head costs",
-            reading=f"Each head is removed alone; the brighter a cell, the more {measure.unit} is lost.",
-            source="after Michel, Levy & Neubig, 2019",
+            measure,
+            "What removing each head costs",
+            "after Michel, Levy & Neubig, 2019",
         )
     return figures
 
 
 def head_findings(
     heads: pl.DataFrame, removal: pl.DataFrame, measure: Measure | None, shared: pl.DataFrame | None = None
-) -> list[str]:
+) -> list[Finding]:
     """Which heads look at one place, and how many can be removed; shared: what removing key-value heads costs."""
     sentences = []
     for column, words in _WORDS.items():
         focused = heads.filter(pl.col(column) > FOCUS).sort(column, descending=True, maintain_order=True)
         if focused.height:
-            names = [f"{row['node']}:{row['head']} ({row[column]:.0%})" for row in focused.iter_rows(named=True)]
-            sentences.append(
+            names = [f"{row['node']}:{row['head']} ({percent(row[column])})" for row in focused.iter_rows(named=True)]
+            text = (
                 f"{focused.height} of {plural(heads.height, 'attention head')} "
                 f"{'looks' if focused.height == 1 else 'look'} mostly at {words}: {listing(names, 3)}."
             )
+            sentences.append(Finding(text, min(5.0, 5 * focused.height / heads.height)))
     if measure is None or removal.is_empty():
         return sentences
-    free = removal.filter(pl.col("drop_low") <= 0)
-    worst = removal.sort("drop", descending=True, maintain_order=True).row(0, named=True)
-    sentences.append(
-        f"{free.height} of {plural(removal.height, 'head')} can be removed alone without a measurable loss of "
-        f"{measure.unit} on {measure.samples(worst['images'])}; the dearest is {worst['node']}:{worst['head']} "
-        f"({measure.amount(worst['drop'])}, 95 % interval {measure.interval(worst)})."
-    )
+    sentences.append(_removable(removal, "head", "head", f" on {measure.samples(removal['images'][0])}", measure))
     if shared is not None and shared.height:
-        free = shared.filter(pl.col("drop_low") <= 0)
-        worst = shared.sort("drop", descending=True, maintain_order=True).row(0, named=True)
-        each = heads.filter(pl.col("node") == worst["node"], pl.col("key_value_head") == worst["key_value_head"]).height
-        sentences.append(
-            f"{free.height} of {plural(shared.height, 'key-value head')} can be removed alone, each with its "
-            f"{plural(each, 'query head')}; the dearest is {worst['node']}:{worst['key_value_head']} "
-            f"({measure.amount(worst['drop'])}, 95 % interval {measure.interval(worst)})."
-        )
+        each = heads.group_by("node", "key_value_head", maintain_order=True).len()["len"].to_list()
+        most = max(each)
+        count = plural(most, "query head") if min(each) == most else f"{min(each)} to {most} query heads"
+        sentences.append(_removable(shared, "key_value_head", "key-value head", f", each with its {count},", measure))
     unseen = heads.filter(pl.col("projection").is_null())["node"].unique(maintain_order=True).to_list()
     if unseen:
-        sentences.append(f"Heads are not removed where no layer is seen to join their outputs: {listing(unseen)}.")
+        text = f"Heads are not removed where no layer is seen to join their outputs: {listing(unseen)}."
+        sentences.append(Finding(text, 0.0))
     return sentences
+
+
+def _removable(removal: pl.DataFrame, column: str, noun: str, how: str, measure: Measure) -> Finding:
+    """How many heads cost nothing, and which costs most; of a tie all."""
+    free = removal.filter(pl.col("drop_low") <= 0).height
+    worst = removal.sort("drop", descending=True, maintain_order=True).row(0, named=True)
+    names = [f"{row['node']}:{row[column]}" for row in removal.iter_rows(named=True)]
+    most = alike(names, removal["drop"].to_list())
+    text = f"{free} of {plural(removal.height, noun)} can be removed alone{how} without a measurable loss of "
+    text += measure.unit
+    if free == removal.height:
+        text += f"; none costs more than {measure.loss(worst)}"
+    else:
+        text += f"; {listing(most)} {'costs' if len(most) == 1 else 'cost'} most: {measure.loss(worst)}"
+    weight = min(5.0, worst["drop"] / half_width(worst)) if worst["drop"] > 0 else 0.5
+    return Finding(f"{text}.", weight)
 
 
 def study_heads(
     network: Network, samples: Samples, results: Mapping[str, Any], remove: bool
-) -> tuple[dict[str, pl.DataFrame], dict[str, Figure], list[str]]:
+) -> tuple[dict[str, pl.DataFrame], dict[str, Figure], list[Finding]]:
     """Tables, charts and sentences about the attention heads; empty where there are none."""
     if not attention_maps(network):
         fused = [node.name for node in network.nodes.values() if node.operator == "scaled_dot_product_attention"]
         hint = "load the network with attn_implementation='eager', or write the softmax out, to see its heads"
-        return (
-            {},
-            {},
-            [f"The weights of attention are inside fused operators ({listing(fused, 2)}): {hint}."] if fused else [],
-        )
+        text = f"The weights of attention are inside fused operators ({listing(fused, 2)}): {hint}."
+        return {}, {}, [Finding(text, 0.0)] if fused else []
     heads = head_table(network, results)
     removal, shared, unscored = pl.DataFrame(), pl.DataFrame(), []
     if remove:
@@ -289,7 +291,7 @@ def study_heads(
             removal = removal_table(network, samples, heads)
             shared = removal_table(network, samples, heads, "key_value_head")
         except NetworkError as error:  # where the heads look is known all the same
-            unscored = [f"What each head costs is not measured: {error}"]
+            unscored = [Finding(f"What each head costs is not measured: {error}", 0.0)]
     measure = measure_of(network, samples) if removal.height else None
     tables = {"heads": heads, "heads_removed": removal, "key_value_heads_removed": shared}
     tables = {name: table for name, table in tables.items() if name == "heads" or table.height}

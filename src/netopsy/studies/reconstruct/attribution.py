@@ -29,10 +29,16 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import Unit
 from netopsy.pictures.mosaic import below, caption, normalise_maps, resize, waveform
-from netopsy.result import Image, Passage, Texts
+from netopsy.result import Finding, Image, Passage, Texts
 from netopsy.samples.samples import Batch, Samples
 from netopsy.stats.hypothesis_tests import Estimate
-from netopsy.studies.reconstruct.report import refusal_sentences, spell_briefly, untreated_sentences
+from netopsy.studies.reconstruct.report import (
+    refusal_sentences,
+    silent_sentences,
+    spell_briefly,
+    untreated_sentences,
+    weight_of,
+)
 from netopsy.wording import listing, plural
 
 KINDS = ("tokens", "series", "vector")
@@ -323,30 +329,31 @@ def _strongest(values: Float[np.ndarray, "channel length"], most: int) -> Float[
     return np.stack([values[rows, part[0] + np.abs(values[:, part]).argmax(1)] for part in parts], 1)
 
 
-def attribution_findings(result: Attributions, pictured: Collection[int], noun: str) -> list[str]:
+def attribution_findings(result: Attributions, pictured: Collection[int], noun: str) -> list[Finding]:
     """Where the attributions lie, the strongest of some units, and which rules and inputs have none."""
     sentences = _where(result, noun)
     shown = [part for part in result.parts if part.number in pictured and part.rule == result.parts[0].rule]
     for part in shown[:_NAMED] if result.kind != "series" else ():
         order = np.argsort(-np.abs(part.values), kind="stable")[:3]
         names = [f"'{_piece(result, part.number, int(i)).strip('; ')}' ({part.values[i]:+.2g})" for i in order]
-        sentences.append(
-            f"{part.unit} at {part.activation:.3g} on {noun} {part.number}: by {part.rule} most comes from "
-            f"{listing(names)}."
+        text = (
+            f"On {noun} {part.number}, {part.unit} (at {part.activation:.3g}) is driven most by {listing(names)}, "
+            f"by the rule {part.rule}."
         )
+        sentences.append(Finding(text, 1.0))
     silent = list(dict.fromkeys(str(part.unit) for part in result.parts if part.activation <= 0))
-    if silent:
-        sentences.append(f"Not active on their {noun}, so that their attributions say little: {listing(silent)}.")
+    sentences += silent_sentences(silent, noun)
     sentences += untreated_sentences(result.untreated)
     if result.left:
         why = "only the first input of real numbers, or the tokens, can have attributions"
-        sentences.append(f"Without attributions: {listing(result.left)}; {why}.")
+        sentences.append(Finding(f"Without attributions: {listing(result.left)}; {why}.", 0.0))
     return sentences + refusal_sentences(result.refused)
 
 
-def _where(result: Attributions, noun: str) -> list[str]:
+def _where(result: Attributions, noun: str) -> list[Finding]:
     """How much of the attribution lies at the unit's place, before and after it; rules alike in that together."""
     rules: dict[str, list[str]] = {}
+    weights_of: dict[str, float] = {}
     for rule in dict.fromkeys(part.rule for part in result.parts):
         parts = [part for part in result.parts if part.rule == rule and part.place is not None]
         lies, numbers = [], []
@@ -361,8 +368,10 @@ def _where(result: Attributions, noun: str) -> list[str]:
         here, before, after = (spell_briefly(mean) if mean else "0.00" for mean in means or (None,) * 3)
         if means:
             sentence = (
-                f"a share of {here} of the attributions' magnitude lies at the unit's own place, {before} before and "
-                f"{after} after it: mean over {plural(len(lies), 'unit')} on {plural(len(set(numbers)), noun)}."
+                f"{here} of the attribution lies at the unit's own place, {before} before and {after} after it "
+                f"(shares of its magnitude, mean over {plural(len(lies), 'unit')} on "
+                f"{plural(len(set(numbers)), noun)})."
             )
             rules.setdefault(sentence, []).append(rule)
-    return [f"By {listing(names)} {sentence}" for sentence, names in rules.items()]
+            weights_of[sentence] = weight_of(means[0])
+    return [Finding(f"By {listing(names)}, {sentence}", weights_of[sentence]) for sentence, names in rules.items()]

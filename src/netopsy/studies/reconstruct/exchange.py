@@ -21,6 +21,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.activations import activations
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, places
+from netopsy.result import Finding
 from netopsy.samples.samples import Samples, read_images
 from netopsy.settings import stream
 from netopsy.stats.hypothesis_tests import INTERVALS, Estimate, interval_row
@@ -33,8 +34,9 @@ from netopsy.studies.reconstruct.report import (
     spell_briefly,
     strength,
     weigh,
+    weight_of,
 )
-from netopsy.wording import capital, listing, plural, two
+from netopsy.wording import listing, plural, two
 
 MASKS = ("own", "other", "shuffled")
 """The masks and switches that the flow meets: the image's, another image's, the image's with their places shuffled."""
@@ -116,25 +118,25 @@ def exchange_tables(depths: Sequence[Depth]) -> dict[str, pl.DataFrame]:
 _OTHERS = {"other": "another image's masks", "shuffled": "shuffled masks"}
 _RANDOM = {"permuted": "permuted weights", "gaussian": "Gaussian weights"}
 _VERDICTS = (
-    "the masks matter more than the weights, as Palmieri et al. say",
-    "the weights matter more than the masks, unlike what Palmieri et al. say",
+    "the masks matter more than the weights",
+    "the weights matter more than the masks",
     "masks and weights matter alike",
 )
 _PAIRS = list(product(_OTHERS, _RANDOM))
 
 
-def exchange_findings(depths: Sequence[Depth]) -> list[str]:
+def exchange_findings(depths: Sequence[Depth]) -> list[Finding]:
     """At each layer what is left of the masked map with either replaced, and where the edges come from."""
-    sentences = []
+    sentences: list[Finding] = []
     for depth in depths:
         if depth.refused:
-            sentences.append(f"Left out of the exchange of masks and weights: {depth.refused}")
+            sentences.append(Finding(f"Left out of the exchange of masks and weights: {depth.refused}", 0.0))
         elif depth.parts:
             sentences += [*_left(depth), *_edges(depth)]
     return sentences
 
 
-def _left(depth: Depth) -> list[str]:
+def _left(depth: Depth) -> list[Finding]:
     """What is left of the masked maps, and which replacement leaves less."""
     left = {at: _mean(depth, *at, "likeness") for at in product(MASKS, WEIGHTS)}
     both = [mean.mean for at in _PAIRS if (mean := left[at])]
@@ -143,22 +145,25 @@ def _left(depth: Depth) -> list[str]:
     masks = [f"{name} {_spell(left['own', weights])}" for weights, name in _RANDOM.items()]
     weights = [f"{name} {_spell(left[masks, 'learned'])}" for masks, name in _OTHERS.items()]
     verdicts: dict[str, list[str]] = {}
+    weights_of = []
     for at in _PAIRS:
         lead = Estimate.of(*over_both(depth, depth.lead(*at, "likeness")))
+        weights_of.append(weight_of(lead))
         words = (weigh(lead, *_VERDICTS) if lead else "") or f"which matters more cannot be told from {_counts(depth)}"
         verdicts.setdefault(words, []).append(f"{_OTHERS[at[0]]} with {_RANDOM[at[1]]}")
     if len(verdicts) == 1:
-        verdict = f"{capital(next(iter(verdicts)))}."
+        verdict = next(iter(verdicts))
     else:
-        verdict = " ".join(f"Comparing {listing(pairs)}, {words}." for words, pairs in verdicts.items())
-    return [
-        f"Masks or weights at {depth.layer}? Correlation with the strength of the masked map (± 95 % over images, over "
-        f"draws) with its masks and {listing(masks)}; with its weights and {listing(weights)}; with neither "
-        f"{two(min(both))} to {two(max(both))}. {verdict}"
-    ]
+        verdict = "; ".join(f"comparing {listing(pairs)}, {words}" for words, pairs in verdicts.items())
+    text = (
+        f"At {depth.layer}, {verdict}. Correlation with the strength of the masked map (± 95 % over images, over "
+        f"draws): with its masks and {listing(masks)}; with its weights and {listing(weights)}; with neither "
+        f"{two(min(both))} to {two(max(both))}."
+    )
+    return [Finding(text, min(weights_of))]
 
 
-def _edges(depth: Depth) -> list[str]:
+def _edges(depth: Depth) -> list[Finding]:
     """Where the edges of the image come from, and which image's."""
     whole, lent = _mean(depth, *_NEITHER, "edges"), _mean(depth, "other", "learned", "other_edges")
     leads = [lead for at in _PAIRS if (lead := Estimate.of(*over_both(depth, depth.lead(*at, "edges"))))]
@@ -166,8 +171,10 @@ def _edges(depth: Depth) -> list[str]:
     by_weights = [mean for masks in _OTHERS if (mean := _mean(depth, masks, "learned", "edges"))]
     if whole is None or lent is None or len(leads) < len(_PAIRS):
         return []
-    if not whole.above(0):
-        how = f"that the masked maps lie on edges cannot be told from {_counts(depth)}"
+    if whole.below(FAINT):
+        how = "the masked maps do not lie on edges"
+    elif not whole.above(0):
+        how = f"whether the masked maps lie on edges cannot be told from {_counts(depth)}"
     elif all(mean.below(FAINT) for mean in by_masks + by_weights):
         how = "neither alone brings the edges back"
     elif all(lead.above(0) for lead in leads) and all(mean.above(0) for mean in by_masks):
@@ -178,11 +185,12 @@ def _edges(depth: Depth) -> list[str]:
         how = f"whether the edges go with masks or weights cannot be told from {_counts(depth)}"
     masks = [f"{name} {_spell(_mean(depth, 'own', weights, 'edges'))}" for weights, name in _RANDOM.items()]
     weights = [f"{name} {_spell(_mean(depth, masks, 'learned', 'edges'))}" for masks, name in _OTHERS.items()]
-    return [
-        f"On the image's edges at {depth.layer}: the masked maps {_spell(whole)}; with their masks and "
-        f"{listing(masks)}; with their weights and {listing(weights)}: {how}. Another image's masks with the learned "
-        f"weights bring back that image's edges: {_spell(lent)}."
-    ]
+    text = (
+        f"At {depth.layer}, {how}. Alignment with the image's edges: the masked maps {_spell(whole)}; with their masks "
+        f"and {listing(masks)}; with their weights and {listing(weights)}. Another image's masks with the learned "
+        f"weights bring back that image's edges by {_spell(lent)}."
+    )
+    return [Finding(text, min(weight_of(whole), *map(weight_of, leads)))]
 
 
 def _mean(depth: Depth, masks: str, weights: str, measure: str) -> Estimate | None:

@@ -24,7 +24,7 @@ from netopsy.network.signature import Signature
 from netopsy.network.units import Unit, find_unit
 from netopsy.network.windows.field import Box
 from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
-from netopsy.result import Figure, Group, Image, Result
+from netopsy.result import Figure, Finding, Group, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
@@ -151,7 +151,8 @@ class Reconstruct(Study):
             images={"reconstructions": waveforms(result, pictured)} if series else {},
             texts={} if series else {"reconstructions": passages_of(result, pictured, samples.noun)},
             findings=[
-                of_samples(sentence, samples.noun) for sentence in attribution_findings(result, pictured, samples.noun)
+                Finding(of_samples(sentence, samples.noun), sentence.weight)
+                for sentence in attribution_findings(result, pictured, samples.noun)
             ],
         )
 

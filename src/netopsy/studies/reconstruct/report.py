@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from netopsy.engine.backproject.backproject import count_kinds
 from netopsy.network.windows.field import Box
+from netopsy.result import Finding
 from netopsy.stats.hypothesis_tests import INTERVALS, Estimate, interval_row, reach
-from netopsy.wording import listing, plural, two
+from netopsy.wording import capital, listing, plural, two
 
 
 def edges(image: Float[np.ndarray, "channel height width"]) -> Float[np.ndarray, "height width"]:
@@ -98,7 +99,7 @@ def means_table(columns: pl.DataFrame, likeness: pl.DataFrame, draws: pl.DataFra
 
 def findings(
     tables: dict[str, pl.DataFrame], touched: int, untreated: dict[str, dict[str, str]], refused: list[str]
-) -> list[str]:
+) -> list[Finding]:
     """Sentences: whose maps look like the image, what makes two maps alike, and where a rule could not act.
 
     touched, untreated, refused: as in `Survey`.
@@ -108,23 +109,35 @@ def findings(
     sentences = _on_edges(columns, draws, units.height, listing(nodes)) + _masks_or_weights(likeness, draws)
     sentences += _empty(columns)
     if touched:
-        sentences.append(f"The flow back met {plural(touched, 'activation')} between the image and {listing(nodes)}.")
+        verb = "lies" if touched == 1 else "lie"
+        text = f"{plural(touched, 'activation layer')} {verb} between the image and {listing(nodes)}."
+        sentences.append(Finding(text, 0.0))
     sentences += untreated_sentences(untreated)
     silent = units.filter(pl.col("value") <= 0)["unit"].unique(maintain_order=True).to_list()
-    if silent:
-        sentences.append(f"Not active on their image, so that their maps say little: {listing(silent)}.")
-    return sentences + refusal_sentences(refused)
+    return sentences + silent_sentences(silent, "image") + refusal_sentences(refused)
 
 
-def untreated_sentences(untreated: dict[str, dict[str, str]]) -> list[str]:
+def silent_sentences(units: Sequence[str], noun: str) -> list[Finding]:
+    """Names the units that do not fire on the samples that they are traced back to."""
+    text = f"Not active on their {noun}, so their maps say little: {listing(units)}."
+    return [Finding(text, 0.0)] if units else []
+
+
+def untreated_sentences(untreated: dict[str, dict[str, str]]) -> list[Finding]:
     """By rule, what it does not know on the way. untreated: as in `Survey`."""
-    known = {rule: count_kinds(left.values()) for rule, left in untreated.items() if left}
-    return [
-        f"The rule {rule} does not know {kinds}: there the flow met the derivative." for rule, kinds in known.items()
-    ]
+    rules: dict[str, list[str]] = {}
+    for rule, left in untreated.items():
+        if left:
+            rules.setdefault(count_kinds(left.values()), []).append(rule)
+    sentences = []
+    for kinds, names in rules.items():
+        one = len(names) == 1
+        who = f"The rule {names[0]} does" if one else f"The rules {listing(names)} do"
+        sentences.append(f"{who} not know {kinds} and {'takes' if one else 'take'} the plain derivative there.")
+    return [Finding(sentence, 0.0) for sentence in sentences]
 
 
-def refusal_sentences(refused: list[str]) -> list[str]:
+def refusal_sentences(refused: list[str]) -> list[Finding]:
     """The sentences on rules that could not act; those of one reason as one."""
     by_reason: dict[str, list[str]] = {}
     for sentence in refused:
@@ -139,10 +152,18 @@ def refusal_sentences(refused: list[str]) -> list[str]:
         else:
             reason = reason.replace("which it does not know", "which they do not know")
             sentences.append(f"Left out: the rules {listing(rules)} act {reason}")
-    return sentences
+    return [Finding(sentence, 0.0) for sentence in sentences]
 
 
-def _on_edges(columns: pl.DataFrame, draws: pl.DataFrame, maps: int, layer: str) -> list[str]:
+def weight_of(mean: Estimate | None) -> float:
+    """Over the wider of its intervals; 0 without one."""
+    if mean is None:
+        return 0.0
+    half = max(mean.images, mean.draws)
+    return min(5.0, abs(mean.mean) / half) if half > 0 else 0.5
+
+
+def _on_edges(columns: pl.DataFrame, draws: pl.DataFrame, maps: int, layer: str) -> list[Finding]:
     """How well the maps align with edges, and what brings them there. maps: how many of each rule there are."""
     units, images = columns["unit"].n_unique(), columns["image"].n_unique()
     edges, others = {}, {}
@@ -167,29 +188,31 @@ def _on_edges(columns: pl.DataFrame, draws: pl.DataFrame, maps: int, layer: str)
             else f"{plural(maps, 'map')} of {plural(units, 'unit')} of {layer}"
         )
         within = f", ± the 95 % interval over {images} images" * ranged
-        beside = " (in brackets with the edges of another image)" if compared else ""
-        sentences.append(
-            f"How well do the maps align with the image's edges? Local correlation, mean over {over}{within}{beside}: "
+        aside = " (in brackets with the edges of another image)" if compared else ""
+        text = (
+            f"Alignment of the maps with image edges, as a local correlation, mean over {over}{within}{aside}: "
             f"{listing(parts, most=9)}."
         )
+        sentences.append(Finding(text, max(map(weight_of, edges.values()))))
     single = [edge for edge in draws["edges"].to_list() if edge is not None and math.isfinite(edge)]
     if len(single) > 1:
         within = f" ± {reach(single):.2f} (95 %)" * math.isfinite(reach(single))
-        sentences.append(
-            f"Over {len(single)} draws of its weights masked_random averages {two(np.mean(single))}{within}, single "
+        text = (
+            f"masked_random averages {two(np.mean(single))}{within} over {len(single)} draws of its weights, single "
             f"draws between {two(min(single))} and {two(max(single))}."
         )
+        sentences.append(Finding(text, 0.5))
     return sentences + _effects(columns, draws)
 
 
-def _empty(columns: pl.DataFrame) -> list[str]:
+def _empty(columns: pl.DataFrame) -> list[Finding]:
     """Rules by which nothing came back at all."""
     largest = columns.group_by("rule", maintain_order=True).agg(pl.col("largest").max())
     rules = largest.filter(pl.col("largest") == 0)["rule"].to_list()
-    return [f"Nothing but zeros came back to the images by {listing(rules)}."] if rules else []
+    return [Finding(f"The maps are all zero by {listing(rules)}.", 2.0)] if rules else []
 
 
-def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
+def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[Finding]:
     """What the masks add to the learned weights, and the learned weights to the masks."""
     rows = {rule: columns.filter(pl.col("rule") == rule) for rule in ("masked", "deconvnet", RANDOM)}
     edges = {rule: frame["edges"].to_numpy() for rule, frame in rows.items()}
@@ -210,13 +233,14 @@ def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
         how = "the edges come through the masks even with random weights"
     else:
         how = f"whether the masks suffice for the edges cannot be told from {_counts(images, single)}"
-    return [
-        f"With the learned weights, the masks add {spell(masks)} to that correlation; with the masks, learned weights "
-        f"in place of random ones add {spell(weights)}: {how}."
-    ]
+    text = (
+        f"{capital(how)}: with the learned weights, the masks add {spell(masks)} to the alignment with edges; with the "
+        f"masks, learned weights in place of random ones add {spell(weights)}."
+    )
+    return [Finding(text, max(weight_of(masks), weight_of(weights)))]
 
 
-def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
+def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[Finding]:
     """What random weights change and what leaving the masks out does: no even comparison, which `exchange` makes."""
     masks, weights = _pair(likeness, "masked", RANDOM), _pair(likeness, "masked", "deconvnet")
     images, single = masks["image"].to_numpy(), draws["likeness"].to_list()
@@ -235,12 +259,13 @@ def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[str]:
     )
     verdict = verdict or f"which changes the maps more cannot be told from {_counts(images, single)}"
     signed = [np.nanmean(pair["signed"].to_numpy()) for pair in (masks, weights)]
-    return [
-        f"How alike are two maps (correlation of their strengths)? The masked one and the one with the same masks and "
-        f"random weights: {spell(same_masks)}. The masked one and the one with the same weights and no masks: "
-        f"{spell(same_weights)}. So {verdict}. Signed pixel correlation: {two(signed[0])} and {two(signed[1])}. "
-        "(`experiment` replaces masks and weights evenly.)"
-    ]
+    text = (
+        f"{capital(verdict)}: the strength of the masked map correlates by {spell(same_masks)} with the one of the "
+        f"same masks and random weights, and by {spell(same_weights)} with the one of the same weights and no masks. "
+        f"Signed pixel correlation: {two(signed[0])} and {two(signed[1])}. To replace masks and weights evenly, set "
+        "`experiment`."
+    )
+    return [Finding(text, weight_of(lead))]
 
 
 def weigh(lead: Estimate, positive: str, negative: str, alike: str) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 
 from netopsy.charts import dots
-from netopsy.result import Figure, Result
+from netopsy.result import Figure, Finding, Result
 from netopsy.stats.hypothesis_tests import holm
 from netopsy.studies.triage.design import IMAGES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import SOURCE, WAY, convergence, ranges
 from netopsy.studies.triage.findings import difference
-from netopsy.wording import listing
+from netopsy.wording import alike, hundredths, listing, plural, points
 
 KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
 
@@ -21,9 +21,11 @@ KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
 def combine(results: Mapping[str, Result]) -> Result:
     """One result over the sets in which there was something to compress."""
     compressed = {name: result for name, result in results.items() if "top1" in _columns(result)}
-    sentences = [f"{name}: {result.findings[0]}" for name, result in results.items() if name not in compressed]
+    sentences = [
+        Finding(f"{name}: {result.findings[0]}", 0.0) for name, result in results.items() if name not in compressed
+    ]
     if not compressed:
-        return Result("triage", findings=sentences)
+        return Result("triage", findings=[*sentences])
     tables = {
         table: pl.concat(
             [
@@ -43,7 +45,7 @@ def combine(results: Mapping[str, Result]) -> Result:
         or [tests]
     )
     return Result(
-        "triage", tables=tables, figures=_figures(compressed), findings=_findings(compressed, tables) + sentences
+        "triage", tables=tables, figures=_figures(compressed), findings=[*_findings(compressed, tables), *sentences]
     )
 
 
@@ -105,7 +107,7 @@ def _figures(compressed: Mapping[str, Result]) -> dict[str, Figure]:
     return figures
 
 
-def _findings(compressed: Mapping[str, Result], tables: Mapping[str, pl.DataFrame]) -> list[str]:
+def _findings(compressed: Mapping[str, Result], tables: Mapping[str, pl.DataFrame]) -> list[Finding]:
     return [
         *_critical(tables["criticality"]),
         *_frozen(compressed),
@@ -115,43 +117,46 @@ def _findings(compressed: Mapping[str, Result], tables: Mapping[str, pl.DataFram
     ]
 
 
-def _critical(tests: pl.DataFrame) -> list[str]:
+def _critical(tests: pl.DataFrame) -> list[Finding]:
     sentences = []
     for kind, words in (
-        (TOGETHER, "over the seeds, all ways together,"),
+        (TOGETHER, "over the seeds, all ways of training together"),
         (SEEDS, "over the seeds"),
         (IMAGES, "on the same images"),
     ):
         rows = tests.filter(pl.col("over") == kind)
         if rows.height:
             hit = rows.filter(pl.col("p_holm") < 0.05)
-            set_names = listing(hit["set"].unique(maintain_order=True).to_list()) if hit.height else "no set"
+            where = f" ({listing(hit['set'].unique(maintain_order=True).to_list())})" if hit.height else ""
             test = kind.partition("(")[2][:-1]
-            sentences.append(
-                f"The accuracy depends on the block {words} in {hit.height} of {rows.height} tests ({test}, "
-                f"Holm over all sets: p < 0.05), in {set_names}; the widest spread between two blocks is "
-                f"{100 * float(rows['spread'].max()):.2f} points."  # type: ignore[arg-type]
+            text = (
+                f"The accuracy depends measurably on the block in {hit.height} of {plural(rows.height, 'test')} {words}"
+                f"{where}; the widest spread between two blocks is {points(float(rows['spread'].max()))} "  # type: ignore[arg-type]
+                f"({test}, p < 0.05 after Holm over all sets)."
             )
+            sentences.append(Finding(text, 1.0 + 4 * hit.height / rows.height if hit.height else 0.5))
     return sentences
 
 
-def _frozen(compressed: Mapping[str, Result]) -> list[str]:
-    parts = []
+def _frozen(compressed: Mapping[str, Result]) -> list[Finding]:
+    parts, sure = [], False
     for name, result in compressed.items():
         scored = result.tables["cells"].filter(pl.col("top1").is_not_null())
         alone, together = (scored.filter(pl.col("training") == way) for way in ("FM", "TM"))
         gain, low, high, blocks = difference(together, alone, ("block", "start", "seed"))
         if blocks:
-            parts.append(f"{name} {100 * gain:.2f}{_between(low, high)}")
+            parts.append(f"{name} {hundredths(100 * gain)}{_between(low, high)}")
+            sure |= low is not None and high is not None and (low > 0 or high < 0)
     if not parts:
         return []
-    return [
-        f"Training all layers (TM) ends above training the new layer alone (FM) by so many points: {listing(parts, 9)} "
-        "(95 % intervals, paired, t over the blocks)."
-    ]
+    text = (
+        "Points by which training all layers (TM) ends above training the new layer alone (FM), with 95 % intervals "
+        f"over the blocks: {listing(parts, 9)}."
+    )
+    return [Finding(text, 1.0 if sure else 0.5)]
 
 
-def _against(compressed: Mapping[str, Result], way: str, words: str) -> list[str]:
+def _against(compressed: Mapping[str, Result], way: str, words: str) -> list[Finding]:
     parts: list[Any] = []
     for name, result in compressed.items():
         rows = result.tables["cells"].filter((pl.col("training") == way) | (pl.col("start") == way))
@@ -159,23 +164,23 @@ def _against(compressed: Mapping[str, Result], way: str, words: str) -> list[str
         if rows.height:
             sure = rows.filter(pl.col("drop_high") < 0).height
             mean = 0.0 - 100 * float(rows["drop"].mean())  # type: ignore[arg-type]
-            parts.append(
-                f"{name} {mean:+.2f} ({rows.filter(pl.col('drop') < 0).height} of {rows.height} above, {sure} surely)"
-            )
+            above = rows.filter(pl.col("drop") < 0).height
+            parts.append(f"{name} {hundredths(mean)} ({above} of {rows.height} above it, {sure or 'none'} measurably)")
     if not parts:
         return []
-    return [f"{words} end at so many points from the baseline, on average: {listing(parts, 9)}."]
+    return [Finding(f"{words} end on average so many points from the baseline: {listing(parts, 9)}.", 1.0)]
 
 
-def _speed(compressed: Mapping[str, Result]) -> list[str]:
+def _speed(compressed: Mapping[str, Result]) -> list[Finding]:
     parts = []
     for name, result in compressed.items():
-        epochs = convergence(result.tables["cells"]).sort("epochs")
+        epochs = convergence(result.tables["cells"]).sort("epochs", maintain_order=True)
         if epochs.height > 1:
-            first = epochs.row(0, named=True)
-            parts.append(f"{name} {first['training']}-{first['start']} ({first['epochs']:.1f} epochs)")
-    return [f"Soonest within 1 % of the best accuracy: {listing(parts, 9)}."] if parts else []
+            named = [f"{training}-{start}" for training, start in epochs.select("training", "start").iter_rows()]
+            fastest = alike(named, [-value for value in epochs["epochs"].to_list()])
+            parts.append(f"{name} {listing(fastest)} ({epochs['epochs'][0]:.1f} epochs)")
+    return [Finding(f"First within 1 % of the best accuracy: {listing(parts, 9)}.", 0.5)] if parts else []
 
 
 def _between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({100 * low:.2f} to {100 * high:.2f})"
+    return "" if low is None or high is None else f" ({hundredths(100 * low)} to {hundredths(100 * high)})"
