@@ -66,6 +66,7 @@ def test_the_strongest_samples_are_those_of_the_plain_module(way: str, net: Netw
     assert steps.height == 4 * 20 and steps["step"].max() == 19
     assert set(result.images) == {"pictures", "unit 3:2", "unit 5:3"} and set(result.figures) == {"ascent"}
     assert set(runs["way"]) == set(steps["way"]) == {way}
+    assert runs.select("node", "layer").unique(maintain_order=True).rows() == [("3", "2"), ("5", "5")]
 
 
 def test_by_default_the_readable_pictures_come_first_and_those_of_the_paper_next_to_them(

@@ -103,7 +103,7 @@ class Maximize(ObservingStudy):
         runs = pl.concat([run_table(targets, climbs[r.way], strongest, r.steps, way=r.way) for r in recipes])
         steps = pl.concat([step_table(targets, climbs[r.way], strongest, way=r.way) for r in recipes])
         return self.result(
-            tables={"runs": runs, "steps": steps},
+            tables={"runs": _with_layers(runs, network), "steps": steps},
             figures=figures(runs, steps),
             images=sheets(network, samples, targets, climbs, strongest)
             | unit_images(network, targets, climbs, strongest),
@@ -120,7 +120,12 @@ class Maximize(ObservingStudy):
         best = {str(target.unit): value for target, value in zip(targets, strongest, strict=True)}
         table = found_table(found, best, network)
         texts, images = show(network, samples, targets, strongest, found)
-        return self.result(tables={"runs": table}, texts=texts, images=images, findings=sentences(table, samples))
+        return self.result(
+            tables={"runs": _with_layers(table, network)},
+            texts=texts,
+            images=images,
+            findings=sentences(table, samples),
+        )
 
     def ways(self, network: Network) -> tuple[Way, ...]:
         """The ways that are climbed, the legible one first."""
@@ -192,6 +197,13 @@ class Maximize(ObservingStudy):
             "batches": [(recipe.way, batch) for recipe, batch in batches],
             "mixing": [recipe.mixing.tolist() for recipe, _ in batches[:1]],
         }
+
+
+def _with_layers(runs: pl.DataFrame, network: Network) -> pl.DataFrame:
+    """The table with the layer of each node, null for none."""
+    layers = {name: network.nodes[name].layer or None for name in runs["node"].unique()}
+    column = runs["node"].replace_strict(layers, return_dtype=pl.String) if layers else runs["node"]
+    return runs.insert_column(runs.columns.index("node") + 1, column.alias("layer"))
 
 
 def _batches(network: Network, targets: list[Target], recipe: AscentSettings) -> list[list[int]]:
