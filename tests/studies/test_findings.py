@@ -105,12 +105,14 @@ def test_measures_are_those_of_the_tables(study: str, names: set[str]) -> None:
         row = result.tables["summary"].row(by_predicate=_is(layer="fc", strength=0.1), named=True)
         assert (of["fc", "fragility"]["value"], of["fc", "fragility"]["high"]) == (row["drop"], row["drop_high"])
     if study == "rounding":
-        for row in (
-            result.tables["formats"].filter(_is(format="int4_channel") & ~_is(layer="all")).iter_rows(named=True)
-        ):
-            safe = row["drop_high"] < 0.005
-            assert of[row["layer"], "bits"]["value"] == (4 if safe else 32)
-            assert ((row["layer"], "cost") in of) == safe
+        formats = result.tables["formats"].to_dicts()
+        told = min(row["drop_high"] for row in formats)  # what the images can tell from no loss
+        limit = next(share for share in (0.005, 0.01, 0.02, 0.05) if told < share)
+        whole = min(row["bits"] for row in formats if row["layer"] == "all" and row["drop_high"] < limit)
+        for row in (row for row in formats if row["format"] == "int4_channel" and row["layer"] != "all"):
+            safe = row["drop_high"] < limit
+            assert of[row["layer"], "bits"]["value"] <= (4 if safe else whole)
+            assert ((row["layer"], "cost") in of) or not safe
     if study == "sparsity":
         row = result.tables["layers"].row(0, named=True)
         assert of[row["layer"], "sparsity"]["value"] == row["sparsity"]

@@ -328,23 +328,30 @@ def _findings(decimals: pl.DataFrame, formats: pl.DataFrame, measure: Measure) -
     return findings
 
 
-_SAFE = 0.005  # half a point
+_SAFE = (0.005, 0.01, 0.02, 0.05)  # losses that a format may cost: the least that the samples can tell from none
 
 
 def _measures(formats: pl.DataFrame) -> pl.DataFrame:
     """The fewest bits of a format that surely costs a layer less than half a point, and what that one costs.
 
-    A layer that no format tried is sure to suit keeps its own; layers that were not tried alone have no row.
+    Where the samples are too few to be sure of half a point, of 1, 2 or 5. A layer that no format tried on it alone is
+    sure to suit has that of all layers together, if there is one; layers that were not tried alone have no row.
     """
     bits, costs = [], []
-    alone = formats.filter(pl.col("layer") != "all")
+    alone, together = formats.filter(pl.col("layer") != "all"), formats.filter(pl.col("layer") == "all")
+    least = formats["drop_high"].min() if formats.height else None
+    limit = next((share for share in _SAFE if isinstance(least, float) and least < share), 0.0)
+    whole = together.filter(pl.col("drop_high") < limit).sort("bits", "drop")
     for (layer,), rows in alone.group_by("layer", maintain_order=True):
-        safe = rows.filter(pl.col("drop_high") < _SAFE).sort("bits", "drop")
-        if safe.is_empty():
-            bits.append((layer, 32.0, None, None, "float32, as it is"))
+        safe = rows.filter(pl.col("drop_high") < limit).sort("bits", "drop")
+        if safe.height:
+            row = safe.row(0, named=True)
+            name = format_name(row["format"])
+            costs.append((layer, row["drop"], row["drop_low"], row["drop_high"], name))
+        elif whole.height:
+            row = whole.row(0, named=True)
+            name = format_name(row["format"])
+        else:
             continue
-        row = safe.row(0, named=True)
-        name = format_name(row["format"])
         bits.append((layer, float(row["bits"]), None, None, name))
-        costs.append((layer, row["drop"], row["drop_low"], row["drop_high"], name))
     return pl.concat([layer_measures("bits", bits), layer_measures("cost", costs)])
