@@ -305,16 +305,16 @@ def _harshest(rows: pl.DataFrame, which: pl.Expr) -> Row | None:
 
 
 def _without_threshold(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> Finding:
-    """What can be told where no setting is known to stay below a threshold."""
-    row = _harshest(rows, pl.col("drop_low") <= _ROUNDING)
+    """Where none surely stays below a threshold: the harshest whose loss is within what the samples tell at best."""
+    reach = pl.max_horizontal((pl.col("drop_high") - pl.col("drop_low")).min() / 2, _ROUNDING)
+    row = _harshest(rows, (pl.col("drop_low") <= _ROUNDING) & (pl.col("drop") <= reach))
     if row is None:
         least = rows.sort("drop", maintain_order=True).row(0, named=True)
-        cost = _cost(rows, least, describe, measure)
-        text = f"Every setting tried costs {measure.unit}; the least is {describe(least)}: {cost}."
-        return Finding(text, least["drop"] / half_width(least))
-    text = f"{describe(row)} is the {superlative} without a measurable loss of {measure.unit}"
-    text += f": {_cost(rows, row, describe, measure)}."
-    return Finding(capital(text), min(0.99, abs(row["drop"]) / half_width(row)))
+        text = f"Every setting tried costs {measure.unit}; the least is {describe(least)}: "
+        return Finding(f"{text}{_cost(rows, least, describe, measure)}.", least["drop"] / half_width(least))
+    text = f"{describe(row)} is the {superlative} without a measurable loss of {measure.unit}: "
+    weight = min(0.99, abs(row["drop"]) / half_width(row))
+    return Finding(capital(f"{text}{_cost(rows, row, describe, measure)}."), weight)
 
 
 def _cost(rows: pl.DataFrame, row: Row, describe: Describe, measure: Measure) -> str:

@@ -199,10 +199,10 @@ def dead_units(evidence: Evidence) -> list[Alert]:
     whole = sum(row["bytes"] for row in layers.values())
     worst = max(found, key=lambda name: found[name][0] / found[name][1])
     dead, units = found[worst]
+    verb, most, they = ("fires", "", "it costs") if total == 1 else ("fire", "most of them ", "they cost")
     message = (
-        f"{total:,} of {every:,} units never fire on these {plural(evidence.images, evidence.noun)}, "
-        f"most of them in {worst} ({dead:,} of {units:,}); they cost {size(cost)}, {100 * cost / max(1, whole):.1f} % "
-        "of the weights."
+        f"{total:,} of {every:,} units never {verb} on these {plural(evidence.images, evidence.noun)}, {most}in "
+        f"{worst} ({dead:,} of {units:,}); {they} {size(cost)}, {100 * cost / max(1, whole):.1f} % of the weights."
     )
     level: Level = "warning" if dead / units >= _MANY and units >= 4 else "note"
     advice = "Remove them with their weights in and out: no output here changes. The study sparsity names them."
