@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from netopsy.case import Case
 from netopsy.cli import progress as progress_module
 from netopsy.cli.output import Output, print_table, to_csv
 from netopsy.cli.progress import Progress, clock, duration, show_progress
@@ -194,3 +195,14 @@ def test_a_short_study_that_runs_alone_says_nothing_unless_asked(capsys) -> None
     with show_progress("noise", verbose=True):
         pass
     assert capsys.readouterr().err == "noise 0.0 s\n"
+
+
+def test_nothing_is_judged_of_a_network_with_an_error(tmp_path: Path, capsys) -> None:
+    case = Case(tmp_path)
+    alert = Alert("random-weights", "error", "The weights are random.", "Give them.")
+    case.add(Result("baseline", findings=["A score."], alerts=[alert]))
+    case.add(Result("noise", findings=["Noise costs nothing."], group="losses"))
+    Output().show_case(case, ["noise"], [])
+    printed = capsys.readouterr().out
+    assert printed.startswith("error: The weights are random. Give them.") and "A score." in printed
+    assert "Noise costs nothing." not in printed and "not judged before the error is mended" in printed

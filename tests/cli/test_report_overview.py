@@ -143,6 +143,14 @@ def test_without_a_score_that_counts_nothing_is_said_of_losses() -> None:
     assert tiles([plain], collect_layers([plain]), trusted=True) == []
 
 
+def test_a_loss_within_the_noise_has_no_colour() -> None:
+    figures = {"a": LayerFigure(0.02, -0.01, 0.05), "b": LayerFigure(0.01, 0.005, 0.015), "c": LayerFigure(0.0)}
+    layers = [PageLayer(name, measures={"fragility": figure}) for name, figure in figures.items()]
+    drawn = strip(layers, trusted=True)
+    assert [block["shades"]["fragility"] for block in drawn["blocks"]] == [0, 100, 0]
+    assert drawn["colours"][0][4].startswith("1 ")  # the scale ends at what is measurable, in points
+
+
 def _formats(rows: list[tuple[str, float, float]]) -> Result:
     frame = pl.DataFrame(rows, schema=["format", "stored_bits", "drop_high"], orient="row")
     return Result("rounding", tables={"formats": frame.with_columns(layer=pl.lit("all"), drop=0.0, top1=0.9)})

@@ -109,10 +109,10 @@ def test_measures_are_those_of_the_tables(study: str, names: set[str]) -> None:
         told = min(row["drop_high"] for row in formats)  # what the images can tell from no loss
         limit = next(share for share in (0.005, 0.01, 0.02, 0.05) if told < share)
         whole = min(row["bits"] for row in formats if row["layer"] == "all" and row["drop_high"] < limit)
-        for row in (row for row in formats if row["format"] == "int4_channel" and row["layer"] != "all"):
-            safe = row["drop_high"] < limit
-            assert of[row["layer"], "bits"]["value"] <= (4 if safe else whole)
-            assert ((row["layer"], "cost") in of) or not safe
+        for layer in {row["layer"] for row in formats} - {"all"}:
+            safe = [row for row in formats if row["layer"] == layer and row["drop_high"] < limit]
+            assert of[layer, "bits"]["value"] == min((row["bits"] for row in safe), default=whole)
+            assert ((layer, "cost") in of) == bool(safe)
     if study == "sparsity":
         row = result.tables["layers"].row(0, named=True)
         assert of[row["layer"], "sparsity"]["value"] == row["sparsity"]
