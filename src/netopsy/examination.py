@@ -248,10 +248,11 @@ def _suits(study: type[Study], network: Network | Features, train: Samples | Non
 
 
 def _study(entry: str | Study, settings: Mapping[str, Any], train: Samples | None, other: Network | None) -> Study:
-    if not isinstance(entry, Study):
+    if isinstance(entry, str):
         cls = study_class(entry)
         settings_of_study = {f.name for f in fields(cls)}
-        entry = cls(**{name: value for name, value in settings.items() if name in settings_of_study})
+        made: Study = cls(**{name: value for name, value in settings.items() if name in settings_of_study})
+        entry = made
     cls = type(entry)
     inputs = {"train": (train, takes(cls).images), "other": (other, takes(cls).networks)}
     missing = {

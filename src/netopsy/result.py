@@ -199,7 +199,7 @@ class Result:
     `tables` maps names to polars frames, `figures` to `Figure`, `images` to `Image`, `texts` to `Texts`, `atlases` to
     `Atlas`, `artifacts` to files. An image called `unit NODE:CHANNEL` is of that unit alone and stands on its page.
     `findings` are plain sentences with their numbers, the most important first; a `Finding` says how much it tells, and
-    `group` which question they answer.
+    `group` which of the user's questions they answer; `question` is the study's own, empty where it has none.
     `alerts` are what a reader must know first. `measures` are figures by layer for the first page, in the columns of
     `MEASURE_SCHEMA`: layer, measure (a name in `MEASURES`), value, its 95 % interval or nulls, and a word on it.
     `provenance` holds network, samples, versions, seed, digests and time (see `netopsy.provenance`).
@@ -214,6 +214,7 @@ class Result:
     atlases: dict[str, Atlas] = field(default_factory=dict)
     artifacts: dict[str, Path] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
+    question: str = ""
     group: Group = "contents"
     alerts: list[Alert] = field(default_factory=list)
     measures: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MEASURE_SCHEMA))

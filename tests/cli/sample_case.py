@@ -75,6 +75,7 @@ def evil_result(study: str = "noise") -> Result:
     words = {"title": f"Chart of {EVIL}", "reading": f"Read {EVIL}", "source": "Some paper, Figure 1"}
     return Result(
         study=study,
+        question="How much noise can it take?",
         settings={"strengths": (0.1, 0.2), "layers": (EVIL,)},
         tables={"scores": scores, "long": pl.DataFrame({"n": range(1000), "x": [float("nan")] * 1000})},
         figures={

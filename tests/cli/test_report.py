@@ -83,7 +83,7 @@ def test_the_first_page_says_it_all_in_order(case: Path) -> None:
     for page in set(case.rglob("*.html")) - {case / "index.html"}:
         assert "91.7 % ± 0.5" in page.read_text().split("</header>")[0]
     study = (case / "noise.html").read_text()
-    order = ["How much accuracy does noise", "The most fragile layer is", "Charts", "Tables", "Settings", "Reference"]
+    order = ["How much noise can it take?", "The most fragile layer is", "Charts", "Tables", "Settings", "Reference"]
     positions = [study.index(f">{mark}") for mark in order]
     assert positions == sorted(positions)
 

@@ -272,6 +272,8 @@ def combine(study: str, results: Mapping[str, Result]) -> Result:
         if combine_own is not None
         else Result(study, tables=stack_tables(results), findings=_stack_findings(results))
     )
+    first = next(iter(results.values()))
+    result.question, result.group = first.question, first.group
     result.settings = _settings(results)
     result.provenance = _provenance(results)
     return result

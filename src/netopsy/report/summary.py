@@ -21,31 +21,6 @@ PAGE, WIDEST = 900, 1300  # pixels of a page's column, and of the widest picture
 TABLE_ROWS = 100  # a page shows so many rows; the files beside it hold all
 CSV_ROWS = 100_000  # longer tables are kept as Parquet only
 
-QUESTIONS = {
-    "baseline": "How good is the network, and where is it wrong?",
-    "parameters": "Where are the parameters?",
-    "distributions": "How are the weights distributed?",
-    "filters": "How varied are the filters?",
-    "sparsity": "How many activations are zero, and which units are dead or always on?",
-    "activations": "Which features respond to an image, and which patterns do they form?",
-    "reconstruct": "Which part of an image does a unit respond to?",
-    "stimuli": "Which images excite each unit most?",
-    "maximize": "Which image would excite a unit most?",
-    "field": "How large a part of the input does a unit see?",
-    "facets": "Which different patterns make one unit fire?",
-    "transfer": "How far can the features be compressed before a classifier on them suffers?",
-    "noise": "How much accuracy does noise on the weights cost?",
-    "rounding": "How few decimals, and how small a number format, do the weights need?",
-    "codebook": "How many distinct weights does each layer need?",
-    "filter_codebook": "How many distinct filters does each layer need?",
-    "prescribe": "How small does the network get without training?",
-    "compression": "How small does the network get when it is pruned, shared, coded and retrained?",
-    "triage": "Which blocks does the network need?",
-    "correspondence": "Did another network learn the same units?",
-    "dsd": "Does dense-sparse-dense training improve the network?",
-}
-"""What each study answers. A study of a user's own has none."""
-
 _SHARES = re.compile(
     r"(top[15]|accuracy|agreement|confidence|sparsity|variance|density|share|\w+_share|share_\w+|zeros|at_a_place)"
     r"(_low|_high)?"
@@ -64,8 +39,7 @@ def summarise(result: Result) -> dict[str, Any]:
     return {
         "study": result.study,
         "title": study_title(result),
-        "question": QUESTIONS.get(result.study, ""),
-        "known": result.study in QUESTIONS,
+        "question": result.question,
         "findings": result.findings,
         "alerts": result.alerts,
         "figures": figures,

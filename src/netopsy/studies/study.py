@@ -26,6 +26,7 @@ from netopsy.provenance import provenance
 from netopsy.result import MEASURE_SCHEMA, Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import check_settings, members
+from netopsy.studies.table import STUDIES
 from netopsy.wording import of_samples
 
 
@@ -91,7 +92,8 @@ class Study(ABC):
 
     def result(self, **parts: Any) -> Result:
         """A Result of this study with its settings filled in."""
-        return Result(study=self.name, settings=self.settings(), group=self.group, **parts)
+        question = STUDIES[self.name][2] if self.name in STUDIES else ""
+        return Result(study=self.name, settings=self.settings(), question=question, group=self.group, **parts)
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain data: images as name, count and digest, networks as name, parameters and digest."""
