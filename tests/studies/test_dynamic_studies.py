@@ -303,3 +303,48 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], digits:
 def test_unknown_layers_are_named(name: str, digits: Network, samples: Samples) -> None:
     with pytest.raises(UnknownLayer, match="nearest"):
         getattr(netopsy, name)(digits, samples, layers=("nosuch",))
+
+
+def test_a_codebook_with_biases_is_the_k_means_of_all_of_a_layers_parameters(digits: Network, samples: Samples) -> None:
+    def edited(name: str, k: int) -> dict[str, Tensor]:
+        layer = digits.layer(name)
+        parts = [digits.tensors[layer.weight].detach(), digits.tensors[layer.bias].detach()]
+        clusters, centroids = oracle.cluster(torch.cat([part.flatten() for part in parts]).numpy().astype(float), k)
+        shared = torch.tensor(np.array(centroids, np.float32)[clusters])
+        halves = shared.split([part.numel() for part in parts])
+        return {
+            key: half.reshape(part.shape)
+            for key, half, part in zip((layer.weight, layer.bias), halves, parts, strict=True)
+        }
+
+    result = netopsy.codebook(digits, samples, sizes=(2, 3), layers=LAYERS, biases=True)
+    for row in result.tables["scores"].filter(pl.col("k").is_not_null()).iter_rows(named=True):
+        names = LAYERS if row["layer"] == "all" else (row["layer"],)
+        weights = {key: value for name in names for key, value in edited(name, row["k"]).items()}
+        assert abs(row["top1"] - naive_top1(digits, samples, weights)) < 1e-9, row
+        assert len(torch.cat([value.flatten() for value in edited("fc", row["k"]).values()]).unique()) <= row["k"]
+    values = sum(digits.layer(name).parameters for name in LAYERS)
+    sizes = result.tables["sizes"].filter(pl.col("k") == 3).row(0, named=True)
+    assert sizes["bytes"] == pytest.approx((2 * values + 2 * 3 * 32) / 8)
+    assert sizes["share_of_float32"] == pytest.approx(sizes["bytes"] / (4 * values))
+
+
+def test_a_bias_of_a_tied_weight_joins_its_codebook(samples: Samples) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(1024, 1024, bias=False), nn.Linear(1024, 1024)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x.flatten(1)))[:, :10]
+
+    network = Network("tied", Tied(), Preprocessing(size=(32, 32), mean=(0.0,), std=(1.0,), channels="L"))
+    table = netopsy.codebook(network, samples, sizes=(2,), biases=True, one_layer_at_a_time=False).tables["scores"]
+    values = torch.cat([t.detach().flatten() for t in network.module.parameters()])
+    clusters, centroids = oracle.cluster(values.numpy().astype(float), 2)
+    shared = torch.tensor(np.array(centroids, np.float32)[clusters]).split(
+        [t.numel() for t in network.module.parameters()]
+    )
+    weights = {n: s.reshape(t.shape) for (n, t), s in zip(network.module.named_parameters(), shared, strict=True)}
+    assert abs(table["top1"][1] - naive_top1(network, samples, weights)) < 1e-9

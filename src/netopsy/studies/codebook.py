@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
 from netopsy.engine.sweep.edits import Replace
-from netopsy.engine.sweep.sweep import Scope, scopes
+from netopsy.engine.sweep.sweep import scopes
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Finding, Group, Result
@@ -39,10 +38,11 @@ SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 class WeightCodebook(Study):
     """Accuracy with K shared weights a layer, from 1-D k-means (Lorieul et al., Section III.D, Figure 6).
 
-    Each layer has a codebook of its own, learned on its weights; every weight becomes the nearest centroid. Biases and
-    norms are left alone.
+    Each layer has a codebook of its own, learned on its weights, with `biases` on all its parameters; each of these
+    becomes the nearest centroid. Norms are left alone.
 
     sizes: the values of K.
+    biases: whether a layer's biases take part in its codebook and are replaced too, as in the paper.
     start: of the k-means: `dp` (a dynamic programme, the optimum to about 1e-5), `linear`, `density` or `random`.
     one_layer_at_a_time: also share the weights of one layer at a time.
     layers: names of the layers to edit; all by default.
@@ -59,6 +59,7 @@ class WeightCodebook(Study):
     sizes: Annotated[tuple[int, ...], Interval(ge=1, le=LARGEST_K), Length(1), Unique()] = SIZES
     start: Start = "dp"
     one_layer_at_a_time: bool = True
+    biases: bool = False
     layers: tuple[str, ...] | None = None
     precision: HalfWidth | None = None
     seed: Seed = 0
@@ -70,17 +71,24 @@ class WeightCodebook(Study):
             return self.result(
                 findings=[Finding(f"{network.name} has no convolution or linear layer whose weights to share.", 0.0)]
             )
-        codebooks = {layer.weight: self._codebooks(network, layer) for layer in chosen}
+        shared = _shared_tensors(chosen, self.biases)
+        codebooks = {weight: self._codebooks(network, names) for weight, names in shared.items()}
         edits: list[tuple[dict[str, Any], Replace | None]] = [({"layer": "all", "k": None}, None)]
         for scope in scopes(chosen, self.one_layer_at_a_time):
+            tensors = {layer.weight: shared[layer.weight] for layer in scope.layers}
             for k in self.sizes:
-                edits.append(({"layer": scope.name, "k": k}, _share(scope, k, codebooks, f"{self.start} {self.seed}")))
+                key = f"codebook {self.start} {self.seed} {k} {scope.name}{' biases' if self.biases else ''}"
+                edits.append(({"layer": scope.name, "k": k}, _share(tensors, k, codebooks, key)))
         scores, measure = score_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         scores = scores.with_columns(pl.col("k").cast(pl.Int64))
         quality = pl.DataFrame(
-            [_quality(network, layer, k, codebooks[layer.weight][k]) for layer in chosen for k in self.sizes]
+            [
+                _quality(layer, k, _values(network, shared[layer.weight]), codebooks[layer.weight][k])
+                for layer in chosen
+                for k in self.sizes
+            ]
         )
-        sizes = _sizes(chosen, self.sizes, codebooks)
+        sizes = _sizes(self.sizes, codebooks)
         return self.result(
             tables={"scores": scores, "codebooks": quality, "sizes": sizes},
             figures=setting_figures(
@@ -96,25 +104,47 @@ class WeightCodebook(Study):
             findings=with_left_out(_findings(scores, sizes, measure), network),
         )
 
-    def _codebooks(self, network: Network, layer: Layer) -> dict[int, Codes]:
-        """A codebook for every K from one sort of the layer's weights."""
-        values = SortedValues(network.tensors[layer.weight].detach().float().cpu().numpy())
+    def _codebooks(self, network: Network, names: tuple[str, ...]) -> dict[int, Codes]:
+        """A codebook for every K from one sort of the values of some tensors together."""
+        values = SortedValues(_values(network, names).numpy())
         return {k: values.kmeans(k, start=self.start, seed=self.seed) for k in self.sizes}
 
 
-def _share(scope: Scope, k: int, codebooks: dict[str, dict[int, Codes]], how: str) -> Replace:
+def _shared_tensors(layers: Sequence[Layer], biases: bool) -> dict[str, tuple[str, ...]]:
+    """The tensors of each codebook, by its layer's weight: that, and the biases of all layers that use it."""
+    names: dict[str, dict[str, None]] = {}
+    for layer in layers:
+        names.setdefault(layer.weight, {layer.weight: None})
+        if biases and layer.bias is not None:
+            names[layer.weight][layer.bias] = None
+    return {weight: tuple(tensors) for weight, tensors in names.items()}
+
+
+def _values(network: Network, names: Sequence[str]) -> Tensor:
+    """The values of some tensors, one after the other, float32."""
+    return torch.cat([network.tensors[name].detach().float().cpu().flatten() for name in names])
+
+
+def _share(
+    shared: Mapping[str, tuple[str, ...]], k: int, codebooks: Mapping[str, Mapping[int, Codes]], key: str
+) -> Replace:
+    """The edit that gives some layers shared weights. shared: the tensors of each layer's codebook, by its weight."""
+
     def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name: torch.from_numpy(codebooks[name][k].decode()).reshape(tensors[name].shape).to(tensors[name])
-            for name in scope.tensors()
-        }
+        edited = {}
+        for weight, names in shared.items():
+            decoded = torch.from_numpy(codebooks[weight][k].decode())
+            parts = decoded.flatten().split([tensors[name].numel() for name in names])
+            for name, part in zip(names, parts, strict=True):
+                edited[name] = part.reshape(tensors[name].shape).to(tensors[name])
+        return edited
 
-    return Replace(scope.tensors(), edit, f"codebook {how} {k} {scope.name}")
+    return Replace(tuple(name for names in shared.values() for name in names), edit, key)
 
 
-def _quality(network: Network, layer: Layer, k: int, codebook: Codes) -> dict[str, Any]:
-    """How near a codebook comes to its weights; noise-to-signal is distortion over variance."""
-    variance = float(network.tensors[layer.weight].detach().double().var(correction=0))
+def _quality(layer: Layer, k: int, values: Tensor, codebook: Codes) -> dict[str, Any]:
+    """How near a codebook comes to its values; noise-to-signal is distortion over variance."""
+    variance = float(values.double().var(correction=0))
     return {
         "layer": layer.name,
         "k": k,
@@ -124,15 +154,16 @@ def _quality(network: Network, layer: Layer, k: int, codebook: Codes) -> dict[st
     }
 
 
-def _sizes(layers: tuple[Layer, ...], counts: tuple[int, ...], codebooks: dict[str, dict[int, Codes]]) -> pl.DataFrame:
-    """Bytes of the layers' weights as codes of whole bits and float32 centroids, without entropy coding."""
+def _sizes(counts: tuple[int, ...], codebooks: Mapping[str, Mapping[int, Codes]]) -> pl.DataFrame:
+    """Bytes of the shared parameters as codes of whole bits and float32 centroids, without entropy coding."""
     rows = []
-    weights = sum(int(np.prod(layer.weight_shape)) for layer in layers)
     for k in counts:
-        bits = 0
-        for layer in layers:
-            centroids = len(codebooks[layer.weight][k].centroids)
-            bits += int(np.prod(layer.weight_shape)) * max(1, (centroids - 1).bit_length()) + 32 * centroids
+        books = [by_size[k] for by_size in codebooks.values()]
+        weights = sum(book.codes.size for book in books)
+        bits = sum(
+            book.codes.size * max(1, (len(book.centroids) - 1).bit_length()) + 32 * len(book.centroids)
+            for book in books
+        )
         rows.append(
             {"k": k, "bytes": bits / 8, "bits_per_weight": bits / weights, "share_of_float32": bits / (32 * weights)}
         )
