@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import netopsy
 from netopsy.blocks.block import Block
-from netopsy.blocks.find import default_blocks, find_blocks, list_blocks
-from netopsy.blocks.named import find_block
+from netopsy.blocks.find import default_blocks, find_block, find_blocks, list_blocks
 from netopsy.blocks.section import cut_before
 from netopsy.cli.main import main
 from netopsy.errors import SettingsError, UnknownLayer

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 import netopsy
 from netopsy.blocks.block import Block
-from netopsy.blocks.find import default_blocks, find_blocks
+from netopsy.blocks.find import default_blocks, find_block, find_blocks
 from netopsy.blocks.fit import layer_shape
 from netopsy.blocks.layer import OneLayer, mean_of_parent, new_layer
 from netopsy.blocks.least_squares import least_squares
-from netopsy.blocks.named import find_block
 from netopsy.blocks.section import section
 from netopsy.engine.interpreter import plan
 from netopsy.errors import SettingsError

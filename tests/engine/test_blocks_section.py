@@ -15,9 +15,8 @@ from reference_blocks import gradients
 from torch import Tensor, nn
 
 import netopsy
-from netopsy.blocks.find import default_blocks, find_blocks
+from netopsy.blocks.find import default_blocks, find_block, find_blocks
 from netopsy.blocks.layer import new_layer
-from netopsy.blocks.named import find_block
 from netopsy.blocks.section import compressed_network, layer_path, section
 from netopsy.engine.sweep.sweep import Variant, sweep
 from netopsy.errors import SettingsError

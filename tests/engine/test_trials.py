@@ -16,8 +16,7 @@ import netopsy
 from netopsy.engine.trials.pool import current_workers, workers
 from netopsy.engine.trials.processes import cores, gpu_shares, thread_share
 from netopsy.engine.trials.run import run_trials
-from netopsy.engine.trials.store import Store
-from netopsy.engine.trials.trial import Outcome, Record
+from netopsy.engine.trials.trial import Outcome, Record, Store
 from netopsy.errors import MissingExtra, SettingsError
 
 ENDS = ["", "refuse", "diverge", "fill", "bug", ""]

@@ -30,8 +30,7 @@ from netopsy.transform.fit.binary import (
 )
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
 from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
-from netopsy.transform.fit.quantizer import Quantizer, parse_size
-from netopsy.transform.fit.training import TrainingSet, fit_ranges, quantize, unit
+from netopsy.transform.fit.training import Quantizer, TrainingSet, fit_ranges, parse_size, quantize, unit
 from netopsy.transform.steps import Project
 
 

@@ -20,8 +20,7 @@ from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.samples.images import ArrayImages
-from netopsy.studies.compression.compression import Compression
-from netopsy.studies.compression.retrain import DENSITIES, Training, lowest_within, sensitivity
+from netopsy.studies.compression.compression import DENSITIES, Compression, Training, lowest_within, sensitivity
 from netopsy.wording import percent, points
 
 STAGES = ["float32", "pruned", "shared", "shared, retrained", "file"]
@@ -203,7 +202,7 @@ def test_each_round_prunes_the_same_share_of_what_is_left(network: Network, monk
         rounds.append(densities)
         return masks_at(network, densities)
 
-    monkeypatch.setattr("netopsy.studies.compression.retrain.masks_at", watched)
+    monkeypatch.setattr("netopsy.studies.compression.compression.masks_at", watched)
     pruned, _ = Training(TRAIN, Recipe(), None).prune(network, {"0": 0.125, "4": 0.064, "6": 1.0}, 3, (0,))
     assert rounds == [
         pytest.approx(expected) for expected in ({"0": 0.5, "4": 0.4}, {"0": 0.25, "4": 0.16}, {"0": 0.125, "4": 0.064})

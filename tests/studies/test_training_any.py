@@ -11,7 +11,7 @@ from netopsy import Recipe, Samples, dsd, score, transfer
 from netopsy.errors import SamplesError
 from netopsy.features.extract import extract
 from netopsy.network.graph import name_outputs
-from netopsy.studies.compression.retrain import Training
+from netopsy.studies.compression.compression import Training
 from patients import patient
 
 

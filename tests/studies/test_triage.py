@@ -15,9 +15,9 @@ from test_findings import check_findings
 from torch import nn
 
 from netopsy import Network, Preprocessing, Samples, load_samples, score
+from netopsy.blocks.find import find_block
 from netopsy.blocks.layer import new_layer
 from netopsy.blocks.least_squares import least_squares
-from netopsy.blocks.named import find_block
 from netopsy.blocks.section import compressed_network, layer_path, section
 from netopsy.engine.train.objective import plateau
 from netopsy.engine.trials.pool import workers

@@ -2,10 +2,9 @@
 
 from netopsy.blocks.activation_cache import cache
 from netopsy.blocks.block import Block
-from netopsy.blocks.find import default_blocks, find_blocks, list_blocks
+from netopsy.blocks.find import default_blocks, find_block, find_blocks, list_blocks
 from netopsy.blocks.layer import mean_of_parent, new_layer
 from netopsy.blocks.least_squares import least_squares
-from netopsy.blocks.named import find_block
 from netopsy.blocks.section import compressed_network, layer_path, section
 from netopsy.blocks.training import train_module
 

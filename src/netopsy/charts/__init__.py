@@ -7,8 +7,7 @@ layers stay in the order of execution. Shares run from 0 to 1 and are shown in p
 
 from netopsy.charts.bars import bars, histogram
 from netopsy.charts.curve import curve
-from netopsy.charts.dots import dots
+from netopsy.charts.dots import dots, scatter
 from netopsy.charts.heatmap import heatmap
-from netopsy.charts.scatter import scatter
 
 __all__ = ["bars", "curve", "dots", "heatmap", "histogram", "scatter"]

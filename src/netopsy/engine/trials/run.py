@@ -12,8 +12,7 @@ from typing import Any
 
 from netopsy.engine.trials.payload import Answer, Payload, Work, attempt, failure_answer
 from netopsy.engine.trials.pool import current_workers
-from netopsy.engine.trials.store import Store
-from netopsy.engine.trials.trial import KINDS, Outcome, Record, WorkerLost, to_plain
+from netopsy.engine.trials.trial import KINDS, Outcome, Record, Store, WorkerLost, to_plain
 from netopsy.engine.workspace.workspace import Workspace, current_workspace, file_stem, workspace
 from netopsy.errors import NetopsyError
 

@@ -24,8 +24,7 @@ from netopsy.studies.transfer.chains import Chain, Stresses, run_chains, threads
 from netopsy.studies.transfer.figures import MEASURES
 from netopsy.studies.transfer.tables import code_line, score_table
 from netopsy.transform.chain import load_transform
-from netopsy.transform.fit.quantizer import Quantizer
-from netopsy.transform.fit.training import TrainingSet
+from netopsy.transform.fit.training import Quantizer, TrainingSet
 from netopsy.wording import percent, plural
 
 HELD_OUT = 0.2

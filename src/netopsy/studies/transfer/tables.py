@@ -13,7 +13,7 @@ import polars as pl
 from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import WORD
 from netopsy.transform.fit.levels import bits_per_vector, compression
-from netopsy.transform.fit.quantizer import Quantizer
+from netopsy.transform.fit.training import Quantizer
 
 LOSSES = (0.01, 0.02, 0.03, 0.04, 0.05)
 MARKERS = (0.991, 0.984, 0.969)  # the compression rates that the paper's Figure 5 marks

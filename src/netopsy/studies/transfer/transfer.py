@@ -31,7 +31,7 @@ from netopsy.studies.transfer.sources import (
     training_and_test,
     unranked_sentences,
 )
-from netopsy.transform.fit.quantizer import Quantizer, parse_size
+from netopsy.transform.fit.training import Quantizer, parse_size
 
 Stress = Literal["dr1", "dr2", "q1", "q2", "fc", "qb", "alternatives"]
 STRESSES: tuple[Stress, ...] = get_args(Stress)

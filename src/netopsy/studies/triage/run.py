@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from netopsy.blocks.block import Block
-from netopsy.blocks.find import default_blocks
-from netopsy.blocks.named import find_block
+from netopsy.blocks.find import default_blocks, find_block
 from netopsy.engine.trials.run import run_trials
 from netopsy.engine.trials.trial import Record
 from netopsy.engine.workspace.workspace import conditions

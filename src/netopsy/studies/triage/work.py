@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from netopsy.blocks.block import Block
+from netopsy.blocks.find import find_block
 from netopsy.blocks.layer import OneLayer, mean_of_parent, new_layer
 from netopsy.blocks.least_squares import least_squares
-from netopsy.blocks.named import find_block
 from netopsy.blocks.section import cut_before, layer_path, section
 from netopsy.blocks.training import train_module
 from netopsy.engine.train.fit import fit

@@ -3,8 +3,7 @@
 from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
 from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
-from netopsy.transform.fit.quantizer import Quantizer, parse_size
-from netopsy.transform.fit.training import TrainingSet, unit
+from netopsy.transform.fit.training import Quantizer, TrainingSet, parse_size, unit
 
 __all__ = [
     "Bins",

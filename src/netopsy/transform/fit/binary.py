@@ -16,8 +16,7 @@ from torch import Tensor
 
 from netopsy.stats.kmeans1d.kmeans1d import kmeans1d
 from netopsy.transform.coders import Coder, Scalars, Signs
-from netopsy.transform.fit.quantizer import Quantizer
-from netopsy.transform.fit.training import TrainingSet, as_numpy
+from netopsy.transform.fit.training import Quantizer, TrainingSet, as_numpy
 from netopsy.transform.steps import Step
 
 ITERATIONS = 50

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from netopsy.errors import SettingsError
 from netopsy.transform.coders import Coder, Floats, Levels
-from netopsy.transform.fit.quantizer import Quantizer
-from netopsy.transform.fit.training import TrainingSet, as_numpy, fit_ranges
+from netopsy.transform.fit.training import Quantizer, TrainingSet, as_numpy, fit_ranges
 from netopsy.transform.steps import Step, Take
 
 

@@ -12,8 +12,7 @@ import torch
 
 from netopsy.errors import MissingExtra, SettingsError
 from netopsy.transform.coders import Coder, ProductCoder
-from netopsy.transform.fit.quantizer import Quantizer
-from netopsy.transform.fit.training import TrainingSet, as_numpy
+from netopsy.transform.fit.training import Quantizer, TrainingSet, as_numpy
 from netopsy.transform.steps import Step
 
 FEW_PRODUCTS = 1 << 28
