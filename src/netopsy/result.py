@@ -160,12 +160,14 @@ class LayerMeasure:
     """A figure of every layer, for the strip and the decision table of the first page.
 
     title: what it is; unit: `share` (0..1, shown in per cent), `points` (a share of the score), `count`, `bytes` or
-    `bits`. worse: whether a higher value is worse, better, or neither.
+    `bits`. worse: whether a higher value is worse, better, or neither. first: the study whose figure counts where
+    several give one.
     """
 
     title: str
     unit: Literal["share", "points", "count", "bytes", "bits"]
     worse: Literal["higher", "lower", ""] = ""
+    first: str = ""
 
 
 MEASURES = {
@@ -177,7 +179,7 @@ MEASURES = {
     "fragility": LayerMeasure("Score lost with noise on the layer", "points", "higher"),
     "variance": LayerMeasure("Variance that the first tenth of the components explains", "share"),
     "bits": LayerMeasure("Bits a weight needs", "bits", "higher"),
-    "prunable": LayerMeasure("Share of the weights that can be pruned", "share", "lower"),
+    "prunable": LayerMeasure("Share of the weights that can be pruned", "share", "lower", first="prescribe"),
     "cost": LayerMeasure("Score lost with the advised format", "points", "higher"),
 }
 """The measures that studies give and pages show, by name."""

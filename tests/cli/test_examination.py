@@ -11,6 +11,8 @@ import pytest
 import netopsy
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.protocol.run import read_protocol, run_protocol
+from netopsy.studies.study import takes
+from netopsy.studies.table import study_class
 from networks import shipped
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -50,12 +52,47 @@ def test_other_settings_images_or_weights_are_run_again(digits, tmp_path, monkey
     assert len(runs) == 4  # each time the baseline too
 
 
-def test_an_error_in_one_study_keeps_the_others(digits, tmp_path) -> None:
+def test_an_error_in_one_study_keeps_the_others(digits, tmp_path, monkeypatch) -> None:
     from netopsy.studies.noise import Noise
 
-    with pytest.raises(UnknownLayer):
-        netopsy.examine(*digits, studies=["parameters", Noise(layers=("nosuch",))], out=tmp_path)
+    def fails(*_: object) -> None:
+        raise SettingsError("it cannot be done")
+
+    monkeypatch.setattr(Noise, "run", fails)
+    with pytest.raises(SettingsError):
+        netopsy.examine(*digits, studies=["parameters", "noise"], out=tmp_path)
     assert (tmp_path / "index.html").exists() and (tmp_path / "parameters" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("study", "settings"),
+    [
+        *[
+            (name, {"layers": ("nosuch",)})
+            for name in ("noise", "rounding", "codebook", "filter_codebook", "prescribe")
+        ],
+        *[(name, {"units": ("nosuch:0",)}) for name in ("reconstruct", "field", "maximize", "facets")],
+        *[(name, {"layer": "nosuch"}) for name in ("reconstruct", "facets", "filters")],
+        ("stimuli", {"layers": ("nosuch",)}),
+        ("activations", {"maps": ("nosuch",)}),
+        ("field", {"tree": "nosuch:0"}),
+        ("transfer", {"nodes": ("nosuch",)}),
+        ("correspondence", {"layers": ("block1.relu1:nosuch",)}),
+        ("triage", {"blocks": ("nosuch",)}),
+        ("compression", {"density": ("nosuch=0.5",)}),
+        ("compression", {"bits": ("nosuch=4",)}),
+        ("dsd", {"sparsity": ("nosuch=0.5",)}),
+    ],
+)
+def test_names_that_the_network_has_not_are_refused_before_anything_runs(study, settings, digits, tmp_path) -> None:
+    network, samples = digits
+    cls = study_class(study)
+    needs = takes(cls)
+    given = {name: samples for name, needed in needs.images.items() if needed}
+    given |= {name: network for name, needed in needs.networks.items() if needed}
+    with pytest.raises((UnknownLayer, SettingsError), match="nosuch"):
+        netopsy.examine(network, samples, studies=["parameters", cls(**settings, **given)], out=tmp_path / "case")
+    assert not (tmp_path / "case").exists()
 
 
 def test_an_examination_leaves_the_weights_as_they_were(digits, tmp_path) -> None:
@@ -188,11 +225,15 @@ def test_a_study_that_fails_does_not_lose_the_pass_of_the_others(digits, tmp_pat
     assert case.names == ["baseline", "sparsity", "activations", "stimuli"] and "observe" not in passes
 
 
-def test_a_study_whose_tallies_cannot_be_made_fails_in_its_turn(digits, tmp_path, passes) -> None:
+def test_a_study_whose_tallies_cannot_be_made_fails_in_its_turn(digits, tmp_path, passes, monkeypatch) -> None:
     from netopsy.studies.stimuli.stimuli import Stimuli
 
-    with pytest.raises(UnknownLayer):
-        netopsy.examine(*digits, studies=["sparsity", Stimuli(layers=("nosuch",)), quick("activations")], out=tmp_path)
+    def fails(*_: object) -> None:
+        raise SettingsError("they cannot be made")
+
+    monkeypatch.setattr(Stimuli, "tallies", fails)
+    with pytest.raises(SettingsError):
+        netopsy.examine(*digits, studies=["sparsity", "stimuli", quick("activations")], out=tmp_path)
     assert (tmp_path / "sparsity" / "result.json").exists() and passes.count("observe") == 1
 
 

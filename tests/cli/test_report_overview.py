@@ -41,7 +41,7 @@ from netopsy.report.overview import (
 )
 from netopsy.report.pages import script_json, write_report
 from netopsy.report.summary import csv_text, file_stem, number, table_summary
-from netopsy.result import Alert, Atlas, Finding, Image, Result, Sheet
+from netopsy.result import MEASURE_SCHEMA, Alert, Atlas, Finding, Image, Result, Sheet
 
 
 @pytest.mark.parametrize(
@@ -335,3 +335,17 @@ def test_findings_link_the_layers_and_units_that_they_name() -> None:
         '<a href="b.html">conv1</a> and <a href="a.html">layer1.0</a>. But &lt;b&gt;<a href="c.html">conv1:3</a>'
         "&lt;/b&gt;, conv1:33, conv12 and 1 linear layer."
     )
+
+
+def test_the_share_that_can_be_pruned_is_that_of_the_budget_whichever_study_came_last() -> None:
+    def of(study: str, share: float, text: str) -> Result:
+        return Result(
+            study, measures=pl.DataFrame([("a", "prunable", share, None, None, text)], MEASURE_SCHEMA, orient="row")
+        )
+
+    prescribed, compressed = of("prescribe", 0.3, "within the budget"), of("compression", 0.8, "with retraining")
+    for results in ([prescribed, compressed], [compressed, prescribed]):
+        (layer,) = collect_layers(results)
+        assert layer.measures["prunable"].value == 0.3 and advice(layer) == "prune 30 %"
+    (layer,) = collect_layers([compressed])
+    assert advice(layer) == "prune 80 % with retraining"

@@ -295,17 +295,16 @@ def test_a_verdict_needs_the_intervals_over_images_and_over_draws() -> None:
     def said(depth: Depth) -> str:
         return exchange_findings([depth])[0]
 
-    assert said(made(0.8, 0.3, 0.05)).startswith("At layer, the masks matter more than the weights.")
-    assert said(made(0.3, 0.8, 0.05)).startswith("At layer, the weights matter more than the masks.")
-    assert said(made(0.5, 0.5, 0.01)).startswith("At layer, masks and weights matter alike.")
-    assert "which matters more cannot be told from 8 images and 6 draws." in said(made(0.5, 0.45, 0.8))
-    assert "cannot be told from 8 images and 1 draw." in said(made(0.8, 0.3, 0.05, draws=1))
-    assert "cannot be told from 2 images and 6 draws." in said(made(0.8, 0.3, 0.05, maps=2))
+    assert said(made(0.8, 0.3, 0.05)).startswith("At layer, the masks matter more than the weights: ")
+    assert said(made(0.3, 0.8, 0.05)).startswith("At layer, the weights matter more than the masks: ")
+    assert said(made(0.5, 0.5, 0.01)).startswith("At layer, masks and weights matter alike: ")
+    assert "which matters more cannot be told from 8 images and 6 draws: " in said(made(0.5, 0.45, 0.8))
+    assert "cannot be told from 8 images and 1 draw: " in said(made(0.8, 0.3, 0.05, draws=1))
+    assert "cannot be told from 2 images and 6 draws: " in said(made(0.8, 0.3, 0.05, maps=2))
     mixed = made(0.5, 0.3, 0.01)
     mixed.parts[0][:, 2, 0] = 0.8
-    assert "comparing another image's masks with permuted weights and another image's masks with Gaussian" in said(
-        mixed
-    )
+    assert said(mixed).startswith("At layer it depends on what stands in: the masks matter more than the weights (")
+    assert "(another image's masks against permuted weights and another image's masks against Gaussian w" in said(mixed)
     assert "the edges go with the masks" in exchange_findings([made(0.8, 0.3, 0.05)])[1]
     assert "the edges go with the weights" in exchange_findings([made(0.3, 0.8, 0.05)])[1]
     neither = made(0.3, 0.8, 0.001)

@@ -44,17 +44,24 @@ class PageLayer:
 
 
 def collect_layers(results: Sequence[Result]) -> list[PageLayer]:
-    """All layers in order of execution, with the figures that the studies measured; of two the later study's."""
+    """All layers in order of execution, with the figures that the studies measured.
+
+    Of several studies that give one measure, that of `LayerMeasure.first` counts, else the last.
+    """
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for result in results:
         if result.study == "baseline" and "layers" in result.tables:
             rows = result.tables["layers"].select("layer", "kind", "inputs").iter_rows()
             found |= {layer: (kind, tuple(inputs)) for layer, kind, inputs in rows}
     measures: dict[str, dict[str, LayerFigure]] = {name: {} for name in found}
+    settled = set()
     for result in results:
         for layer, measure, *figures in result.measures.iter_rows():
-            if measure in MEASURES and figures[0] is not None and math.isfinite(figures[0]):
+            known = measure in MEASURES and figures[0] is not None and math.isfinite(figures[0])
+            if known and (layer, measure) not in settled:
                 measures.setdefault(layer, {})[measure] = LayerFigure(*figures)
+                if result.study == MEASURES[measure].first:
+                    settled.add((layer, measure))
     for result in results if not found else ():
         for frame in result.tables.values():
             if frame.schema.get("layer") == pl.String:
@@ -152,7 +159,8 @@ def advice(layer: PageLayer) -> str:
     if bits is not None:
         parts.append("keep" if bits.value >= KEPT else bits.text or f"{bits.value:.0f} bits")
     if prunable is not None and prunable.value >= PRUNABLE:
-        parts.append(f"prune {100 * prunable.value:.0f} %")
+        how = f" {prunable.text}" if prunable.text.startswith("with ") else ""
+        parts.append(f"prune {100 * prunable.value:.0f} %{how}")
     if dead is not None and dead.value >= 1:
         parts.append(f"drop {dead.value:,.0f} dead {'unit' if dead.value == 1 else 'units'}")
     return ", ".join(parts)

@@ -64,6 +64,9 @@ class WeightCodebook(Study):
     precision: HalfWidth | None = None
     seed: Seed = 0
 
+    def check_on(self, network: Network) -> None:
+        network.select(self.layers)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with shared weights."""
         chosen = network.select(self.layers)

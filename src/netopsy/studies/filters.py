@@ -52,6 +52,9 @@ class Filters(Study):
     most_filters: PositiveInt = 64
     most_channels: PositiveInt = 32
 
+    def check_on(self, network: Network) -> None:
+        self._choose_layer(network, network.select(kind="conv"))
+
     def run(self, network: Network, samples: Samples | None) -> Result:
         """Take the filters of `network` apart; needs no images."""
         convolutions = [layer for layer in network.layers if layer.kind in CONVOLUTION_KINDS]

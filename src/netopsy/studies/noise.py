@@ -66,6 +66,9 @@ class Noise(Study):
     precision: HalfWidth | None = None
     seed: Seed = 0
 
+    def check_on(self, network: Network) -> None:
+        network.select(self.layers)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` under noise."""
         chosen = network.select(self.layers)

@@ -188,6 +188,9 @@ class Rounding(Study):
             if twice:
                 raise SettingsError(f"the number format '{twice[0]}' is given twice; give it once.")
 
+    def check_on(self, network: Network) -> None:
+        network.select(self.layers)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with rounded weights."""
         chosen = network.select(self.layers)

@@ -57,7 +57,8 @@ class Study(ABC):
     """The settings of a study. `run` does the work; `perform` adds provenance and checks.
 
     What a setting may be its type declares (`netopsy.settings`), and is checked when the study is made. A study whose
-    settings must fit each other has a method `check` besides, which raises SettingsError where they do not.
+    settings must fit each other has a method `check` besides, which raises SettingsError where they do not; one whose
+    settings name layers, nodes or units has a method `check_on`, which raises where the network has none such.
 
     What a study takes its type hints say (`takes` reads them):
 
@@ -197,6 +198,8 @@ def check_inputs(study: Study, network: Network | Features, samples: Samples | N
             raise SettingsError(f"features bring their own vectors and labels for both parts; leave {what} out.")
         return
     check_network(network)
+    if hasattr(study, "check_on"):
+        study.check_on(network)
     if needs.samples and samples is None:
         raise SettingsError(f"the study '{study.name}' needs labelled images: give samples.")
     if needs.images.get("train") and "train" not in extra:

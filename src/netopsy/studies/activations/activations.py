@@ -60,6 +60,9 @@ class Activations(ObservingStudy):
     group: ClassVar[Group] = "vision"
     allows: ClassVar[tuple[Allowance, ...]] = ("workers",)
 
+    def check_on(self, network: Network) -> None:
+        self._slices(network, _treatable(network)[0])
+
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The active features of every activation, and the patterns of those that are piecewise linear."""
         check_images(samples, self.images)

@@ -237,6 +237,11 @@ class Compression(Study):
             seed=self.seed,
         )
 
+    def check_on(self, network: Network) -> None:
+        if network.layers:
+            bits_of(network.layers, self.bits)
+            chosen_densities(network, self.density, self.threshold)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Compress `network`, and score each stage on `samples`."""
         bits = bits_of(network.layers, self.bits) if network.layers else {}

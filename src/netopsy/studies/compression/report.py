@@ -23,6 +23,7 @@ from netopsy.studies.study import layer_measures
 from netopsy.studies.sweep_report import IMAGES, Measure, half_width
 from netopsy.wording import listing, number, percent, plural
 
+RETRAINING = "with retraining"  # how the weights were pruned
 FLOAT32, PRUNED, SHARED, RETRAINED, FILE = "float32", "pruned", "shared", "shared, retrained", "file"
 
 
@@ -280,10 +281,10 @@ def prunable(layers: pl.DataFrame) -> pl.DataFrame:
     """The measure of each layer whose weights are shared: the share of them that are zero in the file."""
     return layer_measures(
         "prunable",
-        (
-            (row["layer"], 1 - row["kept_share"], None, None, f"{row['bits_after']:.1f} bits per weight that is kept")
-            for row in _coded(layers).iter_rows(named=True)
-        ),
+        [
+            (layer, 1 - kept, None, None, RETRAINING)
+            for layer, kept in _coded(layers).select("layer", "kept_share").iter_rows()
+        ],
     )
 
 

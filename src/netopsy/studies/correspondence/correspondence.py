@@ -11,7 +11,7 @@ from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed, Unique
-from netopsy.studies.correspondence.counting import compare_networks
+from netopsy.studies.correspondence.counting import compare_networks, parse_pairs
 from netopsy.studies.correspondence.figures import figures, picture, texts
 from netopsy.studies.correspondence.findings import findings
 from netopsy.studies.correspondence.regression import EXPONENTS
@@ -63,6 +63,11 @@ class Correspondence(Study):
     untrained: bool = True
     untrained_draws: PositiveInt = 3
     seed: Seed = 0
+
+    def check_on(self, network: Network) -> None:
+        for one, two in parse_pairs(self.layers) or ():
+            network.node(one)
+            self.other.node(two)
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Compare the units of `network` with those of `other` on `samples`."""

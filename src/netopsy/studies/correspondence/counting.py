@@ -108,7 +108,7 @@ def compare_networks(
         others |= {(UNTRAINED, draw): fresh(other, seed, draw) for draw in range(draws)}
     except SettingsError as error:
         missing_control = str(error)
-    named = _parse_pairs(layers)
+    named = parse_pairs(layers)
     matching, every = pairs_of(network, other, named), pairs_of(network, other, named, pairs="all")
     all_fit = named is None and _nbytes(network, other, every) * len(others) <= _MOST
     if named is None and not all_fit and len(matching) == len(every) > 1:
@@ -149,7 +149,7 @@ def compare_networks(
     return comparison
 
 
-def _parse_pairs(layers: Sequence[str]) -> list[Names] | None:
+def parse_pairs(layers: Sequence[str]) -> list[Names] | None:
     """`A:B` or one name for both, as pairs of names."""
     if not layers:
         return None

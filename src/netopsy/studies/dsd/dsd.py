@@ -89,6 +89,10 @@ class Dsd(Study):
             seed=seed,
         )
 
+    def check_on(self, network: Network) -> None:
+        if network.layers:
+            self._shares(network)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Train copies of `network` both ways and score them on `samples`."""
         if not network.layers:

@@ -84,6 +84,12 @@ class Facets(ObservingStudy):
     held_out: Annotated[float, Interval(ge=0.05, le=0.95)] = 0.5
     seed: Seed = 0
 
+    def check_on(self, network: Network) -> None:
+        for unit in self.units:
+            find_unit(network, unit)
+        if self.layer is not None:
+            network.node(self.layer)
+
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strong stimuli of the units, or of those of the layer that they are chosen from."""
         most = min(self.stimuli, max(20, len(samples) // 4))

@@ -67,6 +67,10 @@ class Field(Study):
     name: ClassVar[str] = "field"
     group: ClassVar[Group] = "vision"
 
+    def check_on(self, network: Network) -> None:
+        for unit in (*self.units, *filter(None, [self.tree])):
+            find_unit(network, unit)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Measure the fields of view of units of `network` on `samples`, and grow one unit's tree."""
         check_images(samples, [self.image])

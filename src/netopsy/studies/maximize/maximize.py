@@ -82,6 +82,9 @@ class Maximize(ObservingStudy):
     movement: Annotated[float, Interval(ge=0, le=5)] = 1.0
     seed: Seed = 0
 
+    def check_on(self, network: Network) -> None:
+        self._unit_names(network)
+
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest values of the units, or of the nodes to choose them from; the colours where they are wanted."""
         named = self._unit_names(network)

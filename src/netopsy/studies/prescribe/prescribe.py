@@ -71,6 +71,9 @@ class Prescribe(Study):
     def check(self) -> None:
         parse_budget(self.budget)
 
+    def check_on(self, network: Network) -> None:
+        network.select(self.layers)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Choose on one half of `samples`, write the file, and score it on the other half."""
         layers = network.select(self.layers)

@@ -36,7 +36,7 @@ from netopsy.studies.reconstruct.report import (
     weigh,
     weight_of,
 )
-from netopsy.wording import listing, plural, two
+from netopsy.wording import listing, plural
 
 MASKS = ("own", "other", "shuffled")
 """The masks and switches that the flow meets: the image's, another image's, the image's with their places shuffled."""
@@ -137,39 +137,34 @@ def exchange_findings(depths: Sequence[Depth]) -> list[Finding]:
 
 
 def _left(depth: Depth) -> list[Finding]:
-    """What is left of the masked maps, and which replacement leaves less."""
-    left = {at: _mean(depth, *at, "likeness") for at in product(MASKS, WEIGHTS)}
-    both = [mean.mean for at in _PAIRS if (mean := left[at])]
-    if not both:
-        return []
-    masks = [f"{name} {_spell(left['own', weights])}" for weights, name in _RANDOM.items()]
-    weights = [f"{name} {_spell(left[masks, 'learned'])}" for masks, name in _OTHERS.items()]
+    """Which replacement leaves less of the masked maps, with what either leaves of them."""
+    leads: dict[tuple[str, str], Estimate | None] = {}
     verdicts: dict[str, list[str]] = {}
-    weights_of = []
     for at in _PAIRS:
-        lead = Estimate.of(*over_both(depth, depth.lead(*at, "likeness")))
-        weights_of.append(weight_of(lead))
+        lead = leads[at] = Estimate.of(*over_both(depth, depth.lead(*at, "likeness")))
         words = (weigh(lead, *_VERDICTS) if lead else "") or f"which matters more cannot be told from {_counts(depth)}"
-        verdicts.setdefault(words, []).append(f"{_OTHERS[at[0]]} with {_RANDOM[at[1]]}")
-    if len(verdicts) == 1:
-        verdict = next(iter(verdicts))
-    else:
-        verdict = "; ".join(f"comparing {listing(pairs)}, {words}" for words, pairs in verdicts.items())
+        verdicts.setdefault(words, []).append(f"{_OTHERS[at[0]]} against {_RANDOM[at[1]]}")
+    if not any(leads.values()):
+        return []
+    if len(verdicts) > 1:
+        parts = [f"{words} ({listing(pairs)})" for words, pairs in verdicts.items()]
+        return [Finding(f"At {depth.layer} it depends on what stands in: {'; '.join(parts)}.", 1.0)]
+    (verdict,) = verdicts
     text = (
-        f"At {depth.layer}, {verdict}. Correlation with the strength of the masked map (± 95 % over images, over "
-        f"draws): with its masks and {listing(masks)}; with its weights and {listing(weights)}; with neither "
-        f"{two(min(both))} to {two(max(both))}."
+        f"At {depth.layer}, {verdict}: with {_RANDOM['permuted']} the strength of the maps still correlates by "
+        f"{_spell(_mean(depth, 'own', 'permuted', 'likeness'))} with the original, with {_OTHERS['other']} by "
+        f"{_spell(_mean(depth, 'other', 'learned', 'likeness'))}."
     )
-    return [Finding(text, min(weights_of))]
+    return [Finding(text, min(map(weight_of, leads.values())))]
 
 
 def _edges(depth: Depth) -> list[Finding]:
-    """Where the edges of the image come from, and which image's."""
-    whole, lent = _mean(depth, *_NEITHER, "edges"), _mean(depth, "other", "learned", "other_edges")
+    """Where the edges of the image come from."""
+    whole = _mean(depth, *_NEITHER, "edges")
     leads = [lead for at in _PAIRS if (lead := Estimate.of(*over_both(depth, depth.lead(*at, "edges"))))]
     by_masks = [mean for weights in _RANDOM if (mean := _mean(depth, "own", weights, "edges"))]
     by_weights = [mean for masks in _OTHERS if (mean := _mean(depth, masks, "learned", "edges"))]
-    if whole is None or lent is None or len(leads) < len(_PAIRS):
+    if whole is None or len(leads) < len(_PAIRS):
         return []
     if whole.below(FAINT):
         how = "the masked maps do not lie on edges"
@@ -183,12 +178,10 @@ def _edges(depth: Depth) -> list[Finding]:
         how = "the edges go with the weights"
     else:
         how = f"whether the edges go with masks or weights cannot be told from {_counts(depth)}"
-    masks = [f"{name} {_spell(_mean(depth, 'own', weights, 'edges'))}" for weights, name in _RANDOM.items()]
-    weights = [f"{name} {_spell(_mean(depth, masks, 'learned', 'edges'))}" for masks, name in _OTHERS.items()]
     text = (
-        f"At {depth.layer}, {how}. Alignment with the image's edges: the masked maps {_spell(whole)}; with their masks "
-        f"and {listing(masks)}; with their weights and {listing(weights)}. Another image's masks with the learned "
-        f"weights bring back that image's edges by {_spell(lent)}."
+        f"At {depth.layer}, {how}: the alignment with image edges is {_spell(whole)}, with {_RANDOM['permuted']} "
+        f"{_spell(_mean(depth, 'own', 'permuted', 'edges'))}, with {_OTHERS['other']} "
+        f"{_spell(_mean(depth, 'other', 'learned', 'edges'))}."
     )
     return [Finding(text, min(weight_of(whole), *map(weight_of, leads)))]
 
@@ -199,7 +192,7 @@ def _mean(depth: Depth, masks: str, weights: str, measure: str) -> Estimate | No
 
 
 def _spell(mean: Estimate | None) -> str:
-    return spell_briefly(mean) if mean else "(constant)"
+    return spell_briefly(mean) if mean else "nothing"
 
 
 def _counts(depth: Depth) -> str:

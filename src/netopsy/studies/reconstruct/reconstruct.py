@@ -96,6 +96,12 @@ class Reconstruct(Study):
     experiment: NonNegativeInt = 0
     seed: Seed = 0
 
+    def check_on(self, network: Network) -> None:
+        for unit in self.units:
+            find_unit(network, unit)
+        if self.layer is not None:
+            network.node(self.layer)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Trace units of `network` back to images of `samples`."""
         pictured = [i for i in self.images if i < len(samples)] if self.images == (0, 1) else list(self.images)

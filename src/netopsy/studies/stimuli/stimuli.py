@@ -63,6 +63,9 @@ class Stimuli(ObservingStudy):
     name: ClassVar[str] = "stimuli"
     group: ClassVar[Group] = "vision"
 
+    def check_on(self, network: Network) -> None:
+        choose_nodes(network, self.layers)
+
     def tallies(self, network: Network, samples: Samples) -> Tallies:
         """The strongest images of every unit, and its means by class."""
         return tallies(samples, choose_nodes(network, self.layers)[0], self.top, self.most_classes)

@@ -96,6 +96,10 @@ class Transfer(Study):
         if self.budget is not None:
             parse_size(self.budget)
 
+    def check_on(self, network: Network) -> None:
+        for name in self.nodes:
+            network.node(name)
+
     def run(self, network: Network | Features, samples: Samples | None) -> Result:
         """Stress the features of `network` on `samples`, or the features given in its place."""
         try:

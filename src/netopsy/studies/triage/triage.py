@@ -26,7 +26,7 @@ from netopsy.studies.study import REQUIRED, Allowance, Study
 from netopsy.studies.triage.combine import combine
 from netopsy.studies.triage.design import Design, LayerStart, Mean, NetworkStart, StnLoss, TrainedPart
 from netopsy.studies.triage.report import report
-from netopsy.studies.triage.run import run_design
+from netopsy.studies.triage.run import choose_blocks, run_design
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,10 @@ class Triage(Study):
             matching_images=self.matching_images,
             pictures=self.pictures,
         )
+
+    def check_on(self, network: Network) -> None:
+        if self.blocks is not None:
+            choose_blocks(network, self.blocks)
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Compress copies of `network`, train them and score them on `samples`."""
