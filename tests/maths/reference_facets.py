@@ -79,3 +79,40 @@ def shortest_sum(table: np.ndarray) -> tuple[int, int]:
         if lengths:
             return count, min(lengths)
     raise AssertionError
+
+
+def irredundant_sums(table: np.ndarray) -> list[tuple[int, int, tuple[bool, ...]]]:
+    """(products, literals, value in each cell) of all sums of products that equal the table and from which neither a
+    product nor a literal can be left out: of all sets of products, tried one by one.
+    """
+    inputs = len(table).bit_length() - 1
+    cells = list(itertools.product((0, 1), repeat=inputs))
+
+    def true_of(literals: tuple[int | None, ...]) -> np.ndarray:
+        return np.array([all(v is None or v == c for v, c in zip(literals, cell, strict=True)) for cell in cells])
+
+    def allowed(literals: tuple[int | None, ...]) -> bool:
+        return not (true_of(literals) & (table == 0)).any()
+
+    def shorter(literals: tuple[int | None, ...]) -> list[tuple[int | None, ...]]:
+        return [(*literals[:i], None, *literals[i + 1 :]) for i, v in enumerate(literals) if v is not None]
+
+    primes = [
+        p
+        for p in itertools.product((0, 1, None), repeat=inputs)
+        if allowed(p) and not any(allowed(s) for s in shorter(p)) and (true_of(p) & (table == 1)).any()
+    ]
+
+    def covers(some: tuple[tuple[int | None, ...], ...]) -> bool:
+        return bool(np.logical_or.reduce([true_of(p) for p in some] or [np.zeros(len(cells), bool)])[table == 1].all())
+
+    return [
+        (
+            len(some),
+            sum(v is not None for p in some for v in p),
+            tuple(np.logical_or.reduce([true_of(p) for p in some] or [np.zeros(len(cells), bool)]).tolist()),
+        )
+        for count in range(len(primes) + 1)
+        for some in itertools.combinations(primes, count)
+        if covers(some) and not any(covers((*some[:i], *some[i + 1 :])) for i in range(count))
+    ]

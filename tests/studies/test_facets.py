@@ -94,6 +94,20 @@ def test_the_expression_of_a_known_unit_is_recovered(of_every: Result) -> None:
     assert any(f'"{row["expression"]}"' in f and "precision 100 % and recall 100 %" in f for f in of_every.findings)
 
 
+def test_a_known_unit_has_one_circuit_and_its_product_of_sums(of_every: Result) -> None:
+    sum_of_products, product_of_sums = of_every.tables["circuits"].to_dicts()
+    a, b, c = "relu:0", "relu:1", "relu:2"
+    assert product_of_sums["expression"] == f"({a} OR {c}) AND ({c} OR NOT {b})"
+    assert product_of_sums["f1"] == sum_of_products["f1"] == 1.0 and product_of_sums["minimal"] is None
+    assert (sum_of_products["shortest"], sum_of_products["minimal"], sum_of_products["exact"]) == (1, 1.0, True)
+    assert sum_of_products["input_sets"] == sum_of_products["sets_tried"] == 3 and sum_of_products["sets_as_good"] == 0
+    told = (
+        "is the only sum of products from which nothing can be left out. Of 3 other sets of as many inputs 0 do (0 %)"
+    )
+    assert any(told in finding for finding in of_every.findings)
+    assert "As a product of sums: (" in of_every.figures["karnaugh act:0"].reading
+
+
 def test_the_truth_table_holds_every_training_image_and_the_expression_equals_it(of_every: Result) -> None:
     table = of_every.tables["truth_tables"]
     assert table["fired"].sum() + table["rested"].sum() == IMAGES // 2

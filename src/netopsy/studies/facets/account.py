@@ -16,14 +16,17 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from netopsy.samples.labels import Labels, stratify
 from netopsy.stats.describe import spread_indices
+from netopsy.studies.facets.circuits import Circuits, InputSets, count_circuits, other_inputs
 from netopsy.studies.facets.minimise import (
     FIRES,
     FREE,
     RESTS,
     Expression,
+    ProductOfSums,
     TruthTable,
     cells_of,
     minimise,
+    minimise_sums,
     truth_table,
 )
 
@@ -52,7 +55,8 @@ class Account:
     bits: what each alone says about the firing, on the training images. firing: the value above which the unit fires.
     table: the training images, counted. score: of the expression on the held-out images, beside that of the best
     `single` input (its number; negated where `inverse`) and of `always` firing. images, fires: held-out images, and
-    the share of them on which the unit fires.
+    the share of them on which the unit fires. sums: the shortest product of sums, with its own score. circuits: those
+    that equal the table as the expression does. other_sets: those over other inputs.
     """
 
     inputs: tuple[int, ...]
@@ -68,6 +72,10 @@ class Account:
     always: Score
     images: int
     fires: float
+    sums: ProductOfSums | None = None
+    sums_score: Score | None = None
+    circuits: Circuits | None = None
+    other_sets: InputSets | None = None
 
 
 def split_images(
@@ -108,12 +116,15 @@ def account(
         )
     x, y = strength[:split_at], strength[split_at:]
     cuts, bits = _cuts(x, fit)
-    single, inverse = _single(x > cuts, fit)
-    alone = score((y[:, single] > cuts[single]) != inverse, test_fires)
-    chosen = choose_decisive(x > cuts, fit, _number(x, fit, most, seed))
+    on, on_test = x > cuts, y > cuts
+    single, inverse = _single(on, fit)
+    alone = score(on_test[:, single] != inverse, test_fires)
+    chosen = choose_decisive(on, fit, _number(x, fit, most, seed))
     cuts[chosen] = refine_cuts(x[:, chosen], cuts[chosen], fit)
     table = truth_table((x > cuts)[:, chosen], fit)
-    expression = minimise(table.majority)
+    expression, sums = minimise(table.majority), minimise_sums(table.majority)
+    test_bits = y[:, chosen] > cuts[chosen]
+    right = score(expression.cells[cells_of(test_bits)], test_fires)
     return Account(
         inputs=tuple(int(candidates[k]) for k in chosen),
         cuts=tuple(float(cuts[k]) for k in chosen),
@@ -121,13 +132,17 @@ def account(
         firing=limit,
         table=table,
         expression=expression,
-        score=score(expression.cells[cells_of((y > cuts)[:, chosen])], test_fires),
+        score=right,
         single=int(candidates[single]),
         inverse=inverse,
         single_score=alone,
         always=score(np.ones(len(test_fires), bool), test_fires),
         images=len(test_fires),
         fires=float(test_fires.mean()),
+        sums=sums,
+        sums_score=score(sums.cells[cells_of(test_bits)], test_fires),
+        circuits=count_circuits(table.majority, truth_table(test_bits, test_fires), seed=seed),
+        other_sets=other_inputs(on, fit, on_test, test_fires, chosen, right.f1, seed),
     )
 
 

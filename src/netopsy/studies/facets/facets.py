@@ -21,6 +21,7 @@ from netopsy.studies.facets import report as findings
 from netopsy.studies.facets import report as tables
 from netopsy.studies.facets.account import Account, account, split_images
 from netopsy.studies.facets.contributions import AffineStep, find_affine_step
+from netopsy.studies.facets.figures import SQUARE, karnaugh, sheet
 from netopsy.studies.facets.measure import (
     StrongStimuli,
     decided_by,
@@ -33,7 +34,6 @@ from netopsy.studies.facets.measure import (
     watch_unit,
 )
 from netopsy.studies.facets.measure import UnitFacets as Groups
-from netopsy.studies.facets.report import SQUARE, karnaugh, sheet
 from netopsy.studies.study import ObservingStudy
 from netopsy.tallies.top_images import TopImages
 from netopsy.wording import plural

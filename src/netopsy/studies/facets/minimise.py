@@ -1,9 +1,10 @@
-"""The shortest sum of products (`A AND NOT B OR C`) that equals a truth table wherever the table says anything.
+"""The shortest sum of products (`A AND NOT B OR C`), and product of sums, that equal a truth table.
 
-A table is counted, not given: what a unit did in each combination of its inputs. Prime implicants are found as by Quine
-and McCluskey ("Minimization of Boolean functions", Bell System Technical Journal 35, 1956); which of them to take is a
-set cover, solved exactly as an integer programme. (`sympy.SOPform` only removes dominated implicants, and keeps all of
-a cycle of which every second one would do.)
+They equal it wherever it says anything: it is counted, from what a unit did in each combination of its inputs. Prime
+implicants are found as by Quine and McCluskey ("Minimization of Boolean functions", Bell System Technical Journal 35,
+1956); which of them to take is a set cover, solved exactly as an integer programme, whose bound proves that no shorter
+one exists. (`sympy.SOPform` only removes dominated implicants, and keeps all of a cycle of which every second one would
+do.)
 """
 
 from __future__ import annotations
@@ -73,19 +74,60 @@ class Expression:
             return "NEVER"
         if any(not p.mask for p in self.products):
             return "ALWAYS"
-        parts = [" AND ".join(self._literals(p, names)) for p in self.products]
+        parts = [" AND ".join(self.named_literals(p, names)) for p in self.products]
         several = len(parts) > 1
         return " OR ".join(
             f"({part})" if several and p.literals > 1 else part for part, p in zip(parts, self.products, strict=True)
         )
 
-    def _literals(self, product: ProductTerm, names: Sequence[str]) -> list[str]:
+    def named_literals(self, product: ProductTerm, names: Sequence[str]) -> list[str]:
+        """`A`, `NOT B`, ... of one product."""
         literals = []
         for i in range(self.inputs):
             bit = 1 << (self.inputs - 1 - i)
             if product.mask & bit:
                 literals.append(names[i] if product.value & bit else f"NOT {names[i]}")
         return literals
+
+
+@dataclass(frozen=True)
+class ProductOfSums:
+    """An AND of ORs: what is left where the sum of products `complement` is false (De Morgan)."""
+
+    complement: Expression
+
+    @property
+    def inputs(self) -> int:
+        """Of the truth table."""
+        return self.complement.inputs
+
+    @property
+    def literals(self) -> int:
+        """The length of the expression: inputs named, as often as they are."""
+        return self.complement.literals
+
+    @property
+    def terms(self) -> int:
+        """How many sums it has."""
+        return len(self.complement.products)
+
+    @property
+    def cells(self) -> Bool[np.ndarray, " cells"]:
+        """Its value in every cell of a truth table."""
+        return ~self.complement.cells
+
+    def text(self, names: Sequence[str]) -> str:
+        """`(A OR C) AND NOT B`; `ALWAYS` and `NEVER` where it depends on nothing."""
+        if not self.complement.products:
+            return "ALWAYS"
+        if any(not p.mask for p in self.complement.products):
+            return "NEVER"
+        swapped = [ProductTerm(p.mask, p.mask & ~p.value) for p in self.complement.products]
+        parts = [" OR ".join(self.complement.named_literals(p, names)) for p in swapped]
+        several = len(parts) > 1
+        return " AND ".join(
+            f"({part})" if several and p.literals > 1 else part for part, p in zip(parts, swapped, strict=True)
+        )
 
 
 FIRES, RESTS, FREE = 1, 0, -1
@@ -126,7 +168,7 @@ LARGEST = 10  # inputs: 3 ** 10 = 59,049 products
 
 
 def minimise(table: Int64[np.ndarray, " cells"]) -> Expression:
-    """The expression with the fewest products, among those the one with the fewest literals.
+    """The expression with the fewest products, among those the one with the fewest literals; proven, not only tried.
 
     table: for each cell 1 (true), 0 (false) or -1 (don't care); cell numbers as in `TruthTable`.
     Raises SettingsError for a table that is not 2 ** n cells long, or of more than 10 inputs.
@@ -139,8 +181,8 @@ def minimise(table: Int64[np.ndarray, " cells"]) -> Expression:
         return Expression(inputs, ())
     primes = prime_implicants(table)
     covers = np.array([[p.holds(int(cell)) for p in primes] for cell in firing], float)
-    # one product more outweighs all literals that it could save
-    cost = np.array([1 + p.literals / (inputs * len(firing) + 1) for p in primes])
+    literal = 1 / (inputs * len(firing) + 1)  # one product more outweighs all literals that it could save
+    cost = np.array([1 + literal * p.literals for p in primes])
     solved = milp(
         cost,
         constraints=LinearConstraint(covers, lb=1),
@@ -148,10 +190,19 @@ def minimise(table: Int64[np.ndarray, " cells"]) -> Expression:
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0},
     )
-    terms = [p for p, x in zip(primes, solved.x, strict=True) if x > 0.5]
+    taken = solved.x > 0.5
+    # that it is a cover is counted, and the solver's bound leaves no room for one that is cheaper by a literal
+    if not covers[:, taken].any(1).all() or solved.mip_dual_bound < cost[taken].sum() - literal / 2:
+        raise SettingsError(f"no expression of {inputs} inputs was proven to be the shortest; give fewer inputs.")
+    terms = [p for p, x in zip(primes, taken, strict=True) if x]
     # least negated first: the readable order
     order = sorted(terms, key=lambda p: (p.literals, (p.mask & ~p.value).bit_count(), -p.mask, -p.value))
     return Expression(inputs, tuple(order))
+
+
+def minimise_sums(table: Int64[np.ndarray, " cells"]) -> ProductOfSums:
+    """The product of sums with the fewest sums, among those the one with the fewest literals: `minimise` of NOT."""
+    return ProductOfSums(minimise(np.select([table == FIRES, table == RESTS], [RESTS, FIRES], FREE)))
 
 
 def prime_implicants(table: Int64[np.ndarray, " cells"]) -> list[ProductTerm]:

@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import altair as alt
 import numpy as np
 import polars as pl
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
-from netopsy.charts.parts import inline, make_figure
-from netopsy.pictures.mosaic import PAPER, below, beside, caption, resize
-from netopsy.result import Figure, Finding, Image
-from netopsy.studies.facets.account import VERDICTS, Account, gray_code, karnaugh_map, letters
+from netopsy.result import Finding
+from netopsy.stats.hypothesis_tests import wilson
+from netopsy.studies.facets.account import VERDICTS, Account, letters
+from netopsy.studies.facets.circuits import CONFIDENCE, Counted
 from netopsy.studies.facets.measure import StrongStimuli, UnitFacets
 from netopsy.wording import chance, listing, percent, plural
 
@@ -40,6 +39,19 @@ _FORMULAS: dict[str, Any] = {
     **{"f1": pl.Float64, "single": pl.String, "single_precision": pl.Float64, "single_recall": pl.Float64},
     **{"single_f1": pl.Float64, "always_precision": pl.Float64, "always_recall": pl.Float64, "always_f1": pl.Float64},
 }
+_CIRCUITS: dict[str, Any] = {
+    **{"unit": pl.String, "form": pl.String, "expression": pl.String, "terms": pl.Int64, "literals": pl.Int64},
+    **{"precision": pl.Float64, "recall": pl.Float64, "f1": pl.Float64, "shortest": pl.Int64},
+    **{
+        "minimal": pl.Float64,
+        "as_good": pl.Float64,
+        "exact": pl.Boolean,
+        "f1_lowest": pl.Float64,
+        "f1_highest": pl.Float64,
+    },
+    **{"input_sets": pl.Int64, "sets_tried": pl.Int64, "sets_as_good": pl.Int64},
+    **{"sets_share_low": pl.Float64, "sets_share_high": pl.Float64},
+}
 _INPUTS: dict[str, Any] = {
     **{"unit": pl.String, "letter": pl.String, "input": pl.String, "threshold": pl.Float64, "bits": pl.Float64},
 }
@@ -49,7 +61,7 @@ _TRUTH: dict[str, Any] = {
 }
 _SCHEMAS = {
     **{"facets": _FACETS, "drivers": _DRIVERS, "cuts": _CUTS, "stimuli": _STIMULI, "formulas": _FORMULAS},
-    **{"inputs": _INPUTS, "truth_tables": _TRUTH},
+    **{"circuits": _CIRCUITS, "inputs": _INPUTS, "truth_tables": _TRUTH},
 }
 
 
@@ -90,6 +102,7 @@ def make_tables(
         ]
         if isinstance(account, Account):
             rows["formulas"].append(_formula(unit, account, input_names))
+            rows["circuits"] += _circuits(unit, account, input_names)
             rows["inputs"] += [
                 {"unit": unit, "letter": letter, "input": input_names[i], "threshold": cut, "bits": bits}
                 for letter, i, cut, bits in zip(
@@ -119,7 +132,8 @@ def sentences(
         single = _single(account, input_names) if isinstance(account, Account) else ""
         accounted.append(account_sentence(unit, account, chosen, single))
     without = [line for line in accounted if not line.weight]
-    return [*lines, *[line for line in accounted if line.weight][:_ACCOUNTS], *without]
+    told = [line for line in accounted if line.weight][:_ACCOUNTS]
+    return [*lines, *told, *circuits_sentence(units, accounts, tables["circuits"]), *without]
 
 
 _SEVERAL, _ACCOUNTS = 2, 3  # units of whose facets and of whose accounts a sentence speaks
@@ -159,6 +173,41 @@ def _formula(unit: str, account: Account, input_names: Sequence[str]) -> dict[st
             for what, value in (("precision", score.precision), ("recall", score.recall), ("f1", score.f1))
         },
     }
+
+
+def _circuits(unit: str, account: Account, input_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The shortest sum of products, with the circuits that do as well, then the shortest product of sums.
+
+    shortest, minimal, as_good: numbers of circuits, see `Circuits`; where not `exact`, at least so many.
+    sets_share_low, sets_share_high: 95 % interval of the share of other sets of inputs that are as good; no width
+    where all were tried.
+    """
+    names = [input_names[i] for i in account.inputs]
+    rows = []
+    for form, expression, terms, score in (
+        ("sum of products", account.expression, len(account.expression.products), account.score),
+        ("product of sums", account.sums, account.sums.terms if account.sums else 0, account.sums_score),
+    ):
+        if expression is None or score is None:
+            continue
+        row = {"unit": unit, "form": form, "expression": expression.text(names), "terms": terms}
+        row |= {"literals": expression.literals, "f1": score.f1}
+        rates = {"precision": score.precision, "recall": score.recall}
+        rows.append(row | {name: None if math.isnan(rate) else rate for name, rate in rates.items()})
+    if account.circuits and account.other_sets:
+        circuits, others = account.circuits, account.other_sets
+        counts = {"shortest": circuits.shortest, "minimal": circuits.minimal, "as_good": circuits.as_good}
+        rows[0] |= {
+            name: counted.number if name == "shortest" else float(counted.number) for name, counted in counts.items()
+        }
+        rows[0] |= {"exact": all(counted.exact for counted in counts.values())}
+        rows[0] |= {"f1_lowest": circuits.lowest, "f1_highest": circuits.highest}
+        rows[0] |= {"input_sets": others.sets, "sets_tried": others.tried, "sets_as_good": others.as_good}
+        if others.tried:
+            share = others.as_good / others.tried
+            low, high = (share, share) if others.tried == others.sets else wilson(others.as_good, others.tried)
+            rows[0] |= {"sets_share_low": low, "sets_share_high": high}
+    return rows
 
 
 def _truth(unit: str, account: Account, input_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -264,99 +313,41 @@ def account_sentence(unit: str, account: Account | str, names: Sequence[str], si
     return Finding(text, 2 * mine.f1)
 
 
+def circuits_sentence(units: Sequence[str], accounts: Sequence[Account | str], circuits: pl.DataFrame) -> list[Finding]:
+    """Is the shortest circuit the only one? Of the unit with the best account."""
+    told = [
+        (account.score.f1, unit, account)
+        for unit, account in zip(units, accounts, strict=True)
+        if isinstance(account, Account) and account.circuits and account.score.f1 >= _POOR
+    ]
+    if not told:
+        return []
+    _, unit, account = max(told, key=lambda row: row[0])
+    counts, others = account.circuits, account.other_sets
+    assert counts is not None
+    row = circuits.filter((pl.col("unit") == unit) & (pl.col("form") == "sum of products")).row(0, named=True)
+    products = plural(row["terms"], "product")
+    if counts.minimal.number == 1 and counts.minimal.exact:
+        text = f"The expression of {unit} ({products}) is the only sum of products from which nothing can be left out"
+    else:
+        text = (
+            f"The expression of {unit} ({products}, proven shortest) is one of {_many(counts.shortest)} as short, and "
+            f"of {_many(counts.minimal)} from which nothing can be left out, of which {_many(counts.as_good)} "
+            f"{'score' if counts.as_good.number != 1 else 'scores'} at least as high on the held-out images"
+        )
+        text += "" if counts.minimal.exact else f" (lower bounds with {percent(CONFIDENCE)} confidence)"
+    if others and others.tried:
+        share = percent(others.as_good / others.tried)
+        if others.tried < others.sets:
+            share += f", 95 % interval {percent(row['sets_share_low'])} to {percent(row['sets_share_high'])}"
+        text += f". Of {plural(others.tried, 'other set')} of as many inputs {others.as_good:,} do ({share})"
+    return [Finding(f"{text}.", 1.0)]
+
+
+def _many(counted: Counted) -> str:
+    """`12`, `at least 340`, `at least 4.2e18`."""
+    text = f"{counted.number:,}" if counted.number < 1e6 else f"{float(f'{counted.number:.1e}'):.2g}".replace("+", "")
+    return text if counted.exact else f"at least {text}"
+
+
 _POOR = 0.5  # an F1 below says that the account is none
-
-
-SQUARE = 96  # screen pixels of a patch, about
-_GAP = 3
-_MARGIN = 64  # room for the words in front of a row
-_SOURCE = "after Zeiler and Fergus (2014), Figure 2, and the wheel-or-face cell of 'Interpreting Deep Networks'"
-_UNSEEN = "#8f8f8f"
-
-
-def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], sizes: Sequence[int]) -> Image:
-    """One row per facet: its strongest patches. sizes: how many stimuli each facet has."""
-    height, width = rows[0].shape[1:3]
-    enlarge = max(1, round(SQUARE / max(height, width)))
-    size = (height * enlarge, width * enlarge)
-    lines = []
-    for k, (row, count) in enumerate(zip(rows, sizes, strict=True), 1):
-        words = below([caption(f"facet {k}", _MARGIN), caption(f"of {count}", _MARGIN)])
-        words = np.pad(words, ((max(0, size[0] - len(words)) // 2, 0), (0, 0), (0, 0)), constant_values=PAPER)
-        lines.append(beside([words, *(resize(patch, size, smooth=False) for patch in row)], _GAP))
-    columns = max(len(row) for row in rows)
-    several = len(rows) > 1
-    title = f"{plural(len(rows), 'facet')} of {unit}"
-    reading = (
-        "One row per facet, its strongest stimuli from left to right, each cut out at the unit's receptive field; the "
-        "number of stimuli in the facet stands in front."
-        if several
-        else "The unit's strongest stimuli from left to right, each cut out at its receptive field: one pattern only."
-    )
-    alt_text = f"{title}: rows of {listing([str(s) for s in sizes])} stimuli, {columns} patches shown of each."
-    return Image(below(lines, _GAP), title, reading, _SOURCE, alt=alt_text)
-
-
-def karnaugh(unit: str, account: Account, names: Sequence[str]) -> Figure:
-    """The truth table of a unit as a Karnaugh map. names: of its input channels, in the order A, B, C, ..."""
-    inputs = account.table.inputs
-    signs = letters(inputs)
-    down = inputs // 2
-    majority, true = account.table.majority, account.expression.cells
-    rows = []
-    for cells, left in zip(karnaugh_map(inputs), _labels(down), strict=True):
-        for cell, top in zip(cells, _labels(inputs - down), strict=True):
-            fired, rested = int(account.table.fired[cell]), int(account.table.rested[cell])
-            total = fired + rested
-            on = [n for sign, n in zip(f"{cell:0{inputs}b}", names, strict=True) if sign == "1"]
-            rows.append(
-                {
-                    "row": left,
-                    "column": top,
-                    "fires": fired / total if total else None,
-                    "text": f"{fired}/{total}" if total else "–",
-                    "true": bool(true[cell]),
-                    "majority": VERDICTS[int(majority[cell])],
-                    "on": ", ".join(on) or "none",
-                }
-            )
-    frame = pl.DataFrame(rows, schema_overrides={"fires": pl.Float64})
-    across, along = " ".join(signs[down:]), " ".join(signs[:down])
-    base = alt.Chart(inline(frame, list(frame.columns))).encode(
-        x=alt.X("column:O", sort=_labels(inputs - down), title=across, axis=alt.Axis(orient="top", labelAngle=0)),
-        y=alt.Y("row:O", sort=_labels(down), title=along or None, axis=alt.Axis(labels=bool(down), ticks=False)),
-        tooltip=[
-            alt.Tooltip("text:N", title="fired / images"),
-            alt.Tooltip("majority:N"),
-            alt.Tooltip("true:N", title="expression"),
-            alt.Tooltip("on:N", title="inputs on"),
-        ],
-    )
-    scale = alt.Scale(scheme="blueorange", domain=[0, 0.5, 1])
-    legend = alt.Legend(
-        title="share that fired", format=".0%", values=[0, 0.5, 1], orient="bottom", direction="horizontal"
-    )  # a map of two rows has no room for one at its side
-    seen = base.transform_filter("datum.fires !== null").mark_rect()
-    unseen = base.transform_filter("datum.fires === null").mark_rect(color=_UNSEEN)
-    ink = alt.condition(
-        "datum.fires === null || datum.fires < 0.2 || datum.fires > 0.85", alt.value("white"), alt.value("black")
-    )
-    cells = seen.encode(color=alt.Color("fires:Q", scale=scale, legend=legend))
-    frames = (
-        base.transform_filter("datum.true").mark_rect(fillOpacity=0, strokeWidth=3).encode(stroke=alt.value("#009e73"))
-    )
-    words = base.mark_text(fontSize=12).encode(text="text:N", color=ink)
-    key = "; ".join(f"{s} = {n} > {c:.3g}" for s, n, c in zip(signs, names, account.cuts, strict=True))
-    return make_figure(
-        alt.layer(unseen, cells, frames, words),
-        f"Karnaugh map of {unit}: {account.expression.text(signs)}",
-        "A cell is a combination of the inputs (1: on), and neighbours differ in one. It counts the training images in "
-        "which the unit fired, of those seen; gray cells were never seen: they, and ties, are free. "
-        f"Framed: where the expression is true. {key}.",
-        "Interpreting Deep Networks, 'Karnaugh Maps'",
-        height=max(2, 2**down) * 34,
-    )
-
-
-def _labels(bits: int) -> list[str]:
-    return [f"{n:0{bits}b}" if bits else "" for n in gray_code(bits)]
