@@ -97,7 +97,7 @@ def test_the_expression_of_a_known_unit_is_recovered(of_every: Result) -> None:
 def test_a_known_unit_has_one_circuit_and_its_product_of_sums(of_every: Result) -> None:
     sum_of_products, product_of_sums = of_every.tables["circuits"].to_dicts()
     a, b, c = "relu:0", "relu:1", "relu:2"
-    assert product_of_sums["expression"] == f"({a} OR {c}) AND ({c} OR NOT {b})"
+    assert product_of_sums["expression"] == f"({c} OR {a}) AND ({c} OR NOT {b})"
     assert product_of_sums["f1"] == sum_of_products["f1"] == 1.0 and product_of_sums["minimal"] is None
     assert (sum_of_products["shortest"], sum_of_products["minimal"], sum_of_products["exact"]) == (1, 1.0, True)
     assert sum_of_products["input_sets"] == sum_of_products["sets_tried"] == 3 and sum_of_products["sets_as_good"] == 0

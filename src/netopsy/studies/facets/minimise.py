@@ -122,12 +122,17 @@ class ProductOfSums:
             return "ALWAYS"
         if any(not p.mask for p in self.complement.products):
             return "NEVER"
-        swapped = [ProductTerm(p.mask, p.mask & ~p.value) for p in self.complement.products]
+        swapped = sorted((ProductTerm(p.mask, p.mask & ~p.value) for p in self.complement.products), key=_readable)
         parts = [" OR ".join(self.complement.named_literals(p, names)) for p in swapped]
         several = len(parts) > 1
         return " AND ".join(
             f"({part})" if several and p.literals > 1 else part for part, p in zip(parts, swapped, strict=True)
         )
+
+
+def _readable(term: ProductTerm) -> tuple[int, int, int, int]:
+    """The order in which terms are easiest to read: the short ones first, then the least negated."""
+    return term.literals, (term.mask & ~term.value).bit_count(), -term.mask, -term.value
 
 
 FIRES, RESTS, FREE = 1, 0, -1
@@ -195,9 +200,7 @@ def minimise(table: Int64[np.ndarray, " cells"]) -> Expression:
     if not covers[:, taken].any(1).all() or solved.mip_dual_bound < cost[taken].sum() - literal / 2:
         raise SettingsError(f"no expression of {inputs} inputs was proven to be the shortest; give fewer inputs.")
     terms = [p for p, x in zip(primes, taken, strict=True) if x]
-    # least negated first: the readable order
-    order = sorted(terms, key=lambda p: (p.literals, (p.mask & ~p.value).bit_count(), -p.mask, -p.value))
-    return Expression(inputs, tuple(order))
+    return Expression(inputs, tuple(sorted(terms, key=_readable)))
 
 
 def minimise_sums(table: Int64[np.ndarray, " cells"]) -> ProductOfSums:
