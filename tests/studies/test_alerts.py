@@ -30,7 +30,7 @@ from netopsy.stats.describe import levels_of
 from netopsy.stats.hypothesis_tests import paired_difference
 from netopsy.stats.matching import find_relabelling
 from netopsy.studies.baseline.mistakes import calibration_test
-from netopsy.studies.baseline.trials import Alternative, alternatives, apply
+from netopsy.studies.baseline.preprocessings import Alternative, alternatives, apply, first_norm_mismatches
 from netopsy.tallies.answers import halves
 
 
@@ -128,6 +128,35 @@ def test_a_wrong_mean_and_std(changes: dict[str, float], healthy: tuple[Network,
     network, samples = healthy
     found = alerts(other(network, **changes), samples)["preprocessing-wrong"]
     assert found.level == "error" and "--" in found.advice and found.figures["after"] > found.figures["before"] + 0.1
+
+
+def test_what_the_first_batch_norm_sees_is_compared_with_what_it_knows() -> None:
+    norm = nn.BatchNorm2d(1)
+    norm.running_mean.fill_(0.5)
+    norm.running_var.fill_(0.04)
+    network = netopsy.load_network(nn.Sequential(nn.Conv2d(1, 1, 1), norm, nn.Flatten(), nn.Linear(16, 2)), size=4)
+    with torch.no_grad():
+        network.module[0].weight.fill_(1.0)
+        network.module[0].bias.zero_()
+    pixels = torch.rand(5, 1, 4, 4) * 255
+    given = override(network.image_preprocessing, {"mean": 0.2, "std": 0.5})
+    layer, (found,) = first_norm_mismatches(network, pixels, [Alternative("", given)])
+    seen = (pixels.double() / 255 - 0.2) / 0.5
+    ratio, shift = float(seen.var(correction=0)) / 0.04, float(seen.mean() - 0.5) / 0.2
+    assert layer == "0" and found.ratio == pytest.approx(ratio) and found.shift == pytest.approx(abs(shift))
+    assert found.divergence == pytest.approx((ratio + shift**2 - 1 - np.log(ratio)) / 2)
+    without = netopsy.load_network(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), size=4)
+    assert first_norm_mismatches(without, pixels, [Alternative("", given)]) == ("", [])
+
+
+def test_a_wrong_mean_and_std_that_no_score_shows(digits: Samples) -> None:
+    network, some = shipped("a"), digits.subset(60)
+    unlabelled = netopsy.load_samples(np.stack([some.image(k) for k in range(60)]))
+    assert "preprocessing-wrong" not in alerts(network, unlabelled)
+    for changes in ({"mean": 0.5, "std": 0.5}, {"mean": 0.0, "std": 1.0}, {"mean": 0.485, "std": 0.1}):
+        found = alerts(other(network, **changes), unlabelled)["preprocessing-wrong"]
+        assert found.level == "warning" and "first batch norm" in found.message and "--" in found.advice
+        assert found.figures["after"] < found.figures["before"] / 4
 
 
 class Colours(nn.Module):
@@ -496,17 +525,94 @@ def real(shared: Path, name: str, count: int | None = None) -> tuple[Network, Sa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_networks_raise_no_alert(name: str, shared: Path) -> None:
-    found = alerts(*real(shared, name))
+    found = alerts(*real(shared, name, 300))
     assert not severe(found), severe(found)
+
+
+Planted = tuple[Network, Samples]
+
+
+def unlike(network: Network) -> Network:
+    """Another mean and standard deviation than its own."""
+    return other(network, mean=0.5, std=0.5) if "resnet" in network.name else other(network, mean=0.0, std=1.0)
+
+
+def half_dead(network: Network) -> Network:
+    """The first half of a hidden layer's filters, with their norm, are zero."""
+    layer = hidden(network)
+    norm = layer.weight.replace("conv", "bn")
+    gone = {}
+    for name in {layer.weight, layer.bias, norm, norm.replace("weight", "bias")} & network.tensors.keys():
+        gone[name] = network.tensors[name].clone()
+        gone[name][: len(gone[name]) // 2] = 0
+    return network.with_tensors(gone)
+
+
+def forgotten(network: Network) -> Network:
+    return netopsy.load_network(network.name, weights="random", num_classes=network.classes)
+
+
+def changed(network: Network, value: Callable[[Tensor], Tensor], layers: int = 1) -> Network:
+    """The weights of a hidden layer, or of all, turned into others."""
+    chosen = network.layers if layers > 1 else [hidden(network)]
+    return network.with_tensors({layer.weight: value(network.tensors[layer.weight]) for layer in chosen})
+
+
+def with_nan(weight: Tensor) -> Tensor:
+    weight = weight.clone()
+    weight.flatten()[0] = torch.nan
+    return weight
+
+
+def in_int8(weight: Tensor) -> Tensor:
+    step = weight.abs().max() / 127
+    return (weight / step).round() * step
+
+
+def twice(samples: Samples) -> Samples:
+    return samples.select(np.r_[np.arange(len(samples)), np.arange(20)], "with copies")
+
+
+def swapped(samples: Samples) -> Samples:
+    """The two classes that have most images exchange their labels."""
+    one, two = np.argsort(-np.bincount(samples.labels), kind="stable")[:2]
+    swap = np.arange(samples.labels.max() + 1)
+    swap[[one, two]] = two, one
+    return with_labels(samples, swap[samples.labels])
+
+
+def one_class(samples: Samples) -> Samples:
+    return samples.select(np.flatnonzero(samples.labels == samples.labels[0]), "one class")
+
+
+TROUBLES: dict[str, tuple[str, Callable[[Network, Samples], Planted]]] = {
+    "mean and std": ("preprocessing-wrong", lambda n, s: (unlike(n), s)),
+    "BGR": ("preprocessing-wrong", lambda n, s: (other(n, channels="BGR"), s)),
+    "labels shifted": ("labels-shifted", lambda n, s: (n, with_labels(s, (s.labels + 1) % n.classes))),
+    "classes swapped": ("labels-permuted", lambda n, s: (n, swapped(s))),
+    "half a layer dead": ("dead-units", lambda n, s: (half_dead(n), s)),
+    "random weights": ("random-weights", lambda n, s: (forgotten(n), s)),
+    "20 images": ("few-samples", lambda n, s: (n, s.subset(20))),
+    "one class": ("one-class", lambda n, s: (n, one_class(s))),
+    "train as test": ("seen-in-training", lambda n, s: (n, s)),
+    "NaN": ("not-finite-weights", lambda n, s: (changed(n, with_nan), s)),
+    "int8": ("quantized-already", lambda n, s: (changed(n, in_int8, layers=2), s)),
+    "duplicates": ("repeated-samples", lambda n, s: (n, twice(s))),
+    "constant layer": ("alike-layer", lambda n, s: (changed(n, lambda w: torch.full_like(w, 0.01)), s)),
+    "softmax": ("softmax-outputs", lambda n, s: (behind(n, lambda x: x.softmax(1)), s)),
+    "overconfident": ("miscalibrated", lambda n, s: (behind(n, lambda x: 10 * x), s)),
+}
 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_troubles_of_a_real_network(shared: Path) -> None:
-    network, samples = real(shared, "resnet20", 600)
-    for changes in ({"mean": 0.0, "std": 1.0}, {"mean": 0.5, "std": 0.5}, {"scale": 1.0}, {"channels": "BGR"}):
-        assert "preprocessing-wrong" in severe(alerts(other(network, **changes), samples)), changes
-    assert "miscalibrated" in severe(alerts(behind(network, lambda x: 10 * x), samples))
-    swap = np.arange(10)
-    swap[[3, 5]] = 5, 3
-    assert "labels-permuted" in severe(alerts(network, with_labels(samples, swap[samples.labels])))
+@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize(("name", "count"), [("resnet20", 500), ("squeezenet", 150)])
+def test_fifteen_troubles_of_real_networks(name: str, count: int, trouble: str, shared: Path) -> None:
+    if (name, trouble) == ("squeezenet", "classes swapped"):
+        pytest.skip("of one image a class nobody can tell that two are swapped")
+    expected, plant = TROUBLES[trouble]
+    network, samples = plant(*real(shared, name, count))
+    train = {"train": samples} if trouble == "train as test" else {}
+    found = severe(alerts(network, samples, **train))
+    assert expected in found, found

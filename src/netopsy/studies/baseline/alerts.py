@@ -170,6 +170,7 @@ def assumed_preprocessing(evidence: Evidence) -> list[Alert]:
     if not isinstance(given, Preprocessing) or known or not guessed:
         return []
     settled = bool(evidence.trials) and evidence.trials[0].p > 0.05 and not near_chance(evidence)
+    settled = settled and not evidence.unlike_training
     message = "The preprocessing is assumed, not known: pixels from 0 to 1, no mean and no std."
     if settled:
         message += " No other that is usual does better on these images."

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 from scipy.stats import binomtest, wilcoxon
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from netopsy.result import Alert, Level
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import Task
 from netopsy.stats.matching import find_relabelling
+from netopsy.studies.baseline.preprocessings import Alternative, alternatives, apply, first_norm_mismatches
 from netopsy.tallies.answers import AnswersResult
 from netopsy.tallies.sparsity import RangeResult
 from netopsy.wording import listing, plural
@@ -31,45 +32,9 @@ MOST, FEWEST, MACS = 200, 40, 4e10  # images that are tried, fewer of a network 
 FIRST = 16  # of those answered wrong, as many are tried first, and then as many of the others
 FINALISTS = 3  # alternatives that are tried on all images
 LEVEL = 1e-3  # of each test, over all alternatives together: a false alarm in a thousand reports
-_SAME = 0.02  # scales and shifts that differ by less are one preprocessing
-
-RED, GREEN, BLUE = 0.485, 0.456, 0.406  # of ImageNet
-Normalisation = tuple[tuple[float, ...], tuple[float, ...], float]
-NORMALISATIONS: dict[str, Normalisation] = {
-    "ImageNet's mean and std": ((RED, GREEN, BLUE), (0.229, 0.224, 0.225), 1 / 255),
-    "mean and std 0.5": ((0.5,) * 3, (0.5,) * 3, 1 / 255),
-    "pixels 0..1": ((0.0,) * 3, (1.0,) * 3, 1 / 255),
-    "pixels 0..255": ((0.0,) * 3, (1.0,) * 3, 1.0),
-    "Caffe's means, pixels 0..255": ((123.0, 117.0, 104.0), (1.0,) * 3, 1.0),
-}
-"""Mean and std of red, green and blue, in the units after the scale."""
-_GRAY: dict[str, Normalisation] = {"MNIST's mean and std": ((0.1307,), (0.3081,), 1 / 255)}
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """Another preprocessing. turn: what is done to the pictures, which no option does: `gray` or `invert`."""
-
-    name: str
-    preprocessing: Preprocessing
-    turn: str = ""
-
-    def options(self, before: Preprocessing) -> str:
-        """What to type for it, in the place of `before`."""
-        if self.turn:
-            return {"gray": "turn the images gray first", "invert": "invert the images first"}[self.turn]
-        words, after = [], self.preprocessing
-        turned = after.channels != before.channels
-        if turned:
-            words.append(f"--channels {after.channels}")
-        for name in ("mean", "std"):
-            values = getattr(after, name)
-            expected = getattr(before, name)[::-1] if turned else getattr(before, name)
-            if values != expected:
-                words.append(f"--{name} {','.join(f'{value:.4g}' for value in values)}")
-        if after.scale != before.scale:
-            words.append(f"--scale {after.scale:.6g}")
-        return "give " + " ".join(words)
+UNLIKE, ALIKE = 0.12, 4.0  # nats from which the first batch norm's inputs are not those of training, and how many
+# times nearer another preprocessing must be
+ENOUGH = 20  # images, for that
 
 
 @dataclass(frozen=True)
@@ -87,76 +52,13 @@ class PreprocessingTrial:
     p: float
 
 
-def alternatives(given: Preprocessing, pixels: Float32[Tensor, "n channel height width"]) -> list[Alternative]:
-    """Preprocessings that networks are usually trained with, other than the one given.
-
-    pixels: 0..255, in the order red, green, blue, or gray. Their own mean and standard deviation are tried too.
-    """
-    depth = given.depth
-    own = pixels.double().transpose(0, 1).flatten(1) / 255
-    spread = own.std(1).clamp_min(1e-3)
-    ways = dict(NORMALISATIONS)
-    if depth == 1:
-        ways = {name: (_mean(m), _mean(s), scale) for name, (m, s, scale) in ways.items()} | _GRAY
-    rounded = [tuple(round(float(v), 4) for v in values) for values in (own.mean(1), spread)]
-    ways["the mean and std of these images"] = (rounded[0], rounded[1], 1 / 255)
-    found = []
-    if depth == 3:
-        other: Literal["RGB", "BGR"] = "RGB" if given.channels == "BGR" else "BGR"
-        turned = replace(given, channels=other, mean=given.mean[::-1], std=given.std[::-1])
-        found.append(Alternative(f"channels {other}", turned))
-    orders: tuple[Literal["RGB", "BGR", "L"], ...] = ("RGB", "BGR") if depth == 3 else ("L",)
-    for name, (mean, std, scale) in ways.items():
-        for order in orders:
-            back = order == "BGR"
-            chosen = replace(
-                given, channels=order, mean=mean[::-1] if back else mean, std=std[::-1] if back else std, scale=scale
-            )
-            label = name if order == given.channels else f"channels {order}, {name}"
-            if not any(_same(chosen, entry) for entry in (given, *(a.preprocessing for a in found))):
-                found.append(Alternative(label, chosen))
-    return [*found, Alternative("gray", given, "gray") if depth == 3 else Alternative("inverted", given, "invert")]
-
-
-def _mean(values: tuple[float, ...]) -> tuple[float, ...]:
-    return (round(sum(values) / len(values), 4),)
-
-
-def _same(one: Preprocessing, two: Preprocessing) -> bool:
-    """Whether two preprocessings give nearly the same inputs."""
-    if one.channels != two.channels:
-        return False
-    first, second = (np.array([np.divide(p.scale, p.std), np.divide(p.mean, p.std)]) for p in (one, two))
-    return bool(np.all(np.abs(first - second) <= _SAME * np.maximum(np.abs(second), [[1e-9], [1.0]])))
-
-
-def apply(chosen: Alternative, pixels: Float32[Tensor, "n channel height width"]) -> Tensor:
-    """The network's input of pixels 0..255 in the order red, green, blue, or gray."""
-    way = chosen.preprocessing
-    if chosen.turn == "gray":
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        pixels = (pixels * weights).sum(1, keepdim=True).round().expand(-1, 3, -1, -1)
-    elif chosen.turn == "invert":
-        pixels = 255 - pixels
-    if way.channels == "BGR":
-        pixels = pixels.flip(1)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (way.mean, way.std))
-    return (pixels * way.scale - mean) / std
-
-
-@torch.inference_mode()
-def try_preprocessings(network: Network, samples: Samples, task: Task) -> list[PreprocessingTrial]:
-    """Every alternative on at most `MOST` of the images, the most convincing first; none where it makes no sense.
-
-    Of a gain, p is of the exact sign test (McNemar) where an image is right or wrong, else of Wilcoxon's signed ranks,
-    times the number of alternatives less those that gain more surely (Holm, 1979). Those that promise nothing on a few
-    images, wrong ones and right ones, are not asked further: their p is 1.
-    """
+def show_plain(network: Network, samples: Samples) -> tuple[Tensor, Tensor] | None:
+    """Pixels 0..255 of at most `MOST` images, and their labels; None where the network takes no plain pictures."""
     given = network.preprocessing
-    if task.reference or not isinstance(given, Preprocessing) or given.depth not in (1, 3):
-        return []
+    if not isinstance(given, Preprocessing) or given.depth not in (1, 3):
+        return None
     if samples.kind != "image" or len(network.signature.inputs) != 1:
-        return []
+        return None
     count = int(np.clip(MACS / max(1, sum(layer.macs for layer in network.layers)), FEWEST, MOST))
     chosen = samples.subset(min(len(samples), count))
     plain = replace(
@@ -167,7 +69,22 @@ def try_preprocessings(network: Network, samples: Samples, task: Task) -> list[P
         channels="L" if given.depth == 1 else "RGB",
     )
     batches = list(chosen.batches(plain, 64))
-    pixels, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
+    labels = [b.labels for b in batches] if chosen.labelled else [torch.zeros(0)]
+    return torch.cat([b.images for b in batches]), torch.cat(labels)
+
+
+@torch.inference_mode()
+def try_preprocessings(network: Network, samples: Samples, task: Task) -> list[PreprocessingTrial]:
+    """Every alternative on at most `MOST` of the images, the most convincing first; none where it makes no sense.
+
+    Of a gain, p is of the exact sign test (McNemar) where an image is right or wrong, else of Wilcoxon's signed ranks,
+    times the number of alternatives less those that gain more surely (Holm, 1979). Those that promise nothing on a few
+    images, wrong ones and right ones, are not asked further: their p is 1.
+    """
+    given, shown = network.preprocessing, show_plain(network, samples)
+    if task.reference or shown is None or not isinstance(given, Preprocessing):
+        return []
+    pixels, labels = shown
     judge = _Judge(network, task, plan(network, (network.output,), folded=True), labels)
     now = judge.scores(apply(Alternative("as it is", given), pixels))
     every = alternatives(given, pixels)
@@ -292,6 +209,11 @@ class Evidence:
         return try_preprocessings(self.network, self.samples, self.task)
 
     @cached_property
+    def unlike_training(self) -> list[Alert]:
+        """See `unlike_training`."""
+        return unlike_training(self)
+
+    @cached_property
     def weights(self) -> dict[str, tuple[Layer, Tensor]]:
         """Each layer with its weights, float (units, weights of each); not those of embeddings."""
         tensors = self.network.tensors
@@ -308,9 +230,9 @@ class Evidence:
 
 
 def wrong_preprocessing(evidence: Evidence) -> list[Alert]:
-    """Another preprocessing with which the network is right more often."""
+    """Another preprocessing with which the network is right more often, or sees what it saw in training."""
     if not evidence.trials or evidence.trials[0].p > LEVEL or evidence.score is None:
-        return []
+        return evidence.unlike_training
     best = max((t for t in evidence.trials if t.p <= LEVEL), key=lambda trial: trial.after)
     level: Level = "error" if best.after - best.before >= 0.1 else "warning"
     message = (
@@ -319,6 +241,36 @@ def wrong_preprocessing(evidence: Evidence) -> list[Alert]:
     )
     figures = {"before": best.before, "after": best.after, "p": best.p, "images": best.images}
     return [Alert("preprocessing-wrong", level, message, f"Try it: {best.options}.", "", figures)]
+
+
+def unlike_training(evidence: Evidence) -> list[Alert]:
+    """A first batch norm that sees other inputs than in training, and a preprocessing with which it would not.
+
+    None where the network is right less often with that one.
+    """
+    network, samples, given = evidence.network, evidence.samples, evidence.network.preprocessing
+    shown = None if samples is None else show_plain(network, samples)
+    if shown is None or not isinstance(given, Preprocessing) or len(shown[0]) < ENOUGH:
+        return []
+    pixels, labels = shown
+    ways = [Alternative("as it is", given), *alternatives(given, pixels)]
+    layer, found = first_norm_mismatches(network, pixels, ways)
+    if not found or not found[0].divergence > UNLIKE:
+        return []
+    best = min(range(1, len(ways)), key=lambda k: found[k].divergence)
+    if not found[best].divergence * ALIKE < found[0].divergence:
+        return []
+    if evidence.task is not None and not evidence.task.reference:
+        judge = _Judge(network, evidence.task, plan(network, (network.output,), folded=True), labels)
+        now, then = (judge.scores(apply(way, pixels)) for way in (ways[0], ways[best]))
+        if _paired(then, now, evidence.task.binary) <= 0.05:
+            return []
+    message = (
+        f"The preprocessing looks wrong, though no score shows it: the first batch norm gets {found[0].words} that it "
+        f"knows from training; with {ways[best].name} it gets {found[best].words}."
+    )
+    figures = {"before": found[0].divergence, "after": found[best].divergence, "images": len(pixels)}
+    return [Alert("preprocessing-wrong", "warning", message, f"Try it: {ways[best].options(given)}.", layer, figures)]
 
 
 def share_text(score: float) -> str:
