@@ -24,7 +24,7 @@ FLOORS = [
     ["samples"],
     ["provenance"],
     ["engine"],
-    ["blocks", "tallies", "transform", "pictures", "deep_compression"],
+    ["blocks", "tallies", "transform", "pictures", "deep_compression", "weight_priors"],
     ["features"],
     ["result"],
     ["report", "charts"],
@@ -183,9 +183,9 @@ def test_the_public_names_are_these() -> None:
     known = """activations Alert backproject baseline Case Codebook codebook compress compression correspondence
         distributions dsd examine expand facets Features field Figure Finding filter_codebook filters fit History
         Image kmeans1d list_blocks list_layers list_studies load_features load_network load_samples load_transform
-        maximize Network noise observe parameters Preprocessing prescribe Recipe reconstruct Replace Result rounding
-        run_trials Samples score Shift sparsity stimuli storage_table sweep transfer Transform triage Variant
-        with_head workers workspace"""
+        maximize Network noise observe parameters Preprocessing prescribe priors Priors Recipe reconstruct Replace
+        Result rounding run_trials Samples score Shift sparsity stimuli storage_table sweep transfer Transform triage
+        Variant with_head workers workspace"""
     assert sorted(netopsy.__all__) == sorted(known.split())
     for name in netopsy.__all__:
         assert callable(getattr(netopsy, name))

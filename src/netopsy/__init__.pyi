@@ -59,3 +59,5 @@ from .studies.functions import triage as triage
 from .studies.table import list_studies as list_studies
 from .transform.chain import Transform as Transform
 from .transform.chain import load_transform as load_transform
+from .weight_priors.priors import Priors as Priors
+from .weight_priors.priors import priors as priors

@@ -46,6 +46,7 @@ pytest.importorskip("transformers")
 SETTINGS = {
     "parameters": {},
     "distributions": {},
+    "priors": {},
     "filters": {},
     "sparsity": {},
     "activations": {},

@@ -22,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "parameters": {},
     "distributions": {"bins": 20},
     "filters": {},
+    "priors": {},
     "sparsity": {},
     "activations": {"places": 200},
     "maximize": {"units": ("block2.relu1:1", "fc:3"), "steps": 20, "runs": 2},

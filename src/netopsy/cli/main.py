@@ -34,8 +34,8 @@ Example: netopsy examine netopsy:digits-a --samples digits --out case --open"""
 PANELS: dict[str, list[str]] = {
     "Start here": ["examine"],
     "Look": [
-        *("baseline", "layers", "blocks", "parameters", "distributions", "filters", "sparsity", "activations"),
-        *("field", "reconstruct", "stimuli", "maximize", "facets"),
+        *("baseline", "layers", "blocks", "parameters", "distributions", "filters", "priors", "sparsity"),
+        *("activations", "field", "reconstruct", "stimuli", "maximize", "facets"),
     ],
     "Stress": ["noise", "rounding", "codebook", "filter_codebook", "triage"],
     "Shrink": ["prescribe", "compress", "expand", "compression", "transfer", "dsd"],

@@ -21,6 +21,7 @@ TYPICAL = {
     "parameters": 0.5,
     "distributions": 1.4,
     "filters": 0.5,
+    "priors": 0.6,
     "sparsity": 0.5,
     "activations": 0.5,
     "reconstruct": 1,

@@ -17,6 +17,7 @@ STUDIES: dict[str, tuple[str, str, str]] = {
     "parameters": ("parameters", "Parameters", "Where are the parameters?"),
     "distributions": ("distributions", "Distributions", "How are the weights distributed?"),
     "filters": ("filters", "Filters", "How varied are the filters of each layer?"),
+    "priors": ("priors", "WeightPriors", "What could a new network begin with, and how wide should it be?"),
     "sparsity": ("sparsity", "Sparsity", "Which units are dead or always on, and how many activations are zero?"),
     "activations": ("activations", "Activations", "Which features respond, and in how many different patterns?"),
     "reconstruct": ("reconstruct", "Reconstruct", "What in an image makes a unit fire?"),
@@ -53,8 +54,8 @@ def study_class(name: str) -> Any:
 def list_studies() -> pl.DataFrame:
     """Every study: `study`, `what` it answers.
 
-    Sources: Lorieul et al., Static and Dynamic Autopsy of Deep Networks (parameters, distributions, filters, sparsity,
-    noise, rounding, codebook, filter_codebook); Palmieri et al., Probing a Deep Neural Network (activations,
+    Sources: Lorieul et al., Static and Dynamic Autopsy of Deep Networks (parameters, distributions, filters, priors,
+    sparsity, noise, rounding, codebook, filter_codebook); Palmieri et al., Probing a Deep Neural Network (activations,
     reconstruct, field, maximize, facets); Zeiler and Fergus 2014 (stimuli); Carvalho et al., Deep Neural Networks Under
     Stress (transfer); Han et al., Deep Compression and DSD (prescribe, compression, dsd); Nowak and Corso, Deep Net
     Triage (triage); Li et al., Convergent Learning (correspondence). Each study's page names equations and figures.

@@ -1,4 +1,4 @@
-"""What a training must leave as it is: pruned weights, weights that share a value, frozen parts."""
+"""What a training must keep to: masks, tables of shared weights, codebooks, and parts that stay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from netopsy.codec.shared import SharedTensor
@@ -83,16 +83,50 @@ class Table:
         self.entries.grad = (total / self.ends.diff().clamp(min=1) if self.mean else total).float()
 
 
+@dataclass
+class Quantized:
+    """A parameter whose weights take the values of a codebook: each the nearest to a latent weight, which is trained.
+
+    The gradient of a weight becomes that of its latent weight as it is (straight through), and latent weights stay
+    within the codebook's range: Courbariaux et al., "BinaryConnect", NIPS 2015, Section 2. It limits "the parameters
+    search space during training" (Lorieul et al., Section III.D): any code may change, which those of a `Table` do not.
+
+    levels: the values, ascending. A weight halfway between two takes the lower.
+    """
+
+    parameter: nn.Parameter
+    latent: nn.Parameter
+    levels: Float32[Tensor, " k"]
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter, levels: Tensor) -> Quantized:
+        """From the parameter's own values, which `apply` replaces by the nearest levels."""
+        return cls(parameter, nn.Parameter(parameter.detach().clone()), levels.to(parameter))
+
+    def apply(self) -> None:
+        self.latent.clamp_(self.levels[0], self.levels[-1])
+        halfway = (self.levels[:-1] + self.levels[1:]) / 2
+        _flat(self.parameter).copy_(self.levels[torch.bucketize(_flat(self.latent), halfway)])
+
+    def gradient(self) -> None:
+        self.latent.grad = self.parameter.grad
+
+
 def _flat(tensor: Tensor) -> Tensor:
     """A dense tensor's values in the order of its memory, whatever its memory format; a view."""
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 class Constraints:
-    """The masks and tables of a module in training, by parameter name."""
+    """The masks, tables and codebooks of a module in training, by parameter name."""
 
     def __init__(
-        self, module: nn.Module, masks: Mapping[str, Tensor], shared: Mapping[str, SharedTensor], recipe: Recipe
+        self,
+        module: nn.Module,
+        masks: Mapping[str, Tensor],
+        shared: Mapping[str, SharedTensor],
+        recipe: Recipe,
+        codebooks: Mapping[str, Tensor] | None = None,
     ) -> None:
         parameters = dict(module.named_parameters())
         self.masks = [
@@ -103,7 +137,8 @@ class Constraints:
         self.tables = {
             name: Table.of(parameters[name], tensor, recipe.table_gradient == "mean") for name, tensor in shared.items()
         }
-        self._all: list[Mask | Table] = [*self.masks, *self.tables.values()]
+        self.quantized = {name: Quantized.of(parameters[name], each) for name, each in (codebooks or {}).items()}
+        self._all: list[Mask | Table | Quantized] = [*self.masks, *self.tables.values(), *self.quantized.values()]
         self.apply()
 
     @torch.no_grad()
@@ -119,9 +154,34 @@ class Constraints:
             constraint.apply()
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the tables."""
-        for table in self.tables.values():
-            table.entries.grad = None
+        """Forget the gradients of what is trained in place of parameters."""
+        for trained in self.trained().values():
+            trained.grad = None
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained in place of a parameter: the entries of its table, or its latent weights."""
+        entries = {name: table.entries for name, table in self.tables.items()}
+        return entries | {name: each.latent for name, each in self.quantized.items()}
+
+
+def check_codebooks(
+    network: Network, codebooks: Mapping[str, Tensor], others: Collection[str]
+) -> dict[str, Float32[Tensor, " k"]]:
+    """`codebooks` on the CPU, if they fit the network's parameters; others: parameters with a mask or a table."""
+    parameters = dict(network.module.named_parameters())
+    checked = {}
+    for name, levels in codebooks.items():
+        if name not in parameters:
+            raise SettingsError(
+                f"no parameter '{name}' for a codebook in {network.name}; nearest: {nearest(name, parameters)}."
+            )
+        if name in others:
+            raise SettingsError(f"{name} has a codebook and a mask or a table; give one of them.")
+        values = torch.as_tensor(levels).detach().to("cpu", torch.float32)
+        if values.ndim != 1 or len(values) < 2 or not values.isfinite().all() or (values.diff() <= 0).any():
+            raise SettingsError(f"the codebook of {name} must be at least 2 finite numbers, strictly ascending.")
+        checked[name] = values
+    return checked
 
 
 def check_constraints(

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from netopsy.codec.shared import SharedTensor
-from netopsy.engine.train.constraints import check_constraints, frozen_parts
+from netopsy.engine.train.constraints import check_codebooks, check_constraints, frozen_parts
 from netopsy.engine.train.data import check_augment, check_devices, steps_an_epoch
 from netopsy.engine.train.loop import Trainer, TrainingJob, main_output
+from netopsy.engine.train.objective import Penalty
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.engine.workspace.workspace import conditions, current_workspace
@@ -138,6 +139,8 @@ def fit(
     shared: Mapping[str, SharedTensor] | None = None,
     frozen: Collection[str] = (),
     teacher: Network | None = None,
+    codebooks: Mapping[str, Tensor] | None = None,
+    penalty: Penalty | None = None,
     label: str = "fit",
 ) -> History:
     """Train a copy of `network` on `samples`, where the network lies; the network itself stays as it is.
@@ -146,7 +149,10 @@ def fit(
     False stay exactly zero. shared: by parameter name; the codes stay and the table moves, by the summed gradient of
     each entry's weights (Han et al., ICLR 2016, Section 3.3); the entry 0.0 stays. Both are by parameter name, such as
     `conv1.weight`. frozen: layers, modules or parameters that stay; a frozen module runs as in evaluation, so its batch
-    norm statistics stay too. teacher: a network whose outputs are learned too (`Recipe.alpha`). label: of the progress.
+    norm statistics stay too. teacher: a network whose outputs are learned too (`Recipe.alpha`).
+    codebooks: by parameter name, the values that its weights may take, ascending, such as
+    `Priors.codebook_constraint` gives: each weight is the nearest to a latent one, which is trained. penalty: what is
+    asked of the weights besides, such as `Priors.regulariser` gives; `loss` does not count it. label: of the progress.
 
     What is learned is what the samples' task says (`find_task`): one class by cross-entropy, several by binary
     cross-entropy; the next token, and a class for each place, by cross-entropy over the places that count, each with
@@ -172,10 +178,15 @@ def fit(
     samples, validation = (_prepared(network, part) for part in (samples, validation))
     task, validation_task, learned, outputs = _check(network, samples, recipe, validation, teacher)
     own_masks, own_shared = check_constraints(network, masks or {}, shared or {})
+    levels = check_codebooks(network, codebooks or {}, {*own_masks, *own_shared})
     fixed, still = frozen_parts(network.module, frozen, network.layer)
     place, spec = current_workspace(), {}
     if place.folder is not None:
         spec = _spec(network, samples, recipe, validation, own_masks, own_shared, fixed, still, teacher)
+        if levels:
+            spec["codebooks"] = {name: _digest(values.numpy()) for name, values in sorted(levels.items())}
+        if penalty is not None:
+            spec["penalty"] = penalty.digest
     job = TrainingJob(
         copy.deepcopy(network.module),
         network.preprocessing,
@@ -193,6 +204,8 @@ def fit(
         validation_task=validation_task,
         learned=learned,
         outputs=outputs,
+        codebooks={name: values for name, values in levels.items() if name not in fixed},
+        penalty=penalty,
     )
     state = launch(job, network.device, lambda done, total: place.report(label, done, total))
     values = {name: value for name, value in state["module"].items() if name in network.tensors}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,16 @@ from netopsy.codec.shared import SharedTensor
 from netopsy.engine.train.activations import ActivationSet, TrainingActivations
 from netopsy.engine.train.constraints import Constraints
 from netopsy.engine.train.data import Taken, TrainingBatch, TrainingSamples, epoch_seed, steps_an_epoch, takes_images
-from netopsy.engine.train.objective import Loss, Measured, measure, rate_at, squared_error, targets_of, weight_of
+from netopsy.engine.train.objective import (
+    Loss,
+    Measured,
+    Penalty,
+    measure,
+    rate_at,
+    squared_error,
+    targets_of,
+    weight_of,
+)
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint, State
 from netopsy.errors import DivergedError, SettingsError
@@ -35,6 +44,7 @@ class TrainingJob:
 
     fixed: names of parameters that stay. still: names of modules that run as in evaluation. task, validation_task: what
     is counted, on each of the two. learned: whose loss is lowered. outputs: values that the module gives a sample.
+    codebooks: the values that weights may take, by parameter name. penalty: see `Penalty`.
     """
 
     module: nn.Module
@@ -54,6 +64,8 @@ class TrainingJob:
     validation_task: Task = CLASSIFICATION
     learned: Task = CLASSIFICATION
     outputs: int = 1
+    codebooks: dict[str, Tensor] = field(default_factory=dict)
+    penalty: Penalty | None = None
 
 
 class Trainer:
@@ -67,7 +79,7 @@ class Trainer:
             self.module = self.module.to(memory_format=torch.channels_last)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name not in job.fixed)
-        self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe)
+        self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe, job.codebooks)
         self.teacher = None if job.teacher is None else job.teacher.to(device).eval().requires_grad_(False)
         processes = fabric.world_size
         self.data = read_data(job.samples, job.preprocessing, device, processes)
@@ -97,7 +109,7 @@ class Trainer:
         """What is trained, by name, and the history's rows; until the last epoch the optimizer's state too."""
         state: State = {
             "module": {name: value.detach().cpu() for name, value in tensor_state(self.module).items()},
-            "tables": {name: table.entries.detach().cpu() for name, table in self.constraints.tables.items()},
+            "tables": {name: trained.detach().cpu() for name, trained in self.constraints.trained().items()},
             "rows": list(self.rows),
         }
         if len(self.rows) < self.recipe.epochs:
@@ -114,13 +126,15 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         self.rows = list(state["rows"])
         with torch.no_grad():
-            for name, entries in state["tables"].items():
-                self.constraints.tables[name].entries.copy_(entries)
+            trained = self.constraints.trained()
+            for name, values in state["tables"].items():
+                trained[name].copy_(values)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """SGD or AdamW over filters and matrices, other parameters, and tables."""
-        recipe, tables = self.recipe, self.constraints.tables
+        recipe, tables, quantized = self.recipe, self.constraints.tables, self.constraints.quantized
         free = {name: p for name, p in self.module.named_parameters() if p.requires_grad and name not in tables}
+        free |= {name: quantized[name].latent for name in free if name in quantized}
         shapes = (
             ([p for p in free.values() if p.ndim > 1], recipe.weight_decay, 1.0),
             ([p for p in free.values() if p.ndim <= 1], recipe.weight_decay if recipe.decay_all else 0.0, 1.0),
@@ -189,7 +203,10 @@ class Trainer:
                 with torch.no_grad(), self.fabric.autocast():
                     teacher = self._outputs(self.teacher, piece, 1).float()
             measured = self._measure(outputs, piece, self.job.task, self.recipe, teacher)
-            self.fabric.backward(measured.loss * (self.fabric.world_size / whole))
+            loss = measured.loss * (self.fabric.world_size / whole)
+            if self.job.penalty is not None and first == 0:
+                loss = loss + self.job.penalty(dict(self.module.named_parameters())) / len(self.job.samples)
+            self.fabric.backward(loss)
             totals += measured.totals()
         self.constraints.gradients()
         self.stepper.step()

@@ -6,8 +6,8 @@ A rate follows from the step, and for a plateau from the losses so far: there is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,20 @@ class Measured(NamedTuple):
     def totals(self) -> Tensor:
         """Float64 (4,), without gradients."""
         return torch.stack([part.detach().double() for part in self])
+
+
+class Penalty(Protocol):
+    """What is asked of the weights besides: a minus log prior, for instance (`netopsy.Priors.regulariser`).
+
+    Called with all parameters by name it gives a number, in nats over the whole training set: over the number of
+    samples it is added to the mean loss. digest: of all that it depends on, to name the checkpoint. It holds plain data
+    and can be sent to another process.
+    """
+
+    @property
+    def digest(self) -> str: ...
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]: ...
 
 
 def targets_of(step: TrainingBatch, task: Task) -> Tensor:
