@@ -103,6 +103,7 @@ TASKS = {
     "mnist-vgg": TaskOfExperiment("mnist", lambda w: vgg(1, 10, w), ("digits-a", "digits-b"), GRAY, _MNIST_RECIPE),
     "cifar10-vgg": TaskOfExperiment("cifar10", lambda w: vgg(3, 10, w), _RESNETS, CIFAR, _CIFAR_RECIPE),
     "cifar10-resnet20": TaskOfExperiment("cifar10", lambda w: ResNet(10, w), _RESNETS, CIFAR, _CIFAR_RECIPE),
+    "cifar100-vgg": TaskOfExperiment("cifar100", lambda w: vgg(3, 100, w), _RESNETS, CIFAR, _CIFAR_RECIPE),
     "cifar100-resnet20": TaskOfExperiment(
         "cifar100", lambda w: ResNet(100, w), ("cifar10-resnet20", *_RESNETS), CIFAR, _CIFAR_RECIPE
     ),

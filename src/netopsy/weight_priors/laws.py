@@ -270,6 +270,50 @@ def _scale(role: str, rows: Sequence[dict[str, Any]]) -> Scale:
     return Scale(role, slope if half <= 0.25 else -0.5, slope - half, slope + half)
 
 
+def interpolate(rows: Sequence[dict[str, Any]], values: Sequence[Any], depth: float) -> Any:
+    """The values of the rows at a depth: between the layers of each network on a line, then averaged over networks."""
+    by_network: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_network.setdefault(row["network"], []).append(i)
+    every = np.asarray(values, np.float64)
+    means = []
+    for indices in by_network.values():
+        at, place = np.unique([rows[i]["depth"] for i in indices], return_inverse=True)
+        counts = np.bincount(place)
+        columns = every[indices].reshape(len(indices), -1).T
+        levels = [np.bincount(place, column) / counts for column in columns]
+        means.append([float(np.interp(depth, at, level)) for level in levels])
+    mean = np.mean(means, 0)
+    return mean if every.ndim > 1 else mean[0]
+
+
+_KIN = {
+    "conv": ("conv", "linear"),
+    "conv_transpose": ("conv_transpose", "conv"),
+    "depthwise": ("depthwise",),
+    "linear": ("conv", "recurrent"),
+    "recurrent": ("linear",),
+}
+
+
+def similar_role(role: str, known: Sequence[str]) -> str | None:
+    """The role among the `known` whose law a role has: its own, else that of the same kind whose kernel is nearest in
+    size; for a convolution then that of linear layers, and the other way round. None where there is none.
+    """
+    if role in known:
+        return role
+    kind, _, kernel = role.partition(" ")
+    for name in _KIN.get(kind, ()):
+        some = [other for other in known if other.split(" ")[0] == name]
+        if some:
+            return min(some, key=lambda other: abs(math.log(_area(other.partition(" ")[2]) / _area(kernel))))
+    return None
+
+
+def _area(kernel: str) -> int:
+    return math.prod(int(side) for side in kernel.split("x")) if kernel else 1
+
+
 def random_components(filters: int, dimensions: int, share: float) -> float:
     """How many components hold the `share` of the variance of as many random filters, by the law of Marchenko and
     Pastur (1967) of the eigenvalues of independent numbers of one variance: a network that learned nothing needs these.

@@ -32,8 +32,10 @@ from netopsy.weight_priors.laws import (
     fit_bases,
     fit_laws,
     fit_scales,
+    interpolate,
     measure,
     random_components,
+    similar_role,
     stage_of,
 )
 from netopsy.weight_priors.places import Place, name_of, places_of
@@ -250,13 +252,13 @@ class Priors:
         else:
             name = name_of(target)
             for place in places_of(target):
-                role = self._source(place.role)
+                role = similar_role(place.role, self.roles)
                 some = [row for row in known if row["role"] == role]
                 if place.layer is None or place.depth == 1 or not some or place.role.startswith("depthwise"):
                     continue
                 width = math.prod(place.layer.weight_shape) // place.fan_in
                 expected = random_components(width, place.fan_in, percentile / 100)
-                ratio = float(_interpolate(some, [row["ratio"] for row in some], place.depth))
+                ratio = float(interpolate(some, [row["ratio"] for row in some], place.depth))
                 rows.append((name, place.name, place.role, place.depth, width, ratio * expected, expected, ratio))
         columns = {"network": pl.String, "parameter": pl.String, "role": pl.String, "depth": pl.Float64}
         columns |= {"width": pl.Int64, "components": pl.Float64, "random": pl.Float64, "ratio": pl.Float64}
@@ -370,64 +372,24 @@ class Priors:
             )
         return said
 
-    def _source(self, role: str) -> str | None:
-        """The role whose law a role has: its own, else that of the same kind with the kernel nearest in size, else for
-        a convolution that of linear layers, and for linear layers that of convolutions."""
-        known = self.roles
-        if role in known:
-            return role
-        kind, _, kernel = role.partition(" ")
-        kin = {"conv": ("conv", "linear"), "conv_transpose": ("conv_transpose", "conv"), "depthwise": ("depthwise",)}
-        kin |= {"linear": ("conv", "recurrent"), "recurrent": ("linear",)}
-
-        def distance(other: str) -> float:
-            return abs(math.log(_area(other.partition(" ")[2]) / _area(kernel)))
-
-        for name in kin.get(kind, ()):
-            some = [other for other in known if other.split(" ")[0] == name and not other.startswith("norm")]
-            if some:
-                return min(some, key=distance)
-        return None
-
     def _prediction(self, place: Place) -> Prediction | None:
-        role = self._source(place.role)
+        role = similar_role(place.role, self.roles)
         if role is None:
             return None
         rows = [r for r in self.layers.iter_rows(named=True) if r["role"] == role and r["std"] > 0]
         exponent = next(scale.exponent for scale in self.scales if scale.role == role)
         gains = [math.log(row["std"]) - exponent * math.log(row["fan_in"]) for row in rows]
-        std = math.exp(_interpolate(rows, gains, place.depth) + exponent * math.log(place.fan_in))
+        std = math.exp(interpolate(rows, gains, place.depth) + exponent * math.log(place.fan_in))
         relative = exponent != 0  # a mean of weights shrinks with them, that of a norm's scale is near 1
         means = [row["mean"] / row["std"] if relative else row["mean"] for row in rows]
-        mean = float(_interpolate(rows, means, place.depth)) * (std if relative else 1)
+        mean = float(interpolate(rows, means, place.depth)) * (std if relative else 1)
         basis = self.bases.get(place.kernel) if place.kernel else None
         variances = None
         if basis is not None:
             some = [r for r in self.layers.iter_rows(named=True) if r["kernel"] == place.kernel and r["spectrum"]]
-            variances = _interpolate(some, [row["spectrum"] for row in some], place.depth)
+            variances = interpolate(some, [row["spectrum"] for row in some], place.depth)
             variances = variances * len(variances) / variances.sum()
         return Prediction(place, mean, std, self.law(role, place.depth), basis, variances)
-
-
-def _interpolate(rows: Sequence[dict[str, Any]], values: Sequence[Any], depth: float) -> Any:
-    """The values at a depth: between the layers of each network on a line, then averaged over networks."""
-    by_network: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        by_network.setdefault(row["network"], []).append(i)
-    every = np.asarray(values, np.float64)
-    means = []
-    for indices in by_network.values():
-        at, place = np.unique([rows[i]["depth"] for i in indices], return_inverse=True)
-        counts = np.bincount(place)
-        columns = every[indices].reshape(len(indices), -1).T
-        levels = [np.bincount(place, column) / counts for column in columns]
-        means.append([float(np.interp(depth, at, level)) for level in levels])
-    mean = np.mean(means, 0)
-    return mean if every.ndim > 1 else mean[0]
-
-
-def _area(kernel: str) -> int:
-    return math.prod(int(side) for side in kernel.split("x")) if kernel else 1
 
 
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
