@@ -166,11 +166,14 @@ def _scales(tables: dict[str, pl.DataFrame]) -> list[Finding]:
     if weights.height:
         low, high = weights.row(0, named=True), weights.row(-1, named=True)
         middle, glorot = (float(np.median(weights[name].to_numpy())) for name in ("he", "glorot"))
-        text = f"The weights have {number(middle)} of the standard deviation that He's initialisation draws"
+        text = f"The weights' standard deviation is {number(middle)} times that of He's initialisation"
         if weights.height > 1:
-            text += f" in the median layer, from {number(low['he'])} ({low['layer']}) to {number(high['he'])} ("
-            text += f"{high['layer']})"
-        findings.append(Finding(f"{text}; of Glorot's {number(glorot)}.", min(5.0, abs(math.log2(max(middle, 1e-6))))))
+            text += (
+                f" in the median layer, {number(low['he'])} ({low['layer']}) to {number(high['he'])} ({high['layer']})"
+            )
+        findings.append(
+            Finding(f"{text}; {number(glorot)} times Glorot's.", min(5.0, abs(math.log2(max(middle, 1e-6)))))
+        )
     for row in tables["scales"].drop_nulls("low").iter_rows(named=True):
         if row["high"] - row["low"] > 0.5:
             continue
