@@ -17,8 +17,7 @@ from netopsy import load_samples, workspace
 from netopsy.errors import SettingsError
 from netopsy.features.bow import bag
 from netopsy.features.bow.bag import bag_of_words, descriptors_for, image_size, parse_grids, regions
-from netopsy.features.bow.dense_sift import DenseSift, orientation_maps
-from netopsy.features.bow.words import RegionPooling, draw_descriptors, learn_words
+from netopsy.features.bow.words import DenseSift, RegionPooling, draw_descriptors, learn_words, orientation_maps
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
 from netopsy.stats.kmeans import kmeans

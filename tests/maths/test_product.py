@@ -12,8 +12,7 @@ from netopsy import Transform
 from netopsy.errors import MissingExtra, SettingsError
 from netopsy.transform.coders import ProductCoder
 from netopsy.transform.fit import training
-from netopsy.transform.fit.binary import Itq
-from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer, train_opq, train_pq
+from netopsy.transform.fit.product import Itq, OptimizedProductQuantizer, ProductQuantizer, train_opq, train_pq
 from netopsy.transform.fit.training import TrainingSet
 
 faiss = pytest.importorskip("faiss")

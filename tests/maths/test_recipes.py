@@ -19,17 +19,18 @@ from netopsy.stats.pca import fit_pca
 from netopsy.studies.transfer.alternatives import candidates
 from netopsy.transform.coders import Floats, Scalars, Signs
 from netopsy.transform.fit import training
-from netopsy.transform.fit.binary import (
+from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
+from netopsy.transform.fit.product import (
     NORMAL_ERROR,
     Itq,
+    OptimizedProductQuantizer,
+    ProductQuantizer,
     SignBits,
     TransformCoding,
     allot,
     procrustes,
     scalar_centroids,
 )
-from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
-from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
 from netopsy.transform.fit.training import Quantizer, TrainingSet, fit_ranges, parse_size, quantize, unit
 from netopsy.transform.steps import Project
 

@@ -16,8 +16,8 @@ from netopsy import Network, Preprocessing, Samples, load_network, load_samples,
 from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
 from netopsy.network.units import Unit
 from netopsy.studies.maximize.ascend import Climb
-from netopsy.studies.maximize.choosing import candidate_nodes
 from netopsy.studies.maximize.records import correlations, run_table
+from netopsy.studies.maximize.target import candidate_nodes
 from networks import Tokens, noise_images, shipped
 
 SIZE = 12

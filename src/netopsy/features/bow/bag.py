@@ -22,8 +22,7 @@ from torch import Tensor
 from netopsy._version import __version__
 from netopsy.engine.workspace.workspace import check_room, current_workspace, file_stem, open_rows
 from netopsy.errors import SettingsError
-from netopsy.features.bow.dense_sift import DenseSift
-from netopsy.features.bow.words import Pooling, RegionPooling, learn_words
+from netopsy.features.bow.words import DenseSift, Pooling, RegionPooling, learn_words
 from netopsy.files import finish
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples

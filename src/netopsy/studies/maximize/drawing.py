@@ -16,9 +16,8 @@ from netopsy.pictures.patches import patches
 from netopsy.result import Figure, Image
 from netopsy.samples.samples import Samples
 from netopsy.studies.maximize.ascend import Climb, network_input, shares
-from netopsy.studies.maximize.choosing import Best
 from netopsy.studies.maximize.records import state
-from netopsy.studies.maximize.target import Target
+from netopsy.studies.maximize.target import Best, Target
 from netopsy.wording import number
 
 _TILE = 224  # screen pixels of a picture's longer side

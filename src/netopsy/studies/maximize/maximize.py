@@ -19,21 +19,22 @@ from netopsy.result import Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from netopsy.studies.maximize.ascend import AscentSettings, Climb, Stage, ascend
-from netopsy.studies.maximize.choosing import (
-    SampleStatistics,
-    Way,
-    candidate_nodes,
-    choose_units,
-    strongest_of,
-    tallies,
-)
 from netopsy.studies.maximize.drawing import figures, sheets, unit_images
 from netopsy.studies.maximize.findings import findings
 from netopsy.studies.maximize.parametrisation import mixing
 from netopsy.studies.maximize.records import run_table, step_table
 from netopsy.studies.maximize.search import run_table as found_table
 from netopsy.studies.maximize.search import search, sentences, show
-from netopsy.studies.maximize.target import Target, find_targets
+from netopsy.studies.maximize.target import (
+    SampleStatistics,
+    Target,
+    Way,
+    candidate_nodes,
+    choose_units,
+    find_targets,
+    strongest_of,
+    tallies,
+)
 from netopsy.studies.study import ObservingStudy
 
 _RUNS = 3

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from netopsy.studies.maximize.ascend import Climb
-from netopsy.studies.maximize.choosing import Best
-from netopsy.studies.maximize.target import Target
+from netopsy.studies.maximize.target import Best, Target
 
 _OTHERS = 8
 

@@ -29,8 +29,7 @@ from netopsy.pictures.mosaic import below, caption, waveform
 from netopsy.result import Image, Passage, Texts
 from netopsy.samples.samples import Samples
 from netopsy.studies.maximize.ascend import generator
-from netopsy.studies.maximize.choosing import Best, token_steps
-from netopsy.studies.maximize.target import Target
+from netopsy.studies.maximize.target import Best, Target, token_steps
 from netopsy.wording import listing, plural
 
 _SWAPS = 16  # that are run in each step

@@ -15,9 +15,8 @@ from netopsy.stats.average_precision import draw_queries, nearest, recall, same_
 from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import Chain, Stresses
 from netopsy.studies.transfer.tables import code_line
-from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
-from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
+from netopsy.transform.fit.product import Itq, OptimizedProductQuantizer, ProductQuantizer, SignBits, TransformCoding
 from netopsy.transform.fit.training import Quantizer
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)

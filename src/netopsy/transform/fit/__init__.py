@@ -1,8 +1,7 @@
 """Recipes: ways to bring vectors down to a number of bits. `Quantizer.fit(x_train)` gives a transform."""
 
-from netopsy.transform.fit.binary import Itq, SignBits, TransformCoding
 from netopsy.transform.fit.levels import Bins, Directions, Truncation, Whitened
-from netopsy.transform.fit.product import OptimizedProductQuantizer, ProductQuantizer
+from netopsy.transform.fit.product import Itq, OptimizedProductQuantizer, ProductQuantizer, SignBits, TransformCoding
 from netopsy.transform.fit.training import Quantizer, TrainingSet, parse_size, unit
 
 __all__ = [
