@@ -5,20 +5,36 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
 from PIL import Image as Picture
 
-from netopsy.errors import CaseError
+from netopsy.errors import CaseError, nearest
 from netopsy.files import atomic_folder, atomic_write, restore_folder
 from netopsy.report.notebook import chart_svg
 from netopsy.report.pages import write_report
 from netopsy.report.summary import file_stem
-from netopsy.result import LEVELS, MEASURE_SCHEMA, Alert, Atlas, Figure, Finding, Image, Passage, Result, Sheet, Texts
+from netopsy.result import (
+    LEVELS,
+    MEASURE_SCHEMA,
+    Alert,
+    Atlas,
+    Figure,
+    Finding,
+    Image,
+    Panel,
+    Passage,
+    Result,
+    Sheet,
+    Texts,
+    figure_keys,
+)
 
 FORMAT = 2
 _AT_WORK = ".at-work"  # ends the name of an empty file that stands for a study between its beginning and its Result
@@ -30,7 +46,7 @@ class Case:
         case.json                  format, the studies in the order they came, and a summary of the baseline
         index.html, STUDY.html     the report
         STUDY/result.json          settings, findings, provenance, and what lies in the folders beside it
-        STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png     STUDY/artifacts/*
+        STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png, *.npz     STUDY/artifacts/*
         STUDY/texts/*.json         STUDY/atlases/NAME/units.parquet, stimuli.parquet, *.webp, texts.json
         .work/                     checkpoints of studies that are not finished
 
@@ -129,8 +145,7 @@ class Case:
                 for key, words in index["figures"].items()
             }
             images = {
-                key: Image(pixels=np.asarray(Picture.open(folder / "images" / f"{file_stem(key)}.png")), **words)
-                for key, words in index["images"].items()
+                key: _read_image(folder / "images" / file_stem(key), words) for key, words in index["images"].items()
             }
             return Result(
                 study=name,
@@ -152,8 +167,42 @@ class Case:
             )
         except CaseError:
             raise
-        except (OSError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        except (OSError, KeyError, TypeError, ValueError, BadZipFile, pl.exceptions.PolarsError) as error:
             raise CaseError(f"the study '{name}' of case '{self.path}' is damaged ({error}): run it again.") from error
+
+    def list_figures(self) -> pl.DataFrame:
+        """Charts and pictures of all studies, one row each: name (`STUDY/NAME`), kind, and title."""
+        rows = []
+        for study in self.names:
+            index = _read_json(self.path / study / "result.json")
+            for name, (kind, key) in figure_keys(index["figures"], index["images"]).items():
+                words = index["figures" if kind == "chart" else "images"][key]
+                rows.append((f"{study}/{name}", kind, words["title"]))
+        return pl.DataFrame(rows, schema={"name": pl.String, "kind": pl.String, "title": pl.String}, orient="row")
+
+    def figure(self, name: str) -> Figure | Image:
+        """One chart or picture, called `STUDY/NAME`, or by its name alone where no other study has one of that name.
+
+        It can be saved for print: `case.figure("noise/by_layer").save("noise.pdf", width="85mm")`.
+        Errors: CaseError for another name.
+        """
+        study, _, rest = self.full_name(name).partition("/")
+        return self.load(study).figure(rest)
+
+    def full_name(self, name: str) -> str:
+        """`STUDY/NAME` of the figure called `name`. Errors: CaseError where there is none, or several."""
+        names = self.list_figures()["name"].to_list()
+        matching = [one for one in names if name in (one, one.partition("/")[2])]
+        if name in matching:
+            return name
+        if len(matching) > 1:
+            raise CaseError(f"several studies have a figure '{name}': {', '.join(matching)}; give one of these names.")
+        if not matching:
+            known = f"nearest: {nearest(name, names)}" if names else "it has none"
+            raise CaseError(
+                f"no figure '{name}' in case '{self.path}'; {known}. `netopsy figure {self.path}` lists all."
+            )
+        return matching[0]
 
     def write_report(self) -> Path:
         """Write the HTML pages; returns the path of the index."""
@@ -186,6 +235,8 @@ def _write_result(result: Result, folder: Path) -> None:
         (folder / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
     for name, image in result.images.items():
         Picture.fromarray(image.pixels).save(folder / "images" / f"{file_stem(name)}.png", optimize=True)
+        if image.panels:
+            np.savez_compressed(folder / "images" / f"{file_stem(name)}.npz", **image.arrays)  # type: ignore[arg-type]
     for name, texts in result.texts.items():
         (folder / "texts" / f"{name}.json").write_text(json.dumps(asdict(texts)), encoding="utf-8")
     for name, atlas in result.atlases.items():
@@ -198,8 +249,8 @@ def _write_result(result: Result, folder: Path) -> None:
 def _index(result: Result) -> dict[str, Any]:
     """What `result.json` holds: all but the contents of tables, charts and pictures."""
 
-    def words(thing: Figure | Image, content: str) -> dict[str, Any]:
-        return {key: value for key, value in asdict(thing).items() if key != content}
+    def words(thing: Figure | Image | Panel, *contents: str) -> dict[str, Any]:
+        return {f.name: getattr(thing, f.name) for f in fields(thing) if f.name not in contents}
 
     return {
         "study": result.study,
@@ -213,7 +264,11 @@ def _index(result: Result) -> dict[str, Any]:
         "provenance": result.provenance,
         "tables": list(result.tables),
         "figures": {name: words(figure, "spec") for name, figure in result.figures.items()},
-        "images": {name: words(image, "pixels") for name, image in result.images.items()},
+        "images": {
+            name: words(image, "pixels", "panels")
+            | {"panels": [words(panel, "pictures") | {"count": len(panel.pictures)} for panel in image.panels]}
+            for name, image in result.images.items()
+        },
         "texts": list(result.texts),
         "atlases": {name: _atlas_words(atlas) for name, atlas in result.atlases.items()},
         "artifacts": list(result.artifacts),
@@ -261,6 +316,23 @@ def _read_atlas(folder: Path, words: dict[str, Any]) -> Atlas:
     stored = _read_json(file) if file.exists() else {}  # cases of older versions have none
     texts = {node: tuple(tuple(map(_passage, unit)) for unit in units) for node, units in stored.items()}
     return Atlas(**{**words, "sheets": sheets}, **tables, texts=texts)
+
+
+def _read_image(stem: Path, words: dict[str, Any]) -> Image:
+    pixels = np.asarray(Picture.open(stem.with_name(f"{stem.name}.png")))
+    stored, panels = words.get("panels", []), []  # cases of older versions have none
+    if stored:
+        with np.load(stem.with_name(f"{stem.name}.npz"), allow_pickle=False) as arrays:
+            panels = [_read_panel(panel, arrays) for panel in stored]
+    return Image(**{**words, "panels": tuple(panels)}, pixels=pixels)
+
+
+def _read_panel(stored: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Panel:
+    panel = {key: value for key, value in stored.items() if key != "count"}
+    name, count = stored["name"], stored["count"]
+    pictures = list(arrays[name]) if name in arrays else [arrays[f"{name} {k}"] for k in range(count)]
+    frames = tuple(None if box is None else tuple(box) for box in stored["frames"])
+    return Panel(**{**panel, "notes": tuple(stored["notes"]), "frames": frames}, pictures=pictures)
 
 
 def _read_texts(path: Path) -> Texts:

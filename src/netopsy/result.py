@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
+
+from netopsy.errors import SettingsError, nearest
 
 Group = Literal["contents", "vision", "losses", "size"]
 """What a study asks: what is in the network, what does it see, what can it lose, how small does it get."""
@@ -32,10 +35,54 @@ class Figure:
     reading: str
     source: str = ""
 
+    def save(
+        self, path: str | Path, *, width: str = "170mm", theme: str = "light", dpi: float = 300, format: str = ""
+    ) -> Path:
+        """Write the chart for print as SVG, PDF or PNG, by the ending of `path` or by `format`; returns the path.
+
+        The chart is laid out anew for its width, text at 7 to 8 points and names whole. width: as `85mm`, `3.3in` or
+        `1000px` (pixels of a PNG at `dpi`). theme: light or dark. Errors: SettingsError.
+        """
+        from netopsy.report import paper
+
+        path, format = Path(path), format or Path(path).suffix[1:].lower()
+        paper.check_print(format, theme, dpi)
+        paper.write_svg(paper.chart_svg(self.spec, paper.points(width, dpi), theme), path, format, dpi)
+        return path
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Pictures as they are, without frame, text or enlargement, and what is drawn around them.
+
+    name: in files. pictures: each uint8 (height, width) or (height, width, 3). caption: what they show. notes: a few
+    words on each, or none. frames: of each the box (top, left, bottom, right) in pixels that is framed, or None; or
+    none. columns: of them side by side; 0 for as many as fit.
+    """
+
+    name: str
+    pictures: Sequence[np.ndarray]
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+    frames: tuple[tuple[int, int, int, int] | None, ...] = ()
+    columns: int = 0
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The pictures as one array (n, height, width[, 3]) under the panel's name; of unequal sizes one each, under
+        `NAME 0`, `NAME 1`, ...
+        """
+        if len({picture.shape for picture in self.pictures}) <= 1:
+            return {self.name: np.stack(self.pictures)}
+        return {f"{self.name} {k}": picture for k, picture in enumerate(self.pictures)}
+
 
 @dataclass(frozen=True)
 class Image:
-    """A picture: `pixels` uint8 (height, width) or (height, width, 3), drawn at `zoom` screen pixels a pixel."""
+    """A picture: `pixels` uint8 (height, width) or (height, width, 3), drawn at `zoom` screen pixels a pixel.
+
+    panels: what it is put together from; none where `pixels` is a picture as it is.
+    """
 
     pixels: np.ndarray
     title: str
@@ -43,6 +90,31 @@ class Image:
     source: str = ""
     alt: str = ""
     zoom: int = 1
+    panels: tuple[Panel, ...] = ()
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The pictures without frame or text, by the names of the panels: see `Panel.arrays`."""
+        panels = self.panels or (Panel("picture", (self.pixels,)),)
+        return {name: array for panel in panels for name, array in panel.arrays.items()}
+
+    def save(
+        self, path: str | Path, *, width: str = "170mm", theme: str = "light", dpi: float = 300, format: str = ""
+    ) -> Path:
+        """Write the picture for print as SVG, PDF or PNG, or its `arrays` as npz; as `Figure.save`.
+
+        A pixel takes a whole number of dots at `dpi`, without smoothing; words stand beside it as text.
+        """
+        from netopsy.report import paper, plates
+
+        path, format = Path(path), format or Path(path).suffix[1:].lower()
+        if format == "npz":
+            paper.write_arrays(self.arrays, path)
+            return path
+        paper.check_print(format, theme, dpi, "npz")
+        panels = self.panels or (Panel("picture", (self.pixels,)),)
+        paper.write_svg(plates.plate_svg(panels, paper.points(width, dpi), theme, dpi), path, format, dpi)
+        return path
 
 
 @dataclass(frozen=True)
@@ -222,7 +294,32 @@ class Result:
     measures: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MEASURE_SCHEMA))
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def figure(self, name: str) -> Figure | Image:
+        """The chart or picture called `name`, which can be saved for print. Errors: SettingsError for another name."""
+        keys = figure_keys(self.figures, self.images)
+        if name not in keys:
+            known = f"nearest: {nearest(name, keys)}" if keys else "it has none"
+            raise SettingsError(f"no figure '{name}' in '{self.study}'; {known}.")
+        kind, key = keys[name]
+        return self.figures[key] if kind == "chart" else self.images[key]
+
+    @property
+    def pictures(self) -> dict[str, dict[str, np.ndarray]]:
+        """All pictures as arrays without frame or text: see `Image.arrays`."""
+        return {name: image.arrays for name, image in self.images.items()}
+
     def _repr_html_(self) -> str:
         from netopsy.report.notebook import result_html
 
         return result_html(self)
+
+
+def figure_keys(figures: Iterable[str], images: Iterable[str]) -> dict[str, tuple[Literal["chart", "picture"], str]]:
+    """The charts and pictures of a study by the names under which they are saved: what each is, and its key.
+
+    A picture that has the name of a chart is called `NAME_picture`.
+    """
+    keys: dict[str, tuple[Literal["chart", "picture"], str]] = {name: ("chart", name) for name in figures}
+    for name in images:
+        keys[f"{name}_picture" if name in keys else name] = ("picture", name)
+    return keys

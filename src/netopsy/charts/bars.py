@@ -145,7 +145,7 @@ def histogram(
             type="quantitative",
             title=x_title or left,
             bin="binned",
-            axis=alt.Axis(tickCount=4, format="~g"),
+            axis=alt.Axis(tickCount=4, format=",.6~g"),  # without digits a tick at 10 would be 1e+1,
         ),
         x2=alt.X2(field=field_name(right)),
         y=value,

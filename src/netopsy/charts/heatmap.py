@@ -7,11 +7,13 @@ import polars as pl
 
 from netopsy.charts.parts import (
     are_short,
+    diverging,
     field_name,
     in_order,
     inline,
     label_ink,
     make_figure,
+    sequential,
     tip,
     to_float,
     unique_columns,
@@ -59,12 +61,9 @@ def heatmap(
     columns, rows = frame[x].n_unique(), frame[y].n_unique()
     if labels is None:
         labels = marks is None and columns <= 12 and columns * rows <= LABELLED_CELLS
-    scale = alt.Scale(scheme="viridis", domain=[lowest, highest], reverse=reverse, clamp=True)
+    scale = sequential(lowest, highest, reverse)
     if middle is not None:
-        reach = max(highest - middle, middle - lowest) or 1.0
-        scale = alt.Scale(
-            scheme="blueorange", domain=[middle - reach, middle, middle + reach], reverse=reverse, clamp=True
-        )
+        scale = diverging(middle, max(highest - middle, middle - lowest) or 1.0, reverse)
     form = ".1%" if percent else ".2f" if muted is not None else ".3~g"
     length = min(160, max(44, rows * ROW - 22))  # of the legend's bar, which stands beside the map under a title
     color = alt.Color(

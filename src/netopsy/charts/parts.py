@@ -16,6 +16,8 @@ SYMBOLS = 8  # colours (Okabe-Ito) and point shapes that can be told apart; more
 _TICKS = 12  # whole numbers that are all written
 _ROLES = 6  # kinds of layers that are drawn apart
 
+_ENDS = ("#085aa6", "#ebebeb", "#91421e")  # of a diverging scale: as dark at either end, and as far from its middle
+
 NAMES = 45  # names that fit side by side along an axis
 
 
@@ -61,7 +63,7 @@ def position(kind: Any, frame: pl.DataFrame, column: str, title: str | None, **h
         scale = alt.Scale(type="log", nice=False)
         ticks = sorted(frame[column].drop_nulls().unique().to_list())
         few = ticks if len(ticks) <= 16 else alt.Undefined
-        axis = alt.Axis(format="~g", labelOverlap=True, values=few, tickCount=4)
+        axis = alt.Axis(format=",.6~g", labelOverlap=True, values=few, tickCount=4)
     return kind(field=field_name(column), type="quantitative", title=title or column, axis=axis, scale=scale)
 
 
@@ -127,16 +129,31 @@ def reference_line(at: float, label: str, percent: bool, axis: str = "y") -> lis
     return [rule, words.encode(**keys, x=alt.value("width"), text=alt.Text(field="label", type="nominal"))]
 
 
+def sequential(lowest: float, highest: float, reverse: bool = False) -> alt.Scale:
+    """Colours from dark to bright in even steps, told apart in gray and with any kind of colour vision (viridis)."""
+    return alt.Scale(scheme="viridis", domain=[lowest, highest], reverse=reverse, clamp=True)
+
+
+def diverging(middle: float, reach: float, reverse: bool = False) -> alt.Scale:
+    """Blue below `middle`, orange above, light at it; a straight line in CIELAB on either side, so steps are even.
+
+    In gray both sides darken alike: what is printed in the cells says which.
+    """
+    ends = _ENDS[::-1] if reverse else _ENDS
+    domain = [middle - reach, middle, middle + reach]
+    return alt.Scale(domain=domain, range=list(ends), interpolate="lab", clamp=True)
+
+
 def label_ink(
     value: str, lowest: float, highest: float, middle: float | None, reverse: bool, muted: str | None = None
 ) -> Any:
     """Black on bright cells and white on dark ones, for either scheme; black on muted ones."""
     field = f"datum[{value!r}]"
     if middle is not None:
-        reach = 0.7 * (max(highest - middle, middle - lowest) or 1.0)
+        reach = 0.79 * (max(highest - middle, middle - lowest) or 1.0)
         dark = f"abs({field} - {middle}) > {reach}" + (f" && !datum[{muted!r}]" if muted else "")
         return alt.condition(dark, alt.value("white"), alt.value("black"))
-    share = 0.4 if reverse else 0.6
+    share = 0.54 if reverse else 0.46  # where black and white are as easy to read
     edge = lowest + share * (highest - lowest)
     return alt.condition(f"{field} {'>' if reverse else '<'} {edge}", alt.value("white"), alt.value("black"))
 

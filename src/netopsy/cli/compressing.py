@@ -1,4 +1,4 @@
-"""The commands `compress` and `expand`, a network as one small file and back; and `blocks`, which lists its blocks."""
+"""The commands `compress` and `expand`, a network as one small file and back; `layers` and `blocks` list its parts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COMPRESS = "Write a network as one small file, without samples and without training."
 EXPAND = "Turn a compressed file back into an ordinary state dict."
+LAYERS = "List the layers: shapes, parameters, multiply-adds, receptive fields."
 _FORCE = o.switch("force", "Replace the file where there is one.")
 _TABLE = [
     "layer",
@@ -124,3 +125,15 @@ def blocks(network: str, **options: Any) -> None:
     else:
         notes.append("No stretch with one input and one output holds two layers; name one as FIRST:LAST by its layers.")
     output.show_frame(frame, net.name, _COLUMNS, "\n".join(notes))
+
+
+def layers(network: str, **options: Any) -> None:
+    from netopsy.network.listing import list_layers, other_parameters
+
+    output, net = Output.take(options), load_subject(network, options)
+    frame, rest = list_layers(net), sum(other_parameters(net).values())
+    notes = f"{frame.height} layers hold {net.parameters - rest:,} of {net.parameters:,} parameters, others {rest:,}."
+    output.show_frame(frame, net.name, _LAYER_COLUMNS, notes)
+
+
+_LAYER_COLUMNS = ["layer", "kind", "weight", "groups", "parameters", "share", "output", "macs", "field"]

@@ -41,7 +41,7 @@ PANELS: dict[str, list[str]] = {
     "Shrink": ["prescribe", "compress", "expand", "compression", "transfer", "dsd"],
     "Compare": ["correspondence"],
     "More studies": [],
-    "Plumbing": ["report", "serve", "run", "completion"],
+    "Plumbing": ["report", "figure", "serve", "run", "completion"],
 }
 
 
@@ -155,8 +155,15 @@ def _plain_commands() -> dict[str, Any]:
     small = "small.netopsy.safetensors"
     return {
         "examine": o.command("examine", _EXAMINE, _examine_options(), _examine, examine),
-        "layers": o.command("layers", _LAYERS, layers, _layers, f"netopsy layers {network}"),
+        "layers": o.command("layers", c.LAYERS, layers, c.layers, f"netopsy layers {network}"),
         "report": o.command("report", _REPORT, [case, o.OPEN], _report, "netopsy report case --open"),
+        "figure": o.command(
+            "figure",
+            _FIGURE,
+            _figure_options(case),
+            _figure,
+            "netopsy figure case noise/top1 --width 85mm --format pdf",
+        ),
         "run": o.command(
             "run",
             _RUN,
@@ -177,9 +184,8 @@ def _plain_commands() -> dict[str, Any]:
 
 
 _EXAMINE = "Examine a network: run the studies and write one report."
-_COLUMNS = ["layer", "kind", "weight", "groups", "parameters", "share", "output", "macs", "field"]
-_LAYERS = "List the layers: shapes, parameters, multiply-adds, receptive fields."
 _REPORT = "Write the report of a case again, without the network and the samples."
+_FIGURE = "Write a chart or picture of a case for print, laid out for a width; without a name, list them all."
 _RUN = "Run an experiment that a protocol (a TOML file) describes."
 _SERVE = "Show a case, or a folder of cases with a list of them, in the browser."
 _COMPLETION = "Print the script that completes commands and options in a shell."
@@ -223,6 +229,22 @@ def _serve_options() -> list[o.Option]:
     text = "Port of this computer to listen on; 8000 or the next that is free by default."
     folder = o.argument("folder", "A case, or a folder that holds cases.")
     return [folder, o.option("port", int | None, text, None), o.OPEN]
+
+
+def _figure_options(case: o.Option) -> list[o.Option]:
+    name = "STUDY/NAME, or NAME where one study has it; with * several at once (quote it). Lists all where left out."
+    out = "File to write, or folder where NAME has a *; STUDY-NAME.FORMAT here by default."
+    kinds = Literal["svg", "pdf", "png", "npz"]
+    return [
+        case,
+        o.argument("name", name).replace(default=None, annotation=o.argument("name", name, str | None).annotation),
+        o.option("width", str, "Width in mm, cm, in, pt or px (of a PNG).", "170mm"),
+        o.option("format", kinds | None, "npz: a picture's arrays. By the ending of --out, else pdf.", None),
+        o.option("out", str | None, out, None),
+        o.option("theme", Literal["light", "dark"], "Dark text on white, or light on black.", "light"),
+        o.option("dpi", float, "Dots per inch of a PNG.", 300.0),
+        *o.TABLES,
+    ]
 
 
 def _study_command(name: str) -> Any:
@@ -348,21 +370,18 @@ def _run(
     output.show_case(case, show.new, show.kept)
 
 
-def _layers(network: str, **options: Any) -> None:
-    from netopsy.network.listing import list_layers, other_parameters
-
-    output, net = Output.take(options), load_subject(network, options)
-    frame, rest = list_layers(net), sum(other_parameters(net).values())
-    notes = f"{frame.height} layers hold {net.parameters - rest:,} of {net.parameters:,} parameters, others {rest:,}."
-    output.show_frame(frame, net.name, _COLUMNS, notes)
-
-
 def _report(case: str, **options: Any) -> None:
     from netopsy.case import Case
 
     page = Case(case, create=False).write_report()
     print(page)
     Output.take(options).open_page(page)
+
+
+def _figure(case: str, name: str | None = None, **options: Any) -> None:
+    from netopsy.case import Case
+
+    Output.take(options).write_figures(Case(case, create=False), name, **options)
 
 
 def _serve(folder: str, *, port: int | None, **options: Any) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from netopsy.errors import SettingsError
 if TYPE_CHECKING:
     import polars as pl
 
+    from netopsy.case import Case
     from netopsy.result import Result
 
 ROWS = 40
@@ -103,6 +105,41 @@ class Output:
                 print(f"New: {', '.join(new) or 'none'}.")
         print(f"Report: {page}")
         self.open_page(page)
+
+    def write_figures(self, case: Case, name: str | None, *, format: str | None, out: str | None, **style: Any) -> None:
+        """The figure of a case called `name`, or all that match it, for print; prints the paths. Without a name, all
+        names.
+
+        style: width, theme and dpi, as `Figure.save` has them.
+        """
+        from netopsy.report.summary import file_stem
+
+        frame = case.list_figures()
+        if name is None:
+            notes = f"{frame.height} figures; `netopsy figure {case.path} NAME` writes one."
+            self.show_frame(frame, str(case.path), ["name", "kind"], notes)
+            return
+        several = "*" in name
+        chosen = [one for one in frame["name"] if fnmatch(one, name)] if several else [case.full_name(name)]
+        if several and format == "npz":  # charts hold no pictures
+            pictured = set(frame.filter(kind="picture")["name"])
+            chosen = [one for one in chosen if one in pictured]
+        if not chosen:
+            raise SettingsError(f"no figure matches '{name}'; `netopsy figure {case.path}` lists all.")
+        ending = Path(out).suffix[1:].lower() if out and not several else ""
+        format = format or ending or "pdf"
+        folder = Path(out or ".") if several else Path(".")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"cannot write to '{folder}' ({error.strerror}): give another --out.") from error
+        result: Result | None = None
+        for one in chosen:
+            study, _, rest = one.partition("/")
+            if result is None or result.study != study:
+                result = case.load(study)
+            path = Path(out) if out and not several else folder / f"{study}-{file_stem(rest)}.{format}"
+            print(result.figure(rest).save(path, format=format, **style))
 
     def exit_code(self, results: Iterable[Result]) -> int:
         """1 where an alert is of the level of --fail-on or worse, else 0."""

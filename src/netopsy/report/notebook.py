@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from netopsy.report.atlas import THEMES
+from netopsy.report.paper import THEMES
 from netopsy.report.summary import image_summary, study_images, table_summary
 from netopsy.result import Result, Texts
 

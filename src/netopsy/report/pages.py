@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from netopsy.errors import CaseError
 from netopsy.files import atomic_write
-from netopsy.report.atlas import THEMES, AtlasPictures, atlas_data
+from netopsy.report.atlas import AtlasPictures, atlas_data
 from netopsy.report.decisions import collect_layers, decision_table, measures_of, strip
 from netopsy.report.layer_pages import (
     LayerRows,
@@ -30,6 +30,7 @@ from netopsy.report.layer_pages import (
     unit_pages,
 )
 from netopsy.report.overview import alerts, groups, head, is_trusted, pictures, tiles
+from netopsy.report.paper import THEMES
 from netopsy.report.summary import CSV_ROWS, csv_text, file_stem, summarise, unit_images
 from netopsy.result import Result
 

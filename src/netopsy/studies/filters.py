@@ -17,7 +17,7 @@ from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filter_shape, filte
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.pictures.mosaic import grid, normalise_maps
-from netopsy.result import Figure, Finding, Image, Result
+from netopsy.result import Figure, Finding, Image, Panel, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, PositiveInt, Unique
 from netopsy.stats.pca import components_for, cumulative_share, eigenvalues
@@ -110,23 +110,34 @@ class Filters(Study):
         taken = network.preprocessing
         if first and isinstance(taken, Preprocessing) and depth == taken.depth == 3:
             colours = filters[:, ::-1] if taken.channels == "BGR" else filters
-            squares = normalise_maps(colours).transpose(0, 2, 3, 1)
-            sheet, how = grid(squares), "one square per filter, in the colours it answers to"
+            squares, columns = normalise_maps(colours).transpose(0, 2, 3, 1), None
+            how = "one square per filter, in the colours it answers to"
             title = f"The {plural(number, 'filter')} of {layer.name}"
         elif depth == 1:
-            sheet, how = grid(normalise_maps(filters)[:, 0]), "one square per filter"
+            squares, columns = normalise_maps(filters)[:, 0], None
+            how = "one square per filter"
             title = f"The {plural(number, 'filter')} of {layer.name}"
         else:
             few = normalise_maps(filters)[: self.most_filters, : self.most_channels]
-            sheet = grid(few.reshape(-1, *few.shape[2:]), columns=few.shape[1])
+            squares, columns = few.reshape(-1, *few.shape[2:]), few.shape[1]
             how = "one row per filter, one column per input channel"
             title = (
                 f"{few.shape[0]} of {plural(number, 'filter')} of {layer.name}, {few.shape[1]} of "
                 f"{plural(depth, 'channel')}"
             )
         reading = f"{how[0].upper()}{how[1:]}; mid-gray is 0, and each filter is scaled to its own largest weight."
+        sheet = grid(squares, columns)
         zoom = max(1, min(12, SHEET // max(sheet.shape[:2])))
-        return Image(sheet, title, reading, "after Lorieul et al., Section II.B", alt=f"{title}: {how}", zoom=zoom)
+        panel = Panel(layer.name, tuple(squares), columns=columns or 0)
+        return Image(
+            sheet,
+            title,
+            reading,
+            "after Lorieul et al., Section II.B",
+            alt=f"{title}: {how}",
+            zoom=zoom,
+            panels=(panel,),
+        )
 
     def _findings(self, network: Network, table: pl.DataFrame) -> list[Finding]:
         if table.is_empty():

@@ -20,7 +20,7 @@ from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.units import find_unit, places
 from netopsy.pictures import mosaic
 from netopsy.pictures.mosaic import below, beside, caption, fit_side, pictures
-from netopsy.result import Image
+from netopsy.result import Image, Panel
 from netopsy.samples.samples import Batch, Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.activations.counts import bin_counts
@@ -189,8 +189,10 @@ class Slices:
         for image, picture in record.pictures.items():
             if not self.nodes:
                 continue
-            rows = [self._row(name, channels, record.maps[image, name]) for name, channels in self.nodes.items()]
-            label = caption(f"{'sample' if picture is None else 'image'} {image}")
+            panels = [self._panel(name, channels, record.maps[image, name]) for name, channels in self.nodes.items()]
+            rows = [_row(panel) for panel in panels]
+            label_text = f"{'sample' if picture is None else 'image'} {image}"
+            label = caption(label_text)
             left = label if picture is None else below([label, fit_side(picture, _PICTURE)])
             key = "maps" if len(record.pictures) == 1 else f"maps_{image}"
             sheets[key] = Image(
@@ -201,10 +203,12 @@ class Slices:
                 "all black.",
                 source="Palmieri et al., Figure 2",
                 alt=f"Image {image} beside maps of channels of {', '.join(self.nodes)}",
+                panels=(*(() if picture is None else (Panel("image", (picture,), label_text),)), *panels),
             )
         return sheets
 
-    def _row(self, name: str, channels: Sequence[int], maps: Tensor) -> np.ndarray:
+    def _panel(self, name: str, channels: Sequence[int], maps: Tensor) -> Panel:
+        """The maps of the channels that are shown, uint8 (height, width) each."""
         maps = maps.nan_to_num(0.0, 0.0, 0.0)
         if channels:
             chosen = list(channels)
@@ -216,19 +220,24 @@ class Slices:
         layer = self.network.nodes[name].layer
         label = f"{name}, behind {layer}" if layer and layer != name else name
         text = f"{label}: {active} of {plural(len(maps), 'channel')} active, {maps.shape[1]} x {maps.shape[2]}"
-        tiles = []
-        for channel in chosen:
-            tile = _gray(maps[channel])
-            tiles.append(below([tile, caption(str(channel), tile.shape[1], 10)]))
-        sheet = mosaic.grid(np.stack(tiles), columns=min(_ACROSS, len(tiles)), gap=4)
-        return below([caption(text, max(sheet.shape[1], _ACROSS * _TILE)), sheet])
+        return Panel(name, [_gray(maps[channel]) for channel in chosen], text, tuple(map(str, chosen)), columns=_ACROSS)
+
+
+def _row(panel: Panel) -> np.ndarray:
+    """The maps enlarged, each over its channel."""
+    tiles = []
+    for shades, channel in zip(panel.pictures, panel.notes, strict=True):
+        tile = np.repeat(fit_side(shades, _TILE)[:, :, None], 3, 2)
+        tiles.append(below([tile, caption(channel, tile.shape[1], 10)]))
+    sheet = mosaic.grid(np.stack(tiles), columns=min(_ACROSS, len(tiles)), gap=4)
+    return below([caption(panel.caption, max(sheet.shape[1], _ACROSS * _TILE)), sheet])
 
 
 def _gray(values: Tensor) -> np.ndarray:
-    """uint8 (height, width, 3) at the tile's size: 0 black, the largest white."""
+    """uint8 (height, width): 0 black, the largest white."""
     top = float(values.max())
-    shades = (values.clamp(min=0) / (top if top > 0 else 1) * 255).round().to(torch.uint8).numpy()
-    return np.repeat(fit_side(shades, _TILE)[:, :, None], 3, 2)
+    shades: np.ndarray = (values.clamp(min=0) / (top if top > 0 else 1) * 255).round().to(torch.uint8).numpy()
+    return shades
 
 
 def _is_map(node: Node) -> bool:

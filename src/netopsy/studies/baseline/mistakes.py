@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from netopsy.charts import bars, curve, heatmap
 from netopsy.engine.observe.tally import without_padding
 from netopsy.pictures.mosaic import below, beside, caption, fit_side
-from netopsy.result import Alert, Figure, Image, Level, Passage, Texts
+from netopsy.result import Alert, Figure, Image, Level, Panel, Passage, Texts
 from netopsy.samples.samples import Samples
 from netopsy.stats.hypothesis_tests import paired_difference, wilson
 from netopsy.studies.baseline.trials import Evidence
@@ -102,7 +102,8 @@ def mistake_pictures(mistakes: pl.DataFrame, samples: Samples) -> dict[str, Imag
     tiles = [_tile(picture, word) for picture, word in zip(pictures, words, strict=True) if picture is not None]
     lines = [beside(tiles[start : start + _ACROSS], 6) for start in range(0, len(tiles), _ACROSS)]
     alt = f"{plural(len(tiles), samples.noun)} that the network gets wrong: {listing(words, 3)}"
-    return {"mistakes": Image(below(lines, 6), title, reading, alt=alt)}
+    panel = Panel("mistakes", [picture for picture in pictures if picture is not None], notes=tuple(words))
+    return {"mistakes": Image(below(lines, 6), title, reading, alt=alt, panels=(panel,))}
 
 
 def _tile(picture: np.ndarray, words: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from netopsy.engine.observe.observe import observe
 from netopsy.network.network import Network
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
 from netopsy.pictures.patches import patches
-from netopsy.result import Figure, Image, Passage, Texts
+from netopsy.result import Figure, Image, Panel, Passage, Texts
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Comparison, Names
@@ -240,6 +240,7 @@ def picture(
         ),
         "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
         alt=f"Patches of matched units of {comparison.networks[0]} and {comparison.networks[1]}",
+        panels=tuple(_panel(sides, a, b, row) for (a, b), rows in chosen.items() for row in rows),
     )
 
 
@@ -332,6 +333,13 @@ def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]],
         node: dict(zip(node_channels, cut[node].reshape(len(node_channels), -1, *cut[node].shape[1:]), strict=True))
         for node, node_channels in channels_of.items()
     }
+
+
+def _panel(sides: Sequence[UnitTiles], a: str, b: str, row: tuple[int, int, float]) -> Panel:
+    """The patches of the unit of the first network, then those of its partner."""
+    tiles = (*sides[0][a][row[0]], *sides[1][b][row[1]])
+    name = f"{a}:{row[0]} - {b}:{row[1]}"
+    return Panel(name, tiles, f"{name} (correlation {row[2]:.2f})", columns=len(tiles) // 2)
 
 
 def _pair(

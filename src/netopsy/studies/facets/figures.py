@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import UInt8
 
-from netopsy.charts.parts import inline, make_figure
+from netopsy.charts.parts import diverging, inline, make_figure
 from netopsy.pictures.mosaic import PAPER, below, beside, caption, resize
-from netopsy.result import Figure, Image
+from netopsy.result import Figure, Image, Panel
 from netopsy.studies.facets.account import VERDICTS, Account, gray_code, karnaugh_map, letters
 from netopsy.wording import listing, plural
 
@@ -42,7 +42,11 @@ def sheet(unit: str, rows: Sequence[UInt8[np.ndarray, "n height width 3"]], size
         else "The unit's strongest stimuli from left to right, each cut out at its receptive field: one pattern only."
     )
     alt_text = f"{title}: rows of {listing([str(s) for s in sizes])} stimuli, {columns} patches shown of each."
-    return Image(below(lines, _GAP), title, reading, _SOURCE, alt=alt_text)
+    panels = tuple(
+        Panel(f"facet {k}", tuple(row), f"facet {k}: {plural(count, 'stimulus', 'stimuli')}", columns=columns)
+        for k, (row, count) in enumerate(zip(rows, sizes, strict=True), 1)
+    )
+    return Image(below(lines, _GAP), title, reading, _SOURCE, alt=alt_text, panels=panels)
 
 
 def karnaugh(unit: str, account: Account, names: Sequence[str]) -> Figure:
@@ -80,14 +84,14 @@ def karnaugh(unit: str, account: Account, names: Sequence[str]) -> Figure:
             alt.Tooltip("on:N", title="inputs on"),
         ],
     )
-    scale = alt.Scale(scheme="blueorange", domain=[0, 0.5, 1])
+    scale = diverging(0.5, 0.5)
     legend = alt.Legend(
         title="share that fired", format=".0%", values=[0, 0.5, 1], orient="bottom", direction="horizontal"
     )  # a map of two rows has no room for one at its side
     seen = base.transform_filter("datum.fires !== null").mark_rect()
     unseen = base.transform_filter("datum.fires === null").mark_rect(color=_UNSEEN)
     ink = alt.condition(
-        "datum.fires === null || datum.fires < 0.2 || datum.fires > 0.85", alt.value("white"), alt.value("black")
+        "datum.fires === null || datum.fires < 0.105 || datum.fires > 0.895", alt.value("white"), alt.value("black")
     )
     cells = seen.encode(color=alt.Color("fires:Q", scale=scale, legend=legend))
     frames = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from netopsy.network.network import Network
 from netopsy.network.windows.field import Box
 from netopsy.pictures.mosaic import PAPER, below, beside, caption, draw_frame, fit_side, pictures
-from netopsy.result import Image
+from netopsy.result import Image, Panel
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.field.effective import Effective
 from netopsy.studies.field.tree import ActivationTree, TreeLevel
@@ -55,7 +55,7 @@ def picture_of(network: Network, image: Tensor) -> np.ndarray:
 
 def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float) -> Image:
     """For each probe the image with its fields, and the energy inside the theoretical one."""
-    blocks = []
+    blocks, names = [], []
     for probe_effect in measured:
         probe = probe_effect.probe
         top, left, bottom, right = probe_effect.box
@@ -65,6 +65,7 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
             if probe_effect.side is None
             else f"in effect {probe_effect.side:.0f} ({probe_effect.area_share:.0%})"
         )
+        names.append(f"{name} {words}")
         rows = [
             _name(name, _TILE),
             caption(f"{bottom - top} x {right - left} pixels", _TILE, 11),
@@ -83,6 +84,16 @@ def effective(picture: np.ndarray, measured: Sequence[Effective], energy: float)
         f"hold {energy:.0%} of the energy.",
         source="after Luo et al., 2016",
         alt=f"The fields of view of {plural(len(measured), 'unit')}, framed on an image, and the gradient inside each.",
+        panels=(
+            Panel(
+                "fields",
+                [picture] * len(measured),
+                "Theoretical fields",
+                tuple(names),
+                tuple(probe_effect.box for probe_effect in measured),
+            ),
+            Panel("energy", [_energy(one) for one in measured], "Gradient inside each field", tuple(names)),
+        ),
     )
 
 
@@ -107,11 +118,37 @@ def tree(picture: np.ndarray, grown: ActivationTree, image: int) -> Image:
         "of these active (middle), and on a path of active units and chosen maxima to it (bottom). Numbers: units.",
         source="after Palmieri et al., Figure 3",
         alt=f"Maps of the units in the tree of {grown.unit}, those active and those contributing, layer by layer.",
+        panels=(Panel("image", (picture,), "Image", frames=(grown.field,)), *_panels(grown)),
     )
 
 
+def _panels(grown: ActivationTree) -> list[Panel]:
+    """The tree's maps, a row of layers for each of what is in the tree, active and contributing."""
+    levels = [grown.rows[index] for index in spread_indices(len(grown.rows), _LEVELS)]
+    panels = []
+    for row, words in enumerate(_ROWS):
+        counts = [(level.in_tree, level.active, level.contributing)[row] for level in levels]
+        panels.append(
+            Panel(
+                words,
+                [_shades(level, count, words) for level, count in zip(levels, counts, strict=True)],
+                words.capitalize(),
+                tuple(f"{level.node}: {int(n.sum()):,}" for level, n in zip(levels, counts, strict=True)),
+                tuple(level.box if level.cells is None else None for level in levels),
+            )
+        )
+    return panels
+
+
 def _level(level: TreeLevel, counts: Tensor, words: str) -> np.ndarray:
-    """One square of a tree: shades of the row's colour by the share of channels."""
+    """One square of a tree, with the places that the unit depends on framed."""
+    box = level.box if level.cells is None else None
+    tile, _ = _tile(_shades(level, counts, words), box, _LEVEL, (90, 90, 90))
+    return tile
+
+
+def _shades(level: TreeLevel, counts: Tensor, words: str) -> np.ndarray:
+    """Shades of the row's colour by the share of channels, uint8 (height, width, 3)."""
     if level.cells is not None and level.channels > 1:
         across = math.ceil(level.channels**0.5)
         cells = level.cells[list(_ROWS).index(words)].float()
@@ -122,8 +159,7 @@ def _level(level: TreeLevel, counts: Tensor, words: str) -> np.ndarray:
     share = strength.clamp(min=0).numpy()[:, :, None]
     shades = _GROUND + (colour - _GROUND) * share
     shades[strength.numpy() < 0] = PAPER
-    tile, _ = _tile(shades.round().astype(np.uint8), level.box if level.cells is None else None, _LEVEL, (90, 90, 90))
-    return tile
+    return shades.round().astype(np.uint8)
 
 
 def _mark_fields(picture: np.ndarray, effective: Effective) -> np.ndarray:
@@ -132,12 +168,19 @@ def _mark_fields(picture: np.ndarray, effective: Effective) -> np.ndarray:
     return tile if effective.sd is None else _ellipse_box(tile, effective, scale, (0, 0))
 
 
-def _inside(effective: Effective) -> np.ndarray:
-    """The energy inside the theoretical field."""
+def _energy(effective: Effective) -> np.ndarray:
+    """The energy inside the theoretical field, uint8 (height, width): the brighter, the more."""
     top, left, bottom, right = effective.box
     energy = effective.energy[top:bottom, left:right]
     peak = float(np.quantile(energy.numpy(), _BRIGHT)) if energy.numel() else 0.0
-    shades = ((energy / (peak or 1)).sqrt().clamp(max=1) * 255).round().to(torch.uint8).numpy()
+    shades: np.ndarray = ((energy / (peak or 1)).sqrt().clamp(max=1) * 255).round().to(torch.uint8).numpy()
+    return shades
+
+
+def _inside(effective: Effective) -> np.ndarray:
+    """`_energy` as a square, with the effective field."""
+    top, left = effective.box[:2]
+    shades = _energy(effective)
     tile, scale = _tile(np.repeat(shades[:, :, None], 3, 2), None, _TILE, _THEORY)
     return tile if effective.sd is None else _ellipse_box(tile, effective, scale, (top, left))
 

@@ -13,7 +13,7 @@ from netopsy import charts
 from netopsy.network.network import Network
 from netopsy.pictures.mosaic import below, beside, caption, draw_frame, fit_side, pictures
 from netopsy.pictures.patches import patches
-from netopsy.result import Figure, Image
+from netopsy.result import Figure, Image, Panel
 from netopsy.samples.samples import Samples
 from netopsy.studies.maximize.ascend import Climb, network_input, shares
 from netopsy.studies.maximize.records import state
@@ -65,6 +65,9 @@ def sheets(
             "A small field of view is shown alone and enlarged, a large one framed within the image." + compared,
             source=_SOURCE[way],
             alt=f"Maximised images of {names} ({way})",
+            panels=tuple(
+                _panel(network, samples, targets[i], climbs[way][i], strongest[i], sample_patches.get(i)) for i in part
+            ),
         )
     return images
 
@@ -93,6 +96,7 @@ def unit_images(
                 f"this image{compared}.",
                 source=_SOURCE[way],
                 zoom=max(1, _TILE // side),
+                panels=(Panel(name, (picture,)),),
             )
     return images
 
@@ -112,14 +116,35 @@ def _row(
     if best is not None and patch is not None:
         tiles.append(below([fit_side(patch, _TILE), caption(f"image {best.image}: {best.value:.5g}", size=12)], 2))
     row = beside(tiles, 8)
+    return below([caption(_note(network, samples, target), max(row.shape[1], 420)), row], 2)
+
+
+def _note(network: Network, samples: Samples | None, target: Target) -> str:
+    """The unit, where it is, and how much it sees."""
     where = (
         "mean of the channel" if target.unit.place is None else "centre" if target.centred and target.unit.place else ""
     )
     height, width = target.size
     if samples is not None and target.unit.node == network.output and target.unit.channel < len(samples.classes):
         where = f"class {samples.classes[target.unit.channel]}"
-    note = f"{target.unit}{f' ({where})' if where else ''}, sees {height} x {width} pixels"
-    return below([caption(note, max(row.shape[1], 420)), row], 2)
+    return f"{target.unit}{f' ({where})' if where else ''}, sees {height} x {width} pixels"
+
+
+def _panel(
+    network: Network,
+    samples: Samples | None,
+    target: Target,
+    climb: Climb,
+    best: Best | None,
+    patch: np.ndarray | None,
+) -> Panel:
+    """What a unit sees of each maximised image, then of its strongest sample."""
+    drawn = list(pictures_of(network, climb.pictures))
+    notes = [f"run {run}: {float(value):.5g}" for run, value in enumerate(climb.reached)]
+    if best is not None and patch is not None:
+        drawn.append(patch)
+        notes.append(f"image {best.image}: {best.value:.5g}")
+    return Panel(str(target.unit), drawn, _note(network, samples, target), tuple(notes))
 
 
 def pictures_of(network: Network, pixels: torch.Tensor) -> np.ndarray:

@@ -26,7 +26,7 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import place_at, places
 from netopsy.pictures.mosaic import below, caption, waveform
-from netopsy.result import Image, Passage, Texts
+from netopsy.result import Image, Panel, Passage, Texts
 from netopsy.samples.samples import Samples
 from netopsy.studies.maximize.ascend import generator
 from netopsy.studies.maximize.target import Best, Target, token_steps
@@ -323,6 +323,7 @@ def show(
     """Each unit's best runs beside its strongest sample: as text, or recordings as waves."""
     groups: dict[str, tuple[Passage, ...]] = {}
     waves: list[np.ndarray] = []
+    panels: list[Panel] = []
     for target, best in zip(targets, strongest, strict=True):
         mine = sorted((f for f in found if f.target is target), key=lambda f: -f.reached)
         lines = []
@@ -346,7 +347,9 @@ def show(
                 line = wave.reshape(-1, wave.shape[-1])
                 left, right = target.box[1], target.box[3]
                 drawn = waveform(line, line.shape[1], (left, right), (left + right - 1) // 2, (60, 360))
-                waves.append(below([caption(f"{target.unit} run {one.run}: {one.reached:.4g}", 360, 12), drawn], 2))
+                words = f"{target.unit} run {one.run}: {one.reached:.4g}"
+                waves.append(below([caption(words, 360, 12), drawn], 2))
+                panels.append(Panel(f"{target.unit} run {one.run}", (drawn,), words))
         if lines:
             groups[str(target.unit)] = tuple(lines)
     texts = {
@@ -364,6 +367,7 @@ def show(
         "One wave a run, in the range of the samples; the unit sees the shaded part.",
         "after Erhan et al., 2009",
         alt=f"Waves of {plural(len(waves), 'run')}",
+        panels=tuple(panels),
     )
     return (texts if groups else {}), ({"waves": image} if waves else {})
 

@@ -29,7 +29,7 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.network.units import Unit
 from netopsy.pictures.mosaic import below, caption, normalise_maps, resize, waveform
-from netopsy.result import Finding, Image, Passage, Texts
+from netopsy.result import Finding, Image, Panel, Passage, Texts
 from netopsy.samples.samples import Batch, Samples
 from netopsy.stats.hypothesis_tests import Estimate
 from netopsy.studies.reconstruct.report import (
@@ -297,7 +297,7 @@ def _passage(result: Attributions, part: Attribution) -> Passage:
 
 def waveforms(result: Attributions, pictured: Collection[int]) -> Image:
     """Each unit's recording, and below it the attributions of every rule."""
-    blocks, last = [], None
+    blocks, panels, last = [], [], None
     for part in _distinct(result, pictured):
         length = part.values.shape[-1]
         if (part.unit, part.number) != last:
@@ -306,11 +306,11 @@ def waveforms(result: Attributions, pictured: Collection[int]) -> Image:
             at = (part.span[0] + part.span[1] - 1) // 2 if part.place is None else part.place
             line = waveform(part.sample, length, part.span, at, (_HEIGHT, _WIDTH))
             blocks += [caption(words, _WIDTH), line]
+            panels.append(Panel(f"{part.unit} {part.number}", (line,), words))
         strip = np.repeat(normalise_maps(_strongest(part.values, _WIDTH)[None])[0][..., None], 3, 2)
-        blocks += [
-            caption(part.rule, _WIDTH, 11),
-            resize(np.ascontiguousarray(strip), (_STRIP * len(strip), _WIDTH), smooth=False),
-        ]
+        long = resize(np.ascontiguousarray(strip), (_STRIP * len(strip), _WIDTH), smooth=False)
+        blocks += [caption(part.rule, _WIDTH, 11), long]
+        panels.append(Panel(f"{part.unit} {part.number} {part.rule}", (long,), part.rule))
     return Image(
         below(blocks, 2),
         "What each place of a recording adds to some units",
@@ -319,6 +319,7 @@ def waveforms(result: Attributions, pictured: Collection[int]) -> Image:
         "(gradient x input; mid-gray is 0).",
         "after Shrikumar et al., 2016",
         alt="Recordings with the attributions of each rule below them.",
+        panels=tuple(panels),
     )
 
 

@@ -24,7 +24,7 @@ from netopsy.network.signature import Signature
 from netopsy.network.units import Unit, find_unit
 from netopsy.network.windows.field import Box
 from netopsy.pictures.mosaic import NEUTRAL, PAPER, below, beside, caption, draw_frame, map_pictures, pictures, resize
-from netopsy.result import Figure, Finding, Group, Image, Result
+from netopsy.result import Figure, Finding, Group, Image, Panel, Result
 from netopsy.samples.samples import Samples, check_images, read_images
 from netopsy.settings import Length, NonNegativeInt, PositiveInt, Seed, Unique
 from netopsy.stats.describe import spread_indices
@@ -196,17 +196,15 @@ class Reconstruct(Study):
             one = samples.classified and not samples.multilabel
             label = f" (class {samples.classes[int(samples.labels[example.image])]})" if one else ""
             titles.append(f"{example.unit} at {example.value:.3g} on image {example.image}{label}")
-        pixels = sheet(
-            read_images(network, samples, numbers),
-            [numbers.index(example.image) for example in examples],
-            [example.field for example in examples],
-            {
-                _TITLES.get(rule, rule): torch.stack([example.maps[rule] for example in examples])
-                for rule in examples[0].maps
-            },
-            titles,
-            network.preprocessing,
-        )
+        images = read_images(network, samples, numbers)
+        of = [numbers.index(example.image) for example in examples]
+        fields = [example.field for example in examples]
+        maps = {
+            _TITLES.get(rule, rule): torch.stack([example.maps[rule] for example in examples])
+            for rule in examples[0].maps
+        }
+        pixels = sheet(images, of, fields, maps, titles, network.preprocessing)
+        panels = _panels(images, of, fields, maps, titles, network.preprocessing)
         return {
             "reconstructions": Image(
                 pixels,
@@ -215,6 +213,7 @@ class Reconstruct(Study):
                 "alone where it is small. Mid-gray is 0; each map is scaled by itself.",
                 _SOURCE,
                 alt="The image and the maps of each rule, one row a unit.",
+                panels=panels,
             )
         }
 
@@ -321,6 +320,29 @@ def sheet(
             parts = [originals[image], *(d[row] for d in map_sheets.values())]
             rows.append(beside([_close(part, field, size) for part in parts], 4))
     return below(rows, 4)
+
+
+def _panels(
+    images: Tensor,
+    of: Sequence[int],
+    fields: Sequence[Box],
+    maps: Mapping[str, Tensor],
+    titles: Sequence[str],
+    preprocessing: Preprocessing | Signature,
+) -> tuple[Panel, ...]:
+    """What `sheet` draws, a panel a unit: the image, then each rule's map, with the field of view framed."""
+    originals = pictures(images, preprocessing)
+    drawn = [map_pictures(values, preprocessing, clip=_CLIP) for values in maps.values()]
+    return tuple(
+        Panel(
+            f"{titles[row].split(' at ')[0]} image {row}",
+            [originals[image], *(values[row] for values in drawn)],
+            titles[row],
+            ("image", *maps),
+            (field,) * (1 + len(drawn)),
+        )
+        for row, (image, field) in enumerate(zip(of, fields, strict=True))
+    )
 
 
 def _column_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from netopsy import charts
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
-from netopsy.result import Figure, Finding, Image, Texts
+from netopsy.result import Figure, Finding, Image, Panel, Texts
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.stimuli.drawing import NodePictures, UnitPassages
@@ -105,6 +105,11 @@ def figure(pictures: list[NodePictures], top: int) -> Image:
         "row by row. A patch is the unit's receptive field; gray is beyond the image, and in a reconstruction zero.",
         "after Zeiler and Fergus, Figure 2",
         alt=f"Patches and reconstructions of units of {names}",
+        panels=tuple(
+            Panel(name := f"{drawn.strongest.node}:{channel}", tuple(tiles), name, columns=top)
+            for drawn in pictures
+            for channel, tiles in zip(drawn.channels.tolist(), drawn.examples, strict=False)  # the first are drawn
+        ),
     )
 
 

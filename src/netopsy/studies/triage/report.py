@@ -12,7 +12,7 @@ import numpy as np
 from netopsy.blocks.block import Block
 from netopsy.blocks.section import section
 from netopsy.pictures.mosaic import below, beside, caption, grid, resize
-from netopsy.result import Figure, Finding, Image
+from netopsy.result import Figure, Finding, Image, Panel
 from netopsy.samples.tasks import Task, find_task
 from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.design import TriageRun, criticality
@@ -47,13 +47,15 @@ def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
     parent_maps = maps(section(parent, end=block.output).eval(), parent, run.samples, channels).numpy()
     side = max(SIDE, parent_maps.shape[1])
     size = (side, max(1, round(side * parent_maps.shape[2] / parent_maps.shape[1])))
+    panels: list[Panel] = []
     parts = [below([caption("", 26), *[_label(str(c), size[0] + 1) for c in channels]])]
     # a row has one scale, the parent's, so that a network that answers more faintly is darker, as in the paper
     low, top = parent_maps.min((1, 2)), parent_maps.max((1, 2))
     for name, values in {"base": parent_maps, **new_maps}.items():
         scale = np.where(top > low, top - low, 1.0)[:, None, None]
         shades = np.clip((values[: len(channels)] - low[:, None, None]) / scale, 0, 1)
-        squares = np.stack([resize(np.rint(255 * shade).astype(np.uint8), size, smooth=False) for shade in shades])
+        panels.append(Panel(name, tuple(np.rint(255 * shades).astype(np.uint8)), name, columns=len(shades)))
+        squares = np.stack([resize(shade, size, smooth=False) for shade in panels[-1].pictures])
         column = np.repeat(grid(squares, 1)[:, :, None], 3, 2)
         parts.append(below([caption(name, column.shape[1]), column]))
     return Image(
@@ -63,6 +65,7 @@ def _sheet(run: TriageRun, block: Block, count: int) -> Image | None:
         f"(matched one to one). One scale a row, the parent's. Image {PICTURED}, first seed.",
         source="Nowak & Corso, Deep Net Triage, 2018, Figure 3",
         alt=f"Activation maps of {block.name} in the parent and in {len(new_maps)} compressed networks.",
+        panels=tuple(panels),
     )
 
 
