@@ -47,7 +47,9 @@ class Figure:
 
         path, format = Path(path), format or Path(path).suffix[1:].lower()
         paper.check_print(format, theme, dpi)
-        paper.write_svg(paper.chart_svg(self.spec, paper.points(width, dpi), theme), path, format, dpi)
+        points = paper.points(width, dpi)
+        points = paper.whole_dots(points, dpi) if format == "png" else points
+        paper.write_svg(paper.chart_svg(self.spec, points, theme), path, format, dpi)
         return path
 
 
@@ -113,7 +115,9 @@ class Image:
             return path
         paper.check_print(format, theme, dpi, "npz")
         panels = self.panels or (Panel("picture", (self.pixels,)),)
-        paper.write_svg(plates.plate_svg(panels, paper.points(width, dpi), theme, dpi), path, format, dpi)
+        points = paper.points(width, dpi)
+        points = paper.whole_dots(points, dpi) if format == "png" else points
+        paper.write_svg(plates.plate_svg(panels, points, theme, dpi), path, format, dpi)
         return path
 
 
@@ -144,6 +148,16 @@ class Sheet:
         lossless = max(height, width) < 16  # the codec's blocks
         Picture.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=6, lossless=lossless)
         return cls(buffer.getvalue(), (height, width), columns, n)
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """The pictures by themselves, uint8 (count, height, width, 3)."""
+        from PIL import Image as Picture
+
+        pixels = np.asarray(Picture.open(io.BytesIO(self.data)).convert("RGB"))
+        (height, width), rows = self.tile, pixels.shape[0] // self.tile[0]
+        cut = pixels.reshape(rows, height, self.columns, width, 3).swapaxes(1, 2)
+        return cut.reshape(-1, height, width, 3)[: self.count]
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,15 @@ class Atlas:
     source: str = ""
     texts: dict[str, tuple[tuple[Passage, ...], ...]] = field(default_factory=dict)
     noun: str = "image"
+
+    def pictures(self, node: str) -> np.ndarray:
+        """A node's pictures in the order of `units`, uint8 (unit, picture, height, width, 3): `top` patches, then as
+        many reconstructions if there are any. Those of 16 pixels and more are compressed as in a JPEG.
+        """
+        if node not in self.sheets:
+            raise SettingsError(f"the atlas has no pictures of '{node}'; nearest: {nearest(node, self.sheets)}.")
+        tiles = np.concatenate([sheet.tiles for sheet in self.sheets[node]])
+        return tiles.reshape(-1, self.top * (2 if self.rules.get(node) else 1), *tiles.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,8 @@ def test_first_filters_are_in_colour_also_for_bgr() -> None:
         (image,) = netopsy.filters(network).images.values()
         pictures.append(image.pixels)
     assert pictures[0].shape[2] == 3 and np.array_equal(*pictures)
+    (squares,) = image.arrays.values()
+    assert squares.shape == (2, 2, 2, 3) and (squares[..., 0] == 255).all() and (squares[..., 1:] == 128).all()
     red = pictures[0].reshape(-1, 3).astype(int)
     assert ((red[:, 0] > red[:, 1]) & (red[:, 0] > red[:, 2])).any()
 

@@ -153,7 +153,7 @@ def label_ink(
         reach = 0.79 * (max(highest - middle, middle - lowest) or 1.0)
         dark = f"abs({field} - {middle}) > {reach}" + (f" && !datum[{muted!r}]" if muted else "")
         return alt.condition(dark, alt.value("white"), alt.value("black"))
-    share = 0.54 if reverse else 0.46  # where black and white are as easy to read
+    share = 0.57 if reverse else 0.43  # where black and white are as easy to read
     edge = lowest + share * (highest - lowest)
     return alt.condition(f"{field} {'>' if reverse else '<'} {edge}", alt.value("white"), alt.value("black"))
 

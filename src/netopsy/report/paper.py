@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 import re
 import textwrap
@@ -74,6 +75,8 @@ _NARROWEST, _WIDEST = 57.0, 3400.0  # points: 20 mm and 1.2 m
 _CHARACTER = 0.53  # of a font's size: a letter's mean width
 _ROW = 0.55  # points of a row of a map or of bars, of the pixels that it takes on a page
 _GAP = 12.0  # between small charts
+_TALL = 120.0  # of names below an axis; longer ones are broken
+_NAMES = 0.42  # of the width that names before a row take at most; longer ones are broken
 
 
 def points(width: str, dpi: float = 300) -> float:
@@ -88,6 +91,11 @@ def points(width: str, dpi: float = 300) -> float:
     if not _NARROWEST - 1 <= value <= _WIDEST:
         raise SettingsError(f"width '{width}' is {value / _UNITS['mm']:.4g} mm: a figure has 20 to 1200 mm.")
     return value
+
+
+def whole_dots(width: float, dpi: float) -> float:
+    """The width in points nearest to `width` that is a whole number of dots, and a trace more: a PNG's is cut off."""
+    return (round(width / 72 * dpi) + 0.02) * 72 / dpi
 
 
 def check_print(format: str, theme: str, dpi: float, *more: str) -> None:
@@ -170,13 +178,13 @@ def chart_svg(spec: dict[str, Any], width: float, theme: str = "light") -> str:
             break
         inner["width"] = max(24.0, room + (width - total) / across)
     _, height = svg_size(svg)
-    return _resized(svg, f"{width:.3f}", f"{height * width / total:.3f}")
+    return _resized(svg, f"{width:.4f}", f"{height * width / total:.4f}")
 
 
 def _print_theme(name: str) -> dict[str, Any]:
     ink, ground = INKS[name]
     config = copy.deepcopy(THEMES[name])
-    config |= {"background": ground, "font": PRINT_FONT, "padding": 2, "facet": {"spacing": _GAP}}
+    config |= {"background": ground, "font": PRINT_FONT, "padding": 2, "lineBreak": "\n", "facet": {"spacing": _GAP}}
     size = {"labelFontSize": SMALL, "titleFontSize": LARGE, "labelLimit": 0, "titleLimit": 0}
     config["axis"] |= size | {"labelColor": ink, "titleColor": ink, "labelOverlap": "greedy", "labelSeparation": 4}
     config["axis"] |= {
@@ -227,8 +235,15 @@ def _print_mark(mark: dict[str, Any]) -> None:
 def _print_facets(laid: dict[str, Any], width: float) -> dict[str, Any]:
     """Small charts in as many columns as their names and axes have room for."""
     facet = laid["facet"]
-    names = _values(laid, facet.get("field", ""))
-    least = max(68.0, *(text_width(str(name), SMALL) * 1.1 + 8 for name in names)) if names else 68.0
+    names = [str(name) for name in _values(laid, facet.get("field", ""))]
+    lines = [_break_name(name, (width - 40) / 1.15) for name in names]  # they are bold
+    for part in _dicts(laid):
+        for row in (part.get("data") or {}).get("values", []):
+            if row.get(facet.get("field")) is not None:
+                row[facet["field"]] = "\n".join(_break_name(str(row[facet["field"]]), (width - 40) / 1.15))
+    if isinstance(facet.get("sort"), list):
+        facet["sort"] = ["\n".join(_break_name(str(name), (width - 40) / 1.15)) for name in facet["sort"]]
+    least = max(68.0, 1.15 * _longest(lines) + 8)
     columns = max(1, min(int(laid.get("columns") or 3), len(names) or 1, int((width + _GAP) / (least + _GAP))))
     laid["columns"] = columns
     _print_view(laid["spec"], (width - (columns - 1) * _GAP) / columns, legends=width, data=laid)
@@ -245,11 +260,13 @@ def _print_view(view: dict[str, Any], width: float, *, legends: float = 0.0, dat
     height = _ROW * asked if rows else min(0.75 * asked, max(90.0, 0.62 * width))
     margin = 30.0
     if rows:
-        names = [text_width(str(value), SMALL) for value in _values(shared, down[0].get("field", ""))]
-        margin = max(names, default=0.0) + 16
+        names = [str(value) for value in _order(down[0], shared)]
+        axis = down[0].setdefault("axis", {})
+        lines = _break_names(axis, names, _NAMES * width)
+        axis["labelOffset"] = -0.55 * SMALL * (max(map(len, lines), default=1) - 1)
+        margin = _longest(lines) + 16
+        height = max(height, len(names) * (max(map(len, lines), default=1) * SMALL * 1.1 + 1))
     room = max(24.0, width - margin)
-    if rows and len(down[0].get("sort") or []) and not (down[0].get("axis") or {}).get("labelOverlap", True):
-        height = max(height, len(down[0]["sort"]) * (SMALL + 1.5))
     view["width"], view["height"] = float(room), height
     for name, channel in channels:
         if name == "x" and channel.get("type") in ("ordinal", "nominal"):
@@ -275,6 +292,11 @@ def _print_names(channel: dict[str, Any], shared: Any, room: float) -> None:
     step = 1 if fits else math.ceil((SMALL + 1) / each)
     if step > 1:
         axis["values"] = order[::step]
+    elif not fits:
+        broken = [len(_break_name(name, _TALL)) for name in names]
+        if max(broken) * SMALL * 1.1 <= each:
+            _break_names(axis, names, _TALL)
+            axis["labelOffset"] = -0.55 * SMALL * (max(broken) - 1)
     channel["axis"] = axis
 
 
@@ -284,9 +306,9 @@ def _print_legend(channel: dict[str, Any], shared: Any, width: float) -> None:
         legend |= {"orient": "top", "direction": "horizontal", "gradientLength": min(150.0, 0.5 * width)}
         return
     order = _order(channel, shared)
-    longest = max((text_width(str(value), SMALL) for value in order), default=0.0)
+    lines = _break_names(legend, [str(value) for value in order], width - 26)
     legend["orient"] = "top"
-    legend["columns"] = max(1, min(4, len(order) or 1, int(width / (longest + 26))))
+    legend["columns"] = max(1, min(4, len(order) or 1, int(width / (_longest(lines) + 26))))
     if isinstance(legend.get("title"), str):
         legend["title"] = _wrap(legend["title"], width)
 
@@ -309,6 +331,30 @@ def _drop_crowded(view: dict[str, Any], shared: Any, room: float) -> None:
 def _mark_type(view: dict[str, Any]) -> str:
     mark = view.get("mark", "")
     return str(mark.get("type", "") if isinstance(mark, dict) else mark)
+
+
+def _break_names(labels: dict[str, Any], names: list[str], room: float) -> list[list[str]]:
+    """The lines of each name, broken behind a dot or the like where one is too long; an axis or legend is told so."""
+    lines = [_break_name(name, room) for name in names]
+    if any(len(parts) > 1 for parts in lines):
+        table = json.dumps(dict(zip(names, lines, strict=True)))
+        labels["labelExpr"] = f"({table})[datum.label] || datum.label"
+        labels["labelLineHeight"] = SMALL * 1.1
+    return lines
+
+
+def _longest(lines: list[list[str]]) -> float:
+    """Points of the longest line of all names."""
+    return max((text_width(line, SMALL) for name in lines for line in name), default=0.0)
+
+
+def _break_name(name: str, room: float) -> list[str]:
+    lines = [""]
+    for part in re.findall(r"[^._/ :-]+[._/ :-]*|[._/ :-]+", name) or [name]:
+        if lines[-1] and text_width(lines[-1] + part, SMALL) > room:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def _wrap(text: str, room: float) -> str | list[str]:

@@ -60,8 +60,8 @@ def plate_svg(panels: Sequence[Plate], width: float, theme: str = "light", dpi: 
             height = max(height, _panel(parts, panel, (x, top), room, columns, side, dpi))
     height = max(height, 1.0)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width:.3f}" '
-        f'height="{height:.3f}" viewBox="0 0 {width:.3f} {height:.3f}"><rect width="{width:.3f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width:.4f}" '
+        f'height="{height:.3f}" viewBox="0 0 {width:.4f} {height:.3f}"><rect width="{width:.4f}" '
         f'height="{height:.3f}" fill="{ground}"/><g font-family="{PRINT_FONT}" fill="{ink}">{"".join(parts)}</g></svg>'
     )
 

@@ -322,8 +322,7 @@ def show(
 ) -> tuple[dict[str, Texts], dict[str, Image]]:
     """Each unit's best runs beside its strongest sample: as text, or recordings as waves."""
     groups: dict[str, tuple[Passage, ...]] = {}
-    waves: list[np.ndarray] = []
-    panels: list[Panel] = []
+    waves, panels = [], []
     for target, best in zip(targets, strongest, strict=True):
         mine = sorted((f for f in found if f.target is target), key=lambda f: -f.reached)
         lines = []
@@ -347,9 +346,8 @@ def show(
                 line = wave.reshape(-1, wave.shape[-1])
                 left, right = target.box[1], target.box[3]
                 drawn = waveform(line, line.shape[1], (left, right), (left + right - 1) // 2, (60, 360))
-                words = f"{target.unit} run {one.run}: {one.reached:.4g}"
-                waves.append(below([caption(words, 360, 12), drawn], 2))
-                panels.append(Panel(f"{target.unit} run {one.run}", (drawn,), words))
+                panels.append(Panel(name := f"{target.unit} run {one.run}", (drawn,), f"{name}: {one.reached:.4g}"))
+                waves.append(below([caption(panels[-1].caption, 360, 12), drawn], 2))
         if lines:
             groups[str(target.unit)] = tuple(lines)
     texts = {
