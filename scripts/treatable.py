@@ -178,6 +178,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "parameters": (layers,),
     "distributions": (layers,),
     "filters": (convolutions,),
+    "priors": (layers,),
     "sparsity": (zeros, repeatable),
     "activations": (counted("activations"),),
     "reconstruct": (traced,),

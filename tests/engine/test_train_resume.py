@@ -21,11 +21,15 @@ from netopsy.engine.train.fit import fit
 from netopsy.engine.train.recipe import Recipe
 from netopsy.engine.workspace.checkpoint import Checkpoint
 from netopsy.errors import SettingsError
+from netopsy.weight_priors.training import LogPrior, Term
 
 # killed at the first step of the third epoch
 RECIPE = Recipe(
     epochs=4, batch_size=6, learning_rate=0.01, augment="crop+flip", pad=2, schedule="cosine", weight_decay=0.01
 )
+
+
+PRIOR = LogPrior((Term("conv.weight", "Laplace", None, 0.1, 0.2), Term("norm.weight", "normal", None, 1.0, 0.01)))
 
 
 class Doubled(Tiny):
@@ -36,11 +40,12 @@ class Doubled(Tiny):
 
 
 def everything() -> tuple[Network, Samples, dict[str, Any]]:
-    """A training with dropout, batch norm, masks, tables, a teacher and validation images."""
+    """A training with dropout, batch norm, masks, tables, codebooks, a prior, a teacher and validation images."""
     network = tiny(dropout=0.3)
     mask = {"conv.weight": keep_share(network.tensors["conv.weight"], 0.5)}
     shared = {"fc.weight": share(network.tensors["fc.weight"], 8, mask=keep_share(network.tensors["fc.weight"], 0.5))}
     further = {"masks": mask, "shared": shared, "teacher": tiny(seed=4), "validation": noise(20, seed=2)}
+    further |= {"codebooks": {"norm.weight": torch.linspace(0.9, 1.1, 9)}, "penalty": PRIOR}
     return network, noise(), further
 
 
@@ -158,8 +163,13 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     mask = {"fc.weight": keep_share(network.tensors["fc.weight"], 0.5)}
     shared = {"conv.weight": share(network.tensors["conv.weight"], 8)}
     recipe = replace(SHORT, augment="crop+flip", pad=2, table_learning_rate=0.1)
-    one = fit(network, samples, recipe, masks=mask, shared=shared, validation=samples)
-    two = fit(network, samples, replace(recipe, devices=2), masks=mask, shared=shared, validation=samples)
+    further = {
+        "codebooks": {"conv.bias": torch.linspace(-0.1, 0.1, 65)},
+        "penalty": LogPrior((Term("fc.weight", "skew normal", 2.0, 0.0, 0.3),)),
+        "validation": samples,
+    }
+    one = fit(network, samples, recipe, masks=mask, shared=shared, **further)
+    two = fit(network, samples, replace(recipe, devices=2), masks=mask, shared=shared, **further)
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-6)
     for column in ("loss", "top1", "validation_loss"):

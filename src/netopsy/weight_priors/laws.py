@@ -326,3 +326,16 @@ def random_components(filters: int, dimensions: int, share: float) -> float:
     step = angles[1]
     held, above = (np.concatenate([[0], np.cumsum((v[1:] + v[:-1]) / 2 * step)]) for v in (arcs, counts))
     return small * float(np.interp(share, held / held[-1], above / above[-1]))
+
+
+def width_rows(layers: pl.DataFrame, percentile: int) -> list[dict[str, Any]]:
+    """A row a layer with a spectrum, but the last: network, parameter, role, depth, width (its filters), components
+    that hold so many per cent of their variance, random (that as many random filters need), ratio (at most 1).
+    """
+    rows = []
+    for row in layers.filter(pl.col("components").is_not_null() & (pl.col("depth") < 1)).iter_rows(named=True):
+        needed = float(row["components"][percentile - 1])
+        expected = random_components(row["filters"], row["values"] // row["filters"], percentile / 100)
+        one = {name: row[name] for name in ("network", "parameter", "role", "depth")} | {"width": row["filters"]}
+        rows.append(one | {"components": needed, "random": expected, "ratio": min(1.0, needed / expected)})
+    return rows

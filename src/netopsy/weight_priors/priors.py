@@ -37,6 +37,7 @@ from netopsy.weight_priors.laws import (
     random_components,
     similar_role,
     stage_of,
+    width_rows,
 )
 from netopsy.weight_priors.places import Place, name_of, places_of
 from netopsy.weight_priors.training import LogPrior, Term
@@ -89,7 +90,7 @@ def priors(networks: Network | nn.Module | Sequence[Network | nn.Module]) -> Pri
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What the priors say of one parameter: mean and standard deviation, law, basis and variances along it or None."""
+    """What the priors say of one parameter: mean, standard deviation, law, basis and variances along it, or None."""
 
     place: Place
     mean: float
@@ -97,6 +98,7 @@ class Prediction:
     law: Law
     basis: Basis | None
     variances: np.ndarray | None
+    prunable: float | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,20 +138,22 @@ class Priors:
 
     def predict(self, target: Network | nn.Module) -> pl.DataFrame:
         """What the priors say of each parameter of `target`: parameter, role, depth, fan_in, source (the role that its
-        law is of), family, mean, std, he (std over He's), basis; nulls where they say nothing.
+        law is of), family, mean, std, he (std over He's), prunable, basis; nulls where they say nothing.
         """
         rows = []
         for place in places_of(target):
             said = self._prediction(place)
             row: dict[str, Any] = {"parameter": place.name, "role": place.role, "depth": place.depth}
-            row |= {"fan_in": place.fan_in, "source": None, "family": None, "mean": None, "std": None}
+            row |= {"fan_in": place.fan_in} | dict.fromkeys(
+                ("source", "family", "mean", "std", "he", "prunable", "basis")
+            )
             if said is not None:
                 row |= {"source": said.law.role, "family": said.law.family, "mean": said.mean, "std": said.std}
-            weight = said is not None and place.layer is not None
-            row["he"] = said.std / math.sqrt(2 / place.fan_in) if said is not None and weight else None
-            row["basis"] = said.basis.kernel if said is not None and said.basis is not None else None
+                row["basis"] = None if said.basis is None else said.basis.kernel
+                if place.layer is not None:
+                    row |= {"he": said.std / math.sqrt(2 / place.fan_in), "prunable": said.prunable}
             rows.append(row)
-        kinds = dict.fromkeys(("depth", "mean", "std", "he"), pl.Float64) | {"fan_in": pl.Int64}
+        kinds = dict.fromkeys(("depth", "mean", "std", "he", "prunable"), pl.Float64) | {"fan_in": pl.Int64}
         return pl.DataFrame(rows, schema_overrides=kinds | dict.fromkeys(("source", "family", "basis"), pl.String))
 
     def initialise(
@@ -229,28 +233,9 @@ class Priors:
         percentile = round(100 * share)
         if not 1 <= percentile <= 99 or abs(100 * share - percentile) > 1e-9:
             raise SettingsError(f"share {share!r} of the variance must be 0.01 to 0.99, in whole per cent.")
-        known = [row for row in self.layers.iter_rows(named=True) if row["components"] is not None and row["depth"] < 1]
-        for row in known:
-            row["needed"] = row["components"][percentile - 1]
-            row["random"] = random_components(row["filters"], row["values"] // row["filters"], percentile / 100)
-            row["ratio"] = min(1.0, row["needed"] / row["random"])
-        rows = []
-        if target is None:
-            rows = [
-                (
-                    r["network"],
-                    r["parameter"],
-                    r["role"],
-                    r["depth"],
-                    r["filters"],
-                    r["needed"],
-                    r["random"],
-                    r["ratio"],
-                )
-                for r in known
-            ]
-        else:
-            name = name_of(target)
+        rows = width_rows(self.layers, percentile)
+        if target is not None:
+            known, rows = rows, []
             for place in places_of(target):
                 role = similar_role(place.role, self.roles)
                 some = [row for row in known if row["role"] == role]
@@ -259,10 +244,11 @@ class Priors:
                 width = math.prod(place.layer.weight_shape) // place.fan_in
                 expected = random_components(width, place.fan_in, percentile / 100)
                 ratio = float(interpolate(some, [row["ratio"] for row in some], place.depth))
-                rows.append((name, place.name, place.role, place.depth, width, ratio * expected, expected, ratio))
+                row = {"network": name_of(target), "parameter": place.name, "role": place.role, "depth": place.depth}
+                rows.append(row | {"width": width, "components": ratio * expected, "random": expected, "ratio": ratio})
         columns = {"network": pl.String, "parameter": pl.String, "role": pl.String, "depth": pl.Float64}
         columns |= {"width": pl.Int64, "components": pl.Float64, "random": pl.Float64, "ratio": pl.Float64}
-        frame = pl.DataFrame(rows, schema=columns, orient="row")
+        frame = pl.DataFrame(rows, schema=columns)
         return frame.with_columns(asked=(pl.col("width") * pl.col("ratio") - 1e-9).ceil().cast(pl.Int64)).drop("ratio")
 
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -389,7 +375,9 @@ class Priors:
             some = [r for r in self.layers.iter_rows(named=True) if r["kernel"] == place.kernel and r["spectrum"]]
             variances = interpolate(some, [row["spectrum"] for row in some], place.depth)
             variances = variances * len(variances) / variances.sum()
-        return Prediction(place, mean, std, self.law(role, place.depth), basis, variances)
+        shares = [row["prunable"] for row in rows]
+        prunable = None if None in shares else float(interpolate(rows, shares, place.depth))
+        return Prediction(place, mean, std, self.law(role, place.depth), basis, variances, prunable)
 
 
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
