@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -181,7 +182,7 @@ def _gray() -> np.ndarray:
 
 def test_the_regulariser_is_the_log_density_along_the_basis(digits: Priors) -> None:
     network = shipped("a")
-    parameters = dict(network.module.named_parameters())
+    parameters = {name: parameter.detach() for name, parameter in network.module.named_parameters()}
     plain, along = digits.regulariser(network), digits.regulariser(network, basis=True)
     said = digits.predict(network).filter(parameter="fc.weight").row(0, named=True)
     law = digits.law("linear", 1.0)
@@ -190,7 +191,7 @@ def test_the_regulariser_is_the_log_density_along_the_basis(digits: Priors) -> N
     alone = LogPrior(tuple(term for term in plain.terms if term.name == "fc.weight"))
     assert float(alone(parameters)) == pytest.approx(expected, rel=1e-4)
     assert float(along(parameters)) < float(plain(parameters))  # it knows more
-    drawn = dict(digits.initialise(network).module.named_parameters())
+    drawn = {name: p.detach() for name, p in digits.initialise(network).module.named_parameters()}
     assert float(along(drawn)) < float(along({n: p + p.std() for n, p in drawn.items()}))
     assert plain.digest != along.digest == digits.regulariser(network, basis=True).digest
 
@@ -301,3 +302,14 @@ def test_the_study_writes_priors_that_load() -> None:
     assert row["glorot"] == pytest.approx(row["std"] / math.sqrt(2 / (64 + 10)))
     with pytest.raises(SettingsError, match="whole per cent"):
         WeightPriors(share=0.123)
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "priors.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    exec(compile(code, "docs/priors.md", "exec", dont_inherit=True), names)
+    coarse = names["coarse"]
+    assert all(len(coarse.tensors[layer.weight].unique()) <= 32 for layer in coarse.layers)
