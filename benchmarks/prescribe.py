@@ -26,7 +26,7 @@ from netopsy.studies.prescribe.candidates import Joint, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
 from netopsy.studies.prescribe.divergence import effects
 from netopsy.studies.prescribe.knapsack import Allocation, allocations
-from netopsy.studies.prescribe.sensitivity import losses, sensitivity
+from netopsy.studies.prescribe.plan import losses, sensitivity
 
 FLOOR = 1e-5
 BYTES = (45_000, 55_000, 65_000, 80_000)

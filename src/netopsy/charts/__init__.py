@@ -5,9 +5,8 @@ a light or a dark theme over it (`netopsy.report.paper`). Categories keep the or
 layers stay in the order of execution. Shares run from 0 to 1 and are shown in per cent with `percent=True`.
 """
 
-from netopsy.charts.bars import bars, histogram
+from netopsy.charts.bars import bars, heatmap, histogram
 from netopsy.charts.curve import curve
 from netopsy.charts.dots import dots, scatter
-from netopsy.charts.heatmap import heatmap
 
 __all__ = ["bars", "curve", "dots", "heatmap", "histogram", "scatter"]

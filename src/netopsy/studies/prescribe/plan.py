@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Int64
+from torch import Tensor
 
 from netopsy.deep_compression.save import OtherDtype, others
+from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.engine.workspace.workspace import current_workspace
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
@@ -26,9 +29,8 @@ from netopsy.samples.tasks import Task
 from netopsy.stats.hypothesis_tests import drop_bound, mean_bound
 from netopsy.studies.prescribe.candidates import Candidate, Joint, Tables, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
-from netopsy.studies.prescribe.divergence import Exchange, effects, temperature
+from netopsy.studies.prescribe.divergence import Exchange, effects, loss_at, temperature
 from netopsy.studies.prescribe.knapsack import Allocation, allocations
-from netopsy.studies.prescribe.sensitivity import losses, sensitivity
 from netopsy.studies.sweep_report import Budget
 
 COARSE, FINE = 1.4, 1.04
@@ -37,6 +39,10 @@ NEAR = 1 / 32
 """Share of the divergence that the budget is predicted to buy from which on a point is near it."""
 AT_ONCE = 4
 """Points counted in one pass."""
+LEVELS = (0.003, 0.02, 0.08, 0.25, 0.6)
+"""Noise-to-signal ratios at which a layer is measured, as near as its candidates come."""
+
+Choices = Mapping[str, Sequence[Candidate]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def part(samples: Samples, probes: int, seed: int) -> Parts:
 
 @dataclass(frozen=True)
 class Prescription:
-    """sensitivity: the map, see `sensitivity.py`. losses: the expected divergence of each candidate of
+    """sensitivity: the map, see `sensitivity` below. losses: the expected divergence of each candidate of
     each layer. path: all optimal allocations. exchange: from divergence to drop, as predicted from the map. trials:
     what was counted of the path; chosen: the smallest that keeps the budget with the confidence asked, or None: then
     the network is stored exactly. by_count: the smallest within the budget by its count alone, or None. least_budget:
@@ -276,3 +282,63 @@ def _exchange(measured: pl.DataFrame, budget: Budget) -> Exchange:
     if measured.is_empty():
         return Exchange([], [])
     return Exchange(measured["divergence"].to_list(), measured["estimate" if budget.by == "drop" else "rise"].to_list())
+
+
+def sensitivity(
+    network: Network,
+    samples: Samples,
+    layers: Sequence[Layer],
+    rounders: Mapping[str, Rounder],
+    choices: Choices,
+    *,
+    how: str,
+    heat: float = 1.0,
+    task: Task | None = None,
+) -> pl.DataFrame:
+    """A row a layer and measured candidate: layer, noise, density, entries, bits, and the columns of `effects`.
+
+    rounders, choices: the weights and the candidates of each layer, by its name. how: plain text that tells these
+    candidates from others. heat: of the outputs, see `effects`.
+    """
+    variants = [
+        variant(layer, rounders[layer.name], one, how, {"layer": layer.name, **traits(one), "bytes": one.bytes})
+        for layer in layers
+        for one in spread_over_noise(choices[layer.name])
+    ]
+    return effects(network, samples, variants, "sensitivity", heat, task) if variants else pl.DataFrame()
+
+
+def spread_over_noise(choices: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates to measure: those nearest to the LEVELS of noise."""
+    noisy = [one for one in choices if one.noise > 0]
+    if not noisy:
+        return []
+    picked = {min(range(len(noisy)), key=lambda i: abs(np.log(noisy[i].noise / level))) for level in LEVELS}
+    return [noisy[i] for i in sorted(picked)]
+
+
+def losses(choices: Choices, measured: pl.DataFrame) -> dict[str, list[float]]:
+    """The expected divergence of every candidate of every layer."""
+    expected = {}
+    for name, some in choices.items():
+        rows = measured.filter(pl.col("layer") == name) if measured.height else measured
+        pairs = list(zip(rows["noise"], rows["divergence"], strict=True)) if rows.height else []
+        expected[name] = loss_at([one.noise for one in some], pairs).tolist()
+    return expected
+
+
+def traits(one: Candidate) -> dict[str, Any]:
+    """The columns that describe a candidate."""
+    return {"noise": one.noise, "density": one.density, "entries": one.entries, "bits": one.bits}
+
+
+def variant(layer: Layer, rounder: Rounder, one: Candidate, how: str, settings: dict[str, Any]) -> Variant:
+    """The network with one layer as a candidate has it."""
+
+    def edit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values = tensors[layer.weight]
+        shared = one.share(rounder)
+        assert shared is not None
+        return {layer.weight: torch.from_numpy(shared.decode()).to(values)}
+
+    return Variant(settings, Replace((layer.weight,), edit, f"prescribe {how} {layer.name} {one.noise:.9g}"))
