@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from netopsy.deep_compression.compress import compress
 from netopsy.deep_compression.save import expand
 from netopsy.deep_compression.storage_table import storage_table
-from netopsy.engine.backproject.backproject import backproject
+from netopsy.engine.backproject.backproject import backproject, trace
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.observe import observe
 from netopsy.network.listing import list_layers, other_parameters
@@ -367,3 +367,57 @@ def test_a_scale_a_channel_is_one_an_output(samples: Samples) -> None:
     study = Rounding(decimals=(), formats=("int4_channel",), one_layer_at_a_time=False)
     (row,) = study.run(network, samples).tables["formats"].to_dicts()
     assert row["loss"] == pytest.approx(loss_of(copied, samples, network.preprocessing), rel=1e-4)
+
+
+def test_with_its_gates_held_an_lstm_is_a_product_of_matrices() -> None:
+    torch.manual_seed(1)
+    module = Rows("LSTM", batch_first=True, bias=False).double().eval()
+    network, image, step = network_of(module), torch.randn(1, 1, STEPS, INPUTS, dtype=torch.float64), 4
+    of_input, of_state = (p.detach().numpy() for p in (module.rnn.weight_ih_l0, module.rnn.weight_hh_l0))
+    hidden, cell = np.zeros(HIDDEN), np.zeros(HIDDEN)
+    hidden_maps, cell_maps = (np.zeros((STEPS, HIDDEN, INPUTS)) for _ in range(2))  # of the state, by step of the input
+    for t, x in enumerate(image[0, 0].numpy()[: step + 1]):
+        enter, forget, new, leave = (of_input @ x + of_state @ hidden).reshape(4, HIDDEN)
+        enter, forget, leave = (1 / (1 + np.exp(-z)) for z in (enter, forget, leave))
+        rows = slice(2 * HIDDEN, 3 * HIDDEN)
+        into = of_state[rows] @ hidden_maps
+        into[t] += of_input[rows]
+        cell_maps = forget[:, None] * cell_maps + (enter * np.tanh(new) / new)[:, None] * into
+        cell = forget * cell + enter * np.tanh(new)
+        hidden_maps, hidden = (leave * np.tanh(cell) / cell)[:, None] * cell_maps, leave * np.tanh(cell)
+    for unit in range(HIDDEN):
+        found = trace(network, image, [("rnn.getitem", unit, step)], "gated")
+        np.testing.assert_allclose(found.maps[0, 0].numpy(), hidden_maps[:, unit], atol=1e-12)
+        assert float(found.values[0]) == pytest.approx(hidden[unit]) and found.untreated == {}
+        assert not found.maps[0, 0, step + 1 :].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": 3}),
+        ("GRU", {"num_layers": 2, "batch_first": True}),
+        ("GRU", {"bidirectional": True}),
+        ("RNN", {"num_layers": 2}),
+        ("ReLU", {"bidirectional": True}),
+    ],
+)
+def test_with_gates_held_the_maps_times_the_inputs_add_up_to_the_value(kind: str, settings: dict[str, Any]) -> None:
+    torch.manual_seed(2)
+    module = Rows(kind, bias=False, **settings).double().eval()
+    network, images = network_of(module), torch.randn(2, 1, STEPS, INPUTS, dtype=torch.float64)
+    found = trace(network, images, [("fc", 1), ("fc", 3)], "gated", of=[0, 1])
+    bias = module.fc.bias.detach()[[1, 3]]
+    torch.testing.assert_close((found.maps * images).sum((1, 2, 3)) + bias, found.values)
+    torch.testing.assert_close(found.values, module(images)[[0, 1], [1, 3]].detach())
+    gradient = backproject(network, images, [("fc", 1), ("fc", 3)], "gradient", of=[0, 1])
+    assert torch.allclose(found.maps, gradient) == (kind == "ReLU")
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_gates_of_cells_in_a_loop_are_held_too(cell: Callable[..., Any]) -> None:
+    torch.manual_seed(3)
+    module = Steps(cell(INPUTS, HIDDEN, bias=False)).double().eval()
+    network, images = network_of(module), torch.randn(1, 1, STEPS, INPUTS, dtype=torch.float64)
+    found = trace(network, images, [("fc", 2)], "gated")
+    torch.testing.assert_close((found.maps * images).sum() + module.fc.bias.detach()[2], found.values[0])

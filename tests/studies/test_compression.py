@@ -264,3 +264,27 @@ def test_a_network_without_layers_gets_a_finding() -> None:
     )
     result = compression(bare, TEST, train=TRAIN)
     assert result.findings == ["bare has no convolution or linear layer whose weights to share."] and not result.tables
+
+
+def test_the_starts_of_kmeans_and_its_ends_lie_over_the_largest_layers_weights(
+    network: Network, result: Result
+) -> None:
+    table = result.tables["centroids"]
+    (layer,) = table["layer"].unique()
+    row = result.tables["layers"].filter(pl.col("layer") == layer).row(0, named=True)
+    coded = result.tables["layers"].filter(pl.col("bits_before").is_not_null() & (pl.col("layer") != "all"))
+    assert row["kept"] == coded["kept"].max()
+    codes = result.tables["codes"].filter((pl.col("layer") == layer) & (pl.col("value") != 0))
+    linear = table.filter((pl.col("start") == "linear") & (pl.col("stage") == "start"))["value"].to_numpy()
+    assert len(linear) == codes.height and np.allclose(np.diff(linear, 2), 0, atol=1e-6)
+    values = result.tables["values"].filter((pl.col("layer") == layer) & (pl.col("before") != 0))
+    ends = table.filter((pl.col("start") == "dp") & (pl.col("stage") == "after k-means"))
+    assert ends["value"].to_list() == pytest.approx(sorted(values["before"].to_list()))
+    trained = table.filter(pl.col("stage") == "after retraining")["value"].to_list()
+    assert sorted(trained) == pytest.approx(sorted(values["after"].to_list()))
+    errors = table.filter(pl.col("stage") == "after k-means")["error"]
+    assert errors.min() >= ends["error"][0] * (1 - 1e-5) and errors.null_count() == 0  # type: ignore[operator]
+    assert table.filter(pl.col("start") == "random")["draw"].n_unique() == 10
+    assert "centroids" in result.figures and any(
+        "times the least possible squared error from the linear start" in f for f in result.findings
+    )

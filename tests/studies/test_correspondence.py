@@ -17,9 +17,12 @@ from netopsy import Network, Preprocessing, Samples, load_network, load_samples
 from netopsy.cli import main
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.result import Result
-from netopsy.stats.matching import bipartite_matching
+from netopsy.stats.matching import bipartite_matching, semi_matching
 from netopsy.studies.correspondence.comoments.cross_moments import cross_moments
 from netopsy.studies.correspondence.correspondence import Correspondence
+from netopsy.studies.correspondence.figures import colours
+from netopsy.studies.correspondence.regression import lasso_path
+from netopsy.studies.correspondence.shown import filters_on_image
 from netopsy.studies.study import perform
 
 
@@ -117,7 +120,8 @@ def test_every_layer_has_its_controls() -> None:
         assert row(result, layer, "shuffled")["least_squares"] > row(result, layer)["least_squares"]  # type: ignore[operator]
     assert result.tables["map"].height == 9
     assert set(result.figures) == {"matching", "likeness", "units", "regression", "map", "map untrained"}
-    assert result.images["pairs"].pixels.ndim == 3
+    assert set(result.images) == {"matrices relu1", "filters", "pairs", "pairs best partner"}
+    assert all(image.pixels.ndim == 3 for image in result.images.values())
     assert result.settings["other"]["name"] == "small-1"
 
 
@@ -178,7 +182,10 @@ def test_command_line_and_case(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = "correspondence netopsy:digits-a netopsy:digits-b --samples digits --count 30 --layers block5.relu3,fc"
     main([*words.split(), "--no-untrained", "--top", "4", "--images", "20", "--out", str(tmp_path / "case")])
     assert "Matched one to one" in capsys.readouterr().out
-    assert "Pairs of units and what excites them" in (tmp_path / "case" / "correspondence.html").read_text()
+    assert (
+        "Units with their one-to-one partner, and what excites them"
+        in (tmp_path / "case" / "correspondence.html").read_text()
+    )
     main([*words.replace("block5.relu3,", "").split(), "--no-untrained", "--top", "0", "--images", "20", "--json"])
     tables = json.loads(capsys.readouterr().out)
     assert tables
@@ -222,3 +229,91 @@ def test_other_architectures_are_compared_by_the_most_alike_layers() -> None:
         best = table.filter(pl.col("layer_a") == layer).sort("cka").row(-1, named=True)
         assert chosen[layer] == best["layer_b"]
     assert chosen["fc"] == "out"
+
+
+def test_a_best_partner_is_no_worse_than_a_one_to_one_partner_of_the_same_unit() -> None:
+    draw = np.random.default_rng(0)
+    for p, q in ((5, 5), (9, 4), (4, 9), (1, 3), (30, 20)):
+        correlation = draw.uniform(-1, 1, (p, q))
+        dead_a, dead_b = draw.random(p) < 0.2, draw.random(q) < 0.2
+        free, bound = (match(correlation, dead_a, dead_b) for match in (semi_matching, bipartite_matching))
+        same = free.correlation[bound.matched]
+        assert (same >= bound.correlation[bound.matched]).all()
+        assert set(bound.matched) <= set(free.matched) and len(bound.matched) == min((~dead_a).sum(), (~dead_b).sum())
+        if (~dead_a).sum() <= (~dead_b).sum():  # then the one-to-one matching has every unit that has any partner
+            assert set(bound.matched) == set(free.matched)
+
+
+def test_other_widths_and_dead_units_are_compared_over_the_same_units_and_stand_last_in_the_matrices() -> None:
+    network, other = small_network(0, dead=True), small_network(1, width=4)
+    settings = {"untrained": False, "top": 0, "images": 20, "matrices": ("relu2", "relu1*")}
+    result = perform(Correspondence(other=other, **settings), network, digits().select(np.arange(30), "few"))  # type: ignore[arg-type]
+    layer, units = row(result, "relu1"), result.tables["units"].filter(pl.col("layer_a") == "relu1")
+    matched = units.filter(pl.col("partner").is_not_null())
+    assert matched.height == layer["units_b"] - layer["dead_b"] < units.filter(~pl.col("dead")).height == 5  # type: ignore[operator]
+    assert layer["semi_matched"] == pytest.approx(matched["best_correlation"].mean())
+    assert layer["bipartite"] == pytest.approx(matched["correlation"].mean())
+    assert layer["semi_matched"] >= layer["bipartite"]  # type: ignore[operator]
+    assert layer["semi_matched"] != layer["semi"]  # which is over all five units of A
+    assert any(f.startswith("With the best partner, which several may share, the same units") for f in result.findings)
+    assert set(result.artifacts) == {"correlations-relu1.npz", "correlations-relu2.npz"}
+    assert [name for name in result.images if name.startswith("matrices")] == ["matrices relu2", "matrices relu1"]
+    kept = np.load(result.artifacts["correlations-relu1.npz"])
+    assert kept["between"].shape == kept["permuted"].shape == (6, 4) and (kept["between"][2] == 0).all()
+    assert kept["order_a"].tolist()[: matched.height] == matched["channel"].to_list()
+    assert kept["order_b"].tolist()[: matched.height] == matched["partner"].to_list()
+    with pytest.raises(UnknownLayer, match=r"matrices names 'relu9'.*nearest: relu"):
+        perform(Correspondence(other=other, matrices=("relu9",), top=0, images=20), network, digits())
+
+
+def test_matrices_are_arrays_with_partners_on_the_diagonal() -> None:
+    result = plain()
+    pair = cross_moments(small_network(0), small_network(1), digits(), [("relu1", "relu1")])["relu1", "relu1"]
+    assert list(result.artifacts) == ["correlations-relu1.npz"]
+    kept = np.load(result.artifacts["correlations-relu1.npz"])  # no pickle
+    np.testing.assert_allclose(kept["between"], pair.correlation, atol=1e-9)
+    np.testing.assert_allclose(kept["within_a"], pair.correlation_aa, atol=1e-9)
+    np.testing.assert_allclose(kept["within_b"], pair.correlation_bb, atol=1e-9)
+    matching = bipartite_matching(pair.correlation)
+    assert (kept["partner"] == matching.partner).all() and sorted(kept["order_b"]) == list(range(6))
+    np.testing.assert_allclose(np.diag(kept["permuted"]), matching.correlation[kept["order_a"]], atol=1e-9)
+    table = result.tables["correlations"]
+    assert table.height == 36 and table["partner"].sum() == 6 == table["best_partner"].sum()
+    np.testing.assert_allclose(table["correlation"].to_numpy().reshape(6, 6), kept["between"])
+    assert (table.filter("partner")["correlation"] <= table.filter("best_partner")["correlation"].max()).all()  # type: ignore[operator]
+
+
+def test_colours_of_a_correlation_run_from_blue_over_white_to_brown() -> None:
+    low, middle, high, half = colours(np.array([[-1.0, 0.0, 1.0, 0.5]]))[0].tolist()
+    assert middle == [255, 255, 255] and low[2] > low[0] and high[0] > high[2]
+    assert all(abs(2 * x - m - h) <= 1 for x, m, h in zip(half, middle, high, strict=True))
+
+
+def test_filters_of_matched_units_are_the_weights_of_the_layer_that_sees_the_image() -> None:
+    network = small_network(0)
+    weight = filters_on_image(network, "relu1")
+    assert weight is not None and torch.equal(weight, network.module.conv1.weight.detach())  # type: ignore[union-attr]
+    assert filters_on_image(network, "relu2") is None and filters_on_image(network, "fc") is None
+    assert "filters" in plain().images
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.head = nn.Linear(64, 5), nn.Linear(5, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.hidden(x.flatten(1))))
+
+    flat = small_network(3, Flat())
+    pixels = filters_on_image(flat, "relu")
+    assert pixels is not None and pixels.shape == (5, 1, 8, 8)
+    assert torch.equal(pixels.flatten(1), flat.module.hidden.weight.detach())  # type: ignore[union-attr]
+
+
+def test_half_of_the_squared_error_stands_under_its_own_name() -> None:
+    table = plain().tables["regression"]
+    assert (table["half_error"] * 2 - table["error"]).abs().max() < 1e-12  # type: ignore[operator]
+    nothing = lasso_path(
+        cross_moments(small_network(0), small_network(1), digits(), [("relu1", "relu1")])["relu1", "relu1"], [50.0]
+    )
+    assert nothing.mean_used[0] == 0 and nothing.mean_error[0] == pytest.approx(1)  # half of it: the authors' 0.5

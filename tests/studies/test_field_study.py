@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from netopsy import Network, Preprocessing, Samples, field, load_samples
 from netopsy.errors import NetopsyError, SettingsError, UnknownLayer
+from netopsy.network.units import Unit
+from netopsy.studies.field.connections import find_connections
 from networks import noise_images, sequential, shipped, trained_resnet20
 
 SIZE, COUNT = 16, 12
@@ -326,3 +328,67 @@ def test_the_effective_field_of_a_real_network_shrinks_with_depth(shared: Path) 
     net = trained_resnet20(shared)
     table = field(net, noise(16, 32), layers=10, averaged=16).tables["effective"].filter(~pl.col("cut"))
     assert table["area_share"][-1] < 0.5 * table["area_share"][0]
+
+
+def test_connections_carry_the_weights_of_a_perceptron() -> None:
+    torch.manual_seed(5)
+    layers = nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU()
+    net = network(nn.Flatten(), *layers, size=2)
+    weights = {"0.2": layers[0], "0.4": layers[2], "2": net.module.get_submodule("2")}
+    with torch.no_grad():
+        for module in weights.values():
+            learned(module)[1].add_(0.5)
+    found = find_connections(net, torch.randn(1, 3, 2, 2), Unit("2", 1, ()), 3)
+    ends = {"0.2": "input", "0.4": "0.2", "2": "0.4"}
+    assert list(found.columns) == ["input", "0.2", "0.4", "2"]
+    for row in found.edges.iter_rows(named=True):
+        assert row["from_node"] == ends[row["to_node"]]
+        to, (channel, *place) = int(row["to"].split(":")[-1]), map(int, row["from"].split(":")[1:])
+        column = channel * 4 + place[0] * 2 + place[1] if place else channel
+        assert row["weight"] == pytest.approx(float(learned(weights[row["to_node"]])[0].detach()[to, column]), rel=1e-5)
+        assert row["contribution"] == pytest.approx(row["weight"] * row["value"]) and row["active"] == (
+            row["value"] > 0
+        )
+    last = found.edges.filter(pl.col("to_node") == "2")
+    assert last.filter("active").height <= 5 and found.shares[Unit("2", 1, ())][0] == pytest.approx(1)
+
+
+def test_connections_are_the_derivatives_between_neighbouring_activations(samples: Samples) -> None:
+    modules = pooled()
+    net = network(*modules)
+    image = images(net, samples)[:1]
+    found = find_connections(net, image, Unit("0.7", 3, (1, 0)), 3)
+    values = [image]
+    with torch.no_grad():
+        for module in modules:
+            values.append(module(values[-1]))
+    for node, first, last in (("0.7", 5, 7), ("0.4", 2, 4), ("0.1", 0, 1)):
+        source = values[first].detach().requires_grad_()
+        before = nn.Sequential(*modules[first:last])(source)[0]
+        for to in found.edges.filter(pl.col("to_node") == node)["to"].unique():
+            at = tuple(map(int, to.split(":")[1:]))
+            (gradient,) = torch.autograd.grad(before[at], source, retain_graph=True)
+            for row in found.edges.filter(pl.col("to") == to).iter_rows(named=True):
+                there = tuple(map(int, row["from"].split(":")[1:]))
+                assert row["weight"] == pytest.approx(float(gradient[0][there]), rel=1e-4, abs=1e-6)
+                assert row["value"] == pytest.approx(float(values[first][0][there]), rel=1e-4, abs=1e-6)
+    # of the unit itself the strongest contributions come first
+    flow = (gradient_of(modules, values, (3, 1, 0)) * values[5][0]).abs().flatten()
+    own = found.edges.filter((pl.col("to_node") == "0.7") & (pl.col("contribution") != 0))["contribution"].abs()
+    assert sorted(own.to_list(), reverse=True) == pytest.approx(flow.topk(len(own)).values.tolist(), rel=1e-4)
+    assert own.sum() / float(flow.sum()) == pytest.approx(found.shares[Unit("0.7", 3, (1, 0))][0], rel=1e-4)
+
+
+def gradient_of(modules: list[nn.Module], values: list[Tensor], at: tuple[int, int, int]) -> Tensor:
+    source = values[5].detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.Sequential(*modules[5:7])(source)[0][at], source)
+    return gradient[0]
+
+
+def test_connections_are_drawn_and_can_be_left_out(samples: Samples) -> None:
+    net = network(*pooled())
+    result = field(net, samples, layers=0, tree="0.7:3:1:0")
+    figure = result.figures["connections"]
+    assert "0.7:3:1:0 on image 0" in figure.title and result.tables["connections"].height > 5
+    assert any("carry" in f and "that contribute to 0.7:3:1:0" in f for f in result.findings)
+    assert "connections" not in field(net, samples, layers=0, tree="0.7:3:1:0", connections=0).figures

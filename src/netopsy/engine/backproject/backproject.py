@@ -79,7 +79,8 @@ def backproject(
     units: (node, channel, y, x); (node, channel) for its strongest place on the image; (node, neuron) of a linear
         layer; or the same as text, `node:channel:y:x`.
     rule: gradient (Palmieri et al., Equations 8-9), deconvnet (4-5), masked (6-7, guided backpropagation), guided (the
-        same for any activation function), masked_random (6-7 with Gaussian weights of matched mean and variance).
+        same for any activation function), masked_random (6-7 with Gaussian weights of matched mean and variance), gated
+        (8-9 with the gates of LSTM and GRU held as masks are).
     of: for each unit the index of its image; by default one image serves all, or each unit has its own.
     start: `activation` starts the flow at the unit's own value, `one` at 1; by default as the rule is published:
         gradient and guided at 1, the others at the activation.
@@ -268,6 +269,7 @@ def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Tra
     """Note which activations the rule acts on; none where it needs some is an error."""
     inside = set(trunk.data)
     met = {name: node for name, node in activations(network).items() if node in inside}
+    met |= {node.name: node for node in trunk.data if rule.gates and rule.treats(node)}
     treated = [name for name, node in met.items() if rule.treats(node)]
     if rule.needs_activations and not treated:
         kinds = ", ".join(sorted({node.operator for node in met.values()}))
@@ -281,7 +283,7 @@ def _account(network: Network, trunk: Trunk, rule: Rule, count: int, result: Tra
     for name in treated:
         result.touched[name] = result.touched.get(name, 0) + count
     left = {name: node.operator for name, node in met.items() if name not in treated}
-    left |= nonlinearities(trunk.data)
+    left |= {name: kind for name, kind in nonlinearities(trunk.data).items() if name not in treated}
     result.untreated |= {node.name: left[node.name] for node in trunk.data if node.name in left}
 
 

@@ -1,4 +1,5 @@
-"""Convolution and pooling on a part of the image, forward and transposed; padding only at the image's edges."""
+"""Convolution and pooling on a part of the image, forward and transposed; padding only at the image's edges. Recurrent
+operators as the linear maps that they are on a sample."""
 
 from __future__ import annotations
 
@@ -149,3 +150,70 @@ def _pad_edges(x: Tensor, padding: Padding) -> Tensor:
 def _pair(value: Any) -> IntPair:
     values = list(value) if isinstance(value, list | tuple) else [value]
     return values[0], values[-1]
+
+
+_State = tuple[Tensor, Tensor | None]  # hidden, and cell of an LSTM
+
+
+def masked_recurrence(node: Node, arguments: Mapping[Node, Any]) -> Any:
+    """What a recurrent operator gives, computed so that its derivative is that of the linear map it is on the sample.
+
+    As the masks r of rectifiers are held (Palmieri et al., Equation 8), gates are held at their values, and tanh(z) is
+    r z with r = tanh(z) / z held: from the inputs and the states at the start to every state the map is then linear.
+    Without biases, and from states of 0, a state is the sum over the steps of its map times their inputs.
+    """
+    kind = node.operator.removesuffix("_cell")
+    args: Any
+    args, _ = node.filled(arguments)
+    if node.operator != kind:
+        x, state, of_input, of_state, *biases = args
+        hidden = list(state) if kind == "lstm" else [state]
+        first = _step(kind, x, (hidden[0], hidden[-1]), [of_input, of_state, *(biases or (None, None))], None)
+        return first if kind == "lstm" else first[0]
+    x, state, weights, has_biases, layers, _, _, both_ways, batch_first = args
+    starts = state if kind == "lstm" else [state]
+    x = x.transpose(0, 1) if batch_first else x
+    directions = 2 if both_ways else 1
+    size, lasts = len(weights) // (layers * directions), []
+    for layer in range(layers):
+        ways = []
+        for way in range(directions):
+            k = layer * directions + way
+            maps = list(weights[k * size : (k + 1) * size])
+            projection = maps.pop() if size == (5 if has_biases else 3) else None
+            maps += [] if has_biases else [None, None]
+            now: _State = (starts[0][k], starts[-1][k])
+            outputs = []
+            for values in x.flip(0) if way else x:
+                now = _step(kind, values, now, maps, projection)
+                outputs.append(now[0])
+            ways.append(torch.stack(outputs[::-1] if way else outputs))
+            lasts.append(now)
+        x = torch.cat(ways, -1)
+    last = [torch.stack([part for part in (s[i] for s in lasts) if part is not None]) for i in range(len(starts))]
+    return (x.transpose(0, 1) if batch_first else x, *last)
+
+
+def _step(kind: str, x: Tensor, state: _State, maps: Sequence[Any], projection: Tensor | None) -> _State:
+    """One step of one layer in one direction, as torch.nn.LSTM, GRU and RNN define it."""
+    of_input, of_state, bias_input, bias_state = maps
+    hidden, cell = state
+    a, b = F.linear(x, of_input, bias_input), F.linear(hidden, of_state, bias_state)
+    if kind == "lstm":
+        assert cell is not None
+        enter, forget, new, leave = (a + b).chunk(4, 1)
+        gates = [torch.sigmoid(z).detach() for z in (enter, forget, leave)]
+        cell = gates[1] * cell + gates[0] * _masked_tanh(new)
+        hidden = gates[2] * _masked_tanh(cell)
+        return hidden if projection is None else F.linear(hidden, projection), cell
+    if kind == "gru":
+        (reset, update, new), (reset_b, update_b, new_b) = a.chunk(3, 1), b.chunk(3, 1)
+        reset, update = (torch.sigmoid(z).detach() for z in (reset + reset_b, update + update_b))
+        return (1 - update) * _masked_tanh(new + reset * new_b) + update * hidden, None
+    return (_masked_tanh(a + b) if kind == "rnn_tanh" else torch.relu(a + b)), None
+
+
+def _masked_tanh(z: Tensor) -> Tensor:
+    value = torch.tanh(z)
+    mask = torch.where(z == 0, 1.0, value / torch.where(z == 0, 1.0, z))
+    return mask.detach() * z

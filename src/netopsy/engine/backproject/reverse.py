@@ -8,12 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from netopsy.engine.backproject.operators import MaxPool, factors
+from netopsy.engine.backproject.operators import MaxPool, factors, masked_recurrence
 from netopsy.engine.backproject.rules import Rule
 from netopsy.engine.backproject.tree import SHAPED, Tree, call, norm_scale
 from netopsy.errors import NetworkError
 from netopsy.network.activations import ELEMENTWISE
 from netopsy.network.graph import aten
+from netopsy.network.macs import RECURRENT
 from netopsy.network.node import Node
 
 BackwardFlow = Any  # a tensor; for a node that gives a list, {index: tensor}
@@ -81,7 +82,8 @@ def _transpose(
         weights = (constants[node], None) if node in constants else factors(tree.trunk.parameters[node], constants)
         return [(operand, operator.backward(g, x, tree.padding(node, operand), *weights))]
     if not _linear(tree, node):
-        return _by_autograd(tree, node, g if rule.signed else _uneven(g), values, constants)
+        gates = rule.gates and kind in RECURRENT
+        return _by_autograd(tree, node, g if rule.signed else _uneven(g), values, constants, gates)
     if node.target is aten.batch_norm.default:
         folded = operand in tree.trunk.folded
         return [(operand, g if folded else g * norm_scale(node, constants).reshape(-1, *[1] * (g.ndim - 2)))]
@@ -132,9 +134,14 @@ def _derivative(
 
 
 def _by_autograd(
-    tree: Tree, node: Node, g: BackwardFlow, values: Mapping[Node, Any], constants: Mapping[Node, Any]
+    tree: Tree,
+    node: Node,
+    g: BackwardFlow,
+    values: Mapping[Node, Any],
+    constants: Mapping[Node, Any],
+    gates: bool = False,
 ) -> list[tuple[Node, Tensor]]:
-    """The derivative of any operator at its forward values."""
+    """The derivative of any operator at its forward values; gates: of a recurrent one with its gates held."""
     local = tree.trunk.windows[node] is not None
     data = [operand for operand in dict.fromkeys(node.inputs) if operand in tree.trunk.windows]
     leaves: dict[Node, Any] = {}
@@ -143,7 +150,8 @@ def _by_autograd(
         leaves[operand] = _leaf(value)
     arguments = {**{n: constants[n] for n in node.inputs if n not in leaves}, **leaves}
     with torch.enable_grad():
-        result = call(node, arguments, tree.size(node)[-2:] if local else ())
+        size = tree.size(node)[-2:] if local else ()
+        result = masked_recurrence(node, arguments) if gates else call(node, arguments, size)
     outputs, flows = ([result], [g]) if isinstance(g, Tensor) else ([result[i] for i in g], list(g.values()))
     tensors = [leaf for value in leaves.values() for leaf in _flat(value) if leaf.requires_grad]
     if not tensors or not any(output.requires_grad for output in outputs):

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from netopsy.errors import SettingsError, nearest
 from netopsy.network.activations import ELEMENTWISE
+from netopsy.network.macs import RECURRENT
 from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.settings import stream
 
-RuleName = Literal["gradient", "deconvnet", "masked", "guided", "masked_random"]
+RuleName = Literal["gradient", "deconvnet", "masked", "guided", "masked_random", "gated"]
 # s(x) is 0 or x (or a constant) on stretches: its derivative is the binary mask r of the paper
 MASKING = frozenset({"relu", "relu6", "threshold", "hardtanh", "clamp", "clamp_min"})
 
@@ -59,6 +60,7 @@ class Rule:
     activation: (g, derivative) -> the flow behind an activation. acts_on: names of the operators that it knows; at
     others the flow meets their derivative. start: of the flow at the unit, `one` or its own `activation`.
     weights: of a network, parameters that the flow meets in place of the network's own, by name.
+    gates: through recurrent operators with their gates held, as masks are; else by their derivative.
     switches: through max-pooling by the largest value alone. signed: the flow itself counts, not only whether there is
     one. needs_activations: means nothing on a path without one that it knows.
     """
@@ -68,6 +70,7 @@ class Rule:
     acts_on: Collection[str] = frozenset(ELEMENTWISE)
     start: str = "one"
     weights: Callable[[Network], dict[str, Tensor]] = own_weights
+    gates: bool = False
     switches: bool = True
     signed: bool = True
     needs_activations: bool = False
@@ -101,6 +104,15 @@ GUIDED = Rule("guided", mask_and_rectify, needs_activations=True)
 
 On rectifiers this is `masked` started at 1. On GELU, SiLU and other activation functions it is an extension: the
 derivative can then be negative, so that the flow behind it is not.
+"""
+
+
+GATED = Rule("gated", keep_derivative, frozenset(ELEMENTWISE) | RECURRENT, gates=True, needs_activations=True)
+"""`gradient`, with the gates of LSTM and GRU held at their values as the masks r_i are (Palmieri et al., Equation 8).
+
+A gate is a decision: as a rectifier's mask it says what passes, and tanh(z) = r z with r = tanh(z) / z. The flow is the
+linear map that the network is with these masks; behind a recurrent layer without biases the maps times the inputs add
+up to the unit's value (see `masked_recurrence`). Elsewhere it is `gradient`. The paper leaves LSTMs to future work.
 """
 
 
@@ -148,7 +160,7 @@ def reach(masks: bool = True) -> Rule:
     return Rule("reach", passed, weights=non_zero, switches=masks, signed=False)
 
 
-RULES = {rule.name: rule for rule in (GRADIENT, DECONVNET, MASKED, GUIDED, random_weights(MASKED))}
+RULES = {rule.name: rule for rule in (GRADIENT, DECONVNET, MASKED, GUIDED, random_weights(MASKED), GATED)}
 
 
 def find_rule(rule: str | Rule, seed: int = 0) -> Rule:

@@ -61,7 +61,7 @@ class SortedValues:
         elif start == "dp":
             cuts = self._best_cuts(programme, exact, k)
         else:
-            cuts = self._lloyd(self._nearest(self._start(k, start, seed)))
+            cuts = self._lloyd(self._nearest(self.starting_centroids(k, start, seed)))
         return self._codebook(cuts)
 
     def _programme(self, k: int) -> tuple[CoarseProgramme, bool]:
@@ -75,7 +75,8 @@ class SortedValues:
         cuts = programme.cuts(k)
         return cuts if exact else self._lloyd(zoom(cuts, self.moments))
 
-    def _start(self, k: int, start: Start, seed: int) -> FLOATS:
+    def starting_centroids(self, k: int, start: Start, seed: int = 0) -> FLOATS:
+        """Where `kmeans` starts, (k,), ascending: linear, density or random (fewer where there are fewer values)."""
         n = len(self.sorted)
         if start == "linear":
             return np.linspace(float(self.sorted[0]), float(self.sorted[-1]), k)

@@ -41,6 +41,13 @@ from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
 from netopsy.stats.hypothesis_tests import paired_difference
 from netopsy.stats.kmeans1d.kmeans1d import Start
+from netopsy.studies.compression.centroids import (
+    centroid_figure,
+    centroid_table,
+    largest_layer,
+    starts_finding,
+    weights_of,
+)
 from netopsy.studies.compression.report import (
     FILE,
     PRUNED,
@@ -183,8 +190,8 @@ class Compression(Study):
     seed: of the order and augmentation of retraining, of random starts, of the images that the budget is measured on.
 
     Tables: `stages` (scores and bytes), `layers` (as in the paper's Tables 2 to 5), `history` (the retraining),
-    `codes`, `values`, of classifiers `newly_wrong` (what the file gets wrong and the network right, at most 36), and
-    with a budget `sensitivity`.
+    `codes`, `values`, `centroids` (where k-means starts and ends in the largest layer), of classifiers `newly_wrong`
+    (what the file gets wrong and the network right, at most 36), and with a budget `sensitivity`.
     """
 
     name: ClassVar[str] = "compression"
@@ -267,19 +274,28 @@ class Compression(Study):
         ]
         tables["stages"] = stages(network, samples, versions, stage_bytes(network, shared, path))
         tables |= {"layers": storage_table(path), "codes": code_counts(shared), "values": value_shifts(first, shared)}
+        name = largest_layer(shared)
+        values = weights_of(pruned, name)
+        if len(values):
+            tables["centroids"] = centroid_table(values, name, first[name], shared[name], self.start, self.seed)
         if fits + more:
             tables["history"] = pl.concat([*fits, *more])
         lost = newly_wrong(network, samples, state)
         tables |= {} if lost is None else {"newly_wrong": lost}
         measure = measure_of(network, samples)
+        drawn = {"centroids": centroid_figure(values, tables["centroids"])} if len(values) else {}
         left = [layer.name for layer in network.layers if layer.name not in bits]
         return self.result(
             tables=tables,
-            figures=figures(tables, measure),
+            figures=figures(tables, measure) | drawn,
             artifacts={path.name: path},
             measures=prunable(tables["layers"]),
             findings=with_left_out(
-                findings(tables, whereabouts(self.name, path), other, chosen, left, measure), network
+                [
+                    *findings(tables, whereabouts(self.name, path), other, chosen, left, measure),
+                    *(starts_finding(tables["centroids"]) if len(values) else []),
+                ],
+                network,
             ),
         )
 

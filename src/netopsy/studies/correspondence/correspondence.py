@@ -11,10 +11,19 @@ from netopsy.network.network import Network
 from netopsy.result import Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed, Unique
+from netopsy.studies.correspondence.comoments.pair import pairs_of
 from netopsy.studies.correspondence.counting import compare_networks, parse_pairs
-from netopsy.studies.correspondence.figures import figures, picture, texts
+from netopsy.studies.correspondence.figures import (
+    check_names,
+    choose_matrices,
+    correlation_table,
+    figures,
+    matrix_pictures,
+    save_matrices,
+)
 from netopsy.studies.correspondence.findings import findings
 from netopsy.studies.correspondence.regression import EXPONENTS
+from netopsy.studies.correspondence.shown import filter_pictures, pair_pictures, pair_texts
 from netopsy.studies.correspondence.tables import tables
 from netopsy.studies.study import REQUIRED, Allowance, Study
 
@@ -39,13 +48,16 @@ class Correspondence(Study):
     bins: of each unit's values, for that.
     top: strongest images of each unit in the picture of the best and worst pairs; 0 draws none.
     drawn: best pairs drawn for a layer, and as many of the worst.
+    matrices: compared layers whose matrices of correlations are kept and drawn, by name or pattern (`*` for all); by
+        default the first.
     untrained: whether to run the control with the other network's weights drawn anew.
     untrained_draws: how often they are drawn; the control is the mean over the draws, with their spread.
     seed: of the order of the images, of the untrained weights, and of the co-clustering.
 
     Tables: `layers` (a row a pair of layers, and its controls), `regression` (by decay), `units` (every unit of the
     first network), `chosen` (units of the other that many choose, or none), `map` (every layer with every other),
-    `clusters`, `draws` (the untrained control, draw by draw).
+    `clusters`, `draws` (the untrained control, draw by draw), `correlations` (of the layers of `matrices`, every unit
+    with every other; as arrays in the artifacts).
     """
 
     name: ClassVar[str] = "correspondence"
@@ -60,6 +72,7 @@ class Correspondence(Study):
     bins: Annotated[int, Interval(ge=2, le=256)] = 16
     top: NonNegativeInt = 9
     drawn: PositiveInt = 3
+    matrices: tuple[str, ...] = ()
     untrained: bool = True
     untrained_draws: PositiveInt = 3
     seed: Seed = 0
@@ -75,6 +88,8 @@ class Correspondence(Study):
             raise SettingsError(
                 f"one {samples.noun} says nothing about correlations; give at least 2, better some thousands."
             )
+        every = pairs_of(network, self.other, parse_pairs(self.layers), pairs="all")
+        check_names(self.matrices, every)  # before the pass
         comparison = compare_networks(
             network,
             self.other,
@@ -88,14 +103,17 @@ class Correspondence(Study):
             draws=self.untrained_draws if self.untrained else 0,
             seed=self.seed,
         )
-        frames = tables(comparison)
-        shown = comparison, network, self.other, samples, self.top, self.drawn
-        image = picture(*shown) if self.top and not reads_passages(network) else None
-        lines = texts(*shown) if self.top and reads_passages(network) else None
+        kept = choose_matrices(comparison, self.matrices)
+        frames = tables(comparison) | {"correlations": correlation_table(kept)}
+        images = matrix_pictures(kept, comparison.networks)
+        images |= filter_pictures(comparison, network, self.other, self.drawn)
+        pairs = comparison, network, self.other, samples, self.top, self.drawn
+        read = reads_passages(network)
         return self.result(
             tables=frames,
             figures=figures(frames, comparison),
-            images={} if image is None else {"pairs": image},
-            texts={} if lines is None else {"pairs": lines},
+            images=images if read or not self.top else images | pair_pictures(*pairs),
+            texts=pair_texts(*pairs) if self.top and read else {},
+            artifacts=save_matrices(kept),
             findings=[*findings(frames, comparison)],
         )

@@ -1,25 +1,25 @@
-"""The figures of the study `correspondence`."""
+"""The figures of the study `correspondence`: charts, and the matrices of correlations, as arrays and pictures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from netopsy.charts import curve, heatmap
-from netopsy.charts.passages import Entry, passages
-from netopsy.engine.observe.observe import observe
-from netopsy.network.network import Network
-from netopsy.pictures.mosaic import below, beside, caption, grid, resize
-from netopsy.pictures.patches import patches
-from netopsy.result import Figure, Image, Panel, Passage, Texts
-from netopsy.samples.samples import Samples
+from netopsy.errors import UnknownLayer, nearest
+from netopsy.pictures.mosaic import below, beside, caption, fit_side
+from netopsy.result import Figure, Image, Panel
 from netopsy.stats.describe import spread_indices
+from netopsy.stats.matching import NOBODY, Matching
 from netopsy.studies.correspondence.counting import NETWORKS, SHUFFLED, UNTRAINED, Comparison, Names
-from netopsy.tallies.top_images import TopImages, TopImagesResult
+from netopsy.studies.study import file_for
+from netopsy.wording import two
 
 SOURCE = "Li et al., Convergent Learning, ICLR 2016"
 WORDS = {NETWORKS: "", SHUFFLED: ", shuffled", UNTRAINED: ", untrained"}
@@ -64,19 +64,20 @@ def _control_names(names: Mapping[str, str], controls: tuple[str, ...]) -> tuple
 
 
 def _matching(layers: pl.DataFrame) -> Figure:
-    names = {"semi": "best partner", "bipartite": "one-to-one partner", "within": "best in its own layer"}
+    names = {"semi_matched": "best partner", "bipartite": "one-to-one partner", "within": "best in its own layer"}
     return curve(
-        _long(layers, names, ("semi", "bipartite")),
+        _long(layers, names, ("semi_matched", "bipartite")),
         "layer",
         "value",
         color="what",
-        controls=_control_names(names, ("semi", "bipartite")),
+        controls=_control_names(names, ("semi_matched", "bipartite")),
         x_title="layer, in order of execution",
         y_title="mean correlation",
         color_title="of a unit with its",
         zero=True,
         title="How well units find a partner",
-        reading="Shuffled: the images of one network in another order. Untrained: the other network with new weights.",
+        reading="Both partners are of the same units, those with a one-to-one partner. Shuffled: the images of one "
+        "network in another order. Untrained: the other network with new weights.",
         source=f"{SOURCE}, Section 3",
     )
 
@@ -178,8 +179,9 @@ def _regression(regression: pl.DataFrame) -> Figure:
         x_title="units used, mean",
         y_title="squared error",
         title="How many units it takes to predict one",
-        reading="Squared error of a unit of variance 1, over the units of the other network used. Right end: least "
-        "squares with all of them. To the left the L1 penalty grows. 1 is no prediction at all.",
+        reading="Squared error (the whole, not half of it) of a unit of variance 1, over the units of the other "
+        "network used. Right end: least squares with all of them. To the left the L1 penalty grows. 1 is no prediction "
+        "at all.",
         source=f"{SOURCE}, Section 4",
     )
 
@@ -203,155 +205,167 @@ def _map(comparison: Comparison, of: str) -> Figure:
     )
 
 
-_LAYERS = 4  # pairs of layers that are drawn, spread over the depth
-_SIDE = 40  # screen pixels of a patch, about
-_LINE = 190  # the gray between a unit's patches
-
-Chosen = dict[Names, list[tuple[int, int, float]]]
-UnitTiles = dict[str, dict[int, UInt8[np.ndarray, "top height width 3"]]]
+_TABLED = 2**18  # correlations of a pair of layers that the table lists; the array has any number
+_SIDE = 264  # screen pixels of a matrix, about
+_LOW, _MIDDLE, _HIGH = ((33, 72, 150), (255, 255, 255), (150, 62, 0))  # of -1, 0 and 1
 
 
-def picture(
-    comparison: Comparison, network: Network, other: Network, samples: Samples, top: int, drawn: int
-) -> Image | None:
-    """For some layers the pairs of the one-to-one matching that correlate most and least; None where there are none."""
-    chosen = _choose(comparison, drawn)
-    if not chosen:
-        return None
-    sides = [_tiles(net, samples, _units(chosen, k), top) for k, net in enumerate((network, other))]
-    parts = []
-    for (a, b), rows in chosen.items():
-        half = len(rows) // 2 if len(rows) > drawn else len(rows)
-        for word, some_pairs in (("best", rows[:half]), ("worst", rows[half:])):
-            if some_pairs:
-                parts += [
-                    caption(f"{a if a == b else f'{a} - {b}'}: {word} pairs"),
-                    beside([_pair(sides, a, b, row) for row in some_pairs], gap=14),
-                ]
-    return Image(
-        below(parts, gap=6),
-        "Pairs of units and what excites them",
-        f"One block per pair: left the {top} {samples.noun}s that excite the unit of {comparison.networks[0]} most, "
-        f"right those of its one-to-one partner in {comparison.networks[1]}, with their correlation. "
-        + (
-            "A patch is the unit's receptive field; gray is beyond the image."
-            if samples.kind == "image"
-            else "What is shaded or framed is where the unit looks."
-        ),
-        "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
-        alt=f"Patches of matched units of {comparison.networks[0]} and {comparison.networks[1]}",
-        panels=tuple(_panel(sides, a, b, row) for (a, b), rows in chosen.items() for row in rows),
-    )
+@dataclass(frozen=True)
+class Matrices:
+    """Correlations of p units of a layer of A and q units of a layer of B, -1 to 1; 0 where a unit is dead.
+
+    between: of each unit of A with each of B. within_a, within_b: of the units of one layer with one another. order_a,
+    order_b: the units with a one-to-one partner first, those of A by number and those of B as their partners, then the
+    rest by number. one_to_one, best: the matchings.
+    """
+
+    layers: Names
+    between: Float64[np.ndarray, "p q"]
+    within_a: Float64[np.ndarray, "p p"]
+    within_b: Float64[np.ndarray, "q q"]
+    order_a: Int64[np.ndarray, " p"]
+    order_b: Int64[np.ndarray, " q"]
+    one_to_one: Matching
+    best: Matching
+
+    @property
+    def permuted(self) -> Float64[np.ndarray, "p q"]:
+        """`between` in the order of `order_a` and `order_b`: partners on the diagonal (Li et al., Figure 2)."""
+        return self.between[np.ix_(self.order_a, self.order_b)]
+
+    @property
+    def title(self) -> str:
+        """`conv1`, or `conv1 - features.0` where the names differ."""
+        a, b = self.layers
+        return a if a == b else f"{a} - {b}"
 
 
-def texts(
-    comparison: Comparison, network: Network, other: Network, samples: Samples, top: int, drawn: int
-) -> Texts | None:
-    """`picture` of samples that are read: texts and rows."""
-    sides, chosen = [], _choose(comparison, drawn)
-    if not chosen:
-        return None
-    for k, net in enumerate((network, other)):
-        sides.append(_passages(net, samples, _units(chosen, k), top))
-    groups = {}
-    for names, rows in chosen.items():
-        for *units, correlation in rows:
-            for k, unit in enumerate(units):
-                words = f"{names[0]}:{units[0]} - {names[1]}:{units[1]} ({correlation:.2f}), {comparison.networks[k]}"
-                groups[words] = sides[k][names[k], unit]
-    return Texts(
-        groups,
-        "Pairs of units and what excites them",
-        f"Two blocks per pair, a unit of {comparison.networks[0]} and its one-to-one partner in "
-        f"{comparison.networks[1]} with their correlation, the best pairs of a layer first: the "
-        f"{samples.noun}s that excite each most.",
-        "after Li et al., Convergent Learning, ICLR 2016, Figure 3",
-    )
-
-
-def _choose(comparison: Comparison, drawn: int) -> Chosen:
-    """For some layers the best pairs, then the worst."""
-    names = [list(comparison.compared)[i] for i in spread_indices(len(comparison.compared), _LAYERS)]
-    return {pair: rows for pair in names if (rows := _choose_pairs(comparison, pair, drawn))}
-
-
-def _units(chosen: Chosen, k: int) -> list[tuple[str, int]]:
-    """The units of network `k`, as (node, channel)."""
-    return [(names[k], row[:2][k]) for names, rows in chosen.items() for row in rows]
-
-
-def _choose_pairs(comparison: Comparison, names: Names, drawn: int) -> list[tuple[int, int, float]]:
-    """(unit of A, unit of B, correlation): the best pairs, then the worst."""
-    matching = comparison.compared[names][0].bipartite
-    ranked = matching.ranked.tolist()
-    units = ranked[:drawn] + ranked[max(drawn, len(ranked) - drawn) :]
-    return [(unit, int(matching.partner[unit]), float(matching.correlation[unit])) for unit in units]
-
-
-def _strongest(
-    network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int
-) -> tuple[dict[str, list[int]], dict[str, TopImagesResult]]:
-    """The channels of each node, and what excites its channels most."""
-    channels_of: dict[str, list[int]] = {}
-    for node, channel in dict.fromkeys(units):
-        channels_of.setdefault(node, []).append(channel)
-    tallies = {node: (node, TopImages(top, network.nodes[node].channel_axis)) for node in channels_of}
-    return channels_of, observe(network, samples, tallies)
-
-
-def _passages(
-    network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int
-) -> dict[tuple[str, int], tuple[Passage, ...]]:
-    """The strongest samples of each unit as text, by node and channel."""
-    channels_of, best = _strongest(network, samples, units, top)
-    entries = {
-        (node, channel): [
-            Entry(channel, image, place, f"{value:.3g}")
-            for value, image, place in zip(
-                *(part[channel].tolist() for part in (best[node].values, best[node].images, best[node].places)),
-                strict=True,
+def check_names(names: Sequence[str], pairs: Sequence[Names]) -> None:
+    """Raise UnknownLayer for one of `names` that fits none of `pairs` that may be compared."""
+    for name in names:
+        if not any(_fits(name, pair) for pair in pairs):
+            listed = list(dict.fromkeys(a if a == b else f"{a}:{b}" for a, b in pairs))
+            raise UnknownLayer(
+                f"matrices names '{name}', which is none of the compared layers; nearest: {nearest(name, listed)}."
             )
-            if image >= 0
-        ]
-        for node, node_channels in channels_of.items()
-        for channel in node_channels
-    }
-    by_node = {node: [e for c in channels for e in entries[node, c]] for node, channels in channels_of.items()}
-    drawn = {node: iter(rows) for node, rows in passages(network, samples, by_node).items()}
-    return {(node, c): tuple(next(drawn[node]) for _ in rows) for (node, c), rows in entries.items()}
 
 
-def _tiles(network: Network, samples: Samples, units: Sequence[tuple[str, int]], top: int) -> UnitTiles:
-    """The patches of each unit's strongest images, by node and channel."""
-    channels_of, best = _strongest(network, samples, units, top)
-    stimuli = {
-        node: (best[node].images[node_channels].flatten(), best[node].places[node_channels].flatten())
-        for node, node_channels in channels_of.items()
-    }
-    cut = patches(network, samples, stimuli, tile=_SIDE)
-    return {
-        node: dict(zip(node_channels, cut[node].reshape(len(node_channels), -1, *cut[node].shape[1:]), strict=True))
-        for node, node_channels in channels_of.items()
-    }
+def _fits(name: str, pair: Names) -> bool:
+    return fnmatchcase(pair[0], name) or fnmatchcase(":".join(pair), name)
 
 
-def _panel(sides: Sequence[UnitTiles], a: str, b: str, row: tuple[int, int, float]) -> Panel:
-    """The patches of the unit of the first network, then those of its partner."""
-    tiles = (*sides[0][a][row[0]], *sides[1][b][row[1]])
-    name = f"{a}:{row[0]} - {b}:{row[1]}"
-    return Panel(name, tiles, f"{name} (correlation {row[2]:.2f})", columns=len(tiles) // 2)
+def choose_matrices(comparison: Comparison, names: Sequence[str]) -> list[Matrices]:
+    """The matrices of the compared pairs that `names` asks for; by default of the first pair.
+
+    names: of layers of the first network, of pairs A:B, or patterns of either. UnknownLayer for one that fits none.
+    """
+    pairs = list(comparison.compared)
+    check_names(names, pairs)
+    chosen = [pair for name in names for pair in pairs if _fits(name, pair)] or pairs[:1]
+    return [_matrices(comparison, pair) for pair in dict.fromkeys(chosen)]
 
 
-def _pair(
-    sides: Sequence[UnitTiles], a: str, b: str, row: tuple[int, int, float]
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Both units' patches, a caption above."""
-    halves = beside([_block(sides[0][a][row[0]]), _block(sides[1][b][row[1]])], gap=4)
-    return below([caption(f"{row[0]} - {row[1]}: {row[2]:.2f}"), halves], gap=1)
+def _matrices(comparison: Comparison, names: Names) -> Matrices:
+    compared = comparison.compared[names][0]
+    pair, matching = compared.pair, compared.bipartite
+    matched, partners = matching.matched, matching.partner[matching.matched]
+    order_a, order_b = (
+        np.concatenate([first, np.setdiff1d(np.arange(count), first)]).astype(np.int64)
+        for first, count in zip((matched, partners), pair.correlation.shape, strict=True)
+    )
+    within_a, within_b = pair.correlation_aa, pair.correlation_bb
+    return Matrices(names, pair.correlation, within_a, within_b, order_a, order_b, matching, compared.semi)
 
 
-def _block(tiles: UInt8[np.ndarray, "top height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
-    height, width = tiles.shape[1:3]
-    zoom = max(1, round(_SIDE / max(height, width)))
-    large = np.stack([resize(tile, (height * zoom, width * zoom), smooth=False) for tile in tiles])
-    return grid(large, math.ceil(math.sqrt(len(large))), 1, _LINE)
+def save_matrices(matrices: Sequence[Matrices]) -> dict[str, Path]:
+    """One `.npz` file a pair of layers, by its name; `numpy.load` opens it without pickle."""
+    files = {}
+    for one in matrices:
+        path = file_for("correspondence", f"correlations-{one.title.replace(' - ', '-')}.npz")
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                between=one.between,
+                permuted=one.permuted,
+                within_a=one.within_a,
+                within_b=one.within_b,
+                order_a=one.order_a,
+                order_b=one.order_b,
+                partner=one.one_to_one.partner,
+                best_partner=one.best.partner,
+            )
+        files[path.name] = path
+    return files
+
+
+_SCHEMA: Mapping[str, type[pl.DataType]] = {
+    **{"layer_a": pl.String, "layer_b": pl.String, "unit_a": pl.Int64, "unit_b": pl.Int64},
+    **{"correlation": pl.Float64, "partner": pl.Boolean, "best_partner": pl.Boolean},
+}
+
+
+def correlation_table(matrices: Sequence[Matrices]) -> pl.DataFrame:
+    """A row a unit of A and a unit of B: their correlation, and whether either matching makes them partners."""
+    frames = [pl.DataFrame(schema=_SCHEMA)]
+    for one in matrices:
+        p, q = one.between.shape
+        if p * q > _TABLED:
+            continue
+        a, b = np.divmod(np.arange(p * q), q)
+        partners = [(m.partner[a] == b) & (m.partner[a] != NOBODY) for m in (one.one_to_one, one.best)]
+        layers = [[name] * (p * q) for name in one.layers]
+        columns = dict(zip(_SCHEMA, [*layers, a, b, one.between.ravel(), *partners], strict=True))
+        frames.append(pl.DataFrame(columns, schema=_SCHEMA))
+    return pl.concat(frames)
+
+
+def matrix_pictures(matrices: Sequence[Matrices], networks: Names) -> dict[str, Image]:
+    """For each pair of layers its matrices: before and after the permutation, and within each network."""
+    return {f"matrices {one.title}": _picture(one, networks) for one in matrices}
+
+
+def _picture(one: Matrices, networks: Names) -> Image:
+    p, q = one.between.shape
+    a, b = ("A", "B")
+    rows = [
+        (("between A and B, as they are", one.between), ("between, B in the order of its partners", one.permuted)),
+        ((f"within A ({p} units)", one.within_a), (f"within B ({q} units)", one.within_b)),
+    ]
+    panels = [beside([_square(words, matrix) for words, matrix in row], gap=16) for row in rows]
+    pixels = below([*panels, _key()], gap=8)
+    matched = one.one_to_one.mean
+    rest = np.delete(one.between.ravel(), one.one_to_one.matched * q + one.one_to_one.partner[one.one_to_one.matched])
+    others = f" All others correlate by {two(float(rest.mean()))} on average." if len(rest) else ""
+    return Image(
+        pixels,
+        f"Correlations of the units at {one.title}",
+        f"Rows are the units of {networks[0]} ({a}), columns those of {networks[1]} ({b}). Left as the networks number "
+        f"them; right with each unit of {b} under the number of its one-to-one partner, so that partners lie on the "
+        f"diagonal: they correlate by {two(matched)} on average.{others} Below: each layer with itself.",
+        "Li et al., Convergent Learning, ICLR 2016, Figure 2",
+        alt=f"Four matrices of correlations at {one.title}: between the networks before and after the units are "
+        "matched, and within each network.",
+        panels=tuple(Panel(words, (colours(matrix),), words) for row in rows for words, matrix in row),
+    )
+
+
+def _square(words: str, matrix: Float64[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "height width 3"]:
+    """A matrix in colours under its name; at least a square of the screen a cell, where there are few."""
+    cells = colours(matrix)
+    zoom = max(1, _SIDE // max(matrix.shape))
+    square = cells.repeat(zoom, 0).repeat(zoom, 1) if max(matrix.shape) <= _SIDE else fit_side(cells, _SIDE)
+    framed = np.pad(square, ((1, 1), (1, 1), (0, 0)), constant_values=150)
+    return below([caption(words, max(framed.shape[1], _SIDE)), framed])
+
+
+def colours(correlation: Float64[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Blue for -1, white for 0, brown for 1; dark in print at both ends."""
+    strength = np.abs(correlation)[..., None]
+    ends = np.where((correlation < 0)[..., None], np.array(_LOW), np.array(_HIGH))
+    return np.rint(_MIDDLE + (ends - np.array(_MIDDLE)) * strength).astype(np.uint8)
+
+
+def _key() -> UInt8[np.ndarray, "height width 3"]:
+    """The scale of the colours."""
+    bar = colours(np.linspace(-1, 1, 181)[None]).repeat(12, 0)
+    return beside([caption("-1"), np.pad(bar, ((4, 3), (0, 0), (0, 0)), constant_values=255), caption("1")], gap=2)

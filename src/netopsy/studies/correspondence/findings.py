@@ -21,6 +21,7 @@ def findings(tables: Mapping[str, pl.DataFrame], comparison: Comparison) -> list
     pairs = layers.filter(pl.col("of") == NETWORKS)
     return [
         matching(layers, pairs, tables["draws"]),
+        best_partner(pairs),
         likeness(layers, pairs),
         *depth(pairs, comparison),
         *regression(tables["regression"], pairs),
@@ -46,6 +47,16 @@ def matching(layers: pl.DataFrame, pairs: pl.DataFrame, draws: pl.DataFrame) -> 
         f"{plural(pairs.height, 'pair')} of layers{_in_brackets(', '.join(controls))}."
     )
     return Finding(text, min(5.0, abs(value - chance_level) / 0.1))
+
+
+def best_partner(pairs: pl.DataFrame) -> Finding:
+    """What a partner that several may share adds, over the same units: never less than nothing."""
+    free, bound = _mean(pairs, "semi_matched"), _mean(pairs, "bipartite")
+    text = (
+        f"With the best partner, which several may share, the same units correlate by {two(free)}; "
+        f"{percent(_mean(pairs, 'same_partner'))} of them have the same partner either way."
+    )
+    return Finding(text, min(5.0, (free - bound) / 0.1))
 
 
 def likeness(layers: pl.DataFrame, pairs: pl.DataFrame) -> Finding:

@@ -27,7 +27,7 @@ _UNITS: dict[str, Any] = {
     "cluster": pl.Int64,
     "dead": pl.Boolean,
 }
-_DRAWN = ("semi", "bipartite", "least_squares", "cka", "svcca", "pwcca", "procrustes")
+_DRAWN = ("semi", "semi_matched", "bipartite", "least_squares", "cka", "svcca", "pwcca", "procrustes")
 _CHOSEN = {"layer_a": pl.String, "layer_b": pl.String, "channel": pl.Int64, "choices": pl.Int64, "dead": pl.Boolean}
 
 
@@ -77,7 +77,9 @@ def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str
     """One pair of layers.
 
     places_a, places_b: of each unit, 1 where it has one value an image; grid: those that were compared.
-    semi, bipartite: mean correlation of a live unit with its partner; same_partner: share of the units for which both
+    semi, bipartite: mean correlation of a unit with its partner, over all live units of A and over those with a
+    one-to-one partner; semi_matched: with the best partner, over the units of `bipartite` alone, so never below it;
+    same_partner: share of the units for which both
     agree; within: mean of each unit's highest correlation with another unit of its own layer; least_squares: mean
     squared error of the units of A from all of B, each of variance 1; used: units of B in it; information: mutual
     information of the best partners in nats, information_share: of the smaller entropy. Of the untrained control all
@@ -98,6 +100,7 @@ def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str
         "grid": grid_text(pair.grid),
         "rows": pair.n,
         "semi": c.semi.mean,
+        "semi_matched": _mean(c.semi.correlation[c.bipartite.matched]) or 0.0,
         "bipartite": c.bipartite.mean,
         "same_partner": agreement(c.semi, c.bipartite),
         "within": _mean(_within(c)[~pair.dead_a]) if c.of == NETWORKS else None,
@@ -113,7 +116,12 @@ def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str
 
 
 def _regression(names: Names, c: LayerComparison, comparison: Comparison) -> pl.DataFrame:
-    """One row a decay; `decay` null is least squares. error: mean squared, of units of variance 1; gap: the widest."""
+    """One row a decay; `decay` null is least squares.
+
+    error: mean squared, of units of variance 1: 1 where nothing is predicted. half_error: half of it, the loss that the
+    authors' code prints: 0.5 where nothing is predicted. gap: the widest.
+    """
+    errors = [c.least.mean, *c.lasso.mean_error]
     count = len(comparison.decays)
     return pl.DataFrame(
         {
@@ -122,7 +130,8 @@ def _regression(names: Names, c: LayerComparison, comparison: Comparison) -> pl.
             "of": [c.of] * (count + 1),
             "decay": [None, *comparison.decays],
             "strength": [0.0, *c.lasso.strengths],
-            "error": [c.least.mean, *c.lasso.mean_error],
+            "error": errors,
+            "half_error": [error / 2 for error in errors],
             "used": [float(c.least.used), *c.lasso.mean_used],
             "gap": [0.0, *c.lasso.gaps.max(1, initial=0.0)],
         },

@@ -16,6 +16,7 @@ from netopsy.network.units import find_unit
 from netopsy.result import Group, Image, Result
 from netopsy.samples.samples import Samples, check_images, read_inputs
 from netopsy.settings import Interval, Length, NonNegativeInt, PositiveInt, Seed
+from netopsy.studies.field import connections as drawn
 from netopsy.studies.field import drawings
 from netopsy.studies.field import report as figures
 from netopsy.studies.field.effective import (
@@ -53,6 +54,7 @@ class Field(Study):
     energy: the effective area holds this share of the squared gradient.
     tree: the unit whose activation tree is drawn; by default the strongest of the last activation that has places.
     image: number of the image for drawings and the tree.
+    connections: through so many layers before the unit of the tree its strongest connections are drawn; 0 draws none.
     seed: of the draw of images and channels.
     """
 
@@ -62,6 +64,7 @@ class Field(Study):
     energy: Annotated[float, Interval(gt=0, lt=1)] = 0.95
     tree: str | None = None
     image: NonNegativeInt = 0
+    connections: Annotated[int, Interval(ge=0, le=12)] = 3
     seed: Seed = 0
 
     name: ClassVar[str] = "field"
@@ -87,11 +90,19 @@ class Field(Study):
         grown = grow_tree(network, inputs, unit)
         theory = fields(network)
         tables = {"fields": theory, "effective": effective_table(measured, len(rows)), "tree": tree_table(grown)}
+        charts_by_name = figures.draw_figures(tables, grown)
+        sentences = findings(network, tables, grown, self.image, self.energy, len(rows))
+        if grown.rows and grown.unit is not None and self.connections:
+            found = drawn.find_connections(network, inputs, grown.unit, self.connections)
+            tables["connections"] = found.edges
+            sentences += drawn.finding(found, grown.unit)
+            if found.edges.height:
+                charts_by_name["connections"] = drawn.connection_figure(found, grown.unit, self.image)
         return self.result(
             tables=tables,
-            figures=figures.draw_figures(tables, grown),
+            figures=charts_by_name,
             images=self._images(network, next(iter(inputs.values())), measured, grown),
-            findings=findings(network, tables, grown, self.image, self.energy, len(rows)),
+            findings=sentences,
         )
 
     def _along_length(self, network: Network, samples: Samples, rows: list[int], generator: torch.Generator) -> Result:

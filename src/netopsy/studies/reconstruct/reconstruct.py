@@ -18,6 +18,7 @@ from netopsy import charts
 from netopsy.engine.backproject.rules import MASKED, RuleName
 from netopsy.errors import NotApplicable, SettingsError
 from netopsy.network.activations import activations
+from netopsy.network.macs import RECURRENT
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Signature
@@ -61,8 +62,8 @@ class Reconstruct(Study):
     layer: where units are taken from; by default the last activation with several places.
     images: numbers of the images drawn.
     features: how many units are taken at the most active place of an image.
-    rules: the columns: gradient, deconvnet, masked, guided, masked_random; by default the paper's four, and guided
-        where no activation has a binary mask.
+    rules: the columns: gradient, deconvnet, masked, guided, masked_random, gated; by default the paper's four, guided
+        where no activation has a binary mask, and gated where there are an LSTM's or GRU's gates.
     rectify: rectify the image too, as Equations 4-7 read at the first layer do; the exact filter keeps its sign.
     survey: over how many images, spread over the samples, the maps are measured beside those drawn.
     draws: how often the random weights are drawn; below 3 nothing is concluded of them.
@@ -175,9 +176,11 @@ class Reconstruct(Study):
         return exchange(network, samples, numbers, units_at, draws=self.draws, rectify=self.rectify, seed=self.seed)
 
     def _rules(self, network: Network) -> tuple[str, ...]:
-        """The columns: where no activation has a binary mask, `guided` stands in for the rules that need one."""
+        """The columns: `guided` where no activation has a binary mask, `gated` where a recurrent layer has gates."""
         masks = any(MASKED.treats(node) for node in activations(network).values())
-        return self.rules if masks or self.rules != _PAPER else (*self.rules, "guided")
+        gates = any(node.operator in RECURRENT for node in network.program.nodes)
+        more = ("guided",) * (not masks) + ("gated",) * gates
+        return self.rules if self.rules != _PAPER else (*self.rules, *more)
 
     def _units(self, network: Network) -> Callable[..., list[Unit]]:
         """The units to trace on one image, or on one other sample with its mask."""
