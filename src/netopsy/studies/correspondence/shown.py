@@ -104,7 +104,8 @@ def pair_texts(
 
 def filter_pictures(comparison: Comparison, network: Network, other: Network, drawn: int) -> dict[str, Image]:
     """The best and worst matches of the layers that see the image, as pictures of their weights; else nothing."""
-    parts, panels = [], {}
+    parts: list[UInt8[np.ndarray, "height width 3"]] = []
+    panels: dict[tuple[Any, ...], Panel] = {}
     for (a, b), compared in comparison.compared.items():
         weights = (filters_on_image(network, a), filters_on_image(other, b))
         if any(maps is None for maps in weights):
@@ -116,9 +117,7 @@ def filter_pictures(comparison: Comparison, network: Network, other: Network, dr
                 if some:
                     title = f"{a if a == b else f'{a} - {b}'}: {word} matches with the {partner}"
                     parts += [caption(title), beside([_filter_pair(sides, row) for row in some], gap=12)]
-                    panels |= {
-                        (a, b, *row): _panel((sides[0][row[0]], sides[1][row[1]]), a, b, row) for row in some
-                    }
+                    panels |= {(a, b, *row): _panel((sides[0][row[0]], sides[1][row[1]]), a, b, row) for row in some}
     if not parts:
         return {}
     picture = Image(
