@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import wavfile
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
-from netopsy import load_network
+from netopsy import Network, load_network, score, sparsity
 from netopsy.errors import MissingExtra, NetopsyWarning, NotApplicable, SamplesError
 from netopsy.network.signature import Input, Signature
 from netopsy.provenance import provenance
@@ -749,3 +750,105 @@ def test_real_samples(shared):
     assert np.array_equal(batch.images[2].numpy(), raw["x"][599] / np.float32(32768))
     assert batch.mask.sum(1).tolist() == raw["length"][[0, 1, 599]].tolist()
     assert digits.title(0) == "recording 0: 0.30 s"
+
+
+class Apart(nn.Module):
+    """What changes from the first picture to the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 2, 1)
+
+    def forward(self, image1: Tensor, image2: Tensor) -> Tensor:
+        return self.mix(image2 - image1)
+
+
+def film(folder: Path, scenes: dict[str, int], size: tuple[int, int] = (16, 24)) -> np.ndarray:
+    """Frames in a folder a scene, as PNG; returns their pixels in order."""
+    pixels = np.random.default_rng(5).integers(0, 256, (sum(scenes.values()), *size, 3), np.uint8)
+    rows = iter(pixels)
+    for scene, count in scenes.items():
+        (folder / scene).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            Image.fromarray(next(rows)).save(folder / scene / f"{number:04}.png")
+    return pixels
+
+
+def flow_network(size: tuple[int, int], pixels: tuple[float, float] = (-1.0, 1.0)) -> Network:
+    pair = [Input(name, (3, *size), kind="image", pixels=pixels) for name in ("image1", "image2")]
+    return load_network(Apart(), example=Signature(tuple(pair)))
+
+
+def test_frames_of_a_film_are_pairs_within_each_scene(tmp_path: Path) -> None:
+    pixels = film(tmp_path / "film", {"a": 3, "b": 2, "c": 1})
+    samples = load_samples(f"frames:{tmp_path / 'film'}")
+    (batch,) = samples.batches(flow_network((16, 24)).preprocessing, 8)
+    for name, rows in (("image1", [0, 1, 3]), ("image2", [1, 2, 4])):
+        expected = pixels[rows].transpose(0, 3, 1, 2) / 127.5 - 1
+        np.testing.assert_allclose(batch.inputs[name], expected, atol=1e-6)
+    assert samples.title(2).endswith("0000.png, 0001.png") and samples.thumbnail(0).shape == (16, 24, 3)
+    row = score(flow_network((8, 8)), samples).row(0, named=True)  # of another size they are resized
+    assert row["images"] == 3 and row["agreement"] == 1
+    with pytest.raises(SamplesError, match="no two pictures in one folder"):
+        load_samples(f"frames:{tmp_path / 'film' / 'c'}")
+    with pytest.raises(SamplesError, match="have no labels"):
+        load_samples(f"frames:{tmp_path / 'film'}", label="flow")
+    with pytest.raises(SamplesError, match="holds 2 pictures"):
+        sparsity(load_network("netopsy:lenet5", weights="random"), samples)
+
+
+def test_pictures_and_flow_of_several_folders_go_together_by_name(tmp_path: Path) -> None:
+    first, second = (film(tmp_path, {scene: 3}, (17, 30)) for scene in ("one", "two"))
+    flows = np.random.default_rng(0).normal(size=(3, 2, 17, 30)).astype("<f4")
+    (tmp_path / "flow").mkdir()
+    for number, flow in enumerate(flows):
+        head = b"PIEH" + np.array([30, 17], "<i4").tobytes()
+        (tmp_path / "flow" / f"{number}.flo").write_bytes(head + flow.transpose(1, 2, 0).tobytes())
+    source = ",".join(
+        f"{name}={tmp_path / folder}" for name, folder in [("image2", "two"), ("image1", "one"), ("flow", "flow")]
+    )
+    samples = load_samples(source)
+    np.testing.assert_array_equal(samples.labels, flows[:, :, 0:16, 3:27])  # the middle, in multiples of 8
+    network = flow_network((16, 24), (0.0, 1.0))
+    (batch,) = samples.batches(network.preprocessing, 8)
+    np.testing.assert_allclose(batch.inputs["image1"], first[:, 0:16, 3:27].transpose(0, 3, 1, 2) / 255, atol=1e-6)
+    np.testing.assert_allclose(batch.inputs["image2"], second[:, 0:16, 3:27].transpose(0, 3, 1, 2) / 255, atol=1e-6)
+    with torch.no_grad():
+        error = (network.module(**batch.inputs) - torch.from_numpy(samples.labels)).abs().mean().item()
+    assert score(network, samples)["loss"][0] == pytest.approx(error, rel=1e-5)
+    with pytest.raises(SamplesError, match=r"maps of 16x24 .*8x8.*size=\(16, 24\)"):
+        score(flow_network((8, 8)), samples)
+    (tmp_path / "two" / "0001.png").unlink()
+    with pytest.raises(SamplesError, match="image2 has 2, image1 has 3, flow has 3"):
+        load_samples(source)
+    (tmp_path / "flow" / "1.flo").write_bytes(b"PIEH" + bytes(20))
+    (tmp_path / "one" / "0001.png").unlink()
+    (tmp_path / "flow" / "2.flo").unlink()
+    with pytest.raises(SamplesError, match=r"1\.flo is damaged"):
+        load_samples(source)
+
+
+class Flow(torch.utils.data.Dataset):
+    """As torchvision's data sets of optical flow: two Pillow images, the flow, and perhaps where it is valid."""
+
+    def __init__(self, *beyond: object) -> None:
+        self.beyond = beyond
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> tuple[object, ...]:
+        pictures = [Image.fromarray(np.full((16, 8, 3), 10 * row + k, np.uint8)) for k in (0, 1)]
+        return (*pictures, *self.beyond)
+
+
+def test_both_pictures_of_a_data_set_of_flow_are_taken() -> None:
+    samples = load_samples(Flow(np.ones((2, 16, 8), np.float32)))
+    (batch,) = samples.batches(flow_network((16, 8)).preprocessing, 8)
+    assert (batch.inputs["image2"] - batch.inputs["image1"]).numpy() == pytest.approx(1 / 127.5, abs=1e-6)
+    assert samples.labels.shape == (2, 2, 16, 8)
+    assert not load_samples(Flow(None)).labelled  # a part to be judged elsewhere
+    sparse = Flow(np.ones((2, 16, 8), np.float32), np.ones((16, 8), bool))
+    with pytest.raises(SamplesError, match="no score leaves places out; give label=None"):
+        load_samples(sparse)
+    assert len(load_samples(sparse, label=None)) == 2

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netopsy import Samples, load_network, observe, score
+import netopsy
+from netopsy import Samples, load_network, observe, score, sweep
 from netopsy.engine.interpreter import plan
+from netopsy.engine.sweep.edits import Replace, Variant
 from netopsy.errors import NetworkError, NotApplicable, SamplesError, SettingsError
 from netopsy.network.network import Network
 from netopsy.network.signature import Input, Signature, signature_of
@@ -383,3 +386,76 @@ def test_stimuli_of_a_decoder_are_tokens_that_it_writes(tmp_path) -> None:
     for one in table.iter_rows(named=True):
         source, target = PAIRS[one["image"]]
         assert one["token"] == (source if one["layer"] == "read" else " " + target)[one["position"]], one
+
+
+class Reader(nn.Module):
+    """Each place of the encoder sums all places up to its own; each of the decoder adds the mean of all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(27, 4), nn.Linear(4, 27)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> dict[str, Tensor]:
+        real = attention_mask[..., None].to(torch.float32)
+        read = (self.embed(input_ids) * real).cumsum(1)
+        written = self.embed(decoder_input_ids) + ((read * real).sum(1) / real.sum(1))[:, None]
+        return {"logits": self.head(written), "read": self.head(read)}
+
+
+@cache
+def reader(output: str | None = None) -> Network:
+    torch.manual_seed(1)
+    sizes = {"input_ids": 9, "attention_mask": 9, "decoder_input_ids": 6}
+    shown = signature_of({name: torch.ones(2, size, dtype=torch.int64) for name, size in sizes.items()})
+    return load_network(Reader(), example=Signature(shown.inputs, Lines()), output=output)
+
+
+def test_attributions_and_distances_of_an_encoder_go_by_its_own_length() -> None:
+    """The derivative of a sum is the same at each place up to the unit's, and none behind."""
+    network, (_, samples) = reader(), translator("own")
+    assert network.output_sequence == "decoder_input_ids" and reader("read").output_sequence == "input_ids"
+    result = netopsy.reconstruct(network, samples, units=("cumsum:2", "head:3:1"), rules=("gradient",), survey=4)
+    table = result.tables["attributions"]
+    embedding = network.module.embed.weight.detach()
+    for number, (text, _) in enumerate(PAIRS):
+        rows = table.filter(text=number)
+        for unit in ("cumsum:2", "head:3:1"):
+            some = rows.filter(pl.col("unit").str.starts_with(unit))
+            assert "".join(some["token"]) == text and some["position"].to_list() == list(range(len(text)))
+        own = embedding[Lines().encode([text], 9)[0], 2].numpy()
+        place = int(own.cumsum().argmax())
+        expected = np.where(np.arange(len(text)) <= place, own, 0)
+        some = rows.filter(unit=f"cumsum:2:{place}")
+        np.testing.assert_allclose(some["attribution"].to_numpy(), expected, atol=1e-6)
+    positions = result.tables["units"].select("unit", "position").rows()
+    assert all((place is None) == unit.startswith("head") for unit, place in positions)
+    assert any("Without attributions: decoder_input_ids" in sentence for sentence in result.findings)
+
+    told = netopsy.field(network, samples, units=("cumsum:0",), layers=0)
+    row = told.tables["distances"].row(0, named=True)
+    places = np.array([3 * len(text) // 4 for text, _ in PAIRS])
+    assert row["samples"] == len(PAIRS) and row["mean"] == pytest.approx((places / 2).mean())
+    assert row["itself"] == pytest.approx((1 / (places + 1)).mean()) and row["after"] == 0
+    assert any("another sequence" in sentence for sentence in told.findings)
+
+
+def test_the_output_of_an_encoder_is_scored_at_its_own_places() -> None:
+    """Against the texts one by one without padding; and `fit` against a teacher counts the same places."""
+    (_, samples), change = translator("own"), torch.linspace(-1, 1, 27)
+    network = reader("read")
+    edit = Replace(("head.bias",), lambda tensors: {"head.bias": tensors["head.bias"] + change}, "shift")
+    row = sweep(network, samples.with_task("agreement"), [Variant({"layer": ""}, edit)]).row(0, named=True)
+    same, nats = [], []
+    for text, target in PAIRS:
+        ids, labels = (torch.tensor(Lines().encode([one], 9)) for one in (text, target))
+        with torch.no_grad():
+            before = network.module(ids, torch.ones_like(ids), labels)["read"][0]
+        same += (before.argmax(-1) == (before + change).argmax(-1)).tolist()
+        p, q = before.log_softmax(-1), (before + change).log_softmax(-1)
+        nats += (p.exp() * (p - q)).sum(-1).tolist()
+    assert row["agreement"] == pytest.approx(np.mean(same)) and row["loss"] == pytest.approx(np.mean(nats), rel=1e-4)
+    student = network.with_tensors({"head.bias": network.module.head.bias.detach() + change})
+    recipe = netopsy.Recipe(epochs=1, learning_rate=1e-30, batch_size=4, temperature=1)
+    compared = samples.with_task("agreement")
+    history = netopsy.fit(student, compared, recipe, teacher=network, validation=compared)
+    assert history.table["validation_loss"][-1] == pytest.approx(np.mean(nats), rel=1e-4)

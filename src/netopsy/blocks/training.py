@@ -51,6 +51,7 @@ def train_module(
     label: str = "fit",
     task: Task = CLASSIFICATION,
     learned: Task | None = None,
+    sequence: str = "",
 ) -> TrainingResult:
     """Train a copy of `module` where its parameters lie, as `fit` trains a network; the module itself stays as it is.
 
@@ -60,7 +61,8 @@ def train_module(
         values of an image and averaged over images, which is Nowak & Corso's Eq 3 as printed. Both have outputs of any
         shape, and no accuracy.
     teacher: a module that is run, in evaluation mode and without gradients, on the same inputs, augmented alike.
-    task: what is counted. learned: what is learned, where that is another task.
+    task: what is counted. learned: what is learned, where that is another task. sequence: of an encoder and a decoder
+        the one that the outputs go along, whose padding does not count.
     spec: plain data that says what the module computes. In a `workspace` with a folder a checkpoint is written after
         each epoch; its name is a digest of spec, recipe, data, what is frozen and all weights.
 
@@ -115,6 +117,7 @@ def train_module(
         validation_task=task,
         learned=learned or task,
         outputs=outputs,
+        sequence=sequence,
     )
     state = launch(job, device, lambda done, total: place.report(label, done, total))
     return TrainingResult(

@@ -185,7 +185,10 @@ SAMPLES_OPTIONS = grouped(
         option("seed", int, "Seed of every random choice.", 0),
     ],
 )
-SOURCES = "Folder, table (.csv, .parquet, .jsonl, ...), .txt, .npz, .npy, .tar, digits, or torchvision:NAME"
+SOURCES = (
+    "Folder, table (.csv, .parquet, .jsonl, ...), .txt, .npz, .npy, .tar, digits, torchvision:NAME, frames:FOLDER, or "
+    "NAME=FOLDER,NAME=FOLDER"
+)
 SAMPLES = option("samples", str, f"{SOURCES}.", group=OF_SAMPLES)
 FEATURES = argument("network", "A network as elsewhere, or features: a .npy, .npz or .parquet of vectors with labels.")
 FEATURES_SAMPLES = option("samples", str | None, f"{SOURCES}; not with features.", None, OF_SAMPLES)

@@ -116,6 +116,11 @@ class Network:
         """Every operation whose value is one tensor that depends on the input, by name, in order of execution."""
         return MappingProxyType({n.name: n for n in self.program.nodes if n.from_input and n.is_tensor})
 
+    @property
+    def output_sequence(self) -> str:
+        """Of an encoder and a decoder, the sequence that the output goes along; empty where there is one or none."""
+        return self.nodes[self.output].sequence if len(self.signature.lengths) > 1 else ""
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The weight-bearing layers in order of execution."""

@@ -33,6 +33,7 @@ class Input:
     length_axis: of `shape`, the axis along which samples differ in length and are padded at the end; None for none.
     sequence: of an encoder and a decoder, whose samples have two lengths, the one that goes along this axis: the name
         of the first input that it is the length of. Empty where all inputs of a network have one length.
+    pixels: of an image, what black and white become.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Input:
     kind: Kind = "array"
     length_axis: int | None = None
     sequence: str = ""
+    pixels: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -154,6 +156,7 @@ class Signature:
                 "kind": entry.kind,
                 **({} if entry.length_axis is None else {"length_axis": entry.length_axis}),
                 **({"sequence": entry.sequence} if entry.sequence else {}),
+                **({"pixels": list(entry.pixels)} if entry.pixels != (0.0, 1.0) else {}),
             }
             for entry in self.inputs
         }
@@ -214,13 +217,14 @@ def read_signature(record: Any) -> Signature | None:
                 entry["kind"],
                 entry.get("length_axis"),
                 str(entry.get("sequence", "")),
+                (float(entry.get("pixels", (0, 1))[0]), float(entry.get("pixels", (0, 1))[1])),
             )
             for name, entry in record["inputs"].items()
         ]
         if not all(isinstance(entry.dtype, torch.dtype) for entry in inputs):
             return None
         return Signature(tuple(inputs))
-    except (KeyError, TypeError, ValueError, AttributeError):  # a SettingsError is a ValueError
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):  # a SettingsError is a ValueError
         return None
 
 

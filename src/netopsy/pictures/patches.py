@@ -145,7 +145,8 @@ def patches(
     order = sorted(requests)
     for batch in samples.batches(network.preprocessing, _BATCH, order=order) if order else ():
         drawn = pictures(batch.images, network.preprocessing) if kind == "image" else batch.images.float().numpy()
-        real = [batch.images.shape[-1]] * len(drawn) if batch.mask is None else batch.mask.sum(1).tolist()
+        masks = batch.masks_along(network.nodes[network.signature.names[0]])
+        real = masks[0].sum(1).tolist() if masks else [batch.images.shape[-1]] * len(drawn)
         for row, index in enumerate(batch.indices.tolist()):
             done: dict[tuple[object, ...], np.ndarray] = {}
             for node, position, place in requests[index]:

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, IterableDataset
 from netopsy.errors import SamplesError, nearest
 from netopsy.network.signature import Kind
 from netopsy.samples.arrays import TARGETS, as_array
-from netopsy.samples.images import ArrayImages, DatasetImages, Images
+from netopsy.samples.images import ArrayImages, DatasetImages, Images, NamedImages
 from netopsy.samples.labels import find_classes, read_targets
 from netopsy.samples.records import TextRecords
 from netopsy.samples.samples import Samples
@@ -145,10 +145,25 @@ def _from_items(items: _Items, name: str, classes: Any, workers: int | None, kin
     if isinstance(sample, int | float) and not hasattr(sample, "shape"):
         raise _unlike(name, TypeError(f"an item is {sample!r}"))
     whole = items.collate is None and isinstance(items.order, range)
-    y, collected = (None, None) if label is None else (_labels(dataset, name, items), None)
-    if kind is None and _is_picture(sample):
+    pictures = [field for field, value in raw.items() if _is_picture(value)] if kind is None else []
+    several = len(pictures) > 1
+    if several and len(pictures) < len(raw) and items.label is not None:
+        raise SamplesError(
+            f"the items of {name} hold {', '.join(list(raw)[len(pictures) :])} besides {len(pictures)} pictures and "
+            "labels, such as which places of a flow are valid, and no score leaves places out; give label=None "
+            "(--label none)."
+        )
+    y, collected = (None, None) if label is None or items.label is None else (_labels(dataset, name, items), None)
+    records: Any
+    if several:
+        fields = {
+            field: DatasetImages(items, name, workers, lambda item, field=field: item[0][field])  # type: ignore[misc]
+            for field in pictures
+        }
+        records, y = NamedImages.labelled(fields, name, y)
+    elif kind is None and _is_picture(sample):
         plain = isinstance(dataset[0], list | tuple) and len(dataset[0]) == 2 and whole
-        records: Any = (
+        records = (
             _images(dataset, name, workers)
             if plain
             else DatasetImages(items, name, workers, lambda item: next(iter(item[0].values())))
@@ -250,11 +265,12 @@ def from_torchvision(
     download: bool = False,
     classes: str | Path | Sequence[str] | None = None,
     variant: str | None = None,
+    label: str | None = "auto",
 ) -> Samples:
     """The dataset `which` of torchvision, by its class name, in the folder `root`.
 
     split: 'train' or 'test' (the default, where there is one), or what the dataset calls its parts.
-    variant: EMNIST's parts (balanced, byclass, ...), which torchvision calls splits.
+    label: None: without labels. variant: EMNIST's parts (balanced, byclass, ...), which torchvision calls splits.
     """
     from torchvision import datasets
 
@@ -285,7 +301,7 @@ def from_torchvision(
             raise SamplesError(
                 f"{name} cannot be loaded from {root} ({_first_sentence(error)}); give root=FOLDER, or download=True."
             ) from error
-        return from_dataset(dataset, name, classes=classes, workers=None)
+        return from_dataset(dataset, name, classes=classes, workers=None, label=label)
     raise SamplesError(f"{name} cannot be loaded: {_first_sentence(errors[0])}.") from errors[0]
 
 

@@ -66,7 +66,7 @@ def from_folder(
             table, folder, file=file, label=label, separator=separator, classes=classes, **sound, task=task
         )
     if label is None:
-        paths = _files(folder)
+        paths = files_in(folder)
         if not paths:
             raise SamplesError(f"{folder} holds no {', '.join(FORMATS)}.")
         return Samples(folder.name or str(folder), _records(paths, folder, sound), None)
@@ -76,7 +76,7 @@ def from_folder(
 def from_class_folders(folder: Path, classes: Classes = None, sound: Mapping[str, Any] | None = None) -> Samples:
     """Files at any depth in one subfolder a class, numbered alphabetically, as torchvision's ImageFolder does."""
     names = _folders(folder)
-    by_name = {name: _files(folder / name) for name in names}
+    by_name = {name: files_in(folder / name) for name in names}
     kinds = [kind for kind in FORMATS if any(_kind(paths[0]) == kind for paths in by_name.values() if paths)][:1]
     paths = [path for listed in by_name.values() for path in listed if _kind(path) in kinds]
     words = [name for name, listed in by_name.items() for path in listed if _kind(path) in kinds]
@@ -215,15 +215,18 @@ def _kind(path: Path) -> str | None:
     return next((kind for kind, endings in FORMATS.items() if path.name.lower().endswith(endings)), None)
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files at any depth of the first of `FORMATS` that is there, in the order of torchvision's ImageFolder."""
+def files_in(folder: Path, only: str | None = None) -> list[Path]:
+    """The files at any depth of the first of `FORMATS` that is there, in the order of torchvision's ImageFolder.
+
+    only: the one of `FORMATS` that is asked for.
+    """
     every = [
         Path(place, name)
         for place, _, names in sorted(os.walk(folder, followlinks=True))
         for name in sorted(names)
         if not name.startswith(".") and _kind(Path(name)) is not None
     ]
-    kind = next((kind for kind in FORMATS if any(_kind(path) == kind for path in every)), None)
+    kind = only or next((kind for kind in FORMATS if any(_kind(path) == kind for path in every)), None)
     return [path for path in every if _kind(path) == kind]
 
 

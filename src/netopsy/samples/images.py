@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
@@ -20,11 +20,12 @@ from PIL import Image
 
 from netopsy.errors import SamplesError
 from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Arrays, Kind, Signature
+from netopsy.network.signature import Arrays, Input, Kind, Signature, empty_arrays
 from netopsy.samples.pixels import (
     MOST_CHANNELS,
     Pixels,
     array_of,
+    centre_crop,
     draw_picture,
     fit,
     match_depth,
@@ -236,6 +237,104 @@ class PlainImages(Images):
 
     def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
         return self.store.digest(rows)
+
+
+class NamedImages:
+    """Several pictures a sample, by the names of a network's inputs, as the two frames between which things move.
+
+    fields: the pictures of each name; a network whose inputs have other names takes them in this order.
+    size: (height, width) of the middle of each picture, which alone is kept, where labels go with its pixels; None:
+        pictures are resized to what the network takes.
+    """
+
+    kind: Kind = "array"
+
+    def __init__(self, fields: Mapping[str, Images], name: str, size: tuple[int, int] | None = None) -> None:
+        self.fields, self.name, self.size = dict(fields), name, size
+        self.workers = next(iter(fields.values())).workers
+
+    @classmethod
+    def labelled(
+        cls, fields: Mapping[str, Images], name: str, labels: NDArray[Any] | None
+    ) -> tuple[NamedImages, NDArray[Any] | None]:
+        """The pictures and their labels; of maps for each pixel (n, channel, height, width) the middle, in multiples
+        of 8, which networks of such maps take."""
+        records = cls(fields, name)
+        if labels is None or labels.ndim != 4 or not len(records):
+            return records, labels
+        height, width = next(iter(records.read(0).values())).shape[:2]
+        if labels.shape[2:] != (height, width):
+            return records, labels
+        records.size = (height - height % 8 or height, width - width % 8 or width)
+        kept = np.moveaxis(labels, (1, 2, 3), (3, 1, 2))
+        kept = np.stack([centre_crop(one, records.size) for one in kept])
+        return records, np.ascontiguousarray(np.moveaxis(kept, 3, 1))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    def read(self, row: int) -> dict[str, Pixels]:
+        """The pixels (height, width, channel) of each picture, 0..255."""
+        pixels = {field: images.read(row) for field, images in self.fields.items()}
+        return pixels if self.size is None else {field: centre_crop(one, self.size) for field, one in pixels.items()}
+
+    def title(self, row: int) -> str:
+        """The names of the files."""
+        paths = [images.paths[row] for images in self.fields.values() if isinstance(images, FileImages)]
+        return ", ".join(path.name for path in paths)
+
+    def thumbnail(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
+        """The first picture, made small."""
+        return next(iter(self.fields.values())).thumbnail(row)
+
+    def signature(self) -> Signature:
+        """The inputs of a network that takes pictures of the first ones' size."""
+        shapes = {field: pixels.shape for field, pixels in self.read(0).items()}
+        return Signature(tuple(Input(field, (s[2], *s[:2]), kind="image") for field, s in shapes.items()))
+
+    def cheap(self, preprocessing: Preprocessing | Signature) -> bool:
+        return False
+
+    def buffers(self, count: int, preprocessing: Preprocessing | Signature) -> Arrays:
+        self._check(preprocessing.signature)
+        return empty_arrays(preprocessing.signature, count)
+
+    def fill(self, out: Arrays, rows: Int64[np.ndarray, " batch"], preprocessing: Preprocessing | Signature) -> None:
+        """Write the pictures `rows` into `out`, in the range of each input."""
+        signature, items = preprocessing.signature, [self.read(row) for row in rows.tolist()]
+        named = all(entry.name in self.fields for entry in signature.inputs)
+        for place, (name, entry) in enumerate(zip(signature.names, signature.inputs, strict=True)):
+            field = entry.name if named else list(self.fields)[place]
+            prepared = _preparation(entry)
+            normalise(np.stack([fit(item[field], prepared) for item in items]), prepared, out[name])
+
+    def digest(self, rows: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        for field, images in self.fields.items():
+            yield f"{field} {self.size};".encode()
+            yield from images.digest(rows)
+
+    def _check(self, signature: Signature) -> None:
+        """SamplesError where the network takes something else than so many pictures, of the size of the labels."""
+        given = f"each sample of {self.name} holds {len(self.fields)} pictures ({', '.join(self.fields)})"
+        if len(signature.inputs) != len(self.fields) or any(entry.kind != "image" for entry in signature.inputs):
+            taken = ", ".join(map(str, signature.inputs))
+            raise SamplesError(f"the network takes {taken}, and {given}; give samples of what it takes.")
+        shape = signature.inputs[0].shape
+        if self.size is not None and self.size != shape[1:]:
+            height, width = self.size
+            raise SamplesError(
+                f"the labels of {self.name} are maps of {height}x{width} and the network takes {shape[1]}x{shape[2]}; "
+                f"load it with size=({height}, {width}) (--size {height}x{width}), or the samples without labels."
+            )
+
+
+def _preparation(entry: Input) -> Preprocessing:
+    """How a picture becomes an input of a network that takes several."""
+    low, high = entry.pixels
+    depth, (height, width) = entry.shape[0], entry.shape[1:]
+    channels: Any = {1: "L", 3: "RGB"}.get(depth, depth)
+    spread = 1 / (high - low)
+    return Preprocessing((height, width), None, (-low * spread,) * depth, (spread,) * depth, channels)
 
 
 def pixels_of(picture: Any, name: str) -> NDArray[np.uint8]:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
-from netopsy.samples.arrays import from_digits, from_fields, from_npy, from_npz, from_pair
+from netopsy.samples.arrays import TARGETS, from_digits, from_fields, from_npy, from_npz, from_pair
 from netopsy.samples.datasets import from_dataset, from_loader, from_torchvision
 from netopsy.samples.folders import (
     FORMATS,
     TABLES,
+    files_in,
     find_tables,
     from_folder,
     from_saved,
@@ -26,6 +30,7 @@ from netopsy.samples.folders import (
     from_tables,
     read_table,
 )
+from netopsy.samples.images import FileImages, NamedImages
 from netopsy.samples.labels import find_classes
 from netopsy.samples.records import TextRecords
 from netopsy.samples.samples import Samples
@@ -33,8 +38,9 @@ from netopsy.samples.series import find_shards, from_shards
 from netopsy.samples.tables import from_frame
 
 FORMS = (
-    "digits, torchvision:NAME, text:FILE or a .txt, a folder, a table (.csv, .tsv, .parquet, .jsonl, .arrow), an .npz, "
-    ".npy or .tar, arrays or (arrays, labels), a data frame, or a torch dataset or DataLoader"
+    "digits, torchvision:NAME, text:FILE or a .txt, frames:FOLDER, NAME=FOLDER,NAME=FOLDER, a folder, a table (.csv, "
+    ".tsv, .parquet, .jsonl, .arrow), an .npz, .npy or .tar, arrays or (arrays, labels), a data frame, or a torch "
+    "dataset or DataLoader"
 )
 
 
@@ -43,18 +49,20 @@ def load_samples(
 ) -> Samples:
     """Samples of any kind from `source`, with labels or without.
 
-    source: `digits`; `torchvision:NAME`; `text:FILE` or a `.txt`, one text a line; a folder with a subfolder a class,
-    with `labels.csv`, with tables, with shards (`.tar`), or saved by Hugging Face `datasets`; a table (`.csv`, `.tsv`,
-    `.parquet`, `.jsonl`, `.arrow`); an `.npz` or `.npy`; an array, a tensor, a list of texts, or a pair of these and
-    labels; a mapping of arrays by the names of inputs; a polars or pandas data frame; a torch dataset or DataLoader.
+    source: `digits`; `torchvision:NAME`; `text:FILE` or a `.txt`, one text a line; `frames:FOLDER`, each picture with
+    the next one; `image1=FOLDER,image2=FOLDER`, several pictures a sample by the names of inputs; a folder with a
+    subfolder a class, with `labels.csv`, with tables, with shards (`.tar`), or saved by Hugging Face `datasets`; a
+    table (`.csv`, `.tsv`, `.parquet`, `.jsonl`, `.arrow`); an `.npz` or `.npy`; an array, a tensor, a list of texts, or
+    a pair of these and labels; a mapping of arrays by the names of inputs; a polars or pandas data frame; a torch
+    dataset or DataLoader.
     split: part of the set, where it has parts.
     count: take so many, stratified by class; the same `seed` takes the same. It draws the masks of `masked token` too.
     task: what right means: a name of `netopsy.samples.tasks.TASKS`, a `Task`, a function (outputs, targets) -> a score
     for each sample, or `module:function`, which names one; None: what labels and network suggest.
-    options: further keywords of the source's own loader (`from_folder`, `from_table`, `from_frame`, `from_npz`,
-    `from_npy`, `from_pair`, `from_fields`, `from_text`, `from_shards`, `from_torchvision`, `from_dataset`,
-    `from_loader`). Most take `label` (None: without labels). `classes` names the classes of any: names, or a file of
-    them with one a line or as JSON.
+    options: further keywords of the source's own loader (`from_folder`, `from_frames`, `from_named`, `from_table`,
+    `from_frame`, `from_npz`, `from_npy`, `from_pair`, `from_fields`, `from_text`, `from_shards`, `from_torchvision`,
+    `from_dataset`, `from_loader`). Most take `label` (None: without labels). `classes` names the classes of any: names,
+    or a file of them with one a line or as JSON.
     Errors: SamplesError; MissingExtra for a format that an optional package reads.
     """
     task = _find_task(task, seed)
@@ -105,6 +113,68 @@ def from_text(path: Path, *, empty: str = "error") -> Samples:
     if hole is not None and empty == "error":
         raise SamplesError(f"line {hole} of {path} is empty; remove it, or give empty='skip'.")
     return Samples(path.name, TextRecords([line for line in lines if line.strip()], path.name), None)
+
+
+def from_frames(folder: Path, *, label: str | None = None) -> Samples:
+    """The pictures of a film: each with the next one, in the order of their names, within each folder at any depth."""
+    if label is not None:
+        raise SamplesError(f"frames:{folder} have no labels; give them as image1=FOLDER,image2=FOLDER,flow=FOLDER.")
+    if not folder.is_dir():
+        raise SamplesError(f"frames:{folder} is no folder; give one of pictures, numbered by their names.")
+    scenes = [list(group) for _, group in groupby(files_in(folder, "images"), lambda path: path.parent)]
+    pairs = [pair for scene in scenes for pair in pairwise(scene)]
+    if not pairs:
+        raise SamplesError(f"{folder} holds no two pictures in one folder; give the pictures of a film.")
+    first, second = zip(*pairs, strict=True)
+    return Samples(
+        folder.name or str(folder),
+        NamedImages({"first": FileImages(first), "second": FileImages(second)}, folder.name or str(folder)),
+        None,
+    )
+
+
+def from_named(folders: Mapping[str, Path], name: str, *, label: str | None = "auto", task: Any = None) -> Samples:
+    """Several pictures a sample: the files of one folder for each input, in the order of their names.
+
+    label: which of the folders holds, a file a sample, the numbers that a network is to give: `.npy`, or optical flow
+    as `.flo`; 'auto': one called `flow` or as in `TARGETS`.
+    """
+    if label == "auto":
+        label = next((one for one in ("flow", *TARGETS) if one in folders), None)
+    inputs = {field: path for field, path in folders.items() if field != label}
+    for field, path in folders.items():
+        if not path.is_dir():
+            raise SamplesError(f"'{path}', given for {field}, is no folder; give one of pictures.")
+    files = {field: files_in(path, "images") for field, path in inputs.items()}
+    targets = [] if label is None else sorted(p for p in folders[label].rglob("*") if p.suffix in (".npy", ".flo"))
+    counts = {field: len(paths) for field, paths in files.items()} | ({} if label is None else {label: len(targets)})
+    if len(inputs) < 2 or len(set(counts.values())) > 1 or not all(counts.values()):
+        listed = ", ".join(f"{field} has {count:,}" for field, count in counts.items())
+        raise SamplesError(
+            f"{name}: each of two inputs or more must have one file a sample, and of these {listed}; give a folder "
+            "each, with as many files."
+        )
+    flows = [_read_map(path) for path in targets]
+    if len({flow.shape for flow in flows}) > 1:
+        raise SamplesError(f"the maps in {folders[label or '']} differ in size; give those of one size at a time.")
+    records, maps = NamedImages.labelled(
+        {field: FileImages(paths) for field, paths in files.items()}, name, np.stack(flows) if flows else None
+    )
+    return Samples(name, records, None if maps is None else maps.astype(np.float32), ())
+
+
+def _read_map(path: Path) -> NDArray[Any]:
+    """Numbers of one sample: an array, or optical flow (2, height, width) in pixels, x first (Middlebury's `.flo`)."""
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        content = path.read_bytes()
+        width, height = np.frombuffer(content, "<i4", 2, 4).tolist()
+        if content[:4] != b"PIEH" or len(content) != 12 + 8 * width * height:
+            raise ValueError("no such number of values")
+        return np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)
+    except (OSError, ValueError, EOFError) as error:
+        raise SamplesError(f"{path} is damaged or no {path.suffix} file ({error}); write it again.") from error
 
 
 def _load(source: Any, split: str | None, options: dict[str, Any]) -> Samples:
@@ -159,6 +229,13 @@ def _from_name(source: str | Path, split: str | None, options: dict[str, Any]) -
         return _call(from_digits, name, options, split)
     if name.startswith("torchvision:"):
         return _call(from_torchvision, name, options, name.removeprefix("torchvision:"), split)
+    if name.startswith("frames:"):
+        _no_split(name, split)
+        return _call(from_frames, name, options, Path(name.removeprefix("frames:")).expanduser())
+    parts = [part.partition("=") for part in re.split(r",(?=\w+=)", name)]
+    if all(equals and re.fullmatch(r"\w+", field) for field, equals, _ in parts) and not os.path.exists(name):
+        _no_split(name, split)
+        return _call(from_named, name, options, {field: Path(path).expanduser() for field, _, path in parts}, name)
     text = name.startswith("text:")
     path = Path(name.removeprefix("text:")).expanduser()
     if os.path.isdir(path) and not text:  # not path.is_dir(), which raises on names that no file can have

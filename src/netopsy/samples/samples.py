@@ -23,6 +23,7 @@ from torch import Tensor
 
 from netopsy.errors import NotApplicable, SamplesError, SettingsError
 from netopsy.network.network import Network
+from netopsy.network.node import Node
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import MASK, Kind, Signature
 from netopsy.samples.images import PlainImages
@@ -92,8 +93,20 @@ class Batch(NamedTuple):
     masks: Mapping[str, Bool[Tensor, "batch length"]] = MappingProxyType({})
 
     def mask_of(self, sequence: str) -> Bool[Tensor, "batch length"] | None:
-        """Which places of a sequence, as a node or an input names it, belong to a sample."""
-        return self.masks.get(sequence, self.mask)
+        """Which places of a sequence, as a node or an input names it, belong to a sample; None where all do."""
+        return self.masks.get(sequence) if self.masks else self.mask
+
+    def masks_along(self, node: Node) -> list[Bool[Tensor, "batch length"]]:
+        """A mask for each of the node's `length_axes`, by its sequence; empty where nothing is padded."""
+        masks = [self.mask_of(sequence) for sequence in node.sequences]
+        return [mask for mask in masks if mask is not None]
+
+    def part(self, which: slice) -> Batch:
+        """Some of the samples."""
+        masks = {sequence: mask[which] for sequence, mask in self.masks.items()}
+        mask = None if self.mask is None else self.mask[which]
+        inputs = {name: values[which] for name, values in self.inputs.items()}
+        return Batch(inputs, self.labels[which], self.indices[which], mask, masks)
 
     @property
     def images(self) -> Tensor:

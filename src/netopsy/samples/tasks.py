@@ -220,8 +220,8 @@ def mask_tokens(network: Network, samples: Samples, masking: Masking | None = No
         return samples
     labels = np.full((len(samples), network.signature.length or 1), IGNORED)
     for batch in samples.batches(network.preprocessing, 256):
-        assert batch.mask is not None
-        every = zip(batch.inputs[name].numpy(), batch.mask.numpy(), batch.indices.tolist(), strict=True)
+        (mask,) = batch.masks_along(network.nodes[name])
+        every = zip(batch.inputs[name].numpy(), mask.numpy(), batch.indices.tolist(), strict=True)
         for ids, real, index in every:
             places, _ = masking.draw(ids, real, int(samples.rows[index]), tokenizer)
             labels[index, places] = ids[places]

@@ -168,7 +168,7 @@ class Adaptive:
 
     def _judge(self, batch: Any, outputs: Tensor, reference: Tensor) -> Verdicts:
         targets = self.task.targets(batch, reference if self.task.reference else None).to(self.network.device)
-        return self.task.judge(outputs, targets, batch.mask)
+        return self.task.judge(outputs, targets, batch.mask_of(self.network.output_sequence))
 
     def _start(self) -> None:
         """Strata, and sequences before any draw."""

@@ -121,7 +121,8 @@ def _sums(
     for batch in samples.batches(network.preprocessing, block, start=done, order=place) if done < size else ():
         inputs, size_now = batch.to(network.device), len(batch.indices)
         reference = rerun.plain(inputs).clone() if task.reference else None
-        targets, mask = task.targets(batch, reference).to(network.device), batch.mask
+        targets = task.targets(batch, reference).to(network.device)
+        mask = batch.mask_of(network.output_sequence)
         current = BatchVerdicts(len(plan.variants), size_now, len(plan.groups), task, places)
         vars(current).update(state)
         state = {}

@@ -167,6 +167,7 @@ class TrainingSamples:
 
     store: all of them by input, on the device; images normalised, (n, height, width, channel); None where they do not
         fit. labels: on the device; -1 where there are none.
+    sequence: the one whose padding does not count, see `TrainingJob`.
     """
 
     samples: Samples
@@ -174,33 +175,35 @@ class TrainingSamples:
     device: torch.device
     store: dict[str, Tensor] | None
     labels: Tensor
+    sequence: str = ""
 
     @classmethod
-    def of(cls, samples: Samples, preprocessing: Taken, device: torch.device, processes: int = 1) -> TrainingSamples:
+    def of(
+        cls, samples: Samples, preprocessing: Taken, device: torch.device, processes: int = 1, sequence: str = ""
+    ) -> TrainingSamples:
         """The samples on `device`, read once and kept as long as `samples` is, if they take at most half of what is
         free."""
         labels = torch.from_numpy(samples.labels) if samples.labelled else torch.full((len(samples),), -1)
         labels = labels.to(device)
         cached = _cache.get(samples)
         if cached is not None and cached[:2] == (preprocessing, device):
-            return cls(samples, preprocessing, device, cached[2], labels)
+            return cls(samples, preprocessing, device, cached[2], labels, sequence)
         inputs = preprocessing.signature.inputs
         needed = len(samples) * sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in inputs)
         on_cpu = device.type == "cpu"
         if needed > SHARE * free_memory(device) / (processes if on_cpu else 1):
-            return cls(samples, preprocessing, device, None, labels)
+            return cls(samples, preprocessing, device, None, labels, sequence)
         store: dict[str, Tensor] = {}
         images = takes_images(preprocessing)
         for batch in samples.batches(preprocessing, _BATCH):
             part = slice(int(batch.indices[0]), int(batch.indices[-1]) + 1)
-            masked = {} if batch.mask is None else {MASK: batch.mask}
-            for name, values in {**batch.inputs, **masked}.items():
+            for name, values in {**batch.inputs, **_marked(batch)}.items():
                 rows = values.permute(0, 2, 3, 1) if images else values
                 if name not in store:
                     store[name] = torch.empty((len(samples), *rows.shape[1:]), dtype=rows.dtype, device=device)
                 store[name][part] = rows.to(device)
         _cache[samples] = (preprocessing, device, store)
-        return cls(samples, preprocessing, device, store, labels)
+        return cls(samples, preprocessing, device, store, labels, sequence)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -250,7 +253,12 @@ class TrainingSamples:
         values = batch.to(self.device)
         if takes_images(self.preprocessing):
             values = {name: images.permute(0, 2, 3, 1) for name, images in values.items()}
-        return values if batch.mask is None else {**values, MASK: batch.mask.to(self.device)}
+        return values | {name: mask.to(self.device) for name, mask in _marked(batch).items()}
+
+    def _mask(self, values: dict[str, Tensor]) -> Tensor | None:
+        """The mask of the sequence; all masks are taken out of `values`."""
+        masks = {name: values.pop(name) for name in list(values) if name.startswith(MASK)}
+        return masks.get(MASK + self.sequence)
 
     def _batch(
         self,
@@ -264,7 +272,7 @@ class TrainingSamples:
         """The samples `picked` from the store, whose labels are in the `rows`."""
         if not takes_images(self.preprocessing):
             values = {name: kept.index_select(0, picked) for name, kept in store.items()}
-            mask = values.pop(MASK, None)
+            mask = self._mask(values)
             return TrainingBatch(values, self.labels[rows], size, None, mask)
         ((name, images),) = store.items()
         inputs = {name: augment_images(images, picked, draws, self.black, recipe.fill)}
@@ -278,17 +286,22 @@ class TrainingSamples:
         """All samples as they are, in their order."""
         if self.store is None:
             for batch in self.samples.batches(self.preprocessing, batch_size):
-                inputs, mask = batch.to(self.device), None if batch.mask is None else batch.mask.to(self.device)
-                rows = batch.indices.to(self.device)
+                inputs, mask, rows = batch.to(self.device), batch.mask_of(self.sequence), batch.indices.to(self.device)
+                mask = None if mask is None else mask.to(self.device)
                 yield TrainingBatch(inputs, self.labels[rows], len(rows), None, mask)
             return
         images = takes_images(self.preprocessing)
         for first in range(0, len(self.labels), batch_size):
             part = slice(first, first + batch_size)
             values = {name: kept[part] for name, kept in self.store.items()}
-            mask = values.pop(MASK, None)
+            mask = self._mask(values)
             inputs = {name: kept.permute(0, 3, 1, 2) if images else kept for name, kept in values.items()}
             yield TrainingBatch(inputs, self.labels[part], len(self.labels[part]), None, mask)
+
+
+def _marked(batch: Batch) -> dict[str, Tensor]:
+    """The batch's masks by names that no input has."""
+    return {MASK + sequence: mask for sequence, mask in batch.masks.items()}
 
 
 def step_sizes(n: int, batch_size: int) -> list[tuple[int, int]]:

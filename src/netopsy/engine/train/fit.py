@@ -206,6 +206,7 @@ def fit(
         outputs=outputs,
         codebooks={name: values for name, values in levels.items() if name not in fixed},
         penalty=penalty,
+        sequence=network.output_sequence,
     )
     state = launch(job, network.device, lambda done, total: place.report(label, done, total))
     values = {name: value for name, value in state["module"].items() if name in network.tensors}

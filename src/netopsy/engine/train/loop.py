@@ -45,6 +45,7 @@ class TrainingJob:
     fixed: names of parameters that stay. still: names of modules that run as in evaluation. task, validation_task: what
     is counted, on each of the two. learned: whose loss is lowered. outputs: values that the module gives a sample.
     codebooks: the values that weights may take, by parameter name. penalty: see `Penalty`.
+    sequence: of several, as an encoder's and a decoder's, the one that the outputs go along.
     """
 
     module: nn.Module
@@ -66,6 +67,7 @@ class TrainingJob:
     outputs: int = 1
     codebooks: dict[str, Tensor] = field(default_factory=dict)
     penalty: Penalty | None = None
+    sequence: str = ""
 
 
 class Trainer:
@@ -82,14 +84,14 @@ class Trainer:
         self.constraints = Constraints(self.module, job.masks, job.shared, job.recipe, job.codebooks)
         self.teacher = None if job.teacher is None else job.teacher.to(device).eval().requires_grad_(False)
         processes = fabric.world_size
-        self.data = read_data(job.samples, job.preprocessing, device, processes)
+        self.data = read_data(job.samples, job, device, processes)
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         norms = (nn.modules.batchnorm._BatchNorm,)
         splits = job.learned.learns == "places" and not any(isinstance(part, norms) for part in self.module.modules())
         self.most = max(1, _ROOM // job.outputs) if splits else None
         self.validation = None
         if job.validation is not None and fabric.is_global_zero:
-            self.validation = read_data(job.validation, job.preprocessing, device, processes)
+            self.validation = read_data(job.validation, job, device, processes)
         self.steps = steps_an_epoch(len(job.samples), job.recipe)
         self.optimizer = self._optimizer()
         self.rows: list[dict[str, Any]] = []
@@ -272,13 +274,13 @@ class Trainer:
 
 
 def read_data(
-    data: Samples | ActivationSet, preprocessing: Taken | None, device: torch.device, processes: int
+    data: Samples | ActivationSet, job: TrainingJob, device: torch.device, processes: int
 ) -> TrainingSamples | TrainingActivations:
     """What a training reads, on its device where it fits."""
     if isinstance(data, ActivationSet):
         return TrainingActivations.of(data, device)
-    assert preprocessing is not None
-    return TrainingSamples.of(data, preprocessing, device, processes)
+    assert job.preprocessing is not None
+    return TrainingSamples.of(data, job.preprocessing, device, processes, job.sequence)
 
 
 def has_maps(module: nn.Module) -> bool:

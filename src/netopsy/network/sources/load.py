@@ -122,9 +122,9 @@ def load_network(
             prepared, said_by = _from_metadata(prepared, said_by, file)
         prepared = _fit_depth(prepared, module, read_size(overrides["size"]) if "size" in overrides else prepared.size)
         changed = override(prepared, overrides)
-    elif overrides:
+    elif left := sorted(set(overrides) - ({"size"} if all(x.kind == "image" for x in prepared.inputs) else set())):
         inputs = ", ".join(map(str, prepared.inputs))
-        raise SettingsError(f"{min(overrides)} is of pictures, and {origin.name} takes {inputs}; leave it out.")
+        raise SettingsError(f"{left[0]} is of one picture, and {origin.name} takes {inputs}; leave it out.")
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
     if file is not None and not origin.places_weights:
         assert isinstance(changed, Preprocessing)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 from torchvision.transforms import InterpolationMode
 
-from netopsy.errors import NetworkError, WeightsError, nearest
+from netopsy.errors import NetworkError, SettingsError, WeightsError, nearest
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Input, Signature
 from netopsy.network.weights.weights import Weights
@@ -39,6 +39,7 @@ class TorchvisionSource:
         if self.short not in names:
             raise NetworkError(f"no network 'torchvision:{name}'; nearest: {nearest(self.short, names)}.")
         self.name = f"torchvision:{self.short}"
+        self.size: tuple[int, int] | None = None
         self.enum = torchvision.models.get_model_weights(self.short)
         self.transforms_input = self.short in ("googlenet", "inception_v3")
         self.classifies = self.short in torchvision.models.list_models(module=torchvision.models)
@@ -47,7 +48,7 @@ class TorchvisionSource:
     def build(
         self, options: dict[str, Any], size: tuple[int, int] | None, hub: str | None, file: Weights | None
     ) -> nn.Module:
-        options = dict(options)
+        options, self.size = dict(options), size
         entry = self._entry(hub) if hub is not None else None
         if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(self.short)).parameters:
             options["weights_backbone"] = None  # or it fetches them
@@ -84,8 +85,11 @@ class TorchvisionSource:
         if isinstance(module, Detector):
             return module.preprocessing, "the transform inside the detector"
         if self.short.startswith("raft"):
-            pair = (Input("image1", (3, 128, 128), kind="image"), Input("image2", (3, 128, 128), kind="image"))
-            return Signature(pair), "two pictures of -1..1, one after the other"
+            size = self.size or (128, 128)
+            if min(size) < 128 or any(side % 8 for side in size):
+                raise SettingsError(f"size {size[0]}x{size[1]} must be multiples of 8, at least 128, for {self.name}.")
+            pair = [Input(name, (3, *size), kind="image", pixels=(-1.0, 1.0)) for name in ("image1", "image2")]
+            return Signature(tuple(pair)), "two pictures of -1..1, one after the other"
         entries = list(self.enum)
         named = [entry for entry in entries if file is not None and Path(entry.url).name == file.label]
         if hub is not None:

@@ -120,8 +120,7 @@ def _real(node: Node, value: Tensor, batch: Batch) -> Tensor:
     """A node's value for one sample as (channel, place), without the places of padding."""
     moved = value.movedim(node.channel_axis, 1)
     flat = moved[0].reshape(moved.shape[1], -1)
-    masks = [mask for sequence in node.sequences if (mask := batch.mask_of(sequence)) is not None]
-    if not masks:
+    if not (masks := batch.masks_along(node)):
         return flat
     real = real_places(node.length_axes, value, masks).movedim(node.channel_axis, 1)[0, 0]
     return flat[:, real.expand(moved.shape[2:]).reshape(-1)]

@@ -314,9 +314,9 @@ def seen_in_training(evidence: Evidence) -> list[Alert]:
     rows = [
         digest_rows(
             tuple(
-                values
-                if batch.mask is None
-                else without_padding(network.node(name), values, batch.mask, batch.indices, True)[0]
+                without_padding(network.node(name), values, masks, batch.indices, True)[0]
+                if (masks := batch.masks_along(network.node(name)))
+                else values
                 for name, values in batch.inputs.items()
             )
         )

@@ -222,22 +222,23 @@ def distances(
 
     The squared gradient of one unit, a channel drawn at random, at three quarters of each sample, over the places of
     the input, summed over what each place holds. mean: distance weighted by it, in places. radius: within which 90 %
-    of it lies. itself, before, after: shares of it. axis: of the node's value that holds the features.
+    of it lies. itself, before, after: shares of it. axis: of the node's value that holds the features. names: of nodes
+    that `looks_along` its own input.
     """
     parts: dict[str, list[list[float]]] = {name: [] for name in names}
-    length = network.signature.length or 1
     for batch in samples.batches(network.preprocessing, _STEP, order=rows):
         inputs = batch.to(network.device)
-        real = torch.full((len(batch.indices),), length) if batch.mask is None else batch.mask.sum(1)
         for name in names:
             node = network.nodes[name]
+            length, mask = network.signature.lengths[node.sequence], batch.masks_along(node)[0]
+            real = mask.sum(1).tolist()
             grid = places(node)
             axis = [k for k in range(1, len(node.full_shape)) if k != node.channel_axis % len(node.full_shape)].index(
                 node.length_axes[0]
             )
             units: list[Unit] = []
             at: list[int] = []
-            for count in real.tolist():
+            for count in real:
                 place = [size // 2 for size in grid]
                 place[axis] = min(grid[axis] - 1, (3 * count // 4) * grid[axis] // length)
                 at.append(place[axis] * length // grid[axis])
@@ -249,7 +250,7 @@ def distances(
             source = source_of_node(network, name)
             squares = maps.double().square().movedim(source.length_axes[0], 1)
             energy = squares.reshape(*squares.shape[:2], -1).sum(2).cpu()
-            for weights, here, count in zip(energy, at, real.tolist(), strict=True):
+            for weights, here, count in zip(energy, at, real, strict=True):
                 weights = weights[:count]
                 if weights.sum() > 0 and torch.isfinite(weights).all():
                     parts[name].append(_along(weights / weights.sum(), here))
@@ -278,10 +279,22 @@ def source_of_node(network: Network, name: str) -> Node:
     return Trunk(network, name).source
 
 
-def along_length(network: Network, count: int) -> list[str]:
-    """`count` nodes spread over the depth whose units lie along a text or a recording."""
+def looks_along(network: Network, name: str) -> bool:
+    """Whether the units of a node lie along the text or recording that the flow back from them ends at.
+
+    Those of a decoder lie along what is written, and the flow back from them ends at what the encoder reads.
+    """
+    node, source = network.nodes[name], source_of_node(network, name)
+    return bool(node.length_axes and source.length_axes) and node.sequence == source.sequence
+
+
+def along_length(network: Network, count: int) -> tuple[list[str], list[str]]:
+    """`count` nodes spread over the depth whose units lie along a text or a recording, and those of another sequence
+    than the flow back from them ends at."""
     names = [name for name, node in unit_nodes(network).items() if node.length_axes]
-    return [names[i] for i in spread_indices(len(names), count)]
+    apart = [name for name in names if not looks_along(network, name)]
+    names = [name for name in names if name not in set(apart)]
+    return [names[i] for i in spread_indices(len(names), count)], apart
 
 
 def _along(weights: Float64[Tensor, " length"], place: int) -> list[float]:

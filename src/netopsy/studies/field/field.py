@@ -34,6 +34,7 @@ from netopsy.studies.field.effective import (
     distances,
     fields,
     find_probe,
+    looks_along,
     over_depth,
 )
 from netopsy.studies.field.report import far, findings
@@ -115,8 +116,9 @@ class Field(Study):
 
     def _along_length(self, network: Network, samples: Samples, rows: list[int], generator: torch.Generator) -> Result:
         """How far back units of texts and recordings look; they have no pictures to draw fields on."""
-        names = [find_unit(network, unit).node for unit in self.units] + along_length(network, self.layers)
-        names = [name for name in dict.fromkeys(names) if network.nodes[name].length_axes]
+        spread, apart = along_length(network, self.layers)
+        names = [find_unit(network, unit).node for unit in self.units] + spread
+        names = [name for name in dict.fromkeys(names) if looks_along(network, name)]
         away = distances(network, samples, names, rows, generator)
         chart = {}
         if away.height:
@@ -135,7 +137,9 @@ class Field(Study):
                 y_title="places",
             )
         return self.result(
-            tables={"fields": fields(network), "distances": away}, figures=chart, findings=far(away, samples.noun)
+            tables={"fields": fields(network), "distances": away},
+            figures=chart,
+            findings=far(away, samples.noun, apart),
         )
 
     def _images(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 from scipy import stats
 
@@ -226,12 +228,18 @@ def _name(row: dict[str, object]) -> str:
     return str(row["node"]) if row["channel"] is None else f"{row['node']}:{row['channel']}:{row['place']}".rstrip(":")
 
 
-def far(away: pl.DataFrame, noun: str) -> list[Finding]:
-    """How far units look along a text or a recording. away: the table `distances`."""
+def far(away: pl.DataFrame, noun: str, apart: Sequence[str] = ()) -> list[Finding]:
+    """How far units look along a text or a recording. away: the table `distances`. apart: nodes that lie along another
+    sequence than what they are traced back to.
+    """
+    lines = []
+    if apart:
+        lie, are = ("lie", "they are") if len(apart) > 1 else ("lies", "it is")
+        text = f"Left out: {listing(apart, 2)} {lie} along another sequence than the input that {are} traced back to."
+        lines.append(Finding(text, 0.0))
     if away.is_empty():
         text = "No gradient reaches the input from the units that lie along it, so how far they look is unknown."
-        return [Finding(text, 1.0)]
-    lines = []
+        return [*lines, Finding(text, 1.0)]
     for row in away[[0, -1]].iter_rows(named=True) if away.height > 1 else away.iter_rows(named=True):
         span = between(number(row["mean_low"]), number(row["mean_high"]))
         text = (

@@ -253,7 +253,7 @@ def graded_effects(
     done, state = saved.load()
     totals = state.get("totals", torch.zeros(len(variants), len(COUNTS) + 1, dtype=torch.float64))
     for batch in samples.batches(network.preprocessing, block, start=done) if done < len(samples) else ():
-        inputs, mask = batch.to(network.device), batch.mask
+        inputs, mask = batch.to(network.device), batch.mask_of(network.output_sequence)
         plain = rerun.plain(inputs).clone()
         targets = task.targets(batch, plain).to(network.device)
         before, sums = task.judge(plain, targets, mask).cpu(), torch.zeros_like(totals)

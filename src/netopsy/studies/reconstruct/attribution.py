@@ -55,7 +55,8 @@ _NAMED = 4  # units with a sentence of their own
 class Attribution:
     """The attributions of one unit on one sample by one rule.
 
-    place: of the input that the unit lies at, None for none. span: of the input that the unit sees, half open.
+    place: of the input that the unit lies at, None for none, or for one in another sequence. sequence: of an encoder
+    and a decoder the one that the input is. span: of the input that the unit sees, half open.
     sample: the input's values, (channel, length) of a recording. values: (length,), (channel, length) of a recording,
     (columns,); no padding.
     """
@@ -68,18 +69,20 @@ class Attribution:
     span: tuple[int, int]
     values: Float[np.ndarray, "*places"]
     sample: Float[np.ndarray, "*places"]
+    sequence: str = ""
 
 
 @dataclass
 class Attributions:
     """All parts, in the order of the samples. kind: of the input that they are of; first: of its columns in a row.
+    pieces: the tokens or columns of each sample, by its number and the sequence.
 
     untreated, refused: as in `Survey`. left: the network's inputs that have no attribution.
     """
 
     kind: str
     parts: list[Attribution] = field(default_factory=list)
-    pieces: dict[int, list[str]] = field(default_factory=dict)
+    pieces: dict[tuple[int, str], list[str]] = field(default_factory=dict)
     first: int = 0
     untreated: dict[str, dict[str, str]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
@@ -96,7 +99,7 @@ def attribute(
 ) -> Attributions:
     """The attributions of the units on the samples of these numbers by every rule.
 
-    units_on: the units to trace, given one sample's inputs and mask. Padding has no attribution.
+    units_on: the units to trace, given one sample's inputs and its batch. Padding has no attribution.
     Raises SettingsError where no rule can act, NotApplicable where the input has no parts of a kind of `KINDS`.
     """
     result, usable, done = Attributions(network.signature.inputs[0].kind), list(rules), 0
@@ -112,16 +115,18 @@ def attribute(
         raise SettingsError(f"no rule can be applied: {' '.join(result.refused)}")
     order = {number: i for i, number in enumerate(numbers)}
     result.parts.sort(key=lambda part: order[part.number])
-    for number in order:
-        result.pieces[number] = pieces_of(network, samples, number) if result.kind != "series" else []
+    for number, sequence in dict.fromkeys((part.number, part.sequence) for part in result.parts):
+        result.pieces[number, sequence] = (
+            pieces_of(network, samples, number, sequence) if result.kind != "series" else []
+        )
     if result.kind == "vector":
         result.first = _first_column(network, samples.read(numbers[0]))
     return result
 
 
-def _one(inputs: Mapping[str, Tensor], batch: Batch, row: int) -> tuple[dict[str, Tensor], Tensor | None]:
-    mask = None if batch.mask is None else batch.mask[row : row + 1]
-    return {name: values[row : row + 1] for name, values in inputs.items()}, mask
+def _one(inputs: Mapping[str, Tensor], batch: Batch, row: int) -> tuple[dict[str, Tensor], Batch | None]:
+    part = slice(row, row + 1)
+    return {name: values[part] for name, values in inputs.items()}, None if batch.mask is None else batch.part(part)
 
 
 def _trace_node(
@@ -135,14 +140,19 @@ def _trace_node(
     seed: int,
 ) -> None:
     """The parts of one node's units, each with the row of its sample; a rule that cannot act is struck off."""
-    source = Trunk(network, node).source
+    trunk = Trunk(network, node)
+    source = trunk.source
     result.kind = _kind(network, source)
+    reached = {part.name for part in Trunk(network, source.name).data}
+    read = {part.name for part in trunk.data} - reached
     names = network.signature.names
-    result.left = [
+    result.left += [
         entry.name
         for name, entry in zip(names, network.signature.inputs, strict=True)
-        if name != source.name and entry.kind in KINDS and (source.op == "placeholder" or entry.kind != "tokens")
+        if name in read and entry.kind in KINDS and entry.name not in result.left
     ]
+    masks = batch.masks_along(source)
+    along = network.nodes[node].sequence == source.sequence
     with torch.no_grad():
         value = plan(network, [source.name]).run(inputs, batch=len(batch.indices))[source.name]
     axis = source.length_axes[0] if source.length_axes else value.ndim - 1 if result.kind != "tokens" else 1
@@ -160,7 +170,7 @@ def _trace_node(
         flows = _by_place(traced.maps * value[of], axis, result.kind)
         contents = _by_place(value[of], axis, result.kind)
         for i, (_, row) in enumerate(entries):
-            real = flows.shape[-1] if batch.mask is None else int(batch.mask[row].sum())
+            real = int(masks[0][row].sum()) if masks else flows.shape[-1]
             span = traced.fields[i][1], traced.fields[i][3]
             place = traced.units[i].place or ()
             result.parts.append(
@@ -169,10 +179,11 @@ def _trace_node(
                     int(batch.indices[row]),
                     rule,
                     float(traced.values[i]),
-                    position_of(network, network.nodes[node], place),
+                    position_of(network, network.nodes[node], place) if along else None,
                     span if result.kind == "series" and span[1] > span[0] else (0, real),
                     flows[i][..., :real],
                     contents[i][..., :real],
+                    source.sequence,
                 )
             )
 
@@ -219,7 +230,7 @@ def attribution_tables(result: Attributions, samples: Samples) -> dict[str, pl.D
         units[part.unit, part.number] = [str(part.unit), part.number, label, part.activation, part.place]
         for index in np.ndindex(part.values.shape):
             value = float(part.values[index])
-            what = index[0] if result.kind == "series" else _piece(result, part.number, index[0]).strip("; ")
+            what = index[0] if result.kind == "series" else _piece(result, part, index[0]).strip("; ")
             rows.append([str(part.unit), part.number, index[-1], what, part.rule, value])
     schema: dict[str, Any] = {"unit": pl.String, noun: pl.Int64}
     named = {word: pl.Int64 if result.kind == "series" else pl.String}
@@ -241,9 +252,9 @@ def _has_class(samples: Samples) -> bool:
     return samples.classified and not samples.multilabel
 
 
-def _piece(result: Attributions, number: int, position: int) -> str:
+def _piece(result: Attributions, part: Attribution, position: int) -> str:
     """The token at a position, or the column with its value."""
-    pieces = result.pieces[number]
+    pieces = result.pieces[part.number, part.sequence]
     at = result.first + position
     return pieces[at] if at < len(pieces) else ""
 
@@ -284,7 +295,7 @@ def _distinct(result: Attributions, pictured: Collection[int]) -> list[Attributi
 
 
 def _passage(result: Attributions, part: Attribution) -> Passage:
-    pieces = result.pieces[part.number]
+    pieces = result.pieces[part.number, part.sequence]
     top = float(np.abs(part.values).max(initial=0.0))
     shades = [0.0] * len(pieces)
     for position, value in enumerate(part.values.tolist()):
@@ -336,7 +347,7 @@ def attribution_findings(result: Attributions, pictured: Collection[int], noun: 
     shown = [part for part in result.parts if part.number in pictured and part.rule == result.parts[0].rule]
     for part in shown[:_NAMED] if result.kind != "series" else ():
         order = np.argsort(-np.abs(part.values), kind="stable")[:3]
-        names = [f"'{_piece(result, part.number, int(i)).strip('; ')}' ({part.values[i]:+.2g})" for i in order]
+        names = [f"'{_piece(result, part, int(i)).strip('; ')}' ({part.values[i]:+.2g})" for i in order]
         text = (
             f"On {noun} {part.number}, {part.unit} (at {part.activation:.3g}) is driven most by {listing(names)}, "
             f"by the rule {part.rule}."
@@ -346,7 +357,7 @@ def attribution_findings(result: Attributions, pictured: Collection[int], noun: 
     sentences += silent_sentences(silent, noun)
     sentences += untreated_sentences(result.untreated)
     if result.left:
-        why = "only the first input of real numbers, or the tokens, can have attributions"
+        why = "a unit is traced back to one input alone: the first of real numbers, else the first tokens"
         sentences.append(Finding(f"Without attributions: {listing(result.left)}; {why}.", 0.0))
     return sentences + refusal_sentences(result.refused)
 

@@ -183,14 +183,14 @@ class Reconstruct(Study):
         return self.rules if self.rules != _PAPER else (*self.rules, *more)
 
     def _units(self, network: Network) -> Callable[..., list[Unit]]:
-        """The units to trace on one image, or on one other sample with its mask."""
+        """The units to trace on one image, or on one other sample with its batch, which says what is padding."""
         if self.units:
             named = [find_unit(network, unit) for unit in self.units]
-            return lambda image, mask=None: [
-                unit if mask is None else strongest_place(network, unit, image, mask) for unit in named
+            return lambda image, batch=None: [
+                unit if batch is None else strongest_place(network, unit, image, batch) for unit in named
             ]
         node = network.node(self.layer or default_layer(network)).name
-        return lambda image, mask=None: most_active(network, node, image, self.features, mask)
+        return lambda image, batch=None: most_active(network, node, image, self.features, batch)
 
     def _images(self, network: Network, samples: Samples, examples: list[Example]) -> dict[str, Image]:
         numbers = list(dict.fromkeys(example.image for example in examples))

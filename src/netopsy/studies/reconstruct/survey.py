@@ -26,7 +26,7 @@ from netopsy.errors import SettingsError
 from netopsy.network.network import Network
 from netopsy.network.units import Unit, activation_nodes, last_map, place_at
 from netopsy.network.windows.field import Box
-from netopsy.samples.samples import Samples, read_images, read_inputs
+from netopsy.samples.samples import Batch, Samples, read_images, read_inputs
 from netopsy.studies.reconstruct.report import RANDOM, correlation, edges, inside, on_edges, strength
 
 
@@ -66,13 +66,14 @@ def default_layer(network: Network) -> str:
     return name
 
 
-def most_active(network: Network, node: str, image: Inputs, count: int, mask: Tensor | None = None) -> list[Unit]:
+def most_active(network: Network, node: str, image: Inputs, count: int, batch: Batch | None = None) -> list[Unit]:
     """The `count` most active channels at the place of the node's strongest value on one sample.
 
-    image: (channel, height, width), or the network's inputs by name. mask: (1, length), places that are no padding.
+    image: (channel, height, width), or the network's inputs by name. batch: of this sample, which says what is
+    padding.
     Fewer where fewer are above zero; always at least one.
     """
-    maps = _real_values(network, node, image, mask)
+    maps = _real_values(network, node, image, batch)
     columns = maps.reshape(len(maps), -1)  # (channel, places)
     place = int(columns.amax(0).argmax())
     strongest = columns[:, place].topk(min(count, len(columns)))
@@ -81,21 +82,21 @@ def most_active(network: Network, node: str, image: Inputs, count: int, mask: Te
     return [Unit(node, channel, position) for channel in chosen or [int(strongest.indices[0])]]
 
 
-def strongest_place(network: Network, unit: Unit, image: Inputs, mask: Tensor | None) -> Unit:
+def strongest_place(network: Network, unit: Unit, image: Inputs, batch: Batch | None) -> Unit:
     """The unit with its place: the strongest that is no padding where it has none."""
     if unit.place is not None:
         return unit
-    channel = _real_values(network, unit.node, image, mask)[unit.channel]
+    channel = _real_values(network, unit.node, image, batch)[unit.channel]
     return Unit(unit.node, unit.channel, place_at(int(channel.argmax()), channel.shape))
 
 
-def _real_values(network: Network, name: str, image: Inputs, mask: Tensor | None) -> Float[Tensor, "channel *places"]:
+def _real_values(network: Network, name: str, image: Inputs, batch: Batch | None) -> Float[Tensor, "channel *places"]:
     """A node's values on one sample, -inf at padding."""
     node = network.nodes[name]
     with torch.no_grad():
         value = plan(network, [name]).run(check_inputs(network, image), batch=1)[name]
-    if mask is not None and node.length_axes:
-        value = value.masked_fill(~real_places(node.length_axes, value, mask), -torch.inf)
+    if batch is not None and (masks := batch.masks_along(node)):
+        value = value.masked_fill(~real_places(node.length_axes, value, masks), -torch.inf)
     return value.movedim(node.channel_axis, 1)[0]
 
 

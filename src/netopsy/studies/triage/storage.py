@@ -52,7 +52,8 @@ def right(
         for batch in _batches(samples, parent, np.arange(len(samples))):
             outputs = _value(module, parent, batch)
             before = _value(parent.module, parent, batch).cpu() if task.reference else None
-            parts.append(task.judge(outputs.cpu(), task.targets(batch, before), batch.mask).cpu())
+            mask = batch.mask_of(parent.output_sequence)
+            parts.append(task.judge(outputs.cpu(), task.targets(batch, before), mask).cpu())
     score = torch.cat([part.score for part in parts])
     loss = torch.cat([part.loss for part in parts])
     counts = {"images": len(score)}
@@ -72,7 +73,7 @@ def _value(module: nn.Module, parent: Network, batch: Batch) -> Tensor:
 
 
 def match_channels(
-    teacher: nn.Module, student: nn.Module, kind: str, parent: Network, samples: Samples, count: int
+    teacher: nn.Module, student: nn.Module, block: Block, parent: Network, samples: Samples, count: int
 ) -> tuple[dict[str, Any], Int64[np.ndarray, " channel"]]:
     """How like the parent's the new layer's activations are: values, and for each parent's channel its partner.
 
@@ -82,15 +83,16 @@ def match_channels(
     parent is constant do not count (None where all are), those in which the new layer is count as 0. Nor does padding.
     """
     rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
-    axis = -1 if kind == "tokens" else 1
+    axis, sequence = -1 if block.kind == "tokens" else 1, parent.node(block.output).sequence
     halves = []
     with torch.inference_mode():
         for half in (rows[::2], rows[1::2]):
             correlation = Correlation(axis)
             for batch in _batches(samples, parent, half):
                 a, b = (_value(module, parent, batch) for module in (teacher, student))
-                if batch.mask is not None and kind == "tokens" and a.ndim > 2 and a.shape[1] == batch.mask.shape[1]:
-                    real = batch.mask.to(a.device)
+                mask = batch.mask_of(sequence)
+                if mask is not None and block.kind == "tokens" and a.ndim > 2 and a.shape[1] == mask.shape[1]:
+                    real = mask.to(a.device)
                     a, b = a[real], b[real]
                 correlation.update(a, b)
             halves.append(correlation.result())

@@ -100,6 +100,7 @@ def _start(context: Context, spec: dict[str, Any]) -> Outcome:
         label=f"seed {seed}, {block.name}, STN",
         spec=spec,
         task=task,
+        sequence=parent.node(block.after).sequence,
     )
     return Outcome({"history": _epochs(trained.table, task)}, _layer_state(trained.state, block))
 
@@ -129,6 +130,7 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
             spec=spec,
             task=task,
             learned=learned,
+            sequence=parent.output_sequence,
         )
         state, history = trained.state, trained.table
     full_module = load_state(section(parent, replaced=replaced), state)
@@ -141,7 +143,7 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
         student = load_state(section(parent, end=block.output, replaced=replaced), state)
         teacher = section(parent, end=block.output)
         likeness, order = match_channels(
-            teacher.eval(), student, block.kind, parent, context.samples, spec["matching_images"]
+            teacher.eval(), student, block, parent, context.samples, spec["matching_images"]
         )
         values |= likeness
         if spec["pictures"] and block.kind == "conv":
