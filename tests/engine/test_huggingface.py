@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from netopsy import compress, load_network, load_samples
+from netopsy import baseline, compress, load_network, load_samples
 from netopsy.cli import main
 from netopsy.errors import NetopsyWarning, NetworkError, SettingsError, WeightsError
 from netopsy.network.network import Network, tensor_state
@@ -524,6 +524,32 @@ def test_a_compressed_file_says_inputs_output_and_tokenizer(tmp_path: Path) -> N
     saved("bert", folder)
     base = load_network(f"hf:{folder}", head="base", output="last_hidden_state", length=6)
     assert load_network(compress(base, tmp_path / "bert.netopsy.safetensors")).returned == "last_hidden_state"
+
+
+class Unmasked(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(12, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(tokens).mean(1))
+
+
+def test_a_tokenizer_without_padding_says_what_stands_in_for_it(tmp_path: Path) -> None:
+    made = tokenizer_in(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "[SEP]"}))
+    says = r"no token for padding, so shorter texts end in '\[SEP\]'; the network takes no mask and reads it as text"
+    with pytest.warns(NetopsyWarning, match=says):
+        network = load_network(Unmasked(), tokenizer=tmp_path, length=7)
+    (batch,) = load_samples(TEXTS[:2]).batches(network.preprocessing, 2)
+    assert batch.inputs["input"][1].tolist() == [*made(TEXTS[1])["input_ids"], 3, 3, 3]
+    (alert,) = [one for one in baseline(network, load_samples(TEXTS)).alerts if one.name == "loading-note"]
+    assert "no token for padding" in alert.message
+    with pytest.warns(NetopsyWarning, match="the mask leaves it out"):
+        load_network(Sorter(), tokenizer=tmp_path, length=7)
+    assert "notes" not in load_network(Sorter(), tokenizer=made, length=7).provenance
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:

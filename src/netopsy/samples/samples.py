@@ -98,14 +98,12 @@ class Batch(NamedTuple):
 
     def masks_along(self, node: Node) -> list[Bool[Tensor, "batch length"]]:
         """A mask for each of the node's `length_axes`, by its sequence; empty where nothing is padded."""
-        masks = [self.mask_of(sequence) for sequence in node.sequences]
-        return [mask for mask in masks if mask is not None]
+        return [mask for sequence in node.sequences if (mask := self.mask_of(sequence)) is not None]
 
     def part(self, which: slice) -> Batch:
         """Some of the samples."""
-        masks = {sequence: mask[which] for sequence, mask in self.masks.items()}
+        inputs, masks = ({name: x[which] for name, x in part.items()} for part in (self.inputs, self.masks))
         mask = None if self.mask is None else self.mask[which]
-        inputs = {name: values[which] for name, values in self.inputs.items()}
         return Batch(inputs, self.labels[which], self.indices[which], mask, masks)
 
     @property
@@ -155,7 +153,7 @@ class Samples:
         return f"Samples({self.name}, {self._counted()}{classes})"
 
     def _counted(self) -> str:
-        return plural(len(self._rows), NOUNS.get(self.kind, "sample"))
+        return plural(len(self._rows), self.noun)
 
     @property
     def kind(self) -> Kind:
@@ -279,18 +277,17 @@ class Samples:
         """The picture at `index` as it came, before any resizing: 1 (gray), 3 or 4 channels."""
         pixels = self.read(index)
         if self.kind != "image":
-            noun, what = NOUNS.get(self.kind, "sample"), f"{getattr(pixels, 'dtype', '')} {type(pixels).__name__}"
+            what = f"{getattr(pixels, 'dtype', '')} {type(pixels).__name__}"
             raise NotApplicable(
-                f"{self.name} holds no images but {noun}s: {noun} {index} is a {what.strip()}; give Pillow images, or "
-                "uint8 arrays (height, width, channel)."
+                f"{self.name} holds no images but {self.noun}s: {self.noun} {index} is a {what.strip()}; give Pillow "
+                "images, or uint8 arrays (height, width, channel)."
             )
         return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
     def read(self, index: int) -> Any:
         """The sample at `index` as it came: pixels, a text, arrays."""
         if not -len(self) <= index < len(self):
-            noun = NOUNS.get(self.kind, "sample")
-            raise SamplesError(f"no {noun} {index} in {self.name}; give 0 to {len(self) - 1}.")
+            raise SamplesError(f"no {self.noun} {index} in {self.name}; give 0 to {len(self) - 1}.")
         return self.records.read(int(self._rows[index]))
 
     def title(self, index: int) -> str:
@@ -298,7 +295,7 @@ class Samples:
         recording's length, or the values of a row."""
         index = range(len(self))[index]
         more = self.records.title(int(self._rows[index])) if hasattr(self.records, "title") else ""
-        return f"{NOUNS.get(self.kind, 'sample')} {index}" + (f": {more}" if more else "")
+        return f"{self.noun} {index}" + (f": {more}" if more else "")
 
     def thumbnail(self, index: int) -> UInt8[np.ndarray, "height width 3"] | None:
         """A small picture of the sample at `index`: an image, a waveform, a slice; None where the title shows it."""
@@ -338,8 +335,7 @@ class Samples:
             raise SamplesError(f"order is {visited.dtype} of shape {visited.shape}; give a list of whole numbers.")
         if visited.size and not 0 <= visited.min() <= visited.max() < len(self):
             raise SamplesError(
-                f"order visits {visited.min()} to {visited.max()}; {self.name} has {NOUNS.get(self.kind, 'sample')}s 0 "
-                f"to {len(self) - 1}."
+                f"order visits {visited.min()} to {visited.max()}; {self.name} has {self.noun}s 0 to {len(self) - 1}."
             )
         if batch_size < 1 or not 0 <= start <= len(visited):
             raise SamplesError(

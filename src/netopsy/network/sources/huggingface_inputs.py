@@ -191,7 +191,8 @@ class Tokenizer:
     backend: a `tokenizers.Tokenizer`. pad: number of the token that fills up shorter texts. name: as messages call
     it. longest: tokens that the network was made for; None where nothing says so. mask: number of the token that stands
     for a masked one; None for none. start: of the token that a decoder begins with; None for one that begins with
-    the text. unknown: of the token for what the vocabulary lacks.
+    the text. unknown: of the token for what the vocabulary lacks. has_pad: whether `pad` was made for padding; else
+    another token stands in for it.
     """
 
     backend: Any
@@ -201,6 +202,7 @@ class Tokenizer:
     mask: int | None = None
     start: int | None = None
     unknown: int | None = None
+    has_pad: bool = True
 
     @property
     def vocabulary(self) -> int:
@@ -277,11 +279,10 @@ def read_tokenizer(folder: str | Path, padding: int | None = None) -> Tokenizer:
         )
     backend.no_padding()
     longest = made.model_max_length
-    number = made.pad_token_id
-    if number is None:
-        number = next((n for n in (padding, made.eos_token_id, made.unk_token_id) if isinstance(n, int)), 0)
-    most = int(longest) if longest < 10**9 else None
-    return Tokenizer(backend, int(number), type(made).__name__, most, made.mask_token_id, unknown=made.unk_token_id)
+    known = made.pad_token_id if made.pad_token_id is not None else padding
+    number = next((n for n in (known, made.eos_token_id, made.unk_token_id) if isinstance(n, int)), 0)
+    most, more = int(longest) if longest < 10**9 else None, {"unknown": made.unk_token_id, "has_pad": known is not None}
+    return Tokenizer(backend, int(number), type(made).__name__, most, made.mask_token_id, **more)
 
 
 _RESAMPLING: dict[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}

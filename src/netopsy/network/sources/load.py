@@ -19,7 +19,7 @@ from netopsy.network.effective import EFFECTIVE, fold_computed_weights, is_param
 from netopsy.network.network import Network, tensor_state
 from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_size
 from netopsy.network.signature import Signature, signature_of
-from netopsy.network.sources.modules import is_lazy, open_tokenizer, run_lazy, runs, unwrap
+from netopsy.network.sources.modules import is_lazy, open_tokenizer, padding_notes, run_lazy, runs, unwrap
 from netopsy.network.sources.sources import Source, find_source, is_graph_path, is_weights_path, read_architecture
 from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights, match_in_order
 from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
@@ -124,7 +124,7 @@ def load_network(
         changed = override(prepared, overrides)
     elif left := sorted(set(overrides) - ({"size"} if all(x.kind == "image" for x in prepared.inputs) else set())):
         inputs = ", ".join(map(str, prepared.inputs))
-        raise SettingsError(f"{left[0]} is of one picture, and {origin.name} takes {inputs}; leave it out.")
+        raise SettingsError(f"{left[0]} is of pictures, and {origin.name} takes {inputs}; leave it out.")
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
     if file is not None and not origin.places_weights:
         assert isinstance(changed, Preprocessing)
@@ -150,7 +150,7 @@ def load_network(
         provenance["tokenizer"] = str(tokenizer)
     if output is not None:
         provenance["output"] = output
-    notes = [*origin.notes, *provenance.get("notes", ())]
+    notes = [*origin.notes, *provenance.get("notes", ()), *padding_notes(taken.signature)]
     if notes:
         provenance["notes"] = notes
     for note in notes:

@@ -153,7 +153,18 @@ def open_tokenizer(given: Any) -> Any:
     backend = tokenizers.Tokenizer.from_str(given.to_str())
     pad = (backend.padding or {}).get("pad_id", _first_token(backend, PADDING))
     backend.no_padding()
-    return Tokenizer(backend, int(pad or 0), name, mask=_first_token(backend, MASKED))
+    return Tokenizer(backend, int(pad or 0), name, mask=_first_token(backend, MASKED), has_pad=pad is not None)
+
+
+def padding_notes(signature: Signature) -> list[str]:
+    """A note where shorter texts are filled up with a token that was made for something else."""
+    tokens = signature.tokenizer
+    if signature.length is None or getattr(tokens, "has_pad", True):
+        return []
+    word = f"'{tokens.token(tokens.pad)}'" if hasattr(tokens, "token") else f"token {tokens.pad}"
+    masked = any(entry.kind == "mask" for entry in signature.inputs)
+    read = "the mask leaves it out" if masked else "the network takes no mask and reads it as text"
+    return [f"its tokenizer has no token for padding, so shorter texts end in {word}; {read}"]
 
 
 def _first_token(backend: Any, words: tuple[str, ...]) -> int | None:
