@@ -72,6 +72,7 @@ def test_every_token_of_a_text_has_a_row_and_padding_has_none(name: str) -> None
     assert passages and all("".join(p.pieces) in [samples.read(0), samples.read(1)] for p in passages)
     assert all(max(map(abs, p.shades)) == 1 and p.mark < len(p.pieces) for p in passages)
     check_findings(result)
+    assert result.question == "What in a text makes a unit fire?"
     refused = [sentence for sentence in result.findings if "Left out" in sentence]
     assert len(refused) == 1 and "deconvnet, masked" in refused[0] and "image" not in " ".join(result.findings)
 

@@ -17,7 +17,7 @@ from netopsy.engine.interpreter import plan
 from netopsy.errors import SettingsError
 from netopsy.report.notebook import result_html
 from netopsy.result import Passage, Result, Texts
-from netopsy.studies.maximize import choosing
+from netopsy.studies.maximize import search, target
 from patients import LETTERS, PATIENTS, TEXT, patient, texts
 
 
@@ -157,10 +157,28 @@ def test_swaps_of_a_linear_network_are_the_best_of_all_in_a_few_steps() -> None:
 def test_tokens_get_fewer_steps_in_larger_networks() -> None:
     network, _ = patient("causal")
     macs = sum(layer.macs for layer in network.layers)
-    assert choosing.token_steps(network, 1, 21) == (24, 60)
-    runs = int(choosing._WORK / (macs * 21 * 10))
-    assert choosing.token_steps(network, runs, 21) == (10, 10 * 21 // 9)
-    assert choosing.token_steps(network, 10**9, 21) == (4, 8)
+    assert target.token_steps(network, 1, 21) == (24 * 21, 60)
+    runs = int(target._WORK / (macs * 21 * 10))
+    assert target.token_steps(network, runs, 21) == (10 * 21, 10 * 21 // 4)
+    assert target.token_steps(network, 10**9, 21) == (4 * 21, 8)
+
+
+def test_no_more_texts_are_run_than_asked_for_and_none_that_cannot_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a causal network the tokens behind a unit's place do not reach it: they stay what they were."""
+    network, samples = patient("causal")
+    shown: list[np.ndarray] = []
+    values = search._Search.values
+    monkeypatch.setattr(search, "token_steps", lambda *_: (60, 1))
+    monkeypatch.setattr(
+        search._Search,
+        "values",
+        lambda self, inputs, *more: shown.append(inputs["input_ids"].numpy().copy()) or values(self, inputs, *more),
+    )
+    unit = "model.layers.1.mlp.down_proj:4:2"
+    runs = netopsy.maximize(network, samples, units=(unit,), runs=1).tables["runs"].filter(way="tokens")
+    tried = [ids for ids in shown if len(ids) > 1]
+    assert runs["reached"][0] > runs["start"][0] and sum(map(len, tried)) < 60 + 32
+    assert all((ids[:, 3:] == tried[0][:1, 3:]).all() for ids in tried)
 
 
 def test_rows_climb_within_the_samples_range() -> None:

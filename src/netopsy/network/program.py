@@ -124,9 +124,9 @@ def _channel_axis(node: Node) -> int:
         return 1
     if node.operator in _CHANNELS_LAST:
         return -1
-    axis = next((x for x in node.inputs if x.from_input), node.inputs[0]).channel_axis
+    axis, rank = next((x for x in node.inputs if x.from_input), node.inputs[0]).channel_axis, len(node.full_shape)
     if node.operator not in ("permute", "transpose"):
-        return axis
+        return axis if -rank <= axis < rank or rank < 2 else -1  # a view of fewer axes
     order = _order(node)
     axis = order.index(axis % len(order))
     return -1 if axis == len(order) - 1 > 1 else axis

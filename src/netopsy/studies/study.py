@@ -151,6 +151,7 @@ def perform(study: Study, network: Network | Features, samples: Samples | None =
 
 def _name_samples(result: Result, noun: str) -> None:
     """Call samples in sentences and captions what they are: `over 17 images` becomes `over 17 texts`."""
+    result.question = of_samples(result.question, noun)
     result.findings = [Finding(of_samples(s, noun), getattr(s, "weight", 1.0)) for s in result.findings]
     for shown in (result.figures, result.images):
         for name, entry in shown.items():
@@ -168,7 +169,7 @@ def _with_titles(spec: Any, noun: str) -> Any:
         return spec
     return {
         key: of_samples(part, noun)
-        if key == "title" and isinstance(part, str)
+        if key in ("title", "description") and isinstance(part, str)
         else part
         if key in ("data", "datasets", "values")
         else _with_titles(part, noun)

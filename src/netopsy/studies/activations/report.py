@@ -78,7 +78,7 @@ def _shares(activity: pl.DataFrame, images: int) -> Figure:
 
 
 _WORDS = {
-    "channels on an image": "features anywhere on an image",
+    "channels on an image": "features at any place",
     "channels at a place": "features at one place",
 }
 

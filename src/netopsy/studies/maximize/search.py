@@ -77,11 +77,11 @@ def search(
     """The runs of each unit. Without a place of its own a unit is maximised where the samples drive it most.
 
     The first run over tokens starts from the unit's strongest text, the others from random tokens.
-    steps: None for 100 of numbers, and for as many of tokens as `token_steps` says.
+    steps: None for 100 of numbers, and for as much of tokens as `token_steps` says.
     Raises SettingsError for tokens that no embedding turns into vectors.
     """
     limits = None if samples is None else _limits(network, samples)
-    swaps, climbs = (steps, steps) if steps else token_steps(network, runs * len(targets), _SWAPS + len(_TOGETHER))
+    texts, climbs = token_steps(network, runs * len(targets), _SWAPS + len(_TOGETHER))
     found, place = [], current_workspace()
     for number, (target, best) in enumerate(zip(targets, strongest, strict=True)):
         searcher = _Search(network, target, best, samples)
@@ -89,7 +89,8 @@ def search(
             place.report("maximize", number * runs + run, runs * len(targets))
             numbers = generator(seed, str(target.unit), run)
             if searcher.tokens:
-                found += [searcher.swap(run, swaps, numbers), searcher.climb_embedding(run, climbs, numbers)]
+                found.append(searcher.swap(run, numbers, steps, None if steps else texts))
+                found.append(searcher.climb_embedding(run, steps or climbs, numbers))
             else:
                 found.append(searcher.climb(run, steps or _STEPS, numbers, limits))
     place.report("maximize", runs * len(targets), runs * len(targets))
@@ -164,10 +165,9 @@ class _Search:
     def _real(self) -> list[int]:
         """The positions that hold a token of the text, without special ones."""
         ids = self.base[self._ids_name()][0]
-        mask = self._shown(ids[None])
         if self.best is None:
             return list(range(len(ids)))
-        allowed = self._allowed(int(self._table().shape[0]))
+        mask, allowed = self._shown(ids[None]), self._allowed(len(self._table()))
         return [k for k in range(len(ids)) if mask[k] and allowed[int(ids[k])]]
 
     def _start(self, run: int, numbers: torch.Generator) -> Tensor:
@@ -178,25 +178,28 @@ class _Search:
             ids[0, real] = choices[torch.randint(len(choices), (len(real),), generator=numbers)].to(ids)
         return ids
 
-    def swap(self, run: int, steps: int, numbers: torch.Generator) -> Found:
-        """Coordinate ascent over tokens: in each step the best of the swaps that promise most, as long as one helps."""
+    def swap(self, run: int, numbers: torch.Generator, steps: int | None, texts: int | None) -> Found:
+        """Coordinate ascent over tokens: the best of the swaps that promise most, as long as one helps, at most `steps`
+        times and until so many `texts` were run. Positions that the unit does not depend on stay as they are."""
         table, name = self._table(), self._ids_name()
         allowed, real = self._allowed(len(table)), self._real()
         ids, choices = self._start(run, numbers), allowed.nonzero()[:, 0]
         with torch.no_grad():
             value = start = float(self.values({**self.base, name: ids}))
-        made = 0
-        while made < steps:
+        made = spent = 0
+        while made < (steps or math.inf) and spent < (texts or math.inf):
             with torch.enable_grad():
                 embedding = table[ids].requires_grad_()
                 slope = torch.autograd.grad(self.values(self.base, embedding).sum(), embedding, allow_unused=True)[0]
             if slope is None or not slope[0, real].any():
                 break
+            real = [k for k in real if slope[0, k].any()]
             gains = slope[0] @ table.T - (slope[0] * table[ids[0]]).sum(1, keepdim=True)
             gains = gains[real].masked_fill(~allowed.to(gains.device), -torch.inf)
             tried = self._promising(ids, gains, torch.tensor(real, device=ids.device))
             order = torch.randperm(len(real), generator=numbers)[:_PLACES].tolist()
             for candidates in [tried, *(self._at(ids, real[k], choices, numbers) for k in order)]:
+                spent += len(candidates)
                 with torch.no_grad():
                     reached = self.values({**self.base, name: candidates})
                 top = int(reached.nan_to_num(-torch.inf).argmax())
@@ -205,9 +208,8 @@ class _Search:
             else:
                 break
             ids, value, made = candidates[top : top + 1], float(reached[top]), made + 1
-        inputs = {**self.base, name: ids}
-        mask = self._shown(ids)
-        return Found(self.target, "tokens", run, start, value, made, inputs, tuple(ids[0][mask].tolist()))
+        inputs, text = {**self.base, name: ids}, ids[0][self._shown(ids)].tolist()
+        return Found(self.target, "tokens", run, start, value, made, inputs, tuple(text))
 
     def _promising(self, ids: Tensor, gains: Tensor, real: Tensor) -> Tensor:
         """Texts with the swaps that promise most, one alone each, then the best of 2, 4, ... positions together.
@@ -239,7 +241,7 @@ class _Search:
     def climb_embedding(self, run: int, steps: int, numbers: torch.Generator) -> Found:
         """Ascent on the embedding of the same text, within the range of the vocabulary's in every dimension."""
         table, ids = self._table(), self._start(run, numbers)
-        low, high = table.amin(0), table.amax(0)
+        low, high = table.aminmax(dim=0)
         x, start, reached = self._ascend(table[ids], low, high, steps, lambda x: self.values(self.base, x))
         return Found(self.target, "embeddings", run, start, reached, steps, {self.source.name: x})
 

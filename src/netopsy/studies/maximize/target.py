@@ -200,19 +200,20 @@ def candidate_nodes(network: Network) -> dict[str, int]:
     return chosen | {network.output: outputs}
 
 
-_WORK = 1.5 * 10**11  # multiply-accumulates that all swaps may take by default: half a minute of one core
+_WORK = 6 * 10**10  # multiply-accumulates that all swaps may take by default: under half a minute of one core
 _MOST, _LEAST = (24, 60), (4, 8)  # default steps of swapping and of climbing the embedding
 
 
 def token_steps(network: Network, runs: int, tried: int) -> tuple[int, int]:
-    """Default steps of swapping tokens and of climbing their embedding, for `runs` in all: the fewer, the larger.
+    """By default, how many texts may be run for swaps of tokens, and the steps of climbing their embedding, in one of
+    `runs` in all: the fewer, the larger the network.
 
-    tried: texts that are run in each step of swapping.
+    tried: texts that are run in a step of swapping that helps.
     """
     macs = max(1, runs * sum(layer.macs for layer in network.layers))
-    steps = _WORK / (macs * tried), _WORK / (9 * macs)  # a step of the climb goes forth and back
-    swaps, climbs = (int(min(max(s, least), most)) for s, least, most in zip(steps, _LEAST, _MOST, strict=True))
-    return swaps, climbs
+    wanted = _WORK / (macs * tried), _WORK / (4 * macs)  # a step of the climb goes forth and back
+    swaps, climbs = (min(max(s, least), most) for s, least, most in zip(wanted, _LEAST, _MOST, strict=True))
+    return int(swaps * tried), int(climbs)
 
 
 def tallies(

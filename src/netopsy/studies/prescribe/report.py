@@ -179,7 +179,7 @@ def _trade_off(path: pl.DataFrame, scores: pl.DataFrame, budget: Budget) -> Figu
     near = path.filter((pl.col("predicted") <= far) & (pl.col("bytes") <= 3 * file["bytes"][0]))
     parts = [near.select(kilo, pl.col("predicted").alias("drop"), what=pl.lit("predicted, one layer at a time"))]
     tried = path.drop_nulls("drop").filter(pl.col("bytes") <= 3 * file["bytes"][0])
-    for name, what in (("drop", "counted, all layers together"), ("bound", "bound on new images")):
+    for name, what in (("drop", "counted, all layers together"), ("bound", "bound on new samples")):
         parts.append(tried.filter(pl.col(name) <= 2 * far).select(kilo, drop=name, what=pl.lit(what)))
     parts.append(file.select(kilo, drop=budget.by, what=pl.lit("the file, on the other half")))
     return curve(
