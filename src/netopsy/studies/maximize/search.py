@@ -179,8 +179,7 @@ class _Search:
         return ids
 
     def swap(self, run: int, numbers: torch.Generator, steps: int | None, texts: int | None) -> Found:
-        """Coordinate ascent over tokens: the best of the swaps that promise most, as long as one helps, at most `steps`
-        times and until so many `texts` were run. Positions that the unit does not depend on stay as they are."""
+        """Coordinate ascent over the tokens that the unit depends on, in at most so many steps, and so many texts run."""
         table, name = self._table(), self._ids_name()
         allowed, real = self._allowed(len(table)), self._real()
         ids, choices = self._start(run, numbers), allowed.nonzero()[:, 0]
