@@ -179,7 +179,7 @@ class _Search:
         return ids
 
     def swap(self, run: int, numbers: torch.Generator, steps: int | None, texts: int | None) -> Found:
-        """Coordinate ascent over the tokens that the unit depends on, in at most so many steps, and so many texts run."""
+        """Coordinate ascent over the tokens that reach the unit, in at most so many steps, and so many texts run."""
         table, name = self._table(), self._ids_name()
         allowed, real = self._allowed(len(table)), self._real()
         ids, choices = self._start(run, numbers), allowed.nonzero()[:, 0]
