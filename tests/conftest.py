@@ -26,4 +26,4 @@ def _seed() -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cases whose charts are not drawn, which takes seconds, for tests that are not about them."""
-    monkeypatch.setattr("netopsy.case.chart_svg", lambda spec: "<svg/>")
+    monkeypatch.setattr("netopsy.result_files.chart_svg", lambda spec: "<svg/>")

@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import hashlib
 import json
+import os
+import platform
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import polars as pl
-from PIL import Image as Picture
+from filelock import BaseFileLock, FileLock, Timeout
 
 from netopsy.errors import CaseError, nearest
-from netopsy.files import atomic_folder, atomic_write, restore_folder
-from netopsy.report.notebook import chart_svg
+from netopsy.files import atomic_folder, atomic_write, file_digest, restore_folder
 from netopsy.report.pages import write_report
-from netopsy.report.summary import file_stem
-from netopsy.result import (
-    LEVELS,
-    MEASURE_SCHEMA,
-    Alert,
-    Atlas,
-    Figure,
-    Finding,
-    Image,
-    Panel,
-    Passage,
-    Result,
-    Sheet,
-    Texts,
-    figure_keys,
-)
+from netopsy.result import LEVELS, Figure, Image, Result, figure_keys
+from netopsy.result_files import STUDY, check_names, read_index, read_json, read_result, write_result
 
-FORMAT = 2
+FORMAT = 3
+PATIENCE = 60.0  # seconds that a writer waits for another to finish its one Result
 _AT_WORK = ".at-work"  # ends the name of an empty file that stands for a study between its beginning and its Result
 
 
 class Case:
     """A folder with one subfolder a study.
 
-        case.json                  format, the studies in the order they came, and a summary of the baseline
+        case.json                  format, the studies in the order they came, a summary of the baseline, checksums
         index.html, STUDY.html     the report
-        STUDY/result.json          settings, findings, provenance, and what lies in the folders beside it
+        STUDY/result.json          settings, findings, provenance, and the names and digests of the files beside it
         STUDY/tables/*.parquet     STUDY/figures/*.vl.json, *.svg     STUDY/images/*.png, *.npz     STUDY/artifacts/*
         STUDY/texts/*.json         STUDY/atlases/NAME/units.parquet, stimuli.parquet, *.webp, texts.json
         .work/                     checkpoints of studies that are not finished
+        .lock                      held by the process that writes a Result
 
     A Result is written beside the old one and takes its place by renaming: a killed write leaves the former state.
+    Several processes may add to one case, each study in one of them at a time. Nothing in the folder is believed whose
+    checksum differs, and no name in it leads outside.
 
     path: the folder. create: whether to make one that is not there yet.
     Raises CaseError where the folder is missing, no case, damaged, or of another format.
@@ -58,30 +47,28 @@ class Case:
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path)
+        self._at_work: dict[str, BaseFileLock] = {}
+        self._manifest: dict[str, Any] = {"format": FORMAT, "studies": [], "digests": {}}
         if not self.path.exists() and not create:
             raise CaseError(f"no case at '{path}': give the folder that `netopsy examine --out` wrote.")
         if self.path.exists() and not self.path.is_dir():
             raise CaseError(f"'{path}' is a file, not a case folder: give another --out.")
-        manifest = self.path / "case.json"
-        if manifest.exists():
-            self._manifest: dict[str, Any] = _read_json(manifest)
-            if self._manifest.get("format") != FORMAT:
-                raise CaseError(
-                    f"case '{path}' has format {self._manifest.get('format')}, this version reads {FORMAT}: "
-                    f"examine the network again into another folder."
-                )
+        if (self.path / "case.json").exists():
+            self._manifest = _read_manifest(self.path / "case.json")
             for name in self.names:
                 restore_folder(self.path / name)
             return
-        if not create or any(entry.name != ".work" for entry in self.path.glob("*")):
+        if not create or any(entry.name not in (".work", ".lock") for entry in self.path.glob("*")):
             raise CaseError(
                 f"'{path}' holds no case.json, so it is no case: give a case folder, or a new or empty one."
             )
-        self._manifest = {"format": FORMAT, "studies": []}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write_manifest()
+            with self._writing():
+                pass
         except OSError as error:
+            if isinstance(error, CaseError):
+                raise
             raise CaseError(f"cannot write a case to '{path}' ({error.strerror}): give another --out.") from error
 
     @property
@@ -100,9 +87,46 @@ class Case:
         return [self.load(name) for name in self.names]
 
     def begin(self, study: str) -> None:
-        """Note that `study` is at work here, until its Result is added: what it leaves behind is kept for it."""
+        """Note that `study` is at work here, until its Result is added: what it leaves behind is kept for it.
+
+        Errors: CaseError where another process is at work on it; that of a process that died is taken over.
+        """
+        if study in self._at_work:
+            return
         self.work.mkdir(exist_ok=True)
-        (self.work / f"{study}{_AT_WORK}").touch()
+        mark = self.work / f"{study}{_AT_WORK}"
+        lock = FileLock(f"{mark}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            with contextlib.suppress(OSError):
+                raise CaseError(
+                    f"'{study}' of case '{self.path}' is at work in {mark.read_text(encoding='utf-8')}: wait for it, "
+                    "stop it, or give another --out."
+                ) from error
+            raise CaseError(f"'{study}' of case '{self.path}' is at work in another process: wait for it.") from error
+        self._at_work[study] = lock
+        mark.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+
+    @contextlib.contextmanager
+    def at_work(self, study: str) -> Iterator[None]:
+        """`begin` before the block; where it fails, the study is left to whoever takes it up."""
+        self.begin(study)
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Leave the studies that began here and were stopped to whoever takes them up."""
+        while self._at_work:
+            self._end(next(iter(self._at_work)))
+
+    def _end(self, study: str) -> None:
+        lock = self._at_work.pop(study, None)
+        if lock is not None:
+            lock.release()
 
     def tidy(self, keep: str = "") -> None:
         """Remove the checkpoints, unless a study that began here was stopped: it resumes from them.
@@ -120,61 +144,42 @@ class Case:
 
     def add(self, result: Result) -> None:
         """Write `result`, in place of an older one of the same study."""
-        with atomic_folder(self.path / result.study) as folder:
-            _write_result(result, folder)
-        if result.study not in self._manifest["studies"]:
-            self._manifest["studies"].append(result.study)
-        source = result.provenance
-        self._manifest |= {
-            key: source[key] for key in ("network", "samples", "features", "versions") if source.get(key)
-        }
-        if result.study == "baseline":
-            self._manifest["summary"] = _summary(result)
-        self._write_manifest()
+        check_names([result.study], STUDY, "the study", self.path)
+        folder = self.path / result.study
+        with self._writing():
+            with atomic_folder(folder) as part:
+                write_result(result, part)
+                digest = file_digest(part / "result.json")
+            if result.study not in self._manifest["studies"]:
+                self._manifest["studies"].append(result.study)
+            self._manifest["digests"][result.study] = digest
+            source = result.provenance
+            self._manifest |= {
+                key: source[key] for key in ("network", "samples", "features", "versions") if source.get(key)
+            }
+            if result.study == "baseline":
+                self._manifest["summary"] = _summary(result)
         (self.work / f"{result.study}{_AT_WORK}").unlink(missing_ok=True)
+        self._end(result.study)
 
     def load(self, name: str) -> Result:
-        """The Result of the study called `name`."""
-        folder = self.path / name
+        """The Result of the study called `name`. Errors: CaseError where there is none, or a file of it is damaged."""
         if name not in self.names:
             raise CaseError(f"no study '{name}' in case '{self.path}'; it holds: {', '.join(self.names) or 'none'}.")
-        index = _read_json(folder / "result.json")
+        folder, digest = self.path / name, self._manifest["digests"][name]
         try:
-            figures = {
-                key: Figure(spec=_read_json(folder / "figures" / f"{key}.vl.json"), **words)
-                for key, words in index["figures"].items()
-            }
-            images = {
-                key: _read_image(folder / "images" / file_stem(key), words) for key, words in index["images"].items()
-            }
-            return Result(
-                study=name,
-                settings=index["settings"],
-                tables={key: pl.read_parquet(folder / "tables" / f"{key}.parquet") for key in index["tables"]},
-                figures=figures,
-                images=images,
-                texts={key: _read_texts(folder / "texts" / f"{key}.json") for key in index.get("texts", [])},
-                atlases={
-                    key: _read_atlas(folder / "atlases" / key, words) for key, words in index.get("atlases", {}).items()
-                },
-                artifacts={key: folder / "artifacts" / key for key in index["artifacts"]},
-                findings=[Finding(*pair) for pair in zip(index["findings"], index["weights"], strict=True)],
-                question=index.get("question", ""),
-                group=index["group"],
-                alerts=[Alert(**alert) for alert in index["alerts"]],
-                measures=pl.DataFrame(index["measures"], schema=MEASURE_SCHEMA, orient="row"),
-                provenance=index["provenance"],
-            )
+            return read_result(folder, name, digest)
         except CaseError:
-            raise
-        except (OSError, KeyError, TypeError, ValueError, BadZipFile, pl.exceptions.PolarsError) as error:
-            raise CaseError(f"the study '{name}' of case '{self.path}' is damaged ({error}): run it again.") from error
+            self._manifest = _read_manifest(self.path / "case.json")
+            if self._manifest["digests"].get(name, digest) == digest:
+                raise
+            return read_result(folder, name, self._manifest["digests"][name])  # another process has written it anew
 
     def list_figures(self) -> pl.DataFrame:
         """Charts and pictures of all studies, one row each: name (`STUDY/NAME`), kind, and title."""
         rows = []
         for study in self.names:
-            index = _read_json(self.path / study / "result.json")
+            index = read_index(self.path / study, self._manifest["digests"][study])
             for name, (kind, key) in figure_keys(index["figures"], index["images"]).items():
                 words = index["figures" if kind == "chart" else "images"][key]
                 rows.append((f"{study}/{name}", kind, words["title"]))
@@ -206,11 +211,26 @@ class Case:
 
     def write_report(self) -> Path:
         """Write the HTML pages; returns the path of the index."""
+        self._manifest = _read_manifest(self.path / "case.json")
         return write_report(self.results, self.path)
 
-    def _write_manifest(self) -> None:
-        with atomic_write(self.path / "case.json") as part:
-            part.write_text(json.dumps(self._manifest, indent=1, default=str), encoding="utf-8")
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the case; the manifest is read again before the block and written after it, so that none is lost."""
+        path = self.path / "case.json"
+        try:
+            with FileLock(self.path / ".lock", timeout=PATIENCE):
+                if path.exists():
+                    self._manifest = _read_manifest(path)
+                yield
+                text = json.dumps({**self._manifest, "checksum": _checksum(self._manifest)}, indent=1, default=str)
+                with atomic_write(path) as part:
+                    part.write_text(text, encoding="utf-8")
+        except Timeout as error:
+            raise CaseError(
+                f"another process has been writing case '{self.path}' for {PATIENCE:.0f} s: wait for it, stop it, or "
+                "give another --out."
+            ) from error
 
     def __repr__(self) -> str:
         return f"Case({str(self.path)!r}, studies: {', '.join(self.names) or 'none'})"
@@ -225,128 +245,21 @@ def _summary(result: Result) -> dict[str, Any]:
     }
 
 
-def _write_result(result: Result, folder: Path) -> None:
-    for name in ("tables", "figures", "images", "texts", "atlases", "artifacts"):
-        (folder / name).mkdir()
-    for name, frame in result.tables.items():
-        frame.write_parquet(folder / "tables" / f"{name}.parquet")
-    for name, figure in result.figures.items():
-        (folder / "figures" / f"{name}.vl.json").write_text(json.dumps(figure.spec), encoding="utf-8")
-        (folder / "figures" / f"{name}.svg").write_text(chart_svg(figure.spec), encoding="utf-8")
-    for name, image in result.images.items():
-        Picture.fromarray(image.pixels).save(folder / "images" / f"{file_stem(name)}.png", optimize=True)
-        if image.panels:
-            np.savez_compressed(folder / "images" / f"{file_stem(name)}.npz", **image.arrays)  # type: ignore[arg-type]
-    for name, texts in result.texts.items():
-        (folder / "texts" / f"{name}.json").write_text(json.dumps(asdict(texts)), encoding="utf-8")
-    for name, atlas in result.atlases.items():
-        _write_atlas(atlas, folder / "atlases" / name)
-    for name, path in result.artifacts.items():
-        shutil.copy(path, folder / "artifacts" / name)
-    (folder / "result.json").write_text(json.dumps(_index(result), indent=1, default=str), encoding="utf-8")
+def _checksum(manifest: dict[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _index(result: Result) -> dict[str, Any]:
-    """What `result.json` holds: all but the contents of tables, charts and pictures."""
-
-    def words(thing: Figure | Image | Panel, *contents: str) -> dict[str, Any]:
-        return {f.name: getattr(thing, f.name) for f in fields(thing) if f.name not in contents}
-
-    return {
-        "study": result.study,
-        "settings": result.settings,
-        "findings": result.findings,
-        "weights": [getattr(finding, "weight", 1.0) for finding in result.findings],
-        "question": result.question,
-        "group": result.group,
-        "alerts": [asdict(alert) for alert in result.alerts],
-        "measures": result.measures.rows(),
-        "provenance": result.provenance,
-        "tables": list(result.tables),
-        "figures": {name: words(figure, "spec") for name, figure in result.figures.items()},
-        "images": {
-            name: words(image, "pixels", "panels")
-            | {"panels": [words(panel, "pictures") | {"count": len(panel.pictures)} for panel in image.panels]}
-            for name, image in result.images.items()
-        },
-        "texts": list(result.texts),
-        "atlases": {name: _atlas_words(atlas) for name, atlas in result.atlases.items()},
-        "artifacts": list(result.artifacts),
-    }
-
-
-def _atlas_words(atlas: Atlas) -> dict[str, Any]:
-    """All of an atlas but its tables and pictures."""
-    words = {key: getattr(atlas, key) for key in ("top", "rules", "title", "reading", "source", "noun")}
-    sheets = {
-        node: [{"tile": sheet.tile, "columns": sheet.columns, "count": sheet.count} for sheet in node_sheets]
-        for node, node_sheets in atlas.sheets.items()
-    }
-    return {**words, "sheets": sheets}
-
-
-def _write_atlas(atlas: Atlas, folder: Path) -> None:
-    folder.mkdir()
-    atlas.units.write_parquet(folder / "units.parquet")
-    atlas.stimuli.write_parquet(folder / "stimuli.parquet")
-    texts = {node: [[asdict(p) for p in unit] for unit in units] for node, units in atlas.texts.items()}
-    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-    for number, sheet in enumerate(sheet for node_sheets in atlas.sheets.values() for sheet in node_sheets):
-        (folder / f"{number}.webp").write_bytes(sheet.data)
-
-
-def _read_webp(path: Path) -> bytes:
-    data = path.read_bytes()
-    if data[:4] != b"RIFF" or int.from_bytes(data[4:8], "little") + 8 != len(data):
-        raise OSError(f"'{path.name}' is cut short or no WebP picture")
-    return data
-
-
-def _read_atlas(folder: Path, words: dict[str, Any]) -> Atlas:
-    number = itertools.count()
-    sheets = {
-        node: tuple(
-            Sheet(_read_webp(folder / f"{next(number)}.webp"), tuple(w["tile"]), w["columns"], w["count"])
-            for w in entries
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """What `case.json` holds, without its checksum. Errors: CaseError where it is damaged or of another format."""
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise CaseError(
+            f"case '{path.parent}' has format {str(manifest.get('format'))[:20]}, this version reads {FORMAT}: "
+            "examine the network again into another folder."
         )
-        for node, entries in words["sheets"].items()
-    }
-    tables: dict[str, Any] = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("units", "stimuli")}
-    file = folder / "texts.json"
-    stored = _read_json(file) if file.exists() else {}  # cases of older versions have none
-    texts = {node: tuple(tuple(map(_passage, unit)) for unit in units) for node, units in stored.items()}
-    return Atlas(**{**words, "sheets": sheets}, **tables, texts=texts)
-
-
-def _read_image(stem: Path, words: dict[str, Any]) -> Image:
-    pixels = np.asarray(Picture.open(stem.with_name(f"{stem.name}.png")))
-    stored, panels = words.get("panels", []), []  # cases of older versions have none
-    if stored:
-        with np.load(stem.with_name(f"{stem.name}.npz"), allow_pickle=False) as arrays:
-            panels = [_read_panel(panel, arrays) for panel in stored]
-    return Image(**{**words, "panels": tuple(panels)}, pixels=pixels)
-
-
-def _read_panel(stored: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Panel:
-    panel = {key: value for key, value in stored.items() if key != "count"}
-    name, count = stored["name"], stored["count"]
-    pictures = list(arrays[name]) if name in arrays else [arrays[f"{name} {k}"] for k in range(count)]
-    frames = tuple(None if box is None else tuple(box) for box in stored["frames"])
-    return Panel(**{**panel, "notes": tuple(stored["notes"]), "frames": frames}, pictures=pictures)
-
-
-def _read_texts(path: Path) -> Texts:
-    stored = _read_json(path)
-    return Texts(**{**stored, "groups": {name: tuple(map(_passage, rows)) for name, rows in stored["groups"].items()}})
-
-
-def _passage(stored: dict[str, Any]) -> Passage:
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    return Passage(**fields)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CaseError(f"'{path}' is missing or damaged ({error}): examine the network again.") from error
+    studies = check_names(manifest.get("studies"), STUDY, "the study", path)
+    digests = check_names(manifest.get("digests"), STUDY, "the study", path)
+    if sorted(studies) != sorted(digests) or manifest.pop("checksum", None) != _checksum(manifest):
+        raise CaseError(f"'{path}' is damaged: its checksum differs. Examine the network again into another folder.")
+    return manifest

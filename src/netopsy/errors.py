@@ -74,6 +74,10 @@ class CaseError(NetopsyError, OSError):
     """A case folder is missing, damaged or of another version."""
 
 
+class DiskFull(NetopsyError, OSError):
+    """There is no room for what is to be written; what was there before stays as it was."""
+
+
 class MissingExtra(NetopsyError, ImportError):
     """An optional dependency is needed."""
 

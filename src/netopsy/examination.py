@@ -106,6 +106,7 @@ def examine(
         if progress:
             progress("examine", len(chosen), len(chosen))
     finally:
+        case.release()
         if case.names:
             case.write_report()
     undecided = any(result.provenance.get("budget", {}).get("undecided") for result in case.results)
@@ -190,8 +191,7 @@ def run_study(
             return perform(study, network, samples)
     if done := _find_finished(study, network, samples, case, budget):
         return done
-    case.begin(study.name)
-    with workspace(case.work, progress, minutes=minutes, firm=True):
+    with case.at_work(study.name), workspace(case.work, progress, minutes=minutes, firm=True):
         unfinished = False
         try:
             result = perform(study, network, samples)

@@ -53,7 +53,7 @@ def test_adding_again_replaces(tmp_path: Path) -> None:
     changed.findings = ["new"]
     case.add(changed)
     assert case.names == ["noise"] and case.load("noise").findings == ["new"]
-    assert {path.name for path in tmp_path.iterdir()} == {"case.json", "noise"}
+    assert {path.name for path in tmp_path.iterdir()} == {"case.json", "noise", ".lock"}
 
 
 def test_a_failed_write_leaves_the_former_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from netopsy.cli.sources import (
     load_vectors,
     samples_options,
 )
-from netopsy.errors import NetopsyError, NetopsyWarning, SettingsError, nearest
+from netopsy.errors import DiskFull, NetopsyError, NetopsyWarning, SettingsError, nearest
 from netopsy.studies.table import STUDIES, SWEEPS
 
 _HELP = """What is in a network, what can it lose, and how small can it get?
@@ -46,8 +46,8 @@ PANELS: dict[str, list[str]] = {
 
 
 def main(tokens: list[str] | None = None) -> None:
-    """Run one command. Exit code 2 and one sentence on the error stream for a user's mistake, 130 for an
-    interrupt, 1 for an alert that --fail-on asks for.
+    """Run one command. Exit code 2 and one sentence on the error stream for a user's mistake, 3 for a full disk, 130
+    for an interrupt, 1 for an alert that --fail-on asks for.
     """
     words = sys.argv[1:] if tokens is None else tokens
     warnings.showwarning = _show_warning
@@ -57,6 +57,9 @@ def main(tokens: list[str] | None = None) -> None:
     except (NetopsyError, cyclopts.CycloptsError) as error:
         sentence = _sentence(error, words) if isinstance(error, cyclopts.CycloptsError) else error
         print(f"netopsy: {sentence}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, DiskFull) else 2)
+    except PermissionError as error:
+        print(f"netopsy: no permission for '{error.filename}': make it readable and writable.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("netopsy: stopped. The same command with the same --out goes on where it was.", file=sys.stderr)

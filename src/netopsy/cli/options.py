@@ -181,6 +181,7 @@ SAMPLES_OPTIONS = grouped(
         option("rate", int | None, "Values a second, to which recordings are resampled.", None),
         option("length", int | None, LENGTH, None),
         option("mono", bool | None, "The mean of a recording's channels.", None),
+        option("outside", bool | None, "Follow links and names in tables out of the folder.", None),
         option("empty", Literal["error", "skip"] | None, "What to do with empty lines of a text file.", None),
         option("seed", int, "Seed of every random choice.", 0),
     ],

@@ -224,14 +224,14 @@ def _facts(case: Path) -> dict[str, str]:
         facts["samples"], count = str(samples.get("name", "")), samples.get("count")
         if isinstance(count, int) and f"{count:,} of " not in facts["samples"]:
             facts["samples"] += f" ({count:,})"
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {**facts, "network": "damaged case.json"}
     try:
         found = json.loads((case / "baseline" / "result.json").read_text(encoding="utf-8"))
         levels = Counter(str(alert["level"]) for alert in found["alerts"])
         facts["alerts"] = ", ".join(plural(levels[level], level) for level in LEVELS if levels[level])
         facts["score"] = _score(case / "baseline" / "tables" / "score.parquet")
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         pass  # a case without a baseline, or a damaged one, has no score here
     return facts
 
@@ -245,5 +245,5 @@ def _score(path: Path) -> str:
         value, unit = float(row["score"]), str(row["unit"])
         share = any(word in unit for word in ("accuracy", "agreement", "union"))
         return f"{100 * value:.1f} % {unit}" if share else f"{value:.4g} {unit}"
-    except (pl.exceptions.PolarsError, OSError, LookupError, TypeError, ValueError):
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, LookupError, TypeError, ValueError):
         return ""

@@ -124,7 +124,7 @@ def load_like(samples: Samples | None, source: Any, **options: Any) -> Samples:
 
 
 CARRIED = {"root", "seed", "task", "label", "text", "columns", "categorical", "categories", "encoding", "kind", "range"}
-CARRIED |= {"rate", "length", "mono", "empty", "classes"}
+CARRIED |= {"rate", "length", "mono", "outside", "empty", "classes"}
 """Options of samples that hold for further ones of another source too."""
 
 

@@ -105,7 +105,15 @@ def amount_text(count: float) -> str:
 
 def _sets(links: dict[str, str]) -> Markup:
     """Links to the reports that a case over several sets of samples was made from."""
-    return Markup(", ").join(Markup('<a href="{}">{}</a>').format(link, name) for name, link in links.items())
+    return Markup(", ").join(
+        Markup('<a href="{}">{}</a>').format(link, name) if is_safe_link(link) else Markup("{}").format(name)
+        for name, link in links.items()
+    )
+
+
+def is_safe_link(link: str) -> bool:
+    """Whether a link leads to a page beside this one, or to the web, and runs nothing."""
+    return link.startswith("https://") or re.fullmatch(r"(?!//)[^:\\\x00-\x20]+", link) is not None
 
 
 def alerts(results: Sequence[Result], layers: Sequence[PageLayer]) -> list[dict[str, Any]]:

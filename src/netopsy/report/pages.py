@@ -53,7 +53,7 @@ def write_report(results: list[Result], folder: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         fresh.add(path)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            with atomic_write(path) as part:
+            with atomic_write(path, flush=False) as part:  # it can be drawn again
                 part.write_text(text, encoding="utf-8")
 
     layers = collect_layers(results)

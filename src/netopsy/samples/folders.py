@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from netopsy.errors import SamplesError, nearest
-from netopsy.samples.images import FileImages
+from netopsy.errors import NetopsyWarning, SamplesError, nearest
+from netopsy.samples.images import FileImages, check_inside
 from netopsy.samples.labels import Labels, find_classes, indices_of, multi_hot, read_targets
 from netopsy.samples.records import Records
 from netopsy.samples.samples import Samples
 from netopsy.samples.series import PICTURES, SOUND, read_records
 from netopsy.samples.tables import from_frame, read_json
+from netopsy.wording import plural
 
 FORMATS = {"images": PICTURES, "recordings": SOUND, "arrays": (".npy",), "texts": (".txt",)}
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".ipc")
@@ -41,6 +43,7 @@ def from_folder(
     rate: int | None = None,
     length: int | None = None,
     mono: bool = False,
+    outside: bool = False,
     task: Any = None,
 ) -> Samples:
     """Images, recordings, arrays (.npy) or texts (.txt) in `folder`, or in its subfolder `split`.
@@ -49,6 +52,7 @@ def from_folder(
     file, label: names of its columns; see `from_table`. label=None: all files at any depth, without labels.
     classes: names in order, or a text file of them; None takes `classes.txt` in the folder if there is one.
     rate, length, mono: of recordings, see `read_recordings`.
+    outside: whether links, and names in a CSV, may lead out of the folder.
     """
     sound: dict[str, Any] = {"rate": rate, "length": length, "mono": mono}
     if split is not None:
@@ -63,20 +67,30 @@ def from_folder(
         table = folder / table
     if labels is not None or (table.is_file() and label is not None):
         return from_table(
-            table, folder, file=file, label=label, separator=separator, classes=classes, **sound, task=task
+            table,
+            folder,
+            file=file,
+            label=label,
+            separator=separator,
+            classes=classes,
+            **sound,
+            outside=outside,
+            task=task,
         )
     if label is None:
-        paths = files_in(folder)
+        paths = files_in(folder, outside=outside)
         if not paths:
             raise SamplesError(f"{folder} holds no {', '.join(FORMATS)}.")
         return Samples(folder.name or str(folder), _records(paths, folder, sound), None)
-    return from_class_folders(folder, classes, sound)
+    return from_class_folders(folder, classes, sound, outside)
 
 
-def from_class_folders(folder: Path, classes: Classes = None, sound: Mapping[str, Any] | None = None) -> Samples:
+def from_class_folders(
+    folder: Path, classes: Classes = None, sound: Mapping[str, Any] | None = None, outside: bool = False
+) -> Samples:
     """Files at any depth in one subfolder a class, numbered alphabetically, as torchvision's ImageFolder does."""
     names = _folders(folder)
-    by_name = {name: files_in(folder / name) for name in names}
+    by_name = {name: files_in(folder / name, folder, outside=outside) for name in names}
     kinds = [kind for kind in FORMATS if any(_kind(paths[0]) == kind for paths in by_name.values() if paths)][:1]
     paths = [path for listed in by_name.values() for path in listed if _kind(path) in kinds]
     words = [name for name, listed in by_name.items() for path in listed if _kind(path) in kinds]
@@ -113,13 +127,15 @@ def from_table(
     rate: int | None = None,
     length: int | None = None,
     mono: bool = False,
+    outside: bool = False,
     task: Any = None,
 ) -> Samples:
     """Images, recordings, arrays or texts named in the column `file` of a CSV, relative to `folder` (None: its own).
 
     label: one column, of class indices or class names, several a row if any row has a `separator`; or several columns
     of 0 and 1, whose names are the classes; 'auto' takes the column `label`, or all others where there is none; None
-    takes none. task='regression': the labels are numbers that a network is to give.
+    takes none. task='regression': the labels are numbers that a network is to give. outside: whether names may lead out
+    of the folder.
     """
     folder = table.parent if folder is None else folder
     header, rows = read_table(table)
@@ -139,6 +155,7 @@ def from_table(
             f"{table} names {len(absent)} of {len(rows)} files that are not in {folder}, the first '{absent[0]}'; "
             "mend the table or give the folder that holds them."
         )
+    check_inside(paths, folder, table.name, outside)
     records = _records(paths, folder, {"rate": rate, "length": length, "mono": mono})
     name = folder.name or str(folder)
     if label is None:
@@ -215,19 +232,43 @@ def _kind(path: Path) -> str | None:
     return next((kind for kind, endings in FORMATS.items() if path.name.lower().endswith(endings)), None)
 
 
-def files_in(folder: Path, only: str | None = None) -> list[Path]:
+def files_in(
+    folder: Path, root: Path | None = None, *, outside: bool = False, only: str | None = None
+) -> list[Path]:
     """The files at any depth of the first of `FORMATS` that is there, in the order of torchvision's ImageFolder.
 
-    only: the one of `FORMATS` that is asked for.
+    Links are followed once, and unless `outside` is asked for only to what lies in `root`, by default the folder; what
+    is no regular file is left out. A warning says what was. only: the one of `FORMATS` that is asked for.
     """
-    every = [
-        Path(place, name)
-        for place, _, names in sorted(os.walk(folder, followlinks=True))
-        for name in sorted(names)
-        if not name.startswith(".") and _kind(Path(name)) is not None
-    ]
-    kind = only or next((kind for kind in FORMATS if any(_kind(path) == kind for path in every)), None)
-    return [path for path in every if _kind(path) == kind]
+    home, seen, left_out, every = os.path.realpath(root or folder), set(), [], []
+
+    def leads_out(path: str) -> bool:
+        return not outside and not Path(os.path.realpath(path)).is_relative_to(home)
+
+    def walk(place: str) -> None:
+        if (real := os.path.realpath(place)) in seen:
+            return
+        seen.add(real)
+        entries = sorted(os.scandir(place), key=lambda entry: (entry.is_symlink(), entry.name))
+        for entry in entries:
+            if entry.is_dir() and not leads_out(entry.path):
+                walk(entry.path)
+            elif not entry.name.startswith(".") and _kind(Path(entry.name)) is not None:
+                every.append(entry.path) if entry.is_file() and not leads_out(entry.path) else left_out.append(entry)
+            elif entry.is_dir():
+                left_out.append(entry)
+
+    walk(str(folder))
+    if left_out:
+        warnings.warn(
+            f"{plural(len(left_out), 'entry', 'entries')} of {folder} left out, the first '{left_out[0].path}': no "
+            "regular file, or a link out of the folder; where you trust such links, give outside=True (--outside).",
+            NetopsyWarning,
+            stacklevel=2,
+        )
+    paths = [Path(path) for path in sorted(every, key=lambda path: os.path.split(path))]
+    kind = only or next((kind for kind in FORMATS if any(_kind(path) == kind for path in paths)), None)
+    return [path for path in paths if _kind(path) == kind]
 
 
 def _records(paths: Sequence[Path], folder: Path, sound: Mapping[str, Any]) -> Records:

@@ -73,6 +73,17 @@ def read_entry(entry: Entry, what: str) -> bytes:
         raise SamplesError(f"cannot read the {what} {entry}: {error.strerror or error}.") from error
 
 
+def check_inside(paths: Sequence[Path], folder: Path, name: str, outside: bool) -> None:
+    """Raise SamplesError where one of `paths`, which `name` gives, leads out of `folder` and `outside` is not given."""
+    home = os.path.realpath(folder)
+    for path in () if outside else paths:
+        if not Path(os.path.realpath(path)).is_relative_to(home):
+            raise SamplesError(
+                f"{name} names '{path}', which lies outside {folder}; move it there, or, where you trust the table, "
+                "give outside=True (--outside)."
+            )
+
+
 class Images(ABC):
     """Pictures by row: `Records` of the kind `image`."""
 

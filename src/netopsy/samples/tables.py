@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
 from netopsy.network.signature import Kind
-from netopsy.samples.images import Contents, Entry
+from netopsy.samples.images import Contents, Entry, check_inside
 from netopsy.samples.labels import column_labels, find_classes, read_targets
 from netopsy.samples.records import ArrayRecords, Records, TextRecords
 from netopsy.samples.samples import Samples
@@ -59,13 +59,14 @@ def from_frame(
     rate: int | None = None,
     length: int | None = None,
     mono: bool = False,
+    outside: bool = False,
     task: Any = None,
     features: Mapping[str, Any] | None = None,
 ) -> Samples:
     """The rows of a table: a polars or pandas data frame, or a list of dicts.
 
     text: the column of texts; for an encoder and a decoder two, what is read and what is to be written.
-    file: the column of pictures or sound, as bytes or as paths from `folder`.
+    file: the column of pictures or sound, as bytes or as paths from `folder`. outside: whether these may leave it.
     columns: those that a network takes as a row of numbers, or a mapping {input: columns}; by default all others.
     label: the column of labels, or several; 'auto' takes one of `LABELS` if it is there; None takes none. Words are
         classes, and so are whole numbers; floats are numbers that a network is to give.
@@ -93,7 +94,7 @@ def from_frame(
             raise SamplesError(f"text={_listed(text)} names {len(every)} columns; give one, or a source and a target.")
         records = TextRecords(every[0], name, *every[1:])
     elif file is not None:
-        records = _files(frame, file, folder, name, rate, length, mono)
+        records = _files(frame, file, folder, name, outside, rate=rate, length=length, mono=mono)
     elif nested := _nested_columns(frame, rest, columns):
         records = _arrays(frame, nested, name)
     else:
@@ -199,10 +200,8 @@ def _texts(frame: pl.DataFrame, text: str, name: str) -> list[str]:
     return [one for one in texts if one is not None]
 
 
-def _files(
-    frame: pl.DataFrame, file: str, folder: Path | None, name: str, rate: int | None, length: int | None, mono: bool
-) -> Records:
-    """Pictures or sound, from the bytes in a column or from files that it names."""
+def _files(frame: pl.DataFrame, file: str, folder: Path | None, name: str, outside: bool, **sound: Any) -> Records:
+    """Pictures or sound, from the bytes in a column or from files that it names. sound: how recordings are read."""
     _need(frame, [file], name)
     entries: list[Entry] = []
     endings = []
@@ -218,8 +217,10 @@ def _files(
             raise SamplesError(f"column '{file}' of {name} has no file in row {row} ({path}); mend or leave it out.")
         sound = isinstance(contents, bytes) and contents[:4] in (b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04")
         endings.append(".wav" if sound else Path(str(path or "")).suffix.lower() or ".png")
+    if folder is not None:
+        check_inside([entry for entry in entries if isinstance(entry, Path)], folder, name, outside)
     endings = [ending if ending in (".wav", ".flac", ".ogg", ".mp3") else ".png" for ending in endings]
-    return read_records(entries, [f"file{ending}" for ending in endings], name, rate=rate, length=length, mono=mono)
+    return read_records(entries, [f"file{ending}" for ending in endings], name, **sound)
 
 
 def _nested_columns(frame: pl.DataFrame, rest: Sequence[str], columns: Columns) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import platform
 import shutil
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netopsy._version import __version__
+from netopsy.engine.workspace.checkpoint import checksum
 from netopsy.engine.workspace.workspace import file_stem
-from netopsy.errors import DivergedError, NetopsyError, SettingsError
+from netopsy.errors import CaseError, DivergedError, NetopsyError, NetopsyWarning, SettingsError
 from netopsy.files import atomic_write
 
 # how torch says on a CPU, and cuBLAS and cuDNN on a GPU, that there is no memory left
@@ -161,20 +163,26 @@ class Store:
         return None if self.folder is None else self.folder / name
 
     def read(self, name: str) -> Record | None:
-        """The record; None where there is none or the file is damaged."""
+        """The record; None where there is none, or with a NetopsyWarning where its file is damaged."""
         if self.folder is None:
             return None
         path = self.folder / f"{name}.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
-                fields = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
-                keys = list(file.keys())
-            if fields["kind"] not in KINDS:
-                return None
-            values = fields.pop("outcome")
-            return Record(outcome=None if values is None else Outcome(values, LazyTensors(path, keys)), **fields)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+                header = file.metadata() or {}
+                keys = set(file.keys())
+            if header.pop("checksum") == checksum(json.dumps(header, sort_keys=True), {}):
+                fields = {key: json.loads(text) for key, text in header.items()}
+                checksums, values = fields.pop("checksums"), fields.pop("outcome")
+                if fields["kind"] in KINDS and keys == set(checksums):
+                    tensors = LazyTensors(path, checksums)
+                    return Record(outcome=None if values is None else Outcome(values, tensors), **fields)
+        except FileNotFoundError:
             return None
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            pass
+        warnings.warn(f"record '{path}' is damaged; its trial is run again.", NetopsyWarning, stacklevel=2)
+        return None
 
     def write(self, name: str, meta: dict[str, Any], blob: bytes, keep: bool) -> Record:
         """Write a record, whole or not at all, and give it. keep: whether the trial's checkpoints stay.
@@ -186,8 +194,11 @@ class Store:
             values = meta["outcome"]
             return Record(**{**meta, "outcome": None if values is None else Outcome(values, tensors)})
         path = self.folder / f"{name}.safetensors"
+        header = {key: json.dumps(meta[key]) for key in _FIELDS}
+        header["checksums"] = json.dumps({key: checksum(key, {key: value}) for key, value in tensors.items()})
+        header["checksum"] = checksum(json.dumps(header, sort_keys=True), {})
         with atomic_write(path) as part:
-            safetensors.torch.save_file(tensors, part, metadata={key: json.dumps(meta[key]) for key in _FIELDS})
+            safetensors.torch.save_file(tensors, part, metadata=header)
         if not keep:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -198,22 +209,24 @@ class Store:
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """The tensors of a record's file, each read when it is asked for."""
+    """The tensors of a record's file, each read, and held against its checksum, when it is asked for."""
 
-    def __init__(self, path: Path, keys: list[str]) -> None:
-        self.path, self._keys = path, keys
+    def __init__(self, path: Path, checksums: Mapping[str, str]) -> None:
+        self.path, self._checksums = path, checksums
 
     def __getitem__(self, key: str) -> Tensor:
-        if key not in self._keys:
-            raise KeyError(key)
+        expected = self._checksums[key]
         with safe_open(self.path, framework="pt") as file:
-            return file.get_tensor(key)
+            tensor = file.get_tensor(key)
+        if checksum(key, {key: tensor}) != expected:
+            raise CaseError(f"record '{self.path}' is damaged; remove it and run again: its trial is then run anew.")
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self._checksums)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._checksums)
 
 
 def _code(code: CodeType | None) -> str:

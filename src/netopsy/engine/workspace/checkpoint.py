@@ -5,21 +5,25 @@
     done, state = saved.load()        # 3 and an equal state; (0, {}) where there is no such file
 
 Tensors lie in a safetensors file under their paths, such as `state['optimizer']['step']`; all else is JSON in its
-header. Nothing is pickled.
+header, with a checksum over both. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from netopsy.errors import NetopsyWarning
 from netopsy.files import atomic_write
 
 State = dict[str, Any]
@@ -35,15 +39,22 @@ class Checkpoint:
         self.path, self.every, self._saved = path, every, time.monotonic()
 
     def load(self) -> tuple[int, State]:
-        """(how much is done, state), tensors on the CPU; (0, {}) where there is no file, a damaged or a foreign one."""
+        """(how much is done, state), tensors on the CPU; (0, {}) where there is no file, a damaged or a foreign one.
+
+        Warns: NetopsyWarning of a file that is there and is not what was written.
+        """
         if self.path is None or not self.path.exists():
             return 0, {}
         try:
             with safe_open(self.path, "pt") as file:
                 header = file.metadata() or {}
-                return int(header["done"]), dict(_join(json.loads(header["state"]), file.get_tensor))
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if header["checksum"] == checksum(header["done"] + header["state"], tensors):
+                return int(header["done"]), dict(_join(json.loads(header["state"]), tensors.__getitem__))
         except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError):
-            return 0, {}
+            pass
+        warnings.warn(f"checkpoint '{self.path}' is damaged; its work is done again.", NetopsyWarning, stacklevel=2)
+        return 0, {}
 
     def save(self, done: int, state: Callable[[], State], *, final: bool = False) -> None:
         """Write `state()` if `every` seconds have passed since the last time, or if this is the `final` one.
@@ -56,9 +67,20 @@ class Checkpoint:
             return
         tensors: dict[str, Tensor] = {}
         header = {"done": str(done), "state": json.dumps(_split(state(), "state", tensors))}
+        tensors = _apart(tensors)
+        header["checksum"] = checksum(header["done"] + header["state"], tensors)
         with atomic_write(self.path) as part:
-            safetensors.torch.save_file(_apart(tensors), part, metadata=header)
+            safetensors.torch.save_file(tensors, part, metadata=header)
         self._saved = time.monotonic()
+
+
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """A digest of `text` and of the names, types, shapes and bytes of `tensors`, on the CPU and contiguous."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
