@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from netopsy.engine.workspace.checkpoint import Checkpoint
+from netopsy.engine.workspace.checkpoint import Checkpoint, checksum
+from netopsy.errors import NetopsyWarning
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
@@ -175,9 +177,14 @@ def test_anything_else_is_refused_with_its_path(tmp_path: Path, state: dict[str,
     ],
 )
 def test_a_foreign_file_is_as_good_as_none(tmp_path: Path, header: dict[str, str] | None) -> None:
-    path = tmp_path / "x.safetensors"
-    safetensors.torch.save_file({"x": torch.ones(3)}, path, metadata=header)
-    assert Checkpoint(path).load() == (0, {})
+    path, tensors = tmp_path / "x.safetensors", {"x": torch.ones(3)}
+    for digest in (
+        {},
+        {} if header is None else {"checksum": checksum(header["done"] + header.get("state", ""), tensors)},
+    ):
+        safetensors.torch.save_file(tensors, path, metadata=header and {**header, **digest})
+        with pytest.warns(NetopsyWarning, match="its work is done again"):
+            assert Checkpoint(path).load() == (0, {})
     torch.save({"module": {}, "tables": {}, "rows": []}, path)
     assert Checkpoint(path).load() == (0, {})
 
@@ -189,3 +196,24 @@ def test_a_cut_file_is_as_good_as_none(tmp_path: Path) -> None:
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         assert Checkpoint(path).load() == (0, {})
+
+
+def test_a_flipped_bit_anywhere_is_noticed_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    state = {
+        "x": torch.arange(3.0),
+        "y": [1, (2.5, None)],
+        "z": torch.ones(2, dtype=torch.bfloat16),
+        "b": torch.tensor(True),
+    }
+    through(path, state)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            done, loaded = Checkpoint(path).load()
+        if done:  # blanks at the end of the header may differ, and say nothing
+            assert repr(loaded) == repr(state) and whole[at] == ord(" ")
+        else:
+            assert [w.category for w in caught] == [NetopsyWarning]

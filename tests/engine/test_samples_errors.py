@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
+import warnings
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -344,3 +349,78 @@ def test_the_command_line_says_it_in_one_line_too(tmp_path, capsys, monkeypatch)
             main(["noise", "reader:net", "--samples", "t.csv", *more])
         written = capsys.readouterr().err
         assert says in written.strip().splitlines()[-1] and "Traceback" not in written, written
+
+
+# Files of another kind, and links and names that lead out of a folder
+
+
+def _picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["fifo", "socket", "link to the parent", "link out", "link to a file out", "loop", "broken link"]
+)
+def test_what_is_no_file_of_the_folder_is_left_out_and_said(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "set"
+    _picture(folder / "cat" / "0.png")
+    _picture(tmp_path / "elsewhere" / "deep" / "1.png")
+    odd = folder / "cat" / "odd.png"
+    if kind == "fifo":
+        os.mkfifo(odd)
+    elif kind == "socket":
+        with contextlib.chdir(odd.parent), socket.socket(socket.AF_UNIX) as end:  # the path of a socket is short
+            end.bind("odd.png")
+    else:
+        target = {
+            "link to the parent": tmp_path,
+            "link out": tmp_path / "elsewhere",
+            "link to a file out": tmp_path / "elsewhere" / "deep" / "1.png",
+            "loop": folder / "cat",
+            "broken link": tmp_path / "nothing.png",
+        }[kind]
+        odd.symlink_to(target)
+    for options in ({}, {"label": None}):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert len(load_samples(folder, **options)) == 1
+        sentences = [str(w.message) for w in caught if issubclass(w.category, NetopsyWarning)]
+        if kind == "loop":
+            assert sentences == []  # followed once: there is nothing new
+        else:
+            assert len(sentences) == 1 and "odd.png" in sentences[0] and "outside=True" in sentences[0]
+
+
+def test_links_out_of_the_folder_are_followed_where_they_are_asked_for(tmp_path: Path) -> None:
+    _picture(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "set" / "cat").mkdir(parents=True)
+    (tmp_path / "set" / "cat" / "link").symlink_to(tmp_path / "elsewhere")
+    assert len(load_samples(tmp_path / "set", outside=True)) == 1
+    with pytest.warns(NetopsyWarning), pytest.raises(SamplesError):
+        load_samples(tmp_path / "set")
+
+
+def test_links_inside_the_folder_are_followed_once(tmp_path: Path) -> None:
+    _picture(tmp_path / "set" / "all" / "cat" / "0.png")
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "set" / "all" / "cat")
+    samples = load_samples(tmp_path / "set", label=None)
+    assert len(samples) == 1
+
+
+@pytest.mark.parametrize("form", ["../secret.png", "absolute", "link.png"])
+@pytest.mark.parametrize("table", ["labels.csv", "table.csv", "table.parquet", "table.jsonl"])
+def test_a_table_that_names_files_outside_is_refused_unless_asked(tmp_path: Path, form: str, table: str) -> None:
+    folder = tmp_path / "set"
+    _picture(folder / "0.png")
+    _picture(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    name = str(tmp_path / "secret.png") if form == "absolute" else form
+    frame = pl.DataFrame({"file": ["0.png", name], "label": [0, 1]})
+    path = folder / table
+    {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[path.suffix](path)
+    source: Path = folder if table == "labels.csv" else path
+    options = {} if table.endswith(".csv") else {"file": "file"}
+    with pytest.raises(SamplesError, match=r"which lies outside .* outside=True \(--outside\)"):
+        load_samples(source, **options)
+    assert len(load_samples(source, outside=True, **options)) == 2

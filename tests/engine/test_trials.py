@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,32 @@ def test_a_damaged_record_runs_again(folder: Path, tmp_path: Path) -> None:
             (path,) = (tmp_path / "trials").glob("*.safetensors")
             before = marks(folder)
             path.write_bytes(damage(path.read_bytes()))
-            assert run_trials(calm, str(folder), [{"x": 1}], digest="")[0].values["twice"] == 2
+            with pytest.warns(netopsy.errors.NetopsyWarning, match="its trial is run again"):
+                assert run_trials(calm, str(folder), [{"x": 1}], digest="")[0].values["twice"] == 2
         assert marks(folder) == before + 1
+
+
+def test_a_flipped_bit_in_a_record_is_never_believed(tmp_path: Path) -> None:
+    def work(context: Any, spec: dict[str, Any]) -> Outcome:
+        return Outcome({"x": 1}, {"t": torch.arange(4.0)})
+
+    with netopsy.workspace(tmp_path):
+        run_trials(work, None, [{}], digest="")
+        (path,) = (tmp_path / "trials").glob("*.safetensors")
+        whole = path.read_bytes()
+        for at in range(0, len(whole), 7):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                record = run_trials(work, None, [{}], digest="")[0]
+            assert record.values == {"x": 1}
+            try:
+                tensor = record.outcome.tensors["t"]  # type: ignore[union-attr]
+            except netopsy.errors.CaseError as error:
+                assert "remove it and run again" in str(error)
+            else:
+                assert torch.equal(tensor, torch.arange(4.0))
+            path.write_bytes(whole)
 
 
 def test_a_trial_has_a_folder_of_its_own_until_its_record_is_written(tmp_path: Path) -> None:

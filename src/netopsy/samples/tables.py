@@ -215,8 +215,8 @@ def _files(frame: pl.DataFrame, file: str, folder: Path | None, name: str, outsi
             entries.append(Contents(contents, f"{name}[{row}].{file}"))
         else:
             raise SamplesError(f"column '{file}' of {name} has no file in row {row} ({path}); mend or leave it out.")
-        sound = isinstance(contents, bytes) and contents[:4] in (b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04")
-        endings.append(".wav" if sound else Path(str(path or "")).suffix.lower() or ".png")
+        is_sound = isinstance(contents, bytes) and contents[:4] in (b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04")
+        endings.append(".wav" if is_sound else Path(str(path or "")).suffix.lower() or ".png")
     if folder is not None:
         check_inside([entry for entry in entries if isinstance(entry, Path)], folder, name, outside)
     endings = [ending if ending in (".wav", ".flac", ".ogg", ".mp3") else ".png" for ending in endings]
