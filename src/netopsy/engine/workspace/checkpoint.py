@@ -81,7 +81,7 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         if tensor.numel():
             row = tensor.as_strided((tensor.numel(),), (1,))  # whatever stride an axis of length 1 has
-            digest.update(memoryview(row.view(torch.uint8).numpy()))
+            digest.update(row.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
