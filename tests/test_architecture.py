@@ -17,7 +17,8 @@ ROOT = Path(netopsy.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # The floors of the house, from the ground up: a part imports itself and the floors below.
 FLOORS = [
-    ["errors", "files", "wording"],
+    ["errors"],
+    ["files", "wording"],
     ["settings", "codec"],
     ["stats"],
     ["network"],
@@ -28,6 +29,7 @@ FLOORS = [
     ["features"],
     ["result"],
     ["report", "charts"],
+    ["result_files"],
     ["case"],
     ["studies"],
     ["examination"],

@@ -4,7 +4,7 @@ from .blocks.find import list_blocks as list_blocks
 from .case import Case as Case
 from .deep_compression.compress import compress as compress
 from .deep_compression.save import expand as expand
-from .deep_compression.storage_table import storage_table as storage_table
+from .deep_compression.save import storage_table as storage_table
 from .engine.backproject.backproject import backproject as backproject
 from .engine.observe.observe import observe as observe
 from .engine.sweep.edits import Replace as Replace

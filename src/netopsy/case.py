@@ -99,12 +99,13 @@ class Case:
         try:
             lock.acquire()
         except Timeout as error:
-            with contextlib.suppress(OSError):
-                raise CaseError(
-                    f"'{study}' of case '{self.path}' is at work in {mark.read_text(encoding='utf-8')}: wait for it, "
-                    "stop it, or give another --out."
-                ) from error
-            raise CaseError(f"'{study}' of case '{self.path}' is at work in another process: wait for it.") from error
+            try:
+                holder = mark.read_text(encoding="utf-8")
+            except OSError:
+                holder = "another process"
+            raise CaseError(
+                f"'{study}' of case '{self.path}' is at work in {holder}: wait for it, stop it, or give another --out."
+            ) from error
         self._at_work[study] = lock
         mark.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
 

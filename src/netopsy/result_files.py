@@ -90,7 +90,9 @@ def read_result(folder: Path, study: str, digest: str) -> Result:
         raise
     # whatever a file of another hand makes a reader raise; polars' panics are no Exception
     except (Exception, pl.exceptions.PanicException) as error:
-        raise CaseError(f"'{folder / 'result.json'}' or a file that it names is damaged ({_first_line(error)}): run it again.") from error
+        raise CaseError(
+            f"'{folder / 'result.json'}' or a file that it names is damaged ({_first_line(error)}): run it again."
+        ) from error
 
 
 def read_index(folder: Path, digest: str) -> dict[str, Any]:

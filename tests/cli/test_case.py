@@ -59,12 +59,12 @@ def test_adding_again_replaces(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_former_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(tmp_path)
     case.add(evil_result())
-    import netopsy.case
+    import netopsy.result_files
 
     def fail(_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(netopsy.case, "chart_svg", fail)
+    monkeypatch.setattr(netopsy.result_files, "chart_svg", fail)
     changed = evil_result()
     changed.findings = ["new"]
     with pytest.raises(KeyboardInterrupt):

@@ -26,8 +26,16 @@ from netopsy.deep_compression.compress import (
     masks_beyond,
     share_layers,
 )
-from netopsy.deep_compression.save import aliases, describe, expand, expanded_network, others, save_shared
-from netopsy.deep_compression.storage_table import bits_before, storage_table
+from netopsy.deep_compression.save import (
+    aliases,
+    bits_before,
+    describe,
+    expand,
+    expanded_network,
+    others,
+    save_shared,
+    storage_table,
+)
 from netopsy.errors import NetopsyError, NetworkError, SettingsError, UnknownLayer, WeightsError
 
 FILE = "small.netopsy.safetensors"

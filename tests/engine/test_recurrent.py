@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from netopsy.deep_compression.compress import compress
-from netopsy.deep_compression.save import expand
-from netopsy.deep_compression.storage_table import storage_table
+from netopsy.deep_compression.save import expand, storage_table
 from netopsy.engine.backproject.backproject import backproject, trace
 from netopsy.engine.interpreter import plan
 from netopsy.engine.observe.observe import observe

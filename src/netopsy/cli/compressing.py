@@ -69,8 +69,7 @@ def expand_options() -> list[o.Option]:
 def compress(network: str, *, out: str, force: bool, **options: Any) -> None:
     from netopsy.codec.file import SUFFIX
     from netopsy.deep_compression.compress import compress as write
-    from netopsy.deep_compression.save import destination
-    from netopsy.deep_compression.storage_table import storage_table
+    from netopsy.deep_compression.save import destination, storage_table
     from netopsy.engine.workspace.workspace import workspace
 
     output = Output.take(options)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from netopsy.charts.parts import color_channel, inline, legend_channel, make_figure
 from netopsy.codec.shared import SharedTensor
-from netopsy.deep_compression.storage_table import layer_name
+from netopsy.deep_compression.save import layer_name
 from netopsy.network.network import Network
 from netopsy.result import Figure, Finding
 from netopsy.stats.describe import histogram, spread_indices

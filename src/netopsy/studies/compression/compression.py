@@ -27,8 +27,7 @@ from netopsy.deep_compression.compress import (
     per_layer,
     share_layers,
 )
-from netopsy.deep_compression.save import OtherDtype, expand, expanded_network, save_shared
-from netopsy.deep_compression.storage_table import storage_table
+from netopsy.deep_compression.save import OtherDtype, expand, expanded_network, save_shared, storage_table
 from netopsy.engine.sweep.edits import Replace
 from netopsy.engine.sweep.sweep import newly_wrong, sweep_edits
 from netopsy.engine.train.fit import fit

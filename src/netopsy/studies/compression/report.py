@@ -12,8 +12,7 @@ from torch import Tensor
 
 from netopsy import charts
 from netopsy.codec.shared import SharedTensor
-from netopsy.deep_compression.save import others
-from netopsy.deep_compression.storage_table import ALL, HEADER, OTHER, bits_before, gap_cost, layer_name
+from netopsy.deep_compression.save import ALL, HEADER, OTHER, bits_before, gap_cost, layer_name, others
 from netopsy.engine.sweep.edits import Replace, replacement
 from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.network.network import Network

@@ -11,7 +11,7 @@ import polars as pl
 
 from netopsy.charts import bars, curve, heatmap
 from netopsy.codec.file import sizes
-from netopsy.deep_compression.storage_table import ALL, HEADER, OTHER
+from netopsy.deep_compression.save import ALL, HEADER, OTHER
 from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Finding
