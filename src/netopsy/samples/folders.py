@@ -232,9 +232,7 @@ def _kind(path: Path) -> str | None:
     return next((kind for kind, endings in FORMATS.items() if path.name.lower().endswith(endings)), None)
 
 
-def files_in(
-    folder: Path, root: Path | None = None, *, outside: bool = False, only: str | None = None
-) -> list[Path]:
+def files_in(folder: Path, root: Path | None = None, *, outside: bool = False, only: str | None = None) -> list[Path]:
     """The files at any depth of the first of `FORMATS` that is there, in the order of torchvision's ImageFolder.
 
     Links are followed once, and unless `outside` is asked for only to what lies in `root`, by default the folder; what
