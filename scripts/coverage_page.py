@@ -73,8 +73,14 @@ def _opened(rows: Rows) -> Rows:
 
 
 def _treated(rows: Rows) -> str:
-    counts = Counter(study for row in _opened(rows) for study, reason in row["obstacles"].items() if reason is None)
-    return f"Treated by {', '.join(f'`{study}` {count}' for study, count in counts.items())}."
+    """Which studies can treat how many of the networks of which they were asked."""
+    answers = [item for row in _opened(rows) for item in row["obstacles"].items()]
+    asked, can = Counter(study for study, _ in answers), Counter(study for study, reason in answers if reason is None)
+    groups: dict[str, list[str]] = {}
+    for study in sorted(asked, key=lambda study: (-can[study], -asked[study])):
+        groups.setdefault(f"{can[study]} of {asked[study]}", []).append(f"`{study}`")
+    lines = [f"{count} by {', '.join(names)}" for count, names in groups.items()]
+    return f"Of those that were asked of, treated: {'; '.join(lines)}."
 
 
 def _of_images(rows: Rows) -> str:
@@ -95,10 +101,13 @@ def _of_transformers(rows: Rows) -> str:
     import transformers
 
     opened = _opened(rows)
-    worst = max((row["difference"] for row in opened), default=0.0)
+    drawn = [row for row in opened if any("draws random numbers" in (why or "") for why in row["obstacles"].values())]
+    worst = max((row["difference"] for row in opened if row not in drawn), default=0.0)
+    names = ", ".join(row["network"].removeprefix("hf:") for row in drawn)
     return (
         f"{len(opened)} of {len(rows)} model types open (transformers {_version(transformers)}). Every output of the "
-        f"graph is that of the module to {worst:.0e}, for one sample and for three, of which two end in padding."
+        f"graph is that of the module to {worst:.0e}, for one sample and for three, of which two end in padding"
+        f"{f', but for {names}, which draws random numbers' if drawn else ''}."
     )
 
 

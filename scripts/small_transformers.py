@@ -92,7 +92,7 @@ MORE: dict[str, dict[str, Any]] = {
     "led": {"attention_window": 8, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64},
     "swin": _SWIN,
     "swinv2": _SWIN,
-    "swin2sr": _SWIN | {"image_size": 32, "upscale": 2},
+    "swin2sr": _SWIN | {"image_size": 32, "upscale": 2, "patch_size": 1},
     "data2vec-audio": _SOUND,
     "hubert": _SOUND,
     "sew": _SOUND | {"conv_dim": [16, 16], "squeeze_factor": 2},
@@ -100,7 +100,8 @@ MORE: dict[str, dict[str, Any]] = {
     "unispeech": _SOUND,
     "unispeech-sat": _SOUND,
     "wav2vec2": _SOUND,
-    "wav2vec2-conformer": _SOUND,
+    "wav2vec2-conformer": _SOUND | {"vocab_size": 32},
+    "wav2vec2-bert": {"vocab_size": 32},
     "wavlm": _SOUND,
     "detr": _DETR,
     "conditional_detr": _DETR,
@@ -139,9 +140,10 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-REFUSED = ("encodec", "led", "longformer", "reformer", "lxmert", "oneformer", "perceiver")
-"""Model types that are refused in a sentence: the first four branch on values, the others take inputs (regions of a
-picture, the text of a task, bytes) of which their configuration says no shape.
+REFUSED = ("encodec", "led", "longformer", "reformer", "vilt", "lxmert", "oneformer", "perceiver", "siglip2", "xmod")
+REFUSED += ("timesfm", "time_series_transformer")
+"""Model types that are refused in a sentence: the first five branch on values, the others take inputs (regions of a
+picture, the text of a task, bytes, patches, a language) of which their configuration says nothing.
 """
 
 

@@ -92,7 +92,7 @@ class _Shapes:
             return Input(name, (self._tokens(),), torch.int64, "tokens", 0)
         if name == "bbox":
             return Input(name, (self._tokens(), 4), torch.int64)
-        if name == "pixel_values":
+        if name in ("pixel_values", "pixel_values_videos"):
             return self._images(name)
         if name == "input_values":
             return self._sound(name)
@@ -117,11 +117,16 @@ class _Shapes:
         return self.length or min(self.longest or _LENGTH, _LENGTH)
 
     def _images(self, name: str) -> Input:
-        side = setting(self.module.config, "image_size")
+        if "spatial_shapes" in parameters(self.module):
+            raise NetworkError(
+                f"{type(self.module).__name__} takes pictures cut into patches, and how many stand in a row and column "
+                "('spatial_shapes'); give it inside a module that cuts pictures up, with an example of its inputs."
+            )
+        side = setting(self.module.config, "image_size") or setting(self.module.config, "crop_size")
         own = (side, side) if isinstance(side, int) else tuple(side or (224, 224))
-        channels = setting(self.module.config, "num_channels") or 3
+        channels = setting(self.module.config, "num_channels") or setting(self.module.config, "in_chans") or 3
         shape = (channels, *(self.size or own[-2:]))
-        frames = setting(self.module.config, "num_frames")
+        frames = setting(self.module.config, "num_frames") or setting(self.module.config, "frames_per_clip")
         return Input(name, (frames, *shape), kind="array") if frames else Input(name, shape, kind="image")
 
     def _sound(self, name: str) -> Input:
