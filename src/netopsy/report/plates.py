@@ -17,7 +17,7 @@ from netopsy.report.paper import INKS, LARGE, PRINT_FONT, SMALL, text_width
 _TILE = (40.0, 90.0)  # points of a picture's side: about, and at most where there are several
 _NOTE = 45.0  # points that a picture with words below it has at least
 _GAP, _APART = 3.0, 12.0  # between pictures, and between panels side by side
-_ABREAST = 235.0  # points of each panel where many stand side by side: about a column of a journal
+_ABREAST = 230.0  # points of each panel where many stand side by side: about a column of a journal
 _MANY = 4  # panels that stand under one another
 _LEADING = 1.2  # of lines
 _LINES = 4  # of a note at most
