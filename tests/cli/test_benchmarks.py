@@ -29,6 +29,7 @@ RUNS = [
     "benchmarks/triage.py",
     "scripts/coverage.py",
     "scripts/mutate.py",
+    "scripts/skewness.py",
     "scripts/train_baselines.py",
     "scripts/train_digits.py",
 ]

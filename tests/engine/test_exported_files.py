@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 from torch.export import Dim, export, save
 
-from netopsy import load_network
+from netopsy import Preprocessing, load_network
 from netopsy.errors import NetworkError, WeightsError
+from netopsy.network.capture import export_program, write_program
+from netopsy.network.signature import Input, Signature
 
 
 class Two(nn.Module):
@@ -42,6 +45,47 @@ def test_an_exported_program_of_several_inputs(tmp_path: Path) -> None:
     network = load_network(str(tmp_path / "net.pt2"))
     assert [(entry.name, entry.kind) for entry in network.signature.inputs] == [("ids", "tokens"), ("mask", "mask")]
     assert [layer.name for layer in network.layers] == ["embed", "head"]
+
+
+HEADERS = {
+    "of this network": (
+        {"size": "10x12", "mean": "0.5,0.4,0.3", "std": "2,2,2", "scale": "1", "channels": "BGR"},
+        True,
+    ),
+    "of another size": ({"size": "12x12", "mean": "0.5,0.4,0.3"}, False),
+    "of other channels": ({"size": "10x12", "mean": "0.5", "std": "1", "channels": "L"}, False),
+    "damaged": ({"size": "ten", "mean": "x"}, False),
+    "of other inputs": (
+        {"signature": '{"inputs": {"x": {"shape": [5], "dtype": "float32", "kind": "vector"}}}'},
+        False,
+    ),
+    "nonsense": ({"signature": "[1, {"}, False),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_the_header_of_a_program_says_how_images_become_its_input_where_it_fits(name: str, tmp_path: Path) -> None:
+    (header, fits), path = HEADERS[name], tmp_path / "net.pt2"
+    program = export(picture_net(), (torch.rand(2, 3, 10, 12),), dynamic_shapes=({0: Dim("batch")},))
+    write_program(program, path, header)
+    given = load_network(path).preprocessing
+    expected = Preprocessing((10, 12), mean=(0.5, 0.4, 0.3), std=(2.0,) * 3, channels="BGR", scale=1.0)
+    assert given == (expected if fits else Preprocessing((10, 12)))
+    assert torch.export.load(path).module()(torch.zeros(4, 3, 10, 12)).shape == (4, 5)  # torch alone opens it too
+
+
+def test_the_header_of_a_program_of_several_inputs_tells_their_lengths(tmp_path: Path) -> None:
+    module = Two().eval()
+    signature = Signature(
+        tuple(Input(name, (7,), torch.int64, kind, 0) for name, kind in (("ids", "tokens"), ("mask", "mask")))  # type: ignore[arg-type]
+    )
+    write_program(
+        export_program(module, signature), tmp_path / "net.pt2", {"signature": json.dumps(signature.record())}
+    )
+    network = load_network(tmp_path / "net.pt2")
+    assert network.signature == signature
+    ids, mask = torch.randint(20, (3, 7)), torch.ones(3, 7, dtype=torch.long)
+    assert torch.equal(network.module(ids=ids, mask=mask), module(ids, mask))
 
 
 def test_an_exported_program_of_one_batch_size_says_how_to_export(tmp_path: Path) -> None:

@@ -99,6 +99,33 @@ def test_constant_and_pruned_weights_are_told(digits: Network) -> None:
     assert zeros["0"] == 1 and zeros["2"] == 0.5 and any("zero" in finding for finding in result.findings)
 
 
+@pytest.mark.parametrize(
+    ("behind", "words"),
+    [
+        ((nn.ReLU(), nn.ReLU(), None), "4 alone has no activation function behind it and is nearest to the output"),
+        ((nn.ReLU(), nn.Tanh(), nn.Sigmoid()), "4 alone has sigmoid behind it and is nearest to the output"),
+        ((nn.Tanh(), nn.Tanh(), nn.Tanh()), "All of them have tanh behind them, so that is not"),
+        ((None, None, None), "All of them have no activation function behind them, so that is not"),
+        ((nn.ReLU(), None, None), ""),
+    ],
+)
+def test_skewness_is_laid_to_the_function_or_the_place_only_where_they_part(
+    behind: tuple[nn.Module | None, ...], words: str
+) -> None:
+    sizes = (192, 40, 40, 3)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, function in enumerate(behind):
+        layers += [nn.Linear(sizes[i], sizes[i + 1]), nn.Identity() if function is None else function]
+    network = tiny(*layers)
+    last = [layer for layer in layers if isinstance(layer, nn.Linear)][-1]
+    last.weight.data = torch.rand_like(last.weight) ** 4
+    (found,) = [text for text in netopsy.distributions(network).findings if "skewness" in text]
+    sentences = found.split(". ", 1)
+    assert "rises" in sentences[0] and (
+        words.replace("4 ", "5 ", 1) in found if words else found.count("activation") == 0
+    )
+
+
 def test_variance_shares_are_numpys(digits: Network) -> None:
     table = netopsy.filters(digits).tables["variance"]
     for name in ("block1.conv2", "block4.conv1"):

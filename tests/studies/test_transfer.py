@@ -13,6 +13,7 @@ import pytest
 import reference_transfer as twin
 import torch
 import vl_convert
+from test_findings import check_findings
 
 import netopsy
 from netopsy import Result, Samples, load_samples
@@ -24,6 +25,7 @@ from netopsy.features.features import Features
 from netopsy.samples.images import ArrayImages
 from netopsy.studies.transfer import chains, tables
 from netopsy.studies.transfer.chains import drop_order
+from netopsy.studies.transfer.figures import NAMES
 from netopsy.studies.transfer.transfer import STRESSES, Transfer
 from networks import shipped
 
@@ -166,6 +168,82 @@ def test_renormalising_gives_stressed_vectors_unit_length_again(features: Featur
     expected = twin.accuracy(twin.decisions(x, features.y_train, y), features.y_test)
     row = cell(run(features, stresses=("dr2",), renormalise=True), "dr2", dimensions=8)
     assert row["score"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("stress", "key", "number"), [("dr2", "dimensions", 8), ("q1", "levels", 3), ("q2", "levels", 2)]
+)
+def test_normalised_after_the_stress_as_the_text_has_it(features: Features, stress: str, key: str, number: int) -> None:
+    """The slow twin on rows as they come, of unit length once they are stressed; unstressed nothing changes."""
+    plain, result = (run(features, stresses=(stress,), normalise=order) for order in ("before", "after"))
+    raw = (features.x_train.astype(np.float64), features.x_test.astype(np.float64))
+    train, test = (twin.unit(x) for x in stressed(stress, *raw, number))
+    expected = twin.accuracy(twin.decisions(train, features.y_train, test), features.y_test)
+    assert cell(result, stress, **{key: number})["score"] == pytest.approx(expected, abs=1e-9)
+    assert cell(result, "none")["score"] == cell(plain, "none")["score"]
+    assert not result.tables["scores"].equals(plain.tables["scores"])
+
+
+def test_random_drops_are_of_the_raw_vectors_and_codes_of_unit_ones_where_normalised_after(features: Features) -> None:
+    settings: dict[str, Any] = {"stresses": ("dr1", "alternatives"), "repeats": 1}
+    plain, result = (run(features, normalise=order, **settings) for order in ("before", "after"))
+    columns = drop_order(20, 0)[:12].numpy()
+    train, test = (twin.unit(x[:, columns]) for x in (features.x_train, features.x_test))
+    expected = twin.accuracy(twin.decisions(train, features.y_train, test), features.y_test)
+    assert cell(result, "dr1", dimensions=12)["score"] == pytest.approx(expected, abs=1e-9)
+    assert result.tables["alternatives"]["recall_1"].equals(plain.tables["alternatives"]["recall_1"])
+    with pytest.raises(SettingsError, match="drop renormalise"):
+        run(features, normalise="after", renormalise=True)
+
+
+def test_the_least_representation_in_the_layout_of_the_paper() -> None:
+    """The paper's own numbers for VGG-M, as a table of scores that gives them."""
+    rows = [("none", 4096, None, 1.0)]
+    rows += [
+        ("dr1", int(4096 * share), None, kept) for share, kept in ((1, 1.0), (0.25, 0.985), (0.1, 0.955), (0.05, 0.9))
+    ]
+    rows += [("dr2", int(4096 * share), None, kept) for share, kept in ((1, 1.0), (0.1, 0.992), (0.05, 0.979))]
+    rows += [("q1", 4096, h, kept) for h, kept in ((7, 1.0), (6, 0.99), (4, 0.97), (3, 0.9))]
+    rows += [("q2", 4096, h, kept) for h, kept in ((4, 1.0), (3, 0.995), (2, 0.975))]
+    frame = pl.DataFrame(
+        [
+            dict.fromkeys(tables.SCORES)
+            | {
+                "node": "relu7",
+                "stress": s,
+                "dimensions": n,
+                "share": n / 4096,
+                "levels": h,
+                "bits": n,
+                "compression": 0.0,
+                "score": 0.7695 * kept,
+                "relative": kept,
+            }
+            for s, n, h, kept in rows
+        ],
+        schema=tables.SCORES,
+    )
+    (row,) = tables.printed_minimum(tables.minimum_table(frame), frame).rows()
+    assert row == ("relu7", "76.95 %", "25 %", "10 %", "10 %", "6 values", "4 values", "3 values", "2 values")
+    without = frame.filter(pl.col("stress") != "q2")
+    assert tables.printed_minimum(tables.minimum_table(without), without).row(0)[-1] == "–"
+
+
+def test_several_data_sets_stand_in_one_figure() -> None:
+    sets = {"few": make_features(classes=3), "many": make_features(classes=6, seed=1), "flat": make_features(seed=2)}
+    results = {name: run(each, stresses=("dr1", "dr2", "q2")) for name, each in sets.items()}
+    results["flat"] = Result("transfer", tables=tables.empty_tables(), findings=["nothing to stress."])
+    whole = Transfer.combine(results)
+    check_findings(whole, most=6)
+    assert set(whole.tables["minimum_as_printed"]["set"]) == {"few", "many"}
+    assert whole.tables["scores"].height == sum(results[name].tables["scores"].height for name in ("few", "many"))
+    drawn = json.dumps(whole.figures["dimensions"].spec)
+    assert "few (3 classes)" in drawn and "many (6 classes)" in drawn and NAMES["dr1"] in drawn
+    kept = whole.tables["scores"].filter(set="many", stress="dr2").filter(pl.col("share") <= 0.2)["relative"].max()
+    assert any("flat: nothing to stress." in finding for finding in whole.findings) and kept is not None
+    for figure in whole.figures.values():
+        vl_convert.vegalite_to_svg(json.dumps(figure.spec))
+    assert not Transfer.combine({"flat": results["flat"]}).tables
 
 
 def test_directions_that_training_vectors_lack_change_no_score() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import polars as pl
 import pytest
 import torch
 from reference_triage import cochran_q, keras_plateau
+from scipy.stats import spearmanr
+from scipy.stats import t as student
 from test_findings import check_findings
 from torch import nn
 
-from netopsy import Network, Preprocessing, Samples, load_samples, score
+from netopsy import Network, Preprocessing, Samples, load_network, load_samples, score
 from netopsy.blocks.find import find_block
 from netopsy.blocks.layer import new_layer
 from netopsy.blocks.least_squares import least_squares
@@ -22,11 +25,13 @@ from netopsy.blocks.section import compressed_network, layer_path, section
 from netopsy.engine.train.objective import plateau
 from netopsy.engine.trials.pool import workers
 from netopsy.engine.workspace.workspace import workspace
-from netopsy.errors import SettingsError, UnknownLayer
+from netopsy.errors import NetworkError, SettingsError, UnknownLayer
 from netopsy.result import Result
-from netopsy.stats.hypothesis_tests import paired_difference, wilson
+from netopsy.stats.hypothesis_tests import paired_difference, pattern_test, wilson
 from netopsy.studies.study import perform
 from netopsy.studies.table import study_class
+from netopsy.studies.triage.combine import own_pattern, patterns
+from netopsy.studies.triage.figures import GREEN, RED, map_rows, marked
 from netopsy.studies.triage.findings import critical
 from netopsy.studies.triage.run import run_design
 from netopsy.studies.triage.tables import epochs_to_99
@@ -74,6 +79,7 @@ def quick(**settings: object) -> Triage:
             "starts": ("RW", "STN"),
             "matching_images": 20,
             "pictures": 3,
+            "networks": "none",
             **plain,
             **settings,
         }
@@ -369,3 +375,135 @@ def test_workers_give_the_same_tables() -> None:
             assert alike(perform(study, small(), digits("test", 60)), alone)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_compressed_network_is_a_file_that_opens_and_goes_on_to_compression(whole: bool, tmp_path: Path) -> None:
+    """Its score, weights, input and layers are those of the run, and so is what its weights as shared ones give."""
+    settings = {"max_drop": 100.0, "repeats": 1, "starts": ("LSQ",), "control": False, "pictures": 0, "epochs": 1}
+    part = {"training": ("FM",), "blocks": ("a",)}
+    with workspace(tmp_path):
+        study = quick(**settings, networks="all", bits=("3",), deeper=whole, **({} if whole else part))
+        done = perform(study, small(), digits("test", 60))
+    sizes, cells = done.tables["sizes"], done.tables["cells"]
+    names = sorted(name for name in done.artifacts if name.endswith(".pt2"))
+    assert len(names) == cells.height + whole and names[-1].startswith("deeper2") == whole
+    for row in sizes.filter(pl.col("block").is_in(["a", "b"]), weights="as trained").iter_rows(named=True):
+        cell = cells.filter(**{key: row[key] for key in ("block", "start", "training", "seed")}).row(0, named=True)
+        assert (row["top1"], row["drop_low"]) == (cell["top1"], cell["drop_low"])
+    for name in names:
+        network = load_network(done.artifacts[name])
+        row = sizes.filter(file=name, weights="as trained").row(0, named=True)
+        assert network.preprocessing == small().preprocessing
+        assert score(network, digits("test", 60))["top1"].item() == row["top1"]
+        assert row["bytes"] == sum(t.numel() * t.element_size() for t in network.tensors.values())
+        assert row["share"] == row["bytes"] / sizes["bytes"][0] < 1
+    network = load_network(done.artifacts["a.FM-LSQ.seed0.pt2"])
+    assert [layer.name for layer in network.layers] == ["a.conv", "b.conv0", "b.conv1", "c.conv0", "fc"]
+    assert all(torch.equal(network.tensors[k], v) for k, v in small().tensors.items() if k.startswith(("b.", "c.")))
+    shared = sizes.filter(weights="shared weights")
+    assert shared["block"].to_list() == [*(["a", "b"] if whole else ["a"]), "uncompressed"] and shared["best"].all()
+    row = shared.row(0, named=True)
+    path = done.artifacts[row["file"]]
+    coded = load_network(path)  # opens where its program lies beside it
+    assert row["bytes"] == path.stat().st_size and score(coded, digits("test", 60))["top1"].item() == row["top1"]
+    assert all(len(coded.tensors[layer.weight].unique()) <= 8 for layer in coded.layers)
+    program, elsewhere = path.with_name(path.name.replace(".netopsy.safetensors", ".pt2")), tmp_path / path.name
+    path.rename(elsewhere)
+    with pytest.raises(NetworkError, match="code of its own"):
+        load_network(elsewhere)
+    assert load_network(program, weights=elsewhere).digest == coded.digest
+    assert "sizes" in done.figures and any("can be opened by load_network" in text for text in done.findings)
+    check_findings(done, most=14)
+
+
+def test_of_too_many_bytes_each_blocks_best_network_is_written() -> None:
+    study = quick(repeats=1, epochs=1, networks="all", storage=1e-6, starts=("RW",), control=False, pictures=0)
+    done = perform(study, small(), digits("test", 60))
+    best = (
+        done.tables["cells"]
+        .group_by("block", maintain_order=True)
+        .agg(pl.all().sort_by("top1", descending=True).first())
+    )
+    assert len(done.artifacts) == 2 and any("raise storage" in text for text in done.findings)
+    assert done.tables["sizes"].filter(pl.col("block") != "uncompressed")["top1"].to_list() == best["top1"].to_list()
+    assert not result().artifacts and "sizes" not in result().tables
+    with pytest.raises(UnknownLayer, match="bits"):
+        perform(quick(bits=("nosuch=3",)), small(), digits("test", 60))
+
+
+def test_maps_are_marked_where_they_differ_from_the_parents() -> None:
+    """A red frame from the correlation, a green circle at the place of the largest difference."""
+    outcome = result()
+    rows = outcome.tables["maps"]
+    assert set(rows["block"]) == {"a", "b"} and rows["seed"].unique().to_list() == [0]
+    assert rows.height == 2 * 4 * 3 and rows["channel"].unique().to_list() == [0, 1, 2]
+    assert set(outcome.images) == {"maps a", "maps b"}
+    parent = np.zeros((3, 4, 4), np.float32)
+    parent[:, 1, 2], parent[1, 3, 3] = 2.0, 1.0
+    new = parent.copy()
+    new[1, 0, 1] = 1.5  # a source of activation that the parent has not
+    new[2] = 0.0  # a constant map
+    first, second, third = map_rows(parent, new, np.array([2, 0, 1]), np.array([1.0, 0.4, 0.0]))
+    assert first["difference"] == 0 and first["pictured_correlation"] == pytest.approx(1) and first["partner"] == 2
+    assert (second["y"], second["x"], second["difference"]) == (0, 1, 0.75)
+    assert second["pictured_correlation"] == pytest.approx(np.corrcoef(parent[1].ravel(), new[1].ravel())[0, 1])
+    assert third["pictured_correlation"] is None and (third["y"], third["x"], third["difference"]) == (1, 2, 1.0)
+    square = np.full((64, 64, 3), 7, np.uint8)
+    plain, both = (marked(square, row, (4, 4)) for row in (first, second))
+    assert (plain == 7).all()
+    red, green = ((both == colour).all(2) for colour in (RED, GREEN))
+    assert red[63].all() and red[:, 63].all() and not red[10:50, 10:50].any()
+    y, x = (values.mean() for values in np.nonzero(green))
+    assert (y, x) == (pytest.approx(8, abs=1), pytest.approx(24, abs=1))  # the middle of the place (0, 1) of 4 x 4
+    wide = marked(np.zeros((32, 64, 3), np.uint8), {**second, "y": 1, "x": 3}, (2, 4))
+    y, x = (values.mean() for values in np.nonzero((wide == GREEN).all(2)))
+    assert (y, x) == (pytest.approx(24, abs=1), pytest.approx(56, abs=1))
+
+
+def pattern_results(patterns: dict[str, list[list[float]]], start: str = "random") -> dict[str, Result]:
+    """Results of sets with what each block costs each seed."""
+    results = {}
+    for name, seeds in patterns.items():
+        rows = [
+            {"seed": seed, "block": f"block{i}", "start": way, "training": "FM", "drop": drop}
+            for seed, drops in enumerate(seeds)
+            for i, drop in enumerate(drops)
+            for way in ("RW", "LSQ")
+        ]
+        results[name] = Result("triage", settings={"network_start": start}, tables={"cells": pl.DataFrame(rows)})
+    return results
+
+
+def test_whether_the_pattern_of_the_blocks_is_the_sets_own_is_tested() -> None:
+    rising, falling = [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]
+    apart = pattern_results({"one": [rising] * 4, "other": [falling] * 4})
+    rows = patterns(apart)
+    assert rows.height == 8 * 4 and own_pattern(apart, rows)[0].startswith("The pattern of the blocks is the data set")
+    assert "correlation of 1.00 in two networks of one set and -1.00" in own_pattern(apart, rows)[0]
+    same = pattern_results({"one": [rising, falling, rising], "other": [rising, falling, falling]})
+    assert "is undecided" in own_pattern(same, patterns(same))[0]
+    given = pattern_results({"one": [rising] * 4, "other": [falling] * 4}, "trained")
+    assert patterns(given).is_empty() and "was not tested" in own_pattern(given, patterns(given))[0]
+
+
+def test_the_test_of_patterns_is_its_definition() -> None:
+    generator = np.random.default_rng(3)
+    values, groups = generator.normal(size=(7, 5)), ["a", "b", "a", "b", "b", "a", "a"]
+    correlations = {(i, j): spearmanr(values[i], values[j]).statistic for i in range(7) for j in range(i)}
+
+    def difference(names: tuple[str, ...], left_out: int | None = None) -> float:
+        pairs = {k: v for k, v in correlations.items() if left_out not in k}
+        within = [v for (i, j), v in pairs.items() if names[i] == names[j]]
+        return float(np.mean(within) - np.mean([v for (i, j), v in pairs.items() if names[i] != names[j]]))
+
+    found = pattern_test(values, groups)
+    assert found is not None and found.difference == pytest.approx(difference(tuple(groups)))
+    drawn = [difference(names) for names in set(permutations(groups))]
+    assert len(drawn) == 35 and found.least_p == 1 / 35
+    assert found.p == pytest.approx(np.mean(np.array(drawn) >= found.difference - 1e-12))
+    left = np.array([difference(tuple(groups), i) for i in range(7)])
+    half = student.ppf(0.975, 6) * np.sqrt(6 / 7 * ((left - left.mean()) ** 2).sum())
+    assert (found.low, found.high) == pytest.approx((found.difference - half, found.difference + half))
+    assert pattern_test(values[:4], list("abab")).low is None and pattern_test(values, ["a"] * 7) is None
+    assert pattern_test(np.ones((4, 3)), list("aabb")) is None

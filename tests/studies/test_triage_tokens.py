@@ -7,12 +7,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from scipy.stats import friedmanchisquare
 from torch import nn
 
-from netopsy import Network, Samples, score
+from netopsy import Network, Samples, load_network, score
 from netopsy.blocks import compressed_network, find_block, least_squares, new_layer
 from netopsy.blocks.activation_cache import cache as store_values
 from netopsy.blocks.activation_cache import side_values
@@ -214,3 +215,21 @@ def test_friedman_is_that_of_scipy() -> None:
         expected = friedmanchisquare(*scores.T)
         assert friedman(scores) == pytest.approx((expected.statistic, expected.pvalue))
     assert friedman(np.ones((5, 3))) == (0.0, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["causal", "encoder"])
+def test_compressed_networks_of_tokens_open_with_their_inputs(name: str) -> None:
+    network, samples = patient(name)
+    train, test = halves(samples)
+    done = perform(quick(train, starts=("ID", "LSQ"), training=("none",), networks="best", bits=("4",)), network, test)
+    rows = done.tables["sizes"].filter(pl.col("block") != "uncompressed", weights="as trained").to_dicts()
+    assert len(rows) == len(done.tables["blocks"].filter(pl.col("obstacle").is_null()))
+    column = next(c for c in done.tables["sizes"].columns if c in ("top1", "cosine"))
+    for row in rows:
+        again = load_network(done.artifacts[row["file"]], tokenizer=network.signature.tokenizer)
+        assert again.signature.inputs == network.signature.inputs
+        if column == "top1":  # without labels the score is the likeness to the network before
+            assert score(again, test)["top1"].item() == pytest.approx(row["top1"], abs=1e-6)
+        coded = done.artifacts[row["file"].replace(".pt2", ".netopsy.safetensors")]
+        assert len(load_network(coded).layers[0].weight_shape) == 2

@@ -53,7 +53,7 @@ def describe(network: Network) -> dict[str, str]:
             metadata[key] = json.dumps(table, sort_keys=True)
     if isinstance(network.preprocessing, Preprocessing):
         return metadata | _fields(network.preprocessing)
-    return metadata | {"signature": json.dumps(network.signature.record(), sort_keys=True)}
+    return metadata | {"signature": json.dumps(network.signature.record())}
 
 
 def _kind(tensor: Tensor) -> str:

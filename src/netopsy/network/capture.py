@@ -1,17 +1,20 @@
-"""Capture a module's forward pass with torch.export, trying gentler ways where the plain one fails."""
+"""Capture a forward pass with torch.export, trying gentler ways where the plain one fails; keep programs in files."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import io
+import json
 import logging
 import operator
+import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -19,6 +22,7 @@ from torch.export import Dim, ExportedProgram, export, register_dataclass
 from torch.utils import _pytree as pytree
 
 from netopsy.errors import NetworkError, SettingsError
+from netopsy.files import atomic_write
 from netopsy.network.signature import Input, Signature, input_kind
 
 # Tried in this order: (batch of the example, further arguments of export). Some modules compare the batch with sizes of
@@ -36,24 +40,81 @@ def capture(module: nn.Module, signature: Signature) -> fx.GraphModule:
     Floating-point inputs have the type and device of the module's first float parameter.
     Raises NetworkError with the first reason if no way works.
     """
+
+    def decomposed(program: ExportedProgram) -> fx.GraphModule:
+        graph = program.run_decompositions({}).module()
+        assert isinstance(graph, fx.GraphModule)
+        return graph
+
+    graph = _first_way(module, signature, decomposed)
+    _one_batch_symbol(graph)
+    _check_batch(graph, module)
+    return graph
+
+
+Made = TypeVar("Made")
+
+
+def _first_way(module: nn.Module, signature: Signature, make: Callable[[ExportedProgram], Made]) -> Made:
+    """What `make` gives for the program of the first way of export that works for both."""
     tensor = next((p for p in module.parameters() if p.is_floating_point()), None)
     reasons: list[Exception] = []
     with quiet_torch(), torch.random.fork_rng([tensor.device] if tensor is not None and tensor.is_cuda else []):
         for program in _attempts(module, signature, reasons):
             try:
-                graph = program.run_decompositions({}).module()
+                return make(program)
             except Exception as error:
                 reasons.append(error)
-                continue
-            assert isinstance(graph, fx.GraphModule)
-            _one_batch_symbol(graph)
-            _check_batch(graph, module)
-            return graph
         _try_once(module, signature)
     raise NetworkError(
         f"{type(module).__name__} cannot be exported to a graph for {_described(signature)}: "
         f"{_sentence(reasons[0])} {_advice(module, reasons)}"
     ) from reasons[0]
+
+
+def export_program(module: nn.Module, signature: Signature) -> ExportedProgram:
+    """The forward pass in eval mode as a program of torch.export; the batch is a symbol. Its tensors are the module's.
+
+    Errors: as `capture`.
+    """
+    return _first_way(module, signature, lambda program: program)
+
+
+_HEADER = "netopsy.json"  # beside the program in its archive
+
+
+def write_program(program: ExportedProgram, path: Path, header: Mapping[str, str]) -> None:
+    """Write a program to `path`, whole or not at all; header: what `read_program` gives back with it."""
+    with quiet_torch(), atomic_write(path) as part:
+        torch.export.save(program, part, extra_files={_HEADER: json.dumps(dict(header))})
+
+
+def read_program(path: str) -> tuple[ExportedProgram, dict[str, str]]:
+    """The program in a file, and the header that Netopsy wrote beside it, empty where there is none.
+
+    No Python object in the file is made but tensors. Errors: NetworkError.
+    """
+    if not Path(path).is_file():
+        raise NetworkError(f"no file '{path}'.")
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    beside = {_HEADER: ""}
+    try:
+        with quiet_torch():
+            program = torch.export.load(path, extra_files=beside)
+            header = json.loads(beside[_HEADER] or "{}")
+    except Exception as error:
+        # json, zip and torch each raise their own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+        raise NetworkError(
+            f"'{path}' is no exported program of this version of torch ({reason}); write it again with "
+            "torch.export.save(torch.export.export(module, (x,), dynamic_shapes=({0: Dim('batch')},)), path)."
+        ) from error
+    finally:
+        os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+        os.environ |= {} if before is None else {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": before}
+    pairs = header.items() if isinstance(header, dict) else ()
+    return program, {key: text for key, text in pairs if isinstance(text, str)}
 
 
 def _described(signature: Signature) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from netopsy.errors import SettingsError
-from netopsy.network.signature import Input, Signature
+from netopsy.network.signature import Input, Signature, read_signature, signature_of
 
 
 def channel_count(channels: str | int) -> int:
@@ -162,3 +165,43 @@ def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
         if str(value).lower() == choice.lower():
             return choice
     raise SettingsError(f"{name} {value!r} must be one of {', '.join(allowed)}.")
+
+
+def read_fields(
+    prepared: Preprocessing, said_by: str, metadata: Mapping[str, str], label: str
+) -> tuple[Preprocessing, str]:
+    """`prepared` with the fields that the header of a file names, where they can be read, and who says so."""
+    named = {name: metadata[name] for name in FIELDS if name in metadata}
+    if not named:
+        return prepared, said_by
+    try:
+        return override(prepared, named), f"{said_by}; {', '.join(sorted(named))} from the metadata of {label}"
+    except SettingsError as error:
+        return prepared, f"{said_by}; metadata of {label} not understood ({error})"
+
+
+def inputs_of(example: Mapping[str, Tensor]) -> Preprocessing | Signature:
+    """One input of 1, 3 or 4 channels by height and width is an image, 0..1 and without a mean; else the inputs."""
+    first = next(iter(example.values()))
+    if len(example) > 1 or first.ndim != 4 or first.shape[1] not in (1, 3, 4) or not first.is_floating_point():
+        return signature_of(example)
+    depth, size = first.shape[1], (first.shape[2], first.shape[3])
+    channels: Any = {1: "L", 3: "RGB"}.get(depth, depth)
+    return Preprocessing(size, mean=(0.0,) * depth, std=(1.0,) * depth, channels=channels)
+
+
+def read_inputs(header: Mapping[str, str], shown: Signature) -> Preprocessing | Signature | None:
+    """The inputs that the header of a program describes, where they are those that it was exported with; else None."""
+    try:
+        known = read_signature(json.loads(header.get("signature", "null")))
+        named = {name: header[name] for name in FIELDS if name in header}
+        described = override(Preprocessing(), named) if named else known
+    except (ValueError, RecursionError):  # a SettingsError is a ValueError
+        return None
+    if not isinstance(described, Signature):
+        fits = described is not None and described.signature.input_shape == shown.input_shape and len(shown.inputs) == 1
+        return described if fits else None
+    by_name = {entry.name: entry for entry in described.inputs}
+    if {entry.name: entry.shape for entry in described.inputs} != {entry.name: entry.shape for entry in shown.inputs}:
+        return None
+    return Signature(tuple(by_name[entry.name] for entry in shown.inputs))

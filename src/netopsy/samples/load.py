@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from netopsy.errors import SamplesError, nearest
 from netopsy.samples.arrays import TARGETS, from_digits, from_fields, from_npy, from_npz, from_pair
 from netopsy.samples.datasets import from_dataset, from_loader, from_torchvision
+from netopsy.samples.dogs import from_stanford_dogs, is_stanford_dogs
 from netopsy.samples.folders import (
     FORMATS,
     TABLES,
@@ -267,6 +268,8 @@ def _from_folder(path: Path, name: str, split: str | None, options: dict[str, An
     """A folder, by what lies in it."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _call_table(from_saved, name, options, path, split)
+    if "labels" not in options and is_stanford_dogs(path):
+        return _call(from_stanford_dogs, name, options, path, split)
     inner = path / split if split is not None and os.path.isdir(path / split) else path
     if shards := find_shards(str(inner)):
         return _call(from_shards, name, options, shards, inner.name)

@@ -262,6 +262,79 @@ def permutation_p(scores: Float64[np.ndarray, "repeats treatments"], seed: int =
     return (float((spread(total) >= edge).sum()) + 1) / (EXACT + 1), 1 / (EXACT + 1)
 
 
+@dataclass(frozen=True)
+class PatternTest:
+    """within, between: mean rank correlation of two patterns of one group, and of two groups.
+
+    difference: of these, with its 95 % interval, None where a group has fewer than three. p: of a difference as large
+    with the groups drawn anew; least_p: the lowest that there could have been.
+    """
+
+    within: float
+    between: float
+    difference: float
+    low: float | None
+    high: float | None
+    p: float
+    least_p: float
+
+
+def pattern_test(patterns: Float64[np.ndarray, "n k"], groups: Sequence[str], seed: int = 0) -> PatternTest | None:
+    """Whether patterns of one group are more alike than those of different groups, by Spearman's rank correlation.
+
+    patterns: one row an independent unit, such as what each of k blocks costs a network; groups: of each row. The
+    interval is the jackknife's over rows, by Student's t; p is over the assignments of the rows to the groups: all
+    where these are at most `EXACT`, else as many drawn at random (with the observed one). None where no group has two
+    rows, there is one group, or a row's values are all equal. Source: Mantel, "The detection of disease clustering and
+    a generalized regression approach", Cancer Research 27 (1967).
+    """
+    groups = list(groups)
+    ranks = np.apply_along_axis(rankdata, 1, patterns)
+    sizes = [groups.count(name) for name in dict.fromkeys(groups)]
+    if len(sizes) < 2 or max(sizes) < 2 or bool((ranks.std(1) == 0).any()):
+        return None
+    alike = np.corrcoef(ranks)
+    names = np.array([list(dict.fromkeys(groups)).index(name) for name in groups])
+
+    def parts(rows: Int[np.ndarray, " n"], of: Int[np.ndarray, " n"]) -> tuple[float, float]:
+        upper = np.triu(np.ones((len(rows), len(rows)), bool), 1)
+        same = of[:, None] == of[None]
+        values = alike[np.ix_(rows, rows)]
+        return float(values[upper & same].mean()), float(values[upper & ~same].mean())
+
+    everyone = np.arange(len(groups))
+    within, between = parts(everyone, names)
+    difference = within - between
+    low = high = None
+    if min(sizes) >= _LEAST:
+        left_out = [np.subtract(*parts(np.delete(everyone, i), np.delete(names, i))) for i in everyone]
+        n = len(groups)
+        error = math.sqrt((n - 1) / n * float(np.square(np.array(left_out) - np.mean(left_out)).sum()))
+        half = float(student.ppf(0.975, n - 1)) * error
+        low, high = difference - half, difference + half
+    ways = math.factorial(len(groups)) // math.prod(math.factorial(size) for size in sizes)
+    if ways <= EXACT:
+        orders = np.array(_orders(names))
+    else:
+        generator = np.random.default_rng(seed)
+        orders = np.stack([names, *(generator.permutation(names) for _ in range(EXACT - 1))])
+    drawn = np.array([np.subtract(*parts(everyone, order)) for order in orders])
+    return PatternTest(
+        within, between, difference, low, high, float((drawn >= difference - 1e-12).mean()), 1 / len(orders)
+    )
+
+
+def _orders(names: Int[np.ndarray, " n"]) -> list[list[int]]:
+    """All distinct orders of some numbers, few of which differ."""
+    if not len(names):
+        return [[]]
+    return [
+        [int(first), *rest]
+        for first in np.unique(names)
+        for rest in _orders(np.delete(names, int(np.flatnonzero(names == first)[0])))
+    ]
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """The p values of one family, adjusted so that any one below 0.05 is wrong in at most 5 % of such families.
 

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from netopsy import charts
+from netopsy.network.activations import ELEMENTWISE, SAME
 from netopsy.network.layers import CONVOLUTION_KINDS, Layer, filters_of
 from netopsy.network.network import Network
 from netopsy.result import Figure, Finding, Result
@@ -350,4 +351,30 @@ def _skewness(network: Network, rows: dict[str, Any]) -> list[Finding]:
         return []
     verb = "rises" if high > low else "falls"
     text = f"The skewness of the linear layers {verb} from {low:+.2f} ({first}) to {high:+.2f} ({last})."
-    return [Finding(text, min(5.0, abs(high - low)))]
+    return [Finding(text + _cause(network, [name for name, _ in values]), min(5.0, abs(high - low)))]
+
+
+def _cause(network: Network, names: Sequence[str]) -> str:
+    """Whether this network can tell closeness to the output from the activation function, which the paper asks."""
+    behind = [_function_behind(network, network.layer(name)) for name in names]
+    words = f"{behind[-1]} behind it" if behind[-1] else "no activation function behind it"
+    if len(set(behind)) == 1:
+        return f" All of them have {words.replace(' it', ' them')}, so that is not what makes the difference."
+    if behind[-1] not in behind[:-1]:
+        return f" {names[-1]} alone has {words} and is nearest to the output: this network cannot tell which counts."
+    return ""
+
+
+_PASSED = SAME | {"batch_norm", "layer_norm", "view", "reshape", "flatten", "unsafe_view"}
+
+
+def _function_behind(network: Network, layer: Layer) -> str:
+    """The activation function that a layer's values go into, through norms and reshapes; empty where there is none."""
+    node = network.nodes[layer.nodes[-1]]
+    while len(node.users) == 1:
+        node = node.users[0]
+        if node.operator.rstrip("_") in ELEMENTWISE:
+            return node.operator.rstrip("_")
+        if node.operator not in _PASSED:
+            break
+    return ""

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,12 +18,19 @@ from netopsy.errors import NetopsyWarning, SettingsError, WeightsError, nearest
 from netopsy.network.capture import forward_names, token_signature
 from netopsy.network.effective import EFFECTIVE, fold_computed_weights, is_parametrized, remove_parametrizations
 from netopsy.network.network import Network, tensor_state
-from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_size
+from netopsy.network.preprocessing import FIELDS, Preprocessing, override, read_fields, read_size
 from netopsy.network.signature import Signature, signature_of
 from netopsy.network.sources.modules import is_lazy, open_tokenizer, padding_notes, run_lazy, runs, unwrap
-from netopsy.network.sources.sources import Source, find_source, is_graph_path, is_weights_path, read_architecture
+from netopsy.network.sources.sources import (
+    ModuleSource,
+    Source,
+    find_source,
+    is_graph_path,
+    is_weights_path,
+    read_architecture,
+)
 from netopsy.network.weights.matching import check_values, choose_match, compare, fit_weights, match_in_order
-from netopsy.network.weights.weights import Weights, nested_tensors, read_weights
+from netopsy.network.weights.weights import Weights, named_tokenizer, nested_tensors, read_weights
 from netopsy.settings import stream
 
 _LARGEST_SIZE = 4096  # pixels of a side that a header may ask a network to be built for
@@ -81,14 +89,15 @@ def load_network(
         if weights is not None:
             raise SettingsError(f"the source '{source}' is a weights file itself; give the architecture as the source.")
         file = read_weights(source)  # type: ignore[arg-type]
-        source = read_architecture(file)
+        source = read_architecture(file, Path(source).expanduser().parent)  # type: ignore[arg-type]
         output = file.metadata.get("output") if output is None else output
     if dtype not in ("float32", "own"):
         raise SettingsError(f"dtype '{dtype}' must be float32, or own for the type of the weights.")
     origin = find_source(source, download=download, own_type=dtype == "own")
     hub, file = _choose_weights(weights, origin, file)
-    if file is not None and tokenizer is None:
-        tokenizer = file.tokenizer
+    header = origin.header if isinstance(origin, ModuleSource) else {}
+    if tokenizer is None:
+        tokenizer = named_tokenizer(header) if file is None or header else file.tokenizer
     tokens = None if tokenizer is None else open_tokenizer(tokenizer)
     length = preprocessing.pop("length", None) if tokens and "length" not in origin.options else None
     overrides, options = _sort_options(preprocessing, origin)
@@ -119,15 +128,16 @@ def load_network(
     changed: Preprocessing | Signature = prepared
     if isinstance(prepared, Preprocessing):
         if file is not None:
-            prepared, said_by = _from_metadata(prepared, said_by, file)
+            prepared, said_by = read_fields(prepared, said_by, file.metadata, file.label)
         prepared = _fit_depth(prepared, module, read_size(overrides["size"]) if "size" in overrides else prepared.size)
         changed = override(prepared, overrides)
     elif left := sorted(set(overrides) - ({"size"} if all(x.kind == "image" for x in prepared.inputs) else set())):
         inputs = ", ".join(map(str, prepared.inputs))
         raise SettingsError(f"{left[0]} is of pictures, and {origin.name} takes {inputs}; leave it out.")
     provenance: dict[str, Any] = {"source": origin.name, **_weights_record(origin, hub, file, seed, options)}
+    if header:
+        provenance["program"] = {key: text[:300] for key, text in sorted(header.items())}
     if file is not None and not origin.places_weights:
-        assert isinstance(changed, Preprocessing)
         module, more = _put(module, build, file, changed, origin, options, state, match)
         provenance |= more
     effective = remove_parametrizations(module)
@@ -303,17 +313,6 @@ def _weights_record(
     return record | {"weights": origin.fresh} | ({} if origin.fresh == "the module's own" else {"seed": seed})
 
 
-def _from_metadata(prepared: Preprocessing, said_by: str, file: Weights) -> tuple[Preprocessing, str]:
-    """What the header of a safetensors file says of the preprocessing, where it can be read."""
-    fields = {name: file.metadata[name] for name in FIELDS if name in file.metadata}
-    if not fields:
-        return prepared, said_by
-    try:
-        return override(prepared, fields), f"{said_by}; {', '.join(sorted(fields))} from the metadata of {file.label}"
-    except SettingsError as error:
-        return prepared, f"{said_by}; metadata of {file.label} not understood ({error})"
-
-
 def _fit_depth(prepared: Preprocessing, module: nn.Module, size: tuple[int, int]) -> Preprocessing:
     """As many channels as the network's first convolution has, one being grey; mean and std become their own means.
 
@@ -333,7 +332,7 @@ def _put(
     module: nn.Module,
     build: Any,
     file: Weights,
-    prepared: Preprocessing,
+    prepared: Preprocessing | Signature,
     origin: Source,
     options: dict[str, Any],
     state: str | None,
@@ -362,7 +361,7 @@ def _put(
     return module, record | said
 
 
-def _in_form_of(file: Weights, module: nn.Module, prepared: Preprocessing) -> nn.Module:
+def _in_form_of(file: Weights, module: nn.Module, prepared: Preprocessing | Signature) -> nn.Module:
     """`module` without masks and parametrisations where the file holds effective weights, else as it is."""
     if file.metadata.get("weights") == EFFECTIVE:
         remove_parametrizations(module)
@@ -377,7 +376,7 @@ def _in_form_of(file: Weights, module: nn.Module, prepared: Preprocessing) -> nn
 
 
 def _name_tensors(
-    module: nn.Module, file: Weights, prepared: Preprocessing, origin: Source, state: str | None
+    module: nn.Module, file: Weights, prepared: Preprocessing | Signature, origin: Source, state: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The file's tensors under the module's names, and what the provenance says of how they were found."""
     if file.uses:

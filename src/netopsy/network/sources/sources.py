@@ -18,10 +18,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from netopsy.errors import MissingExtra, NetworkError, WeightsError, nearest
-from netopsy.network.capture import quiet_torch
+from netopsy.network.capture import read_program
 from netopsy.network.network import Network
-from netopsy.network.preprocessing import Preprocessing
-from netopsy.network.signature import Signature, signature_of
+from netopsy.network.preprocessing import Preprocessing, inputs_of, read_inputs
+from netopsy.network.signature import Signature
 from netopsy.network.sources.modules import (
     check_module,
     copy_module,
@@ -138,8 +138,15 @@ class ModuleSource:
     places_weights = False
     fresh = "the module's own"
 
-    def __init__(self, module: nn.Module, name: str | None = None, example: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str | None = None,
+        example: Mapping[str, Tensor] | None = None,
+        header: Mapping[str, str] | None = None,
+    ) -> None:
         self.module = module
+        self.header = header or {}
         inside = unwrap(module)[0]
         self.name = name or str(getattr(inside, "original_name", type(inside).__name__))
         self.notes: tuple[str, ...] = ()
@@ -157,7 +164,9 @@ class ModuleSource:
     ) -> tuple[Preprocessing | Signature, str]:
         if self.example is None:
             return guess_preprocessing(module)
-        return _inputs_of(self.example), "the example that it was exported with"
+        shown = inputs_of(self.example)
+        described = read_inputs(self.header, shown.signature)
+        return (shown, "the example that it was exported with") if described is None else (described, "its file")
 
 
 class OnnxSource:
@@ -188,17 +197,7 @@ class OnnxSource:
     def preprocessing(
         self, module: nn.Module, hub: str | None, file: Weights | None
     ) -> tuple[Preprocessing | Signature, str]:
-        return _inputs_of(self.example), f"the inputs of {self.path}"
-
-
-def _inputs_of(example: Mapping[str, Tensor]) -> Preprocessing | Signature:
-    """One input of 1, 3 or 4 channels by height and width is an image, 0..1 and without a mean; else the inputs."""
-    first = next(iter(example.values()))
-    if len(example) > 1 or first.ndim != 4 or first.shape[1] not in (1, 3, 4) or not first.is_floating_point():
-        return signature_of(example)
-    depth, size = first.shape[1], (first.shape[2], first.shape[3])
-    channels: Any = {1: "L", 3: "RGB"}.get(depth, depth)
-    return Preprocessing(size, mean=(0.0,) * depth, std=(1.0,) * depth, channels=channels)
+        return inputs_of(self.example), f"the inputs of {self.path}"
 
 
 def open_module(given: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]:
@@ -216,34 +215,16 @@ def _exported_module(given: Any) -> Any:
     return given.module() if isinstance(given, ExportedProgram) else given
 
 
-def _load_program(path: str) -> ExportedProgram:
-    """A `torch.export` program from a file; no Python object in it is made but tensors."""
-    if not Path(path).is_file():
-        raise NetworkError(f"no file '{path}'.")
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        with quiet_torch():
-            return torch.export.load(path)
-    except Exception as error:
-        # json, zip and torch each raise their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-        raise NetworkError(
-            f"'{path}' is no exported program of this version of torch ({reason}); write it again with "
-            "torch.export.save(torch.export.export(module, (x,), dynamic_shapes=({0: Dim('batch')},)), path)."
-        ) from error
-    finally:
-        os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-        os.environ |= {} if before is None else {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": before}
-
-
-def _program_source(program: ExportedProgram, name: str | None) -> ModuleSource:
-    """An exported program, with the inputs that it was exported with."""
+def _program_source(
+    program: ExportedProgram, name: str | None = None, header: Mapping[str, str] | None = None
+) -> ModuleSource:
+    """An exported program, with the inputs that it was exported with. header: of its file."""
     args, kwargs = program.example_inputs or ((), {})
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
     example = dict(zip(names, (*args, *kwargs.values()), strict=False)) | dict(kwargs)
     tensors = bool(example) and all(isinstance(x, Tensor) and x.ndim for x in example.values())
-    return ModuleSource(program.module(), name, example if tensors and len(example) == len(names) else None)
+    known = example if tensors and len(example) == len(names) else None
+    return ModuleSource(program.module(), name, known, header)
 
 
 def is_graph_path(value: object) -> bool:
@@ -258,11 +239,12 @@ def find_source(source: object, *, download: bool = False, own_type: bool = Fals
     download: fetch `hf:ORG/NAME` from its hub. own_type: of an ONNX file, half precision stays half.
     """
     if isinstance(source, ExportedProgram):
-        return _program_source(source, None)
+        return _program_source(source)
     if isinstance(source, str | os.PathLike) and is_graph_path(source):
         path = os.fspath(source)
         if Path(path).suffix.lower() == ".pt2" and not path.startswith("onnx:"):
-            return _program_source(_load_program(path), Path(path).name)
+            program, header = read_program(path)
+            return _program_source(program, Path(path).name, header)
         if is_script(path):
             return ModuleSource(load_script(path), Path(path).name)
         return OnnxSource(path.removeprefix("onnx:"), own_type)
@@ -309,9 +291,14 @@ def is_weights_path(value: object) -> bool:
     )
 
 
-def read_architecture(file: Weights) -> str:
-    """The source that a file's own metadata names. Raises NetworkError where it names none."""
+def read_architecture(file: Weights, folder: Path) -> str:
+    """The source that a file's own metadata names; a program (`NAME.pt2`) is looked for in `folder`.
+
+    Raises NetworkError where it names none.
+    """
     architecture_name = file.metadata.get("architecture", "")
+    if re.fullmatch(r"[\w.+-]+\.pt2", architecture_name) and (folder / architecture_name).is_file():
+        return str(folder / architecture_name)
     match = re.fullmatch(r"(netopsy|torchvision|timm)[: ](\S+)|(hf):(.+)", architecture_name)
     if match and match[3] and not _is_here(architecture_name):
         raise NetworkError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from netopsy.errors import MissingExtra, NetworkError, WeightsError
 from netopsy.network.network import Network, tensor_state
 from netopsy.network.preprocessing import Preprocessing
+from netopsy.network.signature import Signature
 from netopsy.network.weights.naming import find_prefix
 
 NORMALISATIONS = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization")
@@ -113,7 +114,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def name_onnx(
-    uses: tuple[Use, ...], module: nn.Module, preprocessing: Preprocessing, label: str
+    uses: tuple[Use, ...], module: nn.Module, preprocessing: Preprocessing | Signature, label: str
 ) -> tuple[dict[str, Tensor], str]:
     """The tensors of `uses` under the module's names, and how they were matched.
 
@@ -157,7 +158,7 @@ def _for_owner(use: Use, name: str, wanted: dict[str, Tensor], module: nn.Module
     return use.raw if use.raw.shape == wanted[name].shape else use.tensor
 
 
-def _execution_order(module: nn.Module, preprocessing: Preprocessing) -> list[str]:
+def _execution_order(module: nn.Module, preprocessing: Preprocessing | Signature) -> list[str]:
     """Names of the module's tensors in the order in which its forward pass uses them."""
     try:
         program = Network("", module, preprocessing).program

@@ -60,8 +60,13 @@ class Weights:
     @property
     def tokenizer(self) -> str | None:
         """The folder or file of the network's tokenizer, where the header names one that is there."""
-        path = self.metadata.get("tokenizer")
-        return path if path is not None and os.path.exists(path) else None
+        return named_tokenizer(self.metadata)
+
+
+def named_tokenizer(header: Mapping[str, str]) -> str | None:
+    """The folder or file of a tokenizer that a header names, where it is there."""
+    path = header.get("tokenizer")
+    return path if path is not None and os.path.exists(path) else None
 
 
 def read_weights(path: str | Path) -> Weights:

@@ -19,8 +19,8 @@ from netopsy.features.extract import split_rows
 from netopsy.features.features import Features, occurring
 from netopsy.studies.study import file_for, whereabouts
 from netopsy.studies.transfer.alternatives import alternative_chains, alternative_lines, quantizers_for, retrieval
-from netopsy.studies.transfer.bench import Bench, ScoreRow
-from netopsy.studies.transfer.chains import Chain, Stresses, run_chains, threads_for
+from netopsy.studies.transfer.bench import Bench, ScoreRow, threads_for
+from netopsy.studies.transfer.chains import Chain, Stresses, run_chains
 from netopsy.studies.transfer.figures import MEASURES
 from netopsy.studies.transfer.tables import code_line, score_table
 from netopsy.transform.chain import load_transform
@@ -148,13 +148,14 @@ def search(bench: Bench, bits: int, seed: int, name: str) -> tuple[Search | None
 class BenchPlan:
     """The runs of one bench.
 
-    names: of the stresses, `none` first. alternatives: (budget, quantizer) of the codes compared. search: for the best
-    code.
+    names: of the stresses, `none` first. codes: the stresses of the vectors that codes are fitted to, which have unit
+    length. alternatives: (budget, quantizer) of the codes compared. search: for the best code.
     """
 
     bench: Bench
     stresses: Stresses
     names: Sequence[str]
+    codes: Stresses
     alternatives: Sequence[tuple[int, Quantizer]]
     search: Search | None
     seed: int
@@ -175,7 +176,7 @@ class BenchPlan:
         scores = score_table(self.bench, run_chains(self.stresses, self.names, cell))
         unstressed = float(scores["score"][0])
         notes: list[str] = []
-        chains = alternative_chains(self.stresses, self.alternatives, self.seed)
+        chains = alternative_chains(self.codes, self.alternatives, self.seed)
         fitted = _rows([(budget, quantizer) for budget, quantizer in self.alternatives], chains, cell, notes)
         alternatives = alternative_lines(self.bench, fitted, unstressed)
         outcome = BenchOutcome(scores, alternatives, [], {}, [], notes)
@@ -183,7 +184,8 @@ class BenchPlan:
             tried = _rows([(0, quantizer) for quantizer in self.search.quantizers], self.search.chains(), cell, notes)
             self.search.held_out.free()
             outcome.candidates, outcome.artifact, outcome.sentences = self.search.finish(tried, unstressed)
-        self.stresses.free()
+        for stresses in (self.stresses, self.codes):
+            stresses.free()
         return outcome
 
 

@@ -7,7 +7,6 @@ are kept step by step (Carvalho et al., Section 2.1).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,20 +28,6 @@ from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.transform.fit.levels import erase_bits
 from netopsy.transform.fit.training import Ranges, TrainingSet, fit_ranges, quantize
 from netopsy.wording import plural
-
-SMALL = 1 << 20  # values
-
-
-@contextmanager
-def threads_for(values: int) -> Iterator[None]:
-    """One thread for work on few values: many short operations, at each of which threads would wait for one another."""
-    before = torch.get_num_threads()
-    if values <= SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run_chains(stresses: Stresses, names: Sequence[str], cell: Callable[[], None]) -> dict[str, list[list[ScoreRow]]]:
@@ -119,6 +104,7 @@ class Chain:
         return {
             "versions": [__version__, torch.__version__, str(bench.device)],
             "features": [bench.digest, bench.measure, bench.renormalise, bench.solver],
+            **({"normalise": "after"} if bench.normalise == "after" else {}),
             "chain": [self.stress, self.part, self.cells, self.settings],
         }
 
@@ -208,7 +194,8 @@ class Stresses:
     @cached_property
     def training(self) -> TrainingSet:
         """The training rows, with their principal directions, for the codes too."""
-        return TrainingSet(self.bench.train, source=self.bench.features.name)
+        normalised = self.bench.normalise == "before"
+        return TrainingSet(self.bench.train, normalised=normalised, source=self.bench.features.name)
 
     @cached_property
     def _projected(self) -> tuple[Float32[Tensor, "n r"], Float32[Tensor, "m r"]]:
@@ -249,7 +236,7 @@ class Stresses:
         self, train: Float32[Tensor, "n q"], sizes: Sequence[int]
     ) -> Iterator[tuple[int, Float32[Tensor, "n size"], Svm]]:
         bench = self.bench
-        if not bench.renormalise:
+        if not bench.unit_after:
             for size, svm in fit_nested(train, bench.targets, sizes, **bench.solver):
                 yield size, train[:, :size], svm
             return

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from netopsy import charts
 from netopsy.result import Figure
+from netopsy.wording import plural
 
 NAMES = {
     "none": "unstressed",
@@ -311,3 +313,49 @@ def _candidates(candidates: pl.DataFrame, score: str, of: str) -> Figure:
         reading="Fitted on four fifths of the training set and scored on the rest; the best comes first.",
         source="beyond the paper",
     )
+
+
+def named_sets(nodes: pl.DataFrame) -> dict[str, str]:
+    """Each set with the number of its classes, as the legend has it."""
+    return {row["set"]: f"{row['set']} ({plural(row['classes'], 'class', 'classes')})" for row in nodes.to_dicts()}
+
+
+def figures_of_sets(scores: pl.DataFrame, nodes: pl.DataFrame, score: str) -> dict[str, Figure]:
+    spread = pl.col("std").fill_null(0.0) * pl.col("relative") / pl.col("score")
+    scores = scores.with_columns(
+        pl.col("set").replace_strict(named_sets(nodes)).alias("data set"),
+        pl.col("stress").replace_strict(NAMES, default=pl.col("stress")).alias("how"),
+        low=pl.col("relative") - spread,
+        high=pl.col("relative") + spread,
+    )
+    figures: dict[str, Figure] = {}
+    common: dict[str, Any] = {"color": "data set", "facet": "how", "percent": True, "y_title": f"{score}, relative"}
+    dimensions = scores.filter(pl.col("stress").is_in(["dr1", "dr2"]), pl.col("relative").is_not_null())
+    if dimensions.height:
+        figures["dimensions"] = charts.curve(
+            dimensions,
+            "share",
+            "relative",
+            low="low",
+            high="high",
+            percent_x=True,
+            x_title="dimensions kept",
+            title="Score with fewer dimensions on each data set",
+            reading="The flatter a line stays to the left, the more redundant the features are for that data set; the "
+            "band of the random drops is one standard deviation.",
+            source="Carvalho et al., Figure 3",
+            **common,
+        )
+    levels = scores.filter(pl.col("stress").is_in(["q1", "q2"]), pl.col("relative").is_not_null(), pl.col("levels") > 1)
+    if levels.height:
+        figures["levels"] = charts.curve(
+            levels,
+            "levels",
+            "relative",
+            x_title="levels h of a number",
+            title="Score with fewer levels on each data set",
+            reading="Each number is replaced by the nearest of h bin centres; left is coarser.",
+            source="after Carvalho et al., Figure 4",
+            **common,
+        )
+    return figures

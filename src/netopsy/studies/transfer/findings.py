@@ -8,7 +8,7 @@ import polars as pl
 
 from netopsy.result import Finding
 from netopsy.stats.hypothesis_tests import paired_difference, wilson
-from netopsy.studies.transfer.figures import BAG, MEASURES
+from netopsy.studies.transfer.figures import BAG, MEASURES, named_sets
 from netopsy.studies.transfer.tables import LOSSES
 from netopsy.wording import between, listing, number, percent, plural
 
@@ -181,3 +181,43 @@ def _bag(unstressed: pl.DataFrame) -> list[Finding]:
         f"{percent(row['score'])}."
     )
     return [Finding(text, min(5.0, abs(deep["score"] - row["score"]) / 0.05))]
+
+
+_TENTH = 0.1  # of the dimensions, at which data sets are compared
+
+
+def dimensions_of_sets(scores: pl.DataFrame, nodes: pl.DataFrame) -> list[Finding]:
+    """What a tenth of the dimensions keeps, set by set, those of most classes first."""
+    named = named_sets(nodes)
+    sentences = []
+    for stress, words in (("dr2", "the principal directions"), ("dr1", "the dimensions, drawn at random,")):
+        parts, kept = [], []
+        for row in nodes.sort("classes", descending=True, maintain_order=True).to_dicts():
+            rows = scores.filter(pl.col("relative").is_not_null(), set=row["set"], stress=stress)
+            rows = rows.filter(pl.col("share") <= _TENTH + 1e-9).sort("share", descending=True)
+            if rows.height:
+                kept.append(float(rows["relative"][0]))
+                parts.append(f"{named[row['set']]} {percent(kept[-1])}")
+        if len(parts) > 1:
+            text = f"Of its score, a tenth of {words} keeps: {listing(parts, 9)}."
+            sentences.append(Finding(text, min(5.0, (max(kept) - min(kept)) / 0.02)))
+    return sentences
+
+
+def levels_of_sets(minimum: pl.DataFrame, nodes: pl.DataFrame) -> list[Finding]:
+    """The fewest levels with a range a dimension, at the smallest loss that every set can show."""
+    losses = [smallest_loss(row) if row["score"] else None for row in nodes.to_dicts()]
+    if None in losses:
+        return []
+    loss = max(value for value in losses if value is not None)
+    parts = []
+    for row in nodes.to_dicts():
+        least = minimum.filter(pl.col("loss") == loss, set=row["set"], node=row["node"], stress="q2").drop_nulls(
+            "value"
+        )
+        if least.height:
+            parts.append(f"{row['set']} {plural(least['value'][0], 'level')}")
+    if len(parts) < 2:
+        return []
+    text = f"Levels per number that keep the score within {percent(loss)}, with one range per dimension (Q-2): "
+    return [Finding(f"{text}{listing(parts, 9)}.", 1.0)]

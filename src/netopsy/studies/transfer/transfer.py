@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, get_args
 
 import polars as pl
 import torch
 
 from netopsy.engine.workspace.workspace import current_workspace
+from netopsy.errors import SettingsError
 from netopsy.features.features import Features
 from netopsy.network.network import Network
 from netopsy.network.preprocessing import Preprocessing
@@ -18,12 +20,8 @@ from netopsy.settings import Interval, Length, PositiveFloat, Seed, Unique
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.transfer import tables
 from netopsy.studies.transfer.alternatives import ALTERNATIVES, codes_to_compare
-from netopsy.studies.transfer.bench import Bench
-from netopsy.studies.transfer.budget import CANDIDATES, BenchPlan, search
-from netopsy.studies.transfer.chains import Stresses
-from netopsy.studies.transfer.figures import BAG, figures
-from netopsy.studies.transfer.findings import findings
-from netopsy.studies.transfer.sources import (
+from netopsy.studies.transfer.bench import (
+    Bench,
     Untreatable,
     bag_features,
     measure_of,
@@ -31,6 +29,10 @@ from netopsy.studies.transfer.sources import (
     training_and_test,
     unranked_sentences,
 )
+from netopsy.studies.transfer.budget import CANDIDATES, BenchPlan, search
+from netopsy.studies.transfer.chains import Stresses
+from netopsy.studies.transfer.figures import BAG, MEASURES, figures, figures_of_sets
+from netopsy.studies.transfer.findings import dimensions_of_sets, findings, levels_of_sets
 from netopsy.transform.fit.training import Quantizer, parse_size
 
 Stress = Literal["dr1", "dr2", "q1", "q2", "fc", "qb", "alternatives"]
@@ -59,13 +61,18 @@ class Transfer(Study):
     loss: squared_hinge or hinge.
     measure: accuracy, map (mean average precision), map11 (over 11 recalls, as in VOC 2007); auto is accuracy, or map
         where an image may have several labels.
-    renormalise: whether vectors get unit length again after a stress.
+    normalise: whether vectors are brought to unit length `before` a stress, as the authors' code does, or `after` it,
+        as the paper's text says. Codes are fitted to vectors of unit length in either order.
+    renormalise: whether vectors normalised before a stress get unit length again after it.
     tolerance: relative gap to the optimum that each fit is certified to.
     baseline: whether a bag of visual words of the same images is compared.
     words: visual words of the baseline; by default one for four training images, 16 to 1000.
     word_pooling: how words are pooled over the image: average or max.
     budget: bytes a vector may take, such as 64B; the best code within it is found and written as a file.
     seed: of the parts, the random drops and the codes.
+
+    Tables: `scores` (a row a cell), `unstressed`, `minimum` (the least that loses at most 1 to 5 %),
+    `minimum_as_printed` (the same in the layout of the paper's Table 3), `pareto`, `alternatives`, `candidates`.
     """
 
     name: ClassVar[str] = "transfer"
@@ -84,6 +91,7 @@ class Transfer(Study):
     c: PositiveFloat = 1.0
     loss: Literal["squared_hinge", "hinge"] = "squared_hinge"
     measure: Literal["auto", "accuracy", "map", "map11"] = "auto"
+    normalise: Literal["before", "after"] = "before"
     renormalise: bool = False
     tolerance: Annotated[float, Interval(ge=1e-10, le=0.1)] = 1e-4
     baseline: bool = True
@@ -95,6 +103,10 @@ class Transfer(Study):
     def check(self) -> None:
         if self.budget is not None:
             parse_size(self.budget)
+        if self.normalise == "after" and self.renormalise:
+            raise SettingsError(
+                "normalise after brings vectors to unit length once, after the stress; drop renormalise."
+            )
 
     def check_on(self, network: Network) -> None:
         for name in self.nodes:
@@ -119,7 +131,8 @@ class Transfer(Study):
         frames = {
             "scores": scores,
             "unstressed": tables.unstressed_table(benches, scores),
-            "minimum": tables.minimum_table(scores),
+            "minimum": (minimum := tables.minimum_table(scores)),
+            "minimum_as_printed": tables.printed_minimum(minimum, scores),
             "pareto": tables.pareto_table(scores),
             **({"alternatives": alternatives} if alternatives.height else {}),
             **({"candidates": tried} if tried.height else {}),
@@ -139,6 +152,11 @@ class Transfer(Study):
             ],
         )
 
+    @classmethod
+    def combine(cls, results: Mapping[str, Result]) -> Result:
+        """One result over several data sets, by their names (the paper's Figure 3)."""
+        return combine(results)
+
     def _plan(self, bench: Bench, several: bool, notes: list[str]) -> BenchPlan:
         """The runs of one bench; a sentence in `notes` for what is left out."""
         classical = bench.node.startswith(BAG)
@@ -146,6 +164,10 @@ class Transfer(Study):
             stress for stress in self.stresses if stress != "alternatives" and (stress == "dr1" or not classical)
         ]
         stresses = Stresses(bench, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
+        codes = stresses
+        if self.normalise == "after":
+            of_unit_length = replace(bench, normalise="before")
+            codes = Stresses(of_unit_length, steps=self.steps, levels=self.levels, repeats=self.repeats, seed=self.seed)
         alternatives: list[tuple[int, Quantizer]] = []
         code_search = None
         if not classical and "alternatives" in self.stresses:
@@ -153,9 +175,9 @@ class Transfer(Study):
             notes += why
         if not classical and self.budget is not None:
             name = f"transform-{bench.node}.safetensors" if several else "transform.safetensors"
-            code_search, why = search(bench, parse_size(self.budget), self.seed, name)
+            code_search, why = search(codes.bench, parse_size(self.budget), self.seed, name)
             notes += why
-        return BenchPlan(bench, stresses, ["none", *stress_names], alternatives, code_search, self.seed)
+        return BenchPlan(bench, stresses, ["none", *stress_names], codes, alternatives, code_search, self.seed)
 
     def _benches(self, network: Network | Features, samples: Samples | None) -> tuple[list[Bench], list[str]]:
         """The benches, and sentences for what was left out."""
@@ -178,7 +200,9 @@ class Transfer(Study):
 
     def _bench(self, node: str, features: Features, device: torch.device) -> Bench:
         measure = measure_of(self.measure, features)
-        return Bench(node, features, measure, self.c, self.loss, self.tolerance, self.renormalise, device)
+        return Bench(
+            node, features, measure, self.c, self.loss, self.tolerance, self.renormalise, device, self.normalise
+        )
 
 
 class CellProgress:
@@ -190,3 +214,32 @@ class CellProgress:
     def cell(self) -> None:
         self.done += 1
         current_workspace().report("transfer", self.done, self.total)
+
+
+KEPT = ("scores", "unstressed", "minimum", "minimum_as_printed", "pareto")
+
+
+def combine(results: Mapping[str, Result]) -> Result:
+    """One result over the sets that gave scores; of each the last node named has its curves."""
+    scored = {name: result for name, result in results.items() if result.tables["scores"].height}
+    left = [Finding(f"{name}: {results[name].findings[0]}", 0.0) for name in results if name not in scored]
+    if not scored:
+        return Result("transfer", findings=[*left])
+    frames = {
+        table: pl.concat(
+            [result.tables[table].select(pl.lit(name).alias("set"), pl.all()) for name, result in scored.items()]
+        )
+        for table in KEPT
+        if all(table in result.tables for result in scored.values())
+    }
+    # one node a set: that whose charts stand on the set's own page
+    nodes = frames["unstressed"].filter(pl.col("node") != BAG).unique("set", keep="last", maintain_order=True)
+    scores = frames["scores"].join(nodes.select("set", "node"), on=["set", "node"], how="semi", maintain_order="left")
+    measures = nodes["measure"].unique().to_list()
+    score = MEASURES[measures[0]] if len(measures) == 1 else "score"
+    return Result(
+        "transfer",
+        tables=frames,
+        figures=figures_of_sets(scores, nodes, score),
+        findings=[*dimensions_of_sets(scores, nodes), *levels_of_sets(frames["minimum"], nodes), *left],
+    )

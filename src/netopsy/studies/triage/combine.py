@@ -9,11 +9,11 @@ import polars as pl
 
 from netopsy.charts import dots
 from netopsy.result import Figure, Finding, Result
-from netopsy.stats.hypothesis_tests import holm
+from netopsy.stats.hypothesis_tests import PatternTest, holm, pattern_test
 from netopsy.studies.triage.design import IMAGES, SEEDS, TOGETHER
-from netopsy.studies.triage.figures import SOURCE, WAY, convergence, ranges
+from netopsy.studies.triage.figures import SOURCE, TRAININGS, WAY, convergence, in_words, ranges
 from netopsy.studies.triage.findings import difference
-from netopsy.wording import alike, hundredths, listing, plural, points
+from netopsy.wording import alike, chance, hundredths, listing, plural, points
 
 KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
 
@@ -44,9 +44,98 @@ def combine(results: Mapping[str, Result]) -> Result:
         [part.with_columns(p_holm=pl.Series(holm(part["p"].to_list()), dtype=pl.Float64)) for part in _kinds(tests)]
         or [tests]
     )
+    found = patterns(compressed)
+    if found.height:
+        tables["patterns"] = found
     return Result(
-        "triage", tables=tables, figures=_figures(compressed), findings=[*_findings(compressed, tables), *sentences]
+        "triage",
+        tables=tables,
+        figures=_figures(compressed) | _pattern_figure(found),
+        findings=[*_findings(compressed, tables), *own_pattern(compressed, found), *sentences],
     )
+
+
+def patterns(compressed: Mapping[str, Result]) -> pl.DataFrame:
+    """What each block costs each network, in the columns set, seed, block, drop (a mean over starts and trainings).
+
+    Only blocks that every network has; empty unless each seed has a parent of its own (`network_start` random): copies
+    of one network are alike whatever it was trained on.
+    """
+    frames = [
+        result.tables["cells"]
+        .group_by("seed", "block", maintain_order=True)
+        .agg(pl.col("drop").mean())
+        .select(pl.lit(name).alias("set"), "seed", "block", "drop")
+        for name, result in compressed.items()
+        if result.settings.get("network_start") == "random"
+    ]
+    if len(frames) < 2:
+        return pl.DataFrame(schema={"set": pl.String, "seed": pl.Int64, "block": pl.String, "drop": pl.Float64})
+    rows = pl.concat(frames).drop_nulls("drop")
+    networks = rows.select("set", "seed").n_unique()
+    everywhere = pl.len().over("block") == networks
+    return rows.filter(everywhere)
+
+
+def compare_patterns(rows: pl.DataFrame) -> PatternTest | None:
+    """`pattern_test` of the networks of `patterns`, by data set; None with fewer than three blocks."""
+    if rows["block"].n_unique() < 3:
+        return None
+    wide = rows.pivot("block", index=["set", "seed"], values="drop")
+    return pattern_test(wide.drop("set", "seed").to_numpy(), wide["set"].to_list())
+
+
+def own_pattern(compressed: Mapping[str, Result], rows: pl.DataFrame) -> list[Finding]:
+    """Is the pattern of the block accuracies the data set's own? (The paper's Section 5.)"""
+    test = compare_patterns(rows)
+    if test is None:
+        if len(compressed) < 2:
+            return []
+        text = (
+            "Whether the blocks' pattern is the data set's own was not tested: it takes networks trained for each seed "
+            "(network_start random), two seeds a set and three blocks."
+        )
+        return [Finding(text, 0.0)]
+    span = "" if test.low is None or test.high is None else f", 95 % interval {test.low:.2f} to {test.high:.2f}"
+    sure = test.p < 0.05 and test.low is not None and test.low > 0
+    lead = (
+        "The pattern of the blocks is the data set's own"
+        if sure
+        else "Whether the pattern of the blocks is the data set's own is undecided"
+    )
+    networks = rows.select("set", "seed").n_unique()
+    text = (
+        f"{lead}: what {plural(rows['block'].n_unique(), 'block')} cost ranks alike with a correlation of "
+        f"{hundredths(test.within)} in two networks of one set and {hundredths(test.between)} in two of different sets "
+        f"(difference {hundredths(test.difference)}{span}; permutation test over {plural(networks, 'network')}, "
+        f"{chance(test.p)}).{'' if sure else ' Give more seeds.'}"
+    )
+    return [Finding(text, 2.0 if sure else 0.8)]
+
+
+def _pattern_figure(rows: pl.DataFrame) -> dict[str, Figure]:
+    if compare_patterns(rows) is None:
+        return {}
+    ends = rows.group_by("set", "block", maintain_order=True).agg(
+        pl.col("drop").mean(), low=pl.col("drop").min(), high=pl.col("drop").max()
+    )
+    figure = dots(
+        ends,
+        "block",
+        "drop",
+        color="set",
+        low="low",
+        high="high",
+        percent=True,
+        category_title="block compressed",
+        value_title="accuracy lost",
+        color_title="image set",
+        title="What each block costs on each image set",
+        reading="Means over starts, trainings and seeds; lines run from the lowest to the highest seed, each with a "
+        "network of its own. Sets whose marks rise and fall in another order have patterns of their own.",
+        source=f"{SOURCE}, Section 5 (future work)",
+    )
+    return {"patterns": figure}
 
 
 def _columns(result: Result) -> list[str]:
@@ -92,16 +181,17 @@ def _figures(compressed: Mapping[str, Result]) -> dict[str, Figure]:
     converged = pl.concat(epochs)
     for training in converged["training"].unique(maintain_order=True).to_list():
         figures[f"epochs {training}"] = dots(
-            converged.filter(pl.col("training") == training),
+            in_words(converged.filter(pl.col("training") == training)),
             "set",
             "epochs",
             color="start",
             low="low",
             high="high",
             category_title="image set",
-            value_title="epochs",
-            title=f"Epochs until the accuracy is within 1 % of its best, {training}",
-            reading="Means over the blocks, with 95 % intervals by Student's t over them.",
+            value_title="epochs to within 1 % of the best accuracy",
+            color_title="start of the new layer",
+            title=f"Epochs until the accuracy is within 1 % of its best, training {TRAININGS.get(training, training)}",
+            reading="Lower is faster. Means over the blocks, with 95 % intervals by Student's t over three or more.",
             source=f"{SOURCE}, Figure 4",
         )
     return figures

@@ -30,6 +30,7 @@ class Design:
     """What is varied and how each network is trained, as the settings of `Triage` say; its methods give the specs.
 
     baseline, after, stn: recipes of the baseline, after compression, and of the STN start; each spec has its seed.
+    keep: whether the weights of the compressed networks are kept.
     """
 
     seeds: tuple[int, ...]
@@ -43,6 +44,7 @@ class Design:
     mw_mean: Mean
     matching_images: int
     pictures: int
+    keep: bool = True
 
     @property
     def fresh(self) -> bool:
@@ -75,6 +77,7 @@ class Design:
             "mean": self.mw_mean,
             "matching_images": self.matching_images,
             "pictures": self.pictures if seed == self.seeds[0] else 0,
+            "keep": self.keep,
         }
 
     def _begun(self, seed: int, start: str) -> dict[str, Any]:

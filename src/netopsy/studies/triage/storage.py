@@ -74,8 +74,9 @@ def _value(module: nn.Module, parent: Network, batch: Batch) -> Tensor:
 
 def match_channels(
     teacher: nn.Module, student: nn.Module, block: Block, parent: Network, samples: Samples, count: int
-) -> tuple[dict[str, Any], Int64[np.ndarray, " channel"]]:
-    """How like the parent's the new layer's activations are: values, and for each parent's channel its partner.
+) -> tuple[dict[str, Any], Int64[np.ndarray, " channel"], Float64[np.ndarray, " channel"]]:
+    """How like the parent's the new layer's activations are: values, for each parent's channel its partner, and the
+    correlation of the two.
 
     Partners are found by the correlations over half of `count` images (spread evenly over the samples), and
     `matched_correlation` is the partners' mean correlation over the other half: among many channels some correlate by
@@ -103,7 +104,7 @@ def match_channels(
         name: float(halves[1][live, other[live]].mean()) if len(live) else None
         for name, other in (("matched_correlation", order), ("same_index_correlation", np.arange(len(order))))
     }
-    return values, order
+    return values, order, halves[1][np.arange(len(order)), order]
 
 
 def maps(

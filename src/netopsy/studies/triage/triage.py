@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import polars as pl
+
+from netopsy.deep_compression.compress import bits_of
 from netopsy.engine.train.data import takes_images
 from netopsy.engine.train.recipe import Augment, Precision, Recipe, Schedule
 from netopsy.errors import SettingsError
 from netopsy.network.network import Network
-from netopsy.result import Group, Result
+from netopsy.result import Figure, Finding, Group, Result
 from netopsy.samples.samples import Samples
+from netopsy.samples.tasks import Task, find_task
 from netopsy.settings import (
     Interval,
     Length,
@@ -23,10 +29,23 @@ from netopsy.settings import (
     Unique,
 )
 from netopsy.studies.study import REQUIRED, Allowance, Study
+from netopsy.studies.triage import tables as t
 from netopsy.studies.triage.combine import combine
-from netopsy.studies.triage.design import Design, LayerStart, Mean, NetworkStart, StnLoss, TrainedPart
-from netopsy.studies.triage.report import report
+from netopsy.studies.triage.design import (
+    Design,
+    LayerStart,
+    Mean,
+    NetworkStart,
+    StnLoss,
+    TrainedPart,
+    TriageRun,
+    criticality,
+)
+from netopsy.studies.triage.figures import MAPS, figures, images, pictured_maps
+from netopsy.studies.triage.findings import findings
+from netopsy.studies.triage.networks import Kept, KeptNetworks, keep_networks, size_findings
 from netopsy.studies.triage.run import choose_blocks, run_design
+from netopsy.wording import listing, of_samples
 
 
 @dataclass(frozen=True)
@@ -69,10 +88,16 @@ class Triage(Study):
     dtype: of the training: float32, or bfloat16, faster where the device has it; weights stay float32.
     pictures: how many activation maps of each new layer are drawn beside its parent's; 0 for none.
     matching_images: images on which the new layer's channels are matched to the parent's.
-    storage: gigabytes on disk that stored activations may take; what is more is computed as it goes.
+    networks: which compressed networks are written to files that `load_network` opens: all, the best of each block, or
+        none.
+    bits: also write each block's best network, and the uncompressed one, with 2^bits shared weights a layer, as
+        `compress` does (`8`, or `conv=8,linear=5`), and score it.
+    storage: gigabytes on disk that stored activations may take; what is more is computed as it goes. Likewise the
+        files of networks: where all would take more, the best of each block are written.
 
     Tables: `summary` (block x start x training over the seeds), `cells` (every network), `criticality` (tests of
-    whether blocks differ), `baselines`, `blocks`, `deeper`, `history` (each epoch).
+    whether blocks differ), `baselines`, `blocks`, `deeper`, `sizes` (bytes and score of every network written), `maps`
+    (likeness of each pictured map), `history` (each epoch).
     """
 
     name: ClassVar[str] = "triage"
@@ -108,6 +133,8 @@ class Triage(Study):
     dtype: Precision = "float32"
     pictures: NonNegativeInt = 10
     matching_images: Annotated[int, Interval(ge=2)] = 256
+    networks: Kept = "all"
+    bits: tuple[str, ...] = ()
     storage: NonNegativeFloat = 20.0
 
     def check(self) -> None:
@@ -160,11 +187,14 @@ class Triage(Study):
             mw_mean=self.mw_mean,
             matching_images=self.matching_images,
             pictures=self.pictures,
+            keep=self.networks != "none",
         )
 
     def check_on(self, network: Network) -> None:
         if self.blocks is not None:
             choose_blocks(network, self.blocks)
+        if self.bits:
+            bits_of(network.layers, self.bits)
 
     def run(self, network: Network, samples: Samples) -> Result:
         """Compress copies of `network`, train them and score them on `samples`."""
@@ -181,10 +211,77 @@ class Triage(Study):
             max_drop=self.max_drop if self.deeper else None,
             storage=1e9 * self.storage,
         )
-        parts = report(run, pictures=self.pictures, max_drop=self.max_drop, stn_epochs=self.stn_epochs)
+        kept = keep_networks(run, self.networks, self.bits, 1e9 * self.storage)
+        parts = report(run, kept, pictures=self.pictures, max_drop=self.max_drop, stn_epochs=self.stn_epochs)
         return self.result(**parts)
 
     @classmethod
     def combine(cls, results: Mapping[str, Result]) -> Result:
         """One result over several image sets, by their names."""
         return combine(results)
+
+
+def report(run: TriageRun, kept: KeptNetworks, *, pictures: int, max_drop: float, stn_epochs: int) -> dict[str, Any]:
+    """The parts of the Result of a run."""
+    if not run.blocks:
+        return {"findings": [_untreatable(run)]}
+    task = find_task(run.network, run.samples)
+    cells = t.cells(run)
+    tables = {
+        "summary": t.summary(cells),
+        "cells": cells,
+        "criticality": criticality(run),
+        "baselines": t.baselines(run),
+        "blocks": t.blocks(run),
+    }
+    if run.deeper:
+        tables["deeper"] = t.deeper(run)
+    if kept.files:
+        tables["sizes"] = kept.sizes
+    pictured = pictured_maps(run, pictures)
+    if pictured:
+        tables["maps"] = pl.DataFrame([row for each in pictured for row in each.rows()], schema=MAPS)
+    tables["history"] = t.history(run)
+    sentences = findings(tables, [block.name for block in run.left_out], max_drop=max_drop, stn_epochs=stn_epochs)
+    return {
+        "tables": {
+            name: frame.rename({c: c.replace("top1", task.column) for c in frame.columns})
+            for name, frame in tables.items()
+        },
+        "figures": {name: _worded(figure, task) for name, figure in figures(tables).items()},
+        "images": images(pictured),
+        "artifacts": kept.files,
+        "findings": [Finding(of_samples(_of_task(s, task), run.samples.noun), s.weight) for s in sentences]
+        + _whole(run)
+        + [Finding(of_samples(_of_task(s, task), run.samples.noun), s.weight) for s in size_findings(kept, "triage")],
+    }
+
+
+def _worded(figure: Figure, task: Task) -> Figure:
+    """A figure of accuracies as one of the task's score."""
+    if task.unit == "top-1 accuracy":
+        return figure
+    spec = json.loads(json.dumps(figure.spec).replace("top-1 accuracy", task.unit))
+    return replace(figure, spec=spec, title=_of_task(figure.title, task), reading=_of_task(figure.reading, task))
+
+
+def _of_task(sentence: str, task: Task) -> str:
+    """A sentence about accuracy as one about the task's score."""
+    return sentence if "accuracy" in task.unit else re.sub(r"\b(mean )?accurac(y|ies)\b", task.unit, sentence)
+
+
+def _whole(run: TriageRun) -> list[Finding]:
+    """Blocks that cannot be left out."""
+    if not any(t.spec["start"] == "ID" for t in run.cells):
+        return []
+    names = [block.name for block in run.blocks if block.input_shape != block.output_shape]
+    text = f"{listing(names)} cannot be left out (ID): the output has another shape than the input."
+    return [Finding(text, 0.0)] if names else []
+
+
+def _untreatable(run: TriageRun) -> Finding:
+    text = f"{run.network.name} has no block of two or more layers that one layer could stand in for"
+    if not run.left_out:
+        return Finding(f"{text}: it has no stretch of layers with one input and one output.", 0.0)
+    why = listing([f"{block.name} ({str(block.obstacle).rstrip('.')})" for block in run.left_out], 3)
+    return Finding(f"{text}: {why}.", 0.0)

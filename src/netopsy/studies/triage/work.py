@@ -4,7 +4,7 @@ A spec is plain data; `seed` is that of the repeat.
 
     {"what": "baseline", "seed", "recipe" or None, "fresh"}       score the parent, redrawn and trained if `fresh`
     {"what": "start", "seed", "block", "start", "recipe", "loss"}         STN or LSQ: the new layer, used by FM and TM
-    {"what": "cell", "seed", "blocks", "start", "training", "recipe", "mean", "matching_images", "pictures"}
+    {"what": "cell", "seed", "blocks", "start", "training", "recipe", "mean", "matching_images", "pictures", "keep"}
 """
 
 from __future__ import annotations
@@ -138,17 +138,33 @@ def _cell(context: Context, spec: dict[str, Any]) -> Outcome:
     values = {"history": _epochs(history, task), "loss": loss, **counts}
     values |= _size(parent, full_module, replaced)
     tensors = dict(scores)
+    if spec["keep"]:
+        tensors |= _learned(full_module, blocks, spec["training"])
     if len(blocks) == 1:
         block = blocks[0]
         student = load_state(section(parent, end=block.output, replaced=replaced), state)
         teacher = section(parent, end=block.output)
-        likeness, order = match_channels(
+        likeness, order, correlation = match_channels(
             teacher.eval(), student, block, parent, context.samples, spec["matching_images"]
         )
         values |= likeness
         if spec["pictures"] and block.kind == "conv":
-            tensors["maps"] = maps(student, parent, context.samples, order[: spec["pictures"]])
+            first = order[: spec["pictures"]]
+            tensors["maps"] = maps(student, parent, context.samples, first)
+            tensors["partners"] = torch.from_numpy(first.copy())
+            tensors["map_correlation"] = torch.from_numpy(correlation[: spec["pictures"]].copy())
     return Outcome(values, tensors)
+
+
+def _learned(full_module: nn.Module, blocks: Sequence[Block], training: str) -> dict[str, Tensor]:
+    """The values of a compressed network that are not its parent's: those of the new layers, with TM all."""
+    paths = tuple(f"{layer_path(block)}." for block in blocks)
+    tensors = {**dict(full_module.named_parameters()), **dict(full_module.named_buffers())}
+    return {
+        f"state {name}": value.detach().cpu().contiguous().clone()
+        for name, value in tensors.items()
+        if training == "TM" or name.startswith(paths)
+    }
 
 
 def _start_layer(context: Context, parent: Network, block: Block, spec: dict[str, Any]) -> nn.Module:
