@@ -122,7 +122,7 @@ def from_frames(folder: Path, *, label: str | None = None) -> Samples:
         raise SamplesError(f"frames:{folder} have no labels; give them as image1=FOLDER,image2=FOLDER,flow=FOLDER.")
     if not folder.is_dir():
         raise SamplesError(f"frames:{folder} is no folder; give one of pictures, numbered by their names.")
-    scenes = [list(group) for _, group in groupby(files_in(folder, "images"), lambda path: path.parent)]
+    scenes = [list(group) for _, group in groupby(files_in(folder, only="images"), lambda path: path.parent)]
     pairs = [pair for scene in scenes for pair in pairwise(scene)]
     if not pairs:
         raise SamplesError(f"{folder} holds no two pictures in one folder; give the pictures of a film.")
@@ -146,7 +146,7 @@ def from_named(folders: Mapping[str, Path], name: str, *, label: str | None = "a
     for field, path in folders.items():
         if not path.is_dir():
             raise SamplesError(f"'{path}', given for {field}, is no folder; give one of pictures.")
-    files = {field: files_in(path, "images") for field, path in inputs.items()}
+    files = {field: files_in(path, only="images") for field, path in inputs.items()}
     targets = [] if label is None else sorted(p for p in folders[label].rglob("*") if p.suffix in (".npy", ".flo"))
     counts = {field: len(paths) for field, paths in files.items()} | ({} if label is None else {label: len(targets)})
     if len(inputs) < 2 or len(set(counts.values())) > 1 or not all(counts.values()):
