@@ -67,7 +67,7 @@ def examine(
         raise SettingsError("quick and exact exclude one another: give one of them.")
     if quick and minutes is not None:
         minutes = min(minutes, QUICK_MINUTES)
-    budget = TimeBudget(None if exact else minutes)
+    budget = TimeBudget(None if exact else minutes, around=_AROUND if quick else 0.0)
     if studies is None and quick and not isinstance(network, Features):
         studies = quick_studies()
     elif studies is None:
@@ -114,7 +114,7 @@ def examine(
     return case
 
 
-QUICK_MINUTES = 2.0
+QUICK_MINUTES, _AROUND = 2.0, 0.1  # and the share of them that loading and the last pages take
 _SWEEP_SHARE = 3  # of the time, where another study has 1
 _LEAST = 5.0  # seconds that any study has
 
@@ -133,15 +133,18 @@ def quick_studies() -> list[Study]:
 
 
 class TimeBudget:
-    """The time of an examination. minutes: of all, None for as long as it takes; seconds: of the study at work."""
+    """The time of an examination. minutes: of all, None for as long as it takes; seconds: of the study at work.
 
-    def __init__(self, minutes: float | None) -> None:
+    around: the share of the minutes that is left to what comes before and after the studies.
+    """
+
+    def __init__(self, minutes: float | None, around: float = 0.0) -> None:
         if minutes is not None and not minutes > 0:
             raise SettingsError(
                 f"minutes {minutes} must be more than 0; --exact (exact=True) takes as long as it takes."
             )
         self.minutes, self.seconds = minutes, 60 * (minutes or 0.0)
-        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes * (1 - around)
 
     @property
     def left(self) -> float | None:

@@ -79,6 +79,7 @@ def test_every_benchmark_and_script_is_tried() -> None:
     assert every - tried == {
         "benchmarks/all.py",
         "benchmarks/common.py",
+        "benchmarks/deadlines.py",  # takes data, and minutes
         "scripts/beyond_images.py",  # takes data, and minutes
         "scripts/coverage_page.py",
         "scripts/onnx_packages.py",

@@ -311,10 +311,10 @@ def test_a_unit_s_own_picture_is_on_its_page_its_layer_s_and_the_first(tmp_path:
         images[f"unit {name}"] = Image(pixels + 9, f"Image made to excite {name} most", "Read", zoom=8)
     results = [evil_baseline(), Result("maximize", images=images, atlases={"atlas": evil_atlas()})]
     made = pictures(results, {("maximize-atlas", "conv1", 3): "units/some.html"})
-    assert [(one["name"], one["page"]) for one in made["made"]] == [
-        ("conv1:3", "units/some.html"),
-        ("nowhere:1", "maximize.html"),
-    ]
+    first, *others = made["units"]
+    assert (first["name"], first["page"]) == ("conv1:3", "units/some.html") and first["made"] and first["url"]
+    assert others and not any(one["made"] for one in others)
+    assert [(one["name"], one["page"]) for one in made["made"]] == [("nowhere:1", "maximize.html")]
     assert made["maximised"] is None
     older = [Result("maximize", images={"pictures": images["pictures"]})]
     assert pictures(older, {})["maximised"]["title"] == "Mosaic"  # a case without such pictures
@@ -325,7 +325,7 @@ def test_a_unit_s_own_picture_is_on_its_page_its_layer_s_and_the_first(tmp_path:
     for page, count in ((units["conv1:3"], 1), (units["conv1:29"], 0), ("maximize.html", 0)):
         assert (title in (tmp_path / page).read_text()) == bool(count), page
     assert any(title in path.read_text() for path in (tmp_path / "layers").iterdir())
-    assert 'alt="Image made to excite conv1:3 most"' in (tmp_path / "index.html").read_text()
+    assert 'alt="Image made to excite conv1:3"' in (tmp_path / "index.html").read_text()
 
 
 def test_findings_link_the_layers_and_units_that_they_name() -> None:

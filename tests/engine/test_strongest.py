@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from reference_strongest import strongest
 from torch import Tensor
 
 from netopsy.errors import SettingsError
-from netopsy.tallies.top_images import TopImages
+from netopsy.tallies.top_images import TopImages, TopImagesResult, telling_units
 
 INF = float("inf")
 
@@ -144,3 +145,22 @@ def test_one_channel_alone_is_that_row_of_all() -> None:
 def test_rows_that_are_no_images_are_refused() -> None:
     with pytest.raises(SettingsError, match="8 rows came for 2 images"):
         TopImages(3).update(torch.zeros(8, 4, 5), torch.arange(2))
+
+
+def test_telling_units_are_selective_ones_of_many_classes_from_the_last_node_up() -> None:
+    labels = np.repeat(np.arange(4), 9)
+
+    def node(kinds: list[int | None]) -> TopImagesResult:
+        """Channels whose nine strongest images are all of one class, or of mixed ones."""
+        rows = [np.arange(9) * 4 if kind is None else np.flatnonzero(labels == kind) for kind in kinds]
+        values = torch.arange(9.0, 0.0, -1).expand(len(kinds), 9) + torch.arange(len(kinds))[:, None]
+        return TopImagesResult(values, torch.from_numpy(np.stack(rows)), torch.zeros(len(kinds), 9).long())
+
+    nodes = {"early": node([3, 2]), "late": node([0, None, 0, 1])}
+    # within a node the strongest of a class first, then other classes from nodes before, then the rest
+    assert telling_units(nodes, labels, 8) == [
+        ("late", 3), ("late", 2), ("early", 1), ("early", 0), ("late", 0), ("late", 1),
+    ]  # fmt: skip
+    assert telling_units(nodes, labels, 3) == [("late", 3), ("late", 2), ("early", 1)]
+    assert [unit for unit in telling_units(nodes, None, 2)] == [("late", 3), ("late", 2)]  # those that answer most
+    assert telling_units({}, labels, 8) == []

@@ -135,9 +135,9 @@ def test_without_settings_it_chooses_the_channels_that_the_samples_drive_hardest
     with torch.no_grad():
         best, image = net.module(images(net, samples)).max(0)
     units = result.tables["runs"]["unit"].unique(maintain_order=True).to_list()
-    assert len(units) == 5 and all(unit.endswith(":4:4") for unit in units[:3])
-    assert f"5:{int(best.argmax())}" in units[3:]
-    assert len({int(image[int(unit.split(":")[1])]) for unit in units[3:]}) == 2
+    assert 5 <= len(units) <= 10 and all(unit.endswith(":4:4") for unit in units[:-2])
+    assert f"5:{int(best.argmax())}" in units[-2:]
+    assert len({int(image[int(unit.split(":")[1])]) for unit in units[-2:]}) == 2
     text = " ".join(result.findings)
     assert "The units were chosen by the study" in text and "the centre of the map was taken" in text
 
@@ -179,7 +179,7 @@ def test_values_that_are_no_numbers_are_said_to_be(samples: Samples) -> None:
 def test_tokens_and_perceptrons_are_treated(way: str, samples: Samples) -> None:
     tokens = maximize(wrap(Tokens(nn.GELU())), samples, way=way, steps=3).tables["runs"]
     # the token in the middle sees one patch of the image
-    assert tokens["unit"][0].endswith(":4") and tokens.height == 15
+    assert tokens["unit"][0].endswith(":4") and tokens.height == 3 * tokens["unit"].n_unique() >= 15
     layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 9), nn.ReLU(), nn.Linear(9, 5))
     runs = maximize(wrap(layers), samples, way=way, steps=3).tables["runs"]
     assert runs["node"].unique(maintain_order=True).to_list() == ["2", "3"] and (runs["state"] == "risen").all()

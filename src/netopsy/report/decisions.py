@@ -174,7 +174,8 @@ def strip(layers: Sequence[PageLayer], *, trusted: bool) -> dict[str, Any]:
     widths = widths[:-1] or widths
     places = {name: place_blocks(layers, lanes, _sizes(layers, name)) for name in widths}
     colours = [name for name in _COLOURS if name in present]
-    colours.sort(key=lambda name: len(set(_sizes(layers, name))) == 1)  # what is the same everywhere comes last
+    # what is the same everywhere, as far as it can be measured, comes last
+    colours.sort(key=lambda name: len({_measurable(v.measures[name]) for v in layers if name in v.measures}) == 1)
     scales = {name: _scale(layers, name) for name in colours}
     first = places[widths[0]]
     blocks = []

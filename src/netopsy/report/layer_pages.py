@@ -75,6 +75,14 @@ def link_names(text: str, pages: Mapping[str, str]) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
+def whole_options(text: str) -> Markup:
+    """A sentence whose options, as --mean, are not broken at their hyphens."""
+    parts = re.split(r"(--[a-z][a-z-]*)", text)
+    return Markup("").join(
+        Markup('<span class="option">{}</span>').format(part) if k % 2 else escape(part) for k, part in enumerate(parts)
+    )
+
+
 def pages_by_name(results: Sequence[Result], layers: Sequence[PageLayer]) -> dict[str, str]:
     """The addresses of layers, of nodes by their layer, and of units: a page of their own, or a view in an atlas."""
     known = {layer.name: layer.page for layer in layers}
@@ -153,7 +161,8 @@ class LayerRows:
     def _summary(self, result: Result, name: str, rows: pl.DataFrame) -> dict[str, Any]:
         kept = rows.drop([c for c in ("layer",) if c in rows.columns and rows.width > 1])
         summary = table_summary(result.study, name, kept, self.most)
-        return {**summary, "study": result.study, "title": f"{result.study.replace('_', ' ')}: {summary['name']}"}
+        title = f"{result.study.replace('_', ' ')}: {summary['name']}"
+        return {**summary, "study": result.study, "title": title, "weighty": result.group in ("losses", "size")}
 
 
 def layer_page(
@@ -228,6 +237,7 @@ def unit_card(unit: UnitPage, cut: AtlasPictures) -> dict[str, Any]:
         "class": class_words(unit.row.get("class")),
         "page": unit.page,
         "url": webp_url(mosaic(tiles[0][:9], 3)) if tiles is not None and len(tiles[0]) else "",
+        "made": "",
         "pieces": [passage_pieces(passage) for passage in _passages(unit, cut)[:2]],
     }
 

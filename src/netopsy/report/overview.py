@@ -247,12 +247,15 @@ def pictures(results: Sequence[Result], unit_pages: dict[tuple[str, str, int], s
     for key, study in mosaics.items():
         if image := next(iter(images.get(study, {}).values()), None):
             shown[key] = image_summary(key, image)
-    for result in results:
-        for name, atlas in result.atlases.items():
-            with contextlib.suppress(KeyError):  # an atlas of other columns
-                shown["units"] = _unit_pictures(result.study, name, atlas, unit_pages)
-                shown["atlas"] = f"{result.study}-{name}.html"
-            return shown
+    entries = ((result.study, name, atlas) for result in results for name, atlas in result.atlases.items())
+    if found := next(entries, None):
+        with contextlib.suppress(KeyError):  # an atlas of other columns
+            shown["units"] = _unit_pictures(*found, unit_pages, {unit["name"]: unit["url"] for unit in made})
+            shown["atlas"] = f"{found[0]}-{found[1]}.html"
+    if found and any(unit["made"] for unit in shown["units"]):  # next to their patches
+        in_atlas = {f"{node}:{channel}" for node, channel in found[2].units.select("node", "channel").iter_rows()}
+        shown["made"] = [unit for unit in made if unit["name"] not in in_atlas]
+    shown["made"] = shown["made"][:UNITS]
     return shown
 
 
@@ -269,17 +272,26 @@ def _made_pictures(results: Sequence[Result], unit_pages: dict[tuple[str, str, i
             "class": class_words(classes.get(unit)),
             "page": pages.get(unit, f"{study}.html"),
             "url": webp_url(image.pixels.repeat(image.zoom, axis=0).repeat(image.zoom, axis=1)),
+            "made": "",
             "pieces": [],
         }
-        for unit, (study, image) in list(unit_images(results).items())[:UNITS]
+        for unit, (study, image) in unit_images(results).items()
     ]
 
 
-def _unit_pictures(study: str, name: str, atlas: Atlas, pages: dict[tuple[str, str, int], str]) -> list[dict[str, Any]]:
-    """The most telling units from the deepest layer with selective ones upwards, of as many classes as there are."""
+def _unit_pictures(
+    study: str, name: str, atlas: Atlas, pages: dict[tuple[str, str, int], str], made_of: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Units that an image was made for, other than the outputs; then the most telling ones.
+
+    These are taken from the deepest layer with selective units upwards, of as many classes as there are. made_of: the
+    addresses of the images by unit.
+    """
     cut = AtlasPictures(atlas)
     nodes = [*atlas.sheets, *atlas.texts]
-    candidates = []
+    rows = {f"{row['node']}:{row['channel']}": row for row in atlas.units.iter_rows(named=True)} if made_of else {}
+    both = [rows[unit] for unit in made_of if unit in rows and rows[unit]["node"] != nodes[-1]][:UNITS]
+    candidates: list[dict[str, Any]] = []
     for number_of_node in range(opening_layer(atlas), -1, -1):
         candidates += best_units(atlas, nodes[number_of_node], 2 * UNITS)
         if len({row["class"] for row in candidates}) >= UNITS and len(candidates) >= 2 * UNITS:
@@ -288,8 +300,10 @@ def _unit_pictures(study: str, name: str, atlas: Atlas, pages: dict[tuple[str, s
     for row in candidates:
         first.setdefault(row["class"] or (row["node"], row["channel"]), row)
     rest = [row for row in candidates if not any(row is one for one in first.values())]
+    known = {(row["node"], row["channel"]) for row in both}
+    others = [row for row in [*first.values(), *rest] if (row["node"], row["channel"]) not in known]
     made = []
-    for row in [*first.values(), *rest][:UNITS]:
+    for row in [*both, *others][:UNITS]:
         node, channel = row["node"], row["channel"]
         page = pages.get((f"{study}-{name}", node, channel)) or f"{study}-{name}.html#" + quote(f"{node}:{channel}")
         unit: dict[str, Any] = {
@@ -297,6 +311,7 @@ def _unit_pictures(study: str, name: str, atlas: Atlas, pages: dict[tuple[str, s
             "class": class_words(row["class"]),
             "page": page,
             "url": "",
+            "made": made_of.get(f"{node}:{channel}", ""),
             "pieces": [],
         }
         tiles_of = cut.tiles(node, channel)

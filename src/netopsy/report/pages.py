@@ -28,6 +28,7 @@ from netopsy.report.layer_pages import (
     unit_card,
     unit_page,
     unit_pages,
+    whole_options,
 )
 from netopsy.report.overview import alerts, groups, head, is_trusted, pictures, tiles
 from netopsy.report.paper import THEMES
@@ -93,6 +94,7 @@ def write_report(results: list[Result], folder: Path) -> Path:
             site,
             data={"strip": drawn and {"lines": drawn["lines"], "blocks": list(map(_places, drawn["blocks"]))}},
             alerts=alerts(results, layers),
+            options=whole_options,
             checked=any(result.study == "baseline" for result in results),
             trusted=trusted,
             tiles=tiles(results, layers, trusted=trusted),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from netopsy.engine.observe.tally import Tally
@@ -182,3 +185,51 @@ def _places(parts: Tensor, peaks: Tensor, rows: Tensor, channels: Tensor) -> Ten
 def _row(place: tuple[Tensor, Tensor, Tensor], channels: int, parts: int) -> Tensor:
     """Position of [row, channel, part] among all parts."""
     return (place[0] * channels + place[1]) * parts + place[2]
+
+
+SELECTIVE, STIMULI, DEEP = 0.75, 9, 6
+"""Share of a unit's strongest samples in one class, from which it is called selective; of how many samples; and of how
+many of the last nodes units are chosen."""
+
+
+def telling_units(
+    strongest: Mapping[str, TopImagesResult], labels: NDArray[np.integer] | None, most: int
+) -> list[tuple[str, int]]:
+    """(node, channel) of at most `most` units: selective ones, of as many classes as there are, from the last node up.
+
+    strongest: by node, in order of execution; the first `STIMULI` entries count, and those above zero. labels: the
+    class of each sample. Where too few are selective, those of the last node that answer most, each to another sample.
+    """
+    by_class: dict[int, tuple[str, int]] = {}
+    further: list[tuple[str, int]] = []
+    for node in [*strongest][::-1]:
+        for channel, kind in [] if labels is None else _selective(strongest[node], labels):
+            if kind in by_class:
+                further.append((node, channel))
+            else:
+                by_class[kind] = node, channel
+        if len(by_class) >= most and len(by_class) + len(further) >= 2 * most:
+            break
+    chosen = [*by_class.values(), *further][:most]
+    if len(chosen) < most and strongest:
+        node, last = list(strongest.items())[-1]
+        order = last.values[:, 0].argsort(descending=True, stable=True).tolist()
+        alive = [c for c in order if last.images[c, 0] >= 0 and last.values[c, 0] > 0 and (node, c) not in chosen]
+        of_image: dict[int, int] = {}
+        for channel in alive:
+            of_image.setdefault(int(last.images[channel, 0]), channel)
+        ranked = [*of_image.values(), *(c for c in alive if c not in set(of_image.values()))]
+        chosen += [(node, channel) for channel in ranked[: most - len(chosen)]]
+    return chosen
+
+
+def _selective(best: TopImagesResult, labels: NDArray[np.integer]) -> list[tuple[int, int]]:
+    """(channel, class) of the selective channels, the largest share first, then the strongest."""
+    images, values = best.images[:, :STIMULI].numpy(), best.values[:, :STIMULI].numpy()
+    stimuli = (images >= 0) & (values > 0)
+    kinds = np.where(stimuli, labels[images.clip(0)], -1)
+    alike = ((kinds[:, :, None] == kinds[:, None, :]) & stimuli[:, None, :]).sum(2) * stimuli
+    share = alike.max(1) / np.maximum(stimuli.sum(1), 1)
+    found = np.flatnonzero((share >= SELECTIVE) & (stimuli.sum(1) >= min(STIMULI, images.shape[1])))
+    order = sorted(found.tolist(), key=lambda c: (-share[c], -values[c, 0]))
+    return [(c, int(kinds[c, alike[c].argmax()])) for c in order]

@@ -46,9 +46,11 @@ def answer_figures(tables: Mapping[str, pl.DataFrame], noun: str) -> dict[str, F
         cells = pl.DataFrame([(a, b) for a in names for b in names], schema=["class", "predicted"], orient="row")
         cells = cells.join(confusion, on=["class", "predicted"], how="left", maintain_order="left")
         cells = cells.with_columns(pl.col("share", "images").fill_null(0))
+        words = [_share_label(share) for share in cells["share"]]
         figures["confusion"] = heatmap(
-            cells, "predicted", "class", "share", title="Confusions", percent=True,
-            reading=f"A row is a class, a cell the share of its {noun}s with that prediction; the diagonal is right.",
+            cells.with_columns(label=pl.Series(words, dtype=pl.String)), "predicted", "class", "share",
+            title="Confusions", percent=True, marks="label" if len(names) <= 12 else None,
+            reading=f"A row is a class, a cell the share of its {noun}s predicted so, in %; the diagonal is right.",
         )  # fmt: skip
     elif wrong.height:
         pairs = wrong.sort("images", "share", descending=True, maintain_order=True).head(_MAPPED)
@@ -83,6 +85,11 @@ def answer_figures(tables: Mapping[str, pl.DataFrame], noun: str) -> dict[str, F
             reading=f"Share of each class's {noun}s that are right, with its 95 % interval; {some}.",
         )  # fmt: skip
     return figures
+
+
+def _share_label(share: float) -> str | None:
+    """What stands in a cell: whole per cent, `<1` for less, nothing for none."""
+    return None if not share else "<1" if share < 0.005 else f"{100 * share:.0f}"
 
 
 def mistake_pictures(mistakes: pl.DataFrame, samples: Samples) -> dict[str, Image] | dict[str, Texts]:

@@ -29,6 +29,7 @@ from netopsy.tallies.sparsity import RangeResult
 from netopsy.wording import listing, plural
 
 MOST, FEWEST, MACS = 200, 40, 4e10  # images that are tried, fewer of a network that takes long
+AGAIN, DOUBTFUL = 2.5, 0.2  # as many times more, where the best of them is as likely by chance
 FIRST = 16  # of those answered wrong, as many are tried first, and then as many of the others
 FINALISTS = 3  # alternatives that are tried on all images
 LEVEL = 1e-3  # of each test, over all alternatives together: a false alarm in a thousand reports
@@ -52,15 +53,18 @@ class PreprocessingTrial:
     p: float
 
 
-def show_plain(network: Network, samples: Samples) -> tuple[Tensor, Tensor] | None:
-    """Pixels 0..255 of at most `MOST` images, and their labels; None where the network takes no plain pictures."""
+def show_plain(network: Network, samples: Samples, times: float = 1.0) -> tuple[Tensor, Tensor] | None:
+    """Pixels 0..255 of at most `MOST` images, and their labels; None where the network takes no plain pictures.
+
+    times: of so many images.
+    """
     given = network.preprocessing
     if not isinstance(given, Preprocessing) or given.depth not in (1, 3):
         return None
     if samples.kind != "image" or len(network.signature.inputs) != 1:
         return None
     count = int(np.clip(MACS / max(1, sum(layer.macs for layer in network.layers)), FEWEST, MOST))
-    chosen = samples.subset(min(len(samples), count))
+    chosen = samples.subset(min(len(samples), int(times * count)))
     plain = replace(
         given,
         mean=(0.0,) * given.depth,
@@ -79,7 +83,8 @@ def try_preprocessings(network: Network, samples: Samples, task: Task) -> list[P
 
     Of a gain, p is of the exact sign test (McNemar) where an image is right or wrong, else of Wilcoxon's signed ranks,
     times the number of alternatives less those that gain more surely (Holm, 1979). Those that promise nothing on a few
-    images, wrong ones and right ones, are not asked further: their p is 1.
+    images, wrong ones and right ones, are not asked further: their p is 1. Where the best may still be chance, all are
+    looked at again on more images. Those that the first batch norm rules out are not tried.
     """
     given, shown = network.preprocessing, show_plain(network, samples)
     if task.reference or shown is None or not isinstance(given, Preprocessing):
@@ -88,14 +93,43 @@ def try_preprocessings(network: Network, samples: Samples, task: Task) -> list[P
     judge = _Judge(network, task, plan(network, (network.output,), folded=True), labels)
     now = judge.scores(apply(Alternative("as it is", given), pixels))
     every = alternatives(given, pixels)
-    hopes = [judge.hope(alternative, pixels, now) for alternative in every]
+    unlike = _unlike_at_once(network, given, pixels, every)
+    hopes = [0.0 if k in unlike else judge.hope(alternative, pixels, now) for k, alternative in enumerate(every)]
     finalists = sorted((k for k, hope in enumerate(hopes) if hope > 0), key=lambda k: -hopes[k])[:FINALISTS]
+    trials = _try_all(judge, given, pixels, every, finalists, now)
+    more = show_plain(network, samples, AGAIN)
+    if not trials or not LEVEL < trials[0].p < DOUBTFUL or more is None or len(more[0]) <= len(pixels):
+        return trials
+    judge = replace(judge, labels=more[1])
+    now = judge.scores(apply(Alternative("as it is", given), more[0]))
+    again = _try_all(judge, given, more[0], every, finalists, now)
+    return [replace(trial, p=min(1.0, 2 * trial.p)) for trial in again]  # looked at twice
+
+
+def _unlike_at_once(network: Network, given: Preprocessing, pixels: Tensor, every: list[Alternative]) -> set[int]:
+    """Alternatives that the first batch norm rules out, where what is given fits it: that takes one layer to see."""
+    _, found = first_norm_mismatches(network, pixels, [Alternative("as it is", given), *every])
+    if not found or found[0].divergence > UNLIKE:
+        return set()
+    far = max(UNLIKE, ALIKE * found[0].divergence)
+    return {k for k, mismatch in enumerate(found[1:]) if mismatch.divergence > far}
+
+
+def _try_all(
+    judge: _Judge,
+    given: Preprocessing,
+    pixels: Tensor,
+    every: list[Alternative],
+    finalists: list[int],
+    now: Float64[np.ndarray, " n"],
+) -> list[PreprocessingTrial]:
+    """The finalists on all images; the p of the others is 1."""
     trials = []
     for k, alternative in enumerate(every):
         p, after = 1.0, float("nan")
         if k in finalists:
             then = judge.scores(apply(alternative, pixels))
-            p, after = _paired(now, then, task.binary), float(then.mean())
+            p, after = _paired(now, then, judge.task.binary), float(then.mean())
         trials.append(
             PreprocessingTrial(alternative.name, alternative.options(given), len(now), float(now.mean()), after, p)
         )

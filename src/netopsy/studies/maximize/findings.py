@@ -25,10 +25,11 @@ def findings(
     samples: Samples | None,
     *,
     chosen: bool,
+    ways: Sequence[str],
 ) -> list[Finding]:
     """Plain sentences, the most important first.
 
-    climbs: by way. chosen: whether the study chose the units by itself.
+    climbs: by way. chosen: whether the study chose the units by itself. ways: what was asked for.
     """
     if not targets:
         text = f"{network.name} has no node whose units can be maximised (none holds units of one image each)."
@@ -38,6 +39,10 @@ def findings(
     sentences += _comparison_sentences(risen, samples) if risen.height else []
     sentences += [*_agreement(risen), *_convergence_sentences(climbs, runs), *_limits(risen)]
     sentences += _where(targets, samples, chosen)
+    for way in ways:
+        if way not in climbs and targets:
+            text = f"Time was too short for {_NAMES[way]}: ask for it with `--way {way}`, or give more `--minutes`."
+            sentences.append(Finding(text, 0.0))
     if "fourier" in climbs and samples is None and network.image_preprocessing.depth > 1:
         text = "Without samples the colours' covariance is unknown, so Fourier ascent climbed the channels separately."
         sentences.append(Finding(text, 0.0))
@@ -176,8 +181,8 @@ def _where(targets: Sequence[Target], samples: Samples | None, chosen: bool) -> 
     """Which units, at which places, and at which node the value was taken."""
     sentences = []
     if chosen:
-        how = "those of the highest values in the samples" if samples is not None else "evenly spread ones"
-        sentences.append(Finding(f"The units were chosen by the study: of each of its nodes {how}.", 0.0))
+        how = "evenly spread ones" if samples is None else "those that respond to one class, or most strongly"
+        sentences.append(Finding(f"The units were chosen by the study: {how}.", 0.0))
     centred = [str(target.unit) for target in targets if target.centred and target.unit.place]
     if centred:
         text = f"No place was given for {listing(centred)}: the centre of the map was taken."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -56,8 +57,8 @@ class Maximize(ObservingStudy):
     shows the legible pictures first, then those of the equation.
 
     samples: Not needed. With them units are chosen and compared by the values that they reach there.
-    units: which, as node:channel:y:x, node:channel (the centre of the map) or node:neuron; by default a few channels
-        of the last map and a few outputs.
+    units: which, as node:channel:y:x, node:channel (the centre of the map) or node:neuron; by default eight selective
+        units of deep layers and a few outputs; without pictures as samples a few channels of the last map.
     way: of climbing: `plain`, `fourier` or `both`. Samples that are no images know the plain one alone.
     objective: what is climbed: `unit` for one unit, `channel` for the mean of a channel over all its places.
     runs: how many random starts a unit has in each way; by default 3, and of both ways 3 plain and 1 fourier.
@@ -90,19 +91,23 @@ class Maximize(ObservingStudy):
         """The strongest values of the units, or of the nodes to choose them from; the colours where they are wanted."""
         named = self._unit_names(network)
         nodes = [] if named else list(candidate_nodes(network))
-        return tallies(network, named, nodes, self.objective, colours="fourier" in self.ways(network))
+        pictures = isinstance(network.preprocessing, Preprocessing)
+        colours = "fourier" in self.ways(network)
+        return tallies(network, named, nodes, self.objective, colours=colours, choose=pictures and not named)
 
     def conclude(self, network: Network, samples: Samples | None, results: Mapping[str, Any]) -> Result:
         """Climb for each unit; samples serve to choose units, to compare with, and to decorrelate colours."""
         named = self._unit_names(network)
         counts = {} if named else candidate_nodes(network)
         statistics = SampleStatistics.of(results)
-        targets = find_targets(network, named or choose_units(network, counts, statistics), self.objective)
+        labels = samples.labels if samples is not None and samples.classified and not samples.multilabel else None
+        targets = find_targets(network, named or choose_units(network, counts, statistics, labels), self.objective)
         if not isinstance(network.preprocessing, Preprocessing):
             return self._search(network, samples, targets, statistics)
         colours = mixing(statistics.covariance, network.image_preprocessing.depth)
         recipes = [self.recipe(way, colours) for way in self.ways(network)]
         climbs = self.climb(network, targets, recipes)
+        recipes = [recipe for recipe in recipes if recipe.way in climbs]
         strongest = [strongest_of(target, statistics) for target in targets]
         runs = pl.concat([run_table(targets, climbs[r.way], strongest, r.steps, way=r.way) for r in recipes])
         steps = pl.concat([step_table(targets, climbs[r.way], strongest, way=r.way) for r in recipes])
@@ -111,7 +116,7 @@ class Maximize(ObservingStudy):
             figures=figures(runs, steps),
             images=sheets(network, samples, targets, climbs, strongest)
             | unit_images(network, targets, climbs, strongest),
-            findings=findings(runs, targets, climbs, network, samples, chosen=not named),
+            findings=findings(runs, targets, climbs, network, samples, chosen=not named, ways=self.ways(network)),
         )
 
     def _search(
@@ -166,8 +171,11 @@ class Maximize(ObservingStudy):
     def climb(
         self, network: Network, targets: list[Target], recipes: Sequence[AscentSettings]
     ) -> dict[str, list[Climb]]:
-        """By way the climbs of all targets in their order; what was climbed before a kill is not climbed again."""
-        place = current_workspace()
+        """By way the climbs of all targets in their order; what was climbed before a kill is not climbed again.
+
+        Where time is short, the ways after the first are left out.
+        """
+        place, started = current_workspace(), time.monotonic()
         batches = [(recipe, batch) for recipe in recipes for batch in _batches(network, targets, recipe)]
         saved = place.checkpoint("maximize", self._spec(network, batches) if place.folder else {})
         done, state = saved.load()
@@ -182,7 +190,14 @@ class Maximize(ObservingStudy):
             return {f"{way} {index} {part}": v for (way, index), climb in found for part, v in vars(climb).items()}
 
         work = [len(batch) * recipe.runs * recipe.steps for recipe, batch in batches]
+        asked = place.repeat.pop(0)["ways"] if place.repeat else None
         for number, (recipe, batch) in enumerate(batches[done:], done):
+            if number and recipe.way != batches[number - 1][0].way:
+                each = (time.monotonic() - started) / max(1, sum(work[done:number]))
+                late = place.deadline is not None and time.monotonic() + each * sum(work[number:]) > place.deadline
+                if recipe.way not in asked if asked is not None else late:
+                    batches = batches[:number]
+                    break
             stage = Stage(network, [targets[i] for i in batch], features=recipe.diversity > 0)
 
             def report(steps: int, before: int = sum(work[:number]), images: int = len(batch) * recipe.runs) -> None:
@@ -191,7 +206,10 @@ class Maximize(ObservingStudy):
             keys = [(recipe.way, index) for index in batch]
             climbs.update(zip(keys, ascend(stage, recipe, report), strict=True))
             saved.save(number + 1, gather, final=number + 1 == len(batches))
-        return {recipe.way: [climbs[recipe.way, index] for index in range(len(targets))] for recipe in recipes}
+        ways = list(dict.fromkeys(recipe.way for recipe, _ in batches))
+        if place.deadline is not None or place.repeat:
+            place.record("maximize", time.monotonic() - started, ways=ways, undecided=len(recipes) - len(ways))
+        return {way: [climbs[way, index] for index in range(len(targets))] for way in ways}
 
     def _spec(self, network: Network, batches: list[tuple[AscentSettings, list[int]]]) -> dict[str, object]:
         """All that the climbs depend on."""

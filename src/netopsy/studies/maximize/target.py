@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +41,7 @@ from netopsy.network.windows.field import Box
 from netopsy.samples.tasks import token_input
 from netopsy.stats.describe import spread_indices
 from netopsy.studies.maximize.parametrisation import ColourCovariance
-from netopsy.tallies.top_images import TopImages, TopImagesResult
+from netopsy.tallies.top_images import DEEP, STIMULI, TopImages, TopImagesResult, telling_units
 
 Objective = Literal["unit", "channel"]
 
@@ -157,7 +159,8 @@ def move(
 
 _CHANNELS, _OUTPUTS = 3, 2
 _WORDS = 2, 1  # of a network that takes tokens, each of whose units is searched for far longer
-_COLOURS = "colours"
+_COLOURS, _DEEP = "colours", "deep "
+_UNITS, _FEW_UNITS = 8, 2  # selective units of deep layers, and of a network that takes long
 _DEAR, _DEAR_TEXT = 3 * 10**9, 2 * 10**8
 """Multiply-accumulates of an image, or of a text, from which on one unit of each node must do."""
 
@@ -169,16 +172,20 @@ class SampleStatistics:
     """What one pass over the samples measures.
 
     strongest: the strongest image of each channel, by the node where values are taken (anywhere in the map), and by
-    node and place. covariance: of the input's channels. Both empty without samples.
+    node and place. deep: the strongest images of the last hidden nodes, to choose units by. covariance: of the input's
+    channels. All empty without samples.
     """
 
     strongest: dict[str, TopImagesResult] = field(default_factory=dict)
+    deep: dict[str, TopImagesResult] = field(default_factory=dict)
     covariance: Tensor | None = None
 
     @classmethod
     def of(cls, results: Mapping[str, Any]) -> SampleStatistics:
         """What the `tallies` counted."""
-        return cls({key: value for key, value in results.items() if key != _COLOURS}, results.get(_COLOURS))
+        deep = {key.removeprefix(_DEEP): value for key, value in results.items() if key.startswith(_DEEP)}
+        rest = {key: value for key, value in results.items() if key != _COLOURS and not key.startswith(_DEEP)}
+        return cls(rest, deep, results.get(_COLOURS))
 
 
 def candidate_nodes(network: Network) -> dict[str, int]:
@@ -186,8 +193,7 @@ def candidate_nodes(network: Network) -> dict[str, int]:
 
     Of a single layer the last map that is not the output itself. One unit of each where the network is large.
     """
-    words = token_input(network) is not None
-    dear = sum(layer.macs for layer in network.layers) > (_DEAR_TEXT if words else _DEAR)
+    words, dear = token_input(network) is not None, _is_dear(network)
     hidden_units, outputs = (1, 1) if dear else _WORDS if words else (_CHANNELS, _OUTPUTS)
     nodes = hidden_nodes(network) or unit_nodes(network)
     nodes.pop(network.output, None)
@@ -198,6 +204,11 @@ def candidate_nodes(network: Network) -> dict[str, int]:
     except UnknownLayer:
         return chosen
     return chosen | {network.output: outputs}
+
+
+def _is_dear(network: Network) -> bool:
+    dear = _DEAR if token_input(network) is None else _DEAR_TEXT
+    return sum(layer.macs for layer in network.layers) > dear
 
 
 _WORK = 6 * 10**10  # multiply-accumulates that all swaps may take by default: under half a minute of one core
@@ -217,9 +228,18 @@ def token_steps(network: Network, runs: int, tried: int) -> tuple[int, int]:
 
 
 def tallies(
-    network: Network, units: list[str], nodes: list[str], objective: Objective, *, colours: bool = False
+    network: Network,
+    units: list[str],
+    nodes: list[str],
+    objective: Objective,
+    *,
+    colours: bool = False,
+    choose: bool = False,
 ) -> Tallies:
-    """The strongest values of all channels at `units` and `nodes`, and the covariance of the `colours`."""
+    """The strongest values of all channels at `units` and `nodes`, and the covariance of the `colours`.
+
+    choose: what selective units are chosen by, too.
+    """
     chosen: dict[str, tuple[str, Tally]] = {}
     for target in find_targets(network, units or [(name, 0) for name in nodes], objective):
         if objective == "unit":
@@ -227,6 +247,9 @@ def tallies(
         place = flat_index(target)
         if place is not None or objective == "channel":
             chosen[_here(target)] = (target.node, TopImages(1, target.axis, place=place, mean=place is None))
+    for name, node in list(hidden_nodes(network).items())[-DEEP:] if choose else ():
+        if node.per_sample and node.shape and name != network.output:
+            chosen[_DEEP + name] = name, TopImages(STIMULI, node.channel_axis)
     if colours:
         chosen[_COLOURS] = ("input", ColourCovariance())
     return chosen
@@ -243,13 +266,19 @@ def _here(target: Target) -> str:
     return f"{target.node} at {flat_index(target)}"
 
 
-def choose_units(network: Network, counts: dict[str, int], statistics: SampleStatistics) -> list[str]:
-    """Units of each node: those that the samples drive hardest, each by another image as far as there are others.
+def choose_units(
+    network: Network, counts: dict[str, int], statistics: SampleStatistics, labels: NDArray[np.integer] | None = None
+) -> list[str]:
+    """Selective units of deep layers where they were looked for, see `telling_units`; and units of each node.
 
-    Without samples evenly spread ones.
+    Of a node those that the samples drive hardest, each by another image as far as there are others; without samples
+    evenly spread ones. labels: the class of each sample.
     """
-    chosen = []
+    telling = telling_units(statistics.deep, labels, _UNITS)[: _FEW_UNITS if _is_dear(network) else _UNITS]
+    chosen = [f"{name}:{channel}" for name, channel in telling]
     for name, count in counts.items():
+        if telling and name != network.output:
+            continue
         number = channels(network.nodes[name])
         strongest = statistics.strongest.get(operand(network, network.nodes[name]).name)
         picks = spread_indices(number, count)

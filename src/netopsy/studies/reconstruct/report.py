@@ -165,7 +165,6 @@ def weight_of(mean: Estimate | None) -> float:
 
 def _on_edges(columns: pl.DataFrame, draws: pl.DataFrame, maps: int, layer: str) -> list[Finding]:
     """How well the maps align with edges, and what brings them there. maps: how many of each rule there are."""
-    units, images = columns["unit"].n_unique(), columns["image"].n_unique()
     edges, others = {}, {}
     for (rule,), rows in columns.group_by("rule", maintain_order=True):
         edge = Estimate.of(rows["edges"].to_numpy(), rows["image"].to_numpy())
@@ -174,24 +173,13 @@ def _on_edges(columns: pl.DataFrame, draws: pl.DataFrame, maps: int, layer: str)
             edges[str(rule)], others[str(rule)] = edge, other[np.isfinite(other)]
     sentences = []
     if edges:
-        compared = all(map(len, others.values()))
-        ranged = all(math.isfinite(edge.images) for edge in edges.values())
-        parts = [
-            f"{rule} {two(edge.mean)}"
-            + (f" ± {two(edge.images)}" if ranged else "")
-            + (f" ({two(others[rule].mean())})" if compared else "")
-            for rule, edge in edges.items()
-        ]
-        over = (
-            f"{plural(units, 'unit')} of {layer}"
-            if maps == units
-            else f"{plural(maps, 'map')} of {plural(units, 'unit')} of {layer}"
-        )
-        within = f", ± the 95 % interval over {images} images" * ranged
-        aside = " (in brackets with the edges of another image)" if compared else ""
+        best, least = (choose(edges, key=lambda rule: edges[rule].mean) for choose in (max, min))
         text = (
-            f"Alignment of the maps with image edges, as a local correlation, mean over {over}{within}{aside}: "
-            f"{listing(parts, most=9)}."
+            f"The maps of {layer} align with image edges by {spell_briefly(edges[best])} ({best})"
+            + (f" to {spell_briefly(edges[least])} ({least})" if least != best else "")
+            + ", as a local correlation"
+            + (f"; with another image's edges by {two(others[best].mean())}" if len(others[best]) else "")
+            + f": mean over {plural(maps, 'map')}."
         )
         sentences.append(Finding(text, max(map(weight_of, edges.values()))))
     single = [edge for edge in draws["edges"].to_list() if edge is not None and math.isfinite(edge)]
@@ -234,8 +222,8 @@ def _effects(columns: pl.DataFrame, draws: pl.DataFrame) -> list[Finding]:
     else:
         how = f"whether the masks suffice for the edges cannot be told from {_counts(images, single)}"
     text = (
-        f"{capital(how)}: with the learned weights, the masks add {spell(masks)} to the alignment with edges; with the "
-        f"masks, learned weights in place of random ones add {spell(weights)}."
+        f"{capital(how)}: to the alignment the masks add {spell_briefly(masks)}, learned weights in place of "
+        f"random ones {spell_briefly(weights)}."
     )
     return [Finding(text, max(weight_of(masks), weight_of(weights)))]
 
@@ -258,12 +246,9 @@ def _masks_or_weights(likeness: pl.DataFrame, draws: pl.DataFrame) -> list[Findi
         "random weights and leaving the masks out change the maps alike",
     )
     verdict = verdict or f"which changes the maps more cannot be told from {_counts(images, single)}"
-    signed = [np.nanmean(pair["signed"].to_numpy()) for pair in (masks, weights)]
     text = (
-        f"{capital(verdict)}: the strength of the masked map correlates by {spell(same_masks)} with the one of the "
-        f"same masks and random weights, and by {spell(same_weights)} with the one of the same weights and no masks. "
-        f"Signed pixel correlation: {two(signed[0])} and {two(signed[1])}. To replace masks and weights evenly, set "
-        "`experiment`."
+        f"{capital(verdict)}: the masked maps correlate by {spell_briefly(same_masks)} with those of random weights, "
+        f"by {spell_briefly(same_weights)} with those without masks. An even comparison: `--experiment 3`."
     )
     return [Finding(text, weight_of(lead))]
 

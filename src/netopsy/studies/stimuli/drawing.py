@@ -167,10 +167,11 @@ def draw_passages(
     return shown
 
 
-def chosen_channels(node_stimuli: NodeStimuli, most: int) -> Int64[np.ndarray, " unit"]:
-    """At most `most` channels that something excites, evenly spaced; all of them for 0."""
+def chosen_channels(node_stimuli: NodeStimuli, most: int, also: Collection[int] = ()) -> Int64[np.ndarray, " unit"]:
+    """At most `most` channels that something excites, evenly spaced, and those of `also`; all of them for 0."""
     alive = node_stimuli.alive
-    return alive[spread_indices(len(alive), most or len(alive))]
+    spread = alive[spread_indices(len(alive), most or len(alive))]
+    return np.union1d(spread, np.intersect1d(alive, np.array([*also], np.int64)))
 
 
 def draw_pictures(
@@ -179,16 +180,18 @@ def draw_pictures(
     node_stimuli: Mapping[str, NodeStimuli],
     *,
     most: int,
+    also: Mapping[str, Collection[int]],
     tile: int,
     reconstruct: bool,
     pictured: Collection[str],
 ) -> Iterator[NodePictures]:
     """The pictures of each node in turn; nodes without a live unit have none.
 
-    most: units of a node, 0 for all. tile: pixels on the longer side of a patch at most. pictured: nodes of which some
-    tiles are kept for the figure.
+    most: units of a node, 0 for all. also: further channels of a node. tile: pixels on the longer side of a patch at
+    most. pictured: nodes of which some tiles are kept for the figure.
     """
-    parts = [part for node, c in node_stimuli.items() for part in _parts(c, chosen_channels(c, most), network, tile)]
+    chosen = {node: chosen_channels(c, most, also.get(node, ())) for node, c in node_stimuli.items()}
+    parts = [part for node, c in node_stimuli.items() for part in _parts(c, chosen[node], network, tile)]
     study = _Study(network, samples, tile, reconstruct, pictured)
     study.total = sum(part.stimuli for part in parts) if reconstruct else 0
     for node, pieces in groupby(_pieces(study, parts), key=lambda piece: piece.strongest.node):

@@ -11,6 +11,7 @@ import polars as pl
 from netopsy.charts.passages import reads_passages
 from netopsy.engine.observe.counting import Tallies
 from netopsy.network.network import Network
+from netopsy.network.units import hidden_nodes
 from netopsy.result import Atlas, Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import Interval, NonNegativeInt, Seed
@@ -29,9 +30,11 @@ from netopsy.studies.stimuli.counting import (
 from netopsy.studies.stimuli.drawing import NodePictures, UnitPassages, draw_passages, draw_pictures
 from netopsy.studies.stimuli.report import READING, figure, figures, findings, lines
 from netopsy.studies.study import ObservingStudy
+from netopsy.tallies.top_images import DEEP, telling_units
 
 _PICTURED = 4  # layers in the figure of the paper's kind
 _DRAWN = 12  # units a layer
+_TELLING = 8  # selective units that are drawn in any case
 _WORK = 1e13  # multiply-accumulates of all reconstructions: some two minutes on one core
 _BACK = 4  # of one, over those of the forward pass: there and back, where nothing can be cut away
 _NO_UNITS = "has no units whose values belong to one image each, so no image can be named as a unit's stimulus."
@@ -44,7 +47,8 @@ class Stimuli(ObservingStudy):
     top: how many images are kept for each unit, one place an image.
     layers: the layers or nodes to look at; by default every activation, and every layer that none follows.
     most_units: units drawn a layer, evenly spaced among those that answer at all; 0 draws them all. By default 12, and
-        as few as 2 where the reconstructions would take long. The tables hold every unit in any case.
+        as few as 2 where the reconstructions would take long, with the most telling ones of deep layers. The tables
+        hold every unit in any case.
     reconstruct: whether to project each unit back to its images (the rule `masked`; `guided` or `gradient` where
         there is no rectifier on the way).
     tile: pixels on the longer side of a patch in the atlas, at most.
@@ -99,6 +103,7 @@ class Stimuli(ObservingStudy):
                 samples,
                 best_of,
                 most=self._most(network, len(live)),
+                also=self._telling(network, samples, results),
                 tile=self.tile,
                 reconstruct=back,
                 pictured=pictured,
@@ -113,6 +118,17 @@ class Stimuli(ObservingStudy):
             atlases={"atlas": self._atlas(units, stimuli, pictures)} if pictures else {},
             findings=findings(units, random, samples, self.top, left, rules if back else {}),
         )
+
+    def _telling(self, network: Network, samples: Samples, results: Mapping[str, Any]) -> dict[str, list[int]]:
+        """By node the selective units of deep layers, which `maximize` shows too; none where the units are chosen."""
+        if self.layers or self.most_units is not None:
+            return {}
+        labels = samples.labels if samples.classified and not samples.multilabel else None
+        nodes = [name for name in list(hidden_nodes(network))[-DEEP:] if f"strongest {name}" in results]
+        found: dict[str, list[int]] = {}
+        for node, channel in telling_units({name: results[f"strongest {name}"] for name in nodes}, labels, _TELLING):
+            found.setdefault(node, []).append(channel)
+        return found
 
     def _most(self, network: Network, nodes: int) -> int:
         """Units to draw a layer."""
