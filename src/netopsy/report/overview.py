@@ -25,6 +25,7 @@ GROUPS: dict[str, str] = dict(
 )
 FINDINGS = 3  # of each group
 UNITS = 8  # whose pictures are shown
+UNKNOWN = 0.05  # a loss that says nothing of a format
 SAFE = 0.01  # of the score: what a number format may lose, at the end of its interval, to be called safe
 _NOUNS = {"image": "images", "tokens": "texts", "series": "recordings", "vector": "rows"}
 
@@ -196,6 +197,9 @@ def _format_tile(tables: dict[str, dict[str, pl.DataFrame]]) -> dict[str, str] |
         return None
     safe = whole.filter(pl.col("drop_high") <= SAFE).sort("stored_bits", "drop_high")
     row = (safe if safe.height else whole.sort("drop_high", "stored_bits")).row(0, named=True)
+    if row["drop_high"] > UNKNOWN:
+        note = f"none is sure to lose less than {number(100 * UNKNOWN)} points: give more samples, or more minutes"
+        return _tile("Safest number format", "not known yet", note, "rounding.html")
     note = f"loses at most {number(max(0.0, 100 * row['drop_high']))} points"
     if not safe.height:
         note += "; more samples are needed to call a format safe"
