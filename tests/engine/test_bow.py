@@ -20,7 +20,7 @@ from netopsy.features.bow.bag import bag_of_words, descriptors_for, image_size, 
 from netopsy.features.bow.words import DenseSift, RegionPooling, draw_descriptors, learn_words, orientation_maps
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.samples.samples import Samples
-from netopsy.stats.kmeans import kmeans
+from netopsy.stats.clustering import kmeans
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
 
 from netopsy.errors import SettingsError
-from netopsy.stats.kmeans import kmeans
+from netopsy.stats.clustering import kmeans
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,10 @@ from netopsy.studies.activations.heads import (
 )
 from netopsy.studies.distributions import outliers
 from netopsy.studies.functions import study_function
+from netopsy.studies.prescribe.knapsack import parse_budget
 from netopsy.studies.prescribe.plan import part
 from netopsy.studies.rounding import number_format
-from netopsy.studies.sweep_report import measure_of, parse_budget
+from netopsy.studies.sweep_report import measure_of
 from netopsy.wording import of_samples
 from patients import PATIENTS, patient
 

@@ -22,7 +22,7 @@ from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.network import fresh
 from netopsy.result import Result
 from netopsy.studies.dsd.dsd import Dsd
-from netopsy.studies.dsd.report import interval, summary
+from netopsy.studies.dsd.report import summary
 from netopsy.studies.study import perform
 from netopsy.studies.table import study_class
 from netopsy.wording import points
@@ -55,7 +55,8 @@ def test_findings_are_plain_and_weighted() -> None:
     check_findings(result())
     gain = result().tables["summary"].filter(pl.col("what") == "dsd - baseline").row(0, named=True)
     assert points(abs(gain["top1"])).lstrip("-") in result().findings[0]
-    assert (result().findings[0].weight >= 1) == (gain["low"] > 0 or gain["high"] < 0)  # type: ignore[attr-defined]
+    assert gain["low"] is None and gain["images_low"] <= gain["top1"] <= gain["images_high"]
+    assert "Two seeds say too little" in result().findings[0] and result().findings[0].weight < 1  # type: ignore[attr-defined]
 
 
 def test_the_way_is_that_of_fit_phase_by_phase() -> None:
@@ -115,7 +116,10 @@ def test_summary_is_the_paired_t_test() -> None:
         rows += [{"seed": seed, "branch": b, "step": "dense", "top1": 0.5, "loss": 1.0} for b in ("dsd", "baseline")]
         rows.append({"seed": seed, "branch": "dsd", "step": "dense again", "top1": top1["dsd"][seed], "loss": 0.5})
         rows.append({"seed": seed, "branch": "baseline", "step": "end", "top1": top1["baseline"][seed], "loss": 0.7})
-    table = {row["what"]: row for row in summary(pl.DataFrame(rows)).iter_rows(named=True)}
+    table = {
+        row["what"]: row
+        for row in summary(pl.DataFrame(rows), {"dsd - baseline": [(-0.1, 0.3), (0.1, 0.5)]}).iter_rows(named=True)
+    }
     interval_of_t = ttest_rel(top1["dsd"], top1["baseline"]).confidence_interval(0.95)
     gain = table["dsd - baseline"]
     assert (gain["low"], gain["high"]) == pytest.approx((interval_of_t.low, interval_of_t.high))
@@ -123,7 +127,8 @@ def test_summary_is_the_paired_t_test() -> None:
         -0.2
     )
     assert table["dsd"]["spread"] == pytest.approx(np.std(top1["dsd"], ddof=1))
-    assert table["start"]["spread"] == 0 and interval(np.array([0.5])) == (None, None)
+    assert (gain["images_low"], gain["images_high"]) == pytest.approx((0.0, 0.4))
+    assert table["start"]["spread"] == 0 and table["start"]["images_low"] is None
 
 
 def test_histograms_count_the_weights_that_there_are() -> None:

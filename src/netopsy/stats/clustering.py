@@ -1,25 +1,106 @@
-"""Groups among vectors, as many as the data vouch for: often one.
+"""Groups among vectors: as many as are asked for, by k-means, or as many as the data vouch for, which is often one.
 
-A set is cut in two where, on the line through the centres of the two parts, it is further from having a single mode
-than a cloud of the same extent is on the line where it looks most like two: a normal cloud, and an evenly filled one.
-The distance is Hartigan's dip (Hartigan & Hartigan, "The dip test of unimodality", Annals of Statistics 13, 1985).
-To compare a cut with those of clouds is the idea of Liu, Hayes, Nobel, Marron, "Statistical significance of clustering
-for high-dimension, low-sample size data", JASA 103 (2008); to go on with the parts, and hold the error rate of the
-whole tree, that of Kimes, Liu, Hayes, Marron, "Statistical significance for hierarchical clustering", Biometrics 73
-(2017). The dip, unlike their share of variance, takes no long tail for a group.
+Of the latter, a set is cut in two where, on the line through the centres of the two parts, it is further from having a
+single mode than a cloud of the same extent is on the line where it looks most like two: a normal cloud, and an evenly
+filled one. The distance is Hartigan's dip (Hartigan & Hartigan, "The dip test of unimodality", Annals of Statistics 13,
+1985). To compare a cut with those of clouds is the idea of Liu, Hayes, Nobel, Marron, "Statistical significance of
+clustering for high-dimension, low-sample size data", JASA 103 (2008); to go on with the parts, and hold the error rate
+of the whole tree, that of Kimes, Liu, Hayes, Marron, "Statistical significance for hierarchical clustering", Biometrics
+73 (2017). The dip, unlike their share of variance, takes no long tail for a group.
 """
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
+from torch import Tensor
 
+from netopsy.errors import SettingsError
 from netopsy.stats.pca import fit_pca
+
+TWO_BLOCKS = 512
+"""scikit-learn sums blocks of 256 vectors, three and more in the order in which its threads finish."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Vectors replaced by the nearest of a few centroids.
+
+    centroids: (k, d), dtype and device of the vectors; fewer where fewer vectors differ. codes: int64 (n,), each
+    centroid's at least once. distortion: mean over the vectors of the squared distance to their centroid (for d = 1
+    what `kmeans1d` calls so).
+    """
+
+    centroids: Float[Tensor, "k d"]
+    codes: Int64[Tensor, " n"]
+    distortion: float
+
+    def decode(self) -> Float[Tensor, "n d"]:
+        """The vectors as the codebook has them."""
+        return self.centroids[self.codes]
+
+
+def kmeans(vectors: Float[Tensor, "n d"], k: int, *, seed: int = 0, starts: int = 1, iterations: int = 100) -> Clusters:
+    """`k` centroids with a small mean squared distance to `vectors`: Lloyd's iteration from k-means++ seeds.
+
+    scikit-learn's (Arthur and Vassilvitskii 2007, the greedy variant), in float64. The best of `starts` runs of at most
+    `iterations` steps is kept. seed: 0 to 2^32 - 1; the same one gives the same clusters on one machine. k = n gives
+    the vectors themselves. Raises SettingsError.
+    """
+    _check_vectors(vectors, k, starts, iterations)
+    points = vectors.detach()
+    if k == len(points):
+        return Clusters(points.clone(), torch.arange(k, device=points.device), 0.0)
+    wide = points.double()
+    codes = torch.from_numpy(_codes(_in_their_span(wide).cpu().numpy(), k, seed, starts, iterations)).to(points.device)
+    sizes = torch.bincount(codes)
+    sums = wide.new_zeros(len(sizes), wide.shape[1]).index_add_(0, codes, wide)
+    centroids = (sums / sizes[:, None]).to(points.dtype)
+    return Clusters(centroids, codes, float((wide - centroids.double()[codes]).square().sum()) / len(points))
+
+
+def _check_vectors(vectors: Tensor, k: int, starts: int, iterations: int) -> None:
+    if vectors.ndim != 2 or not vectors.is_floating_point() or not vectors.numel():
+        raise SettingsError(
+            f"k-means was given vectors of shape {tuple(vectors.shape)} and type {vectors.dtype}; "
+            "give floating-point vectors of shape (n, d), for filters `weight.flatten(1)`."
+        )
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(vectors):
+        raise SettingsError(
+            f"k = {k!r} clusters of {len(vectors)} vectors; give a whole number from 1 to {len(vectors)}."
+        )
+    if starts < 1 or iterations < 1:
+        raise SettingsError(f"k-means with starts={starts}, iterations={iterations}; give at least 1 of each.")
+    if not bool(vectors.isfinite().all()):
+        raise SettingsError("k-means was given vectors of NaN or infinite values; leave them out, or mend the weights.")
+
+
+def _in_their_span(vectors: Tensor) -> Tensor:
+    """Centred vectors in an orthonormal basis of their span: the same distances in min(n, d) numbers each."""
+    centred = vectors - vectors.mean(0)
+    n, d = centred.shape
+    return centred if d <= n else torch.linalg.qr(centred.T, mode="r").R.T.contiguous()
+
+
+def _codes(points: np.ndarray, k: int, seed: int, starts: int, iterations: int) -> np.ndarray:
+    """The cluster of each point, int64 (n,); the numbers of empty clusters are taken by those behind them."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    means = KMeans(k, n_init=starts, max_iter=iterations, tol=0, random_state=seed)
+    alone = nullcontext() if len(points) <= TWO_BLOCKS else threadpool_limits(1, "openmp")
+    with warnings.catch_warnings(), alone:
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
+        labels = means.fit(points).labels_
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def dip(values: Float64[np.ndarray, " n"]) -> float:

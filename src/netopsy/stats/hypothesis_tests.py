@@ -88,21 +88,30 @@ def _race(count: int, rate: float) -> tuple[int, Float64[np.ndarray, " values"]]
 
 EXACT = 20_000  # arrangements that are all gone through; of more, as many are drawn
 POWER = 0.8
-_LEAST = 3  # fewer values make no interval
+LEAST = 3  # fewer values make no interval
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """(low, high) of the mean of independent values by Student's t at 95 %; None of a single value."""
-    if len(values) < 2:
+def mean_interval(
+    values: Sequence[float], limits: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float | None, float | None]:
+    """(low, high) of the mean of independent values by Student's t at 95 %; None of fewer than three.
+
+    limits: the least and the most that a value can be (a share 0 and 1, epochs 1 and all of them). The interval is cut
+    there. The mean lies within the limits itself, so that the part cut off never held it, and what is left covers it
+    exactly as often (Mandelkern, "Setting confidence intervals for bounded parameters", Statistical Science 17, 2002,
+    Section 3).
+    """
+    if len(values) < LEAST:
         return None, None
     sample = np.asarray(values, np.float64)
     reach = float(student.ppf(0.975, len(sample) - 1)) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    return float(sample.mean()) - reach, float(sample.mean()) + reach
+    mean = float(sample.mean())
+    return max(limits[0], mean - reach), min(limits[1], mean + reach)
 
 
 def reach(values: Sequence[float]) -> float:
     """Half the width of the 95 % interval of the mean; infinite of fewer than three values."""
-    low, high = mean_interval(values) if len(values) >= _LEAST else (None, None)
+    low, high = mean_interval(values)
     return math.inf if low is None or high is None else (high - low) / 2
 
 
@@ -215,20 +224,22 @@ def friedman(scores: Float[np.ndarray, "samples treatments"]) -> tuple[float, fl
 
 
 def weighted_interval(
-    values: Float[np.ndarray, " n"], weight: Float[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"],
+    weight: Float[np.ndarray, " n"],
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[float | None, float | None]:
-    """95 % interval of a mean over samples that weigh as many places as they have; None of fewer than two.
+    """95 % interval of a mean over samples that weigh as many places as they have; None of fewer than three.
 
     Student's, of a ratio of sums whose variance is by linearisation (Cochran, Sampling Techniques, 3rd ed., Equation
-    6.13), as of `sweep`: the places of one sample are not independent, samples are.
+    6.13), as of `sweep`: the places of one sample are not independent, samples are. Cut to `limits` as `mean_interval`.
     """
     n, total = len(values), float(weight.sum())
-    if n < 2 or not total > 0:
+    if n < LEAST or not total > 0:
         return None, None
     mean = float((values * weight).sum()) / total
     error = math.sqrt(n / (n - 1) * float(np.square((values - mean) * weight).sum())) / total
     half = float(student.ppf(0.975, n - 1)) * error
-    return mean - half, mean + half
+    return max(limits[0], mean - half), min(limits[1], mean + half)
 
 
 def permutation_p(scores: Float64[np.ndarray, "repeats treatments"], seed: int = 0) -> tuple[float, float]:

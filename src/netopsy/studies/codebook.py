@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Annotated, Any, ClassVar
 
 import polars as pl
@@ -16,9 +17,10 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
-from netopsy.settings import HalfWidth, Interval, Length, Seed, Unique
+from netopsy.settings import HalfWidth, Interval, Length, PositiveInt, Seed, Unique, stream
 from netopsy.stats.kmeans1d.codebook import Codebook as Codes
 from netopsy.stats.kmeans1d.kmeans1d import LARGEST_K, SortedValues, Start
+from netopsy.studies.draws import over_draws
 from netopsy.studies.study import Allowance, Study
 from netopsy.studies.sweep_report import (
     Measure,
@@ -44,12 +46,14 @@ class WeightCodebook(Study):
     sizes: the values of K.
     biases: whether a layer's biases take part in its codebook and are replaced too, as in the paper.
     start: of the k-means: `dp` (a dynamic programme, the optimum to about 1e-5), `linear`, `density` or `random`.
+    draws: of random starts; of fewer than 3 nothing is concluded. Other starts are the same each time.
     one_layer_at_a_time: also share the weights of one layer at a time.
     layers: names of the layers to edit; all by default.
     precision: None scores on all images; else stop each score at +- so many points.
     seed: of random starts, and of the order of the images where `precision` is given.
 
-    Tables: `scores` (by k), `codebooks` (distortion, a row a layer and k), `sizes` (bits a weight, by k).
+    Tables: `scores` (by k; of random starts a row a draw, and `summary`, the means over the draws with an interval over
+    samples and one over draws), `codebooks` (distortion, a row a layer and k), `sizes` (bits a weight, by k).
     """
 
     name: ClassVar[str] = "codebook"
@@ -58,6 +62,7 @@ class WeightCodebook(Study):
 
     sizes: Annotated[tuple[int, ...], Interval(ge=1, le=LARGEST_K), Length(1), Unique()] = SIZES
     start: Start = "dp"
+    draws: PositiveInt = 5
     one_layer_at_a_time: bool = True
     biases: bool = False
     layers: tuple[str, ...] | None = None
@@ -75,42 +80,50 @@ class WeightCodebook(Study):
                 findings=[Finding(f"{network.name} has no convolution or linear layer whose weights to share.", 0.0)]
             )
         shared = _shared_tensors(chosen, self.biases)
-        codebooks = {weight: self._codebooks(network, names) for weight, names in shared.items()}
-        edits: list[tuple[dict[str, Any], Replace | None]] = [({"layer": "all", "k": None}, None)]
+        seeds = [stream("random start", self.seed, draw) for draw in range(self.draws)]
+        drawn = {}  # codebooks by draw
+        for draw, seed in enumerate(seeds if self.start == "random" else [self.seed]):
+            drawn[draw] = {weight: self._codebooks(network, names, seed) for weight, names in shared.items()}
+        column: Callable[[int], dict[str, int]] = lambda draw: {"draw": draw} if self.start == "random" else {}  # noqa: E731
+        edits: list[tuple[dict[str, Any], Replace | None]] = [({"layer": "all", "k": None} | column(0), None)]
         for scope in scopes(chosen, self.one_layer_at_a_time):
             tensors = {layer.weight: shared[layer.weight] for layer in scope.layers}
-            for k in self.sizes:
-                key = f"codebook {self.start} {self.seed} {k} {scope.name}{' biases' if self.biases else ''}"
-                edits.append(({"layer": scope.name, "k": k}, _share(tensors, k, codebooks, key)))
+            for k, (draw, codebooks) in product(self.sizes, drawn.items()):
+                key = f"codebook {self.start} {self.seed} {draw} {k} {scope.name}{' biases' if self.biases else ''}"
+                edits.append(({"layer": scope.name, "k": k} | column(draw), _share(tensors, k, codebooks, key)))
         scores, measure = score_edits(network, samples, edits, precision=self.precision, seed=self.seed)
         scores = scores.with_columns(pl.col("k").cast(pl.Int64))
+        summary = scores
+        if self.start == "random":
+            summary = over_draws(scores, ["layer", "k"], measure.column, share=measure.share)
         quality = pl.DataFrame(
             [
-                _quality(layer, k, _values(network, shared[layer.weight]), codebooks[layer.weight][k])
-                for layer in chosen
-                for k in self.sizes
+                _quality(layer, k, _values(network, shared[layer.weight]), codebooks[layer.weight][k]) | column(draw)
+                for layer, k, (draw, codebooks) in product(chosen, self.sizes, drawn.items())
             ]
         )
-        sizes = _sizes(self.sizes, codebooks)
+        sizes = _sizes(self.sizes, drawn[0])
         return self.result(
-            tables={"scores": scores, "codebooks": quality, "sizes": sizes},
+            tables={"scores": scores, "codebooks": quality, "sizes": sizes}
+            | ({} if summary is scores else {"summary": summary}),
             figures=setting_figures(
-                scores,
+                summary,
                 "k",
-                unedited=float(scores[measure.column][0]),
+                unedited=float(summary[measure.column][0]),
                 titles=("Shared weights, all layers", "Shared weights, one layer at a time"),
                 sources=("Lorieul et al., Figure 6", "after Lorieul et al., Figure 6"),
                 axis="log",
                 axis_title="weights that differ in each layer (K)",
+                band=None if summary is scores else ("lowest", "highest"),
                 measure=measure,
             ),
-            findings=with_left_out(_findings(scores, sizes, measure), network),
+            findings=with_left_out(_findings(summary, scores, sizes, measure), network),
         )
 
-    def _codebooks(self, network: Network, names: tuple[str, ...]) -> dict[int, Codes]:
+    def _codebooks(self, network: Network, names: tuple[str, ...], seed: int) -> dict[int, Codes]:
         """A codebook for every K from one sort of the values of some tensors together."""
         values = SortedValues(_values(network, names).numpy())
-        return {k: values.kmeans(k, start=self.start, seed=self.seed) for k in self.sizes}
+        return {k: values.kmeans(k, start=self.start, seed=seed) for k in self.sizes}
 
 
 def _shared_tensors(layers: Sequence[Layer], biases: bool) -> dict[str, tuple[str, ...]]:
@@ -173,7 +186,7 @@ def _sizes(counts: tuple[int, ...], codebooks: Mapping[str, Mapping[int, Codes]]
     return pl.DataFrame(rows)
 
 
-def _findings(scores: pl.DataFrame, sizes: pl.DataFrame, measure: Measure) -> list[Finding]:
+def _findings(summary: pl.DataFrame, scores: pl.DataFrame, sizes: pl.DataFrame, measure: Measure) -> list[Finding]:
     share = dict(sizes.select("k", "share_of_float32").iter_rows())
     total = dict(sizes.select("k", "bytes").iter_rows())
 
@@ -182,9 +195,10 @@ def _findings(scores: pl.DataFrame, sizes: pl.DataFrame, measure: Measure) -> li
         return f"K = {k} ({size(total[k])}, {percent(share[k])} of float32)"
 
     short: Callable[[dict[str, Any]], str] = lambda row: f"K = {row['k']}"  # noqa: E731
-    edited = scores.filter(pl.col("k").is_not_null())
+    edited = summary.filter(pl.col("k").is_not_null())
+    settings = scores.filter(pl.col("k").is_not_null()).unique(["layer", "k"], maintain_order=True)
     together = edited.filter(pl.col("layer") == "all").sort("k", descending=True)
     alone = edited.filter(pl.col("layer") != "all")
     findings = verdict(together, describe_size, "smallest codebook per layer", measure)
     findings += fragile(alone, short, "given a codebook", measure, "Give it more centroids than the others.")
-    return findings + unchanged_settings(edited, short)
+    return findings + unchanged_settings(settings, short)

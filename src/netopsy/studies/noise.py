@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from netopsy.network.network import Network
 from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.settings import HalfWidth, Length, PositiveFloat, PositiveInt, Seed, Unique
+from netopsy.studies.draws import bounds, half_width, over_draws, with_bounds
 from netopsy.studies.study import Allowance, Study, layer_measures
 from netopsy.studies.sweep_report import (
     Measure,
@@ -29,7 +31,7 @@ from netopsy.studies.sweep_report import (
     verdict,
     with_left_out,
 )
-from netopsy.wording import percent, plural
+from netopsy.wording import percent
 
 STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
@@ -42,15 +44,15 @@ class Noise(Study):
     weights and biases taken together. Norms are left alone. One draw serves all strengths of a repeat.
 
     strengths: standard deviations of the noise as shares of each layer's own.
-    repeats: independent draws with all layers noisy at once.
-    layer_repeats: independent draws for each layer alone.
+    repeats: independent draws with all layers noisy at once; of fewer than 3 nothing is concluded.
+    layer_repeats: independent draws for each layer alone, likewise.
     one_layer_at_a_time: also make one layer noisy at a time (the paper's future work).
     biases: whether biases take part.
     layers: names of the layers to edit; all by default.
     precision: None scores on all images; else stop each score at +- so many points.
     seed: of the noise.
 
-    Tables: `scores` (a row a draw), `summary` (mean and spread over the draws).
+    Tables: `scores` (a row a draw), `summary` (means over the draws, with an interval over samples and one over draws).
     """
 
     name: ClassVar[str] = "noise"
@@ -59,7 +61,7 @@ class Noise(Study):
 
     strengths: Annotated[tuple[PositiveFloat, ...], Length(1), Unique()] = STRENGTHS
     repeats: PositiveInt = 5
-    layer_repeats: PositiveInt = 1
+    layer_repeats: PositiveInt = 3
     one_layer_at_a_time: bool = True
     biases: bool = True
     layers: tuple[str, ...] | None = None
@@ -85,7 +87,7 @@ class Noise(Study):
                     shift = Shift(scope.tensors(self.biases), direction, strength, key)
                     edits.append(({"layer": scope.name, "strength": strength, "repeat": repeat}, shift))
         scores, measure = score_edits(network, samples, edits, precision=self.precision, seed=self.seed)
-        summary = summarise_draws(scores, measure)
+        summary = over_draws(scores, ("layer", "strength"), measure.column, share=measure.share)
         return self.result(
             tables={"scores": scores, "summary": summary},
             figures=setting_figures(
@@ -101,7 +103,7 @@ class Noise(Study):
                 measure=measure,
             ),
             measures=_measures(summary),
-            findings=with_left_out(_findings(scores, measure), network),
+            findings=with_left_out(_findings(scores, summary, measure), network),
         )
 
 
@@ -129,59 +131,40 @@ def _draw_layer(tensors: Mapping[str, Tensor], layer: Layer, biases: bool, seed:
     return noise
 
 
-def summarise_draws(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
-    """Mean and standard deviation over the draws of each layer and strength."""
-    score = pl.col(measure.column)
-    spread = pl.when(pl.len() > 1).then(score.std())
-    rises = {"rise": pl.Expr.mean, "rise_low": pl.Expr.min, "rise_high": pl.Expr.max} if "rise" in scores else {}
-    means = [name for name in ("agreement", "loss", "perplexity") if name in scores and name != measure.column]
-    return scores.group_by("layer", "strength", maintain_order=True).agg(
-        repeats=pl.len(),
-        **{measure.column: score.mean()},
-        spread=spread,
-        lowest=score.min(),
-        highest=score.max(),
-        drop=pl.col("drop").mean(),
-        drop_low=pl.col("drop_low").min(),
-        drop_high=pl.col("drop_high").max(),
-        **{name: pl.col(name).mean() for name in means},
-        **{name: over(pl.col(name)) for name, over in rises.items()},
-        images=pl.col("images").max(),
-    )
-
-
-def _findings(scores: pl.DataFrame, measure: Measure) -> list[Finding]:
+def _findings(scores: pl.DataFrame, summary: pl.DataFrame, measure: Measure) -> list[Finding]:
     describe: Callable[[dict[str, Any]], str] = lambda row: f"noise of {percent(row['strength'])}"  # noqa: E731
-    together = scores.filter((pl.col("layer") == "all") & (pl.col("strength") > 0))
-    # the mean over the draws, and the intervals of all of them
-    rows = summarise_draws(together, measure).sort("strength")
+    rows = summary.filter((pl.col("layer") == "all") & (pl.col("strength") > 0)).sort("strength")
     findings = verdict(rows, describe, "strongest noise", measure) + _fall(rows, measure)
-    alone = scores.filter(pl.col("layer") != "all")
+    alone = summary.filter(pl.col("layer") != "all")
     advice = "Protect it first where weights drift or are stored coarsely."
     return findings + fragile(alone, describe, "made noisy", measure, advice) + unchanged_settings(scores, describe)
 
 
 def _fall(rows: pl.DataFrame, measure: Measure) -> list[Finding]:
-    """The mildest noise that costs measurably."""
-    hurt = rows.filter(pl.col("drop_low") > 0)
+    """The mildest noise that costs measurably, whichever way it is drawn and on other samples."""
+    hurt = with_bounds(rows).filter(pl.col("low") > 0)
     if hurt.is_empty():
         return []
     row = hurt.row(0, named=True)
     text = (
-        f"The loss becomes measurable with noise of {percent(row['strength'])}: {measure.loss(row)} of {measure.unit}, "
-        f"over {plural(row['repeats'], 'draw')} of the noise."
+        f"The loss becomes measurable with noise of {percent(row['strength'])}: {measure.loss(row)} of {measure.unit}."
     )
-    return [Finding(text, 2 * row["drop"] / max(1e-6, row["drop_high"] - row["drop_low"]))]
+    return [Finding(text, row["drop"] / half_width(row))]
 
 
 _MILD = 0.1  # the strength at which layers are compared
 
 
 def _measures(summary: pl.DataFrame) -> pl.DataFrame:
-    """What noise of about a tenth of its spread costs each layer alone."""
+    """What noise of about a tenth of its spread costs each layer alone, with the wider one of its two intervals."""
     alone = summary.filter(pl.col("layer") != "all")
     if alone.is_empty():
         return layer_measures("fragility", [])
     strength = min(alone["strength"].unique().to_list(), key=lambda s: abs(s - _MILD))
-    rows = alone.filter(pl.col("strength") == strength).select("layer", "drop", "drop_low", "drop_high").iter_rows()
-    return layer_measures("fragility", [(*row, f"noise of {percent(strength)}") for row in rows])
+    rows = []
+    for row in alone.filter(pl.col("strength") == strength).iter_rows(named=True):
+        low, high = bounds(row)
+        known = math.isfinite(high - low)
+        ends = (low, high) if known else (None, None)
+        rows.append((row["layer"], row["drop"], *ends, f"noise of {percent(strength)}"))
+    return layer_measures("fragility", rows)

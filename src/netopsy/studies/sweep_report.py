@@ -13,12 +13,13 @@ import polars as pl
 from netopsy.charts import curve, heatmap
 from netopsy.engine.sweep.edits import Edit
 from netopsy.engine.sweep.sweep import sweep_edits
-from netopsy.errors import SettingsError
 from netopsy.network.listing import other_parameters
 from netopsy.network.network import Network
 from netopsy.result import Figure, Finding
 from netopsy.samples.samples import NOUNS, Samples
 from netopsy.samples.tasks import MASKED_TOKEN, NEXT_TOKEN, Task, find_task
+from netopsy.stats.hypothesis_tests import LEAST
+from netopsy.studies.draws import half_width, with_bounds
 from netopsy.wording import capital, hundredths, listing, number, percent, plural, points
 
 THRESHOLDS = (0.005, 0.01)
@@ -63,17 +64,23 @@ class Measure:
         """`17 texts`."""
         return plural(count, self.noun)
 
-    def interval(self, row: Row) -> str:
-        """The 95 % interval of a drop."""
-        low, high = (row[name] for name in ("drop_low", "drop_high"))
+    def interval(self, row: Row, name: str = "drop") -> str:
+        """A 95 % interval of a drop: over samples, or with `drop_draws` over draws."""
         spell = (lambda value: hundredths(100 * value)) if self.share else number
-        return f"{spell(low)} to {spell(high)}"
+        return f"{spell(row[f'{name}_low'])} to {spell(row[f'{name}_high'])}"
+
+    def span(self, row: Row) -> str:
+        """`95 % interval 0.80 to 1.60`, and where something is drawn `over images`, and that over draws."""
+        if not math.isfinite(row["drop_high"] - row["drop_low"]):
+            return "too few samples for an interval"
+        if row.get("drop_draws_low") is None:
+            return f"95 % interval {self.interval(row)}"
+        draws = f"{self.interval(row, 'drop_draws')} over {plural(row['draws'], 'draw')}"
+        return f"95 % intervals {self.interval(row)} over {self.noun}s, {draws}"
 
     def loss(self, row: Row) -> str:
         """A drop with its interval: `1.23 points (95 % interval 0.80 to 1.60)`."""
-        known = math.isfinite(row["drop_high"] - row["drop_low"])
-        span = f"95 % interval {self.interval(row)}" if known else "too few samples for an interval"
-        return f"{self.amount(row['drop'])} ({span})"
+        return f"{self.amount(row['drop'])} ({self.span(row)})"
 
 
 _NO_SHARES = ("r2", "cosine", "score")
@@ -118,52 +125,6 @@ IMAGES = Measure()
 """Top-1 accuracy on images."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What may be lost: `amount` of the score (by `drop`, a share) or of the loss (by `rise`, nats)."""
-
-    amount: float
-    by: Literal["drop", "rise"] = "drop"
-    measure: Measure = IMAGES
-
-    @property
-    def unit(self) -> str:
-        """Of what is lost: `top-1 accuracy`, `nats of loss`."""
-        return self.measure.unit if self.by == "drop" else "loss"
-
-    def words(self, value: float) -> str:
-        """A loss: `0.50 points`, `0.0123 nats`."""
-        return self.measure.amount(value) if self.by == "drop" else f"{value + 0.0:.4f} nats"
-
-    def interval(self, row: Row) -> str:
-        """The 95 % interval of what is lost."""
-        if self.by == "drop":
-            return self.measure.interval(row)
-        return f"{row['rise_low'] + 0.0:.4f} to {row['rise_high'] + 0.0:.4f}"
-
-
-def parse_budget(given: float | str) -> Budget:
-    """The budget that a user gives: points of the score (0.5), a rise of perplexity (`1%`), or nats (`0.02 nats`).
-
-    Errors: SettingsError for anything else.
-    """
-    text = str(given).strip().lower().removesuffix("of perplexity").strip()
-    ending = next((unit for unit in ("%", "nats", "nat", "points", "point") if text.endswith(unit)), "")
-    try:
-        number = float(text.removesuffix(ending))
-    except ValueError:
-        number = math.nan
-    most = 100.0 if ending in ("", "points", "point") else math.inf
-    if isinstance(given, bool) or not (0 <= number <= most and math.isfinite(number)):
-        raise SettingsError(
-            f"budget {given!r} must be points of the score from 0 to 100 (0.5), a rise of perplexity (1%), or nats of "
-            "loss (0.02 nats)."
-        )
-    if ending == "%":
-        return Budget(math.log1p(number / 100), "rise")
-    return Budget(number, "rise") if ending.startswith("nat") else Budget(number / 100)
-
-
 def with_perplexity(scores: pl.DataFrame, measure: Measure) -> pl.DataFrame:
     """`scores` with a column `perplexity` behind the loss, of language models."""
     if not measure.tokens or "loss" not in scores:
@@ -178,12 +139,12 @@ def perplexity_sentences(rows: pl.DataFrame, describe: Describe, superlative: st
     """
     if not measure.tokens or rows.is_empty():
         return []
-    limit = math.log1p(PERPLEXITY)
-    row = _harshest(rows, pl.col("rise_high") < limit)
+    limit, rows = math.log1p(PERPLEXITY), with_bounds(rows, "rise")
+    row = _harshest(rows, pl.col("high") < limit)
     if row is not None:
         text = f"{describe(row)} is the {superlative} that raises the perplexity by less than {percent(PERPLEXITY)}"
         return [Finding(capital(f"{text}: {_rise(row)}."), limit / half_width(row, "rise"))]
-    if (rows["rise_low"] < limit).any():
+    if (rows["low"] < limit).any():
         return []
     least = rows.sort("rise", maintain_order=True).row(0, named=True)
     text = f"Every setting tried raises the perplexity by {percent(PERPLEXITY)} or more; the least is"
@@ -193,13 +154,10 @@ def perplexity_sentences(rows: pl.DataFrame, describe: Describe, superlative: st
 def _rise(row: Row) -> str:
     """`to 5.02, 0.0031 nats per token more (95 % interval 0.001 to 0.005)`."""
     span = f"95 % interval {number(row['rise_low'])} to {number(row['rise_high'])}"
+    if row.get("rise_draws_low") is not None:
+        draws = f"{number(row['rise_draws_low'])} to {number(row['rise_draws_high'])}"
+        span = f"{span.replace('interval', 'intervals')} over texts, {draws} over {plural(row['draws'], 'draw')}"
     return f"to {number(math.exp(min(row['loss'], 700)))}, {number(row['rise'])} nats per token more ({span})"
-
-
-def half_width(row: Row, name: str = "drop") -> float:
-    """Half the width of the interval: the smallest effect that the samples could have shown."""
-    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
-    return half if half > 0 and math.isfinite(half) else 1e-6 if half == 0 else math.inf
 
 
 def setting_figures(
@@ -214,6 +172,7 @@ def setting_figures(
     band: TextPair | None = None,
     reading: str = "The dashed line is the unedited network; the band is the 95 % interval.",
     names: TextPair = ("all", "layers"),
+    color: str | None = None,
     measure: Measure = IMAGES,
 ) -> dict[str, Figure]:
     """The score against a setting: a curve of all layers edited together, and a map of one layer at a time.
@@ -221,7 +180,8 @@ def setting_figures(
     rows: scores with layer (`all` for all together), the column `setting` (null: unedited, not drawn), the score, drop
     and the two columns of `band`. unedited: the score of the unedited network, drawn as a dashed line.
     titles, sources, names: of the curve and of the map. axis: `share` shows the setting in per cent, `log` on a
-    logarithmic axis, `count` on one of whole numbers. A figure that has no rows is left out.
+    logarithmic axis, `count` on one of whole numbers. color: a column with a line for each value. A figure
+    that has no rows is left out.
     """
     edited = rows.filter(pl.col(setting).is_not_null())
     together, alone = edited.filter(pl.col("layer") == "all"), edited.filter(pl.col("layer") != "all")
@@ -231,6 +191,7 @@ def setting_figures(
             together,
             setting,
             measure.column,
+            color=color,
             low=(band or measure.band)[0],
             high=(band or measure.band)[1],
             log_x=axis == "log",
@@ -256,11 +217,12 @@ def loss_map(rows: pl.DataFrame, x: str, y: str, measure: Measure, title: str, s
     rows: x, y, drop, drop_low and drop_high, a row a cell. axis: as `heatmap` takes it of x.
     """
     scale = 100 if measure.share else 1
-    within = (pl.col("drop_low") <= _ROUNDING) & (pl.col("drop_high") >= -_ROUNDING)
+    within = (pl.col("low") <= _ROUNDING) & (pl.col("high") >= -_ROUNDING)
+    holds = f"a 95 % interval, over {measure.noun}s or draws," if "drop_draws_low" in rows else "the 95 % interval"
     lost = "points lost" if measure.share else f"{measure.unit} lost"
     unit = "accuracy" if measure.column == "top1" else measure.unit
     return heatmap(
-        rows.with_columns((pl.col("drop") * scale).alias(lost), within=within),
+        with_bounds(rows).with_columns((pl.col("drop") * scale).alias(lost), within=within),
         x,
         y,
         lost,
@@ -268,8 +230,7 @@ def loss_map(rows: pl.DataFrame, x: str, y: str, measure: Measure, title: str, s
         muted="within",
         **axis,
         title=title,
-        reading=f"{capital(y)}s in order of execution. Orange loses {unit}, blue gains; in gray cells the "
-        "95 % interval holds 0.",
+        reading=f"{capital(y)}s in order of execution. Orange loses {unit}, blue gains; in gray cells {holds} holds 0.",
         source=source,
     )
 
@@ -277,15 +238,20 @@ def loss_map(rows: pl.DataFrame, x: str, y: str, measure: Measure, title: str, s
 def verdict(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure = IMAGES) -> list[Finding]:
     """The harshest settings that lose less than 0.5 and 1 point, or, where the samples cannot tell, nothing measurable.
 
-    A setting counts as losing less where its whole 95 % interval lies below. A threshold that the samples are too few
-    for is not named: then it is the harshest setting whose interval holds 0.
+    A setting counts as losing less where its whole 95 % interval lies below, of draws the wider one of its two. A
+    threshold that samples or draws are too few for is not named: then it is the harshest setting whose interval holds
+    0. Of fewer than three draws nothing is concluded.
 
     rows: scores of all layers together, from the mildest setting to the harshest, with drop, drop_low, drop_high and
-    images. describe: a row's setting in words, as `K = 32`. superlative: as `smallest codebook`.
+    images, of draws as `over_draws` gives them. describe: a row's setting in words, as `K = 32`. superlative: as
+    `smallest codebook`.
     """
     if rows.is_empty():
         return []
-    known = [(t, _harshest(rows, pl.col("drop_high") < t - _ROUNDING)) for t in THRESHOLDS]
+    rows = with_bounds(rows)
+    if not (rows["high"] - rows["low"]).is_finite().any():
+        return [_too_few(rows, describe, measure)]
+    known = [(t, _harshest(rows, pl.col("high") < t - _ROUNDING)) for t in THRESHOLDS]
     findings = []
     for row, group in groupby(known, key=lambda pair: pair[1]):
         if row is not None:
@@ -304,14 +270,31 @@ def _harshest(rows: pl.DataFrame, which: pl.Expr) -> Row | None:
     return chosen.row(-1, named=True) if chosen.height else None
 
 
+def _too_few(rows: pl.DataFrame, describe: Describe, measure: Measure) -> Finding:
+    """What was lost where draws or samples are too few to say what others would lose."""
+    first, last = rows.row(0, named=True), rows.row(-1, named=True)
+    drawn = "drop_draws_low" in rows and math.isfinite(first["drop_high"] - first["drop_low"])
+    few = plural(first["draws"], "draw") if drawn else measure.samples(first["images"])
+    ends = f"{measure.loss(first)} with {describe(first)}"
+    if rows.height > 1:
+        ends = f"from {ends} to {measure.loss(last)} with {describe(last)}"
+    text = f"{few} cannot show what others would cost: give {LEAST} or more. The loss of {measure.unit} is {ends}."
+    return Finding(text, 0.5)
+
+
 def _without_threshold(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> Finding:
-    """Where none surely stays below a threshold: the harshest whose loss is within what the samples tell at best."""
-    reach = pl.max_horizontal((pl.col("drop_high") - pl.col("drop_low")).min() / 2, _ROUNDING)
-    row = _harshest(rows, (pl.col("drop_low") <= _ROUNDING) & (pl.col("drop") <= reach))
+    """Where none surely stays below a threshold: the harshest whose loss is within what can be told at best."""
+    reach = pl.max_horizontal((pl.col("high") - pl.col("low")).min() / 2, _ROUNDING)
+    row = _harshest(rows, (pl.col("low") <= _ROUNDING) & (pl.col("drop") <= reach))
     if row is None:
         least = rows.sort("drop", maintain_order=True).row(0, named=True)
-        text = f"Every setting tried costs {measure.unit}; the least is {describe(least)}: "
-        return Finding(f"{text}{_cost(rows, least, describe, measure)}.", least["drop"] / half_width(least))
+        sure = (rows["low"] > _ROUNDING).all()
+        text = (
+            f"Every setting tried costs {measure.unit}" if sure else f"No setting is sure to cost little {measure.unit}"
+        )
+        weight = least["drop"] / half_width(least)
+        text = f"{text}; the least is {describe(least)}: {_cost(rows, least, describe, measure)}."
+        return Finding(text, weight if sure else min(0.99, weight))
     text = f"{describe(row)} is the {superlative} without a measurable loss of {measure.unit}: "
     weight = min(0.99, abs(row["drop"]) / half_width(row))
     return Finding(capital(f"{text}{_cost(rows, row, describe, measure)}."), weight)
@@ -321,7 +304,7 @@ def _cost(rows: pl.DataFrame, row: Row, describe: Describe, measure: Measure) ->
     """The loss with its interval, and the last milder setting that loses more, if there is one."""
     text = f"{measure.loss(row)} on {measure.samples(row['images'])}"
     every = rows.to_dicts()
-    worse = [milder for milder in every[: every.index(row)] if milder["drop_low"] > row["drop_high"]]
+    worse = [milder for milder in every[: every.index(row)] if milder["low"] > row["high"]]
     if worse:
         text += f", though the milder {describe(worse[-1])} costs {measure.amount(worse[-1]['drop'])}"
     return text
@@ -335,14 +318,20 @@ def fragile(
     Layers whose intervals reach into the largest one's are named with it, since the samples cannot rank them. Where no
     setting hurts any layer measurably, that is said.
 
-    rows: scores of one layer at a time, with layer, drop, drop_low, drop_high and images. how: what was done to the
-    layers, as `rounded`. advice: what to do about it.
+    rows: scores of one layer at a time, with layer, drop, drop_low, drop_high and images, of draws as `over_draws`
+    gives them. how: what was done to the layers, as `rounded`. advice: what to do about it.
     """
     layers = rows["layer"].n_unique()
     if layers < 2:
         return []
-    over = [pl.col("drop", "drop_low", "drop_high").mean(), pl.col("images").max()]
-    means = rows.group_by("layer", maintain_order=True).agg(*over, hurt=(pl.col("drop_low") > _ROUNDING).any())
+    over = [pl.col("^drop.*$").mean(), pl.col("^images|draws$").max()]
+    hurts = (pl.col("low") > _ROUNDING).any()
+    rows = with_bounds(rows)
+    means = with_bounds(rows.group_by("layer", maintain_order=True).agg(*over, hurt=hurts))
+    if "drop_draws_low" in means and means["drop_draws_low"].is_null().all():
+        top = means.sort("drop", maintain_order=True).row(-1, named=True)
+        text = f"{plural(top['draws'], 'draw')} of each layer alone cannot rank them: give {LEAST} or more. The largest"
+        return [Finding(f"{text} loss is {measure.loss(top)} on average over the settings, of {top['layer']}.", 0.5)]
     hurt = means.filter("hurt").sort("drop", descending=True, maintain_order=True)
     if hurt.is_empty():
         worst = rows.sort("drop", maintain_order=True).row(-1, named=True)
@@ -352,18 +341,21 @@ def fragile(
         )
         return [Finding(text, min(0.99, abs(worst["drop"]) / half_width(worst)))]
     top = hurt.row(0, named=True)
-    near = hurt.filter(pl.col("drop_high") >= top["drop_low"])
+    near = hurt.filter(pl.col("high") >= top["low"])
     worst = rows.filter(pl.col("layer") == top["layer"]).sort("drop", maintain_order=True).row(-1, named=True)
     settings = rows.filter(pl.col("layer") == top["layer"]).height
-    cost = f"{measure.amount(top['drop'])} of {measure.unit} (95 % interval {measure.interval(top)})"
+    cost = f"{measure.amount(top['drop'])} of {measure.unit} ({measure.span(top)})"
     most = f", and {measure.amount(worst['drop'])} with {describe(worst)}" if settings > 1 else ""
     average = " on average over the settings" if settings > 1 else f" with {describe(worst)}"
     if near.height == 1:
         text = f"{top['layer']} is the most fragile layer: {how} alone it costs {cost}{average}{most}."
     else:
         names = listing(near["layer"].to_list())
+        cannot = f"{measure.samples(top['images'])} cannot"
+        if "draws" in top:
+            cannot = f"{measure.samples(top['images'])} and {plural(top['draws'], 'draw')} cannot"
         text = (
-            f"{names} are the most fragile layers, and {measure.samples(top['images'])} cannot rank them: {how} alone "
+            f"{names} are the most fragile layers, and {cannot} rank them: {how} alone "
             f"{top['layer']} costs {cost}{average}."
         )
     if unhurt := layers - hurt.height:

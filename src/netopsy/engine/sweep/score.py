@@ -12,9 +12,9 @@ from torch import Tensor
 from netopsy.samples.tasks import Task
 from netopsy.samples.verdicts import Verdicts
 from netopsy.samples.verdicts import judge_classes as judge
-from netopsy.stats.hypothesis_tests import paired_difference, wilson
+from netopsy.stats.hypothesis_tests import LEAST, paired_difference, wilson
 
-__all__ = ["COUNTS", "count", "judge", "margins", "near_ties", "row", "score_range", "task_row", "terms"]
+__all__ = ["COUNTS", "count", "interval_of", "judge", "margins", "near_ties", "row", "score_range", "task_row", "terms"]
 
 TIE = 1e-4
 
@@ -131,9 +131,11 @@ def task_row(task: Task, sums: dict[str, float], samples: int) -> dict[str, Any]
         )
     weight = max(sums["weight"], 1e-300)
     score, loss, drop = sums["top1"] / weight, sums["loss"] / weight, (sums["losses"] - sums["gains"]) / weight
-    low, high = _interval(sums, "score", score, samples)
-    drop_low, drop_high = _interval(sums, "drop", drop, samples)
+    low, high = interval_of(sums, "score", score, samples)
+    drop_low, drop_high = interval_of(sums, "drop", drop, samples)
     least, most = score_range(task)
+    if math.isfinite(drop_high - drop_low):  # else there is none, which is no interval of all that is possible
+        drop_low, drop_high = max(drop_low, least - most), min(drop_high, most - least)
     columns: dict[str, Any] = {
         task.column: score,
         f"{task.column}_low": max(low, least),
@@ -155,9 +157,9 @@ def task_row(task: Task, sums: dict[str, float], samples: int) -> dict[str, Any]
     }
 
 
-def _interval(sums: dict[str, float], name: str, mean: float, samples: int) -> tuple[float, float]:
-    """95 % interval of a weighted mean; without bounds where one sample tells nothing of the others."""
-    if samples < 2 or not math.isfinite(mean):
+def interval_of(sums: dict[str, float], name: str, mean: float, samples: int) -> tuple[float, float]:
+    """95 % interval of a weighted mean; without bounds of fewer than three samples, which tell little of others."""
+    if samples < LEAST or not math.isfinite(mean):
         return -math.inf, math.inf
     second, first, squared = sums[f"{name}_second"], sums[f"{name}_first"], sums["squared"]
     around = max(0.0, second - 2 * mean * first + mean * mean * squared)
@@ -169,5 +171,5 @@ def _interval(sums: dict[str, float], name: str, mean: float, samples: int) -> t
 def _difference(sums: dict[str, float], samples: int) -> dict[str, Any]:
     """How much the loss rises, with its interval."""
     mean = sums["rise"] / max(sums["weight"], 1e-300)
-    low, high = _interval(sums, "rise", mean, samples)
+    low, high = interval_of(sums, "rise", mean, samples)
     return {"rise": mean, "rise_low": low, "rise_high": high}

@@ -20,7 +20,8 @@ from netopsy.network.network import Network
 from netopsy.network.node import Node
 from netopsy.result import Figure, Finding
 from netopsy.samples.samples import Samples
-from netopsy.studies.sweep_report import Measure, half_width, loss_map, measure_of
+from netopsy.studies.draws import half_width
+from netopsy.studies.sweep_report import Measure, loss_map, measure_of
 from netopsy.wording import alike, listing, percent, plural
 
 _PASSING = {

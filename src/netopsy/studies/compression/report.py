@@ -18,8 +18,9 @@ from netopsy.engine.sweep.sweep import sweep_edits
 from netopsy.network.network import Network
 from netopsy.result import Figure, Finding
 from netopsy.samples.samples import Samples
+from netopsy.studies.draws import half_width
 from netopsy.studies.study import layer_measures
-from netopsy.studies.sweep_report import IMAGES, Measure, half_width
+from netopsy.studies.sweep_report import IMAGES, Measure
 from netopsy.wording import listing, number, percent, plural
 
 RETRAINING = "with retraining"  # how the weights were pruned

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from netopsy.stats.hypothesis_tests import mean_interval
 from netopsy.stats.matching import NOBODY, agreement
 from netopsy.studies.correspondence.comoments.mutual_information import gaussian_information
 from netopsy.studies.correspondence.counting import NETWORKS, UNTRAINED, Comparison, LayerComparison, Names, grid_text
@@ -28,6 +29,7 @@ _UNITS: dict[str, Any] = {
     "dead": pl.Boolean,
 }
 _DRAWN = ("semi", "semi_matched", "bipartite", "least_squares", "cka", "svcca", "pwcca", "procrustes")
+_SPREAD = ("semi", "bipartite", "cka")
 _CHOSEN = {"layer_a": pl.String, "layer_b": pl.String, "channel": pl.Int64, "choices": pl.Int64, "dead": pl.Boolean}
 
 
@@ -42,7 +44,12 @@ def tables(comparison: Comparison) -> dict[str, pl.DataFrame]:
     )
     frames = {
         "layers": _average(rows, "layer_a", "layer_b", "of").with_columns(
-            **{f"{name}_std": _spread(rows, name) for name in ("semi", "bipartite", "cka")}
+            **{f"{name}_std": _spread(rows, name) for name in _SPREAD},
+            **{
+                f"{name}_draws_{end}": _interval(rows, name, at)
+                for name in _SPREAD
+                for at, end in enumerate(("low", "high"))
+            },
         ),
         "draws": rows.filter(pl.col("of") == UNTRAINED).select("layer_a", "layer_b", "draw", *_DRAWN),
         "regression": _average(regression, "layer_a", "layer_b", "of", "decay"),
@@ -73,6 +80,13 @@ def _spread(rows: pl.DataFrame, name: str) -> pl.Series:
     return rows.group_by("layer_a", "layer_b", "of", maintain_order=True).agg(pl.col(name).std())[name]
 
 
+def _interval(rows: pl.DataFrame, name: str, at: int) -> pl.Series:
+    """One end of the 95 % interval over the draws of each row of `layers`; null of fewer than three."""
+    limits = (0.0 if name == "cka" else -1.0, 1.0)
+    draws = rows.group_by("layer_a", "layer_b", "of", maintain_order=True).agg(pl.col(name))[name].to_list()
+    return pl.Series([mean_interval(values, limits)[at] for values in draws], dtype=pl.Float64)
+
+
 def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str, Any]:
     """One pair of layers.
 
@@ -83,7 +97,8 @@ def _layer(names: Names, c: LayerComparison, comparison: Comparison) -> dict[str
     agree; within: mean of each unit's highest correlation with another unit of its own layer; least_squares: mean
     squared error of the units of A from all of B, each of variance 1; used: units of B in it; information: mutual
     information of the best partners in nats, information_share: of the smaller entropy. Of the untrained control all
-    are means over the draws, and `semi_std`, `bipartite_std`, `cka_std` their spread.
+    are means over the draws, `semi_std`, `bipartite_std`, `cka_std` their spread, and `semi_draws_low`, ... the 95 %
+    interval of the mean over draws.
     """
     pair, information = c.pair, c.information
     return {

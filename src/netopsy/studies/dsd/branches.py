@@ -28,7 +28,21 @@ def scores(network: Network, samples: Samples, others: Sequence[Network]) -> dic
     return {row["digest"]: {name.replace(column, "top1"): value for name, value in row.items()} for row in rows}
 
 
-DSD, BASELINE = "dsd", "baseline"
+def ends_over_samples(steps: Sequence[Snapshot], samples: Samples) -> dict[str, list[tuple[float, float]]]:
+    """The 95 % interval over samples of what each difference gains, for each seed, on the same samples (paired)."""
+    ends: dict[str, list[tuple[float, float]]] = {f"{a} - {b}": [] for a, b in DIFFERENCES}
+    for seed in dict.fromkeys(step.seed for step in steps):
+        of_seed = {(step.branch, step.name): step.network for step in steps if step.seed == seed}
+        last = {START: of_seed[DSD, DENSE], BASELINE: of_seed[BASELINE, END], DSD: of_seed[DSD, DENSE_AGAIN]}
+        for a, b in DIFFERENCES:
+            edits: list[tuple[dict[str, Any], Any]] = [({}, replacement(last[b], last[a].tensors))]
+            row = sweep_edits(last[b], samples, edits).row(0, named=True)
+            ends[f"{a} - {b}"].append((-row["drop_high"], -row["drop_low"]))
+    return ends
+
+
+DSD, BASELINE, START = "dsd", "baseline", "start"
+DIFFERENCES = ((DSD, BASELINE), (DSD, START), (BASELINE, START))
 DENSE, PRUNED, SPARSE, RESTORED, DENSE_AGAIN = "dense", "pruned", "sparse", "restored", "dense again"
 FURTHER, END = "further", "end"
 LAST = (DENSE_AGAIN, END)

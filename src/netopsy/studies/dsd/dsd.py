@@ -17,7 +17,7 @@ from netopsy.result import Finding, Group, Result
 from netopsy.samples.samples import Samples
 from netopsy.samples.tasks import find_task
 from netopsy.settings import Interval, Length, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
-from netopsy.studies.dsd.branches import Phases, Snapshot, scores
+from netopsy.studies.dsd.branches import Phases, Snapshot, ends_over_samples, scores
 from netopsy.studies.dsd.report import figures, findings, histograms, steps_frame, summary, with_score
 from netopsy.studies.study import REQUIRED, Study, file_for, whereabouts
 from netopsy.studies.sweep_report import measure_of
@@ -117,7 +117,7 @@ class Dsd(Study):
         task = find_task(network, samples)
         frame = steps_frame(steps, network.layers, scores(network, samples, [step.network for step in steps]))
         tables = {
-            "summary": summary(frame),
+            "summary": summary(frame, ends_over_samples(steps, samples)),
             "steps": frame,
             "history": pl.concat(history),
             "histograms": bins,

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from scipy.stats import t as student
 
 from netopsy.charts import curve, histogram
 from netopsy.network.layers import Layer
 from netopsy.result import Figure, Finding
 from netopsy.samples.tasks import Task
 from netopsy.stats.describe import spread_indices
-from netopsy.studies.dsd.branches import BASELINE, DENSE, DSD, LAST, PRUNED, SPARSE, Snapshot
-from netopsy.studies.sweep_report import IMAGES, Measure, half_width
+from netopsy.stats.hypothesis_tests import LEAST, mean_interval
+from netopsy.studies.draws import bounds, half_width
+from netopsy.studies.dsd.branches import BASELINE, DENSE, DIFFERENCES, DSD, LAST, PRUNED, SPARSE, START, Snapshot
+from netopsy.studies.sweep_report import IMAGES, Measure
 from netopsy.wording import hundredths, number, percent, plural
 
 BINS = 61  # odd, so that zero is the middle of a bin
@@ -42,45 +43,51 @@ def steps_frame(
     return pl.DataFrame(rows)
 
 
-def summary(steps: pl.DataFrame) -> pl.DataFrame:
+def summary(steps: pl.DataFrame, ends: Mapping[str, Sequence[tuple[float, float]]]) -> pl.DataFrame:
     """Mean and spread over the seeds of where each way ends, and of what it gains.
 
+    ends: by difference, its interval over samples for each seed (`ends_over_samples`).
     what: `start`, `baseline`, `dsd`, and the differences `dsd - baseline`, `dsd - start`, `baseline - start`; top1 and
-    loss: means; spread: standard deviation of top1 over the seeds; low, high: 95 % interval of the mean of top1 by
-    Student's t over the seeds, of a difference by the paired t.
+    loss: means; spread: standard deviation of top1 over the seeds; low, high: 95 % interval of the mean of top1 over
+    seeds, by Student's t, of a difference by the paired t, null of fewer than three; images_low, images_high: that over
+    samples, with these trainings: the means of the seeds' own ends.
     """
     last = steps.filter(pl.col("step").is_in(LAST)).sort("seed")
     frames = {branch: last.filter(pl.col("branch") == branch) for branch in (BASELINE, DSD)}
-    frames["start"] = steps.filter((pl.col("branch") == DSD) & (pl.col("step") == DENSE)).sort("seed")
+    frames[START] = steps.filter((pl.col("branch") == DSD) & (pl.col("step") == DENSE)).sort("seed")
     top1 = {name: frame["top1"].to_numpy() for name, frame in frames.items()}
     loss = {name: frame["loss"].to_numpy() for name, frame in frames.items()}
-    rows = [_row(name, top1[name], loss[name]) for name in ("start", BASELINE, DSD)]
-    for a, b in ((DSD, BASELINE), (DSD, "start"), (BASELINE, "start")):
-        rows.append(_row(f"{a} - {b}", top1[a] - top1[b], loss[a] - loss[b]))
-    return pl.DataFrame(rows)
+    least = 0.0 if min(values.min() for values in top1.values()) >= 0 else -math.inf  # R² has no least
+    rows = []
+    for name in (START, BASELINE, DSD):
+        own = frames[name].select("top1_low", "top1_high").rows() if "top1_low" in steps else []
+        rows.append(_row(name, top1[name], loss[name], own, (least, 1.0)))
+    for a, b in DIFFERENCES:
+        name = f"{a} - {b}"
+        rows.append(_row(name, top1[a] - top1[b], loss[a] - loss[b], ends.get(name, []), (least - 1, 1 - least)))
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _row(what: str, top1: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
-    low, high = interval(top1)
-    several = len(top1) > 1
+def _row(
+    what: str,
+    top1: np.ndarray,
+    loss: np.ndarray,
+    ends: Sequence[tuple[float, float]],
+    limits: tuple[float, float],
+) -> dict[str, Any]:
+    low, high = mean_interval(top1.tolist(), limits)
+    images_low, images_high = np.mean(ends, 0).tolist() if len(ends) else (None, None)
     return {
         "what": what,
         "top1": float(top1.mean()),
-        "spread": float(top1.std(ddof=1)) if several else None,
+        "spread": float(top1.std(ddof=1)) if len(top1) > 1 else None,
         "low": low,
         "high": high,
+        "images_low": images_low,
+        "images_high": images_high,
         "loss": float(loss.mean()),
         "seeds": len(top1),
     }
-
-
-def interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """(low, high) of the mean of independent values by Student's t at 95 %; None of a single value."""
-    if len(values) < 2:
-        return None, None
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    reach = float(student.ppf(0.975, len(values) - 1)) * error
-    return mean - reach, mean + reach
 
 
 def histograms(steps: Sequence[Snapshot], layers: Sequence[Layer]) -> pl.DataFrame:
@@ -214,12 +221,16 @@ def _gain(rows: Mapping[str, dict[str, Any]], baseline: str, epochs: int, images
     ends = f"{dsd} against {base} after {plural(epochs, 'epoch')} on {images}"
     difference = measure.amount(abs(gain["top1"]))
     sign = "less" if gain["top1"] < 0 else "more"
-    if seeds < 2:
+    if seeds < LEAST:
         text = f"Dense-sparse-dense training ends with {difference} {sign} {measure.unit} than {other}: {ends}"
-        return Finding(f"{text}. One seed says nothing of the spread; give repeats of 3 or more.", 0.5)
-    low, high = gain["low"], gain["high"]
-    within = f"(95 % interval {_interval(low, high, measure)} over {plural(seeds, 'seed')})"
-    weight = abs(gain["top1"]) / half_width({"drop_low": low, "drop_high": high})
+        few = "One seed says nothing" if seeds == 1 else "Two seeds say too little"
+        return Finding(f"{text}. {few} of the spread; give repeats of {LEAST} or more.", 0.5)
+    row = {"drop_low": gain["images_low"], "drop_high": gain["images_high"]}
+    row |= {"drop_draws_low": gain["low"], "drop_draws_high": gain["high"]}
+    low, high = bounds(row)
+    over = f"{measure.interval(row, 'drop_draws')} over {plural(seeds, 'seed')}"
+    within = f"(95 % intervals {measure.interval(row)} over {measure.noun}s, {over})"
+    weight = abs(gain["top1"]) / half_width(row)
     if low > 0 or high < 0:
         text = (
             f"Dense-sparse-dense training ends with {difference} {sign} {measure.unit} {within} than {other}: {ends}."
@@ -245,10 +256,6 @@ def _with(row: dict[str, Any], measure: Measure) -> str:
         return measure.score(row["top1"])
     deviation = hundredths(100 * spread) if measure.share else number(spread)
     return f"{measure.score(row['top1'])} (standard deviation {deviation})"
-
-
-def _interval(low: float, high: float, measure: Measure) -> str:
-    return measure.interval({"drop_low": low, "drop_high": high})
 
 
 def _zeros_of(shares: Mapping[str, float], layers: int) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 import torch
 from jaxtyping import Float64
-from scipy import stats
 from torch import Tensor
 
 from netopsy.engine.backproject.backproject import backproject
@@ -23,6 +22,7 @@ from netopsy.network.units import Unit, channels, find_unit, middle, places, uni
 from netopsy.network.windows.field import Box, receptive_field
 from netopsy.samples.samples import Samples
 from netopsy.stats.describe import spread_indices
+from netopsy.stats.hypothesis_tests import mean_interval
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def distances(
         if not values:
             continue
         columns = torch.tensor(values, dtype=torch.float64)
-        ends = [_interval(columns[:, k]) for k in (0, 1)]
+        ends = [_interval(columns[:, k], float(length)) for k in (0, 1)]
         node = network.nodes[name]
         table.append(
             [
@@ -312,10 +312,6 @@ def _along(weights: Float64[Tensor, " length"], place: int) -> list[float]:
     ]
 
 
-def _interval(values: Float64[Tensor, " n"]) -> list[float | None]:
-    """Mean, and the ends of its 95 % interval (Student's t); null ends of fewer than three values."""
-    mean = float(values.mean())
-    if len(values) < 3:
-        return [mean, None, None]
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5)
-    return [mean, max(0.0, mean - half), mean + half]
+def _interval(values: Float64[Tensor, " n"], most: float) -> list[float | None]:
+    """Mean, and the ends of its 95 % interval (Student's t, from 0 to `most`); null ends of fewer than three values."""
+    return [float(values.mean()), *mean_interval(values.tolist(), (0.0, most))]

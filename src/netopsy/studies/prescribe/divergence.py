@@ -26,7 +26,7 @@ from netopsy.engine.observe.tally import Tally
 from netopsy.engine.sweep.edits import Variant, identity
 from netopsy.engine.sweep.plan import make_plan
 from netopsy.engine.sweep.rerun import Rerun
-from netopsy.engine.sweep.score import COUNTS, count, judge, row, task_row
+from netopsy.engine.sweep.score import COUNTS, count, interval_of, judge, row, task_row
 from netopsy.engine.workspace.workspace import conditions, current_workspace
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
@@ -284,12 +284,12 @@ def graded_effects(
         current_workspace().report(label, done, len(samples))
     rows = []
     for variant, counts in zip(variants, totals.tolist(), strict=True):
-        scores = task_row(task, dict(zip(COUNTS, counts[:-1], strict=True)), len(samples))
-        two_sided = float(student.ppf(0.975, max(1, len(samples) - 1)))
-        errors = {
-            f"{name}_error": (scores[f"{name}_high"] - scores[f"{name}_low"]) / 2 / two_sided
-            for name in ("drop", "rise")
-        }
+        counted = dict(zip(COUNTS, counts[:-1], strict=True))
+        scores = task_row(task, counted, len(samples))
+        two_sided, errors = float(student.ppf(0.975, max(1, len(samples) - 1))), {}
+        for name in ("drop", "rise"):  # from the interval before it is cut to what is possible
+            low, high = interval_of(counted, name, scores[name], len(samples))
+            errors[f"{name}_error"] = (high - low) / 2 / two_sided
         if variant.edit is None:
             scores |= {"drop_low": 0.0, "drop_high": 0.0}
         measured = {"divergence": counts[-1] / len(samples), "expected": scores["drop"], "estimate": scores["drop"]}

@@ -1,15 +1,66 @@
-"""The smallest total within a total loss, one choice a layer: a knapsack, solved along its Lagrangian.
+"""What may be lost; and the smallest total within a total loss, one choice a layer: a knapsack, along its Lagrangian.
 
 Source: Shoham & Gersho, "Efficient bit allocation for an arbitrary set of quantizers", IEEE Trans. ASSP 36 (1988).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Literal
+
+from netopsy.errors import SettingsError
+from netopsy.studies.sweep_report import IMAGES, Measure
 
 Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost: `amount` of the score (by `drop`, a share) or of the loss (by `rise`, nats)."""
+
+    amount: float
+    by: Literal["drop", "rise"] = "drop"
+    measure: Measure = IMAGES
+
+    @property
+    def unit(self) -> str:
+        """Of what is lost: `top-1 accuracy`, `nats of loss`."""
+        return self.measure.unit if self.by == "drop" else "loss"
+
+    def words(self, value: float) -> str:
+        """A loss: `0.50 points`, `0.0123 nats`."""
+        return self.measure.amount(value) if self.by == "drop" else f"{value + 0.0:.4f} nats"
+
+    def interval(self, row: dict[str, Any]) -> str:
+        """The 95 % interval of what is lost."""
+        if self.by == "drop":
+            return self.measure.interval(row)
+        return f"{row['rise_low'] + 0.0:.4f} to {row['rise_high'] + 0.0:.4f}"
+
+
+def parse_budget(given: float | str) -> Budget:
+    """The budget that a user gives: points of the score (0.5), a rise of perplexity (`1%`), or nats (`0.02 nats`).
+
+    Errors: SettingsError for anything else.
+    """
+    text = str(given).strip().lower().removesuffix("of perplexity").strip()
+    ending = next((unit for unit in ("%", "nats", "nat", "points", "point") if text.endswith(unit)), "")
+    try:
+        number = float(text.removesuffix(ending))
+    except ValueError:
+        number = math.nan
+    most = 100.0 if ending in ("", "points", "point") else math.inf
+    if isinstance(given, bool) or not (0 <= number <= most and math.isfinite(number)):
+        raise SettingsError(
+            f"budget {given!r} must be points of the score from 0 to 100 (0.5), a rise of perplexity (1%), or nats of "
+            "loss (0.02 nats)."
+        )
+    if ending == "%":
+        return Budget(math.log1p(number / 100), "rise")
+    return Budget(number, "rise") if ending.startswith("nat") else Budget(number / 100)
 
 
 @dataclass(frozen=True)

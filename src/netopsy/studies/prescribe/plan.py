@@ -30,8 +30,7 @@ from netopsy.stats.hypothesis_tests import drop_bound, mean_bound
 from netopsy.studies.prescribe.candidates import Candidate, Joint, Tables, candidates
 from netopsy.studies.prescribe.compensate import Rounder, input_products
 from netopsy.studies.prescribe.divergence import Exchange, effects, loss_at, temperature
-from netopsy.studies.prescribe.knapsack import Allocation, allocations
-from netopsy.studies.sweep_report import Budget
+from netopsy.studies.prescribe.knapsack import Allocation, Budget, allocations
 
 COARSE, FINE = 1.4, 1.04
 """How many times fewer bytes the next point that is counted has, at least: far from the budget, and near it."""

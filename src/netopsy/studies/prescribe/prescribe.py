@@ -20,6 +20,7 @@ from netopsy.samples.tasks import AGREEMENT, EMBEDDING, REGRESSION, Task, find_t
 from netopsy.settings import Interval, PositiveInt, Seed
 from netopsy.studies.prescribe.candidates import Tables
 from netopsy.studies.prescribe.divergence import effects
+from netopsy.studies.prescribe.knapsack import Budget, parse_budget
 from netopsy.studies.prescribe.plan import Parts, Prescription, part, prescribe, reported
 from netopsy.studies.prescribe.report import (
     figures,
@@ -29,7 +30,7 @@ from netopsy.studies.prescribe.report import (
     promise_table,
 )
 from netopsy.studies.study import Study, file_for, layer_measures, stem_of, whereabouts
-from netopsy.studies.sweep_report import Budget, measure_of, parse_budget, with_left_out
+from netopsy.studies.sweep_report import measure_of, with_left_out
 
 
 @dataclass(frozen=True)

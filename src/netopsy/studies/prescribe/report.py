@@ -16,8 +16,9 @@ from netopsy.network.layers import Layer
 from netopsy.network.network import Network
 from netopsy.result import Figure, Finding
 from netopsy.studies.prescribe.cells import Groups
+from netopsy.studies.prescribe.knapsack import Budget
 from netopsy.studies.prescribe.plan import Prescription
-from netopsy.studies.sweep_report import Budget, Measure
+from netopsy.studies.sweep_report import Measure
 from netopsy.wording import listing, number, percent, points, size
 
 CURVE = 60  # points of the predicted path that the table holds besides the measured ones

@@ -44,7 +44,7 @@ def findings(
             )
             sentences.append(Finding(text, 1.0))
             continue
-        sentences += _dimensions(minimum.filter(mine), row["dimensions"], loss)
+        sentences += _dimensions(minimum.filter(mine), scores.filter(mine), row, loss)
         sentences += _levels(minimum.filter(mine), scores.filter(mine), loss)
         sentences += _compression(pareto.filter(mine), loss)
         sentences += _bits(minimum.filter(mine), row["dimensions"], loss)
@@ -80,8 +80,17 @@ def _least(minimum: pl.DataFrame, stress: str, loss: float) -> dict[str, Any] | 
     return rows.row(0, named=True) if rows.height else None
 
 
-def _dimensions(minimum: pl.DataFrame, dimensions: int, loss: float) -> list[Finding]:
+def _dimensions(minimum: pl.DataFrame, scores: pl.DataFrame, unstressed: dict[str, Any], loss: float) -> list[Finding]:
+    dimensions = unstressed["dimensions"]
     pca, random = _least(minimum, "dr2", loss), _least(minimum, "dr1", loss)
+    if random is not None:
+        # whichever are drawn: the whole interval over draws lies within the loss
+        sure = pl.col("draws_low") >= (1 - loss) * unstressed["score"]
+        drawn = scores.filter((pl.col("stress") == "dr1") & sure & (pl.col("dimensions") >= random["value"]))
+        random = None
+        for row in drawn.sort("dimensions").head(1).iter_rows(named=True):
+            above = scores.filter((pl.col("stress") == "dr1") & (pl.col("dimensions") > row["dimensions"]))
+            random = row | {"value": row["dimensions"], "holds_above": bool((above["relative"] >= 1 - loss).all())}
     parts = []
     if pca:
         parts.append(f"{pca['value']:,} after a PCA ({percent(pca['share'])})")

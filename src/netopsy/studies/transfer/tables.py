@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from netopsy.stats.hypothesis_tests import mean_interval
 from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import WORD
 from netopsy.transform.fit.levels import bits_per_vector, compression
@@ -30,6 +31,8 @@ SCORES: dict[str, Any] = {
     "compression": pl.Float64,
     "score": pl.Float64,
     "std": pl.Float64,
+    "draws_low": pl.Float64,
+    "draws_high": pl.Float64,
     "relative": pl.Float64,
     "accuracy": pl.Float64,
     "map": pl.Float64,
@@ -75,7 +78,8 @@ def score_table(bench: Bench, rows_by_stress: Mapping[str, Sequence[Sequence[Sco
     """The table `scores` of one node.
 
     rows_by_stress: by stress, the rows of each of its chains; `none` has the one row of the unstressed features. The
-    random drops' repeats become one row a size, with their mean and their sample standard deviation.
+    random drops' repeats become one row a size, with their mean, their sample standard deviation and the 95 %
+    interval of the mean over draws.
     """
     (unstressed,) = rows_by_stress["none"][0]
     rows = [_line(bench, "none", [unstressed], unstressed.score)]
@@ -104,6 +108,7 @@ def _line(bench: Bench, stress: str, repeats: Sequence[ScoreRow], unstressed: fl
     word = WORD - (removed or 0)
     bits = bits_per_vector(dimensions, levels) if levels is not None else dimensions * word
     several = len(repeats) > 1
+    draws_low, draws_high = mean_interval([row.score for row in repeats], (0.0, 1.0))
     return {
         "node": bench.node,
         "stress": stress,
@@ -116,6 +121,8 @@ def _line(bench: Bench, stress: str, repeats: Sequence[ScoreRow], unstressed: fl
         "compression": compression(bits, bench.dimensions, WORD),
         "score": mean.score,
         "std": statistics.stdev(row.score for row in repeats) if several else None,
+        "draws_low": draws_low,
+        "draws_high": draws_high,
         "relative": mean.score / unstressed if unstressed > 0 else None,
         "accuracy": _number(mean.accuracy),
         "map": _number(mean.map),

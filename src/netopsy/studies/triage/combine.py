@@ -12,7 +12,7 @@ from netopsy.result import Figure, Finding, Result
 from netopsy.stats.hypothesis_tests import PatternTest, holm, pattern_test
 from netopsy.studies.triage.design import IMAGES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import SOURCE, TRAININGS, WAY, convergence, in_words, ranges
-from netopsy.studies.triage.findings import difference
+from netopsy.studies.triage.findings import difference, over_each
 from netopsy.wording import alike, chance, hundredths, listing, plural, points
 
 KEPT = ("summary", "cells", "criticality", "baselines", "deeper")
@@ -158,7 +158,7 @@ def _figures(compressed: Mapping[str, Result]) -> dict[str, Figure]:
             "block", way=pl.lit("baseline"), top1=base, low=pl.lit(None, pl.Float64), high=pl.lit(None, pl.Float64)
         )
         parts.append(pl.concat([line, spread]).select(pl.lit(name).alias("set"), pl.all()))
-        epochs.append(convergence(tables["cells"]).select(pl.lit(name).alias("set"), WAY, pl.all()))
+        epochs.append(convergence(tables["cells"], tables["history"]).select(pl.lit(name).alias("set"), WAY, pl.all()))
     figures = {
         "accuracy": dots(
             pl.concat(parts),
@@ -233,15 +233,15 @@ def _frozen(compressed: Mapping[str, Result]) -> list[Finding]:
     for name, result in compressed.items():
         scored = result.tables["cells"].filter(pl.col("top1").is_not_null())
         alone, together = (scored.filter(pl.col("training") == way) for way in ("FM", "TM"))
-        gain, low, high, blocks = difference(together, alone, ("block", "start", "seed"))
-        if blocks:
-            parts.append(f"{name} {hundredths(100 * gain)}{_between(low, high)}")
+        gains = difference(together, alone, ("block", "start", "seed"))
+        if gains:
+            low, high, within = over_each(gains, scored)
+            parts.append(f"{name} {hundredths(100 * sum(gains.values()) / len(gains))}{within}")
             sure |= low is not None and high is not None and (low > 0 or high < 0)
     if not parts:
         return []
     text = (
-        "Points by which training all layers (TM) ends above training the new layer alone (FM), with 95 % intervals "
-        f"over the blocks: {listing(parts, 9)}."
+        f"Points by which training all layers (TM) ends above training the new layer alone (FM): {listing(parts, 9)}."
     )
     return [Finding(text, 1.0 if sure else 0.5)]
 
@@ -264,13 +264,9 @@ def _against(compressed: Mapping[str, Result], way: str, words: str) -> list[Fin
 def _speed(compressed: Mapping[str, Result]) -> list[Finding]:
     parts = []
     for name, result in compressed.items():
-        epochs = convergence(result.tables["cells"]).sort("epochs", maintain_order=True)
+        epochs = convergence(result.tables["cells"], result.tables["history"]).sort("epochs", maintain_order=True)
         if epochs.height > 1:
             named = [f"{training}-{start}" for training, start in epochs.select("training", "start").iter_rows()]
             fastest = alike(named, [-value for value in epochs["epochs"].to_list()])
             parts.append(f"{name} {listing(fastest)} ({epochs['epochs'][0]:.1f} epochs)")
     return [Finding(f"First within 1 % of the best accuracy: {listing(parts, 9)}.", 0.5)] if parts else []
-
-
-def _between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({hundredths(100 * low)} to {hundredths(100 * high)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from netopsy.blocks.section import section
 from netopsy.charts import curve, dots, scatter
 from netopsy.pictures.mosaic import below, beside, caption, resize
 from netopsy.result import Figure, Image, Panel
-from netopsy.stats.hypothesis_tests import mean_interval
+from netopsy.stats.hypothesis_tests import LEAST, mean_interval
 from netopsy.studies.triage.design import TriageRun, Trial
 from netopsy.studies.triage.storage import PICTURED, maps
 
@@ -32,7 +33,7 @@ def figures(tables: Mapping[str, pl.DataFrame]) -> dict[str, Figure]:
     if tables["summary"].height:
         charts["accuracy"] = _accuracy(tables["cells"], tables["summary"], tables["baselines"])
         if tables["cells"]["epochs_to_99"].is_not_null().any():
-            charts["epochs"] = _epochs(tables["cells"])
+            charts["epochs"] = _epochs(tables["cells"], tables["history"])
     if "deeper" in tables and tables["deeper"]["top1"].is_not_null().any():
         charts["deeper"] = _deeper(tables["deeper"], tables["baselines"])
     if "sizes" in tables:
@@ -77,28 +78,27 @@ def _accuracy(cells: pl.DataFrame, summary: pl.DataFrame, baselines: pl.DataFram
     )
 
 
-def convergence(cells: pl.DataFrame) -> pl.DataFrame:
+def convergence(cells: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
     """A row a start and training: `epochs` to 99 % of the best, a mean over blocks and seeds, with `low` and `high`.
 
-    The interval is over the blocks, none below one epoch and none of fewer than three blocks.
+    history: of these trainings. blocks: how many. low, high: 95 % interval over them, from 1 to the epochs that the
+    trainings took at most; null of fewer than three.
     """
     rows = []
-    converged = cells.filter(pl.col("epochs_to_99").is_not_null())
-    for (start, training), rows_here in converged.group_by("start", "training", maintain_order=True):
-        # blocks are what varies: the seeds of one are averaged first
-        means = (
-            rows_here.group_by("block", maintain_order=True)
-            .agg(pl.col("epochs_to_99").mean())["epochs_to_99"]
-            .to_list()
+    trained = history.filter(pl.col("training").is_in(cells["training"].unique().to_list()))
+    most = float(trained["epoch"].max() or math.inf)  # type: ignore[arg-type]
+    for (start, training), means in _epochs_of_blocks(cells).group_by("start", "training", maintain_order=True):
+        values = means["epochs"].to_list()
+        low, high = mean_interval(values, (1.0, most))
+        mean = sum(values) / len(values)
+        rows.append(
+            {"start": start, "training": training, "epochs": mean, "low": low, "high": high, "blocks": len(values)}
         )
-        low, high = mean_interval(means) if len(means) >= FEWEST_BLOCKS else (None, None)
-        low = None if low is None else max(1.0, low)
-        rows.append({"start": start, "training": training, "epochs": sum(means) / len(means), "low": low, "high": high})
-    schema = {"start": pl.String, "training": pl.String, "epochs": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    schema: dict[str, Any] = {"start": pl.String, "training": pl.String}
+    schema |= {**dict.fromkeys(("epochs", "low", "high"), pl.Float64), "blocks": pl.Int64}
     return pl.DataFrame(rows, schema=schema)
 
 
-FEWEST_BLOCKS = 3  # that make an interval
 STARTS = {
     "RW": "random (RW)",
     "MW": "mean filter (MW)",
@@ -114,20 +114,33 @@ def in_words(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("start").replace(STARTS), pl.col("training").replace(TRAININGS))
 
 
-def _epochs(cells: pl.DataFrame) -> Figure:
+def _epochs_of_blocks(cells: pl.DataFrame) -> pl.DataFrame:
+    """Each block's mean over its seeds, for blocks are what varies."""
+    keys = ("start", "training", "block")
+    converged = cells.filter(pl.col("epochs_to_99").is_not_null())
+    return converged.group_by(keys, maintain_order=True).agg(epochs=pl.col("epochs_to_99").mean())
+
+
+def _epochs(cells: pl.DataFrame, history: pl.DataFrame) -> Figure:
+    means = convergence(cells, history)
+    few = means["blocks"].min() < LEAST  # type: ignore[operator]
+    marks = (
+        "The blocks themselves, each a mean over its seeds"
+        if few
+        else "Means over the blocks, with 95 % intervals (Student's t) over them"
+    )
     return dots(
-        in_words(convergence(cells)),
+        in_words(_epochs_of_blocks(cells) if few else means),
         "start",
         "epochs",
         color="training",
-        low="low",
-        high="high",
+        low=None if few else "low",
+        high=None if few else "high",
         category_title="start of the new layer",
         value_title="epochs to within 1 % of the best accuracy",
         color_title="trained",
         title="Epochs until the accuracy is within 1 % of its best",
-        reading="Lower is faster. Means over the blocks, with 95 % intervals by Student's t over three blocks or more. "
-        "The epochs in which STN was taught are not counted.",
+        reading=f"Lower is faster. {marks}. The epochs in which STN was taught are not counted.",
         source=f"{SOURCE}, Figure 4",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import polars as pl
 
 from netopsy.result import Finding
 from netopsy.stats.hypothesis_tests import mean_interval
-from netopsy.studies.sweep_report import half_width
+from netopsy.studies.draws import half_width
 from netopsy.studies.triage.design import IMAGES, SCORES, SEEDS, TOGETHER
 from netopsy.studies.triage.figures import convergence
 from netopsy.wording import alike, chance, hundredths, listing, percent, plural, points
@@ -30,28 +31,40 @@ def findings(
             *frozen(scored),
             *taught(scored),
             *deeper(tables.get("deeper"), max_drop),
-            *speed(cells, stn_epochs),
+            *speed(cells, tables["history"], stn_epochs),
             *likeness(scored),
             *optimism_sentences(scored),
         ]
     return [*sentences, *failure_sentences(cells, tables["baselines"]), *skipped_sentences(left)]
 
 
-def difference(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str]) -> tuple[float, float | None, float | None, int]:
-    """(mean, low, high, blocks) of a's accuracy less b's, paired by `on`, averaged per block, by t over the blocks."""
+def difference(a: pl.DataFrame, b: pl.DataFrame, on: Sequence[str]) -> dict[str, float]:
+    """By block, a's accuracy less b's, paired by `on`."""
     pairs = a.join(b, on=list(on), suffix="_other").with_columns(gain=pl.col("top1") - pl.col("top1_other"))
-    means = pairs.group_by("block", maintain_order=True).agg(pl.col("gain").mean())["gain"].to_list()
-    low, high = mean_interval(means)
-    return (sum(means) / len(means) if means else 0.0), low, high, len(means)
+    return dict(pairs.group_by("block", maintain_order=True).agg(pl.col("gain").mean()).iter_rows())
+
+
+def over_each(values: Mapping[str, float], scored: pl.DataFrame) -> tuple[float | None, float | None, str]:
+    """(low, high) of a mean of differences in points over blocks or seeds, and the words for it.
+
+    Of fewer than three there is no interval: the words are the values themselves, each with its name.
+    """
+    least = 0.0 if float(scored["top1"].min()) >= 0 else -math.inf  # type: ignore[arg-type]
+    low, high = mean_interval(list(values.values()), (least - 1, 1 - least))
+    if low is not None and high is not None:
+        return low, high, _interval(low, high, f"over {plural(len(values), 'block')}")
+    each = [f"{name} {hundredths(100 * value)}" for name, value in values.items()]
+    return None, None, f" ({', '.join(each)})" if len(each) > 1 else ""
 
 
 def frozen(scored: pl.DataFrame) -> list[Finding]:
     """Do FM models fall short of TM ones?"""
     alone, together = (scored.filter(pl.col("training") == way) for way in ("FM", "TM"))
-    gain, low, high, blocks = difference(together, alone, ("block", "start", "seed"))
-    if not blocks:
+    gains = difference(together, alone, ("block", "start", "seed"))
+    if not gains:
         return []
-    within = _interval(low, high, f"over {_blocks(blocks)}")
+    gain = sum(gains.values()) / len(gains)
+    low, high, within = over_each(gains, scored)
     if low is not None and high is not None and low <= 0 <= high:
         text = "Training all layers (TM) gains nothing measurable over training the new layer alone (FM): "
         text += f"{points(gain)}{within}."
@@ -67,12 +80,12 @@ def above(scored: pl.DataFrame, baselines: pl.DataFrame) -> list[Finding]:
     if not tm_rows.height:
         return []
     over, best = tm_rows.filter(pl.col("drop_high") < 0).height, _above(tm_rows, "best", baselines)
-    means = tm_rows.group_by("block", maintain_order=True).agg(-pl.col("drop").mean())["drop"].to_list()
-    gain = sum(means) / len(means)
-    low, high = mean_interval(means)
+    means = dict(tm_rows.group_by("block", maintain_order=True).agg(-pl.col("drop").mean()).iter_rows())
+    gain = sum(means.values()) / len(means)
+    low, high, within = over_each(means, scored)
     text = (
         f"Compressed networks with all layers trained (TM) end {points(abs(gain))} {'above' if gain > 0 else 'below'} "
-        f"the baseline on average{_interval(low, high, f'over {_blocks(len(means))}')}. Of {tm_rows.height}, "
+        f"the baseline on average{within}. Of {tm_rows.height}, "
         f"{_above(tm_rows, 'top1', baselines)} end above it, {over or 'none'} of them measurably; by their best "
         f"epoch, {best} do."
     )
@@ -81,14 +94,16 @@ def above(scored: pl.DataFrame, baselines: pl.DataFrame) -> list[Finding]:
     if not further.height:
         return found
     control = float(further["gain"].mean())  # type: ignore[arg-type]
-    if further.height > 1:
-        low, high = mean_interval(further["gain"].to_list())
-        over_what = f"over {plural(further.height, 'seed')}"
-    else:
-        low, high, over_what = further["gain_low"][0], further["gain_high"][0], ""
+    low, high = (float(further[name].mean()) for name in ("gain_low", "gain_high"))  # type: ignore[arg-type]
+    within = _interval(low, high, "over images")
+    seeds_low, seeds_high = mean_interval(further["gain"].to_list(), (-1.0, 1.0))
+    if seeds_low is not None and seeds_high is not None:
+        over_seeds = f"{hundredths(100 * seeds_low)} to {hundredths(100 * seeds_high)}"
+        within = f"{within[:-1]}, {over_seeds} over {plural(further.height, 'seed')})"
+        low, high = min(low, seeds_low), max(high, seeds_high)
     text = (
         f"Trained on for as many epochs, the uncompressed network changes by {points(control)}"
-        f"{_interval(low, high, over_what)}; the TM networks end {points(abs(gain - control))} "
+        f"{within}; the TM networks end {points(abs(gain - control))} "
         f"{'above' if gain > control else 'below'} it."
     )
     return [*found, Finding(text, _weight(control, low, high))]
@@ -183,7 +198,7 @@ def cost(summary: pl.DataFrame, blocks: pl.DataFrame) -> Finding:
         return f"{row['block']}{verb} ({change} with {row['training']}-{row['start']}{saves})"
 
     low, high = best.row(0, named=True), best.row(-1, named=True)
-    weight = _weight(high["drop"], high["drop_low"], high["drop_high"])
+    weight = _weight(high["drop"], *_widest(high))
     if best.height == 1:
         return Finding(f"Compressed to one layer and trained in its best way: {one(low)}.", weight)
     drops = best["drop"].to_list()
@@ -199,9 +214,9 @@ def cost(summary: pl.DataFrame, blocks: pl.DataFrame) -> Finding:
     return Finding(f"Each block trained in its best way, {' and '.join(texts)}.", weight)
 
 
-def speed(cells: pl.DataFrame, stn_epochs: int) -> list[Finding]:
+def speed(cells: pl.DataFrame, history: pl.DataFrame, stn_epochs: int) -> list[Finding]:
     """Does STN converge faster?"""
-    frame = convergence(cells)
+    frame = convergence(cells, history)
     if frame["start"].n_unique() < 2:
         return []
     parts = []
@@ -256,11 +271,12 @@ def deeper(frame: pl.DataFrame | None, max_drop: float) -> list[Finding]:
         return []
     scored = frame.filter(pl.col("top1").is_not_null())
     last, way = scored.row(-1, named=True), f"{scored['training'][0]}-{scored['start'][0]}"
-    lost = f"a drop of {points(last['drop'])}{_interval(last['drop_low'], last['drop_high'], '')}"
-    if last["drop_low"] is not None and last["drop_low"] <= max_drop / 100 < last["drop_high"]:
+    low, high = _widest(last)
+    lost = f"a drop of {points(last['drop'])}{_interval(low, high, '')}"
+    if low is not None and high is not None and low <= max_drop / 100 < high:
         lost += f", which cannot be told from {max_drop:g}"
     lost += f", with {percent(last['share'])} of the parameters left"
-    weight = _weight(last["drop"], last["drop_low"], last["drop_high"])
+    weight = _weight(last["drop"], low, high)
     if 100 * last["drop"] <= max_drop:
         text = (
             f"{_every(last['compressed'])} can be one layer each without losing more than {max_drop:g} "
@@ -307,6 +323,13 @@ def _interval(low: float | None, high: float | None, over: str) -> str:
     return f" (95 % interval {hundredths(100 * low)} to {hundredths(100 * high)}{' ' if over else ''}{over})"
 
 
+def _widest(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """(low, high) of a drop: over samples, and where there are three seeds or more the wider of that and theirs."""
+    if row["drop_low"] is None:
+        return row["drop_images_low"], row["drop_images_high"]
+    return min(row["drop_low"], row["drop_images_low"]), max(row["drop_high"], row["drop_images_high"])
+
+
 def _weight(effect: float, low: float | None, high: float | None) -> float:
     """Over half the interval; of a single value, which has none, 0.5."""
     if low is None or high is None:
@@ -320,7 +343,3 @@ def _points(share: float | None) -> str:
 
 def _every(count: int) -> str:
     return {1: "The one block", 2: "Both blocks"}.get(count, f"All {count} blocks")
-
-
-def _blocks(count: int) -> str:
-    return plural(count, "block")

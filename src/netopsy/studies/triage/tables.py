@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,10 +107,13 @@ def _ends(trial: Trial, base: Trial, best: float) -> dict[str, tuple[float | Non
     right, n = trial.right, len(trial.right)
     if not trial.binary:
         assert trial.values is not None
-        low, high = weighted_interval(right, trial.weight)
-        if low is not None and high is not None and (lowest := trial.values.get("lowest")) is not None:
-            low, high = max(low, float(lowest)), min(high, 1.0)
-        return {"top1": (low, high), "drop": weighted_interval(base.right - right, trial.weight)}
+        lowest = trial.values.get("lowest")
+        limits = (-math.inf if lowest is None else float(lowest), math.inf if lowest is None else 1.0)
+        span = limits[1] - limits[0]
+        return {
+            "top1": weighted_interval(right, trial.weight, limits),
+            "drop": weighted_interval(base.right - right, trial.weight, (-span, span)),
+        }
     losses, gains = int((base.right & ~right).sum()), int((right & ~base.right).sum())
     return {
         "best": wilson(round(best * n), n),
@@ -166,41 +170,49 @@ def blocks(run: TriageRun) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+_OVER_IMAGES = ("drop_images_low", "drop_images_high")
 _SUMMARY = ("best", "top1", "top1_low", "top1_high", "lowest", "highest")
 
 
-def share_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """`mean_interval` of scores, which are 1 at most; of shares, which are 0 at least."""
-    low, high = mean_interval(values)
-    if low is None or high is None:
-        return None, None
-    return (low if min(values) < 0 else max(0.0, low)), min(1.0, high)
+def _over_seeds(rows: pl.DataFrame) -> dict[str, Any]:
+    """Accuracy and drop: over seeds by Student's t, null of fewer than three, and over samples, kept apart.
+
+    drop_images_low, drop_images_high: the means of the seeds' own ends. A score is 1 at most, a share 0 at least; R²
+    has no least.
+    """
+    scores, drops = rows["top1"].to_list(), rows["drop"].to_list()
+    least = 0.0 if min(scores, default=0.0) >= 0 else -math.inf
+    low, high = mean_interval(scores, (least, 1.0))
+    drop_low, drop_high = mean_interval(drops, (least - 1, 1 - least))
+    return {
+        "top1": rows["top1"].mean(),
+        "top1_low": low,
+        "top1_high": high,
+        "lowest": rows["top1"].min(),
+        "highest": rows["top1"].max(),
+        "drop": rows["drop"].mean(),
+        "drop_low": drop_low,
+        "drop_high": drop_high,
+        "drop_images_low": rows["drop_low"].mean(),
+        "drop_images_high": rows["drop_high"].mean(),
+    }
 
 
 def summary(cells: pl.DataFrame) -> pl.DataFrame:
-    """Block x start x training over the seeds that came through: means, and 95 % intervals by Student's t.
+    """Block x start x training over the seeds that came through: means, and 95 % intervals over seeds and samples.
 
-    lowest, highest: top1 of the worst and of the best seed.
+    lowest, highest: top1 of the worst and of the best seed. See `_over_seeds`.
     """
     rows = []
     keys = ["block", "start", "training"]
     for key, seeds in cells.filter(pl.col("top1").is_not_null()).group_by(keys, maintain_order=True):
-        low, high = share_interval(seeds["top1"].to_list())
-        drop_low, drop_high = mean_interval(seeds["drop"].to_list())
-        names = ("best", "top1", "drop", "epochs_to_99", "matched_correlation", "same_index_correlation")
+        names = ("best", "epochs_to_99", "matched_correlation", "same_index_correlation")
         means = {name: seeds[name].mean() for name in names}
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 "best": means["best"],
-                "top1": means["top1"],
-                "top1_low": low,
-                "top1_high": high,
-                "lowest": seeds["top1"].min(),
-                "highest": seeds["top1"].max(),
-                "drop": means["drop"],
-                "drop_low": drop_low,
-                "drop_high": drop_high,
+                **_over_seeds(seeds),
                 "epochs_to_99": means["epochs_to_99"],
                 "share": seeds["share"][0],
                 "matched_correlation": means["matched_correlation"],
@@ -209,7 +221,7 @@ def summary(cells: pl.DataFrame) -> pl.DataFrame:
             }
         )
     schema: dict[str, Any] = dict.fromkeys(keys, pl.String) | dict.fromkeys(
-        (*_SUMMARY, "drop", "drop_low", "drop_high", "epochs_to_99", "share"), pl.Float64
+        (*_SUMMARY, "drop", "drop_low", "drop_high", *_OVER_IMAGES, "epochs_to_99", "share"), pl.Float64
     )
     schema |= {"matched_correlation": pl.Float64, "same_index_correlation": pl.Float64, "seeds": pl.Int64}
     return pl.DataFrame(rows, schema=schema)
@@ -249,7 +261,7 @@ def baselines(run: TriageRun) -> pl.DataFrame:
 
 
 def deeper(run: TriageRun) -> pl.DataFrame:
-    """A row a number of blocks compressed at once: means over the seeds, with intervals where there are several."""
+    """A row a number of blocks compressed at once: means over the seeds, as in `summary`."""
     base = {trial.spec["seed"]: trial for trial in run.baselines if trial.values is not None}
     rows = []
     counts = sorted({len(trial.spec["blocks"]) for trial in run.deeper})
@@ -257,8 +269,6 @@ def deeper(run: TriageRun) -> pl.DataFrame:
         trials = [trial for trial in run.deeper if len(trial.spec["blocks"]) == count]
         frame = pl.DataFrame([cell_row(trial, base[trial.spec["seed"]]) for trial in trials], schema=_CELL)
         scored = frame.filter(pl.col("top1").is_not_null())
-        low, high = share_interval(scored["top1"].to_list())
-        drop_low, drop_high = mean_interval(scored["drop"].to_list())
         first = scored.row(0, named=True) if scored.height else {}
         rows.append(
             {
@@ -270,14 +280,7 @@ def deeper(run: TriageRun) -> pl.DataFrame:
                 "share": first.get("share"),
                 "macs": first.get("macs"),
                 "best": scored["best"].mean(),
-                "top1": scored["top1"].mean(),
-                "top1_low": low if scored.height > 1 else first.get("top1_low"),
-                "top1_high": high if scored.height > 1 else first.get("top1_high"),
-                "lowest": scored["top1"].min(),
-                "highest": scored["top1"].max(),
-                "drop": scored["drop"].mean(),
-                "drop_low": drop_low if scored.height > 1 else first.get("drop_low"),
-                "drop_high": drop_high if scored.height > 1 else first.get("drop_high"),
+                **_over_seeds(scored),
                 "seeds": scored.height,
                 "failed": frame.height - scored.height,
             }
