@@ -1,6 +1,6 @@
 """Why a better clustering of filters can cost more: other distances, kept norms and mended means, drawn many times.
 
-    python scripts/filter_clusterings.py --weights cifar10-resnet20.safetensors --samples cifar10.npz
+    python scripts/filter_clusterings.py --weights cifar10-resnet20.safetensors --samples cifar10.npz --split test
 
 For CIFAR ResNets, whose convolution `conv1` has the batch norm `bn1`. Prints, a row a way of clustering and number of
 starts, what it costs (mean over the draws, 95 % intervals over images and over draws) and what it leaves: distortion as
@@ -79,13 +79,14 @@ def main() -> None:
     parser.add_argument("--network", default="netopsy:resnet20")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--samples", required=True)
+    parser.add_argument("--split", help="of the samples, where they have several")
     parser.add_argument("--count", type=int, default=1000, help="images that score")
     parser.add_argument("--share", type=float, default=0.9)
     parser.add_argument("--starts", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
     network = netopsy.load_network(given.network, weights=given.weights)
-    both = netopsy.load_samples(given.samples, split="test", count=given.count + IMAGES)
+    both = netopsy.load_samples(given.samples, split=given.split, count=given.count + IMAGES)
     order = np.random.default_rng(0).permutation(len(both))
     asked = both.select(np.sort(order[: given.count]), "scored")
     others = both.select(np.sort(order[given.count :]), "for responses")
