@@ -50,7 +50,8 @@ def page(rows: Rows, total: int) -> str:
         "MACs are multiply-accumulates for one sample over all products of the graph, attention included.",
         "In the columns of the studies `yes` means that the study has all that it asks for: its own checks pass on",
         "random samples in the network's shapes (a class each where the output gives one score a class, else none). A",
-        "number names the reason why it cannot, below the tables; `-` is not asked yet. `pytest -m slow",
+        "number names the reason why it cannot, below the tables; `-` is not asked yet: such a study is counted",
+        "above of fewer networks than open. `pytest -m slow",
         "tests/engine/test_coverage.py` runs the studies themselves on small networks of each kind, and finds them to",
         "do what the checks say.",
         "What an open network's layers look like: `netopsy layers NETWORK`.",
@@ -80,7 +81,7 @@ def _treated(rows: Rows) -> str:
     for study in sorted(asked, key=lambda study: (-can[study], -asked[study])):
         groups.setdefault(f"{can[study]} of {asked[study]}", []).append(f"`{study}`")
     lines = [f"{count} by {', '.join(names)}" for count, names in groups.items()]
-    return f"Of those that were asked of, treated: {'; '.join(lines)}."
+    return f"Treated, of those that were asked of: {'; '.join(lines)}."
 
 
 def _of_images(rows: Rows) -> str:
@@ -178,5 +179,6 @@ def _cell(why: Mapping[str, str | None], study: str, reasons: dict[str, int]) ->
         return "yes"
     # how many of each activation a network has would make a reason of its own for each
     text = re.sub(r"\b\d+ (?=[a-z_]+[,.])", "", " ".join(reason.split()))
+    text = re.sub(r"(?<=: it has )[a-z_, ]+", lambda listed: ", ".join(sorted(listed[0].split(", "))), text)
     text = text[:1].upper() + text[1:]
     return f"[{reasons.setdefault(text, len(reasons) + 1)}](#reasons)"

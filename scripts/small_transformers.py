@@ -135,6 +135,8 @@ MORE: dict[str, dict[str, Any]] = {
     | {"is_decoder": False, "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4, "attn_layers": ["local", "lsh"]},
     "videomae": {"num_frames": 4},
     "timesformer": {"num_frames": 4},
+    "vjepa2": {"crop_size": 32, "frames_per_clip": 4, "patch_size": 8, "pred_hidden_size": 32}
+    | {"pred_num_attention_heads": 4, "pred_num_hidden_layers": 2},
     "vivit": {"num_frames": 4, "tubelet_size": [2, 8, 8]},
     "time_series_transformer": {"prediction_length": 4},
 }

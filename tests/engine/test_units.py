@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netopsy import Network, Preprocessing
+from netopsy import Network, Preprocessing, load_network, maximize
 from netopsy.errors import SettingsError, UnknownLayer
 from netopsy.network.units import (
     Unit,
@@ -138,3 +138,22 @@ def test_one_number_an_image_is_no_unit() -> None:
             return torch.stack([torch.relu(self.head(x.flatten(1))[:, 0])] * 2, 1)
 
     assert list(unit_nodes(Network("single", Single(), Preprocessing(size=(4, 4))))) == ["head"]
+
+
+class DenseHead(nn.Module):
+    """As a detector's: a map of several boxes a place becomes one row a box."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.convolution(x)
+        return maps.view(-1, 2, 4, *maps.shape[2:]).permute(0, 3, 4, 1, 2).reshape(len(x), -1, 4)
+
+
+def test_a_view_of_fewer_axes_has_its_units_last() -> None:
+    network = load_network(DenseHead(), size=6)
+    output = network.nodes[network.output]
+    assert output.full_shape == (1, 72, 4) and output.channel_axis == -1 and channels(output) == 4
+    assert maximize(network, units=(f"{output.name}:3:5",), way="plain", steps=1, runs=1).tables["runs"].height
