@@ -116,13 +116,18 @@ def from_text(path: Path, *, empty: str = "error") -> Samples:
     return Samples(path.name, TextRecords([line for line in lines if line.strip()], path.name), None)
 
 
-def from_frames(folder: Path, *, label: str | None = None) -> Samples:
-    """The pictures of a film: each with the next one, in the order of their names, within each folder at any depth."""
+def from_frames(folder: Path, *, label: str | None = None, outside: bool = False) -> Samples:
+    """The pictures of a film: each with the next one, in the order of their names, within each folder at any depth.
+
+    outside: whether links may lead out of the folder.
+    """
     if label is not None:
         raise SamplesError(f"frames:{folder} have no labels; give them as image1=FOLDER,image2=FOLDER,flow=FOLDER.")
     if not folder.is_dir():
         raise SamplesError(f"frames:{folder} is no folder; give one of pictures, numbered by their names.")
-    scenes = [list(group) for _, group in groupby(files_in(folder, only="images"), lambda path: path.parent)]
+    scenes = [
+        list(group) for _, group in groupby(files_in(folder, outside=outside, only="images"), lambda path: path.parent)
+    ]
     pairs = [pair for scene in scenes for pair in pairwise(scene)]
     if not pairs:
         raise SamplesError(f"{folder} holds no two pictures in one folder; give the pictures of a film.")
@@ -134,11 +139,13 @@ def from_frames(folder: Path, *, label: str | None = None) -> Samples:
     )
 
 
-def from_named(folders: Mapping[str, Path], name: str, *, label: str | None = "auto", task: Any = None) -> Samples:
+def from_named(
+    folders: Mapping[str, Path], name: str, *, label: str | None = "auto", task: Any = None, outside: bool = False
+) -> Samples:
     """Several pictures a sample: the files of one folder for each input, in the order of their names.
 
     label: which of the folders holds, a file a sample, the numbers that a network is to give: `.npy`, or optical flow
-    as `.flo`; 'auto': one called `flow` or as in `TARGETS`.
+    as `.flo`; 'auto': one called `flow` or as in `TARGETS`. outside: whether links may lead out of a folder.
     """
     if label == "auto":
         label = next((one for one in ("flow", *TARGETS) if one in folders), None)
@@ -146,7 +153,7 @@ def from_named(folders: Mapping[str, Path], name: str, *, label: str | None = "a
     for field, path in folders.items():
         if not path.is_dir():
             raise SamplesError(f"'{path}', given for {field}, is no folder; give one of pictures.")
-    files = {field: files_in(path, only="images") for field, path in inputs.items()}
+    files = {field: files_in(path, outside=outside, only="images") for field, path in inputs.items()}
     targets = [] if label is None else sorted(p for p in folders[label].rglob("*") if p.suffix in (".npy", ".flo"))
     counts = {field: len(paths) for field, paths in files.items()} | ({} if label is None else {label: len(targets)})
     if len(inputs) < 2 or len(set(counts.values())) > 1 or not all(counts.values()):
