@@ -226,7 +226,8 @@ def main() -> None:
     if given.out:
         frame.write_csv(given.out)
     report(frame)
-    print(json.dumps({words: round(float(values.mean()), 3) for _, words, values in contrasts(frame)}))
+    differences = {words: round(float(values.mean()), 3) for _, words, values in contrasts(frame)}
+    print(json.dumps({"script": "skewness", "differences": differences}))
 
 
 if __name__ == "__main__":
