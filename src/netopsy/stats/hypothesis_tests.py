@@ -317,7 +317,7 @@ def pattern_test(patterns: Float64[np.ndarray, "n k"], groups: Sequence[str], se
     within, between = parts(everyone, names)
     difference = within - between
     low = high = None
-    if min(sizes) >= _LEAST:
+    if min(sizes) >= LEAST:
         left_out = [np.subtract(*parts(np.delete(everyone, i), np.delete(names, i))) for i in everyone]
         n = len(groups)
         error = math.sqrt((n - 1) / n * float(np.square(np.array(left_out) - np.mean(left_out)).sum()))
