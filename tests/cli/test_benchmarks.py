@@ -81,8 +81,16 @@ def test_every_benchmark_and_script_is_tried() -> None:
         "benchmarks/common.py",
         "benchmarks/deadlines.py",  # takes data, and minutes
         "scripts/beyond_images.py",  # takes data, and minutes
+        "scripts/count_circuits.py",  # of test_circuits.py
         "scripts/coverage_page.py",
+        "scripts/filter_clusterings.py",  # takes data, and minutes
+        "scripts/ledger.py",  # see test_ledger.py
+        "scripts/ledger_measures.py",
+        "scripts/motives.py",  # takes data, and minutes
         "scripts/onnx_packages.py",
+        "scripts/priors_experiment.py",  # takes data, and minutes
+        "scripts/probe_lstm.py",  # takes data, and minutes
+        "scripts/remove_blocks.py",  # see test_remove_blocks.py
         "scripts/sentence_features.py",  # takes data, and minutes
         "scripts/docs_ranges.py",  # a hook of mkdocs, see test_docs.py
         "scripts/small_transformers.py",
