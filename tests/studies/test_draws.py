@@ -68,6 +68,12 @@ def test_a_setting_is_cheap_only_where_both_intervals_lie_below(images: float, d
     assert "less than 0.5 points" in finding and finding.startswith("Setting 0") and finding.weight >= 1
 
 
+def test_samples_that_cannot_show_a_large_loss_conclude_nothing() -> None:
+    (finding,) = verdict(frame(row(0.1, 0.3, 0.01), row(0.21, 0.4, 0.01)), spell, "smallest")
+    assert "cannot show a loss" in finding and "30.0 points" in finding and "without" not in finding
+    assert finding.weight < 1
+
+
 @pytest.mark.parametrize(("images", "draws", "sure"), [(0.01, 0.02, True), (0.01, 0.2, False), (0.2, 0.01, False)])
 def test_every_setting_costs_only_where_both_intervals_lie_above_zero(images: float, draws: float, sure: bool) -> None:
     mild, harsh = row(0.1, images, draws), row(0.3, 0.01, 0.02)

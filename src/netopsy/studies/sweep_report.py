@@ -27,6 +27,7 @@ THRESHOLDS = (0.005, 0.01)
 PERPLEXITY = 0.01
 """Rise of perplexity that counts as small: 1 %."""
 _ROUNDING = 1e-12
+_BLIND = 0.1  # of the score: samples that cannot show so large a loss say nothing of any setting
 
 Row = dict[str, Any]
 Describe = Callable[[Row], str]
@@ -284,8 +285,11 @@ def _too_few(rows: pl.DataFrame, describe: Describe, measure: Measure) -> Findin
 
 def _without_threshold(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> Finding:
     """Where none surely stays below a threshold: the harshest whose loss is within what can be told at best."""
-    reach = pl.max_horizontal((pl.col("high") - pl.col("low")).min() / 2, _ROUNDING)
+    reach = max(((rows["high"] - rows["low"]).min() or 0.0) / 2, _ROUNDING)  # type: ignore[operator]
     row = _harshest(rows, (pl.col("low") <= _ROUNDING) & (pl.col("drop") <= reach))
+    if measure.share and reach > _BLIND:
+        few = measure.samples(rows["images"][0])
+        return Finding(f"{few} cannot show a loss of {measure.unit} below {measure.amount(reach)}: give more.", 0.5)
     if row is None:
         least = rows.sort("drop", maintain_order=True).row(0, named=True)
         sure = (rows["low"] > _ROUNDING).all()
