@@ -179,10 +179,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(ROOMS), help="what the files' paths begin with")
     parser.add_argument("--seconds", type=float, default=300, help="limit of one run of tests")
-    parser.add_argument("--tiny", action="store_true", help="one mutation of stats/nearest.py")
+    parser.add_argument("--tiny", action="store_true", help="one mutation of stats/retrieval.py")
     options = parser.parse_args()
     if options.tiny:
-        options.only, options.count = "stats/nearest.py", 1
+        options.only, options.count = "stats/retrieval.py", 1
     verdicts: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"

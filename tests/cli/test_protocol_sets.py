@@ -61,6 +61,7 @@ def test_a_set_says_what_differs(tmp_path: Path) -> None:
     assert merge_tables({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}) == {"a": {"b": 1, "c": [2]}, "d": 3}
 
 
+@pytest.mark.slow
 def test_sets_are_cases_and_their_union_is_one(tmp_path: Path) -> None:
     out = tmp_path / "case"
     path = written(tmp_path, BASE + SETS)

@@ -255,6 +255,7 @@ def test_captum_agrees_where_its_hooks_are_right(name: str, node: str) -> None:
         torch.testing.assert_close(map_, expected[0].detach(), rtol=1e-7, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, layer, size",
     [

@@ -313,6 +313,7 @@ print(features["0.1"].x_train.nbytes / 2**20, (peaks[1] - peaks[0]) / 2**10)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
     code = MEMORY.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=300)

@@ -228,6 +228,7 @@ def test_fields_of_random_stacks(seed: int) -> None:
     assert compare(module, (draw.randint(16, 21), draw.randint(16, 21)), holes=True)
 
 
+@pytest.mark.slow
 def test_known_fields_of_published_networks() -> None:
     # Araujo et al., "Computing receptive fields of convolutional neural networks", Distill 2019, table of results
     network = loaded("netopsy:vgg_m")

@@ -415,6 +415,7 @@ def test_a_vision_network_takes_pictures_as_its_processor_prepares_them(tmp_path
     assert network.provenance["preprocessing"]["from"].startswith("assumed")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_stories260k_reaches_its_known_score(shared: Path) -> None:
     network = load_network(f"hf:{shared / 'data' / 'networks' / 'stories260k'}", length=256)
@@ -457,6 +458,7 @@ def test_a_head_on_minilm_learns_the_classes_of_questions(shared: Path) -> None:
     assert network.digest == before
 
 
+@pytest.mark.slow
 def test_a_compressed_folder_opens_by_itself_where_the_folder_is(tmp_path: Path) -> None:
     folder = tmp_path / "a bert"
     folder.mkdir()

@@ -245,6 +245,7 @@ for count in 2_000, 20_000:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_memory_does_not_grow_with_the_samples() -> None:
     """Tenfold samples: activations alone would take 90 MB in the one case and 900 MB in the other."""

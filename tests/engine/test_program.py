@@ -288,6 +288,7 @@ def answers(module: nn.Module, questions: list[str]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [

@@ -42,6 +42,7 @@ def test_no_ray_at_an_address_is_one_sentence() -> None:
         run_trials(calm, "", [{"x": 1}], digest="")
 
 
+@pytest.mark.slow
 def test_two_trials_share_a_core_and_a_killed_worker_loses_nothing(cluster: None, folder: Path, tmp_path: Path) -> None:
     together = run_trials(meet, str(folder), [{"x": 0}, {"x": 1}], digest="")
     assert ray.cluster_resources()["CPU"] == 1 and all(record.values["met"] for record in together)

@@ -220,6 +220,7 @@ def centre(picture: Image.Image, size: int) -> Tensor:
     return torch.from_numpy(np.array(picture.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_googlenet_names_most_of_the_first_24_imagenet_pictures(shared: Path) -> None:
     network = load_network("netopsy:googlenet", weights=shared / "data/networks/imagenet-googlenet-bvlc.safetensors")

@@ -14,8 +14,8 @@ from reference_ranking import eleven_points, expected_accuracy
 from sklearn.metrics import average_precision_score
 
 from netopsy.errors import SettingsError
-from netopsy.stats import average_precision as ranking
-from netopsy.stats.average_precision import accuracy, average_precision, mean_average_precision
+from netopsy.stats import retrieval as ranking
+from netopsy.stats.retrieval import accuracy, average_precision, mean_average_precision
 
 WAYS = pytest.mark.parametrize("how", ["area", "voc2007"])
 

@@ -8,7 +8,7 @@ import torch
 from reference_ranking import neighbours
 
 from netopsy.errors import SettingsError
-from netopsy.stats.average_precision import draw_queries, nearest, recall, same_class
+from netopsy.stats.retrieval import draw_queries, nearest, recall, same_class
 
 
 def vectors(n: int, p: int, seed: int, levels: int | None = None) -> np.ndarray:

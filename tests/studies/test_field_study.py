@@ -298,7 +298,7 @@ def test_every_figure_draws_and_says_how_to_read_it(samples: Samples) -> None:
     import vl_convert
 
     result = field(network(*pooled()), samples, units=("0.1:2",))
-    assert set(result.figures) == {"fields", "effective", "area_share", "tree"}
+    assert set(result.figures) == {"fields", "effective", "area_share", "tree", "connections"}
     for figure in result.figures.values():
         assert figure.reading and vl_convert.vegalite_to_svg(figure.spec).startswith("<svg")
     for image in result.images.values():

@@ -51,6 +51,7 @@ def cell(result: Result, block: str, start: str) -> dict:
     return next(row for row in cells.iter_rows(named=True) if (row["block"], row["start"]) == (block, start))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_language_model_without_a_block_is_scored_by_the_next_token(left_out: int) -> None:
     """One layer is left out, a linear map stands in for the other."""
@@ -81,6 +82,7 @@ def cosines(network: Network, module: nn.Module, samples: Samples) -> np.ndarray
     return np.array([float(a @ b / a.norm() / b.norm()) for a, b in pairs])
 
 
+@pytest.mark.slow
 def test_an_encoder_without_a_block_is_scored_by_its_cosine_with_the_whole() -> None:
     network, samples = patient("encoder")
     _, test = halves(samples)

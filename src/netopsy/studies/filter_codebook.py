@@ -84,6 +84,9 @@ class FilterCodebook(Study):
     precision: HalfWidth | None = None
     seed: Seed = 0
 
+    def check_on(self, network: Network) -> None:
+        network.select(self.layers)
+
     def run(self, network: Network, samples: Samples) -> Result:
         """Score `network` with shared filters."""
         chosen = tuple(layer for layer in network.select(self.layers) if layer.kind in CONVOLUTION_KINDS)

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from netopsy.errors import SettingsError
-from netopsy.stats.average_precision import draw_queries, nearest, recall, same_class
+from netopsy.stats.retrieval import draw_queries, nearest, recall, same_class
 from netopsy.studies.transfer.bench import Bench, ScoreRow
 from netopsy.studies.transfer.chains import Chain, Stresses
 from netopsy.studies.transfer.tables import code_line

@@ -23,7 +23,7 @@ from netopsy.features.extract import FloatKind, default_node, extract, shared_cl
 from netopsy.features.features import Features, blocks_of, occurring
 from netopsy.network.network import Network
 from netopsy.samples.samples import Samples
-from netopsy.stats.average_precision import accuracy, mean_average_precision
+from netopsy.stats.retrieval import accuracy, mean_average_precision
 from netopsy.stats.svm.fit import fit_svm
 from netopsy.stats.svm.model import Svm, signs
 from netopsy.transform.chain import Transform
