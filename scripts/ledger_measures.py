@@ -27,8 +27,10 @@ class Evidence:
 
     @property
     def text(self) -> str:
+        """`0.53 points (-0.66 to 1.93)`; the figure alone where it is certain."""
         figure, low, high = (number(value, self.unit) for value in (self.figure, self.low, self.high))
-        return figure if self.low == self.high else f"{figure} ({low} to {high})"
+        bare = (end.removesuffix(f" {self.unit}") for end in (low, high))
+        return figure if self.low == self.high else f"{figure} ({' to '.join(bare)})"
 
 
 Measure = Callable[[Tables], Evidence | None]
@@ -80,15 +82,21 @@ def trend(values: object, noun: str = "layers") -> Evidence | None:
 
 
 def drop(table: str, setting: str, value: object, layer: str = "all") -> Measure:
-    """The loss with `setting` at `value`, with the larger of its intervals."""
+    """The loss with `setting` at `value`; its interval spans those over samples and over draws."""
 
     def measure(tables: Tables) -> Evidence | None:
         rows = tables[table].filter((pl.col("layer") == layer) & _equals(setting, value))
+        if "weighting" in rows.columns:
+            rows = rows.filter(pl.col("weighting") == "none")  # the paper's distance
         if rows.is_empty():
             return None
         row = rows.row(0, named=True)
-        low, high = (row[f"drop_{end}"] for end in ("low", "high"))
-        return Evidence(row["drop"], low, high, int(row["images"]), unit="points")
+        ends = [
+            row[name]
+            for name in ("drop_low", "drop_high", "drop_draws_low", "drop_draws_high")
+            if row.get(name) is not None
+        ]
+        return Evidence(row["drop"], min(ends), max(ends), int(row["images"]), unit="points")
 
     return measure
 
