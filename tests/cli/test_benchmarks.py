@@ -33,6 +33,13 @@ RUNS = [
     "scripts/train_baselines.py",
     "scripts/train_digits.py",
 ]
+LONG = (
+    "benchmarks/budgets.py",
+    "benchmarks/prescribe.py",
+    "benchmarks/triage.py",
+    "scripts/coverage.py",
+    "scripts/mutate.py",
+)
 NEEDED = {"benchmarks/backproject.py": "captum", "benchmarks/kmeans_1d.py": "ckwrap"}
 
 
@@ -47,7 +54,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [pytest.param(run, marks=[pytest.mark.slow] * (run in LONG)) for run in RUNS])
 def test_it_runs_small_and_tells_its_figures(
     run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,7 +132,9 @@ def open_network(module: Any) -> Network:
     return load_network(module, size=8, channels="L", mean=0, std=1)
 
 
-@pytest.mark.parametrize("name", LOADS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "compiled")) for name in LOADS]
+)
 def test_a_module_loads_and_stays_as_it_is(name: str) -> None:
     torch.manual_seed(1)
     given = LOADS[name]()

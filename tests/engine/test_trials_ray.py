@@ -20,7 +20,10 @@ from netopsy.engine.trials.run import run_trials
 from netopsy.errors import SettingsError
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.slow,  # a cluster takes ten seconds to begin
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,6 @@ def test_no_ray_at_an_address_is_one_sentence() -> None:
         run_trials(calm, "", [{"x": 1}], digest="")
 
 
-@pytest.mark.slow
 def test_two_trials_share_a_core_and_a_killed_worker_loses_nothing(cluster: None, folder: Path, tmp_path: Path) -> None:
     together = run_trials(meet, str(folder), [{"x": 0}, {"x": 1}], digest="")
     assert ray.cluster_resources()["CPU"] == 1 and all(record.values["met"] for record in together)

@@ -103,7 +103,7 @@ def test_an_encoder_without_a_block_is_scored_by_its_cosine_with_the_whole() -> 
     assert not any("image" in text or "accuracy" in text for text in result.findings)
 
 
-@pytest.mark.parametrize("name", ["causal", "encoder"])
+@pytest.mark.parametrize("name", ["causal", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_every_way_of_training_trains_what_it_says(name: str) -> None:
     network, samples = patient(name)
     train, test = halves(samples)
