@@ -204,7 +204,8 @@ def paired(column: str, one: tuple[str, str], other: tuple[str, str], unit: str 
     def measure(tables: Tables) -> Evidence | None:
         cells = _cells(tables)
         pairs = values(cells, *one).join(values(cells, *other), on="block", suffix="_other").drop_nulls()
-        return over(pairs[column] - pairs[f"{column}_other"], "blocks", unit)
+        differences = pairs[column] - pairs[f"{column}_other"]
+        return over(differences, "blocks", unit) if differences.n_unique() > 1 else None  # of too short a training
 
     return measure
 
