@@ -285,7 +285,8 @@ def _too_few(rows: pl.DataFrame, describe: Describe, measure: Measure) -> Findin
 
 def _without_threshold(rows: pl.DataFrame, describe: Describe, superlative: str, measure: Measure) -> Finding:
     """Where none surely stays below a threshold: the harshest whose loss is within what can be told at best."""
-    reach = max(((rows["high"] - rows["low"]).min() or 0.0) / 2, _ROUNDING)  # type: ignore[operator]
+    widths = (rows["high"] - rows["low"]).drop_nulls().to_list()
+    reach = max(min(widths, default=0.0) / 2, _ROUNDING)
     row = _harshest(rows, (pl.col("low") <= _ROUNDING) & (pl.col("drop") <= reach))
     if measure.share and reach > _BLIND:
         few = measure.samples(rows["images"][0])
