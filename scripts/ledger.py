@@ -165,7 +165,8 @@ def write_page(rows: list[Entry]) -> str:
         "A claim is borne out where the whole 95 % interval lies within its bound, not where the whole interval lies "
         "outside, and undecided else; then the row says how many samples would decide it if the figure stayed where it "
         "is. The bounds are ours where a document gives words and no number. A figure of the weights alone has no "
-        "interval, as other samples would not change it. The last column names the command, listed at the end; "
+        "interval, as other samples would not change it; the share of a score that is kept has, as an approximation, "
+        "that of an accuracy as high on as many images. The last column names the command, listed at the end; "
         "`python scripts/ledger.py run` runs them all, and `page` makes this page from their cases.",
     ]
     for document, source in DOCUMENTS.items():

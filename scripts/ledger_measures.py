@@ -211,13 +211,11 @@ def paired(column: str, one: tuple[str, str], other: tuple[str, str], unit: str 
 
 
 def critical(tables: Tables) -> Evidence | None:
+    """How far the blocks lie apart, where a permutation test finds that they do; else nothing can be told."""
     rows = tables["criticality"].filter(pl.col("over") == "seeds, all ways (permutation)")
-    if rows.is_empty():
+    if rows.is_empty() or rows["p"][0] > 0.05:
         return None
-    row = rows.row(0, named=True)
-    return Evidence(
-        row["spread"], 0.0 if row["p"] > 0.05 else row["spread"], row["spread"], int(row["blocks"]), "blocks", "points"
-    )
+    return fact(rows["spread"][0], "points")
 
 
 def thawed(tables: Tables) -> Evidence | None:
