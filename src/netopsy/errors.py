@@ -97,3 +97,9 @@ def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
     """The `count` names of `allowed` most like `name`, joined by commas, for the end of an error message."""
     names = list(dict.fromkeys(allowed))
     return ", ".join(difflib.get_close_matches(name, names, n=count, cutoff=0.3) or names[:count])
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of what an error says, without its full stop; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:200].rstrip(".")

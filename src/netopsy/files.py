@@ -5,19 +5,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from netopsy.errors import DiskFull
+from netopsy.errors import DiskFull, first_line
 
 
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Errors: ValueError, in one line, where it cannot be read or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(first_line(error)) from error
+    if not isinstance(content, dict):
+        raise ValueError("it holds no table of names and values")
+    return content
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 from PIL import Image as Picture
 
-from netopsy.errors import CaseError
-from netopsy.files import file_digest
+from netopsy.errors import CaseError, first_line
+from netopsy.files import file_digest, read_object
 from netopsy.report.notebook import chart_svg
 from netopsy.report.summary import file_stem
 from netopsy.result import (
@@ -91,7 +91,7 @@ def read_result(folder: Path, study: str, digest: str) -> Result:
     # whatever a file of another hand makes a reader raise; polars' panics are no Exception
     except (Exception, pl.exceptions.PanicException) as error:
         raise CaseError(
-            f"'{folder / 'result.json'}' or a file that it names is damaged ({_first_line(error)}): run it again."
+            f"'{folder / 'result.json'}' or a file that it names is damaged ({first_line(error)}): run it again."
         ) from error
 
 
@@ -240,13 +240,6 @@ def _passage(stored: dict[str, Any]) -> Passage:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Errors: CaseError that names the file where it is missing or holds no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CaseError(f"'{path}' is missing or damaged ({_first_line(error)}): examine the network again.") from error
-    if not isinstance(content, dict):
-        raise CaseError(f"'{path}' is damaged: it holds no JSON object. Examine the network again.")
-    return content
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
+        return read_object(path)
+    except ValueError as error:
+        raise CaseError(f"'{path}' is missing or damaged ({error}): examine the network again.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from netopsy.errors import SamplesError, nearest
+from netopsy.files import read_object
 from netopsy.network.signature import Kind
 from netopsy.samples.images import Contents, Entry, check_inside
 from netopsy.samples.labels import column_labels, find_classes, read_targets
@@ -140,12 +140,9 @@ def read_frame(source: Any, name: str) -> pl.DataFrame:
 def read_json(path: Path) -> dict[str, Any]:
     """The table in a JSON file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SamplesError(f"cannot read {path}: {error}; give a JSON file.") from error
-    if not isinstance(value, dict):
-        raise SamplesError(f"{path} is no table of names and values; write it again.")
-    return value
+        return read_object(path)
+    except ValueError as error:
+        raise SamplesError(f"cannot read {path}: {error}; give a JSON file of a table.") from error
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

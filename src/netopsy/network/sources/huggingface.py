@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from netopsy.errors import MissingExtra, NetworkError, WeightsError, nearest
+from netopsy.errors import MissingExtra, NetworkError, WeightsError, first_line, nearest
+from netopsy.files import read_object
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Signature
 from netopsy.network.sources.huggingface_inputs import (
     Tokenizer,
     find_signature,
-    first_line,
     parameters,
     quiet,
     read_processor,
@@ -330,12 +329,9 @@ def _description(folder: Path, name: str) -> dict[str, Any]:
         advice = f"its folder {', '.join(inside[:3])} has one" if inside else f"it holds {held}"
         raise NetworkError(f"{name} has no config.json, so nothing says its architecture; {advice}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise NetworkError(f"{name}: its config.json cannot be read ({first_line(error)}); fetch it again.") from error
-    if not isinstance(content, dict):
-        raise NetworkError(f"{name}: its config.json holds no table of settings; fetch it again.")
-    return content
+        return read_object(path)
+    except ValueError as error:
+        raise NetworkError(f"{name}: its config.json cannot be read ({error}); fetch it again.") from error
 
 
 def _listed(names: Any) -> str:

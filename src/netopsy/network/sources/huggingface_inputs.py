@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from netopsy.errors import MissingExtra, NetworkError, SettingsError
+from netopsy.errors import MissingExtra, NetworkError, SettingsError, first_line
 from netopsy.network.preprocessing import Preprocessing
 from netopsy.network.signature import Input, Signature, in_sequences
 
@@ -383,8 +383,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def first_line(error: Exception | None) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:200].rstrip(".")
